@@ -1,1 +1,13 @@
+//! What nuncio knows about its own work: stats, stream info, access-log formats and writers.
+//!
+//! In: events of the data path (counter increments, timestamps, flags). Out: stats renderings and log lines.
+//! Invariants: nothing here blocks a worker; a worker's shard and a stream's info are written by that worker alone.
+//! Start reading at [`StreamInfo`], the record every stream fills while it lives.
 
+mod address;
+mod flags;
+mod stream_info;
+
+pub use address::Address;
+pub use flags::{ResponseFlag, ResponseFlags};
+pub use stream_info::{ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo};

@@ -1,0 +1,215 @@
+//! The record of one stream, filled by whoever handles it and read by access logs, headers and filters.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::{Address, ResponseFlag, ResponseFlags};
+
+/// The HTTP version spoken on one side of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+    /// HTTP/2
+    Http2,
+    /// HTTP/3
+    Http3,
+}
+
+impl Protocol {
+    /// The form of `%PROTOCOL%`, such as `HTTP/1.1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+            Self::Http3 => "HTTP/3",
+        }
+    }
+}
+
+/// What is known of one downstream connection; shared by its streams.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// `%CONNECTION_ID%`, unique in the process.
+    pub id: u64,
+    /// The peer of the socket, or of the PROXY header where a listener filter restored it.
+    pub remote: Address,
+    /// The socket's peer itself (`%DOWNSTREAM_DIRECT_REMOTE_ADDRESS%`).
+    pub direct_remote: Address,
+    /// The address the peer connected to, restored where a listener filter did so.
+    pub local: Address,
+    /// SNI, once a TLS inspector or handshake has seen it.
+    pub server_name: RefCell<Option<Arc<str>>>,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Name of the filter chain; empty if it has none.
+    pub filter_chain: Arc<str>,
+    /// When it was accepted.
+    pub start: Instant,
+    /// `%CONNECTION_TERMINATION_DETAILS%`.
+    pub termination_details: Cell<Option<&'static str>>,
+}
+
+/// Per namespace a JSON object, as in `envoy.config.core.v3.Metadata`.
+pub type Metadata = BTreeMap<Arc<str>, serde_json::Map<String, serde_json::Value>>;
+
+/// Points in the life of a stream; Envoy's `%COMMON_DURATION%` names are given for each. `None`: not reached.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    /// Last byte of the request received from downstream (DS_RX_END).
+    pub request_end: Cell<Option<Instant>>,
+    /// Upstream connect began (US_CX_BEG).
+    pub upstream_connect_start: Cell<Option<Instant>>,
+    /// Upstream connect ended (US_CX_END).
+    pub upstream_connect_end: Cell<Option<Instant>>,
+    /// First byte of the request sent upstream (US_TX_BEG).
+    pub upstream_request_start: Cell<Option<Instant>>,
+    /// Last byte of the request sent upstream (US_TX_END).
+    pub upstream_request_end: Cell<Option<Instant>>,
+    /// First byte of the response received from upstream (US_RX_BEG).
+    pub upstream_response_start: Cell<Option<Instant>>,
+    /// Last byte of the response received from upstream (US_RX_END).
+    pub upstream_response_end: Cell<Option<Instant>>,
+    /// First byte of the response sent downstream (DS_TX_BEG).
+    pub response_start: Cell<Option<Instant>>,
+    /// Last byte of the response sent downstream (DS_TX_END).
+    pub response_end: Cell<Option<Instant>>,
+    /// The stream was given up or completed: the end of `%DURATION%`.
+    pub complete: Cell<Option<Instant>>,
+}
+
+/// What is known of the upstream side of a stream; of the last attempt where there were several.
+#[derive(Debug, Default)]
+pub struct UpstreamInfo {
+    /// `%UPSTREAM_CLUSTER%` (observable name) of the cluster chosen.
+    pub cluster: Option<Arc<str>>,
+    /// `%UPSTREAM_CLUSTER_RAW%`.
+    pub cluster_raw: Option<Arc<str>>,
+    /// `%UPSTREAM_HOST%`: address of the host chosen, even if it could not be connected to.
+    pub host: Option<Address>,
+    /// `%UPSTREAM_HOST_NAME%`.
+    pub host_name: Option<Arc<str>>,
+    /// Every host attempted, in order, this one included.
+    pub attempted: Vec<Address>,
+    /// `%UPSTREAM_LOCAL_ADDRESS%`.
+    pub local: Option<Address>,
+    /// `%UPSTREAM_CONNECTION_ID%`.
+    pub connection_id: Option<u64>,
+    /// `%UPSTREAM_PROTOCOL%`.
+    pub protocol: Option<Protocol>,
+    /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`; 0 if none was made.
+    pub attempts: u32,
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: Option<Arc<str>>,
+    /// Bytes of body and framing on the upstream connection, sent and received.
+    pub wire_bytes_sent: u64,
+    /// See `wire_bytes_sent`.
+    pub wire_bytes_received: u64,
+    /// Header bytes as encoded on the upstream connection.
+    pub header_bytes_sent: u64,
+    /// See `header_bytes_sent`.
+    pub header_bytes_received: u64,
+}
+
+/// The record of one stream. Cells, because body wrappers and the connection manager write it while filters hold it;
+/// all of them live on one worker.
+#[derive(Debug)]
+pub struct StreamInfo {
+    /// The connection the stream came on.
+    pub connection: Rc<ConnectionInfo>,
+    /// First byte of the request received, by the wall clock (`%START_TIME%`).
+    pub start_wall: SystemTime,
+    /// The same by the monotonic clock.
+    pub start: Instant,
+    /// Later points in time.
+    pub times: Timeline,
+    /// Downstream protocol.
+    pub protocol: Cell<Option<Protocol>>,
+    /// The client's address, after `use_remote_address` and X-Forwarded-For were applied.
+    pub remote: RefCell<Address>,
+    /// Status sent downstream; 0 before there is one.
+    pub response_code: Cell<u16>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: RefCell<Option<Cow<'static, str>>>,
+    /// `%RESPONSE_FLAGS%`.
+    pub flags: Cell<ResponseFlags>,
+    /// Request body bytes received.
+    pub bytes_received: Cell<u64>,
+    /// Response body bytes sent.
+    pub bytes_sent: Cell<u64>,
+    /// Request header bytes as received on the wire.
+    pub header_bytes_received: Cell<u64>,
+    /// Response header bytes as sent on the wire.
+    pub header_bytes_sent: Cell<u64>,
+    /// All bytes of the stream received on the wire.
+    pub wire_bytes_received: Cell<u64>,
+    /// All bytes of the stream sent on the wire.
+    pub wire_bytes_sent: Cell<u64>,
+    /// `%ROUTE_NAME%`.
+    pub route_name: RefCell<Option<Arc<str>>>,
+    /// `%VIRTUAL_CLUSTER_NAME%`.
+    pub virtual_cluster: RefCell<Option<Arc<str>>>,
+    /// The upstream side.
+    pub upstream: RefCell<UpstreamInfo>,
+    /// `%STREAM_ID%`/x-request-id of the stream.
+    pub request_id: RefCell<Option<Arc<str>>>,
+    /// Body of the local reply, if one was sent (`%LOCAL_REPLY_BODY%`).
+    pub local_reply_body: RefCell<Option<bytes::Bytes>>,
+    /// Whether the response was made here, not by an upstream.
+    pub local_reply: Cell<bool>,
+    /// Whether a health-check filter answered.
+    pub health_check: Cell<bool>,
+    /// Dynamic metadata set by filters; boxed because most streams have none.
+    pub metadata: RefCell<Option<Box<Metadata>>>,
+}
+
+impl StreamInfo {
+    /// A record for a stream that starts now.
+    pub fn new(connection: Rc<ConnectionInfo>, start: Instant, start_wall: SystemTime) -> Self {
+        let remote = RefCell::new(connection.remote.clone());
+        Self {
+            connection,
+            start_wall,
+            start,
+            times: Timeline::default(),
+            protocol: Cell::new(None),
+            remote,
+            response_code: Cell::new(0),
+            details: RefCell::new(None),
+            flags: Cell::new(ResponseFlags::NONE),
+            bytes_received: Cell::new(0),
+            bytes_sent: Cell::new(0),
+            header_bytes_received: Cell::new(0),
+            header_bytes_sent: Cell::new(0),
+            wire_bytes_received: Cell::new(0),
+            wire_bytes_sent: Cell::new(0),
+            route_name: RefCell::new(None),
+            virtual_cluster: RefCell::new(None),
+            upstream: RefCell::new(UpstreamInfo::default()),
+            request_id: RefCell::new(None),
+            local_reply_body: RefCell::new(None),
+            local_reply: Cell::new(false),
+            health_check: Cell::new(false),
+            metadata: RefCell::new(None),
+        }
+    }
+
+    /// Adds a response flag.
+    pub fn flag(&self, flag: ResponseFlag) {
+        self.flags.set(self.flags.get().union(flag.into()));
+    }
+
+    /// Sets `%RESPONSE_CODE_DETAILS%`.
+    pub fn set_details(&self, details: impl Into<Cow<'static, str>>) {
+        *self.details.borrow_mut() = Some(details.into());
+    }
+}
