@@ -1,1 +1,7 @@
+//! The one integration binary: every end-to-end test of nuncio, and the tests that hold the shape of the repository.
+//!
+//! `support` has the builders (`proxy(yaml)`, scripted upstreams, clients), `parity` runs the same requests against
+//! nuncio and the real Envoy, the other modules are named by their subject.
 
+mod layers;
+mod tidy;
