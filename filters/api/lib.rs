@@ -1,1 +1,31 @@
+//! What a filter may see and return, and the tables that find filters by type URL.
+//!
+//! In: lowering context and raw config bytes at configuration time; requests, responses and a [`StreamCx`] at run time.
+//! Out: verdicts. Nothing here does I/O or knows a protobuf type.
+//! Start reading at [`HttpFilter`], then [`LowerCx`] for how configuration reaches a filter.
 
+mod body;
+mod byte_str;
+mod cluster;
+mod connection;
+mod http_filter;
+mod lower;
+mod message;
+mod network_filter;
+mod registry;
+mod route;
+mod stream_cx;
+mod worker;
+
+pub use body::{Body, BodyError, BoxBody, Buffered};
+pub use byte_str::ByteStr;
+pub use cluster::{ClusterName, ClusterNames, UpstreamError, Upstreams};
+pub use connection::{Connection, Io, Transport};
+pub use http_filter::{HttpFilter, HttpFilterConfig, LocalReply, Reply, Step, Verdict};
+pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
+pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
+pub use network_filter::{Drain, Flow, NetworkCx, NetworkFilter, ServerState};
+pub use registry::{HttpFilterRow, NetworkFilterRow, Registry};
+pub use route::{PerRoute, Route, RouteRef, Routes};
+pub use stream_cx::{RouteSource, StreamCx};
+pub use worker::{Clock, Rng, Worker};

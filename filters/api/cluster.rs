@@ -1,0 +1,60 @@
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use futures_util::future::LocalBoxFuture;
+use nuncio_telemetry::ResponseFlag;
+
+use crate::{Request, Response};
+
+/// A cluster's name with the number that stands for it on the data path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterName {
+    /// Dense and never reused, so that a worker finds its state of the cluster by index.
+    pub id: u32,
+    /// The name, as configured.
+    pub name: Arc<str>,
+}
+
+/// Gives each cluster name its number. Names live as long as the process: a control plane that invents names without
+/// end costs about 100 bytes for each.
+#[derive(Debug, Default)]
+pub struct ClusterNames(RwLock<HashMap<Arc<str>, u32>>);
+
+impl ClusterNames {
+    /// The number of `name`, made now if it is new. For lowering, not for the data path.
+    pub fn intern(&self, name: &str) -> ClusterName {
+        if let Some(known) = self.find(name) {
+            return known;
+        }
+        let mut names = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let next = u32::try_from(names.len()).expect("fewer than 2^32 clusters");
+        let name: Arc<str> = name.into();
+        let id = *names.entry(name.clone()).or_insert(next);
+        ClusterName { id, name }
+    }
+
+    /// The number of `name` if any configuration ever named it.
+    pub fn find(&self, name: &str) -> Option<ClusterName> {
+        // A read lock on the data path, for cluster_header only: writers come with configuration updates.
+        let names = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        names.get_key_value(name).map(|(name, &id)| ClusterName { id, name: name.clone() })
+    }
+}
+
+/// Why a request sent through [`Upstreams`] got no response.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{details}")]
+pub struct UpstreamError {
+    /// The response flag Envoy would set.
+    pub flag: ResponseFlag,
+    /// Detail string.
+    pub details: std::borrow::Cow<'static, str>,
+}
+
+/// Requests that nuncio itself makes to its clusters (authorisation, rate limits, mirrors). The one inversion of the
+/// layers: the upstream crate implements it and filters receive it in their context.
+pub trait Upstreams {
+    /// Sends `request` to a host of `cluster`; dropping the future cancels the request. The caller sets its time-out.
+    fn send(&self, cluster: &ClusterName, request: Request)
+    -> LocalBoxFuture<'static, Result<Response, UpstreamError>>;
+}

@@ -1,0 +1,68 @@
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use nuncio_telemetry::ConnectionInfo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A byte stream to a peer: a socket, or TLS over one.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Closes so that the peer sees a reset rather than an orderly end (SO_LINGER 0), at drop.
+    fn reset_on_drop(&mut self) {}
+}
+
+/// A transport of any kind. Not `Send`: it belongs to the worker that accepted or dialled it.
+pub struct Io(Box<dyn Transport>);
+
+impl Io {
+    /// Erases the kind of `transport`.
+    pub fn new(transport: impl Transport + 'static) -> Self {
+        Self(Box::new(transport))
+    }
+
+    /// See [`Transport::reset_on_drop`].
+    pub fn reset_on_drop(&mut self) {
+        self.0.reset_on_drop();
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
+
+/// A downstream connection on its way through the network filters.
+pub struct Connection {
+    /// The bytes.
+    pub io: Io,
+    /// What is known of it.
+    pub info: Rc<ConnectionInfo>,
+}

@@ -1,0 +1,218 @@
+//! How configuration is lowered: from messages to ready-to-run types, with every refusal recorded by its path.
+
+use std::collections::HashMap;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use crate::{ClusterNames, Registry};
+
+/// Which kind of refusal an [`Invalid`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidKind {
+    /// The value breaks a rule of its field, or of Envoy.
+    Value,
+    /// A field no message of Envoy has.
+    UnknownField,
+    /// A type URL Envoy does not know.
+    UnknownType,
+    /// Envoy has it, nuncio does not implement it yet.
+    NotImplemented,
+}
+
+/// One reason for which a configuration is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Path of the field from the root of the resource, such as `filter_chains[0].filters[1].typed_config.stat_prefix`.
+    pub path: String,
+    /// What is wrong, in one sentence without full stop.
+    pub reason: String,
+    /// Which kind of refusal.
+    pub kind: InvalidKind,
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.reason)
+    }
+}
+
+/// Proof that the reason for a refusal was recorded in the [`LowerCx`]. Carries nothing, so that `?` is cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// What lowering needs from outside: the tables of extensions and the names it resolves.
+pub struct LowerEnv {
+    /// Filters by type URL.
+    pub registry: Registry,
+    /// Interner of cluster names.
+    pub clusters: Arc<ClusterNames>,
+    /// Number of workers.
+    pub concurrency: usize,
+    /// `node` of the bootstrap after the command line's overrides: id, cluster and zone.
+    pub node: NodeNames,
+}
+
+/// Names that identify this process; empty where not given.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNames {
+    /// node.id or `--service-node`
+    pub id: String,
+    /// node.cluster or `--service-cluster`
+    pub cluster: String,
+    /// node.locality.zone or `--service-zone`
+    pub zone: String,
+}
+
+/// The place lowering has reached, and the refusals so far. Lowering goes on after a refusal, to find all of them.
+pub struct LowerCx<'a> {
+    /// What lowering needs from outside.
+    pub env: &'a LowerEnv,
+    path: String,
+    invalid: Vec<Invalid>,
+}
+
+impl<'a> LowerCx<'a> {
+    /// A context at the root of a resource.
+    pub fn new(env: &'a LowerEnv) -> Self {
+        Self { env, path: String::new(), invalid: Vec::new() }
+    }
+
+    /// Runs `f` with `field` appended to the path.
+    pub fn at<R>(&mut self, field: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        let len = self.path.len();
+        if len > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(field);
+        let result = f(self);
+        self.path.truncate(len);
+        result
+    }
+
+    /// Runs `f` with `[index]` appended to the path.
+    pub fn at_index<R>(&mut self, index: usize, f: impl FnOnce(&mut Self) -> R) -> R {
+        let len = self.path.len();
+        // Writing to a String cannot fail.
+        let _ = write!(self.path, "[{index}]");
+        let result = f(self);
+        self.path.truncate(len);
+        result
+    }
+
+    /// Runs `f` with `["key"]` appended to the path.
+    pub fn at_key<R>(&mut self, key: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        let len = self.path.len();
+        let _ = write!(self.path, "[{key:?}]");
+        let result = f(self);
+        self.path.truncate(len);
+        result
+    }
+
+    /// Lowers each element of the repeated `field`. All are lowered even if one is refused.
+    pub fn each<T, R>(
+        &mut self,
+        field: &str,
+        items: impl IntoIterator<Item = T>,
+        mut f: impl FnMut(T, &mut Self) -> Result<R, Refused>,
+    ) -> Result<Vec<R>, Refused> {
+        self.at(field, |cx| {
+            let mut all = Vec::new();
+            let mut refused = false;
+            for (i, item) in items.into_iter().enumerate() {
+                match cx.at_index(i, |cx| f(item, cx)) {
+                    Ok(r) => all.push(r),
+                    Err(Refused) => refused = true,
+                }
+            }
+            if refused { Err(Refused) } else { Ok(all) }
+        })
+    }
+
+    /// Lowers the optional `field` if it is set.
+    pub fn opt<T, R>(
+        &mut self,
+        field: &str,
+        value: Option<T>,
+        f: impl FnOnce(T, &mut Self) -> Result<R, Refused>,
+    ) -> Result<Option<R>, Refused> {
+        value.map(|v| self.at(field, |cx| f(v, cx))).transpose()
+    }
+
+    /// Records that the value at the current path is refused.
+    pub fn invalid(&mut self, reason: impl Into<String>) -> Refused {
+        self.record(InvalidKind::Value, reason.into())
+    }
+
+    /// Records that the value at the current path is something nuncio does not implement yet.
+    pub fn not_implemented(&mut self, what: impl fmt::Display) -> Refused {
+        self.record(InvalidKind::NotImplemented, format!("{what} is not implemented yet"))
+    }
+
+    /// Refuses `field` by name if it was set: Envoy has it, nuncio does not implement it yet.
+    pub fn unsupported(&mut self, field: &str, value: &impl IsSet) -> Result<(), Refused> {
+        if value.is_set() {
+            return Err(self.at(field, |cx| cx.record(InvalidKind::NotImplemented, "not implemented yet".to_owned())));
+        }
+        Ok(())
+    }
+
+    /// Records an [`Invalid`] of the given kind at the current path.
+    pub fn record(&mut self, kind: InvalidKind, reason: String) -> Refused {
+        self.invalid.push(Invalid { path: self.path.clone(), reason, kind });
+        Refused
+    }
+
+    /// The current path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether anything was refused so far.
+    pub fn is_refused(&self) -> bool {
+        !self.invalid.is_empty()
+    }
+
+    /// Ends lowering: the refusals recorded, in the order in which they were found.
+    pub fn finish(self) -> Vec<Invalid> {
+        self.invalid
+    }
+}
+
+/// Whether a protobuf field was set, in the sense of proto3: not its default.
+pub trait IsSet {
+    /// True if it was.
+    fn is_set(&self) -> bool;
+}
+
+impl<T> IsSet for Option<T> {
+    fn is_set(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl<T> IsSet for Vec<T> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl<K, V, S> IsSet for HashMap<K, V, S> {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+impl IsSet for String {
+    fn is_set(&self) -> bool {
+        !self.is_empty()
+    }
+}
+
+macro_rules! is_set_number {
+    ($($t:ty),*) => { $(impl IsSet for $t {
+        fn is_set(&self) -> bool {
+            *self != <$t>::default()
+        }
+    })* };
+}
+is_set_number!(bool, i32, u32, i64, u64, f32, f64);

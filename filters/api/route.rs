@@ -1,0 +1,67 @@
+use std::any::Any;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A filter's own configuration for a virtual host, route or weighted cluster, as its row lowered it.
+pub type PerRoute = Arc<dyn Any + Send + Sync>;
+
+/// The route a request was matched to, as filters see it; the router downcasts it to the whole.
+pub trait Route: Any {
+    /// `name` of the route; empty if it has none.
+    fn name(&self) -> &Arc<str>;
+
+    /// Calls `each` with every configuration of the filter named `filter` for this route, from the least specific
+    /// (route configuration) over virtual host and route to the weighted cluster.
+    fn filter_configs(&self, filter: &str, each: &mut dyn FnMut(&PerRoute));
+
+    /// Whether `FilterConfig.disabled` or its absence says that the filter named `filter` runs on this route;
+    /// `None` where the route says nothing.
+    fn filter_disabled(&self, filter: &str) -> Option<bool>;
+
+    /// For downcasting.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A table of routes that a [`RouteRef`] keeps alive.
+pub trait Routes {
+    /// The route numbered `index`.
+    fn route(&self, index: usize) -> &dyn Route;
+}
+
+/// A route held by a stream: a worker-local count, no atomic that other workers touch.
+#[derive(Clone)]
+pub struct RouteRef {
+    table: Rc<dyn Routes>,
+    index: usize,
+}
+
+impl RouteRef {
+    /// The route numbered `index` of `table`.
+    pub fn new(table: Rc<dyn Routes>, index: usize) -> Self {
+        Self { table, index }
+    }
+
+    /// The route.
+    pub fn get(&self) -> &dyn Route {
+        self.table.route(self.index)
+    }
+
+    /// The route as the type its table really holds.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        self.get().as_any().downcast_ref()
+    }
+
+    /// The most specific configuration of the filter named `filter`.
+    pub fn filter_config<T: Any + Send + Sync>(&self, filter: &str) -> Option<Arc<T>> {
+        let mut found = None;
+        self.get().filter_configs(filter, &mut |c| found = Some(c.clone()));
+        found.and_then(|c| c.downcast().ok())
+    }
+}
+
+impl fmt::Debug for RouteRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} {:?}", self.index, self.get().name())
+    }
+}

@@ -1,0 +1,47 @@
+use std::rc::Rc;
+
+use nuncio_telemetry::StreamInfo;
+
+use crate::{RequestHead, ResponseHead, RouteRef, Worker};
+
+/// Finds the route of a request: what a connection manager gives its streams.
+pub trait RouteSource {
+    /// The route that `head` matches now.
+    fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef>;
+}
+
+/// What the filters of one stream share.
+pub struct StreamCx {
+    /// The stream's record.
+    pub info: Rc<StreamInfo>,
+    /// The worker it runs on.
+    pub worker: Rc<Worker>,
+    /// Random bits drawn once for the stream: weighted clusters and runtime fractions use the same.
+    pub random: u64,
+    /// Receives informational (1xx) response heads; `None` where the client cannot take them.
+    pub informational: Option<Rc<dyn Fn(ResponseHead)>>,
+    /// Bytes a filter may buffer of one body: the route's or the connection's limit.
+    pub buffer_limit: usize,
+    routes: Rc<dyn RouteSource>,
+    route: Option<RouteRef>,
+}
+
+impl StreamCx {
+    /// A context without route; [`StreamCx::refresh_route`] finds it.
+    pub fn new(info: Rc<StreamInfo>, worker: Rc<Worker>, routes: Rc<dyn RouteSource>, buffer_limit: usize) -> Self {
+        let random = worker.rng.u64();
+        Self { info, worker, random, informational: None, buffer_limit, routes, route: None }
+    }
+
+    /// The route in force.
+    pub fn route(&self) -> Option<&RouteRef> {
+        self.route.as_ref()
+    }
+
+    /// Finds the route anew: after a filter changed what routes match on (Envoy: clearRouteCache).
+    pub fn refresh_route(&mut self, head: &RequestHead) {
+        self.route = self.routes.resolve(head, &self.info, self.random);
+        let name = self.route.as_ref().map(|r| r.get().name()).filter(|n| !n.is_empty());
+        *self.info.route_name.borrow_mut() = name.cloned();
+    }
+}

@@ -1,0 +1,107 @@
+use std::cell::{Cell, OnceCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::{ServerState, Upstreams};
+
+/// What belongs to one worker thread and is handed down instead of globals: clock, randomness, upstreams.
+pub struct Worker {
+    /// 0 to concurrency - 1.
+    pub index: usize,
+    /// The worker's clocks.
+    pub clock: Clock,
+    /// The worker's randomness.
+    pub rng: Rng,
+    /// State of the process.
+    pub server: Arc<ServerState>,
+    upstreams: OnceCell<Rc<dyn Upstreams>>,
+}
+
+impl Worker {
+    /// A worker without upstreams; [`Worker::set_upstreams`] follows before it serves.
+    pub fn new(index: usize, rng: Rng, server: Arc<ServerState>) -> Self {
+        Self { index, clock: Clock::new(), rng, server, upstreams: OnceCell::new() }
+    }
+
+    /// Gives the worker its upstreams, once.
+    pub fn set_upstreams(&self, upstreams: Rc<dyn Upstreams>) {
+        assert!(self.upstreams.set(upstreams).is_ok(), "a worker gets its upstreams once");
+    }
+
+    /// The clusters, for filters that send requests of their own.
+    pub fn upstreams(&self) -> &Rc<dyn Upstreams> {
+        self.upstreams.get().expect("the server sets upstreams before the worker serves")
+    }
+}
+
+/// Monotonic and wall clock. The wall clock is derived from the monotonic one and set right once a second, so that a
+/// stream reads one clock, not two.
+pub struct Clock {
+    synced: Cell<(Instant, SystemTime)>,
+}
+
+/// How long the wall clock may run on the monotonic one alone.
+const RESYNC: Duration = Duration::from_secs(1);
+
+impl Clock {
+    fn new() -> Self {
+        Self { synced: Cell::new((Instant::now(), SystemTime::now())) }
+    }
+
+    /// The monotonic clock (tokio's, so that tests can pause it).
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// The wall clock at the monotonic time `now`.
+    pub fn wall(&self, now: Instant) -> SystemTime {
+        let (at, wall) = self.synced.get();
+        let elapsed = now.saturating_duration_since(at);
+        if elapsed < RESYNC {
+            return wall + elapsed;
+        }
+        let wall = SystemTime::now();
+        self.synced.set((now, wall));
+        wall
+    }
+}
+
+/// A worker's randomness: fast, not for secrets.
+pub struct Rng(Cell<fastrand::Rng>);
+
+impl Rng {
+    /// Seeded from the operating system.
+    pub fn from_entropy() -> Self {
+        Self(Cell::new(fastrand::Rng::new()))
+    }
+
+    /// The same sequence for the same seed: for tests.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Cell::new(fastrand::Rng::with_seed(seed)))
+    }
+
+    /// 64 random bits.
+    pub fn u64(&self) -> u64 {
+        self.with(|r| r.u64(..))
+    }
+
+    /// 128 random bits.
+    pub fn u128(&self) -> u128 {
+        self.with(|r| r.u128(..))
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.with(|r| r.u64(..bound))
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut fastrand::Rng) -> R) -> R {
+        let mut rng = self.0.replace(fastrand::Rng::with_seed(0));
+        let result = f(&mut rng);
+        self.0.set(rng);
+        result
+    }
+}
