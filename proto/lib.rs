@@ -1,1 +1,34 @@
+//! Envoy's message types, and the descriptors of all of them.
+//!
+//! In: the crate `envoy-types` and our own .proto files. Out: the Rust types under their proto package
+//! (`nuncio_proto::envoy::config::route::v3::Route`), and [`descriptor`], which says by full name what a message looks
+//! like. No logic lives here.
+//!
+//! The descriptors of all 515 files are 0.7 MB of read-only data. Nobody decodes them as a whole in normal operation:
+//! [`descriptor::file_of`] finds the one file that defines a type. [`pool`] is for code that wants full reflection.
 
+pub mod descriptor;
+
+pub use descriptor::{is_envoy_type, type_names};
+pub use envoy_types::pb::{cel, envoy, google, io, opentelemetry, ratelimit, udpa, validate, xds};
+
+use std::sync::LazyLock;
+
+/// `xds.type.v3.TypedStruct` and, with the same fields, the older `udpa.type.v1.TypedStruct`: a message as JSON.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TypedStruct {
+    /// Names the message, as in `google.protobuf.Any`.
+    #[prost(string, tag = "1")]
+    pub type_url: String,
+    /// The message by the proto3 JSON mapping.
+    #[prost(message, optional, tag = "2")]
+    pub value: Option<google::protobuf::Struct>,
+}
+
+/// Every descriptor, linked for reflection. Decoded at first use and kept; prefer [`descriptor`] where that will do.
+pub fn pool() -> &'static prost_reflect::DescriptorPool {
+    static POOL: LazyLock<prost_reflect::DescriptorPool> = LazyLock::new(|| {
+        prost_reflect::DescriptorPool::decode(descriptor::file_set()).expect("the build script packed a closed set")
+    });
+    &POOL
+}
