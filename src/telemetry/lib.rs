@@ -6,6 +6,7 @@
 
 mod address;
 mod flags;
+pub mod stats;
 mod stream_info;
 
 pub use address::Address;

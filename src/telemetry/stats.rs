@@ -1,0 +1,33 @@
+//! The stats store: counters, gauges, histograms and text readouts under Envoy's names.
+//!
+//! In: code declares its metrics with [`stats!`](crate::stats!) and asks a [`Scope`] for them when configuration is
+//! lowered; from then on a metric is a number, and nothing on the data path sees a name. Out: [`render`] prints what
+//! the store holds as Envoy's admin does.
+//!
+//! Invariants:
+//! - a worker writes only its own [shard](shard), with plain loads and stores; every other thread writes the shared
+//!   shard with atomic additions; a reader sums them all and never makes a writer wait;
+//! - a block of metrics owns no slots until the first write to it, and gives them back when its last handle is gone;
+//! - names exist only as prefix and `&'static str` until they are rendered.
+//!
+//! Start reading at [`store`], then [`block`].
+
+mod block;
+mod bucketed;
+mod histogram;
+mod memory;
+pub mod render;
+mod schema;
+mod scope;
+mod shard;
+mod store;
+
+pub use block::{Block, Counter, Gauge, Histogram};
+pub use histogram::Merged;
+pub use schema::{Kind, Metric, Schema, Unit, position};
+pub use scope::{CounterHandle, GaugeHandle, HistogramHandle, Scope, TextReadout};
+pub use shard::WorkerShard;
+pub use store::Store;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! A histogram put together from all threads, and what can be asked of it.
+
+use super::{Bins, LINEAR, PER_DECADE};
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// All values of a histogram up to some time, or of one interval.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Merged {
+    /// Count by bin, without the empty decades at the end.
+    bins: Vec<u64>,
+}
+
+/// A bin that holds something.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Bin {
+    pub(crate) lower: f64,
+    pub(crate) width: f64,
+    pub(crate) count: u64,
+}
+
+// === impl Merged ===
+
+impl Merged {
+    pub(in crate::stats) fn of<'a>(threads: impl Iterator<Item = &'a Bins>) -> Self {
+        let mut merged = Self::default();
+        threads.for_each(|bins| merged.add(bins));
+        merged
+    }
+
+    /// What came after `earlier`.
+    pub(in crate::stats) fn since(&self, earlier: &Self) -> Self {
+        let earlier = earlier.bins.iter().copied().chain(std::iter::repeat(0));
+        let bins = self.bins.iter().zip(earlier).map(|(now, then)| now.wrapping_sub(then)).collect();
+        Self { bins }
+    }
+
+    /// Number of values.
+    pub fn count(&self) -> u64 {
+        self.bins.iter().sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bins.iter().all(|count| *count == 0)
+    }
+
+    /// Sum of the values as far as their bins tell: each counts as the harmonic middle of its bin, as in Envoy.
+    pub fn sum(&self) -> f64 {
+        self.used().map(|bin| bin.middle() * bin.count as f64).sum()
+    }
+
+    /// Number of values in bins that do not begin above `limit`.
+    pub fn count_up_to(&self, limit: f64) -> u64 {
+        self.used().take_while(|bin| bin.lower <= limit).map(|bin| bin.count).sum()
+    }
+
+    /// The values at `quantiles`, which ascend from 0 to 1; nothing recorded gives none.
+    ///
+    /// The values of a bin are taken to lie in it at equal distances, the same as Envoy does.
+    pub fn quantiles(&self, quantiles: &[f64]) -> Option<Vec<f64>> {
+        let count = self.count();
+        let mut bins = self.used();
+        let mut bin = bins.next()?;
+        let mut below = 0;
+        let at = quantiles.iter().map(|quantile| {
+            let rank = ((quantile * count as f64).ceil() as u64).clamp(1, count);
+            while rank > below + bin.count {
+                let Some(next) = bins.next() else { break };
+                below += bin.count;
+                bin = next;
+            }
+            bin.lower + bin.width * (rank - below) as f64 / (bin.count + 1) as f64
+        });
+        Some(at.collect())
+    }
+
+    /// The bins that hold something, ascending.
+    pub(crate) fn used(&self) -> impl Iterator<Item = Bin> {
+        self.bins.iter().enumerate().filter(|(_, count)| **count != 0).map(|(index, count)| Bin::new(index, *count))
+    }
+
+    fn add(&mut self, bins: &Bins) {
+        let decades = bins.decades.iter().rposition(|decade| decade.get().is_some()).map_or(0, |last| last + 1);
+        self.bins.resize(self.bins.len().max(LINEAR + decades * PER_DECADE), 0);
+        let (linear, rest) = self.bins.split_at_mut(LINEAR);
+        linear.iter_mut().zip(&bins.linear).for_each(|(sum, bin)| *sum += bin.load(Relaxed));
+        for (sums, decade) in rest.chunks_mut(PER_DECADE).zip(bins.decades.iter().map(OnceLock::get)) {
+            let Some(decade) = decade else { continue };
+            sums.iter_mut().zip(decade.iter()).for_each(|(sum, bin)| *sum += bin.load(Relaxed));
+        }
+    }
+}
+
+// === impl Bin ===
+
+impl Bin {
+    fn new(index: usize, count: u64) -> Self {
+        let (lower, width) = match index {
+            0 => (0.0, 0.0),
+            1..10 => (index as f64, 0.1),
+            10..LINEAR => (index as f64, 1.0),
+            _ => {
+                let (decade, offset) = ((index - LINEAR) / PER_DECADE, (index - LINEAR) % PER_DECADE);
+                let width = 10_f64.powi(decade as i32 + 1);
+                ((offset + 10) as f64 * width, width)
+            }
+        };
+        Self { lower, width, count }
+    }
+
+    fn middle(self) -> f64 {
+        let upper = self.lower + self.width;
+        if upper == 0.0 { 0.0 } else { 2.0 * self.lower * upper / (self.lower + upper) }
+    }
+}

@@ -1,0 +1,127 @@
+//! The metrics that a query selects, in the order of their names.
+
+use super::{Query, Types};
+use crate::stats::block::{Block, Counter, Gauge, Histogram};
+use crate::stats::memory::Shards;
+use crate::stats::schema::{Kind, Metric};
+use crate::stats::{Merged, Store};
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// Blocks and shards held while a rendering lasts.
+pub(super) struct Snapshot {
+    blocks: Vec<Arc<Block>>,
+    shards: Shards,
+}
+
+/// One metric of a snapshot.
+#[derive(Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub(super) block: &'a Block,
+    pub(super) metric: &'static Metric,
+    position: u32,
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    pub(super) fn new(store: &Store) -> Self {
+        let mut blocks = store.blocks();
+        // Sorting the entries goes fast where they come in long sorted runs.
+        blocks.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix));
+        Self { blocks, shards: store.shards() }
+    }
+
+    /// The selected metrics for which `kinds` holds, by name.
+    pub(super) fn entries(&self, query: &Query, kinds: fn(Kind) -> bool) -> Vec<Entry<'_>> {
+        let mut name = String::new();
+        let mut entries: Vec<_> = self
+            .blocks
+            .iter()
+            .flat_map(|block| Entry::all(block))
+            .filter(|entry| kinds(entry.metric.kind) && query.types.include(entry.metric.kind))
+            .filter(|entry| !(query.used_only || entry.metric.when_used) || entry.used(&self.shards))
+            .filter(|entry| query.filter.as_ref().is_none_or(|filter| filter.is_match(entry.name(&mut name))))
+            .collect();
+        entries.sort_by(Entry::by_name);
+        entries
+    }
+
+    pub(super) fn value(&self, entry: &Entry<'_>) -> u64 {
+        entry.value(&self.shards).unwrap_or(0)
+    }
+
+    pub(super) fn histogram(&self, entry: &Entry<'_>) -> Merged {
+        Histogram::new(entry.block, entry.position).read(&self.shards)
+    }
+}
+
+// === impl Entry ===
+
+impl<'a> Entry<'a> {
+    fn all(block: &'a Block) -> impl Iterator<Item = Self> {
+        let (mut values, mut histograms) = (0.., 0..);
+        block.schema.metrics.iter().filter_map(move |metric| {
+            let position = match metric.kind {
+                Kind::Counter | Kind::Gauge => values.next(),
+                Kind::Histogram(_) => histograms.next(),
+            };
+            Some(Self { block, metric, position: position? })
+        })
+    }
+
+    /// The full name, written into `buffer`.
+    pub(super) fn name<'b>(&self, buffer: &'b mut String) -> &'b str {
+        buffer.clear();
+        self.parts().into_iter().for_each(|part| buffer.push_str(part));
+        buffer
+    }
+
+    /// The full name in pieces.
+    pub(super) fn parts(&self) -> [&'a str; 3] {
+        let dot = if self.block.prefix.is_empty() || self.metric.name.is_empty() { "" } else { "." };
+        [&self.block.prefix, dot, self.metric.name]
+    }
+
+    /// The slot of a histogram, if it has one.
+    pub(super) fn histogram_slot(&self) -> Option<u32> {
+        self.block.histogram_slots().nth(self.position as usize)
+    }
+
+    fn by_name(a: &Self, b: &Self) -> Ordering {
+        if std::ptr::eq(a.block, b.block) {
+            return a.metric.name.cmp(b.metric.name);
+        }
+        let bytes = |entry: &Self| entry.parts().into_iter().flat_map(str::bytes);
+        bytes(a).cmp(bytes(b))
+    }
+
+    fn value(&self, shards: &Shards) -> Option<u64> {
+        match self.metric.kind {
+            Kind::Counter => Counter::new(self.block, self.position).read(shards),
+            Kind::Gauge => Gauge::new(self.block, self.position).read(shards),
+            Kind::Histogram(_) => None,
+        }
+    }
+
+    fn used(&self, shards: &Shards) -> bool {
+        match self.metric.kind {
+            Kind::Counter | Kind::Gauge => self.value(shards).is_some(),
+            Kind::Histogram(_) => self.histogram_slot().is_some_and(|slot| shards.bins(slot).any(|b| b.count() != 0)),
+        }
+    }
+}
+
+// === impl Types ===
+
+impl Types {
+    fn include(self, kind: Kind) -> bool {
+        match self {
+            Types::All => true,
+            Types::Counters => kind == Kind::Counter,
+            Types::Gauges => kind == Kind::Gauge,
+            Types::Histograms => matches!(kind, Kind::Histogram(_)),
+            Types::TextReadouts => false,
+        }
+    }
+}
