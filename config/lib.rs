@@ -1,1 +1,9 @@
+//! Envoy's messages, lowered to immutable, ready-to-run types.
+//!
+//! In: messages and a [`nuncio_filter_api::LowerCx`]. Out: typed config, or refusals by path. Pure: no sockets, tasks
+//! or clock.
 
+// Deprecated fields are configuration too: users still write them, and Envoy still reads them.
+#![allow(deprecated)]
+
+pub mod protocol;
