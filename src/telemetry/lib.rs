@@ -11,4 +11,4 @@ mod stream_info;
 
 pub use address::Address;
 pub use flags::{ResponseFlag, ResponseFlags};
-pub use stream_info::{ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo};
+pub use stream_info::{Attempt, CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo};

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -36,7 +36,30 @@ impl Protocol {
     }
 }
 
-/// What is known of one downstream connection; shared by its streams.
+/// How the end of a connection was seen (`%DOWNSTREAM_DETECTED_CLOSE_TYPE%`, `%UPSTREAM_DETECTED_CLOSE_TYPE%`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CloseType {
+    /// An orderly end, or none yet.
+    #[default]
+    Normal,
+    /// nuncio reset the connection.
+    LocalReset,
+    /// The peer reset the connection.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// The form in which the operators print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
+}
+
+/// What is known of one downstream connection; shared by its streams. Made by [`ConnectionInfo::new`].
 #[derive(Debug)]
 pub struct ConnectionInfo {
     /// `%CONNECTION_ID%`, unique in the process.
@@ -47,6 +70,8 @@ pub struct ConnectionInfo {
     pub direct_remote: Address,
     /// The address the peer connected to, restored where a listener filter did so.
     pub local: Address,
+    /// The socket's own address (`%DOWNSTREAM_DIRECT_LOCAL_ADDRESS%`).
+    pub direct_local: Address,
     /// SNI, once a TLS inspector or handshake has seen it.
     pub server_name: RefCell<Option<Arc<str>>>,
     /// Name of the listener.
@@ -57,6 +82,39 @@ pub struct ConnectionInfo {
     pub start: Instant,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: Cell<Option<&'static str>>,
+    /// `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+    pub local_close_reason: Cell<Option<&'static str>>,
+    /// `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub close_type: Cell<CloseType>,
+    /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure: RefCell<Option<Arc<str>>>,
+    /// Metadata of the listener (`%METADATA(LISTENER:...)%`).
+    pub listener_metadata: Option<Arc<Metadata>>,
+    /// Metadata of the filter chain (`%METADATA(LISTENER_FILTER_CHAIN:...)%`).
+    pub filter_chain_metadata: Option<Arc<Metadata>>,
+}
+
+impl ConnectionInfo {
+    /// A record for a connection accepted at `start` on a socket with these two ends; the other fields are unset.
+    pub fn new(id: u64, remote: Address, local: Address, start: Instant) -> Self {
+        Self {
+            id,
+            direct_remote: remote.clone(),
+            remote,
+            direct_local: local.clone(),
+            local,
+            server_name: RefCell::new(None),
+            listener: Arc::from(""),
+            filter_chain: Arc::from(""),
+            start,
+            termination_details: Cell::new(None),
+            local_close_reason: Cell::new(None),
+            close_type: Cell::new(CloseType::Normal),
+            transport_failure: RefCell::new(None),
+            listener_metadata: None,
+            filter_chain_metadata: None,
+        }
+    }
 }
 
 /// Per namespace a JSON object, as in `envoy.config.core.v3.Metadata`.
@@ -65,6 +123,8 @@ pub type Metadata = BTreeMap<Arc<str>, serde_json::Map<String, serde_json::Value
 /// Points in the life of a stream; Envoy's `%COMMON_DURATION%` names are given for each. `None`: not reached.
 #[derive(Debug, Default)]
 pub struct Timeline {
+    /// End of the request headers received from downstream (DS_RX_HDR_END).
+    pub request_headers_end: Cell<Option<Instant>>,
     /// Last byte of the request received from downstream (DS_RX_END).
     pub request_end: Cell<Option<Instant>>,
     /// Upstream connect began (US_CX_BEG).
@@ -77,6 +137,8 @@ pub struct Timeline {
     pub upstream_request_end: Cell<Option<Instant>>,
     /// First byte of the response received from upstream (US_RX_BEG).
     pub upstream_response_start: Cell<Option<Instant>>,
+    /// First byte of the response's body received from upstream (US_RX_BODY_BEG).
+    pub upstream_response_body_start: Cell<Option<Instant>>,
     /// Last byte of the response received from upstream (US_RX_END).
     pub upstream_response_end: Cell<Option<Instant>>,
     /// First byte of the response sent downstream (DS_TX_BEG).
@@ -85,6 +147,17 @@ pub struct Timeline {
     pub response_end: Cell<Option<Instant>>,
     /// The stream was given up or completed: the end of `%DURATION%`.
     pub complete: Cell<Option<Instant>>,
+}
+
+/// An attempt that was given up for another (a retry, or the next address of a host).
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Address of the host that was tried.
+    pub host: Address,
+    /// Its name, if it has one.
+    pub host_name: Option<Arc<str>>,
+    /// The upstream connection used, if one was made.
+    pub connection_id: Option<u64>,
 }
 
 /// What is known of the upstream side of a stream; of the last attempt where there were several.
@@ -96,12 +169,14 @@ pub struct UpstreamInfo {
     pub cluster_raw: Option<Arc<str>>,
     /// `%UPSTREAM_HOST%`: address of the host chosen, even if it could not be connected to.
     pub host: Option<Address>,
-    /// `%UPSTREAM_HOST_NAME%`.
+    /// `%UPSTREAM_HOST_NAME%`; where it is `None`, the address stands for it.
     pub host_name: Option<Arc<str>>,
-    /// Every host attempted, in order, this one included.
-    pub attempted: Vec<Address>,
+    /// The attempts before this one, in order; empty, hence without allocation, for most streams.
+    pub previous: Vec<Attempt>,
     /// `%UPSTREAM_LOCAL_ADDRESS%`.
     pub local: Option<Address>,
+    /// `%UPSTREAM_REMOTE_ADDRESS%`: the address connected to, one of the host's.
+    pub remote: Option<Address>,
     /// `%UPSTREAM_CONNECTION_ID%`.
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.
@@ -110,6 +185,16 @@ pub struct UpstreamInfo {
     pub attempts: u32,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure: Option<Arc<str>>,
+    /// `%UPSTREAM_LOCAL_CLOSE_REASON%`.
+    pub local_close_reason: Option<&'static str>,
+    /// `%UPSTREAM_DETECTED_CLOSE_TYPE%`.
+    pub close_type: CloseType,
+    /// `%UPSTREAM_CONNECTION_POOL_READY_DURATION%`: from the attempt's start until it had a connection.
+    pub pool_ready: Option<Duration>,
+    /// Metadata of the cluster.
+    pub cluster_metadata: Option<Arc<Metadata>>,
+    /// Metadata of the host.
+    pub host_metadata: Option<Arc<Metadata>>,
     /// Bytes of body and framing on the upstream connection, sent and received.
     pub wire_bytes_sent: u64,
     /// See `wire_bytes_sent`.
@@ -118,6 +203,10 @@ pub struct UpstreamInfo {
     pub header_bytes_sent: u64,
     /// See `header_bytes_sent`.
     pub header_bytes_received: u64,
+    /// The same before compression (HPACK); equal to `header_bytes_sent` on HTTP/1.
+    pub decompressed_header_bytes_sent: u64,
+    /// See `decompressed_header_bytes_sent`.
+    pub decompressed_header_bytes_received: u64,
 }
 
 /// The record of one stream. Cells, because body wrappers and the connection manager write it while filters hold it;
@@ -150,6 +239,10 @@ pub struct StreamInfo {
     pub header_bytes_received: Cell<u64>,
     /// Response header bytes as sent on the wire.
     pub header_bytes_sent: Cell<u64>,
+    /// Request header bytes after decompression (HPACK); equal to `header_bytes_received` on HTTP/1.
+    pub decompressed_header_bytes_received: Cell<u64>,
+    /// Response header bytes before compression.
+    pub decompressed_header_bytes_sent: Cell<u64>,
     /// All bytes of the stream received on the wire.
     pub wire_bytes_received: Cell<u64>,
     /// All bytes of the stream sent on the wire.
@@ -162,8 +255,10 @@ pub struct StreamInfo {
     pub upstream: RefCell<UpstreamInfo>,
     /// `%STREAM_ID%`/x-request-id of the stream.
     pub request_id: RefCell<Option<Arc<str>>>,
-    /// Body of the local reply, if one was sent (`%LOCAL_REPLY_BODY%`).
-    pub local_reply_body: RefCell<Option<bytes::Bytes>>,
+    /// Metadata of the route (`%METADATA(ROUTE:...)%`).
+    pub route_metadata: RefCell<Option<Arc<Metadata>>>,
+    /// Metadata of the virtual host (`%METADATA(VIRTUAL_HOST:...)%`).
+    pub virtual_host_metadata: RefCell<Option<Arc<Metadata>>>,
     /// Whether the response was made here, not by an upstream.
     pub local_reply: Cell<bool>,
     /// Whether a health-check filter answered.
@@ -190,13 +285,16 @@ impl StreamInfo {
             bytes_sent: Cell::new(0),
             header_bytes_received: Cell::new(0),
             header_bytes_sent: Cell::new(0),
+            decompressed_header_bytes_received: Cell::new(0),
+            decompressed_header_bytes_sent: Cell::new(0),
             wire_bytes_received: Cell::new(0),
             wire_bytes_sent: Cell::new(0),
             route_name: RefCell::new(None),
             virtual_cluster: RefCell::new(None),
             upstream: RefCell::new(UpstreamInfo::default()),
             request_id: RefCell::new(None),
-            local_reply_body: RefCell::new(None),
+            route_metadata: RefCell::new(None),
+            virtual_host_metadata: RefCell::new(None),
             local_reply: Cell::new(false),
             health_check: Cell::new(false),
             metadata: RefCell::new(None),
