@@ -6,4 +6,7 @@
 // Deprecated fields are configuration too: users still write them, and Envoy still reads them.
 #![allow(deprecated)]
 
+pub mod cluster;
+mod metadata;
 pub mod protocol;
+pub mod socket;

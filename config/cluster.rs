@@ -1,0 +1,269 @@
+//! Clusters: `envoy.config.cluster.v3.Cluster` made ready to run.
+
+mod circuit_breakers;
+mod dns;
+mod endpoint;
+mod http;
+mod lb;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_filter_api::{ClusterName, LowerCx, Refused};
+use nuncio_proto::envoy::config::cluster::v3 as pb;
+use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use nuncio_telemetry::Metadata;
+
+pub use circuit_breakers::{CircuitBreakers, Priority, Thresholds};
+pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
+pub use endpoint::{Endpoint, EndpointAddress, Health, Locality};
+pub use http::{UpstreamHttp, UpstreamProtocol};
+pub use lb::LbPolicy;
+
+use crate::metadata::lower_metadata;
+use crate::protocol::{duration, message_name};
+use crate::socket::{BindConfig, TcpKeepalive};
+
+/// Envoy's `connect_timeout`.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Envoy's `per_connection_buffer_limit_bytes`: 1 MiB.
+const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
+/// Envoy's `healthy_panic_threshold`, in percent.
+const DEFAULT_PANIC_THRESHOLD: u8 = 50;
+
+/// A cluster. Small, because a configuration may hold tens of thousands: what is rarely set is boxed or shared.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Name and number.
+    pub name: ClusterName,
+    /// `alt_stat_name`, or else the name: what stats and `%UPSTREAM_CLUSTER%` say.
+    pub observable_name: Arc<str>,
+    /// Where the hosts come from.
+    pub discovery: Discovery,
+    /// The hosts as configured, in order; for a DNS cluster the names to resolve.
+    pub endpoints: Box<[Endpoint]>,
+    /// How a host is chosen.
+    pub lb: LbPolicy,
+    /// Below this percentage of healthy hosts all are used; 0 never.
+    pub panic_threshold: u8,
+    /// Limits.
+    pub circuit_breakers: CircuitBreakers,
+    /// HTTP towards the hosts.
+    pub http: Arc<UpstreamHttp>,
+    /// Longest time a connection may take to be established.
+    pub connect_timeout: Duration,
+    /// Soft limit of the buffers of one connection, in bytes.
+    pub buffer_limit: u32,
+    /// How sockets are bound; `None` takes the bootstrap's default.
+    pub bind: Option<Arc<BindConfig>>,
+    /// TCP keep-alive.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Whether the server waits with its start for the first answer of DNS.
+    pub wait_for_warm: bool,
+    /// `metadata`
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// Where the hosts of a cluster come from.
+#[derive(Clone, Debug)]
+pub enum Discovery {
+    /// The configuration.
+    Static,
+    /// DNS; every address of each name is a host.
+    StrictDns(Box<DnsConfig>),
+    /// DNS; the name is one host, new connections go to its first address.
+    LogicalDns(Box<DnsConfig>),
+}
+
+// === impl ClusterConfig ===
+
+impl ClusterConfig {
+    /// Lowers one cluster.
+    pub fn lower(proto: pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        refuse_unsupported(&proto, cx)?;
+        // Each part is lowered even if an earlier one was refused, to report all refusals at once.
+        let discovery = lower_discovery(&proto, cx);
+        let endpoints = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
+        let lb = LbPolicy::lower(proto.lb_policy, proto.lb_config, proto.load_balancing_policy, cx);
+        let panic_threshold = cx
+            .opt("common_lb_config", proto.common_lb_config, lb::lower_panic_threshold)
+            .map(|p| p.flatten().unwrap_or(DEFAULT_PANIC_THRESHOLD));
+        let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
+        let http = UpstreamHttp::lower(
+            http::Protos {
+                typed: proto.typed_extension_protocol_options,
+                common: proto.common_http_protocol_options,
+                http1: proto.http_protocol_options,
+                http2: proto.http2_protocol_options,
+                selection: proto.protocol_selection,
+                max_requests_per_connection: proto.max_requests_per_connection,
+            },
+            cx,
+        );
+        let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
+        let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
+        let tcp_keepalive =
+            cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
+        let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
+        let name = cx.env.clusters.intern(&proto.name);
+        let observable_name =
+            if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
+        Ok(Self {
+            name,
+            observable_name,
+            discovery: discovery?,
+            endpoints: endpoints?.into(),
+            lb: lb?,
+            panic_threshold: panic_threshold?,
+            circuit_breakers: circuit_breakers?.unwrap_or_default(),
+            http: http?,
+            connect_timeout: connect_timeout?.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+            buffer_limit: proto.per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
+            bind: bind?.map(Arc::new),
+            tcp_keepalive: tcp_keepalive?.flatten(),
+            wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),
+            metadata: metadata?.flatten(),
+        })
+    }
+}
+
+/// Refuses by name every field that nuncio does not implement yet. The destructuring names all others too, so that a
+/// field that a newer `envoy-types` adds does not compile until someone has thought of it here.
+fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let pb::Cluster {
+        transport_socket_matches,
+        transport_socket_matcher,
+        name: _,
+        alt_stat_name: _,
+        stats_matcher,
+        eds_cluster_config,
+        connect_timeout: _,
+        per_connection_buffer_limit_bytes: _,
+        per_connection_buffer_high_watermark_timeout,
+        lb_policy: _,
+        load_assignment: _,
+        health_checks,
+        max_requests_per_connection: _,
+        circuit_breakers: _,
+        upstream_http_protocol_options,
+        common_http_protocol_options: _,
+        http_protocol_options: _,
+        http2_protocol_options: _,
+        typed_extension_protocol_options: _,
+        dns_refresh_rate: _,
+        dns_jitter: _,
+        dns_failure_refresh_rate: _,
+        respect_dns_ttl: _,
+        dns_lookup_family: _,
+        dns_resolvers: _,
+        use_tcp_for_dns_lookups: _,
+        dns_resolution_config: _,
+        typed_dns_resolver_config: _,
+        wait_for_warm_on_init: _,
+        outlier_detection,
+        // Envoy reads it for ORIGINAL_DST alone, which is refused.
+        cleanup_interval: _,
+        upstream_bind_config: _,
+        lb_subset_config,
+        common_lb_config: _,
+        transport_socket,
+        metadata: _,
+        protocol_selection: _,
+        upstream_connection_options: _,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        filters,
+        load_balancing_policy: _,
+        lrs_server,
+        lrs_report_endpoint_metrics,
+        track_timeout_budgets,
+        upstream_config,
+        track_cluster_stats,
+        preconnect_policy,
+        connection_pool_per_downstream_connection,
+        queuing_policies,
+        cluster_discovery_type: _,
+        lb_config: _,
+    } = proto;
+    let refusals = [
+        cx.unsupported("transport_socket_matches", transport_socket_matches),
+        cx.unsupported("transport_socket_matcher", transport_socket_matcher),
+        cx.unsupported("stats_matcher", stats_matcher),
+        cx.unsupported("eds_cluster_config", eds_cluster_config),
+        cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
+        cx.unsupported("health_checks", health_checks),
+        cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
+        cx.unsupported("outlier_detection", outlier_detection),
+        cx.unsupported("lb_subset_config", lb_subset_config),
+        refuse_transport_socket(transport_socket.as_ref(), cx),
+        cx.unsupported("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
+        cx.unsupported("ignore_health_on_host_removal", ignore_health_on_host_removal),
+        cx.unsupported("filters", filters),
+        cx.unsupported("lrs_server", lrs_server),
+        cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),
+        cx.unsupported("track_timeout_budgets", track_timeout_budgets),
+        cx.unsupported("upstream_config", upstream_config),
+        cx.unsupported("track_cluster_stats", track_cluster_stats),
+        cx.unsupported("preconnect_policy", preconnect_policy),
+        cx.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection),
+        cx.unsupported("queuing_policies", queuing_policies),
+    ];
+    refusals.into_iter().collect()
+}
+
+/// A transport socket that says cleartext is as good as none.
+fn refuse_transport_socket(
+    proto: Option<&nuncio_proto::envoy::config::core::v3::TransportSocket>,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    use nuncio_proto::envoy::config::core::v3::transport_socket::ConfigType;
+    const RAW: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    match proto {
+        Some(socket) => match &socket.config_type {
+            Some(ConfigType::TypedConfig(any)) if message_name(any) == RAW => Ok(()),
+            _ => cx.unsupported("transport_socket", &proto),
+        },
+        None => Ok(()),
+    }
+}
+
+fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
+    let kind = match &proto.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::ClusterType(custom)) => {
+            let what = format!("cluster type {}", custom.name);
+            return Err(cx.at("cluster_type", |cx| cx.not_implemented(what)));
+        }
+        Some(ClusterDiscoveryType::Type(kind)) => {
+            DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
+        }
+    };
+    match kind {
+        DiscoveryType::Static => Ok(Discovery::Static),
+        DiscoveryType::StrictDns => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(proto, cx)?))),
+        DiscoveryType::LogicalDns => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(proto, cx)?))),
+        DiscoveryType::Eds | DiscoveryType::OriginalDst => {
+            let what = format!("discovery type {}", kind.as_str_name());
+            Err(cx.at("type", |cx| cx.not_implemented(what)))
+        }
+    }
+}
+
+fn lower_connection_options(
+    proto: pb::UpstreamConnectionOptions,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<TcpKeepalive>, Refused> {
+    let pb::UpstreamConnectionOptions {
+        tcp_keepalive,
+        set_local_interface_name_on_upstream_connections,
+        happy_eyeballs_config,
+    } = proto;
+    cx.unsupported(
+        "set_local_interface_name_on_upstream_connections",
+        &set_local_interface_name_on_upstream_connections,
+    )?;
+    cx.unsupported("happy_eyeballs_config", &happy_eyeballs_config)?;
+    Ok(tcp_keepalive.and_then(TcpKeepalive::lower))
+}

@@ -1,0 +1,208 @@
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
+use nuncio_proto::envoy::config::endpoint::v3 as pb;
+use nuncio_telemetry::{Address, Metadata};
+
+use super::Discovery;
+use crate::metadata::lower_metadata;
+use crate::socket::{AddressConfig, lower_pipe};
+
+/// One endpoint of a cluster as configured.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: EndpointAddress,
+    /// `hostname`, for host rewrites and health checks; empty where not given.
+    pub hostname: Arc<str>,
+    /// `load_balancing_weight`, 1 where not given.
+    pub weight: u32,
+    /// Health as the configuration has it.
+    pub health: Health,
+    /// Region, zone and sub-zone.
+    pub locality: Option<Arc<Locality>>,
+    /// `metadata`
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointAddress {
+    /// At this address.
+    Fixed(Address),
+    /// At what DNS says of a name.
+    Named {
+        /// The name.
+        name: Arc<str>,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// What the configuration says of an endpoint's health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// UNKNOWN or HEALTHY.
+    #[default]
+    Healthy,
+    /// UNHEALTHY or TIMEOUT: used in panic alone.
+    Unhealthy,
+    /// DRAINING: unhealthy and said to leave.
+    Draining,
+}
+
+/// Where an endpoint stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Region.
+    pub region: Arc<str>,
+    /// Zone.
+    pub zone: Arc<str>,
+    /// Sub-zone.
+    pub sub_zone: Arc<str>,
+}
+
+/// Lowers the endpoints of a cluster. `discovery` is `None` where it was refused: then endpoints are still checked.
+pub(super) fn lower(
+    proto: Option<pb::ClusterLoadAssignment>,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Vec<Endpoint>, Refused> {
+    let Some(proto) = proto else { return check_count(Vec::new(), 0, discovery, cx) };
+    cx.at("load_assignment", |cx| {
+        // The cluster's own name counts where the assignment is part of it.
+        let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
+        cx.unsupported("named_endpoints", &named_endpoints)?;
+        cx.opt("policy", policy, |p, cx| refuse_policy(&p, cx))?;
+        let localities = endpoints.len();
+        let lowered = cx.each("endpoints", endpoints, |l, cx| lower_locality(l, discovery, cx))?;
+        check_count(lowered.into_iter().flatten().collect(), localities, discovery, cx)
+    })
+}
+
+fn check_count(
+    endpoints: Vec<Endpoint>,
+    localities: usize,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Vec<Endpoint>, Refused> {
+    if matches!(discovery, Some(Discovery::LogicalDns(_))) && (localities != 1 || endpoints.len() != 1) {
+        return Err(cx.invalid("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint"));
+    }
+    Ok(endpoints)
+}
+
+fn refuse_policy(proto: &pb::cluster_load_assignment::Policy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let pb::cluster_load_assignment::Policy {
+        drop_overloads,
+        // It spreads load over priorities, of which there is one.
+        overprovisioning_factor: _,
+        endpoint_stale_after,
+        weighted_priority_health,
+    } = proto;
+    cx.unsupported("drop_overloads", drop_overloads)?;
+    cx.unsupported("endpoint_stale_after", endpoint_stale_after)?;
+    cx.unsupported("weighted_priority_health", weighted_priority_health)
+}
+
+fn lower_locality(
+    proto: pb::LocalityLbEndpoints,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Vec<Endpoint>, Refused> {
+    let pb::LocalityLbEndpoints {
+        locality,
+        metadata,
+        lb_endpoints,
+        // Read by locality-weighted load balancing alone, which is refused where it is asked for.
+        load_balancing_weight: _,
+        priority,
+        // Envoy does not read it.
+        proximity: _,
+        lb_config,
+    } = proto;
+    cx.unsupported("priority", &priority)?;
+    cx.unsupported("metadata", &metadata)?;
+    let lb_config_field = match &lb_config {
+        Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
+        _ => "load_balancer_endpoints",
+    };
+    cx.unsupported(lb_config_field, &lb_config)?;
+    let locality = locality.map(|l| {
+        let core::Locality { region, zone, sub_zone } = l;
+        Arc::new(Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })
+    });
+    cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, locality.clone(), discovery, cx))
+}
+
+fn lower_endpoint(
+    proto: pb::LbEndpoint,
+    locality: Option<Arc<Locality>>,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Endpoint, Refused> {
+    let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = proto;
+    let health = match HealthStatus::try_from(health_status) {
+        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
+        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) => Health::Unhealthy,
+        Ok(HealthStatus::Draining) => Health::Draining,
+        Ok(HealthStatus::Degraded) => return Err(cx.at("health_status", |cx| cx.not_implemented("DEGRADED"))),
+        Err(_) => return Err(cx.at("health_status", |cx| cx.invalid("is no health status"))),
+    };
+    let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
+    let endpoint = match host_identifier {
+        Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => endpoint,
+        Some(pb::lb_endpoint::HostIdentifier::EndpointName(_)) => {
+            return Err(cx.at("endpoint_name", |cx| cx.not_implemented("a named endpoint")));
+        }
+        None => return Err(cx.invalid("needs an endpoint")),
+    };
+    cx.at("endpoint", |cx| {
+        let pb::Endpoint {
+            address,
+            // Read by health checks alone, which are refused where they are asked for.
+            health_check_config: _,
+            hostname,
+            additional_addresses,
+            observability_name,
+        } = endpoint;
+        cx.unsupported("additional_addresses", &additional_addresses)?;
+        cx.unsupported("observability_name", &observability_name)?;
+        let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
+        let weight = load_balancing_weight.map_or(1, |w| w.value);
+        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, metadata })
+    })
+}
+
+fn lower_address(
+    proto: Option<core::Address>,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<EndpointAddress, Refused> {
+    match proto.and_then(|a| a.address) {
+        Some(core::address::Address::SocketAddress(address)) => cx.at("socket_address", |cx| {
+            let AddressConfig { host, port } = AddressConfig::lower(address, cx)?;
+            match (host.parse::<IpAddr>(), discovery) {
+                (Ok(ip), _) => Ok(EndpointAddress::Fixed(SocketAddr::new(ip, port).into())),
+                (Err(_), Some(Discovery::Static)) => Err(cx.at("address", |cx| {
+                    cx.invalid(format!(
+                        "malformed IP address: {host}. Consider setting resolver_name or setting cluster type to \
+                         'STRICT_DNS' or 'LOGICAL_DNS'"
+                    ))
+                })),
+                (Err(_), _) => Ok(EndpointAddress::Named { name: host.into(), port }),
+            }
+        }),
+        Some(core::address::Address::Pipe(core::Pipe { path, mode })) => cx.at("pipe", |cx| {
+            // The mode is of a listener's socket.
+            let _ = mode;
+            lower_pipe(&path, cx).map(EndpointAddress::Fixed)
+        }),
+        Some(core::address::Address::EnvoyInternalAddress(_)) => {
+            Err(cx.at("envoy_internal_address", |cx| cx.not_implemented("an internal address")))
+        }
+        None => Err(cx.invalid("needs a socket_address or pipe")),
+    }
+}

@@ -1,0 +1,207 @@
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::upstreams::http::v3 as pb;
+use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+};
+use nuncio_proto::google::protobuf::{Any, UInt32Value};
+
+use crate::protocol::{CommonOptions, Http1Options, Http2Options, any_as, message_name};
+
+/// The key of `typed_extension_protocol_options` for HTTP.
+const TYPED_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// How nuncio speaks HTTP to the hosts of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamHttp {
+    /// Which version.
+    pub protocol: UpstreamProtocol,
+    /// Settings of all versions.
+    pub common: CommonOptions,
+    /// Settings of HTTP/1.
+    pub http1: Http1Options,
+    /// Settings of HTTP/2.
+    pub http2: Http2Options,
+}
+
+/// Which version of HTTP a cluster speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1
+    #[default]
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// The version of the request.
+    Downstream,
+}
+
+/// The messages and fields of a cluster that speak of HTTP.
+#[derive(Default)]
+pub(super) struct Protos {
+    pub(super) typed: HashMap<String, Any>,
+    pub(super) common: Option<core::HttpProtocolOptions>,
+    pub(super) http1: Option<core::Http1ProtocolOptions>,
+    pub(super) http2: Option<core::Http2ProtocolOptions>,
+    pub(super) selection: i32,
+    pub(super) max_requests_per_connection: Option<UInt32Value>,
+}
+
+// === impl Protos ===
+
+impl Protos {
+    fn is_empty(&self) -> bool {
+        let Self { typed, common, http1, http2, selection, max_requests_per_connection } = self;
+        typed.is_empty()
+            && common.is_none()
+            && http1.is_none()
+            && http2.is_none()
+            && *selection == 0
+            && max_requests_per_connection.is_none()
+    }
+}
+
+// === impl UpstreamHttp ===
+
+impl UpstreamHttp {
+    /// Lowers what a cluster says of HTTP. The typed options replace all older fields, as in Envoy.
+    pub(super) fn lower(proto: Protos, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+        if proto.is_empty() {
+            // Most clusters of a configuration say nothing: they share one.
+            static DEFAULT: LazyLock<Arc<UpstreamHttp>> = LazyLock::new(Arc::default);
+            return Ok(DEFAULT.clone());
+        }
+        let typed = cx.at("typed_extension_protocol_options", |cx| typed_options(&proto.typed, cx))?;
+        let lowered = match typed {
+            Some(typed) => {
+                cx.at("typed_extension_protocol_options", |cx| cx.at_key(TYPED_KEY, |cx| Self::lower_typed(typed, cx)))?
+            }
+            None => Self::lower_fields(proto, cx)?,
+        };
+        Ok(Arc::new(lowered))
+    }
+
+    fn lower_typed(proto: pb::HttpProtocolOptions, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::HttpProtocolOptions {
+            common_http_protocol_options,
+            upstream_http_protocol_options,
+            http_filters,
+            header_validation_config,
+            outlier_detection,
+            request_mirror_policies,
+            hash_policy,
+            retry_policy,
+            upstream_protocol_options,
+        } = proto;
+        cx.unsupported("upstream_http_protocol_options", &upstream_http_protocol_options)?;
+        refuse_http_filters(&http_filters, cx)?;
+        cx.unsupported("header_validation_config", &header_validation_config)?;
+        cx.unsupported("outlier_detection", &outlier_detection)?;
+        cx.unsupported("request_mirror_policies", &request_mirror_policies)?;
+        cx.unsupported("hash_policy", &hash_policy)?;
+        cx.unsupported("retry_policy", &retry_policy)?;
+        let common =
+            cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx))?;
+        let (protocol, http1, http2) = match upstream_protocol_options {
+            Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+                cx.at("explicit_http_config", |cx| lower_explicit(explicit, cx))?
+            }
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+                cx.at("use_downstream_protocol_config", |cx| lower_downstream(config, cx))?
+            }
+            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
+                return Err(cx.at("auto_config", |cx| cx.not_implemented("choosing the protocol by ALPN")));
+            }
+            None => return Err(cx.invalid("upstream_protocol_options is required")),
+        };
+        Ok(Self { protocol, common, http1, http2 })
+    }
+
+    fn lower_fields(proto: Protos, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let Protos { typed: _, common, http1, http2, selection, max_requests_per_connection } = proto;
+        let use_downstream = selection == ClusterProtocolSelection::UseDownstreamProtocol as i32;
+        if !use_downstream && http1.is_some() && http2.is_some() {
+            return Err(cx.invalid(
+                "both HTTP1 and HTTP2 options may only be configured with non-default 'protocol_selection' values",
+            ));
+        }
+        let protocol = match (use_downstream, &http2) {
+            (true, _) => UpstreamProtocol::Downstream,
+            (false, Some(_)) => UpstreamProtocol::Http2,
+            (false, None) => UpstreamProtocol::Http1,
+        };
+        let mut common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common, cx))?;
+        if let Some(max) = max_requests_per_connection {
+            common.max_requests_per_connection = Some(u64::from(max.value)).filter(|max| *max > 0);
+        }
+        let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http1, cx))?;
+        let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2, cx))?;
+        Ok(Self { protocol, common, http1, http2 })
+    }
+}
+
+type Versions = (UpstreamProtocol, Http1Options, Http2Options);
+
+fn lower_explicit(proto: ExplicitHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, Refused> {
+    match proto.protocol_config {
+        Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+            let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(Some(options), cx))?;
+            Ok((UpstreamProtocol::Http1, http1, Http2Options::default()))
+        }
+        Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+            let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(Some(options), cx))?;
+            Ok((UpstreamProtocol::Http2, Http1Options::default(), http2))
+        }
+        Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+            Err(cx.at("http3_protocol_options", |cx| cx.not_implemented("HTTP/3")))
+        }
+        None => Err(cx.invalid("protocol_config is required")),
+    }
+}
+
+/// Envoy: without `http2_protocol_options` the cluster speaks HTTP/1 alone, whatever came in.
+fn lower_downstream(proto: UseDownstreamHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, Refused> {
+    let UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options, http3_protocol_options } = proto;
+    cx.unsupported("http3_protocol_options", &http3_protocol_options)?;
+    let protocol =
+        if http2_protocol_options.is_some() { UpstreamProtocol::Downstream } else { UpstreamProtocol::Http1 };
+    let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx))?;
+    let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx))?;
+    Ok((protocol, http1, http2))
+}
+
+fn typed_options(
+    proto: &HashMap<String, Any>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<pb::HttpProtocolOptions>, Refused> {
+    let mut found = None;
+    for (key, any) in proto {
+        found = cx.at_key(key, |cx| match message_name(any) {
+            TYPED_KEY => any_as(any, cx).map(Some),
+            other => Err(cx.not_implemented(format_args!("{other} as protocol options of a cluster"))),
+        })?;
+    }
+    Ok(found)
+}
+
+/// A chain of the codec filter alone is what every cluster has anyway.
+fn refuse_http_filters(
+    proto: &[nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter],
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+    const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
+    let is_codec = |config: &Option<ConfigType>| match config {
+        Some(ConfigType::TypedConfig(any)) => message_name(any) == CODEC,
+        _ => false,
+    };
+    match proto {
+        [] => Ok(()),
+        [only] if is_codec(&only.config_type) => Ok(()),
+        _ => Err(cx.at("http_filters", |cx| cx.not_implemented("a chain of upstream HTTP filters"))),
+    }
+}

@@ -1,0 +1,183 @@
+use nuncio_filter_api::{Invalid, LowerEnv, NodeNames, Registry};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::config::endpoint::v3 as endpoint;
+use nuncio_proto::envoy::extensions::upstreams::http::v3 as upstreams;
+use nuncio_proto::google::protobuf;
+use prost::{Message, Name};
+
+use super::*;
+
+fn socket_address(host: &str, port: u32) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: host.to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    }
+}
+
+fn lb_endpoint(address: core::Address) -> endpoint::LbEndpoint {
+    let endpoint = endpoint::Endpoint { address: Some(address), ..Default::default() };
+    endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    }
+}
+
+fn assignment(hosts: &[&str]) -> endpoint::ClusterLoadAssignment {
+    let lb_endpoints = hosts.iter().map(|h| lb_endpoint(socket_address(h, 80))).collect();
+    endpoint::ClusterLoadAssignment {
+        cluster_name: "c".to_owned(),
+        endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn cluster(hosts: &[&str]) -> pb::Cluster {
+    pb::Cluster { name: "c".to_owned(), load_assignment: Some(assignment(hosts)), ..Default::default() }
+}
+
+fn lower(proto: pb::Cluster) -> Result<ClusterConfig, Vec<Invalid>> {
+    let env = LowerEnv {
+        registry: Registry::default(),
+        clusters: Arc::default(),
+        concurrency: 1,
+        node: NodeNames::default(),
+    };
+    let mut cx = LowerCx::new(&env);
+    let lowered = ClusterConfig::lower(proto, &mut cx);
+    let invalid = cx.finish();
+    assert_eq!(lowered.is_err(), !invalid.is_empty(), "a refusal is recorded exactly where lowering fails");
+    lowered.map_err(|_| invalid)
+}
+
+fn refusals(proto: pb::Cluster) -> Vec<String> {
+    lower(proto).expect_err("refused").iter().map(Invalid::to_string).collect()
+}
+
+#[test]
+fn a_cluster_that_says_nothing_has_envoys_defaults() {
+    let c = lower(cluster(&["127.0.0.1"])).unwrap();
+    assert_eq!((&*c.name.name, &*c.observable_name), ("c", "c"));
+    assert!(matches!(c.discovery, Discovery::Static));
+    assert_eq!((c.lb, c.panic_threshold), (LbPolicy::RoundRobin, 50));
+    assert_eq!((c.connect_timeout, c.buffer_limit), (Duration::from_secs(5), 1 << 20));
+    let limits = c.circuit_breakers.thresholds(Priority::High);
+    assert_eq!((limits.max_connections, limits.max_pending_requests), (1024, 1024));
+    assert_eq!((limits.max_requests, limits.max_retries), (1024, 3));
+    assert_eq!(c.http.protocol, UpstreamProtocol::Http1);
+    assert_eq!(c.http.common.idle_timeout, Some(Duration::from_secs(3600)));
+    assert_eq!(
+        c.endpoints[0].address,
+        EndpointAddress::Fixed("127.0.0.1:80".parse::<std::net::SocketAddr>().unwrap().into())
+    );
+    assert!(c.wait_for_warm);
+}
+
+#[test]
+fn an_idle_cluster_and_its_host_stay_small() {
+    assert!(size_of::<ClusterConfig>() + size_of::<Endpoint>() < 512, "{}", size_of::<ClusterConfig>());
+    let share = |n: &str| lower(cluster(&[n])).unwrap().http;
+    assert!(Arc::ptr_eq(&share("127.0.0.1"), &share("127.0.0.2")), "clusters without HTTP options share the defaults");
+}
+
+#[test]
+fn a_static_cluster_refuses_a_name() {
+    let said = refusals(cluster(&["example.com"]));
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with(
+        "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: malformed IP address: \
+         example.com. Consider"
+    ));
+}
+
+#[test]
+fn a_logical_dns_cluster_has_one_endpoint() {
+    let mut proto = cluster(&["a", "b"]);
+    proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32));
+    assert!(refusals(proto)[0].contains("LOGICAL_DNS clusters must have a single"));
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name_all_at_once() {
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.health_checks = vec![core::HealthCheck::default()];
+    proto.outlier_detection = Some(Default::default());
+    proto.ignore_health_on_host_removal = true;
+    let said = refusals(proto);
+    assert_eq!(
+        said,
+        [
+            "health_checks: not implemented yet",
+            "outlier_detection: not implemented yet",
+            "ignore_health_on_host_removal: not implemented yet"
+        ]
+    );
+}
+
+#[test]
+fn typed_options_choose_http2() {
+    use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config};
+    let http2 = core::Http2ProtocolOptions {
+        max_concurrent_streams: Some(protobuf::UInt32Value { value: 100 }),
+        ..Default::default()
+    };
+    let typed = upstreams::HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
+        })),
+        ..Default::default()
+    };
+    let name = upstreams::HttpProtocolOptions::full_name();
+    let any = protobuf::Any { type_url: format!("type.googleapis.com/{name}"), value: typed.encode_to_vec() };
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.typed_extension_protocol_options.insert(name, any);
+    let c = lower(proto).unwrap();
+    assert_eq!((c.http.protocol, c.http.http2.max_concurrent_streams), (UpstreamProtocol::Http2, 100));
+}
+
+#[test]
+fn legacy_options_choose_the_protocol() {
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.http2_protocol_options = Some(Default::default());
+    assert_eq!(lower(proto.clone()).unwrap().http.protocol, UpstreamProtocol::Http2);
+    proto.protocol_selection = 1;
+    assert_eq!(lower(proto.clone()).unwrap().http.protocol, UpstreamProtocol::Downstream);
+    proto.protocol_selection = 0;
+    proto.http_protocol_options = Some(Default::default());
+    assert!(refusals(proto)[0].contains("both HTTP1 and HTTP2 options"));
+}
+
+#[test]
+fn thresholds_are_found_by_priority() {
+    let mut proto = cluster(&["127.0.0.1"]);
+    let high = pb::circuit_breakers::Thresholds {
+        priority: 1,
+        max_requests: Some(protobuf::UInt32Value { value: 7 }),
+        ..Default::default()
+    };
+    proto.circuit_breakers = Some(pb::CircuitBreakers { thresholds: vec![high], ..Default::default() });
+    let breakers = lower(proto).unwrap().circuit_breakers;
+    assert_eq!(breakers.thresholds(Priority::High).max_requests, 7);
+    assert_eq!(breakers.thresholds(Priority::Default).max_requests, 1024);
+}
+
+#[test]
+fn dns_settings_are_read_from_the_newest_message_that_is_there() {
+    let mut proto = cluster(&["example.com"]);
+    proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
+    proto.use_tcp_for_dns_lookups = true;
+    let dns = |proto: pb::Cluster| match lower(proto).unwrap().discovery {
+        Discovery::StrictDns(dns) => dns,
+        _ => panic!("a STRICT_DNS cluster"),
+    };
+    let lowered = dns(proto.clone());
+    assert_eq!((lowered.refresh, lowered.family), (Duration::from_secs(5), DnsFamily::Auto));
+    assert!(lowered.resolver.use_tcp && lowered.resolver.servers.is_empty());
+    proto.dns_resolution_config =
+        Some(core::DnsResolutionConfig { resolvers: vec![socket_address("127.0.0.1", 0)], dns_resolver_options: None });
+    let lowered = dns(proto);
+    assert!(!lowered.resolver.use_tcp);
+    assert_eq!(lowered.resolver.servers, ["127.0.0.1:53".parse().unwrap()]);
+}
