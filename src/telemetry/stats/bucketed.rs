@@ -2,11 +2,18 @@
 
 use std::sync::OnceLock;
 
-/// Elements in the first bucket; each further bucket doubles the table.
-const FIRST: usize = 1 << FIRST_BITS;
-const FIRST_BITS: u32 = 9;
-/// Enough buckets for every u32 index.
-const BUCKETS: usize = 24;
+/// Elements in the first bucket; each further bucket is as large as all before it and one first bucket more.
+const FIRST: u32 = 512;
+/// Low bits of an address: the offset in its bucket.
+const OFFSET_BITS: u32 = 27;
+/// As many buckets as have offsets of that many bits: room for 268 million elements.
+const BUCKETS: usize = 19;
+
+/// Where an element is: its bucket and its offset there, packed.
+///
+/// An index would have to be split by its highest bit, which is slow on the processors that compilers target by
+/// default, and would cost a third of an increment. Consecutive addresses are neighbours within one bucket.
+pub(super) type Address = u32;
 
 /// A table of `T` in buckets of doubling size, each allocated when an element of it is first asked for.
 pub(super) struct Bucketed<T> {
@@ -20,15 +27,15 @@ impl<T> Bucketed<T> {
 
     /// The element, if its bucket exists.
     #[inline]
-    pub(super) fn existing(&self, index: u32) -> Option<&T> {
-        let (bucket, offset) = locate(index);
-        Some(&self.buckets[bucket].get()?[offset])
+    pub(super) fn existing(&self, address: Address) -> Option<&T> {
+        let (bucket, offset) = split(address);
+        self.buckets[bucket].get()?.get(offset)
     }
 
     /// The element, after `fill` has made its bucket from a length where there was none.
     #[inline]
-    pub(super) fn element(&self, index: u32, fill: fn(usize) -> Box<[T]>) -> &T {
-        let (bucket, offset) = locate(index);
+    pub(super) fn element(&self, address: Address, fill: fn(usize) -> Box<[T]>) -> &T {
+        let (bucket, offset) = split(address);
         match self.buckets[bucket].get() {
             Some(elements) => &elements[offset],
             None => &self.grow(bucket, fill)[offset],
@@ -37,46 +44,64 @@ impl<T> Bucketed<T> {
 
     #[cold]
     fn grow(&self, bucket: usize, fill: fn(usize) -> Box<[T]>) -> &[T] {
-        self.buckets[bucket].get_or_init(|| fill(FIRST << bucket))
+        self.buckets[bucket].get_or_init(|| fill(size(bucket)))
     }
 }
 
+/// The first address at or after `from` with `length` more in its bucket.
+pub(super) fn fit(from: Address, length: u32) -> Address {
+    let (mut bucket, offset) = split(from);
+    if offset + length as usize <= size(bucket) {
+        return from;
+    }
+    bucket += 1;
+    while length as usize > size(bucket) {
+        bucket += 1;
+    }
+    assert!(bucket < BUCKETS, "268 million metrics do not fit");
+    (bucket as Address) << OFFSET_BITS
+}
+
 #[inline]
-fn locate(index: u32) -> (usize, usize) {
-    let shifted = index as usize + FIRST;
-    let bucket = (shifted.ilog2() - FIRST_BITS) as usize;
-    (bucket, shifted - (FIRST << bucket))
+fn split(address: Address) -> (usize, usize) {
+    ((address >> OFFSET_BITS) as usize, (address & ((1 << OFFSET_BITS) - 1)) as usize)
+}
+
+const fn size(bucket: usize) -> usize {
+    (FIRST as usize) << bucket
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: Address = 1 << OFFSET_BITS;
+
     fn zeros(length: usize) -> Box<[u32]> {
         vec![0; length].into()
     }
 
     #[test]
-    fn neighbours_across_a_bucket_border_are_distinct() {
-        assert_eq!(locate(0), (0, 0));
-        assert_eq!(locate(511), (0, 511));
-        assert_eq!(locate(512), (1, 0));
-        assert_eq!(locate(1535), (1, 1023));
-        assert_eq!(locate(1536), (2, 0));
+    fn a_range_never_crosses_into_another_bucket() {
+        assert_eq!(fit(0, 512), 0);
+        assert_eq!(fit(500, 12), 500);
+        assert_eq!(fit(500, 13), SECOND);
+        assert_eq!(fit(512, 1), SECOND);
+        assert_eq!(fit(0, 1025), 2 * SECOND);
     }
 
     #[test]
-    fn the_last_index_has_a_bucket() {
-        let (bucket, offset) = locate(u32::MAX);
-        assert!(bucket < BUCKETS && offset < FIRST << bucket);
+    fn the_last_bucket_is_as_large_as_its_offsets() {
+        assert_eq!(size(BUCKETS - 1), 1 << OFFSET_BITS);
     }
 
     #[test]
     fn a_bucket_exists_only_after_it_was_asked_for() {
         let table = Bucketed::new();
-        assert!(table.existing(600).is_none());
-        assert_eq!(*table.element(600, zeros), 0);
-        assert!(table.existing(601).is_some());
+        assert!(table.existing(SECOND).is_none());
+        assert_eq!(*table.element(SECOND, zeros), 0);
+        assert!(table.existing(SECOND + 1023).is_some());
+        assert!(table.existing(SECOND + 1024).is_none());
         assert!(table.existing(0).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! The shards of one store, and which of their slots are taken.
 
+use super::bucketed::{self, Address};
 use super::histogram::Bins;
 use super::shard::{Shard, WorkerShard};
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ pub(super) struct Shards(Vec<Arc<Shard>>);
 
 #[derive(Default)]
 struct Slots {
-    next: u32,
+    next: Address,
     /// Ranges given back, by length: schemas are few, so a range is soon taken again whole.
     free: BTreeMap<u32, Vec<u32>>,
 }
@@ -118,8 +119,8 @@ impl Slots {
         if let Some(base) = self.free.get_mut(&length).and_then(Vec::pop) {
             return base;
         }
-        let base = self.next;
-        self.next = base.checked_add(length).expect("four thousand million metrics do not fit into memory");
+        let base = bucketed::fit(self.next, length);
+        self.next = base + length;
         base
     }
 

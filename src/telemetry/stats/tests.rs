@@ -4,6 +4,8 @@ use super::render::{Query, render_text};
 use super::{Store, Unit};
 use std::thread;
 
+mod cost;
+
 crate::stats! {
     pub(crate) struct TestStats {
         rq_total: Counter,
