@@ -21,6 +21,7 @@ mod schema;
 mod scope;
 mod shard;
 mod store;
+mod tags;
 
 pub use block::{Block, Counter, Gauge, Histogram};
 pub use histogram::Merged;

@@ -30,8 +30,7 @@ pub struct Counter<'a> {
 
 /// A number that goes up and down.
 ///
-/// Either all its users add and subtract, or all set it. Each part holds the value doubled plus one, so that a gauge
-/// that is back at zero still differs from one that was never written.
+/// Either all its users add and subtract, or all set it.
 #[derive(Clone, Copy)]
 pub struct Gauge<'a> {
     block: &'a Block,
@@ -78,8 +77,7 @@ impl Block {
     }
 
     pub(super) fn reset_counters(&self) {
-        let values = self.schema.metrics.iter().filter(|metric| !matches!(metric.kind, Kind::Histogram(_)));
-        for (position, metric) in (0..).zip(values) {
+        for (metric, position) in self.schema.metrics() {
             if metric.kind == Kind::Counter {
                 Counter::new(self, position).reset();
             }
@@ -202,18 +200,31 @@ impl<'a> Gauge<'a> {
 
     #[inline]
     pub fn add(self, amount: u64) {
-        self.change(amount.wrapping_mul(2));
+        let slot = self.block.value_slot(self.position);
+        match Shard::current(&self.block.memory) {
+            Some(shard) => {
+                let word = shard.value(slot);
+                word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+                shard.value(slot + 1).store(1, Ordering::Relaxed);
+            }
+            None => {
+                let shared = &self.block.memory.shared;
+                shared.value(slot).fetch_add(amount, Ordering::Relaxed);
+                shared.value(slot + 1).store(1, Ordering::Relaxed);
+            }
+        }
     }
 
     #[inline]
     pub fn sub(self, amount: u64) {
-        self.change(amount.wrapping_mul(2).wrapping_neg());
+        self.add(amount.wrapping_neg());
     }
 
-    /// Replaces the value, on any thread; the last one wins. At most 2^63 - 1.
+    /// Replaces the value, on any thread; the last one wins.
     pub fn set(self, value: u64) {
         let slot = self.block.value_slot(self.position);
-        self.block.memory.shared.value(slot).store(value << 1 | 1, Ordering::Relaxed);
+        self.block.memory.shared.value(slot).store(value, Ordering::Relaxed);
+        self.block.memory.shared.value(slot + 1).store(1, Ordering::Relaxed);
     }
 
     /// The sum of all shards.
@@ -221,31 +232,13 @@ impl<'a> Gauge<'a> {
         self.read(&self.block.memory.shards()).unwrap_or(0)
     }
 
-    /// The value, if it was ever written; not below zero, where a reader can see it between two shards.
+    /// The value, if it was ever written.
     pub(super) fn read(self, shards: &Shards) -> Option<u64> {
         let slot = self.block.value_slots().nth(self.position as usize)?;
-        let (mut sum, mut used) = (0_i64, false);
-        for word in shards.words(slot) {
-            sum = sum.wrapping_add(word as i64 >> 1);
-            used |= word != 0;
-        }
-        used.then_some(sum.max(0) as u64)
-    }
-
-    #[inline]
-    fn change(self, doubled: u64) {
-        let slot = self.block.value_slot(self.position);
-        match Shard::current(&self.block.memory) {
-            Some(shard) => {
-                let word = shard.value(slot);
-                word.store(word.load(Ordering::Relaxed).wrapping_add(doubled) | 1, Ordering::Relaxed);
-            }
-            None => {
-                let word = self.block.memory.shared.value(slot);
-                word.fetch_add(doubled, Ordering::Relaxed);
-                word.fetch_or(1, Ordering::Relaxed);
-            }
-        }
+        let sum = shards.words(slot).fold(0, u64::wrapping_add);
+        // Between two shards a reader may see what one thread took before what another had added: that is zero.
+        let below_zero = sum >= (u64::MAX << 32);
+        shards.words(slot + 1).any(|used| used != 0).then_some(if below_zero { 0 } else { sum })
     }
 }
 

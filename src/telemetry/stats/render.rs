@@ -1,29 +1,30 @@
 //! The store as text, in the formats of Envoy's admin.
 
 mod entries;
+mod json;
+mod prometheus;
+mod query;
 mod text;
 
-pub use text::render_text;
+pub use query::{Buckets, Format, Query, QueryError, Types};
 
-use regex::Regex;
+use super::Store;
 
-/// Which metrics to print.
-#[derive(Clone, Debug, Default)]
-pub struct Query {
-    /// Only metrics that were ever written.
-    pub used_only: bool,
-    /// Only metrics whose full name this finds.
-    pub filter: Option<Regex>,
-    pub types: Types,
+/// Appends the metrics that `query` selects, in its format.
+pub fn render(store: &Store, query: &Query, out: &mut String) {
+    match query.format {
+        Format::Text => text::render(store, query, out),
+        Format::Json => json::render(store, query, out),
+        Format::Prometheus => prometheus::render(store, query, out),
+    }
 }
 
-/// Which kinds of metrics to print.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Types {
-    #[default]
-    All,
-    Counters,
-    Gauges,
-    Histograms,
-    TextReadouts,
-}
+/// The quantiles that Envoy prints.
+const QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
+
+/// Envoy's default upper bounds.
+const BOUNDS: [f64; 19] =
+    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
+
+#[cfg(test)]
+mod tests;

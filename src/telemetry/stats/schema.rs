@@ -39,28 +39,44 @@ impl Schema {
         let (values, histograms) = count(metrics, metrics.len());
         Self { metrics, values, histograms }
     }
-}
 
-impl Kind {
-    const fn is_histogram(self) -> bool {
-        matches!(self, Kind::Histogram(_))
+    /// The metrics and their positions.
+    pub(super) fn metrics(&self) -> impl Iterator<Item = (&'static Metric, u32)> {
+        let (mut values, mut histograms) = (0, 0);
+        self.metrics.iter().map(move |metric| {
+            let position = if matches!(metric.kind, Kind::Histogram(_)) { histograms } else { values };
+            let slots = metric.kind.slots();
+            values += slots.0;
+            histograms += slots.1;
+            (metric, position)
+        })
     }
 }
 
-/// Position of a metric among those of its storage class: counters and gauges share one, histograms have the other.
+impl Kind {
+    /// Words and histograms that a metric of this kind takes in a shard.
+    const fn slots(self) -> (u32, u32) {
+        match self {
+            Kind::Counter => (1, 0),
+            // A gauge that is back at zero must differ from one that was never written.
+            Kind::Gauge => (2, 0),
+            Kind::Histogram(_) => (0, 1),
+        }
+    }
+}
+
+/// First slot of a metric among those of its class: counters and gauges share one, histograms have the other.
 pub const fn position(metrics: &[Metric], index: usize) -> u32 {
     let (values, histograms) = count(metrics, index);
-    if metrics[index].kind.is_histogram() { histograms } else { values }
+    if matches!(metrics[index].kind, Kind::Histogram(_)) { histograms } else { values }
 }
 
 const fn count(metrics: &[Metric], end: usize) -> (u32, u32) {
     let (mut values, mut histograms, mut i) = (0, 0, 0);
     while i < end {
-        if metrics[i].kind.is_histogram() {
-            histograms += 1;
-        } else {
-            values += 1;
-        }
+        let slots = metrics[i].kind.slots();
+        values += slots.0;
+        histograms += slots.1;
         i += 1;
     }
     (values, histograms)
@@ -100,7 +116,8 @@ macro_rules! stats {
         const _: () = {
             use $crate::stats::{Kind, Metric, Schema};
 
-            #[allow(non_camel_case_types, clippy::enum_variant_names)]
+            // A metric is there to be seen, also while nothing counts it.
+            #[allow(dead_code, non_camel_case_types, clippy::enum_variant_names)]
             enum Index { $($field),* }
 
             const METRICS: &[Metric] = &[$(Metric {
@@ -111,6 +128,7 @@ macro_rules! stats {
 
             static SCHEMA: Schema = Schema::new(METRICS);
 
+            #[allow(dead_code)]
             impl $name {
                 /// The block of these metrics under `scope`: the living one, if there is one.
                 $vis fn new(scope: &$crate::stats::Scope) -> Self {

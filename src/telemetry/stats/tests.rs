@@ -1,6 +1,6 @@
 //! The store seen from outside.
 
-use super::render::{Query, render_text};
+use super::render::{Query, render};
 use super::{Store, Unit};
 use std::thread;
 
@@ -17,7 +17,7 @@ crate::stats! {
 
 fn text(store: &Store, query: Query) -> String {
     let mut out = String::new();
-    render_text(store, &query, &mut out);
+    render(store, &query, &mut out);
     out
 }
 
@@ -75,10 +75,24 @@ fn a_gauge_taken_down_by_another_thread_is_zero() {
         });
     });
     assert_eq!(stats.cx_open().value(), 0);
+}
+
+#[test]
+fn the_last_to_set_a_gauge_wins() {
+    let store = Store::new();
+    let stats = TestStats::new(&store.scope("c"));
     stats.cx_open().set(4_294_967_295);
+    let _shard = store.register_worker(0);
     stats.cx_open().set(9);
-    stats.cx_open().add(3);
-    assert_eq!(stats.cx_open().value(), 11);
+    assert_eq!(stats.cx_open().value(), 9);
+}
+
+#[test]
+fn a_gauge_holds_a_hash_of_64_bits() {
+    let store = Store::new();
+    let stats = TestStats::new(&store.scope("c"));
+    stats.cx_open().set(17_241_709_254_077_376_921);
+    assert_eq!(stats.cx_open().value(), 17_241_709_254_077_376_921);
 }
 
 #[test]

@@ -49,9 +49,24 @@ impl Merged {
         self.used().map(|bin| bin.middle() * bin.count as f64).sum()
     }
 
-    /// Number of values in bins that do not begin above `limit`.
-    pub fn count_up_to(&self, limit: f64) -> u64 {
-        self.used().take_while(|bin| bin.lower <= limit).map(|bin| bin.count).sum()
+    /// For each of the ascending `bounds`, the number of values in bins that do not begin above it.
+    pub fn cumulative(&self, bounds: &[f64]) -> Vec<u64> {
+        let mut bins = self.used().peekable();
+        let mut sum = 0;
+        let counts = bounds.iter().map(|bound| {
+            while let Some(bin) = bins.next_if(|bin| bin.lower <= *bound) {
+                sum += bin.count;
+            }
+            sum
+        });
+        counts.collect()
+    }
+
+    /// For each of the ascending `bounds`, the number of values that the bound before it does not count.
+    pub fn disjoint(&self, bounds: &[f64]) -> Vec<u64> {
+        let mut before = 0;
+        let cumulative = self.cumulative(bounds);
+        cumulative.into_iter().map(|count| count - std::mem::replace(&mut before, count)).collect()
     }
 
     /// The values at `quantiles`, which ascend from 0 to 1; nothing recorded gives none.

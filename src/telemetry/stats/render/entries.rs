@@ -1,17 +1,28 @@
 //! The metrics that a query selects, in the order of their names.
 
-use super::{Query, Types};
+use super::Query;
+use super::query::{Format, Types};
 use crate::stats::block::{Block, Counter, Gauge, Histogram};
 use crate::stats::memory::Shards;
 use crate::stats::schema::{Kind, Metric};
+use crate::stats::scope::Text;
 use crate::stats::{Merged, Store};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Blocks and shards held while a rendering lasts.
-pub(super) struct Snapshot {
+pub(super) struct Snapshot<'a> {
+    store: &'a Store,
     blocks: Vec<Arc<Block>>,
     shards: Shards,
+}
+
+/// What a histogram holds.
+pub(super) struct Recorded {
+    /// Of the last whole interval.
+    pub(super) interval: Merged,
+    /// Since the start.
+    pub(super) total: Merged,
 }
 
 /// One metric of a snapshot.
@@ -24,12 +35,12 @@ pub(super) struct Entry<'a> {
 
 // === impl Snapshot ===
 
-impl Snapshot {
-    pub(super) fn new(store: &Store) -> Self {
+impl<'s> Snapshot<'s> {
+    pub(super) fn new(store: &'s Store) -> Self {
         let mut blocks = store.blocks();
         // Sorting the entries goes fast where they come in long sorted runs.
         blocks.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix));
-        Self { blocks, shards: store.shards() }
+        Self { store, blocks, shards: store.shards() }
     }
 
     /// The selected metrics for which `kinds` holds, by name.
@@ -39,9 +50,10 @@ impl Snapshot {
             .blocks
             .iter()
             .flat_map(|block| Entry::all(block))
-            .filter(|entry| kinds(entry.metric.kind) && query.types.include(entry.metric.kind))
+            .filter(|entry| kinds(entry.metric.kind))
+            .filter(|entry| query.format == Format::Prometheus || query.types.include(entry.metric.kind))
             .filter(|entry| !(query.used_only || entry.metric.when_used) || entry.used(&self.shards))
-            .filter(|entry| query.filter.as_ref().is_none_or(|filter| filter.is_match(entry.name(&mut name))))
+            .filter(|entry| query.filter.is_none() || query.selects(entry.name(&mut name)))
             .collect();
         entries.sort_by(Entry::by_name);
         entries
@@ -51,8 +63,23 @@ impl Snapshot {
         entry.value(&self.shards).unwrap_or(0)
     }
 
-    pub(super) fn histogram(&self, entry: &Entry<'_>) -> Merged {
-        Histogram::new(entry.block, entry.position).read(&self.shards)
+    pub(super) fn histogram(&self, entry: &Entry<'_>) -> Recorded {
+        let slot = entry.histogram_slot();
+        Recorded {
+            interval: slot.map(|slot| self.store.interval(slot)).unwrap_or_default(),
+            total: Histogram::new(entry.block, entry.position).read(&self.shards),
+        }
+    }
+
+    /// The selected text readouts, by name.
+    pub(super) fn texts(&self, query: &Query) -> Vec<Arc<Text>> {
+        if !matches!(query.types, Types::All | Types::TextReadouts) && query.format != Format::Prometheus {
+            return Vec::new();
+        }
+        let mut texts = self.store.texts();
+        texts.retain(|text| query.selects(&text.name));
+        texts.sort_by(|a, b| a.name.cmp(&b.name));
+        texts
     }
 }
 
@@ -60,14 +87,7 @@ impl Snapshot {
 
 impl<'a> Entry<'a> {
     fn all(block: &'a Block) -> impl Iterator<Item = Self> {
-        let (mut values, mut histograms) = (0.., 0..);
-        block.schema.metrics.iter().filter_map(move |metric| {
-            let position = match metric.kind {
-                Kind::Counter | Kind::Gauge => values.next(),
-                Kind::Histogram(_) => histograms.next(),
-            };
-            Some(Self { block, metric, position: position? })
-        })
+        block.schema.metrics().map(move |(metric, position)| Self { block, metric, position })
     }
 
     /// The full name, written into `buffer`.
@@ -84,7 +104,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The slot of a histogram, if it has one.
-    pub(super) fn histogram_slot(&self) -> Option<u32> {
+    fn histogram_slot(&self) -> Option<u32> {
         self.block.histogram_slots().nth(self.position as usize)
     }
 
@@ -108,20 +128,6 @@ impl<'a> Entry<'a> {
         match self.metric.kind {
             Kind::Counter | Kind::Gauge => self.value(shards).is_some(),
             Kind::Histogram(_) => self.histogram_slot().is_some_and(|slot| shards.bins(slot).any(|b| b.count() != 0)),
-        }
-    }
-}
-
-// === impl Types ===
-
-impl Types {
-    fn include(self, kind: Kind) -> bool {
-        match self {
-            Types::All => true,
-            Types::Counters => kind == Kind::Counter,
-            Types::Gauges => kind == Kind::Gauge,
-            Types::Histograms => matches!(kind, Kind::Histogram(_)),
-            Types::TextReadouts => false,
         }
     }
 }

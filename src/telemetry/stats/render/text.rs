@@ -1,65 +1,78 @@
 //! `/stats` as plain text.
 
-use super::entries::Snapshot;
-use super::{Query, Types};
+use super::entries::{Recorded, Snapshot};
+use super::{BOUNDS, Buckets, QUANTILES, Query};
 use crate::stats::memory::lock;
 use crate::stats::{Kind, Merged, Store};
 use std::fmt::Write;
 
-/// The quantiles that Envoy prints, and how it names them.
-const QUANTILES: [(f64, &str); 10] = [
-    (0.0, "P0"),
-    (0.25, "P25"),
-    (0.5, "P50"),
-    (0.75, "P75"),
-    (0.9, "P90"),
-    (0.95, "P95"),
-    (0.99, "P99"),
-    (0.995, "P99.5"),
-    (0.999, "P99.9"),
-    (1.0, "P100"),
-];
-
-/// Appends one line for each metric: text readouts, then counters and gauges, then histograms, each by name.
-pub fn render_text(store: &Store, query: &Query, out: &mut String) {
-    text_readouts(store, query, out);
+/// A line for each metric: text readouts, then counters and gauges, then histograms, each by name.
+pub(super) fn render(store: &Store, query: &Query, out: &mut String) {
     let snapshot = Snapshot::new(store);
+    for text in snapshot.texts(query) {
+        let _ = writeln!(out, "{}: \"{}\"", text.name, lock(&text.value));
+    }
     for entry in snapshot.entries(query, |kind| matches!(kind, Kind::Counter | Kind::Gauge)) {
         entry.parts().into_iter().for_each(|part| out.push_str(part));
         let _ = writeln!(out, ": {}", snapshot.value(&entry));
     }
     for entry in snapshot.entries(query, |kind| matches!(kind, Kind::Histogram(_))) {
         entry.parts().into_iter().for_each(|part| out.push_str(part));
-        let interval = entry.histogram_slot().map(|slot| store.interval(slot)).unwrap_or_default();
-        summary(&interval, &snapshot.histogram(&entry), out);
+        histogram(&snapshot.histogram(&entry), query.buckets, out);
     }
 }
 
-fn text_readouts(store: &Store, query: &Query, out: &mut String) {
-    if !matches!(query.types, Types::All | Types::TextReadouts) {
-        return;
+fn histogram(recorded: &Recorded, buckets: Buckets, out: &mut String) {
+    let Recorded { interval, total } = recorded;
+    if total.is_empty() {
+        out.push_str(": No recorded values");
+    } else {
+        match buckets {
+            Buckets::Unset | Buckets::Summary => quantiles(recorded, ": ", out),
+            Buckets::Cumulative => counts(&interval.cumulative(&BOUNDS), &total.cumulative(&BOUNDS), out),
+            Buckets::Disjoint => counts(&interval.disjoint(&BOUNDS), &total.disjoint(&BOUNDS), out),
+            Buckets::Detailed => {
+                out.push_str(":\n  totals=");
+                bins(total, out);
+                out.push_str("\n  intervals=");
+                bins(interval, out);
+                quantiles(recorded, "\n  summary=", out);
+            }
+        }
     }
-    let mut texts = store.texts();
-    texts.retain(|text| query.filter.as_ref().is_none_or(|filter| filter.is_match(&text.name)));
-    texts.sort_by(|a, b| a.name.cmp(&b.name));
-    for text in texts {
-        let _ = writeln!(out, "{}: \"{}\"", text.name, lock(&text.value));
-    }
+    out.push('\n');
 }
 
-fn summary(interval: &Merged, total: &Merged, out: &mut String) {
-    let quantiles = QUANTILES.map(|(quantile, _)| quantile);
-    let Some(total) = total.quantiles(&quantiles) else {
-        out.push_str(": No recorded values\n");
-        return;
-    };
-    let interval = interval.quantiles(&quantiles).unwrap_or_else(|| vec![f64::NAN; QUANTILES.len()]);
-    let mut separator = ": ";
-    for (((_, name), interval), total) in QUANTILES.into_iter().zip(interval).zip(total) {
-        let _ = write!(out, "{separator}{name}(");
+fn quantiles(recorded: &Recorded, mut separator: &str, out: &mut String) {
+    let nothing = || vec![f64::NAN; QUANTILES.len()];
+    let interval = recorded.interval.quantiles(&QUANTILES).unwrap_or_else(nothing);
+    let total = recorded.total.quantiles(&QUANTILES).unwrap_or_else(nothing);
+    for ((quantile, interval), total) in QUANTILES.into_iter().zip(interval).zip(total) {
+        // 0.995 times 100 would be 99.5 and some more.
+        let _ = write!(out, "{separator}P{}(", quantile * 1000.0 / 10.0);
         let _ = if interval.is_nan() { write!(out, "nan") } else { write!(out, "{interval}") };
         let _ = write!(out, ",{total})");
         separator = " ";
     }
-    out.push('\n');
+}
+
+fn counts(interval: &[u64], total: &[u64], out: &mut String) {
+    let mut separator = ": ";
+    for ((bound, interval), total) in BOUNDS.into_iter().zip(interval).zip(total) {
+        // Envoy prints six significant digits, and from a million on an exponent.
+        let _ = if bound >= 1e6 {
+            write!(out, "{separator}B{}e+06({interval},{total})", bound / 1e6)
+        } else {
+            write!(out, "{separator}B{bound}({interval},{total})")
+        };
+        separator = " ";
+    }
+}
+
+fn bins(histogram: &Merged, out: &mut String) {
+    let mut separator = "";
+    for bin in histogram.used() {
+        let _ = write!(out, "{separator}{},{}:{}", bin.lower, bin.width, bin.count);
+        separator = ", ";
+    }
 }

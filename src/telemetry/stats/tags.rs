@@ -1,0 +1,196 @@
+//! Which parts of a name are tags: Envoy's default rules.
+//!
+//! Envoy finds tags in finished names, also where a name's own dots lead it astray (the cluster `a.b` has the tag `a`
+//! and metrics called `cluster.b.*`), and dashboards are built on what it finds. So we look where it looks, but once
+//! for each prefix and only when somebody reads.
+
+/// A prefix without its tags.
+#[derive(Debug, PartialEq)]
+pub(super) struct Prefix<'a> {
+    pub(super) name: String,
+    /// Names and values, in Envoy's order.
+    pub(super) tags: Vec<(&'static str, &'a str)>,
+}
+
+/// A metric's own name without a response code at its end, which is a tag.
+#[derive(Debug, PartialEq)]
+pub(super) struct Suffix<'a> {
+    /// The name in two pieces, between which the tag was cut out.
+    pub(super) name: [&'a str; 2],
+    pub(super) tag: Option<(&'static str, &'a str)>,
+}
+
+/// A tag is the token at `$`; `*` is any one token, and a rule holds for names that go on after it.
+const RULES: [(&str, &str); 10] = [
+    ("envoy.http_user_agent", "http.*.user_agent.$"),
+    ("envoy.virtual_cluster", "vhost.*.vcluster.$"),
+    ("envoy.fault_downstream_cluster", "http.*.fault.$"),
+    ("envoy.tcp_prefix", "tcp.$"),
+    ("envoy.udp_prefix", "udp.$"),
+    ("envoy.ratelimit_prefix", "ratelimit.$"),
+    ("envoy.cluster_name", "cluster.$"),
+    ("envoy.http_conn_manager_prefix", "http.$"),
+    ("envoy.virtual_host", "vhost.$"),
+    ("envoy.route", "vhost.*.route.$"),
+];
+
+impl<'a> Prefix<'a> {
+    /// Finds the tags in what comes before the last part of a name.
+    pub(super) fn new(prefix: &'a str) -> Self {
+        let mut tokens: Vec<&'a str> = prefix.split('.').collect();
+        let mut tags = Vec::new();
+        match tokens[0] {
+            "listener" => listener(prefix, &mut tokens, &mut tags),
+            "http" => route_config(prefix, &mut tokens, &mut tags),
+            _ => worker(1, &mut tokens, &mut tags),
+        }
+        let tagged: Vec<_> = RULES.iter().filter_map(|(tag, rule)| Some((*tag, find(rule, &tokens)?))).collect();
+        tags.extend(tagged.iter().map(|(tag, at)| (*tag, tokens[*at])));
+        tagged.iter().for_each(|(_, at)| tokens[*at] = "");
+        tokens.retain(|token| !token.is_empty());
+        Self { name: tokens.join("."), tags }
+    }
+}
+
+/// Position of the token at `$`, where the rule holds for the beginning of the name.
+fn find(rule: &str, tokens: &[&str]) -> Option<usize> {
+    let (mut at, mut length) = (None, 0);
+    for (position, pattern) in rule.split('.').enumerate() {
+        let token = tokens.get(position).filter(|token| !token.is_empty())?;
+        match pattern {
+            "$" => at = Some(position),
+            "*" => {}
+            literal if literal != *token => return None,
+            _ => {}
+        }
+        length = position;
+    }
+    at.filter(|at| *at <= length)
+}
+
+/// `listener.<address>.[http.<prefix>.|worker_<id>.]`: the address is an IPv4 address and port, or one token.
+fn listener<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    if let Some(http) = tokens.iter().skip(1).position(|token| *token == "http").map(|at| at + 2)
+        && http < tokens.len()
+    {
+        tags.push(("envoy.http_conn_manager_prefix", std::mem::take(&mut tokens[http])));
+    }
+    if tokens.get(1).is_none_or(|token| *token == "admin") {
+        return;
+    }
+    let length = if is_ipv4_and_port(&tokens[1..]) { 4 } else { 1 };
+    worker(1 + length, tokens, tags);
+    let start = "listener.".len();
+    let end = start + tokens[1..=length].iter().map(|token| token.len() + 1).sum::<usize>() - 1;
+    tags.push(("envoy.listener_address", &prefix[start..end]));
+    tokens[1..=length].fill("");
+}
+
+fn is_ipv4_and_port(tokens: &[&str]) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let [a, b, c, rest, ..] = tokens else { return false };
+    let Some((d, port)) = rest.split_once('_') else { return false };
+    [a, b, c, d, port].into_iter().all(digits)
+}
+
+/// `worker_<id>` at a position becomes `worker` and the tag.
+fn worker<'a>(at: usize, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    let Some(id) = tokens.get(at).and_then(|token| token.strip_prefix("worker_")) else { return };
+    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) {
+        tags.push(("envoy.worker_id", id));
+        tokens[at] = "worker";
+    }
+}
+
+/// `http.<prefix>.rds.<route configuration>`, whose name may have dots.
+fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    if tokens.len() > 3 && tokens[2] == "rds" {
+        let start = tokens[..3].iter().map(|token| token.len() + 1).sum::<usize>();
+        tags.push(("envoy.rds_route_config", &prefix[start..]));
+        tokens[3..].fill("");
+    }
+}
+
+impl<'a> Suffix<'a> {
+    /// Cuts `_503` out of `upstream_rq_503`, and the `5` out of `upstream_rq_5xx`.
+    pub(super) fn new(name: &'a str) -> Self {
+        let whole = Self { name: [name, ""], tag: None };
+        let Some((start, end)) = name.len().checked_sub(3).and_then(|at| name.split_at_checked(at)) else {
+            return whole;
+        };
+        if !start.ends_with("_rq_") {
+            return whole;
+        }
+        match end.as_bytes() {
+            [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => {
+                Self { name: [&start[..start.len() - 1], ""], tag: Some(("envoy.response_code", end)) }
+            }
+            [b'0'..=b'9', b'x', b'x'] => {
+                Self { name: [start, &end[1..]], tag: Some(("envoy.response_code_class", &end[..1])) }
+            }
+            _ => whole,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(prefix: &str, name: &str, tags: &[(&str, &str)]) {
+        let found = Prefix::new(prefix);
+        let found_tags: Vec<_> = found.tags.iter().map(|(tag, value)| (&tag["envoy.".len()..], *value)).collect();
+        assert_eq!((&*found.name, &*found_tags), (name, tags), "{prefix}");
+    }
+
+    #[test]
+    fn envoy_finds_the_same_tags() {
+        check("server", "server", &[]);
+        check("server.worker_1", "server.worker", &[("worker_id", "1")]);
+        check("server.main_thread", "server.main_thread", &[]);
+        check("cluster.c", "cluster", &[("cluster_name", "c")]);
+        check("cluster.a.b.external", "cluster.b.external", &[("cluster_name", "a")]);
+        check("cluster_manager", "cluster_manager", &[]);
+        check("http.in", "http", &[("http_conn_manager_prefix", "in")]);
+        check("tcp.my.tcp", "tcp.tcp", &[("tcp_prefix", "my")]);
+        check("http.in.rds.ro.ute", "http.rds", &[("rds_route_config", "ro.ute"), ("http_conn_manager_prefix", "in")]);
+        check(
+            "http.in.fault.k",
+            "http.fault",
+            &[("fault_downstream_cluster", "k"), ("http_conn_manager_prefix", "in")],
+        );
+        check("vhost.v.vcluster.x", "vhost.vcluster", &[("virtual_cluster", "x"), ("virtual_host", "v")]);
+        check("vhost.v.route.x", "vhost.route", &[("virtual_host", "v"), ("route", "x")]);
+    }
+
+    #[test]
+    fn a_listener_is_known_by_address_or_first_token() {
+        check("listener.127.0.0.1_80", "listener", &[("listener_address", "127.0.0.1_80")]);
+        check("listener.[__1]_80", "listener", &[("listener_address", "[__1]_80")]);
+        check("listener./tmp/u.sock", "listener.sock", &[("listener_address", "/tmp/u")]);
+        check("listener.admin.main_thread", "listener.admin.main_thread", &[]);
+        check(
+            "listener.127.0.0.1_80.worker_0",
+            "listener.worker",
+            &[("worker_id", "0"), ("listener_address", "127.0.0.1_80")],
+        );
+        check("listener.a.b.worker_0", "listener.b.worker_0", &[("listener_address", "a")]);
+        check(
+            "listener.127.0.0.1_80.http.in",
+            "listener.http",
+            &[("http_conn_manager_prefix", "in"), ("listener_address", "127.0.0.1_80")],
+        );
+        check("listener.admin.http.admin", "listener.admin.http", &[("http_conn_manager_prefix", "admin")]);
+    }
+
+    #[test]
+    fn a_response_code_at_the_end_is_a_tag() {
+        let code = Suffix { name: ["upstream_rq", ""], tag: Some(("envoy.response_code", "503")) };
+        assert_eq!(Suffix::new("upstream_rq_503"), code);
+        let class = Suffix { name: ["downstream_rq_", "xx"], tag: Some(("envoy.response_code_class", "5")) };
+        assert_eq!(Suffix::new("downstream_rq_5xx"), class);
+        for whole in ["upstream_rq_total", "rq_1234", "rq", "upstream_rq_é"] {
+            assert_eq!(Suffix::new(whole), Suffix { name: [whole, ""], tag: None });
+        }
+    }
+}
