@@ -101,8 +101,9 @@ pub trait HttpFilter {
 
 /// A filter as configured: shared by all workers.
 pub trait HttpFilterConfig: Send + Sync {
-    /// The filter of one stream. Its per-route configuration is found in `cx`.
-    fn instantiate(self: Arc<Self>, cx: &StreamCx) -> Box<dyn HttpFilter>;
+    /// The filter of one stream. `name` is its name in the chain, by which it finds its per-route configuration:
+    /// `cx.route().filter_config(name)`.
+    fn instantiate(self: Arc<Self>, name: &Arc<str>, cx: &StreamCx) -> Box<dyn HttpFilter>;
 
     /// Whether it must be the last of its chain.
     fn is_terminal(&self) -> bool {

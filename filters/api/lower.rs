@@ -46,6 +46,8 @@ pub struct LowerEnv {
     pub registry: Registry,
     /// Interner of cluster names.
     pub clusters: Arc<ClusterNames>,
+    /// Stats that lowered config resolves its handles in.
+    pub stats: nuncio_telemetry::stats::Store,
     /// Number of workers.
     pub concurrency: usize,
     /// `node` of the bootstrap after the command line's overrides: id, cluster and zone.

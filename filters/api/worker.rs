@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::{ServerState, Upstreams};
+use crate::{DateCache, ServerState, Upstreams};
 
 /// What belongs to one worker thread and is handed down instead of globals: clock, randomness, upstreams.
 pub struct Worker {
@@ -15,6 +15,8 @@ pub struct Worker {
     pub clock: Clock,
     /// The worker's randomness.
     pub rng: Rng,
+    /// The Date header of this second.
+    pub date: DateCache,
     /// State of the process.
     pub server: Arc<ServerState>,
     upstreams: OnceCell<Rc<dyn Upstreams>>,
@@ -23,7 +25,7 @@ pub struct Worker {
 impl Worker {
     /// A worker without upstreams; [`Worker::set_upstreams`] follows before it serves.
     pub fn new(index: usize, rng: Rng, server: Arc<ServerState>) -> Self {
-        Self { index, clock: Clock::new(), rng, server, upstreams: OnceCell::new() }
+        Self { index, clock: Clock::new(), rng, date: DateCache::default(), server, upstreams: OnceCell::new() }
     }
 
     /// Gives the worker its upstreams, once.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::{Address, ResponseFlag, ResponseFlags};
 
 /// The HTTP version spoken on one side of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// HTTP/1.0
     Http10,
