@@ -4,4 +4,7 @@
 //! nuncio and the real Envoy, the other modules are named by their subject.
 
 mod layers;
+mod parity;
+#[allow(dead_code, reason = "each subject uses its own part of the builders")]
+mod support;
 mod tidy;

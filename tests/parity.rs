@@ -1,0 +1,132 @@
+//! Runs the same requests against nuncio and the real Envoy and compares what the client and the upstream saw.
+//!
+//! Scenarios are data: `tests/parity/*.txt`, whose format `scenario.rs` describes. Envoy is `$NUNCIO_ENVOY`, or the one
+//! that `.ci/run` installs under `.peers`, or `envoy` on PATH; where there is none, the tests say so and pass, unless
+//! `NUNCIO_REQUIRE_ENVOY=1`. `NUNCIO_PARITY=envoy-only` prints what Envoy does and compares nothing;
+//! `NUNCIO_PARITY_ONLY=text` runs the scenarios whose file or name contains it.
+
+mod compare;
+mod envoy;
+mod escape;
+mod mask;
+mod observe;
+mod scenario;
+
+use crate::support::split::Split;
+use observe::{Patience, Report};
+use scenario::Scenario;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Scenarios of one file under way at once; they mostly wait for processes to start.
+const AT_ONCE: usize = 3;
+
+macro_rules! scenario_files {
+    ($($name:ident)*) => {
+        const FILES: &[&str] = &[$(stringify!($name)),*];
+        $(
+            #[test]
+            fn $name() {
+                check_file(stringify!($name));
+            }
+        )*
+    };
+}
+
+scenario_files! {
+    access_log codec filters forwarded framing http2 local_reply path request_id response_headers routing stats syntax upgrade
+}
+
+#[test]
+fn every_scenario_file_is_run() {
+    let entries = std::fs::read_dir(folder()).expect("the folder of scenarios is readable");
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "txt"))
+    {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        assert!(FILES.contains(&name.as_str()), "{name} is not in scenario_files! of tests/parity.rs");
+    }
+}
+
+fn envoy_only() -> bool {
+    std::env::var("NUNCIO_PARITY").is_ok_and(|mode| mode == "envoy-only")
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity")
+}
+
+fn check_file(name: &'static str) {
+    let Some(envoy) = envoy::find() else { return };
+    if !envoy_only() && !envoy::nuncio_serves() {
+        return;
+    }
+    let text = std::fs::read_to_string(folder().join(format!("{name}.txt"))).expect("a listed file exists");
+    let only = std::env::var("NUNCIO_PARITY_ONLY").unwrap_or_default();
+    let mut scenarios = scenario::parse(&text).unwrap_or_else(|e| panic!("{name}.txt: {e}"));
+    scenarios.retain(|s| name.contains(&only) || s.name.contains(&only));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let findings = runtime.expect("a runtime can be built").block_on(check_all(name, scenarios, envoy));
+    assert!(findings.is_empty(), "\n{}\n{} scenarios of {name} differ", findings.join("\n"), findings.len());
+}
+
+async fn check_all(file: &'static str, scenarios: Vec<Scenario>, envoy: PathBuf) -> Vec<String> {
+    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    for (at, scenario) in scenarios.into_iter().enumerate() {
+        let (permits, envoy) = (permits.clone(), envoy.clone());
+        running.spawn(async move {
+            let _permit = permits.acquire().await.expect("the semaphore is never closed");
+            (at, check_scenario(file, &scenario, &envoy).await)
+        });
+    }
+    let mut findings = Vec::new();
+    while let Some(done) = running.join_next().await {
+        match done {
+            Ok((at, Err(finding))) => findings.push((at, finding)),
+            Ok((_, Ok(()))) => {}
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+    findings.sort();
+    findings.into_iter().map(|(_, finding)| finding).collect()
+}
+
+async fn check_scenario(file: &str, scenario: &Scenario, envoy: &Path) -> Result<(), String> {
+    let title = format!("=== {file}: {}", scenario.name);
+    if envoy_only() {
+        let report =
+            observe::run(scenario, envoy, Split::Whole, Patience::Normal).await.map_err(|e| format!("{title}\n{e}"))?;
+        envoy::say(&format!("{title}\n{}", report.render(scenario)));
+        return Ok(());
+    }
+    let result = check_patiently(scenario, envoy).await;
+    match (result, &scenario.pending) {
+        (Err(finding), None) => Err(format!("{title}\n{finding}")),
+        (Ok(()), Some(_)) => Err(format!("{title}\nno longer differs: remove its `--- pending`")),
+        (Err(_), Some(reason)) => {
+            envoy::say(&format!("PENDING {title}: {reason}"));
+            Ok(())
+        }
+        (Ok(()), None) => Ok(()),
+    }
+}
+
+async fn check_patiently(scenario: &Scenario, envoy: &Path) -> Result<(), String> {
+    // A loaded machine may cut an observation short: only what differs twice, the second time with patience, differs.
+    match check_once(scenario, envoy, Patience::Normal).await {
+        Ok(()) => Ok(()),
+        Err(_) => check_once(scenario, envoy, Patience::Long).await,
+    }
+}
+
+async fn check_once(scenario: &Scenario, envoy: &Path, patience: Patience) -> Result<(), String> {
+    let nuncio = Path::new(env!("CARGO_BIN_EXE_nuncio"));
+    let theirs = observe::run(scenario, envoy, Split::Whole, patience).await.map_err(|e| format!("Envoy: {e}"))?;
+    for split in [Split::Whole, Split::Bytes] {
+        let ours: Report = observe::run(scenario, nuncio, split, patience).await.map_err(|e| format!("nuncio: {e}"))?;
+        compare::compare(scenario, &theirs, &ours).map_err(|e| format!("{e}(requests sent {split:?})"))?;
+    }
+    Ok(())
+}

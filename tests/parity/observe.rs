@@ -1,0 +1,248 @@
+//! Runs one scenario against one proxy and writes down all that can be seen from outside, as lines.
+
+use super::escape::{visible, visible_body, visible_value};
+use super::mask::Mask;
+use super::scenario::{Action, Kind, Scenario, Step};
+use crate::support::client::{Client, End};
+use crate::support::h2_client::{H2Client, Outcome};
+use crate::support::http1::{Framing, Message};
+use crate::support::proxy::{NotStarted, Running, proxy};
+use crate::support::split::Split;
+use crate::support::upstream::{What, http1, http2, refusing};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a proxy may take to close a connection after it said that it would.
+const ANNOUNCED_CLOSE: Duration = Duration::from_secs(3);
+
+/// How long silence must last to be taken for the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    Normal,
+    /// For a second look at what seemed to differ.
+    Long,
+}
+
+impl Patience {
+    fn scale(self, millis: u64) -> Duration {
+        Duration::from_millis(if self == Patience::Long { millis * 6 } else { millis })
+    }
+}
+
+/// All that was seen; lines that begin with `>` came to the client, `<` to the upstream.
+pub(super) struct Report {
+    pub(super) steps: Vec<Seen>,
+    pub(super) stats: Vec<String>,
+    pub(super) log: Vec<String>,
+}
+
+/// What one step led to.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) lines: Vec<String>,
+    /// Of the last response; 0 where none came.
+    pub(super) status: u16,
+    /// Requests, and pieces of one, that reached an upstream.
+    pub(super) at_upstream: usize,
+}
+
+impl Report {
+    pub(super) fn render(&self, scenario: &Scenario) -> String {
+        let mut text = String::new();
+        for (step, seen) in scenario.steps.iter().zip(&self.steps) {
+            text += &format!("[{}]\n", step.label);
+            text.extend(seen.lines.iter().map(|line| format!("  {line}\n")));
+        }
+        text.extend(self.stats.iter().map(|line| format!("  stat {line}\n")));
+        text.extend(self.log.iter().map(|line| format!("  log {line}\n")));
+        text
+    }
+}
+
+pub(super) async fn run(
+    scenario: &Scenario,
+    program: &Path,
+    split: Split,
+    patience: Patience,
+) -> Result<Report, NotStarted> {
+    let mut running = start(scenario, program).await?;
+    let mut mask = Mask::new(&scenario.masks);
+    mask.port(running.addr().port(), "listener");
+    for (at, upstream) in running.upstreams().iter().enumerate() {
+        mask.port(upstream.port(), ["upstream", "upstream2"][at]);
+    }
+    let mut report = Report { steps: Vec::new(), stats: Vec::new(), log: Vec::new() };
+    for step in &scenario.steps {
+        let mut seen = Seen::default();
+        let local = match act(step, running.addr(), split, patience, &mut seen).await {
+            Ok(local) => Some(local),
+            Err(e) => {
+                // A reset is told by its kind alone: the words are the kernel's.
+                seen.lines.push(format!("> (client: {:?})", e.kind()));
+                None
+            }
+        };
+        received(&running, &mut seen);
+        if let Some(local) = local {
+            mask.port(local.port(), "client");
+        }
+        seen.lines = seen.lines.iter().map(|line| mask.apply(line)).collect();
+        report.steps.push(seen);
+    }
+    if !scenario.stats.is_empty() {
+        tokio::time::sleep(patience.scale(60)).await;
+        let stats = running.stats().await;
+        for name in &scenario.stats {
+            let value = stats.iter().find(|(n, _)| n == name).map_or("(absent)", |(_, value)| value);
+            report.stats.push(format!("{name}: {value}"));
+        }
+    }
+    running.stop().await;
+    report.log = running.file("access.log").lines().map(|line| mask.apply(&visible(line))).collect();
+    Ok(report)
+}
+
+async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarted> {
+    let mut scripts = [
+        match scenario.upstream {
+            Kind::Http1 => http1(),
+            Kind::Http2 => http2(),
+            Kind::Refuse => refusing(),
+        },
+        http1(),
+    ];
+    for (number, prefix, answer) in &scenario.responses {
+        let script = std::mem::replace(&mut scripts[*number], refusing());
+        scripts[*number] = script.answer(prefix, answer.clone());
+    }
+    let [first, second] = scripts;
+    let builder = proxy(scenario.pieces.yaml()).program(program).argument("-l").argument("warn");
+    builder.upstream(first).upstream(second).start().await
+}
+
+async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen: &mut Seen) -> io::Result<SocketAddr> {
+    match &step.action {
+        Action::Http1 { bytes, methods, tunnel, raw } => {
+            let mut client = Client::connect(to, split).await?;
+            let address = client.address();
+            // The proxy may refuse and close before it has read everything.
+            let _ = client.send(bytes).await;
+            if *raw {
+                raw_responses(&mut client, methods, patience, seen).await?;
+            } else {
+                one_response(&mut client, &methods[0], tunnel.as_deref(), patience, seen).await?;
+            }
+            Ok(address)
+        }
+        Action::Http2 { head, body, trailers } => {
+            let mut client = H2Client::connect(to, split).await?;
+            match client.request(head.clone(), body, trailers.clone()).await {
+                Outcome::Response(message) => response(&message, seen),
+                Outcome::Reset(reason) => seen.lines.push(format!("> reset {reason}")),
+            }
+            Ok(client.address())
+        }
+    }
+}
+
+async fn one_response(
+    client: &mut Client,
+    method: &str,
+    tunnel: Option<&[u8]>,
+    patience: Patience,
+    seen: &mut Seen,
+) -> io::Result<()> {
+    while let Some(message) = client.response(method).await? {
+        let status = message.status();
+        response(&message, seen);
+        if let Some(text) = tunnel.filter(|_| status == 101 || (status == 200 && method == "CONNECT")) {
+            client.send(text).await?;
+            let echoed = client.raw(text.len()).await?;
+            seen.lines.push(format!("> tunnel {}", visible_body(&echoed)));
+            return Ok(());
+        }
+        if status == 101 || status >= 200 {
+            let quiet = if announces_close(&message) { ANNOUNCED_CLOSE } else { patience.scale(30) };
+            let end = client.end(quiet).await?;
+            seen.lines.push(format!("> {}", name(end)));
+            return Ok(());
+        }
+    }
+    seen.lines.push("> closed without a response".to_owned());
+    Ok(())
+}
+
+/// All responses until the proxy closes or says nothing more.
+async fn raw_responses(client: &mut Client, methods: &[String], patience: Patience, seen: &mut Seen) -> io::Result<()> {
+    let mut closing = false;
+    for at in 0.. {
+        let method = methods.get(at).map_or("GET", String::as_str);
+        // Before the first response there is an upstream to wait for.
+        let quiet = if closing { ANNOUNCED_CLOSE } else { patience.scale(if at == 0 { 300 } else { 120 }) };
+        match tokio::time::timeout(quiet, client.response(method)).await {
+            Err(_) => {
+                seen.lines.push("> open".to_owned());
+                return Ok(());
+            }
+            Ok(Ok(Some(message))) => {
+                closing = announces_close(&message);
+                response(&message, seen);
+            }
+            // Bytes that were not read when the proxy closed turn its FIN into RST: not a difference.
+            Ok(Ok(None)) => break,
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => break,
+            Ok(Err(e)) => {
+                seen.lines.push(format!("> left over: {}", visible(&e.to_string())));
+                break;
+            }
+        }
+    }
+    seen.lines.push("> closed".to_owned());
+    Ok(())
+}
+
+fn announces_close(message: &Message) -> bool {
+    message.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"))
+}
+
+fn name(end: End) -> &'static str {
+    match end {
+        End::Open => "open",
+        End::Closed | End::Reset => "closed",
+    }
+}
+
+fn response(message: &Message, seen: &mut Seen) {
+    seen.status = message.status();
+    lines('>', "", message, seen);
+}
+
+fn received(running: &Running, seen: &mut Seen) {
+    for (at, upstream) in running.upstreams().iter().enumerate() {
+        for received in upstream.take_received() {
+            seen.at_upstream += 1;
+            match received.what {
+                What::Request(message) => lines('<', ["up: ", "up2: "][at], &message, seen),
+                What::Garbage(text) => seen.lines.push(format!("< garbage {}", visible(&text))),
+            }
+        }
+    }
+}
+
+/// Fields are sorted by name, since their order is no contract; those of one name keep theirs.
+fn lines(mark: char, prefix: &str, message: &Message, seen: &mut Seen) {
+    seen.lines.push(format!("{mark} {prefix}{}", visible(&message.start)));
+    for (kind, fields) in [("", &message.headers), ("trailer ", &message.trailers)] {
+        let mut fields = fields.clone();
+        fields.sort_by_key(|(name, _)| name.to_ascii_lowercase());
+        seen.lines.extend(fields.iter().map(|(n, v)| format!("{mark} {kind}{}: {}", visible(n), visible_value(v))));
+    }
+    if message.framing != Framing::None || !message.body.is_empty() {
+        seen.lines.push(format!("{mark} body {}", visible_body(&message.body)));
+    }
+    if message.truncated {
+        seen.lines.push(format!("{mark} (truncated)"));
+    }
+}

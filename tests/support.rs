@@ -1,0 +1,18 @@
+//! Builders for end-to-end tests: a proxy process, scripted upstreams and clients, all on real sockets of loopback.
+//!
+//! `proxy(yaml).upstream(http1().route("/", "hi")).run().await` starts both and waits until the proxy is ready. Start
+//! reading at `proxy.rs`.
+
+pub(crate) mod bootstrap;
+pub(crate) mod client;
+pub(crate) mod frames;
+pub(crate) mod h2_client;
+pub(crate) mod http1;
+pub(crate) mod proxy;
+pub(crate) mod split;
+pub(crate) mod upstream;
+
+use std::time::Duration;
+
+/// How long any single step of a test may take before it fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,276 @@
+//! Starts a proxy process (nuncio, or an Envoy to compare with) from YAML with placeholders, and stops it by its pid.
+
+use super::upstream::{Script, Upstream};
+use super::{DEADLINE, client};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Between two looks at something that a process is about to do.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A proxy to be started.
+///
+/// Placeholders of the YAML: `$UPSTREAM`, `$UPSTREAM2`, ... are the ports of the upstreams in the order given, `$DIR`
+/// is a folder of this proxy alone.
+pub(crate) struct Proxy {
+    yaml: String,
+    program: PathBuf,
+    arguments: Vec<String>,
+    upstreams: Vec<Script>,
+}
+
+/// nuncio with this bootstrap. Listeners and admin bind port 0.
+pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
+    Proxy {
+        yaml: yaml.into(),
+        program: PathBuf::from(env!("CARGO_BIN_EXE_nuncio")),
+        arguments: ["--concurrency", "1"].map(str::to_owned).to_vec(),
+        upstreams: Vec::new(),
+    }
+}
+
+impl Proxy {
+    /// Another binary that takes the same arguments.
+    pub(crate) fn program(self, program: &Path) -> Self {
+        Self { program: program.to_owned(), ..self }
+    }
+
+    pub(crate) fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    pub(crate) fn upstream(mut self, script: Script) -> Self {
+        self.upstreams.push(script);
+        self
+    }
+
+    /// Starts the upstreams and the proxy and waits until it is ready; panics with its log where it does not get so.
+    pub(crate) async fn run(self) -> Running {
+        match self.start().await {
+            Ok(running) => running,
+            Err(e) => panic!("the proxy did not start: {e}"),
+        }
+    }
+
+    /// As `run`, for tests of a bootstrap that is refused.
+    pub(crate) async fn start(mut self) -> Result<Running, NotStarted> {
+        let dir = Dir::new();
+        let mut upstreams = Vec::new();
+        for script in std::mem::take(&mut self.upstreams) {
+            upstreams.push(script.start().await);
+        }
+        let config = dir.0.join("bootstrap.yaml");
+        std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
+        let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
+        let child = Command::new(&self.program)
+            .arg("-c")
+            .arg(&config)
+            .args(["--use-dynamic-base-id", "--admin-address-path"])
+            .arg(dir.0.join("admin"))
+            .args(&self.arguments)
+            .current_dir(&dir.0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be opened twice"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", self.program.display()));
+        let mut process = Process { child, dir };
+        let admin = process.ready().await?;
+        let listeners = listeners(admin).await;
+        Ok(Running { process, admin, listeners, upstreams })
+    }
+}
+
+fn fill_in(yaml: &str, dir: &Path, upstreams: &[Upstream]) -> String {
+    let mut yaml = yaml.replace("$DIR", &dir.to_string_lossy());
+    // From the last to the first, since `$UPSTREAM` is a prefix of `$UPSTREAM2`.
+    for (at, upstream) in upstreams.iter().enumerate().rev() {
+        let number = if at == 0 { String::new() } else { (at + 1).to_string() };
+        yaml = yaml.replace(&format!("$UPSTREAM{number}"), &upstream.port().to_string());
+    }
+    yaml
+}
+
+/// A process that ended before it was ready.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: String,
+}
+
+impl std::fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\n{}", self.status, self.log)
+    }
+}
+
+/// A ready proxy with its upstreams. Dropping it kills the process.
+pub(crate) struct Running {
+    process: Process,
+    pub(crate) admin: SocketAddr,
+    listeners: Vec<(String, SocketAddr)>,
+    upstreams: Vec<Upstream>,
+}
+
+impl Running {
+    /// The bound address of the first listener.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.listeners.first().expect("the bootstrap has a listener").1
+    }
+
+    /// The bound address of the listener of this name.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let found = self.listeners.iter().find(|(n, _)| n == name);
+        found.unwrap_or_else(|| panic!("no listener {name} among {:?}", self.listeners)).1
+    }
+
+    /// The upstream of this position, from 0.
+    pub(crate) fn upstream(&self, at: usize) -> &Upstream {
+        &self.upstreams[at]
+    }
+
+    pub(crate) fn upstreams(&self) -> &[Upstream] {
+        &self.upstreams
+    }
+
+    /// Name and value of every counter and gauge.
+    pub(crate) async fn stats(&self) -> Vec<(String, String)> {
+        let response = client::get(self.admin, "/stats").await.expect("admin answers");
+        let lines = response.text();
+        lines.lines().filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+    }
+
+    /// The value of one counter or gauge; 0 where it does not exist.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let stats = self.stats().await;
+        stats.iter().find(|(n, _)| n == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// Waits until a counter or gauge has this value.
+    pub(crate) async fn wait_for_stat(&self, name: &str, value: u64) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let now = self.stat(name).await;
+            if now == value {
+                return;
+            }
+            assert!(Instant::now() < until, "{name} is {now}, not {value}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// A file in the proxy's own folder (`$DIR`), as Latin-1; empty where it does not exist.
+    pub(crate) fn file(&self, name: &str) -> String {
+        super::http1::latin1(&std::fs::read(self.process.dir.0.join(name)).unwrap_or_default())
+    }
+
+    /// What the process wrote to its standard output and error.
+    pub(crate) fn log(&self) -> String {
+        self.file("log")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Sends SIGTERM and waits for the end; files are complete thereafter.
+    pub(crate) async fn stop(&mut self) -> ExitStatus {
+        self.process.signal(libc::SIGTERM);
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.process.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            assert!(Instant::now() < until, "still running after SIGTERM\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+struct Process {
+    child: Child,
+    dir: Dir,
+}
+
+impl Process {
+    /// Waits for the admin address and for `/ready`.
+    async fn ready(&mut self) -> Result<SocketAddr, NotStarted> {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return Err(NotStarted { status, log: self.log() });
+            }
+            let address = std::fs::read_to_string(self.dir.0.join("admin")).unwrap_or_default();
+            if let Ok(admin) = address.trim().parse::<SocketAddr>()
+                && client::get(admin, "/ready").await.is_ok_and(|response| response.status() == 200)
+            {
+                return Ok(admin);
+            }
+            assert!(Instant::now() < until, "not ready within the deadline\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir.0.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    fn signal(&self, signal: i32) {
+        let pid = i32::try_from(self.child.id()).expect("a pid fits pid_t");
+        // SAFETY: kill takes two integers; the child was not waited for yet, so that its pid is still its own.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A new folder that lives as long as the value.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("nuncio-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("the temporary folder is writable");
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Names and addresses from `/listeners?format=json`, read without a JSON library: the proxies print these fields in
+/// this order, name before address before port.
+async fn listeners(admin: SocketAddr) -> Vec<(String, SocketAddr)> {
+    let text = client::get(admin, "/listeners?format=json").await.expect("admin answers").text();
+    let mut found = Vec::new();
+    for part in text.split("\"name\":").skip(1) {
+        let name = quoted(part);
+        let address = part.split_once("\"address\":").map(|(_, rest)| quoted(rest)).unwrap_or_default();
+        let port = part.split_once("\"port_value\":").map(|(_, rest)| rest.trim_start()).unwrap_or_default();
+        let digits: String = port.chars().take_while(char::is_ascii_digit).collect();
+        if let (Ok(ip), Ok(port)) = (address.parse(), digits.parse()) {
+            found.push((name, SocketAddr::new(ip, port)));
+        }
+    }
+    found
+}
+
+fn quoted(text: &str) -> String {
+    text.split('"').nth(1).unwrap_or_default().to_owned()
+}
