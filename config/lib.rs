@@ -7,6 +7,7 @@
 #![allow(deprecated)]
 
 pub mod cluster;
+pub mod load;
 mod metadata;
 pub mod protocol;
 pub mod socket;

@@ -1,0 +1,154 @@
+//! Bytes to messages: YAML, JSON, binary and text protobuf, checked against the descriptors of Envoy.
+//!
+//! In: one or more [`Source`]s, merged in order as protobuf merges, or the bytes of an xDS resource. Out: a message of
+//! `nuncio_proto` that breaks no rule of its protos, with warnings; or every reason for which there is none, each with
+//! path, place and, where a name was misspelt, what may have been meant.
+//!
+//! The way: text becomes a [`tree`], the tree becomes wire format by the schema ([`encode`]), wire format is checked
+//! against the rules ([`check`]), and prost decodes it. xDS resources enter at the third step. Start reading at
+//! [`Loader::load`].
+
+mod check;
+mod encode;
+mod findings;
+mod json;
+mod locate;
+mod rules;
+mod schema;
+mod source;
+mod text;
+mod tree;
+mod yaml;
+
+pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
+pub use tree::Position;
+
+use encode::{Spelling, encode};
+use findings::{Findings, Found};
+use nuncio_filter_api::{Invalid, InvalidKind};
+use prost::{Message, Name};
+use schema::Schemas;
+use tree::Tree;
+
+/// What to do about fields that the schema lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// Refuse the config: files by default, and xDS with `--reject-unknown-dynamic-fields`.
+    Reject,
+    /// Count them and warn of each once: xDS by default, and files with `--allow-unknown-static-fields`.
+    Count,
+    /// Pass over them: xDS with `--ignore-unknown-dynamic-fields`.
+    Ignore,
+}
+
+/// A message, and what is to be said about the text it came from.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The message. Its rules hold, and so do those of the messages in its Anys.
+    pub message: T,
+    /// Where it came from: turns paths of later refusals into places.
+    pub sources: Sources,
+    /// One for each deprecated or unfinished field used, and for each unknown field counted.
+    pub warnings: Vec<Warning>,
+    /// Unknown fields passed over and counted.
+    pub unknown_fields: u64,
+    /// Uses of deprecated fields.
+    pub deprecated_fields: u64,
+}
+
+/// Loads messages. Keeps the schemas it compiled: use one for many loads that follow each other, then drop it.
+pub struct Loader {
+    schemas: Schemas,
+    unknown: UnknownFields,
+}
+
+impl Loader {
+    /// A loader that treats unknown fields by `unknown`.
+    pub fn new(unknown: UnknownFields) -> Self {
+        Self { schemas: Schemas::default(), unknown }
+    }
+
+    /// Loads a message from `sources`, later ones merged over earlier ones: scalars override, messages merge, lists
+    /// are appended. On failure tells all that is wrong.
+    pub fn load<T: Message + Name + Default>(&mut self, sources: Vec<Source>) -> Result<Loaded<T>, Vec<Problem>> {
+        let mut findings = Findings::new(self.unknown);
+        let mut bytes = Vec::new();
+        let mut trees = Vec::new();
+        let mut problems = Vec::new();
+        for source in &sources {
+            let before = findings.refused.len();
+            match source.read() {
+                Ok(None) => {
+                    bytes.extend_from_slice(source.bytes());
+                    trees.push(None);
+                }
+                Ok(Some((tree, wrong))) => {
+                    problems.extend(wrong.into_iter().map(|e| source.problem(e)));
+                    bytes.extend(self.encode(&T::full_name(), &tree, source.spelling(), &mut findings));
+                    trees.push(Some(tree));
+                }
+                Err(e) => {
+                    problems.push(source.problem(e));
+                    trees.push(None);
+                }
+            }
+            problems.extend(findings.refused.drain(before..).map(|found| found.in_source(source)));
+        }
+        let sources = Sources::new(sources, trees);
+        self.finish(bytes, findings, problems, sources)
+    }
+
+    /// Loads a message from wire format, as xDS delivers it. `name` stands for the source in what is said about it.
+    pub fn load_wire<T: Message + Name + Default>(
+        &mut self,
+        name: &str,
+        bytes: Vec<u8>,
+    ) -> Result<Loaded<T>, Vec<Problem>> {
+        self.load(vec![Source::new(name, Format::Binary, bytes)])
+    }
+
+    fn encode(&mut self, full_name: &str, tree: &Tree, spelling: Spelling, findings: &mut Findings) -> Vec<u8> {
+        let schema = self.schemas.find(full_name).expect("every message of nuncio_proto is described");
+        encode(tree, spelling, &schema, &mut self.schemas, findings)
+    }
+
+    fn finish<T: Message + Name + Default>(
+        &mut self,
+        bytes: Vec<u8>,
+        mut findings: Findings,
+        mut problems: Vec<Problem>,
+        mut sources: Sources,
+    ) -> Result<Loaded<T>, Vec<Problem>> {
+        let schema = self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
+        check::check(&schema, &bytes, &mut self.schemas, &mut findings);
+        let follow = findings.refused.into_iter().filter(|found| !follows(found, &problems)).collect::<Vec<_>>();
+        problems.extend(follow.into_iter().map(|found| sources.problem(found)));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let message = T::decode(&bytes[..]).map_err(|e| {
+            let invalid = Invalid { path: String::new(), reason: e.to_string(), kind: InvalidKind::Value };
+            vec![sources.explain(invalid)]
+        })?;
+        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
+        sources.forget_trees();
+        Ok(Loaded {
+            message,
+            sources,
+            warnings,
+            unknown_fields: findings.unknown_count,
+            deprecated_fields: findings.deprecated_count,
+        })
+    }
+}
+
+/// Whether a rule was broken only because an error in the text, at that place or below, left the value out.
+fn follows(found: &Found, errors: &[Problem]) -> bool {
+    errors.iter().any(|error| {
+        let rest = error.invalid.path.strip_prefix(&found.invalid.path);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    })
+}
+
+#[cfg(test)]
+mod tests;
