@@ -14,9 +14,11 @@
 
 mod block;
 mod bucketed;
+pub mod catalogue;
 mod histogram;
 mod memory;
 pub mod render;
+mod response_codes;
 mod schema;
 mod scope;
 mod shard;
@@ -25,6 +27,7 @@ mod tags;
 
 pub use block::{Block, Counter, Gauge, Histogram};
 pub use histogram::Merged;
+pub use response_codes::ResponseCodes;
 pub use schema::{Kind, Metric, Schema, Unit, position};
 pub use scope::{CounterHandle, GaugeHandle, HistogramHandle, Scope, TextReadout};
 pub use shard::WorkerShard;

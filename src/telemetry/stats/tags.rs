@@ -13,7 +13,7 @@ pub(super) struct Prefix<'a> {
 }
 
 /// A metric's own name without a response code at its end, which is a tag.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Suffix<'a> {
     /// The name in two pieces, between which the tag was cut out.
     pub(super) name: [&'a str; 2],

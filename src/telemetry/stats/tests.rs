@@ -194,3 +194,34 @@ fn names_are_sorted_across_blocks() {
     let sorted = ["a-.z", "a.b.z", "a.circuit_breakers.default.cx_open", "a.rq", "a.rq_retry", "a.rq_s", "a.rq_total"];
     assert_eq!(names, sorted);
 }
+
+#[test]
+fn slots_are_reused_only_when_nobody_writes_them() {
+    let store = Store::new();
+    thread::scope(|threads| {
+        for worker in 0..3 {
+            let store = &store;
+            threads.spawn(move || {
+                let _shard = store.register_worker(worker);
+                for round in 0..500 {
+                    let stats = TestStats::new(&store.scope(&format!("w{worker}.r{round}")));
+                    stats.rq_total().inc();
+                    stats.rq_time().record(round);
+                    assert_eq!((stats.rq_total().value(), stats.rq_time().merged().count()), (1, 1));
+                }
+            });
+        }
+        for _ in 0..100 {
+            all(&store);
+        }
+    });
+    assert_eq!(all(&store), "");
+}
+
+#[test]
+fn handles_go_to_any_thread() {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<TestStats>();
+    any_thread::<super::ResponseCodes>();
+    any_thread::<super::Scope>();
+}

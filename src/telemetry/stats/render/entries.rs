@@ -4,10 +4,12 @@ use super::Query;
 use super::query::{Format, Types};
 use crate::stats::block::{Block, Counter, Gauge, Histogram};
 use crate::stats::memory::Shards;
-use crate::stats::schema::{Kind, Metric};
+use crate::stats::schema::{Kind, Metric, Schema};
 use crate::stats::scope::Text;
 use crate::stats::{Merged, Store};
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
 
 /// Blocks and shards held while a rendering lasts.
@@ -38,7 +40,6 @@ pub(super) struct Entry<'a> {
 impl<'s> Snapshot<'s> {
     pub(super) fn new(store: &'s Store) -> Self {
         let mut blocks = store.blocks();
-        // Sorting the entries goes fast where they come in long sorted runs.
         blocks.sort_unstable_by(|a, b| a.prefix.cmp(&b.prefix));
         Self { store, blocks, shards: store.shards() }
     }
@@ -46,10 +47,18 @@ impl<'s> Snapshot<'s> {
     /// The selected metrics for which `kinds` holds, by name.
     pub(super) fn entries(&self, query: &Query, kinds: fn(Kind) -> bool) -> Vec<Entry<'_>> {
         let mut name = String::new();
+        // Blocks by prefix and metrics by name give long sorted runs, which the sort below only has to merge.
+        let mut schemas = HashMap::new();
+        for block in &self.blocks {
+            schemas.entry(ptr::from_ref(block.schema)).or_insert_with(|| by_name(block.schema));
+        }
         let mut entries: Vec<_> = self
             .blocks
             .iter()
-            .flat_map(|block| Entry::all(block))
+            .flat_map(|block| {
+                let metrics = &schemas[&ptr::from_ref(block.schema)];
+                metrics.iter().map(move |(metric, position)| Entry { block, metric, position: *position })
+            })
             .filter(|entry| kinds(entry.metric.kind))
             .filter(|entry| query.format == Format::Prometheus || query.types.include(entry.metric.kind))
             .filter(|entry| !(query.used_only || entry.metric.when_used) || entry.used(&self.shards))
@@ -83,13 +92,15 @@ impl<'s> Snapshot<'s> {
     }
 }
 
+fn by_name(schema: &Schema) -> Vec<(&'static Metric, u32)> {
+    let mut metrics: Vec<_> = schema.metrics().collect();
+    metrics.sort_unstable_by_key(|(metric, _)| metric.name);
+    metrics
+}
+
 // === impl Entry ===
 
 impl<'a> Entry<'a> {
-    fn all(block: &'a Block) -> impl Iterator<Item = Self> {
-        block.schema.metrics().map(move |(metric, position)| Self { block, metric, position })
-    }
-
     /// The full name, written into `buffer`.
     pub(super) fn name<'b>(&self, buffer: &'b mut String) -> &'b str {
         buffer.clear();
@@ -109,7 +120,13 @@ impl<'a> Entry<'a> {
     }
 
     fn by_name(a: &Self, b: &Self) -> Ordering {
-        if std::ptr::eq(a.block, b.block) {
+        // Mostly the prefixes alone decide.
+        let both = a.block.prefix.len().min(b.block.prefix.len());
+        let prefixes = a.block.prefix.as_bytes()[..both].cmp(&b.block.prefix.as_bytes()[..both]);
+        if prefixes.is_ne() {
+            return prefixes;
+        }
+        if ptr::eq(a.block, b.block) {
             return a.metric.name.cmp(b.metric.name);
         }
         let bytes = |entry: &Self| entry.parts().into_iter().flat_map(str::bytes);

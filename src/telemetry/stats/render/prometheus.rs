@@ -39,38 +39,74 @@ struct Series {
     labels: String,
 }
 
+/// Metrics of one name without tags.
+struct Group<'a> {
+    name: String,
+    series: Vec<Tagged<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Tagged<'a> {
+    entry: &'a Entry<'a>,
+    /// Position of its prefix among all.
+    prefix: usize,
+    suffix: Suffix<'a>,
+}
+
 /// Writes each group's type and, with `write`, each of its metrics.
 fn groups(entries: &[Entry<'_>], kind: &str, out: &mut String, write: impl Fn(&Series, &Entry<'_>, &mut String)) {
-    // The entries come by full name, so that those of one prefix are neighbours and it is split once.
+    let (prefixes, tagged) = tag(entries);
+    let mut series = Series { name: String::new(), labels: String::new() };
+    for group in grouped(&prefixes, tagged) {
+        series.rename(&group.name);
+        let _ = writeln!(out, "# TYPE {} {kind}", series.name);
+        for Tagged { entry, prefix, suffix } in &group.series {
+            series.label(suffix.tag.iter().chain(&prefixes[*prefix].tags));
+            write(&series, entry, out);
+        }
+    }
+}
+
+/// Finds the tags, once for each prefix.
+fn tag<'a>(entries: &'a [Entry<'a>]) -> (Vec<Prefix<'a>>, Vec<Tagged<'a>>) {
     let mut prefixes = Vec::new();
     let mut known = HashMap::new();
-    let mut tagged: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            let (prefix, name) = split(entry);
-            let index = *known.entry(prefix).or_insert_with(|| {
-                prefixes.push(Prefix::new(prefix));
-                prefixes.len() - 1
-            });
-            (index, Suffix::new(name), entry)
-        })
-        .collect();
-    tagged.sort_by(|(a, x, _), (b, y, _)| name_bytes(&prefixes[*a], x).cmp(name_bytes(&prefixes[*b], y)));
-
-    let mut series = Series { name: String::new(), labels: String::new() };
-    for (position, (index, suffix, entry)) in tagged.iter().enumerate() {
-        let prefix = &prefixes[*index];
-        let first = position.checked_sub(1).is_none_or(|before| {
-            let (index, before, _) = &tagged[before];
-            !name_bytes(&prefixes[*index], before).eq(name_bytes(prefix, suffix))
+    let tagged = entries.iter().map(|entry| {
+        let (prefix, name) = split(entry);
+        let prefix = *known.entry(prefix).or_insert_with(|| {
+            prefixes.push(Prefix::new(prefix));
+            prefixes.len() - 1
         });
-        if first {
-            series.rename(name_bytes(prefix, suffix));
-            let _ = writeln!(out, "# TYPE {} {kind}", series.name);
-        }
-        series.label(suffix.tag.iter().chain(&prefix.tags));
-        write(&series, entry, out);
+        Tagged { entry, prefix, suffix: Suffix::new(name) }
+    });
+    let tagged = tagged.collect();
+    (prefixes, tagged)
+}
+
+/// Groups by name; in each the order of the full names stays.
+fn grouped<'a>(prefixes: &[Prefix<'a>], tagged: Vec<Tagged<'a>>) -> Vec<Group<'a>> {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut by_name = HashMap::new();
+    // Thousands of metrics differ in nothing but tags: their name is put together once.
+    let mut by_parts = HashMap::new();
+    for metric in tagged {
+        let prefix = &*prefixes[metric.prefix].name;
+        let group = *by_parts.entry((prefix, metric.suffix.name)).or_insert_with(|| {
+            let name = joined(prefix, &metric.suffix);
+            *by_name.entry(name).or_insert_with_key(|name| {
+                groups.push(Group { name: name.clone(), series: Vec::new() });
+                groups.len() - 1
+            })
+        });
+        groups[group].series.push(metric);
     }
+    groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    groups
+}
+
+fn joined(prefix: &str, suffix: &Suffix<'_>) -> String {
+    let dot = if prefix.is_empty() { "" } else { "." };
+    [prefix, dot, suffix.name[0], suffix.name[1]].concat()
 }
 
 /// A metric's name as prefix and last part, also where the prefix is the whole name.
@@ -79,11 +115,6 @@ fn split<'a>(entry: &Entry<'a>) -> (&'a str, &'a str) {
         [whole, _, ""] => whole.rsplit_once('.').unwrap_or(("", whole)),
         [prefix, _, name] => (prefix, name),
     }
-}
-
-fn name_bytes<'a>(prefix: &'a Prefix<'_>, suffix: &'a Suffix<'_>) -> impl Iterator<Item = u8> + 'a {
-    let dot = if prefix.name.is_empty() { "" } else { "." };
-    [&*prefix.name, dot, suffix.name[0], suffix.name[1]].into_iter().flat_map(str::bytes)
 }
 
 fn histogram(recorded: &Recorded, series: &Series, out: &mut String) {
@@ -133,7 +164,7 @@ fn text_readouts(snapshot: &Snapshot<'_>, query: &Query, out: &mut String) {
         let (prefix, name) = text.name.rsplit_once('.').unwrap_or(("", &text.name));
         let (prefix, suffix) = (Prefix::new(prefix), Suffix::new(name));
         let mut series = Series { name: String::new(), labels: String::new() };
-        series.rename(name_bytes(&prefix, &suffix));
+        series.rename(&joined(&prefix.name, &suffix));
         let value = lock(&text.value);
         series.label(suffix.tag.iter().chain(&prefix.tags).chain(&[("text_value", &**value)]));
         if series.name != last {
@@ -148,10 +179,10 @@ fn text_readouts(snapshot: &Snapshot<'_>, query: &Query, out: &mut String) {
 // === impl Series ===
 
 impl Series {
-    fn rename(&mut self, name: impl Iterator<Item = u8>) {
+    fn rename(&mut self, name: &str) {
         self.name.clear();
         self.name.push_str("envoy_");
-        self.name.extend(name.map(allowed));
+        self.name.extend(name.bytes().map(allowed));
     }
 
     fn label<'a>(&mut self, tags: impl Iterator<Item = &'a (&'static str, &'a str)>) {

@@ -2,7 +2,9 @@
 //! `cargo test --profile quick -p nuncio-telemetry cost_ -- --ignored --nocapture --test-threads 1`.
 
 use super::TestStats;
-use crate::stats::Store;
+use crate::stats::catalogue::ClusterStats;
+use crate::stats::render::{Query, render};
+use crate::stats::{ResponseCodes, Store};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -35,4 +37,43 @@ fn cost_of_a_write() {
     });
     time("histogram below 100, worker", |round| black_box(stats).rq_time().record(round % 64));
     time("histogram of large values, worker", |round| black_box(stats).rq_time().record(round));
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_scrape() {
+    let store = Store::new();
+    let before = resident();
+    let clusters: Vec<_> = (0..10_000).map(|i| ClusterStats::new(&store.scope(&format!("cluster.c{i:05}")))).collect();
+    eprintln!("an idle cluster: {} bytes", (resident() - before) / 10_000);
+    let _shard = store.register_worker(0);
+    let before = resident();
+    let codes: Vec<_> = (0..10_000).map(|i| ResponseCodes::new(&store.scope(&format!("cluster.c{i:05}")))).collect();
+    codes.iter().for_each(|codes| codes.charge(200));
+    for stats in &clusters {
+        stats.upstream_rq_total().inc();
+        stats.upstream_rq_time().record(3);
+    }
+    eprintln!("an active cluster, for each worker: {} bytes", (resident() - before) / 10_000);
+    for format in ["text", "json", "prometheus"] {
+        let query = Query::parse([("format", format)]).expect("known");
+        let mut out = String::new();
+        let start = Instant::now();
+        render(&store, &query, &mut out);
+        eprintln!("{format} of 10,000 clusters: {:?}, {} bytes", start.elapsed(), out.len());
+    }
+    let query = Query::parse([("format", "prometheus"), ("usedonly", "")]).expect("known");
+    let mut out = String::new();
+    let start = Instant::now();
+    render(&store, &query, &mut out);
+    eprintln!("prometheus of 10,000 active clusters, usedonly: {:?}, {} bytes", start.elapsed(), out.len());
+    let start = Instant::now();
+    store.flush();
+    eprintln!("flush of 10,000 histograms: {:?}", start.elapsed());
+}
+
+/// Bytes of memory that the process has now.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    4096 * statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages are the second number")
 }

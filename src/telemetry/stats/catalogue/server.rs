@@ -1,0 +1,101 @@
+//! The process as a whole.
+
+crate::stats! {
+    /// `server`
+    pub struct ServerStats {
+        /// Number of workers.
+        concurrency: Gauge,
+        /// 1 while the server is live and not draining.
+        live: Gauge,
+        /// 0 live, 1 draining, 2 before initialising, 3 initialising.
+        state: Gauge,
+        /// Seconds since the start.
+        uptime: Gauge,
+        /// Milliseconds from the start until the workers take connections.
+        initialization_time_ms: Histogram(Milliseconds),
+        /// Open downstream connections, this process and the one it took over from together.
+        total_connections: Gauge,
+        /// Connections still held by the process that this one takes over from.
+        parent_connections: Gauge,
+        /// Times that the server was restarted hot.
+        hot_restart_epoch: Gauge,
+        /// A number for the build.
+        version: Gauge,
+        /// Bytes in use.
+        memory_allocated: Gauge,
+        /// Bytes that the allocator has reserved.
+        memory_heap_size: Gauge,
+        /// Bytes resident.
+        memory_physical_size: Gauge,
+        /// 4294967295 where there is no certificate.
+        days_until_first_cert_expiring: Gauge,
+        /// 0 where there is no OCSP response.
+        seconds_until_first_ocsp_response_expiring: Gauge,
+        /// 1 if the cryptography is certified for FIPS 140.
+        fips_mode: Gauge = "compilation_settings.fips_mode",
+        /// Unknown fields in the bootstrap that were let pass.
+        static_unknown_fields: Counter,
+        /// Unknown fields in xDS that were let pass.
+        dynamic_unknown_fields: Counter,
+        /// Uses of messages that are marked as work in progress.
+        wip_protos: Counter,
+        /// Flushes of the stats that were skipped since the one before had not ended.
+        dropped_stat_flushes: Counter,
+        /// Ours: panics that ended a stream, a connection or a task, and nothing else.
+        panics: Counter,
+        /// Ours: workers started again after they died.
+        worker_restarts: Counter,
+    }
+
+    /// `listener_manager`
+    pub struct ListenerManagerStats {
+        listener_added: Counter,
+        listener_modified: Counter,
+        listener_removed: Counter,
+        listener_stopped: Counter,
+        /// Once for each worker.
+        listener_create_success: Counter,
+        /// Once for each worker.
+        listener_create_failure: Counter,
+        /// Updates that touched filter chains only, and so kept the listener.
+        listener_in_place_updated: Counter,
+        total_filter_chains_draining: Gauge,
+        total_listeners_active: Gauge,
+        total_listeners_draining: Gauge,
+        total_listeners_warming: Gauge,
+        /// 1 once all workers run.
+        workers_started: Gauge,
+        /// 1 if each worker is bound to a CPU.
+        workers_pinned: Gauge,
+    }
+
+    /// `cluster_manager`
+    pub struct ClusterManagerStats {
+        cluster_added: Counter,
+        cluster_modified: Counter,
+        cluster_removed: Counter,
+        cluster_updated: Counter,
+        cluster_updated_via_merge: Counter,
+        update_merge_cancelled: Counter,
+        update_out_of_merge_window: Counter,
+        active_clusters: Gauge,
+        warming_clusters: Gauge,
+    }
+
+    /// `filesystem`: what the writers of log files did.
+    pub struct FilesystemStats {
+        /// Pieces handed to a writer.
+        write_buffered: Counter,
+        /// Writes that ended.
+        write_completed: Counter,
+        /// Writes that the kernel refused.
+        write_failed: Counter,
+        /// Buffers written out because the flush interval had passed.
+        flushed_by_timer: Counter,
+        reopen_failed: Counter,
+        /// Bytes waiting for a writer.
+        write_total_buffered: Gauge,
+        /// Ours: pieces dropped since the buffer of their file was full.
+        write_dropped: Counter,
+    }
+}
