@@ -5,12 +5,12 @@
 //! the store holds as Envoy's admin does.
 //!
 //! Invariants:
-//! - a worker writes only its own [shard](shard), with plain loads and stores; every other thread writes the shared
+//! - a worker writes only its own shard, with plain loads and stores; every other thread writes the shared
 //!   shard with atomic additions; a reader sums them all and never makes a writer wait;
 //! - a block of metrics owns no slots until the first write to it, and gives them back when its last handle is gone;
 //! - names exist only as prefix and `&'static str` until they are rendered.
 //!
-//! Start reading at [`store`], then [`block`].
+//! Start reading at `store.rs`, then `block.rs`.
 
 mod block;
 mod bucketed;

@@ -62,7 +62,7 @@ impl<'s> Snapshot<'s> {
             .filter(|entry| kinds(entry.metric.kind))
             .filter(|entry| query.format == Format::Prometheus || query.types.include(entry.metric.kind))
             .filter(|entry| !(query.used_only || entry.metric.when_used) || entry.used(&self.shards))
-            .filter(|entry| query.filter.is_none() || query.selects(entry.name(&mut name)))
+            .filter(|entry| query.selects_all() || query.selects(entry.name(&mut name)))
             .collect();
         entries.sort_by(Entry::by_name);
         entries

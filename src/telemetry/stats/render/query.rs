@@ -17,6 +17,8 @@ pub struct Query {
     pub buckets: Buckets,
     /// Text readouts for Prometheus too.
     pub text_readouts: bool,
+    /// Only hidden metrics, of which there are none.
+    pub hidden_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +86,7 @@ impl Query {
                 "type" => query.types = Types::parse(value)?,
                 "histogram_buckets" => query.buckets = Buckets::parse(value)?,
                 "text_readouts" => query.text_readouts = true,
-                // No metric of ours is hidden, so all three say the same but for `only`.
-                "hidden" if !matches!(value, "include" | "only" | "exclude") => return Err(QueryError::Hidden),
+                "hidden" => query.hidden_only = hidden_only(value)?,
                 _ => {}
             }
         }
@@ -95,8 +96,21 @@ impl Query {
         Ok(query)
     }
 
+    /// Whether names do not matter.
+    pub(super) fn selects_all(&self) -> bool {
+        !self.hidden_only && self.filter.is_none()
+    }
+
     pub(super) fn selects(&self, name: &str) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.is_match(name))
+        !self.hidden_only && self.filter.as_ref().is_none_or(|filter| filter.is_match(name))
+    }
+}
+
+fn hidden_only(value: &str) -> Result<bool, QueryError> {
+    match value {
+        "include" | "exclude" => Ok(false),
+        "only" => Ok(true),
+        _ => Err(QueryError::Hidden),
     }
 }
 
@@ -118,7 +132,7 @@ impl Format {
 impl Types {
     fn parse(value: &str) -> Result<Self, QueryError> {
         match value {
-            "All" => Ok(Types::All),
+            "" | "All" => Ok(Types::All),
             "Counters" => Ok(Types::Counters),
             "Gauges" => Ok(Types::Gauges),
             "Histograms" => Ok(Types::Histograms),
@@ -143,6 +157,7 @@ impl Types {
 impl Buckets {
     fn parse(value: &str) -> Result<Self, QueryError> {
         match value {
+            "" => Ok(Buckets::Unset),
             "none" | "summary" => Ok(Buckets::Summary),
             "cumulative" => Ok(Buckets::Cumulative),
             "disjoint" => Ok(Buckets::Disjoint),

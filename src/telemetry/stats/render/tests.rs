@@ -205,6 +205,16 @@ fn prometheus_splits_names_given_at_run_time_too() {
 }
 
 #[test]
+fn nothing_is_hidden() {
+    let (store, _stats) = filled();
+    assert_eq!(rendered(&store, &[("hidden", "only")]), "");
+    assert_eq!(
+        rendered(&store, &[("hidden", "exclude")]),
+        rendered(&store, &[("type", ""), ("histogram_buckets", "")])
+    );
+}
+
+#[test]
 fn an_unknown_parameter_value_is_refused() {
     let error = |key, value| Query::parse([(key, value)]).expect_err(key).to_string();
     assert_eq!(error("type", "foo"), "invalid &type= param");
