@@ -3,6 +3,7 @@
 //! `support` has the builders (`proxy(yaml)`, scripted upstreams, clients), `parity` runs the same requests against
 //! nuncio and the real Envoy, the other modules are named by their subject.
 
+mod h2spec;
 mod layers;
 mod parity;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]

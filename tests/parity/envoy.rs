@@ -1,9 +1,9 @@
 //! Finds the Envoy to compare with.
 
-use std::io::Write;
+use crate::support::say;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 
 /// The Envoy binary. Without one it says so once, loudly, and returns nothing; with `NUNCIO_REQUIRE_ENVOY=1` it panics.
 pub(super) fn find() -> Option<PathBuf> {
@@ -19,24 +19,6 @@ pub(super) fn find() -> Option<PathBuf> {
         panic!("NUNCIO_REQUIRE_ENVOY=1 and there is no envoy");
     }
     found.clone()
-}
-
-/// Whether this build of nuncio is more than an empty main; says so once where it is not.
-pub(super) fn nuncio_serves() -> bool {
-    static SERVES: LazyLock<bool> = LazyLock::new(|| {
-        let output = Command::new(env!("CARGO_BIN_EXE_nuncio")).arg("--version").output();
-        let serves = output.is_ok_and(|output| !output.stdout.is_empty());
-        if !serves {
-            say("PARITY SKIPPED: this nuncio does not serve yet");
-        }
-        serves
-    });
-    *SERVES
-}
-
-/// Writes past the capture of the test harness, so that a passing run shows it too.
-pub(super) fn say(text: &str) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 fn search() -> Option<PathBuf> {

@@ -1,0 +1,53 @@
+//! Runs h2spec, the conformance suite of HTTP/2 (RFC 9113, 7541), in its strict mode against a direct response.
+//!
+//! h2spec is `$NUNCIO_H2SPEC`, or what `.ci/run` installs under `.peers`, or the one on PATH; where there is none the
+//! test says so and passes, unless `NUNCIO_REQUIRE_H2SPEC=1`.
+
+use crate::support::bootstrap::Pieces;
+use crate::support::proxy::proxy;
+use crate::support::upstream::http1;
+use crate::support::{nuncio_serves, say};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// All cases of h2spec 2.6.0 in strict mode.
+const CASES: &str = "147 tests, 147 passed, 0 skipped, 0 failed";
+
+#[tokio::test]
+async fn every_case_of_h2spec_passes_in_strict_mode() {
+    let required = std::env::var("NUNCIO_REQUIRE_H2SPEC").is_ok_and(|v| v == "1");
+    let Some(h2spec) = find() else {
+        assert!(!required, "NUNCIO_REQUIRE_H2SPEC=1 and there is no h2spec");
+        return say(
+            "H2SPEC SKIPPED: no h2spec (set NUNCIO_H2SPEC, or `go install github.com/summerwind/h2spec/cmd/h2spec@latest`)",
+        );
+    };
+    if !nuncio_serves() {
+        return;
+    }
+    let pieces = Pieces {
+        routes: "- match: { prefix: / }\n  direct_response: { status: 200, body: { inline_string: hello } }\n".into(),
+        ..Pieces::default()
+    };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let port = proxy.addr().port().to_string();
+    let output = Command::new(h2spec).args(["-S", "-o", "2", "-h", "127.0.0.1", "-p", &port]).output();
+    let output = output.expect("h2spec can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains(CASES), "{}\n{}", failures(&text), String::from_utf8_lossy(&output.stderr));
+}
+
+/// What h2spec prints from its list of failures on.
+fn failures(text: &str) -> &str {
+    text.find("Failures:").map_or(text, |at| &text[at..])
+}
+
+fn find() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("NUNCIO_H2SPEC") {
+        return Some(PathBuf::from(named)).filter(|path| path.exists());
+    }
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join(".peers/bin/h2spec");
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&folders).map(|folder| folder.join("h2spec"));
+    std::iter::once(installed).chain(on_path).find(|path| path.exists())
+}
