@@ -6,6 +6,7 @@
 
 mod address;
 mod flags;
+pub mod format;
 pub mod stats;
 mod stream_info;
 
