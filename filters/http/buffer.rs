@@ -1,0 +1,100 @@
+//! `envoy.filters.http.buffer`: holds a request back until its body has arrived whole.
+
+use std::sync::Arc;
+
+use http::header::{CONTENT_LENGTH, Entry, HeaderValue, TRANSFER_ENCODING};
+use http::StatusCode;
+use nuncio_filter_api::{
+    Buffered, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, Step,
+    StreamCx,
+};
+use nuncio_proto::envoy::extensions::filters::http::buffer::v3 as proto;
+
+/// The filter's row in the table.
+pub(crate) const ROW: HttpFilterRow = HttpFilterRow {
+    name: "envoy.filters.http.buffer",
+    config: "envoy.extensions.filters.http.buffer.v3.Buffer",
+    lower,
+    per_route: Some(("envoy.extensions.filters.http.buffer.v3.BufferPerRoute", lower_route)),
+};
+
+/// What the listener, or a route, asks for.
+#[derive(Clone, Copy, Debug)]
+enum Config {
+    /// Bodies up to this many bytes are buffered; larger ones are refused with 413.
+    Limit(usize),
+    /// Not on this route.
+    Disabled,
+}
+
+impl Config {
+    fn lower(message: proto::Buffer, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::Buffer { max_request_bytes } = message;
+        let limit = max_request_bytes.ok_or_else(|| cx.at("max_request_bytes", |cx| cx.invalid("is required")))?;
+        Ok(Self::Limit(limit.value as usize))
+    }
+}
+
+fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Refused> {
+    let message = crate::decode::<proto::Buffer>(bytes, cx)?;
+    Ok(Arc::new(Config::lower(message, cx)?))
+}
+
+fn lower_route(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<PerRoute, Refused> {
+    use proto::buffer_per_route::Override;
+    let proto::BufferPerRoute { r#override } = crate::decode(bytes, cx)?;
+    let config = match r#override {
+        Some(Override::Disabled(_)) => Config::Disabled,
+        Some(Override::Buffer(buffer)) => cx.at("buffer", |cx| Config::lower(buffer, cx))?,
+        None => return Err(cx.invalid("one of disabled and buffer is required")),
+    };
+    Ok(Arc::new(config))
+}
+
+impl HttpFilterConfig for Config {
+    fn instantiate(self: Arc<Self>, name: &Arc<str>, cx: &StreamCx) -> Box<dyn HttpFilter> {
+        let own = cx.route().and_then(|r| r.filter_config::<Self>(name));
+        Box::new(Filter(own.map_or(*self, |c| *c)))
+    }
+}
+
+struct Filter(Config);
+
+impl HttpFilter for Filter {
+    fn request<'a>(&'a mut self, request: &'a mut Request, _cx: &'a mut StreamCx) -> Step<'a> {
+        let Config::Limit(limit) = self.0 else { return Step::CONTINUE };
+        // A tunnel's bytes have no end to wait for.
+        if request.body.is_end() || request.head.protocol.is_some() || request.head.method == http::Method::CONNECT {
+            return Step::CONTINUE;
+        }
+        Step::Wait(Box::pin(async move {
+            match request.body.buffer(limit).await {
+                Ok(()) => {
+                    set_length(request);
+                    Ok(())
+                }
+                Err(Buffered::TooLarge) => Err(too_large().into()),
+                Err(Buffered::Broken(error)) => {
+                    let mut reply = LocalReply::new(StatusCode::BAD_REQUEST, error.details);
+                    reply.flags = error.flags;
+                    Err(reply.into())
+                }
+            }
+        }))
+    }
+}
+
+/// A whole body has a length: without chunks a server need not parse any.
+fn set_length(request: &mut Request) {
+    if let Some(length) = request.body.remaining()
+        && let Entry::Vacant(v) = request.head.headers.entry(CONTENT_LENGTH)
+    {
+        v.insert(HeaderValue::from(length));
+    }
+    request.head.headers.remove(TRANSFER_ENCODING);
+}
+
+fn too_large() -> LocalReply {
+    LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large").body("Payload Too Large")
+}
+
