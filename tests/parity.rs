@@ -13,6 +13,7 @@ mod mask;
 mod observe;
 mod scenario;
 
+use crate::support::proxy::binary;
 use crate::support::split::Split;
 use crate::support::{nuncio_serves, say};
 use observe::{Patience, Report};
@@ -126,7 +127,7 @@ async fn check_patiently(scenario: &Scenario, envoy: &Path) -> Result<(), String
 async fn check_once(scenario: &Scenario, envoy: &Path, patience: Patience) -> Result<(), String> {
     // Envoy against itself: what differs then is the harness's own doing, or a deviation that a scenario states.
     let itself = std::env::var("NUNCIO_PARITY").is_ok_and(|mode| mode == "self");
-    let nuncio = if itself { envoy } else { Path::new(env!("CARGO_BIN_EXE_nuncio")) };
+    let nuncio = &if itself { envoy.to_owned() } else { binary() };
     let theirs = observe::run(scenario, envoy, Split::Whole, patience).await.map_err(|e| format!("Envoy: {e}"))?;
     for split in [Split::Whole, Split::Bytes] {
         let ours: Report = observe::run(scenario, nuncio, split, patience).await.map_err(|e| format!("nuncio: {e}"))?;

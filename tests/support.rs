@@ -23,7 +23,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// Whether this build of nuncio is more than an empty main; says so once where it is not.
 pub(crate) fn nuncio_serves() -> bool {
     static SERVES: LazyLock<bool> = LazyLock::new(|| {
-        let output = Command::new(env!("CARGO_BIN_EXE_nuncio")).arg("--version").output();
+        let output = Command::new(proxy::binary()).arg("--version").output();
         let serves = output.is_ok_and(|output| !output.stdout.is_empty());
         if !serves {
             say("SKIPPED: this nuncio does not serve yet");

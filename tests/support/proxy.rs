@@ -22,11 +22,16 @@ pub(crate) struct Proxy {
     upstreams: Vec<Script>,
 }
 
+/// The binary under test: this build of nuncio, or `$NUNCIO_BINARY`, such as an Envoy that a new test is tried on.
+pub(crate) fn binary() -> PathBuf {
+    std::env::var_os("NUNCIO_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_nuncio")), PathBuf::from)
+}
+
 /// nuncio with this bootstrap. Listeners and admin bind port 0.
 pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
     Proxy {
         yaml: yaml.into(),
-        program: PathBuf::from(env!("CARGO_BIN_EXE_nuncio")),
+        program: binary(),
         arguments: ["--concurrency", "1"].map(str::to_owned).to_vec(),
         upstreams: Vec::new(),
     }

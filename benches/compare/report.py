@@ -1,0 +1,81 @@
+"""Medians and ratios of the measured rounds, as text and as benches/RESULTS.md."""
+
+import statistics
+
+# Ratio of nuncio to a peer in one round, at most (issue 2, "Bars").
+BARS = {
+    ("h1", "envoy"): 0.50,
+    ("h1", "haproxy"): 1.15,
+    ("h1-c1024", "envoy"): 0.40,
+    ("h2-h1", "envoy"): 0.45,
+    ("h2-h2", "envoy"): 0.65,
+    ("filters", "envoy"): 0.50,
+    ("h1-10m", "envoy"): 1.0,
+}
+
+COLUMNS = [
+    ("cpu_us", "CPU us/request", "{:.1f}"),
+    ("rate", "requests/s", "{:,.0f}"),
+    ("p99", "p99 ms", "{:.2f}"),
+    ("start_ms", "start ms", "{:.0f}"),
+    ("idle_mb", "idle RSS MB", "{:.1f}"),
+    ("loaded_mb", "loaded RSS MB", "{:.1f}"),
+    ("connection_kb", "idle connection KB", "{:.1f}"),
+    ("errors", "errors", "{:.0f}"),
+]
+
+
+def median(values):
+    values = [value for value in values if value is not None]
+    return statistics.median(values) if values else None
+
+
+def ratio(samples, work, mine, theirs, key):
+    """The median over the rounds of mine divided by theirs, both of one round."""
+    both = zip(samples.get((work, mine), []), samples.get((work, theirs), []))
+    return median([a[key] / b[key] for a, b in both if a.get(key) and b.get(key)])
+
+
+def table(samples, work, peers):
+    shown = [column for column in COLUMNS if any(s.get(column[0]) is not None for p in peers for s in samples.get((work, p), []))]
+    lines = ["| peer | " + " | ".join(title for _, title, _ in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for peer in peers:
+        rounds = samples.get((work, peer), [])
+        if rounds:
+            cells = [(median([s.get(key) for s in rounds]), form) for key, _, form in shown]
+            lines.append(f"| {peer} | " + " | ".join("" if v is None else form.format(v) for v, form in cells) + " |")
+    return lines
+
+
+def ratios(samples, work, peers):
+    lines = []
+    for peer in peers:
+        value = ratio(samples, work, "nuncio", peer, "cpu_us") if peer != "nuncio" else None
+        if value is not None:
+            bar = BARS.get((work, peer))
+            verdict = "" if bar is None else f", bar {bar:.2f}: {'met' if value <= bar else 'MISSED'}"
+            lines.append(f"- CPU per request, nuncio / {peer}: {value:.2f}{verdict}")
+    return lines
+
+
+def of_first_and_last(samples, peers):
+    """What the last of the many routes costs, by the first."""
+    lines = []
+    for peer in peers:
+        pairs = zip(samples.get(("route-last", peer), []), samples.get(("route-first", peer), []))
+        value = median([last["cpu_us"] / first["cpu_us"] for last, first in pairs if last["cpu_us"] and first["cpu_us"]])
+        if value is not None:
+            verdict = f", bar 1.15: {'met' if value <= 1.15 else 'MISSED'}" if peer == "nuncio" else ""
+            lines.append(f"- last route / first route, {peer}: {value:.2f}{verdict}")
+    return lines
+
+
+def render(samples, works, peers, how):
+    lines = ["# nuncio beside Envoy, HAProxy and nginx", "", how, ""]
+    for work in works:
+        lines += [f"## {work['name']}: {work['what']}", "", *table(samples, work["name"], peers), ""]
+        found = ratios(samples, work["name"], peers)
+        if work["name"] == "route-last":
+            found += of_first_and_last(samples, peers)
+        lines += [*found, ""] if found else []
+    return "\n".join(lines)
