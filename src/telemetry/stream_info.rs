@@ -261,6 +261,11 @@ pub struct StreamInfo {
     pub virtual_host_metadata: RefCell<Option<Arc<Metadata>>>,
     /// Whether the response was made here, not by an upstream.
     pub local_reply: Cell<bool>,
+    /// Whether the request came from inside, as the connection manager's address settings say (x-envoy-internal).
+    pub internal: Cell<bool>,
+    /// `idle_timeout` of the route, where it has one (the inner `None` switches it off): takes the place of the
+    /// connection manager's.
+    pub idle_timeout: Cell<Option<Option<Duration>>>,
     /// Whether a health-check filter answered.
     pub health_check: Cell<bool>,
     /// Dynamic metadata set by filters; boxed because most streams have none.
@@ -296,6 +301,8 @@ impl StreamInfo {
             route_metadata: RefCell::new(None),
             virtual_host_metadata: RefCell::new(None),
             local_reply: Cell::new(false),
+            internal: Cell::new(false),
+            idle_timeout: Cell::new(None),
             health_check: Cell::new(false),
             metadata: RefCell::new(None),
         }
