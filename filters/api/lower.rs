@@ -50,6 +50,8 @@ pub struct LowerEnv {
     pub stats: nuncio_telemetry::stats::Store,
     /// Number of workers.
     pub concurrency: usize,
+    /// The address of this host that others know: stands for loopback peers in X-Forwarded-For.
+    pub local_ip: std::net::IpAddr,
     /// `node` of the bootstrap after the command line's overrides: id, cluster and zone.
     pub node: NodeNames,
 }
