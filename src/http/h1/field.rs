@@ -1,0 +1,233 @@
+//! The fields of a head that mean something to the codec, and the collection of all others.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use httparse::Header;
+use nuncio_filter_api::ByteStr;
+
+use super::connection_field::ConnectionField;
+use super::details::{BadRequest, CODEC_ERROR, INVALID_AUTHORITY, TOO_MANY_HEADERS};
+use super::head::share_value;
+
+/// A field that the codec reads; all others pass through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Host,
+    ContentLength,
+    TransferEncoding,
+    Connection,
+    KeepAlive,
+    ProxyConnection,
+    Upgrade,
+    Te,
+    Expect,
+    Other,
+}
+
+impl Field {
+    /// Looks at the length first: most fields differ from all of these by it.
+    pub(super) fn of(name: &[u8]) -> Self {
+        let is = |known: &str, field| if name.eq_ignore_ascii_case(known.as_bytes()) { field } else { Self::Other };
+        match name.len() {
+            2 => is("te", Self::Te),
+            4 => is("host", Self::Host),
+            6 => is("expect", Self::Expect),
+            7 => is("upgrade", Self::Upgrade),
+            10 if name[0] | 0x20 == b'c' => is("connection", Self::Connection),
+            10 => is("keep-alive", Self::KeepAlive),
+            14 => is("content-length", Self::ContentLength),
+            16 => is("proxy-connection", Self::ProxyConnection),
+            17 => is("transfer-encoding", Self::TransferEncoding),
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether trailers may not carry the field: it frames, routes, modifies or authenticates (RFC 9110 §6.5.1).
+    pub(super) fn is_forbidden_in_trailers(name: &[u8]) -> bool {
+        const FORBIDDEN: &[&str] = &[
+            "age",
+            "authorization",
+            "cache-control",
+            "content-encoding",
+            "content-range",
+            "content-type",
+            "cookie",
+            "date",
+            "expires",
+            "http2-settings",
+            "location",
+            "max-forwards",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "range",
+            "retry-after",
+            "set-cookie",
+            "trailer",
+            "vary",
+            "warning",
+            "www-authenticate",
+        ];
+        Self::of(name) != Self::Other
+            || name.first() == Some(&b':')
+            || FORBIDDEN.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
+    }
+}
+
+/// Whether a wrong reading of the field lets a message be split otherwise than its sender meant.
+pub(super) fn is_framing_field(name: &[u8]) -> bool {
+    matches!(Field::of(name), Field::Host | Field::ContentLength | Field::TransferEncoding | Field::Connection)
+}
+
+/// What Transfer-Encoding said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Coding {
+    #[default]
+    Absent,
+    Chunked,
+    /// Another coding, several, or an empty list.
+    Other,
+}
+
+/// The direction of the message that fields belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Request,
+    Response,
+}
+
+/// All fields of a head: those of the connection read and taken out, the others in a map.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    /// End-to-end fields, Host excepted in requests.
+    pub(super) map: HeaderMap,
+    pub(super) host: Option<Bytes>,
+    pub(super) content_length: Option<u64>,
+    pub(super) coding: Coding,
+    pub(super) connection: ConnectionField,
+    pub(super) upgrade: Option<Bytes>,
+    pub(super) expects_continue: bool,
+    /// Bytes of names and values plus 3 for each field, as Envoy counts `%DOWNSTREAM_HEADER_BYTES_RECEIVED%`.
+    pub(super) bytes: u64,
+    /// Names as received, where a formatter wants them.
+    pub(super) names: Option<Vec<ByteStr>>,
+}
+
+/// Room for the fields that the proxy adds to most messages, so that the map does not grow on the way.
+const ADDED_FIELDS: usize = 8;
+
+impl Fields {
+    pub(super) fn collect(
+        head: &Bytes,
+        fields: &[Header<'_>],
+        side: Side,
+        keep_names: bool,
+    ) -> Result<Self, BadRequest> {
+        let mut all = Self { map: HeaderMap::with_capacity(fields.len() + ADDED_FIELDS), ..Self::default() };
+        if keep_names {
+            let names = fields.iter().filter_map(|f| ByteStr::from_utf8(head.slice_ref(f.name.as_bytes())).ok());
+            all.names = Some(names.collect());
+        }
+        let mut te_trailers = false;
+        for field in fields {
+            all.bytes += (field.name.len() + field.value.len() + 3) as u64;
+            match (Field::of(field.name.as_bytes()), side) {
+                (Field::Te, Side::Request) => te_trailers |= accepts_trailers(field.value),
+                (kind, side) => all.add(head, kind, side, field)?,
+            }
+        }
+        if te_trailers {
+            all.map.insert(http::header::TE, HeaderValue::from_static("trailers"));
+        }
+        // Envoy counts the end of the head as one more line where there is no field at all.
+        all.bytes = all.bytes.max(3);
+        Ok(all)
+    }
+
+    fn add(&mut self, head: &Bytes, kind: Field, side: Side, field: &Header<'_>) -> Result<(), BadRequest> {
+        match (kind, side) {
+            (Field::Host, Side::Request) => {
+                // RFC 9112 §3.2: more than one Host is refused, even where they agree.
+                if self.host.replace(head.slice_ref(field.value)).is_some() {
+                    return Err(INVALID_AUTHORITY);
+                }
+            }
+            (Field::ContentLength, _) => return self.add_length(head, field),
+            (Field::TransferEncoding, _) => {
+                let chunked = field.value.eq_ignore_ascii_case(b"chunked") && self.coding == Coding::Absent;
+                self.coding = if chunked { Coding::Chunked } else { Coding::Other };
+            }
+            (Field::Connection, _) => self.connection.add(head, field.value),
+            (Field::ProxyConnection, _) => self.connection.add_proxy(field.value),
+            (Field::KeepAlive, _) => {}
+            (Field::Upgrade, _) => self.upgrade = Some(joined(self.upgrade.take(), head.slice_ref(field.value))),
+            (Field::Expect, Side::Request) => {
+                self.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
+                self.append(head, field)?;
+            }
+            (Field::Host | Field::Te | Field::Expect | Field::Other, _) => self.append(head, field)?,
+        }
+        Ok(())
+    }
+
+    fn add_length(&mut self, head: &Bytes, field: &Header<'_>) -> Result<(), BadRequest> {
+        let length = parse_length(field.value).ok_or(CODEC_ERROR)?;
+        if self.content_length.replace(length).is_some() {
+            return Err(CODEC_ERROR);
+        }
+        // `005` is 5 and goes on as 5: no peer may read it as octal.
+        let canonical = field.value.len() == 1 || field.value[0] != b'0';
+        let value = if canonical { share_value(head, field.value) } else { HeaderValue::from(length) };
+        self.map.try_append(http::header::CONTENT_LENGTH, value).map_err(|_| TOO_MANY_HEADERS)?;
+        Ok(())
+    }
+
+    fn append(&mut self, head: &Bytes, field: &Header<'_>) -> Result<(), BadRequest> {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| CODEC_ERROR)?;
+        self.map.try_append(name, share_value(head, field.value)).map_err(|_| TOO_MANY_HEADERS)?;
+        Ok(())
+    }
+
+    /// Whether the message asks for another protocol (RFC 9110 §7.8).
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.upgrade.is_some() && self.connection.upgrade
+    }
+
+    /// Puts Connection and Upgrade back as received: an upgrade request or a 101 is passed on with them.
+    pub(super) fn keep_upgrade_fields(&mut self, upgrade: &[u8]) {
+        if let Some(connection) = &self.connection.raw
+            && let Ok(value) = HeaderValue::from_maybe_shared(connection.clone())
+        {
+            self.map.insert(http::header::CONNECTION, value);
+        }
+        if let Ok(value) = HeaderValue::from_bytes(upgrade) {
+            self.map.insert(http::header::UPGRADE, value);
+        }
+    }
+}
+
+/// 1*DIGIT that fits 64 bits: no sign, no list, no space (RFC 9112 §6.3).
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() {
+        return None;
+    }
+    value.iter().try_fold(0u64, |length, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { length.checked_mul(10)?.checked_add(u64::from(digit)) }
+    })
+}
+
+/// `trailers` is all that a proxy passes on of TE.
+fn accepts_trailers(te: &[u8]) -> bool {
+    te.split(|b| *b == b',').any(|coding| {
+        let name = coding.split(|b| *b == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"trailers")
+    })
+}
+
+/// Two lines of one list field as one line.
+pub(super) fn joined(first: Option<Bytes>, second: Bytes) -> Bytes {
+    match first {
+        None => second,
+        Some(first) => [&first[..], b",", &second].concat().into(),
+    }
+}

@@ -1,0 +1,207 @@
+//! The sending half: one response.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderMap, StatusCode};
+use nuncio_filter_api::{Body, BodyError, ByteStr, OriginalResponse, Response, ResponseHead};
+use nuncio_telemetry::Protocol;
+
+use super::inner::Inner;
+use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, ResponseForm, SendFraming};
+use crate::h1::request_head::Tunnel;
+
+/// Whether a connection is kept for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// It is kept if the client and the framing allow.
+    KeepAlive,
+    /// It is closed, and the response says so.
+    Close,
+}
+
+/// Why a response was not written to its end. The connection can only be closed.
+#[derive(Debug, thiserror::Error)]
+pub enum RespondError {
+    /// The client is gone.
+    #[error("client disconnected: {0}")]
+    Disconnected(#[source] io::Error),
+    /// The response body broke off after the head was written.
+    #[error("response body broke off: {0}")]
+    Body(#[source] BodyError),
+    /// The body is longer or shorter than its Content-Length.
+    #[error("response body does not match its content-length")]
+    LengthMismatch,
+    /// A 101 to a request that asked for no upgrade (CVE-2024-23326); nothing was written.
+    #[error("101 without a request for it")]
+    UnexpectedUpgrade,
+}
+
+impl From<LengthMismatch> for RespondError {
+    fn from(_: LengthMismatch) -> Self {
+        Self::LengthMismatch
+    }
+}
+
+/// A response on its way.
+pub(super) struct Sending<'a> {
+    inner: &'a RefCell<Inner>,
+    body: Body,
+    sender: BodySender,
+    original: Option<Box<OriginalResponse>>,
+    /// Closing would look like the end of the body.
+    close_delimited: bool,
+    tunnel: bool,
+    persistence: Persistence,
+    /// The body has been queued to its end, or as far as it came.
+    ended: Option<Result<(), RespondError>>,
+}
+
+impl<'a> Sending<'a> {
+    /// Queues the head.
+    pub(super) fn begin(
+        inner: &'a RefCell<Inner>,
+        response: Response,
+        persistence: Persistence,
+    ) -> Result<Self, RespondError> {
+        let Response { head, body } = response;
+        let mut connection = inner.borrow_mut();
+        connection.busy = true;
+        let current = connection.current;
+        let tunnel = accepts_tunnel(current.tunnel, head.status);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS && !tunnel {
+            return Err(RespondError::UnexpectedUpgrade);
+        }
+        let without_body = body.is_end();
+        let close_delimited = tunnel || (current.version == Protocol::Http10 && !is_delimited(&head, without_body));
+        let keep = persistence == Persistence::KeepAlive
+            && current.keep_alive
+            && connection.is_request_complete()
+            && (current.to_head || !close_delimited);
+        let form = ResponseForm {
+            case: NameCase { format: connection.settings.header_format, original: received_names(&head.original) },
+            version: current.version,
+            to_head: current.to_head,
+            to_connect: current.tunnel == Some(Tunnel::Connect),
+            connection: match (tunnel, keep, current.version) {
+                (true, ..) | (_, true, Protocol::Http11) => None,
+                (_, true, _) => Some(b"keep-alive"),
+                (_, false, _) => Some(b"close"),
+            },
+            without_body,
+        };
+        let (framing, size) = connection.queue.encode(|out| encode::response_head(&head, &form, out));
+        if tunnel {
+            connection.accept_tunnel();
+        }
+        if let Some(info) = &connection.info {
+            info.header_bytes_sent.set(size.fields);
+            info.wire_bytes_sent.set(info.wire_bytes_sent.get() + size.wire);
+        }
+        let trailers = connection.settings.enable_trailers;
+        Ok(Self {
+            inner,
+            body,
+            sender: BodySender::new(framing, trailers),
+            original: head.original,
+            close_delimited: framing == SendFraming::Raw,
+            tunnel,
+            persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
+            ended: if framing == SendFraming::None { Some(Ok(())) } else { None },
+        })
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Persistence, RespondError>> {
+        loop {
+            self.pull(cx);
+            let mut connection = self.inner.borrow_mut();
+            if connection.queue.is_empty() {
+                if let Some(ended) = self.ended.take() {
+                    return Poll::Ready(self.finish(&mut connection, ended));
+                }
+                // Nothing to write: while the body is waited for, the client may leave.
+                ready!(connection.poll_disconnected(cx));
+                return Poll::Ready(Err(RespondError::Disconnected(io::ErrorKind::ConnectionReset.into())));
+            }
+            ready!(connection.poll_flush(cx)).map_err(RespondError::Disconnected)?;
+        }
+    }
+
+    /// Takes from the body what is there, up to what the queue should hold.
+    fn pull(&mut self, cx: &mut Context<'_>) {
+        while self.ended.is_none() && !self.inner.borrow().queue.is_full() {
+            // Not borrowed here: the body may pull the request through this connection.
+            let ended = match self.body.poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(None) => Some(self.end(None)),
+                Poll::Ready(Some(Err(error))) => Some(Err(RespondError::Body(error))),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.data(data),
+                    Err(frame) => Some(self.end(frame.into_trailers().ok().as_ref())),
+                },
+            };
+            self.ended = ended;
+        }
+    }
+
+    fn data(&mut self, data: bytes::Bytes) -> Option<Result<(), RespondError>> {
+        let len = data.len() as u64;
+        let mut connection = self.inner.borrow_mut();
+        let wire = match self.sender.data(data, &mut connection.queue) {
+            Ok(wire) => wire,
+            Err(mismatch) => return Some(Err(mismatch.into())),
+        };
+        if let Some(info) = &connection.info {
+            info.bytes_sent.set(info.bytes_sent.get() + len);
+            info.wire_bytes_sent.set(info.wire_bytes_sent.get() + wire);
+        }
+        drop(connection);
+        if self.body.is_end() { Some(self.end(None)) } else { None }
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), RespondError> {
+        let mut connection = self.inner.borrow_mut();
+        let format = connection.settings.header_format;
+        let case = NameCase { format, original: received_names(&self.original) };
+        let wire = self.sender.end(trailers, case, &mut connection.queue)?;
+        if let Some(info) = &connection.info {
+            info.wire_bytes_sent.set(info.wire_bytes_sent.get() + wire);
+        }
+        Ok(())
+    }
+
+    fn finish(&self, connection: &mut Inner, ended: Result<(), RespondError>) -> Result<Persistence, RespondError> {
+        if let Err(error) = ended {
+            if self.close_delimited {
+                connection.reset();
+            }
+            return Err(error);
+        }
+        if self.tunnel || self.persistence == Persistence::Close {
+            return Ok(Persistence::Close);
+        }
+        connection.busy = false;
+        Ok(Persistence::KeepAlive)
+    }
+}
+
+fn received_names(original: &Option<Box<OriginalResponse>>) -> Option<&[ByteStr]> {
+    original.as_deref().map(|o| &o.names[..])
+}
+
+fn accepts_tunnel(tunnel: Option<Tunnel>, status: StatusCode) -> bool {
+    match tunnel {
+        Some(Tunnel::Connect) => status.is_success(),
+        Some(Tunnel::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
+        None => false,
+    }
+}
+
+/// Whether the client can tell the end of the body without chunks.
+fn is_delimited(head: &ResponseHead, without_body: bool) -> bool {
+    without_body
+        || head.headers.contains_key(http::header::CONTENT_LENGTH)
+        || head.status == StatusCode::NO_CONTENT
+        || head.status == StatusCode::NOT_MODIFIED
+}

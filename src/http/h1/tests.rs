@@ -1,0 +1,3 @@
+mod pipe;
+mod requests;
+mod server;
