@@ -1,0 +1,272 @@
+//! Connections to upstream hosts.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nuncio_config::socket::{BindConfig, SocketOption, SocketPhase, SocketValue, TcpKeepalive};
+use nuncio_filter_api::Io;
+use nuncio_telemetry::Address;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::net::{TcpSocket, UnixStream};
+
+use crate::transport::{TcpTransport, UnixTransport};
+
+/// How a socket towards a host is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectOptions<'a> {
+    /// Local address and socket options.
+    pub bind: Option<&'a BindConfig>,
+    /// TCP keep-alive.
+    pub keepalive: Option<TcpKeepalive>,
+}
+
+/// A connection just made.
+pub struct Connected {
+    /// Its bytes.
+    pub io: Io,
+    /// Its own end.
+    pub local: Option<Address>,
+}
+
+/// Why a connection could not be made. The text is that of `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The socket could not be made or bound here.
+    Bind {
+        /// The address to bind to, where one was.
+        address: Option<SocketAddr>,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The kernel refused at once.
+    Immediate {
+        /// Where to.
+        address: Address,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The host refused, or could not be reached.
+    Delayed(io::Error),
+}
+
+// === impl ConnectError ===
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { address: Some(address), source } => {
+                write!(f, "failed to bind to {address}: {}", reason(source))
+            }
+            Self::Bind { address: None, source } => write!(f, "failed to make a socket: {}", reason(source)),
+            Self::Immediate { address, source } => {
+                write!(f, "immediate connect error: {}|remote address:{address}", reason(source))
+            }
+            Self::Delayed(source) => write!(f, "delayed connect error: {}", reason(source)),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind { source, .. } | Self::Immediate { source, .. } | Self::Delayed(source) => Some(source),
+        }
+    }
+}
+
+/// The kernel's words alone, as Envoy prints them; std adds the number of the error.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Connects to `address`. The caller sets the time-out: dropping the future gives up.
+pub async fn connect(address: &Address, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
+    match address {
+        Address::Ip(to) => connect_tcp(*to, options).await,
+        Address::Pipe(path) => connect_unix(path, address).await,
+    }
+}
+
+async fn connect_tcp(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
+    let socket = tcp_socket(to, options)?;
+    let stream = match TcpSocket::from_std_stream(socket.into()).connect(to).await {
+        Ok(stream) => stream,
+        // The kernel answers these without asking the host.
+        Err(source) if is_immediate(&source) => {
+            return Err(ConnectError::Immediate { address: to.into(), source });
+        }
+        Err(source) => return Err(ConnectError::Delayed(source)),
+    };
+    let local = stream.local_addr().ok().map(Address::from);
+    Ok(Connected { io: Io::new(TcpTransport(stream)), local })
+}
+
+fn is_immediate(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable | io::ErrorKind::PermissionDenied
+    )
+}
+
+async fn connect_unix(path: &str, address: &Address) -> Result<Connected, ConnectError> {
+    // A unix-domain connect never waits for the peer, so that each of its errors is immediate.
+    let connected = match path.strip_prefix('@') {
+        Some(name) => connect_abstract(name),
+        None => UnixStream::connect(path).await,
+    };
+    let stream = connected.map_err(|source| ConnectError::Immediate { address: address.clone(), source })?;
+    Ok(Connected { io: Io::new(UnixTransport(stream)), local: None })
+}
+
+fn connect_abstract(name: &str) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.connect(&SockAddr::unix(format!("\0{name}"))?)?;
+    UnixStream::from_std(socket.into())
+}
+
+fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, ConnectError> {
+    let source = options.bind.and_then(|b| b.source);
+    let made = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = options.keepalive {
+            socket.set_tcp_keepalive(&tcp_keepalive(keepalive))?;
+        }
+        let Some(bind) = options.bind else { return Ok(socket) };
+        if let Some(freebind) = bind.freebind {
+            socket.set_freebind_v4(freebind)?;
+        }
+        set_options(&socket, to, &bind.options, SocketPhase::PreBind)?;
+        if let Some(source) = bind.source {
+            // With the kernel choosing the port, it need not do so before it knows the other end: one local port
+            // then serves connections to many hosts.
+            if source.port() == 0 {
+                set_bind_address_no_port(&socket)?;
+            }
+            socket.bind(&source.into())?;
+        }
+        set_options(&socket, to, &bind.options, SocketPhase::Bound)?;
+        Ok(socket)
+    };
+    made().map_err(|error| ConnectError::Bind { address: source, source: error })
+}
+
+fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let option = SocketOption {
+        level: libc::IPPROTO_IP,
+        name: libc::IP_BIND_ADDRESS_NO_PORT,
+        value: SocketValue::Int(1),
+        phase: SocketPhase::PreBind,
+        stream: true,
+        datagram: false,
+        ipv4: true,
+        ipv6: true,
+    };
+    set_option(socket, &option)
+}
+
+fn set_options(socket: &Socket, to: SocketAddr, options: &[SocketOption], phase: SocketPhase) -> io::Result<()> {
+    let applies = |option: &&SocketOption| {
+        option.phase == phase && option.stream && if to.is_ipv4() { option.ipv4 } else { option.ipv6 }
+    };
+    options.iter().filter(applies).try_for_each(|option| set_option(socket, option))
+}
+
+fn tcp_keepalive(config: TcpKeepalive) -> socket2::TcpKeepalive {
+    let seconds = |n: u32| Duration::from_secs(n.into());
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = config.time {
+        keepalive = keepalive.with_time(seconds(time));
+    }
+    if let Some(interval) = config.interval {
+        keepalive = keepalive.with_interval(seconds(interval));
+    }
+    if let Some(probes) = config.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    keepalive
+}
+
+/// One setsockopt(2) as configured.
+fn set_option(socket: &impl AsRawFd, option: &SocketOption) -> io::Result<()> {
+    let int;
+    let bytes: &[u8] = match &option.value {
+        SocketValue::Int(value) => {
+            int = value.to_ne_bytes();
+            &int
+        }
+        SocketValue::Bytes(bytes) => bytes,
+    };
+    let length = libc::socklen_t::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel reads `length` bytes at the pointer, which are those of `bytes`.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), option.level, option.name, bytes.as_ptr().cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn refusal(address: Address, options: ConnectOptions<'_>) -> String {
+        match connect(&address, options).await {
+            Ok(_) => panic!("connected"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_carries_bytes_and_knows_its_own_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let bind = BindConfig { source: Some("127.0.0.2:0".parse().unwrap()), freebind: None, options: vec![] };
+        let options = ConnectOptions {
+            bind: Some(&bind),
+            keepalive: Some(TcpKeepalive { probes: Some(3), time: Some(5), interval: None }),
+        };
+        let mut connected = connect(&to.into(), options).await.unwrap();
+        let (mut accepted, peer) = listener.accept().await.unwrap();
+        assert_eq!(connected.local, Some(peer.into()));
+        assert_eq!(peer.ip().to_string(), "127.0.0.2");
+        connected.io.write_all(b"hi").await.unwrap();
+        let mut got = [0; 2];
+        accepted.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hi");
+    }
+
+    #[tokio::test]
+    async fn failures_read_as_envoys_do() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let options = ConnectOptions::default();
+        assert_eq!(refusal(closed.into(), options).await, "delayed connect error: Connection refused");
+        assert_eq!(
+            refusal(Address::Pipe("/nonexistent/s".into()), options).await,
+            "immediate connect error: No such file or directory|remote address:/nonexistent/s"
+        );
+        let bind = BindConfig { source: Some("192.0.2.77:0".parse().unwrap()), freebind: None, options: vec![] };
+        let options = ConnectOptions { bind: Some(&bind), keepalive: None };
+        assert_eq!(
+            refusal(closed.into(), options).await,
+            "failed to bind to 192.0.2.77:0: Cannot assign requested address"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_abstract_socket_is_reached() {
+        let name = format!("nuncio-connect-{}", std::process::id());
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::unix(format!("\0{name}")).unwrap()).unwrap();
+        socket.listen(1).unwrap();
+        connect(&Address::Pipe(format!("@{name}").into()), ConnectOptions::default()).await.unwrap();
+    }
+}
