@@ -1,1 +1,25 @@
+//! Clusters: who the hosts are, which of them gets a request, and over which connection.
+//!
+//! In: a [`ClusterConfig`](nuncio_config::cluster::ClusterConfig) for each cluster. Out: responses of hosts, or why
+//! there is none.
+//! Invariants: what workers share is immutable behind arc-swap or an atomic; a worker makes its own state of a cluster
+//! when it first uses it and drops it when the cluster is gone; whatever a request takes (a place in a queue, a
+//! connection, a count) it gives back when it is dropped.
+//! Start reading at [`Clusters`], then [`Cluster`].
 
+// The pools that use the rest land next.
+#![allow(dead_code)]
+
+mod cluster;
+mod clusters;
+mod discovery;
+mod dns;
+mod host;
+mod lb;
+mod limits;
+#[cfg(test)]
+mod testing;
+
+pub use cluster::Cluster;
+pub use clusters::{Clusters, Snapshot};
+pub use host::{Host, HostCounter, HostGauge, HostSet, HostStats};

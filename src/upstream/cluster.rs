@@ -1,0 +1,113 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, Priority};
+use nuncio_telemetry::stats::catalogue::ClusterStats;
+use nuncio_telemetry::stats::{Scope, Store};
+use tokio::sync::watch;
+
+use crate::host::{Host, HostSet};
+use crate::limits::Limits;
+
+/// A cluster, shared by all workers.
+pub struct Cluster {
+    /// As configured.
+    pub config: ClusterConfig,
+    /// What is counted under `cluster.<name>`.
+    pub stats: ClusterStats,
+    pub(crate) limits: [Limits; 2],
+    store: Store,
+    hosts: ArcSwap<HostSet>,
+    /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
+    version: AtomicU64,
+    /// True once the hosts are known, or known not to be found.
+    warm: watch::Sender<bool>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// The cluster with the hosts that its configuration names; those behind DNS names come with discovery.
+    pub fn new(config: ClusterConfig, store: &Store) -> Self {
+        let scope = scope(store, &config);
+        let stats = ClusterStats::new(&scope);
+        let limits =
+            [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
+        let is_static = matches!(config.discovery, Discovery::Static);
+        let cluster = Self {
+            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), config.panic_threshold)),
+            config,
+            stats,
+            limits,
+            store: store.clone(),
+            version: AtomicU64::new(0),
+            warm: watch::Sender::new(is_static),
+        };
+        if is_static {
+            cluster.set_hosts(fixed_hosts(&cluster.config));
+        }
+        cluster
+    }
+
+    /// Its hosts now.
+    pub fn hosts(&self) -> Arc<HostSet> {
+        self.hosts.load_full()
+    }
+
+    /// Grows whenever the hosts change.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Replaces the hosts; workers see them at their next pick.
+    pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
+        let set = HostSet::new(hosts, self.config.panic_threshold);
+        let before = self.hosts.load();
+        let changed = before.hosts.len() != set.hosts.len()
+            || before.hosts.iter().zip(&set.hosts).any(|(a, b)| !Arc::ptr_eq(a, b));
+        if changed {
+            self.stats.membership_change().inc();
+        }
+        self.stats.membership_total().set(set.hosts.len() as u64);
+        self.stats.membership_healthy().set(set.healthy as u64);
+        if !matches!(self.config.discovery, Discovery::Static) {
+            self.stats.max_host_weight().set(set.max_weight().into());
+        }
+        self.hosts.store(Arc::new(set));
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Marks the cluster as ready to be used.
+    pub(crate) fn set_warm(&self) {
+        self.warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+    }
+
+    /// Waits until the hosts are known, or known not to be found.
+    pub(crate) async fn warmed(&self) {
+        // The sender is in `self`, so that waiting cannot fail.
+        let _ = self.warm.subscribe().wait_for(|warm| *warm).await;
+    }
+
+    pub(crate) fn limits(&self, priority: Priority) -> &Limits {
+        &self.limits[priority as usize]
+    }
+
+    /// The prefix of its stats.
+    pub(crate) fn scope(&self) -> Scope {
+        scope(&self.store, &self.config)
+    }
+}
+
+fn scope(store: &Store, config: &ClusterConfig) -> Scope {
+    store.scope(&format!("cluster.{}", config.observable_name))
+}
+
+fn fixed_hosts(config: &ClusterConfig) -> Vec<Arc<Host>> {
+    let fixed = |endpoint: &Endpoint| match &endpoint.address {
+        EndpointAddress::Fixed(address) => Some(Arc::new(Host::new(endpoint, address.clone()))),
+        // A static cluster has none: lowering refuses them.
+        EndpointAddress::Named { .. } => None,
+    };
+    config.endpoints.iter().filter_map(fixed).collect()
+}

@@ -1,0 +1,134 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use nuncio_config::cluster::ClusterConfig;
+use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
+use tokio::sync::watch;
+
+use crate::cluster::Cluster;
+
+/// All clusters of the process.
+pub struct Clusters {
+    /// By number of the name.
+    snapshot: ArcSwap<Snapshot>,
+    /// Grows with each snapshot; workers compare it before they look at the snapshot.
+    generation: AtomicU64,
+    /// Taken by those who change the clusters, never on the data path.
+    writer: Mutex<()>,
+    /// Tells discovery of a new snapshot.
+    changed: watch::Sender<()>,
+    store: Store,
+    stats: ClusterManagerStats,
+    connections: AtomicU64,
+}
+
+/// The clusters at one time.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    by_id: Vec<Option<Arc<Cluster>>>,
+}
+
+// === impl Clusters ===
+
+impl Clusters {
+    /// No clusters yet.
+    pub fn new(store: &Store) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            writer: Mutex::new(()),
+            changed: watch::Sender::new(()),
+            store: store.clone(),
+            stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
+            connections: AtomicU64::new(0),
+        })
+    }
+
+    /// Adds clusters, or replaces those of the same names. All appear at once.
+    pub fn update(&self, configs: impl IntoIterator<Item = ClusterConfig>) {
+        // A poisoned lock means that an update panicked before it published: the snapshot is whole.
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.snapshot.load());
+        for config in configs {
+            let at = config.name.id as usize;
+            if next.by_id.len() <= at {
+                next.by_id.resize(at + 1, None);
+            }
+            let cluster = Arc::new(Cluster::new(config, &self.store));
+            match next.by_id[at].replace(cluster) {
+                Some(_) => self.stats.cluster_modified().inc(),
+                None => self.stats.cluster_added().inc(),
+            }
+        }
+        self.publish(next);
+    }
+
+    /// Removes the cluster of this name. False if there was none.
+    pub fn remove(&self, name: &str) -> bool {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.snapshot.load());
+        let Some(found) = next.by_id.iter_mut().find(|c| c.as_ref().is_some_and(|c| *c.config.name.name == *name))
+        else {
+            return false;
+        };
+        *found = None;
+        self.stats.cluster_removed().inc();
+        self.publish(next);
+        true
+    }
+
+    fn publish(&self, next: Snapshot) {
+        self.stats.active_clusters().set(next.iter().count() as u64);
+        self.snapshot.store(Arc::new(next));
+        self.generation.fetch_add(1, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    /// The clusters now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Signals each change of the snapshot.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until every cluster that asks for it knows its hosts, or knows that they cannot be found.
+    pub async fn warmed(&self) {
+        for cluster in self.snapshot().iter().filter(|c| c.config.wait_for_warm) {
+            cluster.warmed().await;
+        }
+    }
+
+    /// A number for a new upstream connection, unique in the process.
+    pub(crate) fn next_connection_id(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// The cluster numbered `id`.
+    pub fn get(&self, id: u32) -> Option<&Arc<Cluster>> {
+        self.by_id.get(id as usize)?.as_ref()
+    }
+
+    /// All of them, in the order in which their names were first seen.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.by_id.iter().flatten()
+    }
+
+    /// All of them by name.
+    pub fn by_name(&self) -> BTreeMap<&str, &Arc<Cluster>> {
+        self.iter().map(|c| (&*c.config.name.name, c)).collect()
+    }
+}

@@ -1,0 +1,291 @@
+//! Finds the hosts of DNS clusters and keeps them up to date. Runs on the control thread.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::cluster::{
+    ClusterConfig, Discovery, DnsConfig, DnsResolverConfig, Endpoint, EndpointAddress, RefreshRate,
+};
+use nuncio_telemetry::Address;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::cluster::Cluster;
+use crate::clusters::{Clusters, Snapshot};
+use crate::dns::{Answer, Resolver};
+use crate::host::Host;
+
+impl Clusters {
+    /// Follows the DNS clusters of every snapshot. Runs until it is dropped, on a tokio runtime of any kind.
+    pub async fn run_discovery(self: Arc<Self>) {
+        let mut changes = self.changes();
+        let mut followers = Followers::default();
+        loop {
+            followers.reconcile(&self.snapshot());
+            // The sender is in `self`, so that waiting cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+}
+
+/// The tasks that follow clusters. Dropping them ends them.
+#[derive(Default)]
+struct Followers {
+    tasks: JoinSet<()>,
+    /// By address of the cluster, which its task keeps from being used again.
+    running: HashMap<usize, AbortHandle>,
+    /// One resolver for all clusters that ask the same servers in the same way.
+    resolvers: HashMap<DnsResolverConfig, Arc<Resolver>>,
+}
+
+impl Followers {
+    fn reconcile(&mut self, snapshot: &Snapshot) {
+        let current: HashMap<usize, &Arc<Cluster>> = snapshot.iter().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
+        let gone = |at: &usize, task: &mut AbortHandle| {
+            let is_gone = !current.contains_key(at);
+            if is_gone {
+                task.abort();
+            }
+            is_gone
+        };
+        drop(self.running.extract_if(gone).collect::<Vec<_>>());
+        for (at, cluster) in current {
+            let Some(dns) = dns_of(&cluster.config) else { continue };
+            if self.running.contains_key(&at) {
+                continue;
+            }
+            match self.resolver(&dns.resolver) {
+                Some(resolver) => {
+                    let task = self.tasks.spawn(follow(cluster.clone(), resolver));
+                    self.running.insert(at, task);
+                }
+                None => cluster.set_warm(),
+            }
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    fn resolver(&mut self, config: &DnsResolverConfig) -> Option<Arc<Resolver>> {
+        if let Some(known) = self.resolvers.get(config) {
+            return Some(known.clone());
+        }
+        let made = Resolver::new(config).inspect_err(|error| tracing::warn!(%error, "DNS cannot be used"));
+        let resolver = Arc::new(made.ok()?);
+        self.resolvers.insert(config.clone(), resolver.clone());
+        Some(resolver)
+    }
+}
+
+fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
+    match &config.discovery {
+        Discovery::Static => None,
+        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
+    }
+}
+
+/// Resolves the names of one cluster, each on its own schedule, until it is dropped.
+async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>) {
+    let (answers, mut received) = tokio::sync::mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    let mut targets = Vec::new();
+    for endpoint in &cluster.config.endpoints {
+        let (name, port) = match &endpoint.address {
+            EndpointAddress::Fixed(address) => {
+                targets.push(Target::fixed(endpoint, address.clone()));
+                continue;
+            }
+            EndpointAddress::Named { name, port } => (name.clone(), *port),
+        };
+        let at = targets.len();
+        targets.push(Target::named(endpoint, name.clone(), port));
+        tasks.spawn(resolve_forever(cluster.clone(), resolver.clone(), name, at, answers.clone()));
+    }
+    drop(answers);
+    apply(&cluster, &targets);
+    warm_up(&cluster, &targets);
+    while let Some((at, answer)) = received.recv().await {
+        let target = &mut targets[at];
+        target.is_known = true;
+        let changed = answer.is_some_and(|answer| target.update(&cluster, &answer));
+        if changed {
+            apply(&cluster, &targets);
+        } else {
+            cluster.stats.update_no_rebuild().inc();
+        }
+        warm_up(&cluster, &targets);
+    }
+    // Only a cluster without names gets here. It is held until it is gone, as all others are.
+    std::future::pending().await
+}
+
+fn warm_up(cluster: &Cluster, targets: &[Target]) {
+    if targets.iter().all(|t| t.is_known) {
+        cluster.set_warm();
+    }
+}
+
+/// Makes the hosts of all targets those of the cluster, each address once.
+fn apply(cluster: &Cluster, targets: &[Target]) {
+    let mut seen = std::collections::HashSet::new();
+    let hosts = targets.iter().flat_map(|t| &t.hosts).filter(|h| seen.insert(h.address())).cloned().collect();
+    cluster.set_hosts(hosts);
+}
+
+/// Asks for one name again and again. `None` stands for a failure.
+async fn resolve_forever(
+    cluster: Arc<Cluster>,
+    resolver: Arc<Resolver>,
+    name: Arc<str>,
+    at: usize,
+    answers: tokio::sync::mpsc::Sender<(usize, Option<Answer>)>,
+) {
+    let dns = dns_of(&cluster.config).expect("only the names of DNS clusters are resolved");
+    let mut schedule = Schedule::new(dns);
+    loop {
+        cluster.stats.update_attempt().inc();
+        let wait = match resolver.resolve(&name, dns.family).await {
+            Ok(answer) => {
+                cluster.stats.update_success().inc();
+                let wait = schedule.after_answer(answer.ttl);
+                if answers.send((at, Some(answer))).await.is_err() {
+                    return;
+                }
+                wait
+            }
+            Err(error) => {
+                tracing::debug!(cluster = %cluster.config.name.name, %name, %error, "DNS resolution failed");
+                cluster.stats.update_failure().inc();
+                if answers.send((at, None)).await.is_err() {
+                    return;
+                }
+                schedule.after_failure()
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+// === impl Target ===
+
+/// One endpoint of a cluster and the hosts found for it.
+struct Target {
+    endpoint: Endpoint,
+    name: Arc<str>,
+    port: u16,
+    hosts: Vec<Arc<Host>>,
+    /// Whether DNS has answered, or failed to, at least once.
+    is_known: bool,
+}
+
+impl Target {
+    fn fixed(endpoint: &Endpoint, address: Address) -> Self {
+        let hosts = vec![Arc::new(Host::new(endpoint, address))];
+        Self { endpoint: endpoint.clone(), name: "".into(), port: 0, hosts, is_known: true }
+    }
+
+    fn named(endpoint: &Endpoint, name: Arc<str>, port: u16) -> Self {
+        Self { endpoint: endpoint.clone(), name, port, hosts: Vec::new(), is_known: false }
+    }
+
+    /// Takes in an answer. False if it changes nothing.
+    fn update(&mut self, cluster: &Cluster, answer: &Answer) -> bool {
+        match &cluster.config.discovery {
+            Discovery::LogicalDns(_) => self.update_logical(answer),
+            _ => self.update_strict(answer),
+        }
+    }
+
+    fn update_logical(&mut self, answer: &Answer) -> bool {
+        // Envoy: a name that is gone keeps its last address.
+        let Some(first) = answer.addresses.first() else { return false };
+        let address = Address::from(SocketAddr::new(*first, self.port));
+        match self.hosts.first() {
+            Some(host) => {
+                let moved = host.address() != address;
+                host.move_to(address);
+                moved
+            }
+            None => {
+                self.hosts.push(Arc::new(Host::logical(&self.endpoint, address, &self.name)));
+                true
+            }
+        }
+    }
+
+    /// Hosts whose address is still there stay the same hosts.
+    fn update_strict(&mut self, answer: &Answer) -> bool {
+        let mut before = std::mem::take(&mut self.hosts);
+        let known = before.len();
+        let mut reused = 0;
+        for ip in &answer.addresses {
+            let address = Address::from(SocketAddr::new(*ip, self.port));
+            if self.hosts.iter().any(|h| h.address() == address) {
+                continue;
+            }
+            let host = match before.iter().position(|h| h.address() == address) {
+                Some(at) => {
+                    reused += 1;
+                    before.swap_remove(at)
+                }
+                None => Arc::new(Host::resolved(&self.endpoint, address, &self.name)),
+            };
+            self.hosts.push(host);
+        }
+        // Nothing is known of a family whose query failed: its hosts stay.
+        let kept = before.into_iter().filter(|h| match h.address().ip() {
+            Some(IpAddr::V4(_)) => answer.failed_v4,
+            Some(IpAddr::V6(_)) => answer.failed_v6,
+            None => false,
+        });
+        let fresh = self.hosts.len() - reused;
+        self.hosts.extend(kept);
+        fresh > 0 || self.hosts.len() != known
+    }
+}
+
+// === impl Schedule ===
+
+/// When a name is asked for again.
+struct Schedule<'a> {
+    dns: &'a DnsConfig,
+    /// The next back-off, while queries fail.
+    backoff: Option<Duration>,
+}
+
+impl<'a> Schedule<'a> {
+    fn new(dns: &'a DnsConfig) -> Self {
+        Self { dns, backoff: None }
+    }
+
+    fn after_answer(&mut self, ttl: Option<Duration>) -> Duration {
+        self.backoff = None;
+        let refresh = match ttl {
+            // A time-to-live of zero would ask without end.
+            Some(ttl) if self.dns.respect_ttl && !ttl.is_zero() => ttl,
+            _ => self.dns.refresh,
+        };
+        refresh + random_below(self.dns.jitter)
+    }
+
+    fn after_failure(&mut self) -> Duration {
+        let Some(RefreshRate { base, max }) = self.dns.failure else {
+            return self.dns.refresh + random_below(self.dns.jitter);
+        };
+        let backoff = self.backoff.unwrap_or(base);
+        self.backoff = Some((backoff * 2).min(max));
+        // Jitter over the upper half, so that a failing server is not asked at once.
+        backoff / 2 + random_below(backoff / 2)
+    }
+}
+
+fn random_below(bound: Duration) -> Duration {
+    match u64::try_from(bound.as_nanos()) {
+        Ok(0) | Err(_) => Duration::ZERO,
+        Ok(nanos) => Duration::from_nanos(fastrand::u64(..nanos)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

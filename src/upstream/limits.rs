@@ -1,0 +1,167 @@
+//! Circuit breakers: how much of a resource a cluster may use.
+//!
+//! The limits hold for all workers together, as in Envoy. The counts are relaxed atomics, one locked instruction to
+//! take and one to give back. They order nothing: a limit is a number, not a lock.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nuncio_config::cluster::{Priority, Thresholds};
+use nuncio_telemetry::stats::catalogue::ClusterStats;
+use nuncio_telemetry::stats::{Gauge, Scope};
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Connections,
+    Pending,
+    Requests,
+}
+
+/// What one priority of a cluster uses of each resource.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    priority: Priority,
+    used: [AtomicU32; 3],
+    max: [u32; 3],
+    remaining: Option<RemainingStats>,
+}
+
+nuncio_telemetry::stats! {
+    /// `cluster.<name>.circuit_breakers.<priority>`, kept where `track_remaining` asks for it.
+    struct RemainingStats {
+        remaining_cx: Gauge,
+        remaining_pending: Gauge,
+        remaining_rq: Gauge,
+        remaining_retries: Gauge,
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// Nothing used. `scope` is that of the cluster.
+    pub(crate) fn new(priority: Priority, thresholds: &Thresholds, scope: &Scope) -> Self {
+        let Thresholds { max_connections, max_pending_requests, max_requests, max_retries, track_remaining } =
+            *thresholds;
+        let remaining = track_remaining.then(|| {
+            let name = match priority {
+                Priority::Default => "circuit_breakers.default",
+                Priority::High => "circuit_breakers.high",
+            };
+            let stats = RemainingStats::new(&scope.scope(name));
+            stats.remaining_cx().set(max_connections.into());
+            stats.remaining_pending().set(max_pending_requests.into());
+            stats.remaining_rq().set(max_requests.into());
+            stats.remaining_retries().set(max_retries.into());
+            stats
+        });
+        Self {
+            priority,
+            used: Default::default(),
+            max: [max_connections, max_pending_requests, max_requests],
+            remaining,
+        }
+    }
+
+    /// Takes one, unless all are taken. Whoever got it gives it back.
+    pub(crate) fn try_take(&self, resource: Resource, stats: &ClusterStats) -> bool {
+        let max = self.max[resource as usize];
+        let used = self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
+        if used >= max {
+            self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.took(resource, used, stats);
+        true
+    }
+
+    /// Takes one even beyond the limit: Envoy gives each pool its first connection.
+    pub(crate) fn take(&self, resource: Resource, stats: &ClusterStats) {
+        let used = self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
+        self.took(resource, used, stats);
+    }
+
+    /// Gives one back.
+    pub(crate) fn give_back(&self, resource: Resource, stats: &ClusterStats) {
+        let used = self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
+        if used == self.max[resource as usize] {
+            self.open_gauge(resource, stats).set(0);
+        }
+        self.update_remaining(resource, used - 1);
+    }
+
+    /// How many are in use.
+    #[cfg(test)]
+    pub(crate) fn used(&self, resource: Resource) -> u32 {
+        self.used[resource as usize].load(Ordering::Relaxed)
+    }
+
+    fn took(&self, resource: Resource, used_before: u32, stats: &ClusterStats) {
+        let used = used_before + 1;
+        if used >= self.max[resource as usize] {
+            self.open_gauge(resource, stats).set(1);
+        }
+        self.update_remaining(resource, used);
+    }
+
+    fn open_gauge<'a>(&self, resource: Resource, stats: &'a ClusterStats) -> Gauge<'a> {
+        match (self.priority, resource) {
+            (Priority::Default, Resource::Connections) => stats.default_cx_open(),
+            (Priority::Default, Resource::Pending) => stats.default_rq_pending_open(),
+            (Priority::Default, Resource::Requests) => stats.default_rq_open(),
+            (Priority::High, Resource::Connections) => stats.high_cx_open(),
+            (Priority::High, Resource::Pending) => stats.high_rq_pending_open(),
+            (Priority::High, Resource::Requests) => stats.high_rq_open(),
+        }
+    }
+
+    fn update_remaining(&self, resource: Resource, used: u32) {
+        let Some(stats) = &self.remaining else { return };
+        let remaining = self.max[resource as usize].saturating_sub(used).into();
+        match resource {
+            Resource::Connections => stats.remaining_cx().set(remaining),
+            Resource::Pending => stats.remaining_pending().set(remaining),
+            Resource::Requests => stats.remaining_rq().set(remaining),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nuncio_telemetry::stats::Store;
+
+    use super::*;
+
+    fn limits(max_requests: u32) -> (Limits, ClusterStats) {
+        let scope = Store::new().scope("cluster.c");
+        let thresholds = Thresholds { max_requests, track_remaining: true, ..Thresholds::default() };
+        (Limits::new(Priority::Default, &thresholds, &scope), ClusterStats::new(&scope))
+    }
+
+    #[test]
+    fn the_breaker_is_open_while_the_limit_is_reached() {
+        let (limits, stats) = limits(2);
+        assert!(limits.try_take(Resource::Requests, &stats));
+        assert_eq!(stats.default_rq_open().value(), 0);
+        assert!(limits.try_take(Resource::Requests, &stats));
+        assert_eq!(stats.default_rq_open().value(), 1);
+        assert!(!limits.try_take(Resource::Requests, &stats));
+        assert_eq!(limits.used(Resource::Requests), 2);
+        limits.give_back(Resource::Requests, &stats);
+        assert_eq!(stats.default_rq_open().value(), 0);
+    }
+
+    #[test]
+    fn a_forced_connection_opens_the_breaker_and_closes_it() {
+        let thresholds = Thresholds { max_connections: 1, ..Thresholds::default() };
+        let scope = Store::new().scope("cluster.c");
+        let (limits, stats) = (Limits::new(Priority::High, &thresholds, &scope), ClusterStats::new(&scope));
+        limits.take(Resource::Connections, &stats);
+        limits.take(Resource::Connections, &stats);
+        assert_eq!(stats.high_cx_open().value(), 1);
+        limits.give_back(Resource::Connections, &stats);
+        assert_eq!(stats.high_cx_open().value(), 1);
+        limits.give_back(Resource::Connections, &stats);
+        assert_eq!(stats.high_cx_open().value(), 0);
+    }
+}

@@ -1,0 +1,124 @@
+//! What the tests of this crate share: clusters made without protobuf, and a DNS server.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nuncio_config::cluster::{
+    CircuitBreakers, ClusterConfig, Discovery, DnsConfig, DnsFamily, DnsResolverConfig, Endpoint, EndpointAddress,
+    Health, LbPolicy, UpstreamHttp,
+};
+use nuncio_filter_api::ClusterNames;
+use nuncio_telemetry::Address;
+use tokio::net::UdpSocket;
+
+pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
+    Endpoint { address, hostname: "".into(), weight: 1, health: Health::Healthy, locality: None, metadata: None }
+}
+
+pub(crate) fn fixed(address: SocketAddr) -> Endpoint {
+    endpoint(EndpointAddress::Fixed(Address::from(address)))
+}
+
+pub(crate) fn named(name: &str, port: u16) -> Endpoint {
+    endpoint(EndpointAddress::Named { name: name.into(), port })
+}
+
+pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterConfig {
+    ClusterConfig {
+        name: ClusterNames::default().intern(name),
+        observable_name: name.into(),
+        discovery: Discovery::Static,
+        endpoints: endpoints.into(),
+        lb: LbPolicy::RoundRobin,
+        panic_threshold: 50,
+        circuit_breakers: CircuitBreakers::default(),
+        http: Arc::<UpstreamHttp>::default(),
+        connect_timeout: Duration::from_secs(5),
+        buffer_limit: 1 << 20,
+        bind: None,
+        tcp_keepalive: None,
+        wait_for_warm: true,
+        metadata: None,
+    }
+}
+
+/// What a name server says of a name.
+#[derive(Clone, Debug)]
+pub(crate) enum Zone {
+    Addresses(Vec<IpAddr>),
+    NoSuchName,
+    ServerFailure,
+}
+
+/// A name server on loopback that answers from a table, which tests change.
+#[derive(Clone, Default)]
+pub(crate) struct NameServer(Arc<Mutex<HashMap<String, Zone>>>);
+
+impl NameServer {
+    pub(crate) fn set(&self, name: &str, zone: Zone) {
+        self.0.lock().unwrap().insert(name.to_owned(), zone);
+    }
+
+    /// Starts to answer; gives the settings of a cluster that asks it.
+    pub(crate) async fn start(&self, family: DnsFamily) -> DnsConfig {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let resolver = DnsResolverConfig {
+            servers: vec![socket.local_addr().unwrap()],
+            no_search: true,
+            tries: 1,
+            ..DnsResolverConfig::default()
+        };
+        let zones = self.clone();
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            while let Ok((len, from)) = socket.recv_from(&mut query).await {
+                let _ = socket.send_to(&zones.answer(&query[..len]), from).await;
+            }
+        });
+        let refresh = Duration::from_millis(10);
+        DnsConfig {
+            refresh,
+            jitter: Duration::ZERO,
+            respect_ttl: false,
+            failure: None,
+            family,
+            resolver: Arc::new(resolver),
+        }
+    }
+
+    fn answer(&self, query: &[u8]) -> Vec<u8> {
+        let mut at = 12;
+        let mut labels = Vec::new();
+        while query[at] != 0 {
+            let end = at + 1 + usize::from(query[at]);
+            labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_lowercase());
+            at = end;
+        }
+        let question = &query[12..at + 5];
+        let wants_v6 = query[at + 2] == 28;
+        let zone = self.0.lock().unwrap().get(&labels.join(".")).cloned().unwrap_or(Zone::NoSuchName);
+        let (code, addresses) = match zone {
+            Zone::Addresses(addresses) => (0, addresses),
+            Zone::NoSuchName => (3, Vec::new()),
+            Zone::ServerFailure => (2, Vec::new()),
+        };
+        let records: Vec<Vec<u8>> = addresses.iter().filter(|a| a.is_ipv6() == wants_v6).map(record).collect();
+        let mut answer = vec![query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0];
+        answer.extend_from_slice(question);
+        answer.extend(records.concat());
+        answer
+    }
+}
+
+fn record(address: &IpAddr) -> Vec<u8> {
+    let (kind, data) = match address {
+        IpAddr::V4(a) => (1, a.octets().to_vec()),
+        IpAddr::V6(a) => (28, a.octets().to_vec()),
+    };
+    // A pointer to the question's name, type, class IN, 60 seconds to live, length.
+    let mut record = vec![0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8];
+    record.extend(data);
+    record
+}
