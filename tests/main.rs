@@ -3,9 +3,14 @@
 //! `support` has the builders (`proxy(yaml)`, scripted upstreams, clients), `parity` runs the same requests against
 //! nuncio and the real Envoy, the other modules are named by their subject.
 
+mod admin;
 mod h2spec;
+mod http2_hostile;
 mod layers;
+mod listeners;
+mod mutations;
 mod parity;
+mod process;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tidy;

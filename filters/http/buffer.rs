@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use http::header::{CONTENT_LENGTH, Entry, HeaderValue, TRANSFER_ENCODING};
 use http::StatusCode;
+use http::header::{CONTENT_LENGTH, Entry, HeaderValue, TRANSFER_ENCODING};
 use nuncio_filter_api::{
     Buffered, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, Step,
     StreamCx,
@@ -97,4 +97,3 @@ fn set_length(request: &mut Request) {
 fn too_large() -> LocalReply {
     LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large").body("Payload Too Large")
 }
-

@@ -18,6 +18,7 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct Proxy {
     yaml: String,
     program: PathBuf,
+    concurrency: u32,
     arguments: Vec<String>,
     upstreams: Vec<Script>,
 }
@@ -29,18 +30,18 @@ pub(crate) fn binary() -> PathBuf {
 
 /// nuncio with this bootstrap. Listeners and admin bind port 0.
 pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
-    Proxy {
-        yaml: yaml.into(),
-        program: binary(),
-        arguments: ["--concurrency", "1"].map(str::to_owned).to_vec(),
-        upstreams: Vec::new(),
-    }
+    Proxy { yaml: yaml.into(), program: binary(), concurrency: 1, arguments: Vec::new(), upstreams: Vec::new() }
 }
 
 impl Proxy {
     /// Another binary that takes the same arguments.
     pub(crate) fn program(self, program: &Path) -> Self {
         Self { program: program.to_owned(), ..self }
+    }
+
+    /// Number of workers; 1 where it is not told.
+    pub(crate) fn concurrency(self, concurrency: u32) -> Self {
+        Self { concurrency, ..self }
     }
 
     pub(crate) fn argument(mut self, argument: &str) -> Self {
@@ -76,6 +77,7 @@ impl Proxy {
             .arg(&config)
             .args(["--use-dynamic-base-id", "--admin-address-path"])
             .arg(dir.0.join("admin"))
+            .args(["--concurrency", &self.concurrency.to_string()])
             .args(&self.arguments)
             .current_dir(&dir.0)
             .stdin(Stdio::null())
@@ -178,6 +180,11 @@ impl Running {
         self.file("log")
     }
 
+    /// The proxy's own folder, `$DIR` of its bootstrap.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.process.dir.0
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
@@ -185,12 +192,17 @@ impl Running {
     /// Sends SIGTERM and waits for the end; files are complete thereafter.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.process.signal(libc::SIGTERM);
+        self.wait().await
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.process.child.try_wait().expect("the child is ours") {
                 return status;
             }
-            assert!(Instant::now() < until, "still running after SIGTERM\n{}", self.log());
+            assert!(Instant::now() < until, "still running\n{}", self.log());
             tokio::time::sleep(POLL).await;
         }
     }

@@ -1,0 +1,134 @@
+//! Frames that are cheap to send and dear to take: the proxy closes such connections and goes on serving others.
+
+use super::{GOOD, Outcome, outcome, serves};
+use crate::support::bootstrap::Pieces;
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, SETTINGS, encode, literal};
+use crate::support::nuncio_serves;
+use crate::support::proxy::{Running, proxy};
+use crate::support::split::Split;
+use crate::support::upstream::{Answer, Then, http1};
+use std::time::Duration;
+
+/// Frames after which a flood that was not stopped counts as accepted.
+const FLOOD: usize = 60_000;
+
+fn request_block() -> Vec<u8> {
+    GOOD.iter().flat_map(|(n, v)| literal(n.as_bytes(), v.as_bytes())).collect()
+}
+
+async fn silent_upstream() -> Running {
+    let silent = Answer::bytes("").then(Then::Hang);
+    let upstream = http1().route("/good", "ok").answer("/silent", silent);
+    proxy(Pieces::default().yaml()).upstream(upstream).run().await
+}
+
+/// Sends `first`, then `frame` again and again; whether the proxy closed the connection before `FLOOD` of them.
+async fn is_stopped(proxy: &Running, first: &[u8], frame: impl Fn(usize) -> Vec<u8>) -> bool {
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    frames.bytes(first).await.expect("the proxy reads");
+    for at in 0..FLOOD / 100 {
+        let batch: Vec<u8> = (0..100).flat_map(|n| frame(at * 100 + n)).collect();
+        // An attacker does not read; the proxy must not wait for it to.
+        match tokio::time::timeout(Duration::from_secs(2), frames.bytes(&batch)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return true,
+            Err(_) => break,
+        }
+    }
+    // Perhaps it was closed and the kernel took the rest.
+    matches!(outcome(&mut frames, u32::MAX).await, Outcome::GoAway(_) | Outcome::Closed)
+}
+
+async fn check(name: &str, first: Vec<u8>, frame: impl Fn(usize) -> Vec<u8>) {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = silent_upstream().await;
+    assert!(is_stopped(&proxy, &first, frame).await, "a flood of {name} was not stopped");
+    serves(proxy.addr()).await;
+}
+
+fn nth_stream(n: usize) -> u32 {
+    u32::try_from(n).expect("a flood is short") * 2 + 1
+}
+
+#[tokio::test]
+async fn rapid_reset_is_stopped() {
+    let block = request_block();
+    check("rapid resets", Vec::new(), |n| {
+        let stream = nth_stream(n);
+        let open = encode(HEADERS, END_HEADERS | END_STREAM, stream, &block);
+        [open, encode(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pings_are_stopped() {
+    check("PING", Vec::new(), |_| encode(6, 0, 0, &[0; 8])).await;
+}
+
+#[tokio::test]
+async fn settings_are_stopped() {
+    check("SETTINGS", Vec::new(), |_| encode(SETTINGS, 0, 0, &[])).await;
+}
+
+#[tokio::test]
+async fn empty_data_is_stopped() {
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/silent"), (":authority", "a")];
+    let block: Vec<u8> = fields.iter().flat_map(|(n, v)| literal(n.as_bytes(), v.as_bytes())).collect();
+    check("empty DATA", encode(HEADERS, END_HEADERS, 1, &block), |_| encode(DATA, 0, 1, &[])).await;
+}
+
+#[tokio::test]
+async fn priorities_are_stopped() {
+    check("PRIORITY", Vec::new(), |n| encode(2, 0, nth_stream(n), &[0, 0, 0, 0, 16])).await;
+}
+
+#[tokio::test]
+async fn empty_continuations_are_stopped() {
+    check("CONTINUATION", encode(HEADERS, END_STREAM, 1, &request_block()), |_| encode(9, 0, 1, &[])).await;
+}
+
+#[tokio::test]
+async fn continuations_without_end_are_stopped() {
+    let block = literal(b"x-filler", &[b'a'; 1000]);
+    check("CONTINUATION", encode(HEADERS, END_STREAM, 1, &request_block()), move |_| encode(9, 0, 1, &block)).await;
+}
+
+/// One field of 4 KB in the dynamic table, referred to 15,000 times: 60 MB once decoded.
+#[tokio::test]
+async fn an_hpack_bomb_is_refused() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = silent_upstream().await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let mut block = request_block();
+    // A literal with indexing: name `x`, value of 3,900 bytes (RFC 7541 §6.2.1, length 127 + 3773).
+    block.extend_from_slice(&[0x40, 1, b'x', 0x7f, 0xbd, 0x1d]);
+    block.extend_from_slice(&[b'a'; 3900]);
+    block.extend_from_slice(&[0x80 | 62; 11_000]);
+    frames.frame(HEADERS, END_HEADERS | END_STREAM, 1, &block).await.expect("the proxy reads");
+    let outcome = outcome(&mut frames, 1).await;
+    assert!(!matches!(outcome, Outcome::Silence), "{outcome:?}");
+    assert!(proxy.upstream(0).take_received().is_empty());
+    serves(proxy.addr()).await;
+}
+
+#[tokio::test]
+async fn streams_over_the_limit_are_refused() {
+    if !nuncio_serves() {
+        return;
+    }
+    let silent = Answer::bytes("").then(Then::Hang);
+    let hcm = "http2_protocol_options: { max_concurrent_streams: 10 }\n".to_owned();
+    let pieces = Pieces { hcm, ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1().answer("/silent", silent).route("/", "ok")).run().await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/silent"), (":authority", "a")];
+    for n in 0..11 {
+        frames.headers(nth_stream(n), END_STREAM, &fields).await.expect("the proxy reads");
+    }
+    assert_eq!(outcome(&mut frames, nth_stream(10)).await, Outcome::Reset(7), "REFUSED_STREAM");
+}

@@ -1,0 +1,165 @@
+//! The process: its arguments, its refusals, its end.
+
+use crate::support::bootstrap::Pieces;
+use crate::support::client::{Client, get};
+use crate::support::nuncio_serves;
+use crate::support::proxy::{binary, proxy};
+use crate::support::split::Split;
+use crate::support::upstream::{Answer, Then, http1};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(binary()).args(arguments).output().expect("the binary can be run")
+}
+
+fn validate(yaml: &str) -> Output {
+    run(&["--mode", "validate", "--config-yaml", yaml])
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
+}
+
+/// A bootstrap without placeholders.
+fn bootstrap() -> String {
+    Pieces::default().yaml().replace("$UPSTREAM", "1")
+}
+
+#[test]
+fn the_version_and_the_help_are_printed() {
+    if !nuncio_serves() {
+        return;
+    }
+    let version = run(&["--version"]);
+    assert!(version.status.success() && text(&version).contains("version"), "{}", text(&version));
+    let help = run(&["--help"]);
+    assert!(help.status.success() && text(&help).contains("--config-yaml"), "{}", text(&help));
+}
+
+#[test]
+fn a_valid_bootstrap_validates() {
+    if !nuncio_serves() {
+        return;
+    }
+    let output = validate(&bootstrap());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("OK"), "{}", text(&output));
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_name() {
+    if !nuncio_serves() {
+        return;
+    }
+    let output = validate(&bootstrap().replace("stat_prefix: in", "stat_prefix: in\n          stat_prefiks: out"));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("stat_prefiks"), "{}", text(&output));
+}
+
+#[test]
+fn an_unknown_cluster_is_refused_by_name() {
+    if !nuncio_serves() {
+        return;
+    }
+    let output = validate(&bootstrap().replace("route: { cluster: up }", "route: { cluster: nobody }"));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("nobody"), "{}", text(&output));
+}
+
+#[test]
+fn no_bootstrap_at_all_is_refused() {
+    if !nuncio_serves() {
+        return;
+    }
+    assert_eq!(run(&[]).status.code(), Some(1));
+    assert_eq!(run(&["-c", "/nowhere/bootstrap.yaml"]).status.code(), Some(1));
+}
+
+/// An address of this machine that cannot be bound: another process of this test holds it.
+#[tokio::test]
+async fn a_failure_to_bind_names_listener_and_address() {
+    if !nuncio_serves() {
+        return;
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = taken.local_addr().expect("a bound socket has an address").port();
+    let yaml = Pieces::default().yaml().replacen(
+        "name: main\n    address: { socket_address: { address: 127.0.0.1, port_value: 0 } }",
+        &format!("name: main\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}"),
+        1,
+    );
+    let Err(refused) = proxy(yaml).upstream(http1()).start().await else { panic!("started on a port that is taken") };
+    assert_eq!(refused.status.code(), Some(1), "{refused}");
+    assert!(refused.log.contains("main") && refused.log.contains(&port.to_string()), "{refused}");
+}
+
+/// As Envoy: connections are closed, not drained, and the exit is a success.
+#[tokio::test]
+async fn sigterm_ends_the_process_promptly_under_load() {
+    if !nuncio_serves() {
+        return;
+    }
+    let upstream = http1().answer("/silent", Answer::bytes("").then(Then::Hang)).route("/", "ok");
+    let mut proxy = proxy(Pieces::default().yaml()).upstream(upstream).run().await;
+    let mut waiting = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    waiting.send(b"GET /silent HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy reads");
+    get(proxy.addr(), "/").await.expect("the proxy answers");
+    let before = Instant::now();
+    assert!(proxy.stop().await.success(), "{}", proxy.log());
+    assert!(before.elapsed() < Duration::from_secs(5), "took {:?}", before.elapsed());
+}
+
+#[tokio::test]
+async fn access_logs_are_complete_when_the_process_has_ended() {
+    if !nuncio_serves() {
+        return;
+    }
+    let hcm = "access_log:\n- name: file\n  typed_config:\n    \
+               \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    \
+               path: $DIR/access.log\n    log_format: { text_format_source: { inline_string: \"%REQ(:PATH)%\\n\" } }\n";
+    let pieces = Pieces { hcm: hcm.to_owned(), ..Pieces::default() };
+    let mut proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let wanted: Vec<String> = (0..200).map(|n| format!("/{n}")).collect();
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    for path in &wanted {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
+        client.request(request.as_bytes()).await.expect("the proxy answers");
+    }
+    proxy.stop().await;
+    let log = proxy.file("access.log");
+    assert_eq!(log.lines().map(str::to_owned).collect::<Vec<_>>(), wanted);
+}
+
+/// A device that is always full: every request is served, what could not be written is counted.
+#[tokio::test]
+async fn a_full_disk_stalls_no_traffic() {
+    if !nuncio_serves() {
+        return;
+    }
+    let hcm = "access_log:\n- name: file\n  typed_config:\n    \
+               \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    path: /dev/full\n";
+    let pieces = Pieces { hcm: hcm.to_owned(), ..Pieces::default() };
+    let mut proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    for _ in 0..1000 {
+        let response = client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+        assert_eq!(response.status(), 200);
+    }
+    assert!(proxy.stop().await.success(), "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn a_bootstrap_given_in_two_halves_is_merged() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = proxy(Pieces::default().yaml())
+        .argument("--config-yaml")
+        .argument("node: { id: merged, cluster: testers }")
+        .upstream(http1())
+        .run()
+        .await;
+    let info = get(proxy.admin, "/server_info").await.expect("admin answers").text();
+    assert!(info.contains("merged") && info.contains("testers"), "{info}");
+}
