@@ -17,6 +17,8 @@ mod tests;
 pub use context::{AccessLogType, FormatCx, RequestView, ResponseView};
 pub use json::{JsonFormat, JsonFormatter};
 
+pub(crate) use operators::{grpc_status, millis_so_far};
+
 use operators::{Form, Op, Written};
 
 /// The access log's format where none is configured, that of Envoy 1.40 byte for byte.

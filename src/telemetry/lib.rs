@@ -4,6 +4,7 @@
 //! Invariants: nothing here blocks a worker; a worker's shard and a stream's info are written by that worker alone.
 //! Start reading at [`StreamInfo`], the record every stream fills while it lives.
 
+pub mod access_log;
 mod address;
 mod flags;
 pub mod format;

@@ -10,6 +10,8 @@ mod points;
 mod server_name;
 pub(super) mod table;
 
+pub(crate) use grpc::status as grpc_status;
+
 use super::FormatCx;
 use super::escape::push_int;
 use super::time::TimeFormat;
@@ -118,6 +120,11 @@ impl Operator {
             Self::Absent => Written::Missing,
         }
     }
+}
+
+/// `%DURATION%`.
+pub(crate) fn millis_so_far(cx: &FormatCx<'_>) -> u64 {
+    points::millis(cx, points::Point::Start, points::Point::Complete).unwrap_or(0)
 }
 
 /// The first value that is neither missing nor empty.
