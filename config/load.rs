@@ -18,6 +18,8 @@ mod schema;
 mod source;
 mod text;
 mod tree;
+mod typed_struct;
+mod wire;
 mod yaml;
 
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
@@ -28,6 +30,7 @@ use findings::{Findings, Found};
 use nuncio_filter_api::{Invalid, InvalidKind};
 use prost::{Message, Name};
 use schema::Schemas;
+use std::borrow::Cow;
 use tree::Tree;
 
 /// What to do about fields that the schema lacks.
@@ -79,7 +82,7 @@ impl Loader {
             let before = findings.refused.len();
             match source.read() {
                 Ok(None) => {
-                    bytes.extend_from_slice(source.bytes());
+                    bytes.extend_from_slice(&self.resolve(&T::full_name(), source.bytes(), &mut findings));
                     trees.push(None);
                 }
                 Ok(Some((tree, wrong))) => {
@@ -112,6 +115,12 @@ impl Loader {
         encode(tree, spelling, &schema, &mut self.schemas, findings)
     }
 
+    /// `bytes` with each TypedStruct in it turned into the message it names.
+    fn resolve<'b>(&mut self, full_name: &str, bytes: &'b [u8], findings: &mut Findings) -> Cow<'b, [u8]> {
+        let schema = self.schemas.find(full_name).expect("every message of nuncio_proto is described");
+        typed_struct::resolve(&schema, bytes, &mut self.schemas, findings)
+    }
+
     fn finish<T: Message + Name + Default>(
         &mut self,
         bytes: Vec<u8>,
@@ -126,12 +135,13 @@ impl Loader {
         if !problems.is_empty() {
             return Err(problems);
         }
+        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
+        // Before decoding, which takes the most memory.
+        sources.forget_trees();
         let message = T::decode(&bytes[..]).map_err(|e| {
             let invalid = Invalid { path: String::new(), reason: e.to_string(), kind: InvalidKind::Value };
             vec![sources.explain(invalid)]
         })?;
-        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
-        sources.forget_trees();
         Ok(Loaded {
             message,
             sources,
@@ -142,12 +152,13 @@ impl Loader {
     }
 }
 
-/// Whether a rule was broken only because an error in the text, at that place or below, left the value out.
+/// Whether a rule was broken only because an error in the text left a value out, there, below, or around it.
 fn follows(found: &Found, errors: &[Problem]) -> bool {
-    errors.iter().any(|error| {
-        let rest = error.invalid.path.strip_prefix(&found.invalid.path);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    })
+    let is_below = |path: &str, top: &str| {
+        path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let found = &found.invalid.path;
+    errors.iter().any(|error| is_below(&error.invalid.path, found) || is_below(found, &error.invalid.path))
 }
 
 #[cfg(test)]

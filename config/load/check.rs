@@ -7,9 +7,12 @@ use super::findings::{Findings, Path};
 use super::rules::{RepeatedRules, Rules, Value, ValueRules};
 use super::schema::{Field, Kind, Known, Label, Message, Note, Schemas};
 use super::tree::MAX_DEPTH;
-use fields::{Entry, Fields, Malformed, Raw, any_parts};
+use super::wire::{Malformed, Raw, type_name};
+use fields::{Entry, any_parts};
 use std::borrow::Cow;
 use std::sync::Arc;
+
+pub(super) use fields::Fields;
 
 /// Checks the encoded `message` in `bytes`; what is wrong with it goes to `findings`.
 pub(super) fn check(message: &Arc<Message>, bytes: &[u8], schemas: &mut Schemas, findings: &mut Findings) {
@@ -67,7 +70,8 @@ impl Checker<'_> {
 
     fn single(&mut self, field: &Field, rules: &Rules, raw: Option<&Raw<'_>>, path: &Path<'_>) {
         match raw {
-            None if rules.required => self.wrong(path, "value is required"),
+            // Of a member of a oneof, "required" asks only that the member be set once it is the one chosen.
+            None if rules.required && field.oneof.is_none() => self.wrong(path, "value is required"),
             None if field.has_presence => {}
             None => self.value(field, rules, &Raw::default_of(field.kind), path),
             Some(raw) => self.value(field, rules, raw, path),
@@ -225,7 +229,7 @@ impl Checker<'_> {
             _ => Cow::Borrowed(&[][..]),
         };
         let url = bytes(0);
-        let name = std::str::from_utf8(&url).ok().and_then(|url| url.rsplit('/').next()).unwrap_or_default();
+        let name = type_name(std::str::from_utf8(&url).unwrap_or_default());
         if let Some(message) = self.schemas.find(name) {
             self.message(&message, &bytes(1), path);
         }

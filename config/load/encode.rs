@@ -6,11 +6,11 @@
 mod known;
 mod scalar;
 mod suggest;
-mod wire;
 
 use super::findings::{Findings, Path};
 use super::schema::{Field, Kind as FieldKind, Known, Label, Message, Schemas, TypeId};
 use super::tree::{Kind, MAX_DEPTH, NodeId, Tree};
+use super::wire;
 use nuncio_filter_api::InvalidKind;
 use scalar::Encoded;
 use std::sync::Arc;
@@ -37,6 +37,20 @@ pub(super) fn encode(
     encoder.out
 }
 
+/// Encodes the root of `tree` as what stands in an Any of the type `message`, by the JSON mapping.
+pub(super) fn encode_in_any(
+    tree: &Tree,
+    message: &Arc<Message>,
+    path: &Path<'_>,
+    schemas: &mut Schemas,
+    findings: &mut Findings,
+) -> Vec<u8> {
+    let spelling = Spelling::Json;
+    let mut encoder = Encoder { tree, spelling, schemas, findings, out: Vec::new(), depth: 0, aliases_spent: false };
+    encoder.body(message, tree.root(), path);
+    encoder.out
+}
+
 struct Encoder<'a> {
     tree: &'a Tree,
     spelling: Spelling,
@@ -50,8 +64,8 @@ struct Encoder<'a> {
 
 /// Which fields and oneofs of a message were met already.
 struct Met {
-    /// How often each field was; more than once only for repeated fields of the text format.
-    fields: Vec<u32>,
+    /// How often each field was, more than once only for repeated fields of the text format; and its first key.
+    fields: Vec<(usize, Option<NodeId>)>,
     oneofs: Vec<Option<usize>>,
 }
 
@@ -66,7 +80,7 @@ impl<'a> Encoder<'a> {
             return self.wrong(node, path, format!("nested more than {MAX_DEPTH} messages deep"));
         }
         self.depth += 1;
-        let mut met = Met { fields: vec![0; message.fields.len()], oneofs: vec![None; message.oneofs.len()] };
+        let mut met = Met { fields: vec![(0, None); message.fields.len()], oneofs: vec![None; message.oneofs.len()] };
         let tree = self.tree;
         for (key, value) in tree.pairs(node) {
             if self.findings.is_full() {
@@ -93,11 +107,15 @@ impl<'a> Encoder<'a> {
         if self.tree.is_null(value) && !self.takes_null(field) {
             return;
         }
-        let before = met.fields[index];
-        met.fields[index] += 1;
+        let (before, first) = met.fields[index];
+        met.fields[index] = (before + 1, first.or(Some(key)));
         let may_repeat = self.spelling == Spelling::Text && field.label != Label::Single;
-        if before > 0 && !may_repeat {
-            return self.wrong(key, &path, format!("duplicate key {name:?}"));
+        if let Some(first) = first.filter(|_| !may_repeat) {
+            // Reading the text found those that are spelt alike, but in the text format, which may repeat keys.
+            if self.spelling == Spelling::Text || self.tree.text(first) != name {
+                self.wrong(key, &path, format!("duplicate key {name:?}"));
+            }
+            return;
         }
         if let Some(oneof) = field.oneof {
             let earlier = met.oneofs[usize::from(oneof)].replace(index);
@@ -106,7 +124,7 @@ impl<'a> Encoder<'a> {
                 return self.wrong(key, &path, format!("only one of {oneof} may be set, and {earlier} is set too"));
             }
         }
-        self.field(field, value, before as usize, &path);
+        self.field(field, value, before, &path);
     }
 
     /// The value of a field that may repeat; `before` elements of it were written already.

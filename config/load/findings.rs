@@ -79,6 +79,8 @@ pub(super) struct Noted {
 pub(super) struct Findings {
     pub(super) unknown: UnknownFields,
     pub(super) refused: Vec<Found>,
+    /// How many were refused, those since taken from the list among them.
+    count: usize,
     pub(super) noted: Vec<Noted>,
     /// Unknown fields met and let pass.
     pub(super) unknown_count: u64,
@@ -92,6 +94,7 @@ impl Findings {
         Self {
             unknown,
             refused: Vec::new(),
+            count: 0,
             noted: Vec::new(),
             unknown_count: 0,
             deprecated_count: 0,
@@ -101,7 +104,7 @@ impl Findings {
 
     /// Whether no more are taken, so that the walk may as well end.
     pub(super) fn is_full(&self) -> bool {
-        self.refused.len() >= MAX_FINDINGS
+        self.count >= MAX_FINDINGS
     }
 
     pub(super) fn wrong(&mut self, path: &Path<'_>, at: Option<Position>, reason: impl Into<String>) {
@@ -117,6 +120,7 @@ impl Findings {
         suggestion: Option<String>,
     ) {
         if !self.is_full() {
+            self.count += 1;
             self.refused.push(Found { invalid: Invalid { path: path.text(), reason, kind }, at, suggestion });
         }
     }

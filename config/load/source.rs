@@ -105,8 +105,8 @@ impl Source {
 impl Found {
     /// The problem of something found while reading `source`.
     pub(super) fn in_source(self, source: &Source) -> Problem {
-        let place = self.at.map(|at| source.place(at));
-        Problem { invalid: self.invalid, place, suggestion: self.suggestion }
+        let place = Place { source: Arc::clone(&source.name), position: self.at };
+        Problem { invalid: self.invalid, place: Some(place), suggestion: self.suggestion }
     }
 }
 

@@ -178,7 +178,9 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn new(size_hint: usize) -> Self {
-        let tree = Tree { nodes: Vec::new(), text: String::with_capacity(size_hint / 2), aliased: Cell::new(0) };
+        // About what YAML needs. Pages that are not touched cost nothing.
+        let nodes = Vec::with_capacity(size_hint / 8);
+        let tree = Tree { nodes, text: String::with_capacity(size_hint / 2), aliased: Cell::new(0) };
         Self { tree, open: Vec::new(), may_repeat_keys: false, problems: Vec::new() }
     }
 

@@ -3,21 +3,9 @@
 
 use crate::load::rules::{Nanos, Value};
 use crate::load::schema::{Field, Kind, Label, Message};
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use crate::load::wire::{Malformed, Raw, next_field, wire_type};
+use prost::encoding::{WireType, decode_key};
 use std::borrow::Cow;
-
-/// The bytes are no protobuf message.
-#[derive(Debug)]
-pub(super) struct Malformed;
-
-/// A value as the wire holds it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Raw<'a> {
-    Varint(u64),
-    Fixed32(u32),
-    Fixed64(u64),
-    Bytes(Cow<'a, [u8]>),
-}
 
 pub(super) struct Entry<'a> {
     /// Index into the fields of the message, or `CLEARED`.
@@ -28,7 +16,7 @@ pub(super) struct Entry<'a> {
 /// The entry was overruled by a later member of its oneof.
 const CLEARED: u16 = u16::MAX;
 
-pub(super) struct Fields<'a> {
+pub(in crate::load) struct Fields<'a> {
     entries: Vec<Entry<'a>>,
     /// For each field of the message one more than the place of its last entry, or zero.
     last: Vec<u32>,
@@ -37,19 +25,15 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn parse(message: &Message, bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(in crate::load) fn parse(message: &Message, bytes: &'a [u8]) -> Result<Self, Malformed> {
         let mut fields = Self { entries: Vec::new(), last: vec![0; message.fields.len()], unknown: Vec::new() };
         let mut oneofs: Vec<Option<u16>> = vec![None; message.oneofs.len()];
         let mut rest = bytes;
-        while !rest.is_empty() {
-            let (number, wire) = decode_key(&mut rest).map_err(|_| Malformed)?;
-            let known = message.field_numbered(number).filter(|index| fits(message, *index, wire));
-            let Some(index) = known else {
-                skip_field(wire, number, &mut rest, DecodeContext::default()).map_err(|_| Malformed)?;
-                fields.unknown.push(number);
+        while let Some(field) = next_field(message, &mut rest)? {
+            let Some((index, raw)) = field.known else {
+                fields.unknown.push(field.number);
                 continue;
             };
-            let raw = Raw::read(wire, &mut rest)?;
             let field = &message.fields[index];
             if let Some(oneof) = field.oneof {
                 let before = oneofs[usize::from(oneof)].replace(index as u16);
@@ -121,7 +105,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The key of a map's entry, for a path.
-    pub(super) fn key_text(&self, entry: &Message) -> String {
+    pub(in crate::load) fn key_text(&self, entry: &Message) -> String {
         let Some(raw) = self.single(0) else { return String::new() };
         match raw.value(entry.fields[0].kind) {
             Some(Value::Text(text)) => text.to_owned(),
@@ -133,36 +117,6 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Raw<'a> {
-    fn read(wire: WireType, rest: &mut &'a [u8]) -> Result<Self, Malformed> {
-        fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], Malformed> {
-            let (head, tail) = rest.split_at_checked(len).ok_or(Malformed)?;
-            *rest = tail;
-            Ok(head)
-        }
-        Ok(match wire {
-            WireType::Varint => Self::Varint(decode_varint(rest).map_err(|_| Malformed)?),
-            WireType::ThirtyTwoBit => {
-                Self::Fixed32(u32::from_le_bytes(take(rest, 4)?.try_into().expect("four bytes were taken")))
-            }
-            WireType::SixtyFourBit => {
-                Self::Fixed64(u64::from_le_bytes(take(rest, 8)?.try_into().expect("eight bytes were taken")))
-            }
-            _ => {
-                let len = decode_varint(rest).map_err(|_| Malformed)?;
-                Self::Bytes(Cow::Borrowed(take(rest, usize::try_from(len).unwrap_or(usize::MAX))?))
-            }
-        })
-    }
-
-    pub(super) fn default_of(kind: Kind) -> Self {
-        match wire_type(kind) {
-            WireType::ThirtyTwoBit => Self::Fixed32(0),
-            WireType::SixtyFourBit => Self::Fixed64(0),
-            WireType::LengthDelimited => Self::Bytes(Cow::Borrowed(&[])),
-            _ => Self::Varint(0),
-        }
-    }
-
     /// As rules see it; nothing for messages and for text that is no UTF-8.
     pub(super) fn value(&self, kind: Kind) -> Option<Value<'_>> {
         Some(match (kind, self) {
@@ -213,22 +167,6 @@ pub(in crate::load) fn any_parts(bytes: &[u8]) -> (&str, &[u8]) {
 
 fn is_length_delimited(kind: Kind) -> bool {
     wire_type(kind) == WireType::LengthDelimited
-}
-
-fn wire_type(kind: Kind) -> WireType {
-    match kind {
-        Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => WireType::SixtyFourBit,
-        Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => WireType::ThirtyTwoBit,
-        Kind::String | Kind::Bytes | Kind::Message(_) => WireType::LengthDelimited,
-        _ => WireType::Varint,
-    }
-}
-
-/// Decoders pass over a field that comes in another wire type, as over one they do not know.
-fn fits(message: &Message, index: usize, wire: WireType) -> bool {
-    let field = &message.fields[index];
-    let packed = field.label == Label::Repeated && wire == WireType::LengthDelimited;
-    packed || wire == wire_type(field.kind)
 }
 
 fn unpack<'a>(kind: Kind, packed: &[u8], values: &mut Vec<Raw<'a>>) {

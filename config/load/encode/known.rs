@@ -1,10 +1,11 @@
 //! The well-known types, each in the form that the JSON mapping gives it.
 
+use super::Encoder;
 use super::scalar::{Encoded, decimal};
-use super::{Encoder, wire};
 use crate::load::findings::Path;
 use crate::load::schema::{Known, Message};
 use crate::load::tree::{Kind, NodeId, Scalar};
+use crate::load::wire::{self, type_name};
 use std::sync::Arc;
 
 /// Largest number of seconds of a Duration, about 10,000 years.
@@ -222,11 +223,6 @@ impl Encoder<'_> {
             self.nested(1, |e| e.json_value(element, &path));
         }
     }
-}
-
-/// The full name of the message that a type URL names.
-fn type_name(url: &str) -> &str {
-    url.rsplit('/').next().unwrap_or(url)
 }
 
 /// Seconds and nanoseconds of `1.5s`: an optional minus, digits, up to nine more after a point.

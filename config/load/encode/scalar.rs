@@ -1,10 +1,11 @@
 //! Scalars of the JSON mapping: with its latitude, of which Envoy takes all (numbers in quotes, whole floats for
 //! integers, enums in any case).
 
-use super::{Encoder, Spelling, suggest, wire};
+use super::{Encoder, Spelling, suggest};
 use crate::load::findings::Path;
 use crate::load::schema::{Kind, TypeId};
 use crate::load::tree::{NodeId, Scalar};
+use crate::load::wire;
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
