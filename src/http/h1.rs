@@ -1,8 +1,8 @@
 //! HTTP/1 on both sides: bytes of one connection to requests and responses, and back.
 //!
 //! In: an [`Io`](nuncio_filter_api::Io). Out: [`IncomingRequest`]s on the server side, a
-//! [`Response`](nuncio_filter_api::Response) for each request on the client side. Start reading at
-//! [`ServerConnection`].
+//! [`Response`](nuncio_filter_api::Response) for each [`ClientConnection::exchange`] on the client side. Start reading
+//! at [`ServerConnection`] and [`ClientConnection`].
 //!
 //! Why not hyper's codec: every outcome on malformed input, Envoy's exact local replies and detail strings, header
 //! case, byte counts as Envoy counts them, no buffer on an idle connection, and one write for head and first body
@@ -15,10 +15,8 @@
 //! - Bodies are pulled: what is not polled is not read, but for one bounded read-ahead that notices a disconnect.
 //! - An idle connection holds no buffer: bytes arrive in a scratch buffer of the worker.
 
-// The client side, which uses the rest, is the next change.
-#![allow(dead_code)]
-
 mod chunked;
+mod client;
 mod connection_field;
 mod decoder;
 mod details;
@@ -27,6 +25,7 @@ mod field;
 mod head;
 mod reader;
 mod request_head;
+mod response_head;
 mod server;
 mod settings;
 mod target;
@@ -35,6 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use client::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
 pub use details::BadRequest;
 pub use request_head::IncomingRequest;
 pub use server::{Incoming, Persistence, Readiness, RespondError, ServerConnection};

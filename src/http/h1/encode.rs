@@ -302,15 +302,6 @@ impl BodySender {
         Self { framing, trailers }
     }
 
-    pub(super) fn framing(&self) -> SendFraming {
-        self.framing
-    }
-
-    /// Whether nothing more need be asked of the body.
-    pub(super) fn is_complete(&self) -> bool {
-        matches!(self.framing, SendFraming::None | SendFraming::Length(0))
-    }
-
     /// Queues `data`; returns its bytes on the wire.
     pub(super) fn data(&mut self, data: Bytes, queue: &mut WriteQueue) -> Result<u64, LengthMismatch> {
         let len = data.len() as u64;

@@ -1,3 +1,5 @@
+mod client;
 mod pipe;
 mod requests;
+mod responses;
 mod server;

@@ -48,6 +48,8 @@ pub(super) struct WriteQueue {
     len: usize,
     /// Written, but not flushed through the transport.
     unflushed: bool,
+    /// Bytes written since this queue was made.
+    pub(super) sent: u64,
 }
 
 impl WriteQueue {
@@ -117,6 +119,7 @@ impl WriteQueue {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unflushed = true;
+            self.sent += count as u64;
             self.advance(count);
         }
         if self.unflushed {

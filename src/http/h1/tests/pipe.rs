@@ -15,7 +15,8 @@ struct State {
     /// One read gives at most one of these.
     incoming: VecDeque<Vec<u8>>,
     eof: bool,
-    broken: bool,
+    reads_broken: bool,
+    writes_broken: bool,
     output: Vec<u8>,
     writes: usize,
     /// Bytes that may still be written; `None` for any number.
@@ -53,7 +54,17 @@ impl Peer {
     }
 
     pub(super) fn break_off(&self) {
-        self.0.borrow_mut().broken = true;
+        self.break_off_reads();
+        self.break_off_writes();
+    }
+
+    /// What was sent is read, then a reset.
+    pub(super) fn break_off_reads(&self) {
+        self.0.borrow_mut().reads_broken = true;
+    }
+
+    pub(super) fn break_off_writes(&self) {
+        self.0.borrow_mut().writes_broken = true;
     }
 
     pub(super) fn allow_writes(&self, window: usize) {
@@ -109,7 +120,7 @@ impl AsyncRead for Pipe {
             }
             return Poll::Ready(Ok(()));
         }
-        if state.broken {
+        if state.reads_broken {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         if state.eof {
@@ -131,7 +142,7 @@ impl AsyncWrite for Pipe {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.borrow_mut();
-        if state.broken {
+        if state.writes_broken {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         if state.window == Some(0) {

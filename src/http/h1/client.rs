@@ -1,0 +1,111 @@
+//! The client side of a connection.
+//!
+//! One exchange takes the connection, writes the request and reads the response; whoever pulls the response body also
+//! drives what is left of the request. At the clean end of both the connection is handed back.
+
+mod body;
+mod exchange;
+mod upload;
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use nuncio_filter_api::{BodyError, Io, Request, Response, ResponseHead};
+use nuncio_telemetry::StreamInfo;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::settings::ClientSettings;
+use exchange::Exchange;
+
+/// The client side of one HTTP/1 connection that carries no exchange. It holds no buffer.
+pub struct ClientConnection {
+    io: Io,
+    settings: Arc<ClientSettings>,
+}
+
+/// What an exchange reports to, and what becomes of its connection.
+#[derive(Default)]
+pub struct ExchangeOptions {
+    /// The stream whose upstream bytes are counted.
+    pub info: Option<Rc<StreamInfo>>,
+    /// Receives interim responses (1xx but 101); they are dropped without it.
+    pub informational: Option<Rc<dyn Fn(ResponseHead)>>,
+    /// Receives the connection at the clean end of the exchange, if it can carry another: before the last bytes of the
+    /// response body are given out. The connection is closed in every other case.
+    pub on_idle: Option<Box<dyn FnOnce(ClientConnection)>>,
+}
+
+/// How much of a request reached the transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestSent {
+    /// No byte of it.
+    Nothing,
+    /// Some of it.
+    Partly,
+    /// All of it.
+    Whole,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeFailure {
+    /// The upstream closed the connection and no byte of the final response had come (flag `UC`).
+    #[error("connection termination")]
+    Closed,
+    /// The transport failed (flag `UC`).
+    #[error("connection termination: {0}")]
+    Io(#[source] io::Error),
+    /// What came is no HTTP/1 response, or broke off within its head (flag `UPE`).
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// The request body broke off: the client's fault or its departure.
+    #[error("request body: {0}")]
+    RequestBody(#[source] BodyError),
+}
+
+/// An exchange without response. Its connection is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct ExchangeError {
+    /// What happened.
+    pub failure: ExchangeFailure,
+    /// Whether any byte of a response came, interim ones included.
+    pub response_started: bool,
+    /// How much of the request was sent.
+    pub sent: RequestSent,
+    /// The request, unless some of its body was consumed: to be sent again on another connection. A pooled connection
+    /// may be retried so where it failed with [`ExchangeFailure::Closed`] or [`ExchangeFailure::Io`] and no response
+    /// had started.
+    pub request: Option<Request>,
+}
+
+impl ClientConnection {
+    /// A connection over `io`, fresh from connecting.
+    pub fn new(io: Io, settings: Arc<ClientSettings>) -> Self {
+        Self { io, settings }
+    }
+
+    /// Ready once an idle connection cannot be used any more: the upstream closed it, or sent what nobody asked for,
+    /// which must not become the response to the next request.
+    pub fn poll_idle_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
+    }
+
+    /// Sends `request` and waits for the head of its response. Head and first body bytes are one write. Dropping the
+    /// future or the response body closes the connection.
+    ///
+    /// After a 101 (only where `head.protocol` is set) or the 2xx of a CONNECT, the bodies are the two directions of a
+    /// tunnel: the end of the request body closes the upstream's receiving half.
+    pub async fn exchange(self, request: Request, options: ExchangeOptions) -> Result<Response, ExchangeError> {
+        let mut exchange = Exchange::begin(self, request, options);
+        match poll_fn(|cx| exchange.poll_head(cx)).await {
+            Ok(parsed) => Ok(body::response(exchange, parsed)),
+            Err(failure) => Err(exchange.into_error(failure)),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The body of a response, which pulls itself out of its exchange.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use nuncio_filter_api::{Body, BodyError, Response};
+
+use super::exchange::Exchange;
+use crate::h1::chunked::{Chunked, Piece, TrailerLimits};
+use crate::h1::decoder::Decoder;
+use crate::h1::details;
+use crate::h1::response_head::{ParsedResponse, ResponseFraming};
+
+/// The response of `exchange`. What is wholly in the buffer needs no exchange any more: it is handed back here.
+pub(super) fn response(mut exchange: Exchange, parsed: ParsedResponse) -> Response {
+    let decoder = match parsed.framing {
+        ResponseFraming::Length(length) => Decoder::Length(length),
+        ResponseFraming::Chunked => Decoder::Chunked(Chunked::new(trailer_limits(&exchange))),
+        ResponseFraming::UntilEof | ResponseFraming::Tunnel => Decoder::UntilEof,
+        ResponseFraming::None | ResponseFraming::Interim => Decoder::Done,
+    };
+    let delimited = !matches!(decoder, Decoder::UntilEof);
+    exchange.keep_alive = parsed.keep_alive && delimited;
+    if decoder.is_done() {
+        exchange.complete();
+        return Response { head: parsed.head, body: Body::empty() };
+    }
+    let mut body = ResponseBody { exchange: Some(exchange), decoder, next: None, after: None };
+    body.next = if delimited { body.decode() } else { None };
+    if matches!(body.next, Some(Ok(Piece::Data(_)))) {
+        body.after = body.look_ahead();
+    }
+    let is_whole = body.exchange.is_none() && body.after.is_none();
+    let body = match body.next {
+        Some(Ok(Piece::Data(data))) if is_whole => Body::full(data),
+        Some(Ok(Piece::End)) => Body::empty(),
+        _ => Body::stream(body),
+    };
+    Response { head: parsed.head, body }
+}
+
+fn trailer_limits(exchange: &Exchange) -> TrailerLimits {
+    let settings = &exchange.settings;
+    TrailerLimits {
+        enabled: settings.enable_trailers,
+        max_bytes: settings.max_headers_bytes,
+        max_count: settings.max_headers_count,
+    }
+}
+
+struct ResponseBody {
+    /// `None` once the response has ended.
+    exchange: Option<Exchange>,
+    decoder: Decoder,
+    /// Decoded already, to be given out next.
+    next: Option<Result<Piece, BodyError>>,
+    /// Decoded already as well, to be given out then.
+    after: Option<Result<Piece, BodyError>>,
+}
+
+impl ResponseBody {
+    /// The next piece in the buffer; what ends the response completes the exchange.
+    fn decode(&mut self) -> Option<Result<Piece, BodyError>> {
+        let exchange = self.exchange.as_mut()?;
+        let before = exchange.reader.buf.len();
+        let decoded = self.decoder.decode(&mut exchange.reader.buf);
+        let wire = (before - exchange.reader.buf.len()) as u64;
+        if let Some(info) = exchange.info() {
+            info.upstream.borrow_mut().wire_bytes_received += wire;
+        }
+        let piece = match decoded {
+            Ok(piece) => piece?,
+            Err(_) => {
+                self.exchange = None;
+                return Some(Err(details::upstream_protocol_error()));
+            }
+        };
+        if self.decoder.is_done()
+            && let Some(exchange) = self.exchange.take()
+        {
+            exchange.complete();
+        }
+        Some(Ok(piece))
+    }
+
+    /// Looks whether the end lies behind the last piece, so that its reader learns of it with the piece.
+    fn look_ahead(&mut self) -> Option<Result<Piece, BodyError>> {
+        match self.decoder {
+            Decoder::Chunked(_) => self.decode().filter(|piece| !matches!(piece, Ok(Piece::End))),
+            _ => None,
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        if let Some(next) = self.next.take() {
+            self.next = self.after.take();
+            return Poll::Ready(Some(next));
+        }
+        loop {
+            let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+            if let Err(error) = exchange.upload.advance(&mut exchange.io, cx, exchange.options.info.as_ref()) {
+                self.exchange = None;
+                return Poll::Ready(Some(Err(error)));
+            }
+            if let Some(piece) = self.decode() {
+                return Poll::Ready(Some(piece));
+            }
+            ready!(self.poll_read(cx))?;
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Ready(Ok(())) };
+        let expected = self.decoder.remaining();
+        let error = match ready!(exchange.reader.poll_read_body(&mut exchange.io, cx, expected)) {
+            Ok(0) if matches!(self.decoder, Decoder::UntilEof) => {
+                self.exchange = None;
+                return Poll::Ready(Ok(()));
+            }
+            Ok(0) => details::upstream_protocol_error(),
+            Ok(_) => return Poll::Ready(Ok(())),
+            Err(_) => details::upstream_reset(),
+        };
+        self.exchange = None;
+        Poll::Ready(Err(error))
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        let piece = match ready!(body.poll_piece(cx)) {
+            None | Some(Ok(Piece::End)) => return Poll::Ready(None),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(piece)) => piece,
+        };
+        Poll::Ready(match piece {
+            Piece::Data(data) => {
+                if body.next.is_none() {
+                    body.next = body.look_ahead();
+                }
+                Some(Ok(Frame::data(data)))
+            }
+            Piece::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+            Piece::End => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.exchange.is_none() && self.next.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let held = match &self.next {
+            None => Some(0),
+            Some(Ok(Piece::Data(data))) if self.after.is_none() => Some(data.len() as u64),
+            Some(_) => None,
+        };
+        match (held, self.decoder.remaining()) {
+            (Some(held), Some(left)) => SizeHint::with_exact(left.saturating_add(held)),
+            _ => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The sending half of an exchange.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use nuncio_filter_api::{Body, BodyError, Io, Request, RequestHead};
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use tokio::io::AsyncWrite;
+
+use super::RequestSent;
+use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, RequestForm, SendFraming};
+use crate::h1::settings::{ClientSettings, HeaderFormat};
+use crate::h1::write::WriteQueue;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Sending,
+    /// All is queued; in a tunnel the upstream is told once it is written.
+    Queued,
+    Done,
+    /// The upstream takes no more: it may still answer.
+    Refused,
+}
+
+/// A request on its way.
+pub(super) struct Upload {
+    head: RequestHead,
+    body: Body,
+    /// The body, where it was wholly in memory.
+    full: Option<Bytes>,
+    /// Some of the body was taken that cannot be given back.
+    consumed: bool,
+    sender: BodySender,
+    tunnel: bool,
+    state: State,
+    queue: WriteQueue,
+    format: HeaderFormat,
+}
+
+impl Upload {
+    /// Queues the head, and the body where it is in memory.
+    pub(super) fn begin(request: Request, settings: &ClientSettings, info: Option<&Rc<StreamInfo>>) -> Self {
+        let Request { head, mut body } = request;
+        let full = body.take_full();
+        let without_body = full.is_none() && body.is_end();
+        let mut queue = WriteQueue::default();
+        let form = RequestForm {
+            case: NameCase { format: settings.header_format, original: head.original_case.as_deref().map(|n| &n[..]) },
+            fully_qualified: settings.send_fully_qualified_url,
+            without_body,
+        };
+        let (framing, size) = queue.encode(|out| encode::request_head(&head, &form, out));
+        if let Some(info) = info {
+            let mut upstream = info.upstream.borrow_mut();
+            upstream.header_bytes_sent += size.fields;
+            upstream.wire_bytes_sent += size.wire;
+        }
+        let mut upload = Self {
+            head,
+            body,
+            full: full.clone(),
+            consumed: false,
+            sender: BodySender::new(framing, settings.enable_trailers),
+            tunnel: framing == SendFraming::Raw,
+            state: if framing == SendFraming::None { State::Queued } else { State::Sending },
+            queue,
+            format: settings.header_format,
+        };
+        if let Some(data) = full {
+            // Put back to be taken by the same path as every other body.
+            upload.body = Body::full(data);
+        }
+        upload
+    }
+
+    pub(super) fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    /// Whether all of the request was written.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.state, State::Queued | State::Done) && self.queue.is_empty()
+    }
+
+    pub(super) fn sent(&self) -> RequestSent {
+        match (self.queue.sent, self.is_done()) {
+            (0, _) => RequestSent::Nothing,
+            (_, true) => RequestSent::Whole,
+            (_, false) => RequestSent::Partly,
+        }
+    }
+
+    /// The request as it was, if none of its body is lost.
+    pub(super) fn into_request(self) -> Option<Request> {
+        if self.consumed {
+            return None;
+        }
+        let body = self.full.map_or(self.body, Body::full);
+        Some(Request { head: self.head, body })
+    }
+
+    /// Sends what can be sent now.
+    pub(super) fn advance(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        info: Option<&Rc<StreamInfo>>,
+    ) -> Result<(), BodyError> {
+        if matches!(self.state, State::Done | State::Refused) {
+            return Ok(());
+        }
+        loop {
+            self.pull(cx, info)?;
+            if self.queue.is_empty() {
+                return self.finish(io, cx);
+            }
+            match self.queue.poll_write(io, cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return self.refused(&error),
+            }
+        }
+    }
+
+    /// Takes from the body what is there, up to what the queue should hold.
+    fn pull(&mut self, cx: &mut Context<'_>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
+        while self.state == State::Sending && !self.queue.is_full() {
+            match self.body.poll_next(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => self.end(None, info)?,
+                Poll::Ready(Some(frame)) => {
+                    // A body in memory is kept beside; any other is lost with its first frame.
+                    self.consumed |= self.full.is_none();
+                    match frame?.into_data() {
+                        Ok(data) => self.data(data, info)?,
+                        Err(frame) => self.end(frame.into_trailers().ok().as_ref(), info)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, data: Bytes, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
+        let wire = self.sender.data(data, &mut self.queue).map_err(length_mismatch)?;
+        count(info, wire);
+        if self.body.is_end() { self.end(None, info) } else { Ok(()) }
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
+        let names = self.head.original_case.as_deref().map(|n| &n[..]);
+        let case = NameCase { format: self.format, original: names };
+        let wire = self.sender.end(trailers, case, &mut self.queue).map_err(length_mismatch)?;
+        count(info, wire);
+        self.state = State::Queued;
+        Ok(())
+    }
+
+    /// All that is queued is written: in a tunnel the upstream learns that nothing more comes.
+    fn finish(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        if self.state != State::Queued {
+            return Ok(());
+        }
+        if self.tunnel && Pin::new(io).poll_shutdown(cx).is_pending() {
+            return Ok(());
+        }
+        self.state = State::Done;
+        Ok(())
+    }
+
+    /// An upstream that answers early and closes (413) is still heard out.
+    fn refused(&mut self, error: &io::Error) -> Result<(), BodyError> {
+        tracing::debug!(%error, "upstream takes no more of the request");
+        self.state = State::Refused;
+        self.queue.clear();
+        if self.consumed {
+            // Nobody will read the rest of it.
+            self.body = Body::empty();
+        }
+        Ok(())
+    }
+}
+
+fn count(info: Option<&Rc<StreamInfo>>, wire: u64) {
+    if let Some(info) = info {
+        info.upstream.borrow_mut().wire_bytes_sent += wire;
+    }
+}
+
+/// What would be sent is not what the head promised: another message could be read out of the rest.
+fn length_mismatch(_: LengthMismatch) -> BodyError {
+    BodyError::new(ResponseFlag::DownstreamProtocolError, "request_body_does_not_match_content_length")
+}

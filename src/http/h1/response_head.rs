@@ -1,0 +1,181 @@
+//! A response head: its status line and how its body is framed.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::StatusCode;
+use nuncio_filter_api::{ByteStr, OriginalResponse, ResponseHead};
+
+use super::details::{BadRequest, CODEC_ERROR, INVALID_TRANSFER_ENCODING, LENGTH_AND_CHUNKED};
+use super::field::{Coding, Fields, Side};
+use super::head::{HeadScan, is_control};
+use super::settings::ClientSettings;
+
+/// What the reading of a response must know of its request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) head: bool,
+    pub(super) connect: bool,
+    pub(super) upgrade: bool,
+}
+
+/// How the body of a response is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ResponseFraming {
+    /// A 1xx: the response itself is still to come.
+    Interim,
+    None,
+    Length(u64),
+    Chunked,
+    UntilEof,
+    /// A 101 or the 2xx of a CONNECT: another protocol from here on.
+    Tunnel,
+}
+
+#[derive(Debug)]
+pub(super) struct ParsedResponse {
+    pub(super) head: ResponseHead,
+    pub(super) framing: ResponseFraming,
+    pub(super) keep_alive: bool,
+    /// Bytes of the fields as Envoy counts them.
+    pub(super) header_bytes: u64,
+    pub(super) wire_bytes: u64,
+}
+
+/// A status line, its reason as offsets into the head.
+pub(super) struct StatusLine {
+    status: StatusCode,
+    is_http_10: bool,
+    reason: Range<usize>,
+}
+
+/// How every response begins.
+const BEGIN: &[u8] = b"HTTP/1.";
+
+/// Refuses at its first bytes what cannot become a response.
+pub(super) fn check_begin(buf: &[u8]) -> Result<(), BadRequest> {
+    let known = BEGIN.len().min(buf.len());
+    if buf[..known] == BEGIN[..known] { Ok(()) } else { Err(CODEC_ERROR) }
+}
+
+impl StatusLine {
+    /// Parses a line with its end: single spaces and three digits (RFC 9112 §4); the reason may be missing with its
+    /// space, as many servers send it.
+    pub(super) fn parse(line: &[u8]) -> Result<Self, BadRequest> {
+        let line = line.strip_suffix(b"\r\n").ok_or(CODEC_ERROR)?;
+        let rest = line.strip_prefix(BEGIN).ok_or(CODEC_ERROR)?;
+        let (minor, code, reason) = match rest {
+            [minor, b' ', a, b, c] => (*minor, [*a, *b, *c], line.len()..line.len()),
+            [minor, b' ', a, b, c, b' ', ..] => (*minor, [*a, *b, *c], BEGIN.len() + 6..line.len()),
+            _ => return Err(CODEC_ERROR),
+        };
+        let reason_is_text = line[reason.clone()].iter().all(|b| !is_control(*b) && *b != b'\r');
+        if !minor.is_ascii_digit() || !reason_is_text {
+            return Err(CODEC_ERROR);
+        }
+        // 100 to 999: what has fewer or more digits, or no class, is no status.
+        let status = StatusCode::from_bytes(&code).map_err(|_| CODEC_ERROR)?;
+        Ok(Self { status, is_http_10: minor == b'0', reason })
+    }
+}
+
+/// Parses a finished head.
+pub(super) fn parse(
+    head: Bytes,
+    mut scan: HeadScan,
+    asked: Asked,
+    settings: &ClientSettings,
+) -> Result<ParsedResponse, BadRequest> {
+    let wire_bytes = head.len() as u64;
+    let head = scan.unfold(head)?;
+    let line = StatusLine::parse(&head[..scan.first_line])?;
+    let keep_names = settings.header_format.keeps_names();
+    let mut fields = scan.with_fields(&head, settings.max_headers_count, |fields| {
+        Fields::collect(&head, fields, Side::Response, keep_names)
+    })?;
+    let framing = framing(&mut fields, &line, asked, settings)?;
+    let connection = std::mem::take(&mut fields.connection);
+    if framing == ResponseFraming::Tunnel && line.status == StatusCode::SWITCHING_PROTOCOLS {
+        fields.connection = connection;
+        if let Some(upgrade) = fields.upgrade.take() {
+            fields.keep_upgrade_fields(&upgrade);
+        }
+        return Ok(finish(fields, &line, &head, framing, false, wire_bytes));
+    }
+    connection.remove_nominated(&mut fields.map);
+    // RFC 9112 §6.1: Transfer-Encoding in HTTP/1.0 means faulty framing; nothing may follow such a message.
+    let keep_alive = match line.is_http_10 {
+        false => !connection.close,
+        true => connection.keep_alive && !connection.close && fields.coding == Coding::Absent,
+    };
+    Ok(finish(fields, &line, &head, framing, keep_alive, wire_bytes))
+}
+
+/// RFC 9112 §6.3, without the lenient readings.
+fn framing(
+    fields: &mut Fields,
+    line: &StatusLine,
+    asked: Asked,
+    settings: &ClientSettings,
+) -> Result<ResponseFraming, BadRequest> {
+    let status = line.status;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        // CVE-2024-23326: nobody switches who was not asked to.
+        return if asked.upgrade { Ok(ResponseFraming::Tunnel) } else { Err(CODEC_ERROR) };
+    }
+    if status.is_informational() {
+        return Ok(ResponseFraming::Interim);
+    }
+    if asked.connect && status.is_success() {
+        fields.map.remove(http::header::CONTENT_LENGTH);
+        return Ok(ResponseFraming::Tunnel);
+    }
+    if fields.coding != Coding::Absent && fields.content_length.is_some() {
+        if !(fields.coding == Coding::Chunked && settings.allow_chunked_length) {
+            return Err(LENGTH_AND_CHUNKED);
+        }
+        fields.content_length = None;
+        fields.map.remove(http::header::CONTENT_LENGTH);
+    }
+    if fields.coding == Coding::Other {
+        return Err(INVALID_TRANSFER_ENCODING);
+    }
+    if status == StatusCode::NO_CONTENT {
+        if fields.coding != Coding::Absent || fields.content_length.is_some_and(|length| length != 0) {
+            return Err(CODEC_ERROR);
+        }
+        fields.map.remove(http::header::CONTENT_LENGTH);
+        return Ok(ResponseFraming::None);
+    }
+    if asked.head || status == StatusCode::NOT_MODIFIED {
+        return Ok(ResponseFraming::None);
+    }
+    Ok(match (fields.coding, fields.content_length) {
+        (Coding::Chunked, _) => ResponseFraming::Chunked,
+        (_, Some(0)) => ResponseFraming::None,
+        (_, Some(length)) => ResponseFraming::Length(length),
+        (_, None) => ResponseFraming::UntilEof,
+    })
+}
+
+fn finish(
+    fields: Fields,
+    line: &StatusLine,
+    head: &Bytes,
+    framing: ResponseFraming,
+    keep_alive: bool,
+    wire_bytes: u64,
+) -> ParsedResponse {
+    let original = fields.names.map(|names| {
+        // A reason that is not UTF-8 is not forwarded.
+        let reason = ByteStr::from_utf8(head.slice(line.reason.clone())).unwrap_or_default();
+        Box::new(OriginalResponse { reason, names })
+    });
+    ParsedResponse {
+        head: ResponseHead { status: line.status, headers: fields.map, original },
+        framing,
+        keep_alive,
+        header_bytes: fields.bytes,
+        wire_bytes,
+    }
+}
