@@ -17,7 +17,9 @@ mod tests;
 pub use context::{AccessLogType, FormatCx, RequestView, ResponseView};
 pub use json::{JsonFormat, JsonFormatter};
 
+pub(crate) use escape::push_int;
 pub(crate) use operators::{grpc_status, millis_so_far};
+pub(crate) use time::log_time;
 
 use operators::{Form, Op, Written};
 

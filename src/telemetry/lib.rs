@@ -8,6 +8,7 @@ pub mod access_log;
 mod address;
 mod flags;
 pub mod format;
+pub mod logging;
 pub mod stats;
 mod stream_info;
 

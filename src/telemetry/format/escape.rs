@@ -58,7 +58,7 @@ pub(super) fn push_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// Appends an integer.
-pub(super) fn push_int(out: &mut Vec<u8>, n: impl itoa::Integer) {
+pub(crate) fn push_int(out: &mut Vec<u8>, n: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 

@@ -228,6 +228,17 @@ fn write_default(epoch: i64, nanos: u32, zone: Zone, out: &mut Vec<u8>) {
     out.push(b'Z');
 }
 
+/// `2026-11-21 01:18:12.533` in local time: the application log's.
+pub(crate) fn log_time(time: SystemTime, out: &mut Vec<u8>) {
+    let (epoch, nanos) = Civil::split(time);
+    let t = Civil::new(epoch, nanos, Zone::Local);
+    let mut text = to_the_second(&t);
+    text[10] = b' ';
+    out.extend_from_slice(&text);
+    out.push(b'.');
+    push_fraction(&t, 3, out);
+}
+
 /// `2026-11-21T01:18:12`; years beyond 9999 are not written out.
 fn to_the_second(t: &Civil) -> [u8; 19] {
     let year = u32::try_from(t.year).unwrap_or(0).min(9999);
