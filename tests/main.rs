@@ -7,6 +7,7 @@ mod admin;
 mod h2spec;
 mod http2_hostile;
 mod layers;
+mod limits;
 mod listeners;
 mod mutations;
 mod parity;
@@ -14,3 +15,5 @@ mod process;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tidy;
+mod timeouts;
+mod upstreams;

@@ -3,6 +3,7 @@
 use super::upstream::{Script, Upstream};
 use super::{DEADLINE, client};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,6 +20,7 @@ pub(crate) struct Proxy {
     yaml: String,
     program: PathBuf,
     concurrency: u32,
+    file_limit: Option<u64>,
     arguments: Vec<String>,
     upstreams: Vec<Script>,
 }
@@ -30,7 +32,14 @@ pub(crate) fn binary() -> PathBuf {
 
 /// nuncio with this bootstrap. Listeners and admin bind port 0.
 pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
-    Proxy { yaml: yaml.into(), program: binary(), concurrency: 1, arguments: Vec::new(), upstreams: Vec::new() }
+    Proxy {
+        yaml: yaml.into(),
+        program: binary(),
+        concurrency: 1,
+        file_limit: None,
+        arguments: Vec::new(),
+        upstreams: Vec::new(),
+    }
 }
 
 impl Proxy {
@@ -42,6 +51,11 @@ impl Proxy {
     /// Number of workers; 1 where it is not told.
     pub(crate) fn concurrency(self, concurrency: u32) -> Self {
         Self { concurrency, ..self }
+    }
+
+    /// How many files and sockets the process may have open.
+    pub(crate) fn file_limit(self, limit: u64) -> Self {
+        Self { file_limit: Some(limit), ..self }
     }
 
     pub(crate) fn argument(mut self, argument: &str) -> Self {
@@ -72,7 +86,11 @@ impl Proxy {
         let config = dir.0.join("bootstrap.yaml");
         std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
         let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        if let Some(limit) = self.file_limit {
+            limit_files(&mut command, limit);
+        }
+        let child = command
             .arg("-c")
             .arg(&config)
             .args(["--use-dynamic-base-id", "--admin-address-path"])
@@ -90,6 +108,17 @@ impl Proxy {
         let listeners = listeners(admin).await;
         Ok(Running { process, admin, listeners, upstreams })
     }
+}
+
+fn limit_files(command: &mut Command, files: u64) {
+    let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+    let set = move || {
+        // SAFETY: setrlimit only reads the struct, and is safe to call between fork and exec.
+        let failed = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0;
+        if failed { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(set) };
 }
 
 fn fill_in(yaml: &str, dir: &Path, upstreams: &[Upstream]) -> String {
@@ -185,8 +214,24 @@ impl Running {
         &self.process.dir.0
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.child.id()
+    /// Resident memory of the process, in bytes.
+    pub(crate) fn rss(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
+
+    /// User and system time that the process has taken so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field behind it.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        // 100 ticks a second on every Linux that this runs on (USER_HZ).
+        Duration::from_millis(fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.process.child.id())).expect("the process is there")
     }
 
     /// Sends SIGTERM and waits for the end; files are complete thereafter.

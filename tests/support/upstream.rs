@@ -31,6 +31,8 @@ pub(crate) enum Then {
     Reset,
     /// Nothing more is sent, and it stays open.
     Hang,
+    /// It is kept until the next request arrives, and closed then without an answer: a stale pooled connection.
+    CloseAtNext,
     /// Every byte that follows is sent back: an upgraded connection.
     Echo,
 }

@@ -31,6 +31,10 @@ pub(super) async fn connection(stream: TcpStream, number: usize, shared: Arc<Sha
             }
             // With a linger of nothing the kernel sends RST instead of FIN.
             Then::Reset => drop(stream.set_zero_linger()),
+            Then::CloseAtNext => {
+                let _ = stream.readable().await;
+                return;
+            }
             Then::Hang => std::future::pending().await,
             Then::Echo => return echo(&mut reader).await,
         }

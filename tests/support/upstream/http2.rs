@@ -78,7 +78,7 @@ async fn send(answer: Answer, respond: &mut SendResponse<Bytes>) {
     match answer.then {
         Then::Keep => {}
         Then::Reset | Then::Close => respond.send_reset(Reason::INTERNAL_ERROR),
-        Then::Hang | Then::Echo => std::future::pending().await,
+        Then::Hang | Then::Echo | Then::CloseAtNext => std::future::pending().await,
     }
 }
 

@@ -1,0 +1,128 @@
+//! What happens when nothing happens.
+
+use crate::support::bootstrap::Pieces;
+use crate::support::client::{Client, End};
+use crate::support::frames::{END_STREAM, Frames, GOAWAY};
+use crate::support::nuncio_serves;
+use crate::support::proxy::{Running, proxy};
+use crate::support::split::Split;
+use crate::support::upstream::{Answer, Then, http1};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(5);
+
+async fn with_hcm(hcm: &str) -> Running {
+    let pieces = Pieces { hcm: hcm.to_owned(), ..Pieces::default() };
+    let silent = Answer::bytes("").then(Then::Hang);
+    proxy(pieces.yaml()).upstream(http1().answer("/silent", silent)).run().await
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    if !nuncio_serves() {
+        return;
+    }
+    // Envoy: an idle connection is drained first, for the whole of drain_timeout, over HTTP/1 too.
+    let proxy = with_hcm("common_http_protocol_options: { idle_timeout: 0.2s }\ndrain_timeout: 0.1s\n").await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+    assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+    assert_eq!(proxy.stat("http.in.downstream_cx_idle_timeout").await, 1);
+}
+
+#[tokio::test]
+async fn an_idle_http2_connection_is_told_goodbye() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = with_hcm("common_http_protocol_options: { idle_timeout: 0.2s }\ndrain_timeout: 0.1s\n").await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    frames.headers(1, END_STREAM, &fields).await.expect("the proxy reads");
+    let goaway = frames.until(GOAWAY, None).await.expect("the proxy speaks").expect("a GOAWAY");
+    assert_eq!(goaway.error_code(), 0);
+    while frames.next().await.expect("frames or the end").is_some() {}
+}
+
+#[tokio::test]
+async fn a_connection_ends_at_its_longest_duration() {
+    if !nuncio_serves() {
+        return;
+    }
+    let hcm = "common_http_protocol_options: { max_connection_duration: 0.2s }\ndrain_timeout: 0.1s\n";
+    let proxy = with_hcm(hcm).await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+    assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+    assert_eq!(proxy.stat("http.in.downstream_cx_max_duration_reached").await, 1);
+}
+
+#[tokio::test]
+async fn a_stream_ends_at_its_longest_duration() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = with_hcm("common_http_protocol_options: { max_stream_duration: 0.2s }\n").await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let response = client.request(b"GET /silent HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+    assert_eq!(response.status(), 504);
+    assert_eq!(proxy.stat("http.in.downstream_rq_max_duration_reached").await, 1);
+}
+
+#[tokio::test]
+async fn an_idle_stream_is_ended() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = with_hcm("stream_idle_timeout: 0.2s\n").await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let response = client.request(b"GET /silent HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+    assert_eq!(response.status(), 504);
+    assert_eq!(proxy.stat("http.in.downstream_rq_idle_timeout").await, 1);
+}
+
+/// A slow head: a byte now and then does not put off the end of the time for all of it.
+#[tokio::test]
+async fn a_head_that_drips_is_refused() {
+    if !nuncio_serves() {
+        return;
+    }
+    let proxy = with_hcm("request_headers_timeout: 0.3s\n").await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    client.send(b"GET / HTTP/1.1\r\nhost: a\r\nx: ").await.expect("the proxy reads");
+    for _ in 0..40 {
+        if client.send(b"y").await.is_err() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(proxy.stat("http.in.downstream_rq_header_timeout").await, 1);
+}
+
+#[tokio::test]
+async fn an_unanswered_ping_ends_the_connection() {
+    if !nuncio_serves() {
+        return;
+    }
+    let hcm = "http2_protocol_options: { connection_keepalive: { interval: 0.1s, timeout: 0.2s } }\n";
+    let proxy = with_hcm(hcm).await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/silent"), (":authority", "a")];
+    frames.headers(1, END_STREAM, &fields).await.expect("the proxy reads");
+    // PINGs are read and never answered.
+    let end = async { while let Ok(Some(_)) = frames.next().await {} };
+    tokio::time::timeout(LONG, end).await.expect("the proxy closes");
+    proxy.wait_for_stat("http2.keepalive_timeout", 1).await;
+}
+
+#[tokio::test]
+async fn a_timeout_of_nothing_is_none() {
+    if !nuncio_serves() {
+        return;
+    }
+    let hcm = "stream_idle_timeout: 0s\nrequest_timeout: 0s\ncommon_http_protocol_options: { idle_timeout: 0s }\n";
+    let proxy = with_hcm(hcm).await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+    assert_eq!(client.end(Duration::from_millis(300)).await.expect("no bytes"), End::Open);
+}
