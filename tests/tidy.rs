@@ -24,7 +24,10 @@ fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     collect(&root(), &mut found);
     found.sort();
-    found.into_iter().map(|path| Source::read(&root(), &path)).collect()
+    let mut sources: Vec<Source> = found.into_iter().map(|path| Source::read(&root(), &path)).collect();
+    let of_tests: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    sources.iter_mut().filter(|s| of_tests.contains(&s.path)).for_each(Source::mark_as_tests);
+    sources
 }
 
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -45,6 +45,21 @@ impl Source {
         shipped.filter(|(line, _)| line.contains(needle)).map(|(line, _)| line.trim().to_owned()).collect()
     }
 
+    /// Paths of the files that this one declares for tests alone: `#[cfg(test)] mod name;`.
+    pub(crate) fn test_modules(&self) -> Vec<String> {
+        let folder = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        let folder = folder.strip_suffix("/lib").or_else(|| folder.strip_suffix("/main")).unwrap_or(folder);
+        let lines = self.code.iter().zip(&self.in_tests).filter(|(_, in_tests)| **in_tests);
+        lines
+            .filter_map(|(line, _)| line.trim().strip_suffix(';')?.rsplit_once("mod ").map(|(_, name)| name))
+            .map(|name| format!("{folder}/{name}.rs"))
+            .collect()
+    }
+
+    pub(crate) fn mark_as_tests(&mut self) {
+        self.in_tests.fill(true);
+    }
+
     pub(crate) fn functions(&self) -> Vec<Function> {
         let mut found = Vec::new();
         for (at, line) in self.code.iter().enumerate() {
@@ -231,6 +246,13 @@ fn tests_inside_a_file_are_not_counted() {
     assert_eq!(source.code_lines(), 4);
     assert_eq!(source.code_lines_containing(".unwrap()").len(), 1);
     assert_eq!(source.functions()[0].lines, 3);
+}
+
+#[test]
+fn a_file_that_is_declared_for_tests_is_known() {
+    let text = "pub mod a;\n#[cfg(test)]\npub(crate) mod testing;\nmod b;\n";
+    assert_eq!(Source::new("src/up/lib.rs".into(), text).test_modules(), ["src/up/testing.rs"]);
+    assert_eq!(Source::new("src/up/pool.rs".into(), text).test_modules(), ["src/up/pool/testing.rs"]);
 }
 
 #[test]
