@@ -34,7 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use client::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
+pub use client::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, OnIdle, RequestSent};
 pub use details::BadRequest;
 pub use request_head::IncomingRequest;
 pub use server::{Incoming, Persistence, Readiness, RespondError, ServerConnection};

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use nuncio_filter_api::{BodyError, Io, Request, Response, ResponseHead};
+use nuncio_filter_api::{Body, BodyError, Io, RequestHead, Response, ResponseHead};
 use nuncio_telemetry::StreamInfo;
 use tokio::io::{AsyncRead, ReadBuf};
 
@@ -36,7 +36,14 @@ pub struct ExchangeOptions {
     pub informational: Option<Rc<dyn Fn(ResponseHead)>>,
     /// Receives the connection at the clean end of the exchange, if it can carry another: before the last bytes of the
     /// response body are given out. The connection is closed in every other case.
-    pub on_idle: Option<Box<dyn FnOnce(ClientConnection)>>,
+    pub on_idle: Option<Rc<dyn OnIdle>>,
+}
+
+/// Takes a connection back. A reference-counted object rather than a closure: one serves all exchanges of a
+/// connection, and none costs an allocation.
+pub trait OnIdle {
+    /// `connection` can carry another exchange.
+    fn on_idle(self: Rc<Self>, connection: ClientConnection);
 }
 
 /// How much of a request reached the transport.
@@ -77,10 +84,10 @@ pub struct ExchangeError {
     pub response_started: bool,
     /// How much of the request was sent.
     pub sent: RequestSent,
-    /// The request, unless some of its body was consumed: to be sent again on another connection. A pooled connection
+    /// The request's body, unless some of it was consumed: to be sent again on another connection. A pooled connection
     /// may be retried so where it failed with [`ExchangeFailure::Closed`] or [`ExchangeFailure::Io`] and no response
     /// had started.
-    pub request: Option<Request>,
+    pub body: Option<Body>,
 }
 
 impl ClientConnection {
@@ -96,16 +103,30 @@ impl ClientConnection {
         Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
     }
 
-    /// Sends `request` and waits for the head of its response. Head and first body bytes are one write. Dropping the
+    /// Sends a request and waits for the head of its response. Head and first body bytes are one
+    /// write. Dropping the
     /// future or the response body closes the connection.
     ///
     /// After a 101 (only where `head.protocol` is set) or the 2xx of a CONNECT, the bodies are the two directions of a
     /// tunnel: the end of the request body closes the upstream's receiving half.
-    pub async fn exchange(self, request: Request, options: ExchangeOptions) -> Result<Response, ExchangeError> {
-        let mut exchange = Exchange::begin(self, request, options);
-        match poll_fn(|cx| exchange.poll_head(cx)).await {
-            Ok(parsed) => Ok(body::response(exchange, parsed)),
-            Err(failure) => Err(exchange.into_error(failure)),
+    pub fn exchange(
+        self,
+        head: &RequestHead,
+        body: Body,
+        options: ExchangeOptions,
+    ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
+        let mut exchange = Exchange::begin(self, head, body, options);
+        async move {
+            match poll_fn(|cx| exchange.poll_head(cx)).await {
+                Ok(parsed) => Ok(body::response(exchange, parsed)),
+                Err(failure) => Err(exchange.into_error(failure)),
+            }
         }
+    }
+}
+
+impl<F: Fn(ClientConnection)> OnIdle for F {
+    fn on_idle(self: Rc<Self>, connection: ClientConnection) {
+        self(connection);
     }
 }

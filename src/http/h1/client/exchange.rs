@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Method;
-use nuncio_filter_api::{Io, Request};
+use nuncio_filter_api::{Body, Io, RequestHead};
 use nuncio_telemetry::StreamInfo;
 
 use super::upload::Upload;
@@ -32,10 +32,14 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin(connection: ClientConnection, request: Request, options: ExchangeOptions) -> Self {
+    pub(super) fn begin(
+        connection: ClientConnection,
+        head: &RequestHead,
+        body: Body,
+        options: ExchangeOptions,
+    ) -> Self {
         let ClientConnection { io, settings } = connection;
-        let upload = Upload::begin(request, &settings, options.info.as_ref());
-        let head = upload.head();
+        let upload = Upload::begin(head, body, &settings, options.info.as_ref());
         let asked = Asked {
             head: head.method == Method::HEAD,
             connect: head.method == Method::CONNECT && head.protocol.is_none(),
@@ -110,7 +114,7 @@ impl Exchange {
 
     pub(super) fn into_error(self, failure: ExchangeFailure) -> ExchangeError {
         let sent = self.upload.sent();
-        ExchangeError { failure, response_started: self.received, sent, request: self.upload.into_request() }
+        ExchangeError { failure, response_started: self.received, sent, body: self.upload.into_body() }
     }
 
     /// The response is at its clean end: hands the connection back if it can carry another exchange. Bytes behind the
@@ -120,7 +124,7 @@ impl Exchange {
         let plain = !self.asked.connect && !self.asked.upgrade;
         let reusable = plain && self.keep_alive && self.upload.is_done() && self.reader.buf.is_empty();
         if let (true, Some(on_idle)) = (reusable, self.options.on_idle) {
-            on_idle(ClientConnection { io: self.io, settings: self.settings });
+            on_idle.on_idle(ClientConnection { io: self.io, settings: self.settings });
         }
     }
 }

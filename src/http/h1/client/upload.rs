@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use nuncio_filter_api::{Body, BodyError, Io, Request, RequestHead};
+use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::io::AsyncWrite;
 
@@ -28,7 +28,8 @@ enum State {
 
 /// A request on its way.
 pub(super) struct Upload {
-    head: RequestHead,
+    /// Header names as received, where a formatter wants them: for trailers.
+    names: Option<Box<Vec<ByteStr>>>,
     body: Body,
     /// The body, where it was wholly in memory.
     full: Option<Bytes>,
@@ -43,8 +44,12 @@ pub(super) struct Upload {
 
 impl Upload {
     /// Queues the head, and the body where it is in memory.
-    pub(super) fn begin(request: Request, settings: &ClientSettings, info: Option<&Rc<StreamInfo>>) -> Self {
-        let Request { head, mut body } = request;
+    pub(super) fn begin(
+        head: &RequestHead,
+        mut body: Body,
+        settings: &ClientSettings,
+        info: Option<&Rc<StreamInfo>>,
+    ) -> Self {
         let full = body.take_full();
         let without_body = full.is_none() && body.is_end();
         let mut queue = WriteQueue::default();
@@ -53,14 +58,14 @@ impl Upload {
             fully_qualified: settings.send_fully_qualified_url,
             without_body,
         };
-        let (framing, size) = queue.encode(|out| encode::request_head(&head, &form, out));
+        let (framing, size) = queue.encode(|out| encode::request_head(head, &form, out));
         if let Some(info) = info {
             let mut upstream = info.upstream.borrow_mut();
             upstream.header_bytes_sent += size.fields;
             upstream.wire_bytes_sent += size.wire;
         }
         let mut upload = Self {
-            head,
+            names: head.original_case.clone(),
             body,
             full: full.clone(),
             consumed: false,
@@ -77,10 +82,6 @@ impl Upload {
         upload
     }
 
-    pub(super) fn head(&self) -> &RequestHead {
-        &self.head
-    }
-
     /// Whether all of the request was written.
     pub(super) fn is_done(&self) -> bool {
         matches!(self.state, State::Queued | State::Done) && self.queue.is_empty()
@@ -94,13 +95,12 @@ impl Upload {
         }
     }
 
-    /// The request as it was, if none of its body is lost.
-    pub(super) fn into_request(self) -> Option<Request> {
+    /// The body as it was, if none of it is lost.
+    pub(super) fn into_body(self) -> Option<Body> {
         if self.consumed {
             return None;
         }
-        let body = self.full.map_or(self.body, Body::full);
-        Some(Request { head: self.head, body })
+        Some(self.full.map_or(self.body, Body::full))
     }
 
     /// Sends what can be sent now.
@@ -152,7 +152,7 @@ impl Upload {
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
-        let names = self.head.original_case.as_deref().map(|n| &n[..]);
+        let names = self.names.as_deref().map(|n| &n[..]);
         let case = NameCase { format: self.format, original: names };
         let wire = self.sender.end(trailers, case, &mut self.queue).map_err(length_mismatch)?;
         count(info, wire);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use http::Method;
-use nuncio_filter_api::{Body, Request, RequestHead, Scheme};
+use nuncio_filter_api::{Body, Request, RequestHead, Response, Scheme};
 
 use super::pipe::pipe;
-use crate::h1::{ClientConnection, ClientSettings, ExchangeFailure, ExchangeOptions};
+use crate::h1::{ClientConnection, ClientSettings, ExchangeError, ExchangeFailure, ExchangeOptions};
 
 #[derive(Clone, Copy)]
 enum After {
@@ -21,6 +21,15 @@ enum After {
 pub(super) fn request(method: Method) -> Request {
     let path = if method == Method::CONNECT { "" } else { "/" };
     Request { head: RequestHead::new(method, Scheme::Http, "a".into(), path.into()), body: Body::empty() }
+}
+
+/// [`ClientConnection::exchange`] of a whole request.
+pub(super) fn send(
+    connection: ClientConnection,
+    request: Request,
+    options: ExchangeOptions,
+) -> impl Future<Output = Result<Response, ExchangeError>> {
+    connection.exchange(&request.head, request.body, options)
 }
 
 /// The response in one line: `head | body`, how the body ended if not cleanly, and `reused` if the connection was
@@ -36,9 +45,9 @@ fn exchange(parts: &[&[u8]], after: After, request: Request, settings: &Arc<Clie
     let reused = Rc::new(Cell::new(false));
     let flag = reused.clone();
     let options =
-        ExchangeOptions { on_idle: Some(Box::new(move |_connection| flag.set(true))), ..ExchangeOptions::default() };
+        ExchangeOptions { on_idle: Some(Rc::new(move |_connection| flag.set(true))), ..ExchangeOptions::default() };
     let connection = ClientConnection::new(io, settings.clone());
-    let mut line = match connection.exchange(request, options).now_or_never() {
+    let mut line = match send(connection, request, options).now_or_never() {
         None => "waits".to_owned(),
         Some(Err(error)) => match error.failure {
             ExchangeFailure::Closed => "closed".to_owned(),
@@ -244,8 +253,8 @@ fn a_connection_is_reused_only_if_the_upstream_keeps_it() {
 fn bytes_behind_a_response_poison_nobody() {
     let (io, peer) = pipe();
     peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n");
-    let options = ExchangeOptions { on_idle: Some(Box::new(|_| panic!("handed back"))), ..Default::default() };
-    let response = ClientConnection::new(io, Arc::default()).exchange(request(Method::GET), options).now_or_never();
+    let options = ExchangeOptions { on_idle: Some(Rc::new(|_| panic!("handed back"))), ..Default::default() };
+    let response = send(ClientConnection::new(io, Arc::default()), request(Method::GET), options).now_or_never();
     assert!(response.is_some_and(|r| r.is_ok()) && peer.is_dropped());
 }
 
