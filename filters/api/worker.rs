@@ -25,7 +25,7 @@ pub struct Worker {
 impl Worker {
     /// A worker without upstreams; [`Worker::set_upstreams`] follows before it serves.
     pub fn new(index: usize, rng: Rng, server: Arc<ServerState>) -> Self {
-        Self { index, clock: Clock::new(), rng, date: DateCache::default(), server, upstreams: OnceCell::new() }
+        Self { index, clock: Clock::default(), rng, date: DateCache::default(), server, upstreams: OnceCell::new() }
     }
 
     /// Gives the worker its upstreams, once.
@@ -48,11 +48,13 @@ pub struct Clock {
 /// How long the wall clock may run on the monotonic one alone.
 const RESYNC: Duration = Duration::from_secs(1);
 
-impl Clock {
-    fn new() -> Self {
+impl Default for Clock {
+    fn default() -> Self {
         Self { synced: Cell::new((Instant::now(), SystemTime::now())) }
     }
+}
 
+impl Clock {
     /// The monotonic clock (tokio's, so that tests can pause it).
     pub fn now(&self) -> Instant {
         Instant::now()
