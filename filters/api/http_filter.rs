@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, StatusCode};
 use nuncio_telemetry::{ResponseFlag, ResponseFlags};
 
-use crate::{Request, Response, StreamCx};
+use crate::{Request, RequestHead, Response, StreamCx};
 
 /// Go on, or answer here: a reply runs the response path of every filter.
 pub type Verdict = Result<(), Reply>;
@@ -89,9 +89,14 @@ pub trait HttpFilter {
         Step::CONTINUE
     }
 
-    /// Sees the response, local replies included. `Err` in the verdict replaces it; the filters that saw it already
-    /// do not see the replacement.
-    fn response<'a>(&'a mut self, _response: &'a mut Response, _cx: &'a mut StreamCx) -> Step<'a> {
+    /// Sees the response, local replies included, and the head of the request it answers as the filters left it.
+    /// `Err` in the verdict replaces the response; the filters that saw it already do not see the replacement.
+    fn response<'a>(
+        &'a mut self,
+        _response: &'a mut Response,
+        _request: &'a RequestHead,
+        _cx: &'a mut StreamCx,
+    ) -> Step<'a> {
         Step::CONTINUE
     }
 
@@ -101,8 +106,10 @@ pub trait HttpFilter {
 
 /// A filter as configured: shared by all workers.
 pub trait HttpFilterConfig: Send + Sync {
-    /// The filter of one stream. `name` is its name in the chain, by which it finds its per-route configuration:
-    /// `cx.route().filter_config(name)`.
+    /// The filter of one stream, made right before its first hook runs: `cx.route()` is the route that holds for it,
+    /// also where a filter before it changed the route. `name` is its name in the chain, by which it finds its
+    /// per-route configuration: `cx.route().filter_config(name)`. A filter that has nothing to do on the stream is a
+    /// type without fields, whose box allocates nothing.
     fn instantiate(self: Arc<Self>, name: &Arc<str>, cx: &StreamCx) -> Box<dyn HttpFilter>;
 
     /// Whether it must be the last of its chain.

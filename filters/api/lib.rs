@@ -16,6 +16,8 @@ mod network_filter;
 mod registry;
 mod route;
 mod stream_cx;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod worker;
 
 pub use body::{Body, BodyError, BoxBody, Buffered};

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
+use nuncio_telemetry::stats::Scope;
+
 use crate::{ClusterNames, Registry};
 
 /// Which kind of refusal an [`Invalid`] is.
@@ -73,12 +75,13 @@ pub struct LowerCx<'a> {
     pub env: &'a LowerEnv,
     path: String,
     invalid: Vec<Invalid>,
+    scope: Scope,
 }
 
 impl<'a> LowerCx<'a> {
     /// A context at the root of a resource.
     pub fn new(env: &'a LowerEnv) -> Self {
-        Self { env, path: String::new(), invalid: Vec::new() }
+        Self { env, path: String::new(), invalid: Vec::new(), scope: env.stats.scope("") }
     }
 
     /// Runs `f` with `field` appended to the path.
@@ -110,6 +113,19 @@ impl<'a> LowerCx<'a> {
         let result = f(self);
         self.path.truncate(len);
         result
+    }
+
+    /// Runs `f` with filters counting in `scope`: a connection manager gives them `http.<stat_prefix>`.
+    pub fn in_scope<R>(&mut self, scope: Scope, f: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = std::mem::replace(&mut self.scope, scope);
+        let result = f(self);
+        self.scope = outer;
+        result
+    }
+
+    /// Where a filter counts what it does; the root outside of every filter chain.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Lowers each element of the repeated `field`. All are lowered even if one is refused.

@@ -19,6 +19,9 @@ pub trait Route: Any {
     /// `None` where the route says nothing.
     fn filter_disabled(&self, filter: &str) -> Option<bool>;
 
+    /// Whether it sends requests to a cluster; a redirect or direct response answers them.
+    fn is_forward(&self) -> bool;
+
     /// For downcasting.
     fn as_any(&self) -> &dyn Any;
 }

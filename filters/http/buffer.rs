@@ -97,3 +97,79 @@ fn set_length(request: &mut Request) {
 fn too_large() -> LocalReply {
     LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large").body("Payload Too Large")
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use nuncio_filter_api::testing::{self, Harness, Outcome};
+    use nuncio_filter_api::{Body, BodyError};
+    use nuncio_proto::google::protobuf::UInt32Value;
+    use nuncio_telemetry::ResponseFlag;
+    use prost::Message;
+
+    use super::*;
+
+    fn up_to(bytes: u32) -> proto::Buffer {
+        proto::Buffer { max_request_bytes: Some(UInt32Value { value: bytes }) }
+    }
+
+    fn harness() -> Harness {
+        Harness::new(&ROW, &up_to(10).encode_to_vec())
+    }
+
+    async fn post(harness: &Harness, body: Body, lines: &[&str]) -> Outcome {
+        let mut request = testing::request(Method::POST, "/", lines);
+        request.body = body;
+        harness.run(request, testing::response(200, &[])).await
+    }
+
+    #[tokio::test]
+    async fn a_body_arrives_whole_and_gains_a_length() {
+        let trailers = testing::headers(&["x-t: 1"]);
+        let body = testing::chunks(&["01234", "56789"], Some(trailers.clone()));
+        let request = post(&harness(), body, &["transfer-encoding: chunked"]).await.request.unwrap();
+        assert_eq!(request.data, "0123456789");
+        assert_eq!(request.trailers, Some(trailers));
+        assert_eq!(testing::lines(&request.head.headers), ["content-length: 10"]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_long_is_refused() {
+        let outcome = post(&harness(), testing::chunks(&["0123456789", "a"], None), &[]).await;
+        assert!(outcome.request.is_none());
+        assert_eq!(outcome.response.head.status, 413);
+        assert_eq!(outcome.response.data, "Payload Too Large");
+        assert_eq!(outcome.local_reply.unwrap().details, "request_payload_too_large");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_answered_with_its_reason() {
+        let error = BodyError::new(ResponseFlag::DownstreamProtocolError, "http1.invalid_chunk");
+        let outcome = post(&harness(), testing::broken(&["0"], error), &[]).await;
+        let reply = outcome.local_reply.unwrap();
+        assert_eq!((reply.status, &*reply.details), (StatusCode::BAD_REQUEST, "http1.invalid_chunk"));
+        assert!(reply.flags.has(ResponseFlag::DownstreamProtocolError));
+    }
+
+    #[tokio::test]
+    async fn a_request_without_body_and_a_tunnel_pass() {
+        let outcome = post(&harness(), Body::empty(), &[]).await;
+        assert!(outcome.request.unwrap().head.headers.is_empty());
+        let mut request = testing::request(Method::CONNECT, "", &[]);
+        request.body = testing::chunks(&["0123456789", "a"], None);
+        let outcome = harness().run(request, testing::response(200, &[])).await;
+        assert_eq!(outcome.request.unwrap().data, "0123456789a");
+    }
+
+    #[tokio::test]
+    async fn a_route_may_switch_it_off_or_have_a_limit_of_its_own() {
+        use proto::buffer_per_route::Override;
+        let route = |o| proto::BufferPerRoute { r#override: Some(o) }.encode_to_vec();
+        let long = || testing::chunks(&["0123456789", "a"], None);
+        let off = harness().per_route(&route(Override::Disabled(true)));
+        assert!(post(&off, long(), &[]).await.request.is_some());
+        let more = harness().per_route(&route(Override::Disabled(true))).per_route(&route(Override::Buffer(up_to(11))));
+        let request = post(&more, long(), &[]).await.request.unwrap();
+        assert_eq!(testing::lines(&request.head.headers), ["content-length: 11"]);
+    }
+}
