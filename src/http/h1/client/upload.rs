@@ -29,7 +29,7 @@ enum State {
 /// A request on its way.
 pub(super) struct Upload {
     /// Header names as received, where a formatter wants them: for trailers.
-    names: Option<Box<Vec<ByteStr>>>,
+    names: Option<Vec<ByteStr>>,
     body: Body,
     /// The body, where it was wholly in memory.
     full: Option<Bytes>,
@@ -65,7 +65,7 @@ impl Upload {
             upstream.wire_bytes_sent += size.wire;
         }
         let mut upload = Self {
-            names: head.original_case.clone(),
+            names: head.original_case.as_deref().cloned(),
             body,
             full: full.clone(),
             consumed: false,
@@ -152,7 +152,7 @@ impl Upload {
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
-        let names = self.names.as_deref().map(|n| &n[..]);
+        let names = self.names.as_deref();
         let case = NameCase { format: self.format, original: names };
         let wire = self.sender.end(trailers, case, &mut self.queue).map_err(length_mismatch)?;
         count(info, wire);
