@@ -16,6 +16,7 @@ mod locate;
 mod rules;
 mod schema;
 mod source;
+mod split;
 mod text;
 mod tree;
 mod typed_struct;
@@ -23,15 +24,15 @@ mod wire;
 mod yaml;
 
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
+pub use split::StaticClusters;
 pub use tree::Position;
 
-use encode::{Spelling, encode};
+use encode::encode;
 use findings::{Findings, Found};
 use nuncio_filter_api::{Invalid, InvalidKind};
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use prost::{Message, Name};
 use schema::Schemas;
-use std::borrow::Cow;
-use tree::Tree;
 
 /// What to do about fields that the schema lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,31 +75,61 @@ impl Loader {
     /// Loads a message from `sources`, later ones merged over earlier ones: scalars override, messages merge, lists
     /// are appended. On failure tells all that is wrong.
     pub fn load<T: Message + Name + Default>(&mut self, sources: Vec<Source>) -> Result<Loaded<T>, Vec<Problem>> {
+        let (bytes, loaded) = self.load_encoded(&T::full_name(), sources)?;
+        loaded.decode(&bytes)
+    }
+
+    /// Loads a bootstrap, its static clusters apart: each is decoded when its turn comes to be lowered, so that there
+    /// is never room taken for all (3.4 KB apiece as messages, some 100 bytes encoded).
+    pub fn load_bootstrap(
+        &mut self,
+        sources: Vec<Source>,
+    ) -> Result<(Loaded<Bootstrap>, StaticClusters), Vec<Problem>> {
+        let (bytes, loaded) = self.load_encoded(&Bootstrap::full_name(), sources)?;
+        let (rest, clusters) = StaticClusters::split(bytes);
+        Ok((loaded.decode(&rest)?, clusters))
+    }
+
+    /// The merged and checked message, encoded, and all else that is said of it.
+    fn load_encoded(&mut self, name: &str, sources: Vec<Source>) -> Result<(Vec<u8>, Loaded<()>), Vec<Problem>> {
+        let schema = self.schemas.find(name).expect("every message of nuncio_proto is described");
         let mut findings = Findings::new(self.unknown);
         let mut bytes = Vec::new();
         let mut trees = Vec::new();
         let mut problems = Vec::new();
         for source in &sources {
             let before = findings.refused.len();
+            let mut kept = None;
             match source.read() {
-                Ok(None) => {
-                    bytes.extend_from_slice(&self.resolve(&T::full_name(), source.bytes(), &mut findings));
-                    trees.push(None);
-                }
+                Ok(None) => bytes.extend_from_slice(&typed_struct::resolve(
+                    &schema,
+                    source.bytes(),
+                    &mut self.schemas,
+                    &mut findings,
+                )),
                 Ok(Some((tree, wrong))) => {
                     problems.extend(wrong.into_iter().map(|e| source.problem(e)));
-                    bytes.extend(self.encode(&T::full_name(), &tree, source.spelling(), &mut findings));
-                    trees.push(Some(tree));
+                    bytes.extend(encode(&tree, source.spelling(), &schema, &mut self.schemas, &mut findings));
+                    kept = Some(tree);
                 }
-                Err(e) => {
-                    problems.push(source.problem(e));
-                    trees.push(None);
-                }
+                Err(e) => problems.push(source.problem(e)),
             }
+            trees.push(kept);
             problems.extend(findings.refused.drain(before..).map(|found| found.in_source(source)));
         }
-        let sources = Sources::new(sources, trees);
-        self.finish(bytes, findings, problems, sources)
+        check::check(&schema, &bytes, &mut self.schemas, &mut findings);
+        let mut sources = Sources::new(sources, trees);
+        let follow = findings.refused.drain(..).filter(|found| !follows(found, &problems)).collect::<Vec<_>>();
+        problems.extend(follow.into_iter().map(|found| sources.problem(found)));
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
+        // Before decoding, which takes the most memory.
+        sources.forget_trees();
+        let unknown_fields = findings.unknown_count;
+        let deprecated_fields = findings.deprecated_count;
+        Ok((bytes, Loaded { message: (), sources, warnings, unknown_fields, deprecated_fields }))
     }
 
     /// Loads a message from wire format, as xDS delivers it. `name` stands for the source in what is said about it.
@@ -109,46 +140,18 @@ impl Loader {
     ) -> Result<Loaded<T>, Vec<Problem>> {
         self.load(vec![Source::new(name, Format::Binary, bytes)])
     }
+}
 
-    fn encode(&mut self, full_name: &str, tree: &Tree, spelling: Spelling, findings: &mut Findings) -> Vec<u8> {
-        let schema = self.schemas.find(full_name).expect("every message of nuncio_proto is described");
-        encode(tree, spelling, &schema, &mut self.schemas, findings)
-    }
-
-    /// `bytes` with each TypedStruct in it turned into the message it names.
-    fn resolve<'b>(&mut self, full_name: &str, bytes: &'b [u8], findings: &mut Findings) -> Cow<'b, [u8]> {
-        let schema = self.schemas.find(full_name).expect("every message of nuncio_proto is described");
-        typed_struct::resolve(&schema, bytes, &mut self.schemas, findings)
-    }
-
-    fn finish<T: Message + Name + Default>(
-        &mut self,
-        bytes: Vec<u8>,
-        mut findings: Findings,
-        mut problems: Vec<Problem>,
-        mut sources: Sources,
-    ) -> Result<Loaded<T>, Vec<Problem>> {
-        let schema = self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
-        check::check(&schema, &bytes, &mut self.schemas, &mut findings);
-        let follow = findings.refused.into_iter().filter(|found| !follows(found, &problems)).collect::<Vec<_>>();
-        problems.extend(follow.into_iter().map(|found| sources.problem(found)));
-        if !problems.is_empty() {
-            return Err(problems);
+impl Loaded<()> {
+    fn decode<T: Message + Default>(self, bytes: &[u8]) -> Result<Loaded<T>, Vec<Problem>> {
+        let Self { message: (), sources, warnings, unknown_fields, deprecated_fields } = self;
+        match T::decode(bytes) {
+            Ok(message) => Ok(Loaded { message, sources, warnings, unknown_fields, deprecated_fields }),
+            Err(e) => {
+                let invalid = Invalid { path: String::new(), reason: e.to_string(), kind: InvalidKind::Value };
+                Err(vec![sources.explain(invalid)])
+            }
         }
-        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
-        // Before decoding, which takes the most memory.
-        sources.forget_trees();
-        let message = T::decode(&bytes[..]).map_err(|e| {
-            let invalid = Invalid { path: String::new(), reason: e.to_string(), kind: InvalidKind::Value };
-            vec![sources.explain(invalid)]
-        })?;
-        Ok(Loaded {
-            message,
-            sources,
-            warnings,
-            unknown_fields: findings.unknown_count,
-            deprecated_fields: findings.deprecated_count,
-        })
     }
 }
 

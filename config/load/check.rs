@@ -8,11 +8,11 @@ use super::rules::{RepeatedRules, Rules, Value, ValueRules};
 use super::schema::{Field, Kind, Known, Label, Message, Note, Schemas};
 use super::tree::MAX_DEPTH;
 use super::wire::{Malformed, Raw, type_name};
-use fields::{Entry, any_parts};
+use fields::Entry;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-pub(super) use fields::Fields;
+pub(super) use fields::{Fields, any_parts};
 
 /// Checks the encoded `message` in `bytes`; what is wrong with it goes to `findings`.
 pub(super) fn check(message: &Arc<Message>, bytes: &[u8], schemas: &mut Schemas, findings: &mut Findings) {
@@ -217,9 +217,11 @@ impl Checker<'_> {
             return self.wrong(path, "an entry of the map cannot be decoded");
         };
         let name = pair.key_text(&entry);
+        self.depth += 1;
         for Entry { field: index, raw } in pair.entries() {
             self.inside(&entry.fields[usize::from(*index)], raw, &path.key(&name));
         }
+        self.depth -= 1;
     }
 
     /// The message in an Any. One of a type that Envoy lacks is left to whoever wants it.

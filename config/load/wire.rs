@@ -20,7 +20,7 @@ pub(super) enum Raw<'a> {
 /// One field of an encoded message.
 pub(super) struct WireField<'a> {
     pub(super) number: u32,
-    /// Index of the field in its message and its value, if the message has it in this wire type.
+    /// Index of the field in its message and its value, if the message has it.
     pub(super) known: Option<(usize, Raw<'a>)>,
     /// All its bytes.
     pub(super) whole: &'a [u8],
@@ -33,8 +33,10 @@ pub(super) fn next_field<'a>(message: &Message, rest: &mut &'a [u8]) -> Result<O
     }
     let start = *rest;
     let (number, wire) = decode_key(rest).map_err(|_| Malformed)?;
-    let known = match message.field_numbered(number).filter(|index| fits(message, *index, wire)) {
-        Some(index) => Some((index, Raw::read(wire, rest)?)),
+    let known = match message.field_numbered(number) {
+        Some(index) if fits(message, index, wire) => Some((index, Raw::read(wire, rest)?)),
+        // Protobuf's own decoders pass over it as over an unknown field; prost refuses the message.
+        Some(_) => return Err(Malformed),
         None => {
             skip_field(wire, number, rest, DecodeContext::default()).map_err(|_| Malformed)?;
             None
@@ -43,11 +45,11 @@ pub(super) fn next_field<'a>(message: &Message, rest: &mut &'a [u8]) -> Result<O
     Ok(Some(WireField { number, known, whole: &start[..start.len() - rest.len()] }))
 }
 
-/// Decoders pass over a field that comes in another wire type, as over one they do not know.
+/// Whether the field may come in this wire type.
 fn fits(message: &Message, index: usize, wire: WireType) -> bool {
     let field = &message.fields[index];
     let packed = field.label == Label::Repeated && wire == WireType::LengthDelimited;
-    packed || wire == wire_type(field.kind)
+    (packed && field.message().is_none()) || wire == wire_type(field.kind)
 }
 
 pub(super) fn wire_type(kind: Kind) -> WireType {

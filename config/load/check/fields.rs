@@ -73,13 +73,13 @@ impl<'a> Fields<'a> {
         self.entries.iter().filter(|e| e.field != CLEARED)
     }
 
-    pub(super) fn single(&self, index: u16) -> Option<&Raw<'a>> {
+    pub(in crate::load) fn single(&self, index: u16) -> Option<&Raw<'a>> {
         let place = *self.last.get(usize::from(index))?;
         (place > 0).then(|| &self.entries[place as usize - 1].raw)
     }
 
     /// Every element of a repeated field, packed ones too.
-    pub(super) fn repeated(&self, index: u16, kind: Kind) -> Vec<Raw<'a>> {
+    pub(in crate::load) fn repeated(&self, index: u16, kind: Kind) -> Vec<Raw<'a>> {
         let mut values = Vec::new();
         for entry in self.entries.iter().filter(|e| e.field == index) {
             match &entry.raw {
@@ -96,7 +96,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Of a Duration or Timestamp.
-    pub(super) fn nanos(&self) -> Nanos {
+    pub(in crate::load) fn nanos(&self) -> Nanos {
         let varint = |index| match self.single(index) {
             Some(Raw::Varint(value)) => *value,
             _ => 0,
@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
 
 impl<'a> Raw<'a> {
     /// As rules see it; nothing for messages and for text that is no UTF-8.
-    pub(super) fn value(&self, kind: Kind) -> Option<Value<'_>> {
+    pub(in crate::load) fn value(&self, kind: Kind) -> Option<Value<'_>> {
         Some(match (kind, self) {
             (Kind::Double, Self::Fixed64(bits)) => Value::Float(f64::from_bits(*bits)),
             (Kind::Float, Self::Fixed32(bits)) => Value::Float(f64::from(f32::from_bits(*bits))),
