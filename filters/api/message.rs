@@ -1,5 +1,6 @@
 use http::{HeaderMap, Method, StatusCode};
 use nuncio_telemetry::Protocol;
+use nuncio_telemetry::format::{RequestView, ResponseView};
 
 use crate::{Body, ByteStr};
 
@@ -72,6 +73,18 @@ impl RequestHead {
         }
     }
 
+    /// What format operators see of it.
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView {
+            method: self.method.as_str(),
+            scheme: self.scheme.as_str(),
+            authority: &self.authority,
+            path: &self.path,
+            protocol: self.protocol.as_deref(),
+            headers: &self.headers,
+        }
+    }
+
     /// The path without query.
     pub fn path_only(&self) -> &str {
         self.path.split_once('?').map_or(&*self.path, |(path, _)| path)
@@ -128,6 +141,11 @@ impl ResponseHead {
     /// A head with no header fields.
     pub fn new(status: StatusCode) -> Self {
         Self { status, headers: HeaderMap::new(), original: None }
+    }
+
+    /// What format operators see of it.
+    pub fn view(&self) -> ResponseView<'_> {
+        ResponseView { status: self.status.as_u16(), headers: &self.headers }
     }
 }
 
