@@ -8,6 +8,11 @@
 
 pub mod cluster;
 pub mod load;
+pub mod matcher;
 mod metadata;
 pub mod protocol;
 pub mod socket;
+mod value;
+
+#[cfg(test)]
+mod testing;

@@ -1,4 +1,4 @@
-use nuncio_filter_api::{Invalid, LowerEnv, NodeNames, Registry};
+use nuncio_filter_api::{Invalid, LowerCx};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::endpoint::v3 as endpoint;
 use nuncio_proto::envoy::extensions::upstreams::http::v3 as upstreams;
@@ -39,12 +39,7 @@ fn cluster(hosts: &[&str]) -> pb::Cluster {
 }
 
 fn lower(proto: pb::Cluster) -> Result<ClusterConfig, Vec<Invalid>> {
-    let env = LowerEnv {
-        registry: Registry::default(),
-        clusters: Arc::default(),
-        concurrency: 1,
-        node: NodeNames::default(),
-    };
+    let env = crate::testing::env();
     let mut cx = LowerCx::new(&env);
     let lowered = ClusterConfig::lower(proto, &mut cx);
     let invalid = cx.finish();

@@ -1,0 +1,180 @@
+//! Regular expressions in the syntax of RE2, matched in linear time.
+
+mod syntax;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::r#type::matcher::v3 as proto;
+use regex_syntax::hir::{Hir, HirKind, Look};
+
+/// Bytes a compiled expression may take: the bound that RE2's program size stands for.
+const SIZE_LIMIT: usize = 4 << 20;
+/// Levels of nesting, as RE2 bounds them.
+const NEST_LIMIT: u32 = 1000;
+
+/// A regular expression that must match the whole of its input.
+#[derive(Clone, Debug)]
+pub struct Regex {
+    full: regex::bytes::Regex,
+    /// What every match begins with.
+    prefix: Box<[u8]>,
+}
+
+impl Regex {
+    /// Compiles the pattern.
+    pub fn lower(matcher: proto::RegexMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pattern = pattern(matcher);
+        cx.at("regex", |cx| {
+            let (syntax, hir) = parse(&pattern, cx)?;
+            let full = compile(&format!(r"\A(?:{syntax})\z"), &pattern, cx)?;
+            Ok(Self { full, prefix: literal_prefix(&hir).into() })
+        })
+    }
+
+    /// Whether the expression matches all of `input`.
+    pub fn is_match(&self, input: &[u8]) -> bool {
+        self.full.is_match(input)
+    }
+
+    /// The literal that every input it matches begins with; empty if there is none.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
+    }
+}
+
+/// A regular expression whose matches are replaced (`RegexMatchAndSubstitute`).
+#[derive(Clone, Debug)]
+pub struct Substitution {
+    regex: regex::bytes::Regex,
+    parts: Box<[Part]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Literal(Box<[u8]>),
+    Group(usize),
+}
+
+impl Substitution {
+    /// Compiles pattern and substitution.
+    pub fn lower(message: proto::RegexMatchAndSubstitute, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::RegexMatchAndSubstitute { pattern: matcher, substitution } = message;
+        let regex = cx.at("pattern", |cx| {
+            let Some(matcher) = matcher else { return Err(cx.invalid("is required")) };
+            let pattern = pattern(matcher);
+            cx.at("regex", |cx| {
+                let (syntax, _) = parse(&pattern, cx)?;
+                compile(&syntax, &pattern, cx)
+            })
+        })?;
+        let parts = cx.at("substitution", |cx| parts(&substitution, regex.captures_len(), cx))?;
+        Ok(Self { regex, parts })
+    }
+
+    /// `input` with every match replaced; `None` where nothing matches.
+    pub fn replace_all(&self, input: &[u8]) -> Option<Vec<u8>> {
+        let mut found = self.regex.captures_iter(input).peekable();
+        found.peek()?;
+        let mut out = Vec::with_capacity(input.len() + 16);
+        let mut copied = 0;
+        for groups in found {
+            let Some(whole) = groups.get(0) else { continue };
+            out.extend_from_slice(&input[copied..whole.start()]);
+            copied = whole.end();
+            for part in &self.parts {
+                match part {
+                    Part::Literal(bytes) => out.extend_from_slice(bytes),
+                    Part::Group(n) => out.extend_from_slice(groups.get(*n).map_or(&[], |m| m.as_bytes())),
+                }
+            }
+        }
+        out.extend_from_slice(&input[copied..]);
+        Some(out)
+    }
+}
+
+/// Splits a substitution in RE2's syntax: `\0` to `\9` are groups, `\\` a backslash.
+fn parts(text: &str, groups: usize, cx: &mut LowerCx<'_>) -> Result<Box<[Part]>, Refused> {
+    let mut parts = Vec::new();
+    let mut literal = Vec::new();
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let group = match (byte, if byte == b'\\' { bytes.next() } else { None }) {
+            (b'\\', Some(b'\\')) => None,
+            (b'\\', Some(digit @ b'0'..=b'9')) => Some(usize::from(digit - b'0')),
+            (b'\\', _) => {
+                return Err(cx.invalid(format!(r"invalid substitution {text:?}: a backslash is \\, a group \0 to \9")));
+            }
+            _ => None,
+        };
+        match group {
+            None => literal.push(byte),
+            Some(n) if n < groups => {
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                parts.push(Part::Group(n));
+            }
+            Some(n) => {
+                let reason = format!("substitution {text:?} names group {n}, the pattern has {}", groups - 1);
+                return Err(cx.invalid(reason));
+            }
+        }
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.into()));
+    }
+    Ok(parts.into())
+}
+
+/// `engine_type` names the only engine there is. Its `max_program_size` bounds RE2's programs, which are not ours:
+/// [`SIZE_LIMIT`] bounds the memory instead.
+fn pattern(matcher: proto::RegexMatcher) -> String {
+    let proto::RegexMatcher { regex, engine_type: _ } = matcher;
+    regex
+}
+
+fn parse(pattern: &str, cx: &mut LowerCx<'_>) -> Result<(String, Hir), Refused> {
+    let syntax = syntax::translate(pattern);
+    let parser = regex_syntax::ParserBuilder::new().utf8(false).nest_limit(NEST_LIMIT).build().parse(&syntax);
+    match parser {
+        Ok(hir) => Ok((syntax, hir)),
+        Err(error) => {
+            let (reason, at) = match &error {
+                regex_syntax::Error::Parse(e) => (e.kind().to_string(), Some(e.span().start.offset)),
+                regex_syntax::Error::Translate(e) => (e.kind().to_string(), Some(e.span().start.offset)),
+                _ => (error.to_string(), None),
+            };
+            // The position is one in the translated text: worth telling only where both are the same.
+            let place = at.filter(|_| syntax == pattern).map_or(String::new(), |at| format!(" at position {at}"));
+            Err(cx.invalid(format!("invalid regular expression {pattern:?}{place}: {reason}")))
+        }
+    }
+}
+
+fn compile(syntax: &str, pattern: &str, cx: &mut LowerCx<'_>) -> Result<regex::bytes::Regex, Refused> {
+    let built = regex::bytes::RegexBuilder::new(syntax).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT).build();
+    built.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => cx.invalid(format!("regular expression {pattern:?} is too large")),
+        error => cx.invalid(format!("invalid regular expression {pattern:?}: {error}")),
+    })
+}
+
+/// The bytes with which every match of the whole input begins.
+fn literal_prefix(hir: &Hir) -> Vec<u8> {
+    let parts = match hir.kind() {
+        HirKind::Concat(parts) => parts.as_slice(),
+        _ => std::slice::from_ref(hir),
+    };
+    let mut prefix = Vec::new();
+    for part in parts {
+        match part.kind() {
+            HirKind::Look(Look::Start) => {}
+            HirKind::Literal(literal) => prefix.extend_from_slice(&literal.0),
+            _ => break,
+        }
+    }
+    prefix
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+use nuncio_filter_api::{LowerCx, LowerEnv};
+
+use super::*;
+use crate::testing::env;
+
+fn lower(pattern: &str, env: &LowerEnv) -> Result<Regex, String> {
+    let mut cx = LowerCx::new(env);
+    let matcher = proto::RegexMatcher { regex: pattern.to_owned(), engine_type: None };
+    Regex::lower(matcher, &mut cx).map_err(|Refused| cx.finish()[0].to_string())
+}
+
+#[track_caller]
+fn check(pattern: &str, matches: &[&str], others: &[&str]) {
+    let regex = lower(pattern, &env()).expect(pattern);
+    for input in matches {
+        assert!(regex.is_match(input.as_bytes()), "{pattern} matches {input}");
+        assert!(input.as_bytes().starts_with(regex.prefix()), "{pattern} has the prefix of {input}");
+    }
+    for input in others {
+        assert!(!regex.is_match(input.as_bytes()), "{pattern} does not match {input}");
+    }
+}
+
+#[test]
+fn the_whole_input_must_match() {
+    check("/a|/b", &["/a", "/b"], &["/a/", "x/a", "/ab"]);
+    check("^/a$", &["/a"], &["/a\n", "/aa"]);
+    check("(?i)/A", &["/a", "/A"], &["/b"]);
+}
+
+#[test]
+fn perl_classes_are_ascii() {
+    check(r"\d+", &["0123"], &["٣", ""]);
+    check(r"\w", &["a", "_", "9"], &["é", "-"]);
+    check(r"[^\W\d]+", &["abc_"], &["a1", "é"]);
+    check(r"a\s\S", &["a b"], &["a\u{b}b", "a\u{a0}b"]);
+    check(r"\bx\b", &["x"], &["xx"]);
+}
+
+#[test]
+fn a_brace_that_is_no_repetition_is_a_literal() {
+    check("/{id}", &["/{id}"], &["/id"]);
+    check("a{2}", &["aa"], &["a", "a{2}"]);
+    check("a{,2}", &["a{,2}"], &["aa"]);
+    check("a{2,}", &["aaa"], &["a"]);
+}
+
+#[test]
+fn operators_of_other_syntaxes_mean_nothing_in_brackets() {
+    check("[a&&b]+", &["a&b"], &["c"]);
+    check("[[a]+", &["[a"], &["]"]);
+    check("[+--]+", &["+,-"], &["."]);
+    check("[--/]+", &["-./"], &["a"]);
+    check("[]a]+", &["]a"], &["b"]);
+    check("[^]a]+", &["b"], &["]"]);
+    check("[a-]+", &["a-"], &["b"]);
+    check("[[:alpha:]~~_]+", &["a~_"], &["1"]);
+    check(r"[\]\-a]+", &["]-a"], &["b"]);
+}
+
+#[test]
+fn quoting_and_octal_escapes_are_read_as_re2_does() {
+    check(r"\Qa.b*\E.", &["a.b*c"], &["axbbc"]);
+    check(r"\101\x42\x{43}", &["ABC"], &["abc"]);
+    check(r"\<a\>", &["<a>"], &["a"]);
+    check(r"\pL\p{Greek}", &["aα"], &["1α"]);
+}
+
+#[test]
+fn bytes_that_are_no_utf8_do_not_stop_a_match() {
+    let regex = lower(r"a\C*b", &env()).unwrap();
+    assert!(regex.is_match(b"a\xff\nb"));
+    assert!(!lower("a.b", &env()).unwrap().is_match(b"a\xffb"));
+}
+
+#[test]
+fn an_invalid_expression_is_refused_with_its_position() {
+    let env = env();
+    assert_eq!(
+        lower("/a(b", &env).unwrap_err(),
+        "regex: invalid regular expression \"/a(b\" at position 2: unclosed group"
+    );
+    assert!(lower(r"(a)\1", &env).unwrap_err().contains("backreferences are not supported"));
+    assert!(lower(r"a\", &env).is_err());
+    assert!(lower("(((((a{1000}){1000}){1000}){1000})", &env).is_err());
+    assert!(lower(&"(".repeat(100_000), &env).is_err());
+}
+
+#[test]
+fn the_literal_prefix_is_found() {
+    let env = env();
+    let prefix = |p: &str| String::from_utf8(lower(p, &env).unwrap().prefix().to_vec()).unwrap();
+    assert_eq!(prefix("/api/v1/.*"), "/api/v1/");
+    assert_eq!(prefix("^/api/v[0-9]+"), "/api/v");
+    assert_eq!(prefix("/ab?"), "/a");
+    assert_eq!(prefix("/a|/b"), "");
+    assert_eq!(prefix("(?i)/api"), "/");
+    assert_eq!(prefix("/plain"), "/plain");
+}
+
+fn replace(pattern: &str, substitution: &str, input: &str) -> Result<Option<String>, String> {
+    let env = env();
+    let mut cx = LowerCx::new(&env);
+    let message = proto::RegexMatchAndSubstitute {
+        pattern: Some(proto::RegexMatcher { regex: pattern.to_owned(), engine_type: None }),
+        substitution: substitution.to_owned(),
+    };
+    let substitution = Substitution::lower(message, &mut cx).map_err(|Refused| cx.finish()[0].to_string())?;
+    Ok(substitution.replace_all(input.as_bytes()).map(|v| String::from_utf8(v).unwrap()))
+}
+
+#[test]
+fn every_match_is_replaced() {
+    let replaced = |p, s, i| replace(p, s, i).unwrap();
+    assert_eq!(replaced("one", "two", "/xxx/one/yyy/one/zzz").as_deref(), Some("/xxx/two/yyy/two/zzz"));
+    assert_eq!(replaced("^/service/([^/]+)(/.*)$", r"\2/in/\1", "/service/foo/v1").as_deref(), Some("/v1/in/foo"));
+    assert_eq!(replaced("x*", "-", "abc").as_deref(), Some("-a-b-c-"));
+    assert_eq!(replaced("b", r"\\\0", "abc").as_deref(), Some(r"a\bc"));
+    assert_eq!(replaced("q", "-", "abc"), None);
+}
+
+#[test]
+fn a_substitution_that_names_no_group_is_refused() {
+    assert!(replace("(a)", r"\2", "").unwrap_err().starts_with("substitution: "));
+    assert!(replace("a", r"\x", "").is_err());
+    assert!(replace("a", "\\", "").is_err());
+}
