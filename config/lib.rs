@@ -7,6 +7,7 @@
 #![allow(deprecated)]
 
 pub mod cluster;
+pub mod header_rules;
 pub mod load;
 pub mod matcher;
 mod metadata;
