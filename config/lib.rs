@@ -12,6 +12,7 @@ pub mod load;
 pub mod matcher;
 mod metadata;
 pub mod protocol;
+pub mod route;
 pub mod socket;
 mod value;
 

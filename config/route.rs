@@ -1,0 +1,271 @@
+//! Route tables: which route a request takes, and what that route does with it.
+//!
+//! In: a `RouteConfiguration`. Out: a [`RouteTable`], whose [`resolve`](RouteTable::resolve) gives the number of a
+//! [`RouteEntry`]. Invariants: the first matching route of the configuration wins, exactly as if each were looked at
+//! in turn; resolving neither allocates nor locks, and its cost grows with the path, not with the number of routes.
+//! Start reading at [`RouteTable::resolve`], then `paths.rs` for how the first match is found.
+
+mod condition;
+mod direct_response;
+mod entry;
+mod filter_config;
+mod forward;
+mod grpc_timeout;
+mod hosts;
+mod level;
+mod lower;
+mod paths;
+mod redirect;
+mod rewrite;
+mod split;
+mod trie;
+mod virtual_host;
+
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
+use nuncio_filter_api::{ClusterName, RequestHead, Route, RouteRef, Routes};
+use nuncio_telemetry::Metadata;
+
+pub use direct_response::DirectResponse;
+pub use entry::RouteEntry;
+pub use forward::{Cluster, Forward, MaxStreamDuration, Priority, Upgrade};
+pub use grpc_timeout::grpc_timeout;
+pub use redirect::Redirect;
+pub use rewrite::EnvoyHeaders;
+pub use virtual_host::VirtualHost;
+
+use condition::Conditions;
+use hosts::Hosts;
+use level::Level;
+use paths::Paths;
+use split::Split;
+
+/// A `RouteConfiguration`, ready to run and shared by all workers.
+pub struct RouteTable {
+    config: Arc<Config>,
+    hosts: Hosts,
+    virtual_hosts: Vec<HostRoutes>,
+    entries: Vec<RouteEntry>,
+}
+
+/// What holds for all routes of a table.
+#[derive(Default)]
+pub(crate) struct Config {
+    name: Arc<str>,
+    level: Level,
+    order: MutationOrder,
+    path_parameters: PathParameters,
+    max_direct_response_body: u64,
+    internal_only_headers: Box<[HeaderName]>,
+    validate_clusters: Option<bool>,
+    metadata: Option<Arc<Metadata>>,
+}
+
+/// `most_specific_header_mutations_wins`: what is applied last wins.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum MutationOrder {
+    #[default]
+    MostSpecificFirst,
+    MostSpecificLast,
+}
+
+/// `ignore_path_parameters_in_path_matching`
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum PathParameters {
+    #[default]
+    Matched,
+    Ignored,
+}
+
+/// How the route of a request to one virtual host is found.
+struct HostRoutes {
+    host: Arc<VirtualHost>,
+    /// The entry of the redirect to https, where `require_tls` asks for one.
+    tls_redirect: Option<u32>,
+    paths: Paths,
+    routes: Vec<Slot>,
+}
+
+/// One route of the configuration.
+struct Slot {
+    conditions: Option<Box<Conditions>>,
+    target: Target,
+}
+
+/// Numbers of entries.
+enum Target {
+    Entry(u32),
+    /// One of the entries from this on.
+    Split(u32, Box<Split>),
+}
+
+/// What a route does.
+pub enum Action {
+    /// `route`
+    Forward(Forward),
+    /// `redirect`
+    Redirect(Redirect),
+    /// `direct_response`
+    DirectResponse(DirectResponse),
+    /// `non_forwarding_action`: for gRPC servers; a proxy has no cluster to send such a request to.
+    NonForwarding,
+    /// `require_tls`: 301 to the same URL with https.
+    TlsRedirect,
+}
+
+/// `Route.decorator`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decorator {
+    /// Name of the span.
+    pub operation: Arc<str>,
+    /// The peer is told of it.
+    pub propagate: bool,
+}
+
+/// A cluster named by a table, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterRef<'a> {
+    /// The cluster.
+    pub cluster: &'a ClusterName,
+    virtual_host: usize,
+    route: usize,
+    weighted: Option<usize>,
+}
+
+/// The path of the field, from the route configuration.
+impl fmt::Display for ClusterRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "virtual_hosts[{}].routes[{}].route.", self.virtual_host, self.route)?;
+        match self.weighted {
+            None => f.write_str("cluster"),
+            Some(i) => write!(f, "weighted_clusters.clusters[{i}].name"),
+        }
+    }
+}
+
+impl RouteTable {
+    /// The number of the entry for a request. `random` chooses among weighted clusters and decides fractions.
+    pub fn resolve(&self, head: &RequestHead, random: u64) -> Option<usize> {
+        let host = &self.virtual_hosts[self.hosts.find(&head.authority)? as usize];
+        if let Some(redirect) = host.tls_redirect
+            && host.host.wants_tls(head)
+        {
+            return Some(redirect as usize);
+        }
+        let path = self.config.matched_path(&head.path).as_bytes();
+        let accept = |route: u32| host.routes[route as usize].accepts(head, path, random);
+        let route = host.paths.find(path, head, is_connect(head), accept)?;
+        Some(host.routes[route as usize].target.entry(head, random))
+    }
+
+    /// The entry numbered `index`, as [`RouteTable::resolve`] gave it.
+    pub fn entry(&self, index: usize) -> &RouteEntry {
+        &self.entries[index]
+    }
+
+    /// `name`
+    pub fn name(&self) -> &Arc<str> {
+        &self.config.name
+    }
+
+    /// `internal_only_headers`: removed from requests of external clients.
+    pub fn internal_only_headers(&self) -> &[HeaderName] {
+        &self.config.internal_only_headers
+    }
+
+    /// `validate_clusters`, where set. Envoy's default: a table given inline is validated, one from RDS is not.
+    pub fn validate_clusters(&self) -> Option<bool> {
+        self.config.validate_clusters
+    }
+
+    /// `metadata`
+    pub fn metadata(&self) -> Option<&Arc<Metadata>> {
+        self.config.metadata.as_ref()
+    }
+
+    /// Every cluster that the table names, in the order of the configuration.
+    pub fn cluster_refs(&self) -> impl Iterator<Item = ClusterRef<'_>> {
+        self.virtual_hosts.iter().enumerate().flat_map(move |(virtual_host, host)| {
+            host.routes.iter().enumerate().flat_map(move |(route, slot)| {
+                let (first, count) = match &slot.target {
+                    Target::Entry(entry) => (*entry as usize, None),
+                    Target::Split(first, split) => (*first as usize, Some(split.len())),
+                };
+                (0..count.unwrap_or(1)).filter_map(move |i| match self.entries[first + i].cluster()? {
+                    Cluster::Named(cluster) => {
+                        Some(ClusterRef { cluster, virtual_host, route, weighted: count.map(|_| i) })
+                    }
+                    Cluster::Header(_) => None,
+                })
+            })
+        })
+    }
+}
+
+impl Config {
+    /// The part of `:path` that routes are matched against.
+    fn matched_path<'a>(&self, path: &'a str) -> &'a str {
+        let end = match self.path_parameters {
+            PathParameters::Matched => memchr::memchr2(b'?', b'#', path.as_bytes()),
+            PathParameters::Ignored => memchr::memchr3(b'?', b'#', b';', path.as_bytes()),
+        };
+        end.map_or(path, |end| &path[..end])
+    }
+}
+
+impl Slot {
+    fn accepts(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
+        self.conditions.as_ref().is_none_or(|conditions| conditions.hold(head, path, random))
+    }
+}
+
+impl Target {
+    fn entry(&self, head: &RequestHead, random: u64) -> usize {
+        match self {
+            Self::Entry(entry) => *entry as usize,
+            Self::Split(first, split) => *first as usize + split.pick(head, random),
+        }
+    }
+}
+
+/// Whether `connect_matcher` takes the request: a CONNECT that is no upgrade, or CONNECT-UDP.
+fn is_connect(head: &RequestHead) -> bool {
+    match &head.protocol {
+        None => head.method == Method::CONNECT,
+        Some(p) if p.eq_ignore_ascii_case("connect-udp") => true,
+        Some(p) => head.method == Method::CONNECT && crate::matcher::is_tunnel(p),
+    }
+}
+
+/// A table as one worker holds it: its streams count references to this, not to what all workers share.
+pub struct WorkerRoutes(Arc<RouteTable>);
+
+impl WorkerRoutes {
+    /// Wraps the table for one worker.
+    pub fn new(table: Arc<RouteTable>) -> Rc<Self> {
+        Rc::new(Self(table))
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Arc<RouteTable> {
+        &self.0
+    }
+
+    /// The route of a request.
+    pub fn resolve(self: &Rc<Self>, head: &RequestHead, random: u64) -> Option<RouteRef> {
+        let index = self.0.resolve(head, random)?;
+        Some(RouteRef::new(self.clone(), index))
+    }
+}
+
+impl Routes for WorkerRoutes {
+    fn route(&self, index: usize) -> &dyn Route {
+        self.0.entry(index)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! A route as filters and the router see it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use nuncio_filter_api::{ByteStr, PerRoute, RequestHead, Route};
+use nuncio_telemetry::Metadata;
+
+use super::forward::Cluster;
+use super::level::{BufferLimit, Level};
+use super::redirect::request_host;
+use super::split::Weighted;
+use super::virtual_host::VirtualHost;
+use super::{Action, Decorator};
+
+/// One place where requests can end: a route, or one of the clusters of a route that splits its requests.
+pub struct RouteEntry {
+    pub(super) route: Arc<RouteCommon>,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) weighted: Option<Box<WeightedLevel>>,
+}
+
+/// What the entries of one route share.
+pub(super) struct RouteCommon {
+    pub(super) name: Arc<str>,
+    pub(super) virtual_host: Arc<VirtualHost>,
+    pub(super) level: Level,
+    pub(super) action: Action,
+    /// Bytes of the path that a prefix rewrite replaces; `None`: all but the query.
+    pub(super) replaced: Option<usize>,
+    pub(super) buffer_limit: Option<BufferLimit>,
+    pub(super) metadata: Option<Arc<Metadata>>,
+    pub(super) decorator: Option<Decorator>,
+}
+
+/// What a weighted cluster adds to its route.
+pub(super) struct WeightedLevel {
+    pub(super) level: Level,
+    pub(super) host_rewrite: Option<ByteStr>,
+}
+
+impl RouteEntry {
+    pub(super) fn weighted(route: Arc<RouteCommon>, weighted: Weighted) -> Self {
+        let Weighted { cluster, level, host_rewrite } = weighted;
+        Self { route, cluster: Some(cluster), weighted: Some(Box::new(WeightedLevel { level, host_rewrite })) }
+    }
+
+    /// What becomes of a request.
+    pub fn action(&self) -> &Action {
+        &self.route.action
+    }
+
+    /// Where a route that forwards sends requests; `None` for other actions.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// The virtual host it is of.
+    pub fn virtual_host(&self) -> &VirtualHost {
+        &self.route.virtual_host
+    }
+
+    /// `metadata` of the route (`%METADATA(ROUTE:...)%`).
+    pub fn metadata(&self) -> Option<&Arc<Metadata>> {
+        self.route.metadata.as_ref()
+    }
+
+    /// `decorator` of the route, for tracers.
+    pub fn decorator(&self) -> Option<&Decorator> {
+        self.route.decorator.as_ref()
+    }
+
+    /// Bytes of a request body that may be buffered on a connection that allows `connection` bytes.
+    pub fn buffer_limit(&self, connection: u64) -> u64 {
+        let limit = self.route.buffer_limit.or(self.route.virtual_host.buffer_limit);
+        limit.map_or(connection, |limit| limit.bytes(connection))
+    }
+
+    /// Location of the response to `head`: of a redirect, or of a direct response whose status asks for one.
+    pub fn location(&self, head: &RequestHead) -> Option<String> {
+        match self.action() {
+            Action::Redirect(redirect) => Some(redirect.location(head, self.route.replaced)),
+            Action::TlsRedirect => Some(format!("https://{}{}", head.authority, head.path)),
+            Action::DirectResponse(direct) if direct.status == 201 || direct.status.is_redirection() => {
+                // Envoy: the Location of a redirect that changes nothing.
+                let scheme = head.scheme.as_str();
+                Some(format!("{scheme}://{}{}", request_host(head, scheme, None), head.path))
+            }
+            _ => None,
+        }
+    }
+
+    fn levels(&self) -> impl Iterator<Item = &Level> {
+        let route = &self.route;
+        let weighted = self.weighted.as_ref().map(|w| &w.level);
+        [&route.virtual_host.config.level, &route.virtual_host.level, &route.level].into_iter().chain(weighted)
+    }
+}
+
+impl Route for RouteEntry {
+    fn name(&self) -> &Arc<str> {
+        &self.route.name
+    }
+
+    fn filter_configs(&self, filter: &str, each: &mut dyn FnMut(&PerRoute)) {
+        self.levels().filter_map(|level| level.filters.config(filter)).for_each(each);
+    }
+
+    fn filter_disabled(&self, filter: &str) -> Option<bool> {
+        self.levels().filter_map(|level| level.filters.disabled(filter)).last()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,320 @@
+//! `RouteAction`: the request goes to a cluster.
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, Refused, RequestHead};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
+
+use super::grpc_timeout::LegacyGrpcTimeout;
+use super::split::{Split, Weighted};
+use crate::matcher::Substitution;
+use crate::protocol::{duration, non_zero};
+use crate::value::header_name;
+
+/// A `RouteAction`, save the cluster: that is the entry's, because each weighted cluster is an entry of its own.
+#[derive(Debug)]
+pub struct Forward {
+    /// Status where the cluster does not exist: 503 unless configured as 404 or 500.
+    pub cluster_not_found: StatusCode,
+    /// `idle_timeout`, where it overrides the connection manager's `stream_idle_timeout`; zero switches it off.
+    pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration`
+    pub max_stream_duration: Option<MaxStreamDuration>,
+    /// `priority`
+    pub priority: Priority,
+    /// The Host becomes the name of the upstream host, if it has one.
+    pub auto_host_rewrite: bool,
+    /// A rewritten Host is appended to x-forwarded-host.
+    pub append_x_forwarded_host: bool,
+    pub(super) host_rewrite: HostRewrite,
+    pub(super) path_rewrite: PathRewrite,
+    timeout: Option<Duration>,
+    grpc_timeout: Option<LegacyGrpcTimeout>,
+    upgrades: Box<[Upgrade]>,
+}
+
+/// Where an entry sends requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// `cluster`
+    Named(ClusterName),
+    /// `cluster_header`: the first value of this header is the cluster's name.
+    Header(HeaderName),
+}
+
+/// `max_stream_duration`: overrides the connection manager's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxStreamDuration {
+    /// Zero switches it off.
+    pub max: Option<Duration>,
+    /// Where set, grpc-timeout is obeyed up to this; zero: without bound.
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// Subtracted from grpc-timeout.
+    pub grpc_timeout_header_offset: Option<Duration>,
+}
+
+/// Whose circuit breakers and pools a request uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// DEFAULT
+    #[default]
+    Default,
+    /// HIGH
+    High,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum HostRewrite {
+    #[default]
+    Keep,
+    Literal(ByteStr),
+    Header(HeaderName),
+    PathRegex(Substitution),
+}
+
+#[derive(Debug, Default)]
+pub(super) enum PathRewrite {
+    #[default]
+    Keep,
+    Prefix(Box<str>),
+    Regex(Substitution),
+}
+
+/// What a route says of one kind of upgrade.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Lower case, such as `websocket` or `connect`.
+    pub kind: Box<str>,
+    /// Overrides the connection manager.
+    pub enabled: bool,
+    /// The CONNECT ends here: its payload is sent upstream as it is.
+    pub terminate: bool,
+}
+
+/// Envoy's default of a route's `timeout`.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a route action sends requests to.
+pub(super) enum Targets {
+    One(Cluster),
+    Split(Split, Vec<Weighted>),
+}
+
+impl Forward {
+    /// Lowers the action, and to what clusters it leads.
+    pub(super) fn lower(action: proto::RouteAction, cx: &mut LowerCx<'_>) -> Result<(Self, Targets), Refused> {
+        let supported = refuse_unsupported(&action, cx);
+        let targets = targets(action.cluster_specifier, cx);
+        let paths = PathRewrite::lower(action.prefix_rewrite, action.regex_rewrite, cx);
+        let hosts = host_rewrite(action.host_rewrite_specifier, cx);
+        let upgrades = upgrades(action.upgrade_configs, cx);
+        let timeout = cx.opt("timeout", action.timeout, duration);
+        let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
+        let max_stream_duration = cx.opt("max_stream_duration", action.max_stream_duration, MaxStreamDuration::lower);
+        let grpc_timeout = LegacyGrpcTimeout::lower(action.max_grpc_timeout, action.grpc_timeout_offset, cx);
+        supported?;
+        let (host_rewrite, auto_host_rewrite) = hosts?;
+        let max_stream_duration = max_stream_duration?;
+        let forward = Self {
+            cluster_not_found: match action.cluster_not_found_response_code {
+                1 => StatusCode::NOT_FOUND,
+                2 => StatusCode::INTERNAL_SERVER_ERROR,
+                _ => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            idle_timeout: idle_timeout?,
+            // Envoy: the older fields are dead where the newer one is set.
+            grpc_timeout: grpc_timeout?.filter(|_| max_stream_duration.is_none()),
+            max_stream_duration,
+            priority: if action.priority == 1 { Priority::High } else { Priority::Default },
+            auto_host_rewrite,
+            append_x_forwarded_host: action.append_x_forwarded_host,
+            host_rewrite,
+            path_rewrite: paths?,
+            timeout: non_zero(timeout?.unwrap_or(DEFAULT_TIMEOUT)),
+            upgrades: upgrades?,
+        };
+        Ok((forward, targets?))
+    }
+
+    /// How long the whole response may take once the request was received; `None`: for ever.
+    pub fn timeout(&self, head: &RequestHead) -> Option<Duration> {
+        match &self.grpc_timeout {
+            Some(grpc) if head.is_grpc() => grpc.timeout(head),
+            _ => self.timeout,
+        }
+    }
+
+    /// What the route says of upgrades to `kind`, in any case; `None`: what the connection manager says holds.
+    pub fn upgrade(&self, kind: &str) -> Option<&Upgrade> {
+        self.upgrades.iter().find(|u| u.kind.eq_ignore_ascii_case(kind))
+    }
+}
+
+/// Refuses each field that nuncio does not implement yet. Destructures, so that a new field is not forgotten.
+fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let proto::RouteAction {
+        cluster_not_found_response_code: _,
+        metadata_match,
+        prefix_rewrite: _,
+        regex_rewrite: _,
+        path_rewrite_policy,
+        path_rewrite,
+        append_x_forwarded_host: _,
+        timeout: _,
+        idle_timeout: _,
+        flush_timeout,
+        early_data_policy,
+        retry_policy,
+        retry_policy_typed_config,
+        request_mirror_policies,
+        priority: _,
+        rate_limits,
+        include_vh_rate_limits,
+        hash_policy,
+        cors,
+        max_grpc_timeout: _,
+        grpc_timeout_offset: _,
+        upgrade_configs: _,
+        internal_redirect_policy,
+        internal_redirect_action,
+        max_internal_redirects,
+        hedge_policy,
+        max_stream_duration: _,
+        cluster_specifier: _,
+        host_rewrite_specifier: _,
+    } = action;
+    [
+        cx.unsupported("metadata_match", metadata_match),
+        cx.unsupported("path_rewrite_policy", path_rewrite_policy),
+        cx.unsupported("path_rewrite", path_rewrite),
+        cx.unsupported("flush_timeout", flush_timeout),
+        cx.unsupported("early_data_policy", early_data_policy),
+        cx.unsupported("retry_policy", retry_policy),
+        cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
+        cx.unsupported("request_mirror_policies", request_mirror_policies),
+        cx.unsupported("rate_limits", rate_limits),
+        cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
+        cx.unsupported("hash_policy", hash_policy),
+        cx.unsupported("cors", cors),
+        cx.unsupported("internal_redirect_policy", internal_redirect_policy),
+        cx.unsupported("internal_redirect_action", internal_redirect_action),
+        cx.unsupported("max_internal_redirects", max_internal_redirects),
+        cx.unsupported("hedge_policy", hedge_policy),
+    ]
+    .into_iter()
+    .collect()
+}
+
+fn targets(specifier: Option<ClusterSpecifier>, cx: &mut LowerCx<'_>) -> Result<Targets, Refused> {
+    match specifier {
+        None => Err(cx.invalid("cluster_specifier is required")),
+        Some(ClusterSpecifier::Cluster(name)) => cx.at("cluster", |cx| Cluster::named(&name, cx)).map(Targets::One),
+        Some(ClusterSpecifier::ClusterHeader(name)) => {
+            cx.at("cluster_header", |cx| Cluster::header(&name, cx)).map(Targets::One)
+        }
+        Some(ClusterSpecifier::WeightedClusters(clusters)) => cx
+            .at("weighted_clusters", |cx| Split::lower(clusters, cx))
+            .map(|(split, clusters)| Targets::Split(split, clusters)),
+        Some(plugin @ ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
+            cx.unsupported("cluster_specifier_plugin", &Some(plugin)).and(Err(Refused))
+        }
+        Some(plugin @ ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
+            cx.unsupported("inline_cluster_specifier_plugin", &Some(plugin)).and(Err(Refused))
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) fn named(name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        if name.is_empty() {
+            return Err(cx.invalid("must not be empty"));
+        }
+        Ok(Self::Named(cx.env.clusters.intern(name)))
+    }
+
+    pub(super) fn header(name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
+            return Err(cx.not_implemented(format_args!("taking the cluster from {name}")));
+        }
+        header_name(name, cx).map(Self::Header)
+    }
+}
+
+impl MaxStreamDuration {
+    fn lower(message: proto::route_action::MaxStreamDuration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::route_action::MaxStreamDuration {
+            max_stream_duration,
+            grpc_timeout_header_max,
+            grpc_timeout_header_offset,
+        } = message;
+        let max = cx.opt("max_stream_duration", max_stream_duration, duration);
+        let header_max = cx.opt("grpc_timeout_header_max", grpc_timeout_header_max, duration);
+        let offset = cx.opt("grpc_timeout_header_offset", grpc_timeout_header_offset, duration);
+        Ok(Self { max: max?, grpc_timeout_header_max: header_max?, grpc_timeout_header_offset: offset? })
+    }
+}
+
+impl PathRewrite {
+    fn lower(
+        prefix: String,
+        regex: Option<nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        match (prefix.is_empty(), regex) {
+            (true, None) => Ok(Self::Keep),
+            (false, None) => Ok(Self::Prefix(prefix.into())),
+            (true, Some(regex)) => cx.at("regex_rewrite", |cx| Substitution::lower(regex, cx)).map(Self::Regex),
+            (false, Some(_)) => Err(cx.invalid("specify only one of prefix_rewrite and regex_rewrite")),
+        }
+    }
+}
+
+/// The rewrite of the Host, and whether it is to become the upstream host's name.
+fn host_rewrite(specifier: Option<HostRewriteSpecifier>, cx: &mut LowerCx<'_>) -> Result<(HostRewrite, bool), Refused> {
+    let rewrite = match specifier {
+        None => HostRewrite::Keep,
+        Some(HostRewriteSpecifier::AutoHostRewrite(auto)) => return Ok((HostRewrite::Keep, auto.value)),
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) if host.is_empty() => HostRewrite::Keep,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => HostRewrite::Literal(host.into()),
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) if name.is_empty() => HostRewrite::Keep,
+        Some(HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            HostRewrite::Header(cx.at("host_rewrite_header", |cx| header_name(&name, cx))?)
+        }
+        Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
+            HostRewrite::PathRegex(cx.at("host_rewrite_path_regex", |cx| Substitution::lower(regex, cx))?)
+        }
+        Some(HostRewriteSpecifier::HostRewrite(format)) => {
+            cx.unsupported("host_rewrite", &format)?;
+            HostRewrite::Keep
+        }
+    };
+    Ok((rewrite, false))
+}
+
+fn upgrades(configs: Vec<UpgradeConfig>, cx: &mut LowerCx<'_>) -> Result<Box<[Upgrade]>, Refused> {
+    let mut seen: Vec<Box<str>> = Vec::new();
+    let upgrades = cx.each("upgrade_configs", configs, |config, cx| {
+        let UpgradeConfig { upgrade_type, enabled, connect_config } = config;
+        let kind: Box<str> = upgrade_type.to_ascii_lowercase().into();
+        if seen.contains(&kind) {
+            return Err(cx.invalid(format!("duplicate upgrade {upgrade_type}")));
+        }
+        seen.push(kind.clone());
+        let terminate = connect_config.is_some();
+        if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post }) =
+            connect_config
+        {
+            cx.at("connect_config", |cx| {
+                cx.unsupported("proxy_protocol_config", &proxy_protocol_config)?;
+                cx.unsupported("allow_post", &allow_post)
+            })?;
+            if !matches!(&*kind, "connect" | "connect-udp") {
+                return Err(cx.invalid(format!("upgrade type {upgrade_type} is not CONNECT and has a connect_config")));
+            }
+        }
+        Ok(Upgrade { kind, enabled: enabled.is_none_or(|e| e.value), terminate })
+    });
+    upgrades.map(Vec::into)
+}

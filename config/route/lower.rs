@@ -1,0 +1,261 @@
+//! From the message to the table.
+
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use proto::route::Action as RouteOneof;
+
+use super::condition::Match;
+use super::direct_response::DirectResponse;
+use super::entry::{RouteCommon, RouteEntry};
+use super::forward::{Forward, Targets};
+use super::hosts::{HostsBuilder, Port};
+use super::level::{BufferLimit, Level, LevelFields};
+use super::paths::PathsBuilder;
+use super::redirect::Redirect;
+use super::virtual_host::{RequireTls, VirtualHost};
+use super::{Action, Config, Decorator, HostRoutes, MutationOrder, PathParameters, RouteTable, Slot, Target};
+
+/// Envoy's default of `max_direct_response_body_size_bytes`.
+const MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
+
+impl RouteTable {
+    /// Lowers a route configuration. Whether the clusters it names exist is for the caller to see to, by
+    /// [`RouteTable::cluster_refs`].
+    pub fn lower(mut message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let virtual_hosts = std::mem::take(&mut message.virtual_hosts);
+        let port = if message.ignore_port_in_host_matching { Port::Ignored } else { Port::Matched };
+        let config = Config::lower(message, cx);
+        // What is wrong with the virtual hosts is found even if something is wrong above them.
+        let refused = config.is_err();
+        let config = Arc::new(config.unwrap_or_default());
+        let mut table = TableBuilder { config: config.clone(), ..Default::default() };
+        let hosts = cx.each("virtual_hosts", virtual_hosts, |host, cx| table.add_host(host, cx));
+        if refused {
+            return Err(Refused);
+        }
+        let virtual_hosts = hosts?;
+        Ok(Self { config, hosts: table.domains.build(port), virtual_hosts, entries: table.entries })
+    }
+}
+
+impl Config {
+    fn lower(message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::RouteConfiguration {
+            name,
+            virtual_hosts: _,
+            vhds,
+            internal_only_headers,
+            response_headers_to_add,
+            response_headers_to_remove,
+            request_headers_to_add,
+            request_headers_to_remove,
+            most_specific_header_mutations_wins,
+            validate_clusters,
+            max_direct_response_body_size_bytes,
+            cluster_specifier_plugins,
+            request_mirror_policies,
+            ignore_port_in_host_matching: _,
+            vhost_header,
+            ignore_path_parameters_in_path_matching,
+            typed_per_filter_config,
+            metadata,
+            route_specifiers,
+        } = message;
+        let supported = [
+            cx.unsupported("vhds", &vhds),
+            cx.unsupported("cluster_specifier_plugins", &cluster_specifier_plugins),
+            cx.unsupported("request_mirror_policies", &request_mirror_policies),
+            cx.unsupported("vhost_header", &vhost_header),
+            cx.unsupported("route_specifiers", &route_specifiers),
+        ];
+        let level = LevelFields {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+        };
+        let level = Level::lower(level, cx);
+        let internal_only =
+            cx.each("internal_only_headers", internal_only_headers, |n, cx| crate::value::header_name(&n, cx));
+        let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        supported.into_iter().collect::<Result<(), _>>()?;
+        Ok(Self {
+            name: name.into(),
+            level: level?,
+            order: match most_specific_header_mutations_wins {
+                true => MutationOrder::MostSpecificLast,
+                false => MutationOrder::MostSpecificFirst,
+            },
+            path_parameters: match ignore_path_parameters_in_path_matching {
+                true => PathParameters::Ignored,
+                false => PathParameters::Matched,
+            },
+            max_direct_response_body: max_direct_response_body_size_bytes
+                .map_or(MAX_DIRECT_RESPONSE_BODY, |max| max.value)
+                .into(),
+            internal_only_headers: internal_only?.into(),
+            validate_clusters: validate_clusters.map(|v| v.value),
+            metadata: metadata?.flatten(),
+        })
+    }
+}
+
+/// The table so far.
+#[derive(Default)]
+struct TableBuilder {
+    config: Arc<Config>,
+    domains: HostsBuilder,
+    hosts: u32,
+    entries: Vec<RouteEntry>,
+}
+
+impl TableBuilder {
+    fn add_host(&mut self, message: proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result<HostRoutes, Refused> {
+        let number = self.hosts;
+        self.hosts += 1;
+        let (host, parts) = VirtualHost::lower(message, self.config.clone(), cx);
+        let refused = host.is_err();
+        let host = Arc::new(host.unwrap_or_default());
+        let domains = cx.each("domains", parts.domains, |domain, cx| self.domains.add(&domain, number, cx));
+        let tls_redirect = (host.require_tls != RequireTls::None).then(|| self.add_tls_redirect(&host));
+        let routes = cx.each("routes", parts.routes, |route, cx| self.add_route(route, &host, cx));
+        domains?;
+        let routes = routes?;
+        if refused {
+            return Err(Refused);
+        }
+        let mut paths = PathsBuilder::default();
+        for (i, (matched, _)) in routes.iter().enumerate() {
+            matched.index(to_number(i), &mut paths);
+        }
+        let paths = paths.build();
+        let routes = routes.into_iter().map(|(m, target)| Slot { conditions: m.conditions, target }).collect();
+        Ok(HostRoutes { host, tls_redirect, paths, routes })
+    }
+
+    fn add_tls_redirect(&mut self, host: &Arc<VirtualHost>) -> u32 {
+        let route = RouteCommon {
+            name: Arc::from(""),
+            virtual_host: host.clone(),
+            level: Level::default(),
+            action: Action::TlsRedirect,
+            replaced: None,
+            buffer_limit: None,
+            metadata: None,
+            decorator: None,
+        };
+        self.add_entry(RouteEntry { route: Arc::new(route), cluster: None, weighted: None })
+    }
+
+    fn add_route(
+        &mut self,
+        message: proto::Route,
+        host: &Arc<VirtualHost>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(Match, Target), Refused> {
+        let proto::Route {
+            name,
+            r#match,
+            metadata,
+            decorator,
+            typed_per_filter_config,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            // Says which requests a tracer samples. There is none without `tracing` of the connection manager.
+            tracing: _,
+            per_request_buffer_limit_bytes,
+            stat_prefix,
+            request_body_buffer_limit,
+            route_specifiers,
+            action,
+        } = message;
+        let supported =
+            [cx.unsupported("stat_prefix", &stat_prefix), cx.unsupported("route_specifiers", &route_specifiers)];
+        let matched = cx.at("match", |cx| Match::lower(r#match, cx));
+        let level = LevelFields {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+        };
+        let level = Level::lower(level, cx);
+        let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit, cx);
+        let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        let action = self.lower_action(action, cx);
+        supported.into_iter().collect::<Result<(), _>>()?;
+        let (action, targets) = action?;
+        let matched = matched?;
+        let route = Arc::new(RouteCommon {
+            name: name.into(),
+            virtual_host: host.clone(),
+            level: level?,
+            action,
+            replaced: matched.replaced(),
+            buffer_limit: buffer_limit?,
+            metadata: metadata?.flatten(),
+            decorator: decorator.map(Decorator::lower),
+        });
+        Ok((matched, self.add_entries(route, targets)))
+    }
+
+    fn lower_action(
+        &self,
+        action: Option<RouteOneof>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(Action, Option<Targets>), Refused> {
+        match action {
+            None => Err(cx.invalid("action is required")),
+            Some(RouteOneof::Route(route)) => cx
+                .at("route", |cx| Forward::lower(route, cx))
+                .map(|(forward, targets)| (Action::Forward(forward), Some(targets))),
+            Some(RouteOneof::Redirect(redirect)) => {
+                cx.at("redirect", |cx| Redirect::lower(redirect, cx)).map(|r| (Action::Redirect(r), None))
+            }
+            Some(RouteOneof::DirectResponse(direct)) => {
+                let max = self.config.max_direct_response_body;
+                cx.at("direct_response", |cx| DirectResponse::lower(direct, max, cx))
+                    .map(|d| (Action::DirectResponse(d), None))
+            }
+            Some(RouteOneof::NonForwardingAction(proto::NonForwardingAction {})) => Ok((Action::NonForwarding, None)),
+            Some(filter @ RouteOneof::FilterAction(_)) => {
+                cx.unsupported("filter_action", &Some(filter)).and(Err(Refused))
+            }
+        }
+    }
+
+    fn add_entries(&mut self, route: Arc<RouteCommon>, targets: Option<Targets>) -> Target {
+        match targets {
+            None => Target::Entry(self.add_entry(RouteEntry { route, cluster: None, weighted: None })),
+            Some(Targets::One(cluster)) => {
+                Target::Entry(self.add_entry(RouteEntry { route, cluster: Some(cluster), weighted: None }))
+            }
+            Some(Targets::Split(split, clusters)) => {
+                let first = to_number(self.entries.len());
+                self.entries.extend(clusters.into_iter().map(|w| RouteEntry::weighted(route.clone(), w)));
+                Target::Split(first, Box::new(split))
+            }
+        }
+    }
+
+    fn add_entry(&mut self, entry: RouteEntry) -> u32 {
+        self.entries.push(entry);
+        to_number(self.entries.len() - 1)
+    }
+}
+
+impl Decorator {
+    fn lower(message: proto::Decorator) -> Self {
+        let proto::Decorator { operation, propagate } = message;
+        Self { operation: operation.into(), propagate: propagate.is_none_or(|p| p.value) }
+    }
+}
+
+fn to_number(n: usize) -> u32 {
+    u32::try_from(n).expect("a route configuration has fewer than 2^32 routes")
+}

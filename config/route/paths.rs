@@ -1,0 +1,193 @@
+//! From the path of a request to the first route that takes it.
+//!
+//! Every route's path is a key of a trie: prefixes and exact paths as they are, a regular expression under the literal
+//! it begins with. One pass over the path meets all the keys that could match. Each key holds its routes in order, and
+//! the lists met are merged by route number, so that the first route of the configuration that matches is found
+//! without looking at those that cannot.
+//!
+//! A key with many routes that differ by the value of one header keeps them by that value.
+
+mod build;
+
+use std::collections::HashMap;
+
+use nuncio_filter_api::RequestHead;
+use smallvec::SmallVec;
+
+use super::trie::{Fold, Trie};
+use crate::matcher::{Field, JoinBuffer};
+
+pub(super) use build::PathsBuilder;
+
+/// The path index of one virtual host.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    tries: Vec<Keys>,
+    /// Routes that match CONNECT requests, whatever their path.
+    connect: Vec<Candidate>,
+}
+
+/// The keys that are compared in one way.
+#[derive(Debug)]
+struct Keys {
+    fold: Fold,
+    trie: Trie,
+    /// The routes of each key.
+    lists: Vec<Lists>,
+    candidates: Vec<Candidate>,
+    by_header: Vec<ByHeader>,
+}
+
+/// Where the routes of a key lie.
+#[derive(Clone, Copy, Debug)]
+struct Lists {
+    plain: Span,
+    by_header: Span,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// Routes that need a header to have one value, by that value.
+#[derive(Debug)]
+struct ByHeader {
+    field: Field,
+    values: HashMap<Box<[u8]>, Span>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    route: u32,
+    place: Place,
+    certain: bool,
+}
+
+/// Where in the path the key of a route may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Anywhere,
+    /// At the end of the path.
+    End,
+    /// At the end of the path, or before a slash.
+    Segment,
+}
+
+/// A list being merged: the candidates not looked at yet, all of a key that ends at `ends`.
+struct Cursor<'a> {
+    rest: &'a [Candidate],
+    ends: Place,
+}
+
+/// Lists merged without allocation: more keys than that, one within the other and each with conditions, are rare.
+type Cursors<'a> = SmallVec<[Cursor<'a>; 12]>;
+
+impl Paths {
+    /// The lowest route that `path` matches and `accept` takes. `accept` is asked in ascending order, and only about
+    /// routes that have conditions beyond their path.
+    pub(super) fn find(
+        &self,
+        path: &[u8],
+        head: &RequestHead,
+        connect: bool,
+        mut accept: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let mut search = Search { best: u32::MAX, cursors: Cursors::new() };
+        if connect {
+            search.add(&self.connect, Place::End);
+        }
+        // A request without path matches connect_matcher alone.
+        if !path.is_empty() {
+            for keys in &self.tries {
+                keys.trie.walk(path, keys.fold, |len, key| {
+                    let ends = match path.get(len) {
+                        None => Place::End,
+                        Some(b'/') => Place::Segment,
+                        Some(_) => Place::Anywhere,
+                    };
+                    keys.add(keys.lists[key as usize], ends, head, &mut search);
+                });
+            }
+        }
+        search.run(&mut accept)
+    }
+}
+
+impl Keys {
+    fn add<'a>(&'a self, lists: Lists, ends: Place, head: &RequestHead, search: &mut Search<'a>) {
+        search.add(lists.plain.of(&self.candidates), ends);
+        for by_header in lists.by_header.of(&self.by_header) {
+            let mut joined = JoinBuffer::new();
+            let value = by_header.field.in_request(head, &mut joined);
+            if let Some(span) = value.and_then(|value| by_header.values.get(value)) {
+                search.add(span.of(&self.candidates), ends);
+            }
+        }
+    }
+}
+
+impl Span {
+    fn of<T>(self, all: &[T]) -> &[T] {
+        &all[self.start as usize..self.end as usize]
+    }
+}
+
+struct Search<'a> {
+    /// The lowest route found that needs no asking.
+    best: u32,
+    cursors: Cursors<'a>,
+}
+
+impl<'a> Search<'a> {
+    fn add(&mut self, list: &'a [Candidate], ends: Place) {
+        let mut cursor = Cursor { rest: list, ends };
+        match cursor.peek() {
+            Some(candidate) if candidate.route >= self.best => {}
+            Some(candidate) if candidate.certain => self.best = candidate.route,
+            Some(_) => self.cursors.push(cursor),
+            None => {}
+        }
+    }
+
+    fn run(mut self, accept: &mut impl FnMut(u32) -> bool) -> Option<u32> {
+        loop {
+            let mut lowest: Option<(Candidate, usize)> = None;
+            for (i, cursor) in self.cursors.iter_mut().enumerate() {
+                if let Some(candidate) = cursor.peek()
+                    && lowest.is_none_or(|(l, _)| candidate.route < l.route)
+                {
+                    lowest = Some((candidate, i));
+                }
+            }
+            match lowest {
+                Some((candidate, i)) if candidate.route < self.best => {
+                    if candidate.certain || accept(candidate.route) {
+                        return Some(candidate.route);
+                    }
+                    self.cursors[i].rest = &self.cursors[i].rest[1..];
+                }
+                _ => return (self.best != u32::MAX).then_some(self.best),
+            }
+        }
+    }
+}
+
+impl Cursor<'_> {
+    /// The next candidate whose key may end where it does.
+    fn peek(&mut self) -> Option<Candidate> {
+        while let Some((candidate, rest)) = self.rest.split_first() {
+            let fits = match candidate.place {
+                Place::Anywhere => true,
+                Place::End => self.ends == Place::End,
+                Place::Segment => self.ends != Place::Anywhere,
+            };
+            if fits {
+                return Some(*candidate);
+            }
+            self.rest = rest;
+        }
+        None
+    }
+}

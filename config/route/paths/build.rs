@@ -1,0 +1,136 @@
+//! How the path index is made.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{ByHeader, Candidate, Keys, Lists, Paths, Place, Span};
+use crate::matcher::Field;
+use crate::route::trie::{Fold, Trie};
+
+/// Collects the routes of a virtual host in their order.
+#[derive(Default)]
+pub(in crate::route) struct PathsBuilder<'a> {
+    exact: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
+    lower: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
+    connect: Vec<Candidate>,
+}
+
+struct Route<'a> {
+    candidate: Candidate,
+    /// Headers that must have one value for the route to match.
+    headers: Vec<(&'a Field, &'a [u8])>,
+}
+
+/// Routes of one key from which on it pays to keep them by a header's value.
+const MANY: usize = 8;
+
+impl<'a> PathsBuilder<'a> {
+    /// Adds a route whose key is `key`. A `certain` one matches whenever its key does; `headers` are those of its
+    /// conditions that leave but one value.
+    pub(in crate::route) fn add(
+        &mut self,
+        route: u32,
+        key: &[u8],
+        (place, fold): (Place, Fold),
+        certain: bool,
+        headers: Vec<(&'a Field, &'a [u8])>,
+    ) {
+        let route = Route { candidate: Candidate { route, place, certain }, headers };
+        let (keys, key) = match fold {
+            Fold::Exact => (&mut self.exact, key.to_vec()),
+            Fold::Lower => (&mut self.lower, key.to_ascii_lowercase()),
+        };
+        let list = keys.entry(key).or_default();
+        // What comes after a route that takes every request of the key is never reached.
+        if !list.iter().any(|earlier| earlier.candidate.covers(place)) {
+            list.push(route);
+        }
+    }
+
+    /// Adds a route with `connect_matcher`.
+    pub(in crate::route) fn add_connect(&mut self, route: u32, certain: bool) {
+        self.connect.push(Candidate { route, place: Place::Anywhere, certain });
+    }
+
+    pub(in crate::route) fn build(self) -> Paths {
+        let tries = [(Fold::Exact, self.exact), (Fold::Lower, self.lower)];
+        let tries = tries.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(fold, keys)| Keys::new(fold, keys));
+        Paths { tries: tries.collect(), connect: self.connect }
+    }
+}
+
+impl Candidate {
+    /// Whether no later route of the same key that ends at `place` can be the first to match.
+    fn covers(self, place: Place) -> bool {
+        self.certain
+            && match self.place {
+                Place::Anywhere => true,
+                Place::Segment => place != Place::Anywhere,
+                Place::End => place == Place::End,
+            }
+    }
+}
+
+impl Keys {
+    fn new(fold: Fold, routes: BTreeMap<Vec<u8>, Vec<Route<'_>>>) -> Self {
+        let (keys, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+        let mut new =
+            Self { fold, trie: Trie::new(&keys), lists: Vec::new(), candidates: Vec::new(), by_header: Vec::new() };
+        for list in routes {
+            let lists = new.lists_of(list);
+            new.lists.push(lists);
+        }
+        new
+    }
+
+    /// Stores the routes of one key.
+    fn lists_of(&mut self, routes: Vec<Route<'_>>) -> Lists {
+        let (plain, headers) = by_header(routes);
+        let plain = self.store(plain);
+        let start = number(self.by_header.len());
+        for (field, values) in headers {
+            let values = values.into_iter().map(|(value, list)| (value.into(), self.store(list))).collect();
+            self.by_header.push(ByHeader { field: field.clone(), values });
+        }
+        Lists { plain, by_header: Span { start, end: number(self.by_header.len()) } }
+    }
+
+    fn store(&mut self, list: Vec<Candidate>) -> Span {
+        let start = number(self.candidates.len());
+        self.candidates.extend(list);
+        Span { start, end: number(self.candidates.len()) }
+    }
+}
+
+type ByValue<'a> = HashMap<&'a [u8], Vec<Candidate>>;
+
+/// Takes apart the routes that are kept by a header's value and the others. A route goes to that of its headers that
+/// has the most values among the routes, as this tells them apart best.
+fn by_header(routes: Vec<Route<'_>>) -> (Vec<Candidate>, Vec<(&Field, ByValue<'_>)>) {
+    let mut values: HashMap<&Field, HashMap<&[u8], usize>> = HashMap::new();
+    if routes.len() >= MANY {
+        for (field, value) in routes.iter().flat_map(|r| &r.headers) {
+            *values.entry(field).or_default().entry(value).or_default() += 1;
+        }
+    }
+    let weight = |field: &Field| values.get(field).map_or(0, HashMap::len);
+    let mut plain = Vec::new();
+    let mut kept: Vec<(&Field, ByValue<'_>)> = Vec::new();
+    for route in routes {
+        let best = route.headers.iter().max_by_key(|(field, _)| weight(field));
+        match best.filter(|(field, _)| weight(field) >= MANY) {
+            None => plain.push(route.candidate),
+            Some((field, value)) => {
+                let at = kept.iter().position(|(f, _)| f == field).unwrap_or_else(|| {
+                    kept.push((field, HashMap::new()));
+                    kept.len() - 1
+                });
+                kept[at].1.entry(value).or_default().push(route.candidate);
+            }
+        }
+    }
+    (plain, kept)
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).expect("a route configuration is smaller than 4 GB")
+}

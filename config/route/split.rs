@@ -1,0 +1,125 @@
+//! `weighted_clusters`: the random bits of a request choose one of several clusters.
+
+use http::HeaderName;
+use nuncio_filter_api::{ByteStr, LowerCx, Refused, RequestHead};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+use proto::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
+
+use super::forward::Cluster;
+use super::level::{Level, LevelFields};
+
+/// How the clusters share the requests.
+#[derive(Debug)]
+pub(super) struct Split {
+    /// For each cluster the sum of its weight and those before it; the last is the total, which is not 0.
+    ends: Box<[u32]>,
+    /// A header with a number that takes the place of the random bits.
+    header: Option<HeaderName>,
+}
+
+/// One of the clusters.
+pub(super) struct Weighted {
+    pub(super) cluster: Cluster,
+    pub(super) level: Level,
+    pub(super) host_rewrite: Option<ByteStr>,
+}
+
+impl Split {
+    pub(super) fn lower(
+        message: proto::WeightedCluster,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(Self, Vec<Weighted>), Refused> {
+        // Envoy takes the sum of the weights whatever the deprecated total says, and weights from runtime where there
+        // is a layer of it, which is refused elsewhere.
+        let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix: _, random_value_specifier } =
+            message;
+        let header = match random_value_specifier {
+            None => Ok(None),
+            Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => Ok(None),
+            Some(RandomValueSpecifier::HeaderName(name)) => {
+                cx.at("header_name", |cx| crate::value::header_name(&name, cx)).map(Some)
+            }
+            Some(RandomValueSpecifier::UseHashPolicy(hash)) => {
+                cx.unsupported("use_hash_policy", &hash.value).map(|()| None)
+            }
+        };
+        let mut sum = 0u32;
+        let mut ends = Vec::with_capacity(clusters.len());
+        let clusters = cx.each("clusters", clusters, |cluster, cx| {
+            let (weight, weighted) = Weighted::lower(cluster, cx)?;
+            let Some(end) = sum.checked_add(weight) else {
+                return Err(cx.invalid(format!("the sum of weights exceeds {}", u32::MAX)));
+            };
+            sum = end;
+            ends.push(end);
+            Ok(weighted)
+        })?;
+        if sum == 0 {
+            return Err(cx.invalid("the sum of weights must be greater than 0"));
+        }
+        Ok((Self { ends: ends.into(), header: header? }, clusters))
+    }
+
+    /// The number of clusters.
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The number of the cluster for this request.
+    pub(super) fn pick(&self, head: &RequestHead, random: u64) -> usize {
+        let value = self.header.as_ref().and_then(|name| header_number(head, name)).unwrap_or(random);
+        let total = self.ends.last().copied().unwrap_or(1);
+        let selected = value % u64::from(total);
+        self.ends.partition_point(|end| u64::from(*end) <= selected)
+    }
+}
+
+/// The number in a header that occurs once.
+fn header_number(head: &RequestHead, name: &HeaderName) -> Option<u64> {
+    let mut values = head.headers.get_all(name).iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    std::str::from_utf8(value.as_bytes().trim_ascii()).ok()?.parse().ok()
+}
+
+impl Weighted {
+    /// Lowers a cluster and its weight.
+    fn lower(message: ClusterWeight, cx: &mut LowerCx<'_>) -> Result<(u32, Self), Refused> {
+        let ClusterWeight {
+            name,
+            cluster_header,
+            weight,
+            metadata_match,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+            host_rewrite_specifier,
+        } = message;
+        let supported = cx.unsupported("metadata_match", &metadata_match);
+        let cluster = match (name.is_empty(), cluster_header.is_empty()) {
+            (false, true) => cx.at("name", |cx| Cluster::named(&name, cx)),
+            (true, false) => cx.at("cluster_header", |cx| Cluster::header(&cluster_header, cx)),
+            _ => Err(cx.invalid("exactly one of name and cluster_header must be specified")),
+        };
+        let level = LevelFields {
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            typed_per_filter_config,
+        };
+        let level = Level::lower(level, cx);
+        let host_rewrite = match host_rewrite_specifier {
+            Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => (!host.is_empty()).then(|| host.into()),
+            None => None,
+        };
+        let weight = weight.ok_or_else(|| cx.at("weight", |cx| cx.invalid("is required")));
+        supported?;
+        Ok((weight?.value, Self { cluster: cluster?, level: level?, host_rewrite }))
+    }
+}

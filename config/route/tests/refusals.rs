@@ -1,0 +1,112 @@
+use super::*;
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let refusals = refused(
+        "
+vhost_header: x-host
+internal_only_headers: [x-a]
+request_headers_to_add: [{header: {key: ':path', value: v}}]
+virtual_hosts:
+- name: a
+  domains: [a.test, '*']
+  retry_policy: {retry_on: 5xx}
+  routes:
+  - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
+    route: {cluster: c, hash_policy: [{header: {header_name: x}}]}
+  - match: {prefix: /, cookies: [{name: c, string_match: {exact: v}}]}
+    direct_response: {status: 200, body: {filename: /no/such/file}}
+- name: b
+  domains: [A.test, '*']
+  routes:
+  - {match: {prefix: /}, filter_action: {}}
+",
+    );
+    let expected = [
+        "vhost_header: not implemented yet",
+        "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
+        "virtual_hosts[0].retry_policy: not implemented yet",
+        "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
+        "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
+         unclosed character class",
+        "virtual_hosts[0].routes[0].route.hash_policy: not implemented yet",
+        "virtual_hosts[0].routes[1].match.cookies: not implemented yet",
+        "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
+         (os error 2)",
+        "virtual_hosts[1].domains[0]: duplicate entry of domain A.test; domains must be unique",
+        "virtual_hosts[1].domains[1]: only a single wildcard domain (`*`) is permitted",
+        "virtual_hosts[1].routes[0].filter_action: not implemented yet",
+    ];
+    assert_eq!(refusals, expected);
+}
+
+fn refused_route(yaml: &str) -> String {
+    let refusals =
+        refused(&format!("virtual_hosts: [{{name: h, domains: ['*'], routes: [{{match: {{prefix: /}}, {yaml}}}]}}]"));
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    refusals[0].strip_prefix("virtual_hosts[0].routes[0].").unwrap_or(&refusals[0]).to_owned()
+}
+
+#[test]
+fn what_envoy_refuses_is_refused() {
+    for (yaml, expected) in [
+        (
+            "route: {cluster: c, prefix_rewrite: /a, regex_rewrite: {pattern: {regex: a}, substitution: b}}",
+            "route: specify only one of prefix_rewrite and regex_rewrite",
+        ),
+        (
+            "route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}",
+            "route.weighted_clusters: the sum of weights must be greater than 0",
+        ),
+        (
+            "route: {weighted_clusters: {clusters: [{name: a, weight: 4294967295}, {name: b, weight: 1}]}}",
+            "route.weighted_clusters.clusters[1]: the sum of weights exceeds 4294967295",
+        ),
+        (
+            "route: {weighted_clusters: {clusters: [{name: a, cluster_header: b, weight: 1}]}}",
+            "route.weighted_clusters.clusters[0]: exactly one of name and cluster_header must be specified",
+        ),
+        (
+            "route: {weighted_clusters: {clusters: [{name: a}]}}",
+            "route.weighted_clusters.clusters[0].weight: is required",
+        ),
+        (
+            "route: {cluster: c, upgrade_configs: [{upgrade_type: a}, {upgrade_type: A}]}",
+            "route.upgrade_configs[1]: duplicate upgrade A",
+        ),
+        (
+            "route: {cluster: c, upgrade_configs: [{upgrade_type: a, connect_config: {}}]}",
+            "route.upgrade_configs[0]: upgrade type a is not CONNECT and has a connect_config",
+        ),
+        ("stat_prefix: s, direct_response: {status: 200}", "stat_prefix: not implemented yet"),
+        (
+            "direct_response: {status: 200}, typed_per_filter_config: {f: {'@type': \
+             type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}",
+            "typed_per_filter_config[\"f\"]: envoy.extensions.filters.http.cors.v3.CorsPolicy here is not implemented yet",
+        ),
+        (
+            "direct_response: {status: 200}, typed_per_filter_config: {f: {'@type': \
+             type.googleapis.com/envoy.config.route.v3.FilterConfig}}",
+            "typed_per_filter_config[\"f\"]: an empty per-filter configuration: config or disabled is required",
+        ),
+    ] {
+        assert_eq!(refused_route(yaml), expected);
+    }
+}
+
+#[test]
+fn a_body_may_be_as_large_as_the_table_says() {
+    let yaml = |max: &str, length: usize| {
+        format!(
+            "{max}\nvirtual_hosts: [{{name: h, domains: ['*'], routes: [{{match: {{prefix: /}}, \
+             direct_response: {{status: 200, body: {{inline_string: {}}}}}}}]}}]",
+            "x".repeat(length)
+        )
+    };
+    assert!(lower_in(parse(&yaml("", 4096)), &env()).is_ok());
+    assert_eq!(
+        refused(&yaml("", 4097)),
+        ["virtual_hosts[0].routes[0].direct_response.body: has 4097 bytes or more; the maximum is 4096"]
+    );
+    assert!(lower_in(parse(&yaml("max_direct_response_body_size_bytes: 5000", 5000)), &env()).is_ok());
+}
