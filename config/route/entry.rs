@@ -110,6 +110,10 @@ impl Route for RouteEntry {
         self.levels().filter_map(|level| level.filters.disabled(filter)).last()
     }
 
+    fn is_forward(&self) -> bool {
+        matches!(self.action(), Action::Forward(_))
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
