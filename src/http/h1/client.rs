@@ -69,6 +69,12 @@ pub enum ExchangeFailure {
     /// What came is no HTTP/1 response, or broke off within its head (flag `UPE`).
     #[error("protocol error: {0}")]
     Protocol(&'static str),
+    /// The upstream reset the stream (HTTP/2, flag `UR`).
+    #[error("remote reset")]
+    Reset,
+    /// The upstream refused the stream unprocessed (HTTP/2 REFUSED_STREAM, flag `UR`).
+    #[error("remote refused stream reset")]
+    Refused,
     /// The request body broke off: the client's fault or its departure.
     #[error("request body: {0}")]
     RequestBody(#[source] BodyError),

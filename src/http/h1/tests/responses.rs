@@ -50,6 +50,7 @@ fn exchange(parts: &[&[u8]], after: After, request: Request, settings: &Arc<Clie
     let mut line = match send(connection, request, options).now_or_never() {
         None => "waits".to_owned(),
         Some(Err(error)) => match error.failure {
+            ExchangeFailure::Reset | ExchangeFailure::Refused => unreachable!("HTTP/1 has no streams"),
             ExchangeFailure::Closed => "closed".to_owned(),
             ExchangeFailure::Io(_) => "io".to_owned(),
             ExchangeFailure::Protocol(_) => "protocol".to_owned(),

@@ -1,0 +1,315 @@
+//! The client side of an HTTP/2 connection: exchanges that run beside each other on one connection.
+//!
+//! As on HTTP/1, an exchange is one future: whoever pulls the response body also drives what is left of the request.
+//! Dropping the exchange or its response body resets the stream.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::{Reason, SendStream};
+use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
+use http::{HeaderMap, Method, Uri};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use nuncio_config::protocol::Http2Options;
+use nuncio_filter_api::{Body, BodyError, Io, RequestHead, Response, ResponseHead};
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use tokio::time::Instant;
+
+use super::body::{BodyEvents, H2Body};
+use crate::h1::{ExchangeError, ExchangeFailure, RequestSent};
+
+/// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// One HTTP/2 connection to an upstream; clones share it.
+#[derive(Clone)]
+pub struct H2Client {
+    send: SendRequest<Bytes>,
+}
+
+/// Drives a connection: to be polled by a task of its own until it ends.
+pub type Driver = Connection<Io, Bytes>;
+
+impl H2Client {
+    /// Begins a connection over `io`. `max_response_headers` is in bytes.
+    pub async fn handshake(
+        io: Io,
+        options: &Http2Options,
+        max_response_headers: usize,
+    ) -> Result<(Self, Driver), h2::Error> {
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(options.initial_stream_window_size)
+            .initial_connection_window_size(options.initial_connection_window_size)
+            .header_table_size(options.hpack_table_size)
+            .max_header_list_size(u32::try_from(max_response_headers).unwrap_or(u32::MAX))
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_push(false);
+        let (send, driver) = builder.handshake(io).await?;
+        Ok((Self { send }, driver))
+    }
+
+    /// Streams that the peer lets us have at once (its SETTINGS_MAX_CONCURRENT_STREAMS).
+    pub fn max_streams(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441).
+    pub fn takes_extended_connect(&self) -> bool {
+        self.send.is_extended_connect_protocol_enabled()
+    }
+
+    /// Ready with `Ok` once another stream can be begun; `Err` once none ever can: the peer has gone away.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        self.send.poll_ready(cx)
+    }
+
+    /// Sends a request and waits for the head of its response.
+    pub fn exchange(
+        &self,
+        head: &RequestHead,
+        body: Body,
+        info: Option<Rc<StreamInfo>>,
+    ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
+        let request = request(head);
+        let mut send = self.send.clone();
+        async move {
+            if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
+                return Err(unsent(failure(&error), body));
+            }
+            let Some(request) = request else {
+                return Err(unsent(ExchangeFailure::Protocol("the target cannot be written in HTTP/2"), body));
+            };
+            let end = body.is_end();
+            let (response, stream) = match send.send_request(request, end) {
+                Ok(begun) => begun,
+                Err(error) => return Err(unsent(failure(&error), body)),
+            };
+            drop(send);
+            Exchange { response, upload: Upload::new(stream, body, end), info }.run().await
+        }
+    }
+}
+
+fn unsent(failure: ExchangeFailure, body: Body) -> ExchangeError {
+    ExchangeError { failure, response_started: false, sent: RequestSent::Nothing, body: Some(body) }
+}
+
+/// The request as the h2 crate writes it; `None` if its target has characters that no URI has.
+fn request(head: &RequestHead) -> Option<http::Request<()>> {
+    let mut uri = http::uri::Parts::default();
+    let tunnel = head.method == Method::CONNECT && head.protocol.is_none();
+    if !head.authority.is_empty() {
+        uri.authority = Some(Authority::from_maybe_shared(head.authority.bytes().clone()).ok()?);
+    }
+    if !tunnel {
+        uri.scheme = Some(UriScheme::try_from(head.scheme.as_str()).ok()?);
+        uri.path_and_query = Some(PathAndQuery::from_maybe_shared(head.path.bytes().clone()).ok()?);
+    }
+    let mut request = http::Request::new(());
+    *request.uri_mut() = Uri::from_parts(uri).ok()?;
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = head.headers.clone();
+    if let Some(protocol) = &head.protocol {
+        // RFC 8441: what HTTP/1.1 calls an upgrade is an extended CONNECT.
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(h2::ext::Protocol::from(&**protocol));
+    }
+    Some(request)
+}
+
+fn failure(error: &h2::Error) -> ExchangeFailure {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) if error.is_remote() => ExchangeFailure::Refused,
+        _ if error.is_reset() && error.is_remote() => ExchangeFailure::Reset,
+        _ if error.is_go_away() || error.is_io() => ExchangeFailure::Closed,
+        Some(Reason::PROTOCOL_ERROR) => ExchangeFailure::Protocol("http2 protocol error"),
+        _ => ExchangeFailure::Closed,
+    }
+}
+
+struct Exchange {
+    response: ResponseFuture,
+    upload: Upload,
+    info: Option<Rc<StreamInfo>>,
+}
+
+impl Exchange {
+    async fn run(mut self) -> Result<Response, ExchangeError> {
+        let answered = poll_fn(|cx| {
+            if let Err(error) = self.upload.advance(cx) {
+                return Poll::Ready(Err(ExchangeFailure::RequestBody(error)));
+            }
+            Pin::new(&mut self.response).poll(cx).map_err(|e| failure(&e))
+        })
+        .await;
+        match answered {
+            Ok(response) => Ok(self.respond(response)),
+            Err(failure) => Err(ExchangeError {
+                failure,
+                response_started: false,
+                sent: self.upload.sent(),
+                body: self.upload.into_body(),
+            }),
+        }
+    }
+
+    fn respond(self, response: http::Response<h2::RecvStream>) -> Response {
+        let (parts, stream) = response.into_parts();
+        let mut head = ResponseHead::new(parts.status);
+        head.headers = parts.headers;
+        if stream.is_end_stream() && self.upload.is_done() {
+            return Response { head, body: Body::empty() };
+        }
+        let length = content_length(&head.headers);
+        let body = H2Body::new(stream, length, ResponseEvents(self.info));
+        Response { head, body: Body::stream(ResponseBody { body, upload: self.upload }) }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The sending half of an exchange.
+struct Upload {
+    stream: SendStream<Bytes>,
+    body: Body,
+    /// Data that waits for the peer's window.
+    pending: Bytes,
+    /// The pending data is the last.
+    last: bool,
+    consumed: bool,
+    done: bool,
+}
+
+impl Upload {
+    fn new(stream: SendStream<Bytes>, body: Body, done: bool) -> Self {
+        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+
+    fn sent(&self) -> RequestSent {
+        if self.done { RequestSent::Whole } else { RequestSent::Partly }
+    }
+
+    fn into_body(self) -> Option<Body> {
+        (!self.consumed).then_some(self.body)
+    }
+
+    /// Sends what can be sent now. A peer that takes no more may still answer, so that is no error.
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        while !self.done {
+            if !self.pending.is_empty() {
+                if self.send_pending(cx).is_pending() {
+                    return Ok(());
+                }
+                continue;
+            }
+            let Poll::Ready(frame) = self.body.poll_next(cx) else { return Ok(()) };
+            self.consumed = true;
+            match frame.transpose()? {
+                None => self.end(|stream| stream.send_data(Bytes::new(), true)),
+                Some(frame) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => {
+                        self.last = self.body.is_end();
+                        self.pending = data;
+                    }
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        self.end(|stream| stream.send_trailers(trailers));
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready once something was sent, or nothing can be any more.
+    fn send_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.reserve_capacity(self.pending.len());
+        let granted = match self.stream.capacity() {
+            0 => match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(n)) => n,
+                Some(Err(_)) | None => {
+                    self.done = true;
+                    return Poll::Ready(());
+                }
+            },
+            n => n,
+        };
+        let part = self.pending.split_to(granted.min(self.pending.len()));
+        let last = self.last && self.pending.is_empty();
+        if self.stream.send_data(part, last).is_err() || last {
+            self.done = true;
+        }
+        Poll::Ready(())
+    }
+
+    fn end(&mut self, send: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>) {
+        // It fails only if the peer has reset the stream, which the response tells better.
+        let _ = send(&mut self.stream);
+        self.done = true;
+    }
+}
+
+struct ResponseBody {
+    body: H2Body<ResponseEvents>,
+    upload: Upload,
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let Err(error) = this.upload.advance(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A response body, as its stream sees it.
+struct ResponseEvents(Option<Rc<StreamInfo>>);
+
+impl BodyEvents for ResponseEvents {
+    fn data(&self, len: usize) {
+        if let Some(info) = &self.0 {
+            info.upstream.borrow_mut().wire_bytes_received += len as u64;
+        }
+    }
+
+    fn ended(&self) {
+        if let Some(info) = &self.0 {
+            info.times.upstream_response_end.set(Some(Instant::now()));
+        }
+    }
+
+    fn error(&self, error: &h2::Error) -> BodyError {
+        let (flag, reason) = match failure(error) {
+            ExchangeFailure::Reset | ExchangeFailure::Refused => (ResponseFlag::UpstreamRemoteReset, "remote reset"),
+            ExchangeFailure::Protocol(_) => (ResponseFlag::UpstreamProtocolError, "protocol error"),
+            _ => (ResponseFlag::UpstreamConnectionTermination, "connection termination"),
+        };
+        BodyError::new(flag, format!("upstream_reset_after_response_started{{{reason}}}"))
+    }
+}
