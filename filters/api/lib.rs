@@ -28,7 +28,7 @@ pub use date::DateCache;
 pub use http_filter::{HttpFilter, HttpFilterConfig, LocalReply, Reply, Step, Verdict};
 pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
 pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
-pub use network_filter::{Drain, Flow, NetworkCx, NetworkFilter, ServerState};
+pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
 pub use registry::{HttpFilterRow, NetworkFilterRow, Registry};
 pub use route::{PerRoute, Route, RouteRef, Routes};
 pub use stream_cx::{RouteSource, StreamCx};

@@ -1,10 +1,11 @@
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::{Connection, Worker};
 
@@ -37,33 +38,64 @@ pub struct NetworkCx {
     pub buffer_limit: u32,
 }
 
-/// Whether a listener (or the whole server) is draining, as one worker sees it.
+/// How far a listener is with its drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainState {
+    /// Connections are kept.
+    Serving,
+    /// Connections close little by little from `since` on, all of them by `since + over`.
+    Gradual {
+        /// When the drain began.
+        since: Instant,
+        /// How long it takes (`--drain-time-s`).
+        over: Duration,
+    },
+    /// Every connection closes as soon as it can.
+    Immediate,
+}
+
+/// Whether the connections of a listener should close, as one worker sees it.
 pub struct Drain {
-    state: watch::Receiver<bool>,
-    seen: Cell<bool>,
+    state: watch::Receiver<DrainState>,
+    worker: Rc<Worker>,
 }
 
 impl Drain {
-    /// Follows `state`: true once the listener drains.
-    pub fn new(state: watch::Receiver<bool>) -> Self {
-        Self { state, seen: Cell::new(false) }
+    /// Follows `state` on `worker`.
+    pub fn new(state: watch::Receiver<DrainState>, worker: Rc<Worker>) -> Self {
+        Self { state, worker }
     }
 
-    /// Whether draining has begun.
+    /// Whether a connection that could close now should. During a gradual drain the answer is drawn anew each time,
+    /// with a probability that grows evenly over the drain time (Envoy: drainClose).
     pub fn is_draining(&self) -> bool {
-        if !self.seen.get() && *self.state.borrow() {
-            self.seen.set(true);
+        // A read lock that no other thread writes but when a drain begins.
+        match *self.state.borrow() {
+            DrainState::Serving => false,
+            DrainState::Immediate => true,
+            DrainState::Gradual { since, over } => {
+                let elapsed = self.worker.clock.now().saturating_duration_since(since);
+                elapsed >= over || Duration::from_nanos(self.worker.rng.below(nanos(over))) < elapsed
+            }
         }
-        self.seen.get()
     }
 
-    /// Waits until draining begins; never ends if it never does.
+    /// Waits until one connection should close; never ends while nothing drains. In a gradual drain each caller is
+    /// given a point of the drain time at random.
     pub async fn begun(&self) {
         let mut state = self.state.clone();
-        if state.wait_for(|draining| *draining).await.is_err() {
-            std::future::pending::<()>().await;
+        let Ok(draining) = state.wait_for(|state| *state != DrainState::Serving).await.map(|state| *state) else {
+            return std::future::pending().await;
+        };
+        if let DrainState::Gradual { since, over } = draining {
+            tokio::time::sleep_until(since + Duration::from_nanos(self.worker.rng.below(nanos(over)))).await;
         }
     }
+}
+
+/// A duration as nanoseconds for a draw of lots: never 0.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 /// The state of the process that filters and admin share.
@@ -92,5 +124,55 @@ impl ServerState {
     /// Envoy's `server.state`.
     pub fn state(&self) -> u8 {
         self.live.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+
+    fn drain(state: DrainState) -> (watch::Sender<DrainState>, Drain) {
+        let worker = Rc::new(Worker::new(0, Rng::seeded(7), Arc::default()));
+        let (sender, receiver) = watch::channel(state);
+        (sender, Drain::new(receiver, worker))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gradual_drain_closes_more_and_more_and_in_the_end_all() {
+        let over = Duration::from_secs(100);
+        let (_sender, drain) = drain(DrainState::Gradual { since: Instant::now(), over });
+        let closes = |drain: &Drain| (0..1000).filter(|_| drain.is_draining()).count();
+        assert_eq!(closes(&drain), 0);
+        tokio::time::advance(over / 4).await;
+        assert!((200..300).contains(&closes(&drain)));
+        tokio::time::advance(over).await;
+        assert_eq!(closes(&drain), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_waiter_of_a_gradual_drain_ends_within_its_time() {
+        let (sender, drain) = drain(DrainState::Serving);
+        let since = Instant::now();
+        sender.send_replace(DrainState::Gradual { since, over: Duration::from_secs(10) });
+        let mut ends = Vec::new();
+        for _ in 0..20 {
+            sender.send_replace(DrainState::Gradual { since: Instant::now(), over: Duration::from_secs(10) });
+            let begun = Instant::now();
+            drain.begun().await;
+            ends.push(begun.elapsed());
+        }
+        assert!(ends.iter().all(|end| *end <= Duration::from_secs(10)));
+        assert!(ends.iter().any(|end| *end > Duration::from_secs(5)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_drains_while_serving_and_everything_at_once_when_immediate() {
+        let (sender, drain) = drain(DrainState::Serving);
+        assert!(!drain.is_draining());
+        assert!(tokio::time::timeout(Duration::from_secs(60), drain.begun()).await.is_err());
+        sender.send_replace(DrainState::Immediate);
+        assert!(drain.is_draining());
+        drain.begun().await;
     }
 }
