@@ -1,13 +1,17 @@
 //! Envoy's messages, lowered to immutable, ready-to-run types.
 //!
 //! In: messages and a [`nuncio_filter_api::LowerCx`]. Out: typed config, or refusals by path. Pure: no sockets, tasks
-//! or clock.
+//! or clock. Start reading at [`bootstrap`].
 
 // Deprecated fields are configuration too: users still write them, and Envoy still reads them.
 #![allow(deprecated)]
 
+pub mod address;
+pub mod bootstrap;
 pub mod cluster;
+pub mod extension;
 pub mod header_rules;
+pub mod listener;
 pub mod load;
 pub mod matcher;
 mod metadata;
@@ -18,3 +22,14 @@ mod value;
 
 #[cfg(test)]
 mod testing;
+
+/// Refuses by name each of the given fields that is set, in variables of the same names. All are looked at, so that
+/// the reader of the errors sees all of them at once.
+#[macro_export]
+macro_rules! refuse_set {
+    ($cx:expr; $($field:ident),+ $(,)?) => {{
+        let mut all = Ok(());
+        $(all = $cx.unsupported(stringify!($field), &$field).and(all);)+
+        all
+    }};
+}

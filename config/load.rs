@@ -13,6 +13,7 @@ mod encode;
 mod findings;
 mod json;
 mod locate;
+mod print;
 mod rules;
 mod schema;
 mod source;
@@ -23,6 +24,7 @@ mod typed_struct;
 mod wire;
 mod yaml;
 
+pub use print::{Defaults, to_json};
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;

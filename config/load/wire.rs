@@ -83,7 +83,7 @@ impl<'a> Raw<'a> {
         })
     }
 
-    pub(super) fn default_of(kind: Kind) -> Self {
+    pub(in crate::load) fn default_of(kind: Kind) -> Self {
         match wire_type(kind) {
             WireType::ThirtyTwoBit => Self::Fixed32(0),
             WireType::SixtyFourBit => Self::Fixed64(0),

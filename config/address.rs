@@ -1,0 +1,89 @@
+//! `core.v3.Address` where it is an address to listen on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_telemetry::Address;
+
+use crate::socket::lower_pipe;
+
+/// An address to bind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// IP address and port, or path of a unix-domain socket.
+    pub address: Address,
+    /// Whether an IPv6 socket takes IPv4 connections too.
+    pub ipv4_compat: bool,
+    /// Permissions of the socket's file; `None` keeps those of the umask.
+    pub mode: Option<u32>,
+}
+
+impl ListenAddress {
+    /// Lowers the address of a listener.
+    pub fn lower(proto: core::Address, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use core::address::Address as Oneof;
+        match proto.address {
+            None => Err(cx.invalid("an address is required")),
+            Some(Oneof::SocketAddress(proto)) => cx.at("socket_address", |cx| {
+                let ipv4_compat = proto.ipv4_compat;
+                let address = socket_address(proto, cx)?.into();
+                Ok(Self { address, ipv4_compat, mode: None })
+            }),
+            Some(Oneof::Pipe(proto)) => cx.at("pipe", |cx| Self::lower_pipe(proto, cx)),
+            Some(Oneof::EnvoyInternalAddress(_)) => {
+                cx.at("envoy_internal_address", |cx| Err(cx.not_implemented("an internal address")))
+            }
+        }
+    }
+
+    fn lower_pipe(proto: core::Pipe, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let core::Pipe { path, mode } = proto;
+        if path.starts_with('@') && mode != 0 {
+            return Err(cx.at("mode", |cx| cx.invalid("an abstract socket has no file, so no mode")));
+        }
+        if mode > 0o777 {
+            return Err(cx.at("mode", |cx| cx.invalid("is not a set of permission bits (0 to 0777)")));
+        }
+        if path.is_empty() || path.contains('\0') {
+            return Err(cx.at("path", |cx| cx.invalid("must be a path without zero bytes")));
+        }
+        let address = lower_pipe(&path, cx)?;
+        Ok(Self { address, ipv4_compat: false, mode: (mode != 0).then_some(mode) })
+    }
+}
+
+/// Lowers an IP address with port.
+fn socket_address(proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<SocketAddr, Refused> {
+    use core::socket_address::{PortSpecifier, Protocol};
+    let core::SocketAddress {
+        protocol,
+        address,
+        resolver_name,
+        ipv4_compat: _,
+        network_namespace_filepath,
+        port_specifier,
+    } = proto;
+    if protocol != Protocol::Tcp as i32 {
+        return Err(cx.at("protocol", |cx| cx.not_implemented("UDP")));
+    }
+    cx.unsupported("network_namespace_filepath", &network_namespace_filepath)?;
+    if !matches!(&*resolver_name, "" | "envoy.ip") {
+        return Err(cx.at("resolver_name", |cx| cx.not_implemented(format_args!("the resolver {resolver_name:?}"))));
+    }
+    let port = match port_specifier {
+        None => return Err(cx.invalid("a port_value is required")),
+        Some(PortSpecifier::NamedPort(_)) => {
+            return Err(cx.at("named_port", |cx| cx.invalid("an IP address takes a port_value, not a named port")));
+        }
+        Some(PortSpecifier::PortValue(port)) => {
+            u16::try_from(port).map_err(|_| cx.at("port_value", |cx| cx.invalid("is not a port (0 to 65535)")))?
+        }
+    };
+    let ip: IpAddr = address.parse().map_err(|_| {
+        let reason =
+            format!("malformed IP address {address:?}; host names work in STRICT_DNS and LOGICAL_DNS clusters");
+        cx.at("address", |cx| cx.invalid(reason))
+    })?;
+    Ok(SocketAddr::new(ip, port))
+}

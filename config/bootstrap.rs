@@ -1,0 +1,230 @@
+//! `bootstrap.v3.Bootstrap`: what the process starts with.
+
+mod admin;
+mod cluster_manager;
+mod runtime;
+
+pub use admin::AdminConfig;
+pub use cluster_manager::ClusterManagerConfig;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_filter_api::{LowerCx, NodeNames, Refused};
+use nuncio_proto::envoy::config::bootstrap::v3 as proto;
+use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
+
+use crate::cluster::ClusterConfig;
+use crate::listener::ListenerConfig;
+use crate::protocol::{duration, message_name};
+use crate::refuse_set;
+
+/// Envoy's default of `stats_flush_interval`.
+const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A bootstrap, ready to run.
+pub struct BootstrapConfig {
+    /// The admin server, if it has an address.
+    pub admin: Option<AdminConfig>,
+    /// `static_resources.listeners`.
+    pub listeners: Vec<Arc<ListenerConfig>>,
+    /// `static_resources.clusters`.
+    pub clusters: Vec<Arc<ClusterConfig>>,
+    /// What all clusters share.
+    pub cluster_manager: ClusterManagerConfig,
+    /// How often stats are flushed to sinks and histograms start a new interval.
+    pub stats_flush_interval: Duration,
+    /// `stats_server_version_override`: value of the gauge `server.version`.
+    pub server_version: Option<u64>,
+    /// Paths of fields that are set and cannot change what nuncio does; logged once.
+    pub without_effect: Vec<String>,
+}
+
+/// The names by which a node calls itself, for the environment of lowering; the command line overrides them.
+pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
+    let Some(node) = &bootstrap.node else { return NodeNames::default() };
+    NodeNames {
+        id: node.id.clone(),
+        cluster: node.cluster.clone(),
+        zone: node.locality.as_ref().map(|l| l.zone.clone()).unwrap_or_default(),
+    }
+}
+
+impl BootstrapConfig {
+    /// Lowers a bootstrap.
+    pub fn lower(bootstrap: proto::Bootstrap, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // node: its names are in the environment of lowering, the rest is for control planes, as are
+        // node_context_params. stats_flush: without sinks nothing is flushed but what admin computes when asked.
+        let proto::Bootstrap {
+            node: _,
+            node_context_params: _,
+            static_resources,
+            dynamic_resources,
+            cluster_manager,
+            hds_config,
+            flags_path,
+            stats_sinks,
+            deferred_stat_options,
+            stats_config,
+            stats_flush_interval,
+            watchdog,
+            watchdogs,
+            tracing,
+            layered_runtime,
+            admin,
+            overload_manager,
+            enable_dispatcher_stats,
+            header_prefix,
+            stats_server_version_override,
+            use_tcp_for_dns_lookups,
+            dns_resolution_config,
+            typed_dns_resolver_config,
+            bootstrap_extensions,
+            fatal_actions,
+            config_sources,
+            default_config_source,
+            default_socket_interface,
+            certificate_provider_instances,
+            inline_headers,
+            perf_tracing_file_path,
+            default_regex_engine,
+            xds_delegate_extension,
+            xds_config_tracker_extension,
+            listener_manager,
+            application_log_config,
+            grpc_async_client_manager_config,
+            memory_allocator_manager,
+            enable_worker_cpu_affinity,
+            stats_flush: _,
+            stats_eviction,
+        } = bootstrap;
+        let mut without_effect = Vec::new();
+        let mut note = |path: &str, set: bool| without_effect.extend(set.then(|| path.to_owned()));
+        note("deferred_stat_options", deferred_stat_options.is_some());
+        note("grpc_async_client_manager_config", grpc_async_client_manager_config.is_some());
+        note("memory_allocator_manager", memory_allocator_manager.is_some());
+        note("perf_tracing_file_path", !perf_tracing_file_path.is_empty());
+        let dynamic_resources = dynamic_resources.filter(|v| *v != proto::bootstrap::DynamicResources::default());
+        let stats_eviction_interval = stats_eviction;
+        let refused = refuse_set!(cx; dynamic_resources, hds_config, flags_path, stats_sinks, watchdog, watchdogs,
+            tracing, overload_manager, enable_dispatcher_stats, use_tcp_for_dns_lookups, dns_resolution_config,
+            typed_dns_resolver_config, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
+            certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
+            application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
+        let defaults = [
+            only_name("header_prefix", &header_prefix, "x-envoy", cx),
+            only_name("default_socket_interface", &default_socket_interface, DEFAULT_SOCKET_INTERFACE, cx),
+            only_type("default_regex_engine", &default_regex_engine, GOOGLE_RE2, cx),
+            only_type("listener_manager", &listener_manager, LISTENER_MANAGER, cx),
+            cx.opt("stats_config", stats_config, lower_stats).map(drop),
+            cx.opt("layered_runtime", layered_runtime, |v, cx| runtime::lower(v, &mut without_effect, cx)).map(drop),
+        ];
+        let cluster_manager = cx.at("cluster_manager", |cx| {
+            ClusterManagerConfig::lower(cluster_manager.unwrap_or_default(), &mut without_effect, cx)
+        });
+        let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
+        let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
+        let resources = cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), cx));
+        refused?;
+        defaults.into_iter().collect::<Result<(), Refused>>()?;
+        let (listeners, clusters) = resources?;
+        Ok(Self {
+            admin: admin?.flatten(),
+            listeners,
+            clusters,
+            cluster_manager: cluster_manager?,
+            stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
+            server_version: stats_server_version_override.map(|v| v.value),
+            without_effect,
+        })
+    }
+}
+
+const DEFAULT_SOCKET_INTERFACE: &str = "envoy.extensions.network.socket_interface.default_socket_interface";
+const GOOGLE_RE2: &str = "envoy.extensions.regex_engines.v3.GoogleRE2";
+const LISTENER_MANAGER: &str = "envoy.config.listener_manager.v3.ListenerManager";
+
+/// Accepts a name of which nuncio has one: nothing, or `only`.
+fn only_name(field: &str, value: &str, only: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    if value.is_empty() || value == only {
+        return Ok(());
+    }
+    Err(cx.at(field, |cx| cx.not_implemented(format_args!("{value:?}, other than {only:?},"))))
+}
+
+/// Accepts an extension of which nuncio has one.
+fn only_type(
+    field: &str,
+    value: &Option<nuncio_proto::envoy::config::core::v3::TypedExtensionConfig>,
+    only: &str,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    let Some(any) = value.as_ref().and_then(|v| v.typed_config.as_ref()) else { return Ok(()) };
+    let message = message_name(any);
+    if message == only {
+        return Ok(());
+    }
+    Err(cx.at(field, |cx| cx.not_implemented(format_args!("{message}, other than {only},"))))
+}
+
+fn lower_stats(stats: StatsConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let StatsConfig {
+        stats_tags,
+        use_all_default_tags,
+        stats_matcher,
+        histogram_bucket_settings,
+        allow_default_tag_overrides,
+    } = stats;
+    // The default tags are always there: Envoy's default is the same.
+    let use_all_default_tags = use_all_default_tags.is_some_and(|v| !v.value);
+    let allow_default_tag_overrides = allow_default_tag_overrides.is_some_and(|v| v.value);
+    refuse_set!(cx; stats_tags, use_all_default_tags, stats_matcher, histogram_bucket_settings,
+        allow_default_tag_overrides)
+}
+
+fn lower_static(
+    resources: proto::bootstrap::StaticResources,
+    cx: &mut LowerCx<'_>,
+) -> Result<(Vec<Arc<ListenerConfig>>, Vec<Arc<ClusterConfig>>), Refused> {
+    let proto::bootstrap::StaticResources { listeners, clusters, secrets } = resources;
+    let refused = refuse_set!(cx; secrets);
+    let listener_names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
+    let cluster_names = unique_names("clusters", clusters.iter().map(|c| &*c.name), cx);
+    // Clusters first: what listeners refer to.
+    let clusters = cx.each("clusters", clusters, |v, cx| ClusterConfig::lower(v, cx).map(Arc::new));
+    let listeners = cx.each("listeners", listeners, |v, cx| ListenerConfig::lower(v, cx).map(Arc::new));
+    refused.and(listener_names).and(cluster_names)?;
+    let (listeners, clusters) = (listeners?, clusters?);
+    unique_addresses(&listeners, cx)?;
+    Ok((listeners, clusters))
+}
+
+/// Refuses names that are given twice; resources without name are no matter.
+fn unique_names<'a>(field: &str, names: impl Iterator<Item = &'a str>, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    let mut result = Ok(());
+    for (i, name) in names.enumerate().filter(|(_, name)| !name.is_empty()) {
+        if let Some(other) = first.insert(name, i) {
+            let reason = format!("duplicate name {name:?}, which {field}[{other}] has too");
+            result = Err(cx.at(field, |cx| cx.at_index(i, |cx| cx.at("name", |cx| cx.invalid(reason)))));
+        }
+    }
+    result
+}
+
+/// Refuses an address that two listeners would bind. Port 0 is another port each time.
+fn unique_addresses(listeners: &[Arc<ListenerConfig>], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let mut first: HashMap<String, &str> = HashMap::new();
+    let mut result = Ok(());
+    for (i, listener) in listeners.iter().enumerate() {
+        for socket in listener.sockets.iter().filter(|s| s.address.address.port() != Some(0)) {
+            let address = socket.address.address.to_string();
+            if let Some(other) = first.insert(address.clone(), &listener.name) {
+                let reason = format!("duplicate address {address}, which listener {other:?} has too");
+                result = Err(cx.at("listeners", |cx| cx.at_index(i, |cx| cx.at("address", |cx| cx.invalid(reason)))));
+            }
+        }
+    }
+    result
+}

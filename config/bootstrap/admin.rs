@@ -1,0 +1,49 @@
+//! `bootstrap.v3.Admin`: where the admin server listens.
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::bootstrap::v3 as proto;
+
+use crate::address::ListenAddress;
+use crate::listener::ListenSocket;
+use crate::refuse_set;
+use crate::socket::SocketOption;
+
+/// The admin server.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// Its one socket.
+    pub socket: ListenSocket,
+}
+
+impl AdminConfig {
+    /// Lowers the section; `None` without an address: then there is no admin server.
+    pub(super) fn lower(
+        admin: proto::Admin,
+        without_effect: &mut Vec<String>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Option<Self>, Refused> {
+        // ignore_global_conn_limit: there is no such limit yet.
+        let proto::Admin {
+            access_log,
+            access_log_path,
+            profile_path,
+            address,
+            socket_options,
+            ignore_global_conn_limit: _,
+            allow_paths,
+        } = admin;
+        if !profile_path.is_empty() {
+            without_effect.push(format!("{}.profile_path", cx.path()));
+        }
+        // The older way to ask for a log that says nothing.
+        let access_log_path = access_log_path.as_str() != "/dev/null" && !access_log_path.is_empty();
+        let refused = refuse_set!(cx; access_log, access_log_path, allow_paths);
+        let options = cx.each("socket_options", socket_options, SocketOption::lower);
+        let address = cx.opt("address", address, ListenAddress::lower);
+        refused?;
+        let options = options?.into_iter().filter(|option| option.stream).collect();
+        let socket =
+            address?.map(|address| ListenSocket { address, options, keepalive: None, backlog: None, mptcp: false });
+        Ok(socket.map(|socket| Self { socket }))
+    }
+}

@@ -1,0 +1,301 @@
+//! `listener.v3.Listener`: where to accept connections and what to do with them.
+
+mod filter_chain;
+
+pub use filter_chain::FilterChainConfig;
+
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::config::listener::v3 as proto;
+use nuncio_proto::google::protobuf::BoolValue;
+use nuncio_telemetry::Metadata;
+
+use crate::address::ListenAddress;
+use crate::metadata::lower_metadata;
+use crate::refuse_set;
+use crate::socket::{SocketOption, SocketPhase, SocketValue, TcpKeepalive};
+
+/// Envoy's default of `per_connection_buffer_limit_bytes`, in bytes.
+const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
+
+/// A listener, ready to bind.
+pub struct ListenerConfig {
+    /// Its name; where none was given, its first address.
+    pub name: Arc<str>,
+    /// The addresses it binds: `address`, then `additional_addresses`. Empty with `bind_to_port: false`.
+    pub sockets: Vec<ListenSocket>,
+    /// What follows `listener.` in the names of its stats.
+    pub stat_prefix: Arc<str>,
+    /// What becomes of its connections.
+    pub filter_chain: FilterChainConfig,
+    /// `per_connection_buffer_limit_bytes`.
+    pub buffer_limit: u32,
+    /// How accepted connections are spread over the workers.
+    pub balance: ConnectionBalance,
+    /// Whether each worker has a socket of its own; else one is shared by all.
+    pub reuse_port: bool,
+    /// Connections accepted at most for one socket event; `None`: all that wait.
+    pub accept_batch: Option<u32>,
+    /// Which drains it takes part in.
+    pub drain_type: DrainType,
+    /// Where its connections come from.
+    pub direction: TrafficDirection,
+    /// For formatters.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// One address of a listener, with what is set on its socket.
+#[derive(Clone, Debug)]
+pub struct ListenSocket {
+    /// The address to bind.
+    pub address: ListenAddress,
+    /// Options to set; those for `transparent`, `freebind` and TCP Fast Open are among them.
+    pub options: Vec<SocketOption>,
+    /// Keep-alive of accepted connections.
+    pub keepalive: Option<TcpKeepalive>,
+    /// `tcp_backlog_size`; `None`: net.core.somaxconn.
+    pub backlog: Option<u32>,
+    /// Multi-path TCP.
+    pub mptcp: bool,
+}
+
+/// `connection_balance_config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionBalance {
+    /// The kernel picks a worker.
+    Kernel,
+    /// Each connection goes to the worker with the fewest.
+    Exact,
+}
+
+/// `drain_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainType {
+    /// Drains also when `/healthcheck/fail` is in force.
+    Default,
+    /// Drains only when it is changed or removed, or on `/drain_listeners`.
+    ModifyOnly,
+}
+
+/// `traffic_direction`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficDirection {
+    /// Not given.
+    Unspecified,
+    /// To the application beside this proxy.
+    Inbound,
+    /// From the application beside this proxy.
+    Outbound,
+}
+
+// === impl ListenerConfig ===
+
+impl ListenerConfig {
+    /// Lowers one listener.
+    pub fn lower(listener: proto::Listener, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // The two opt-outs are of limits that nuncio cannot be given yet; the time-out of listener filters has none to
+        // wait for.
+        let proto::Listener {
+            name,
+            address,
+            additional_addresses,
+            stat_prefix,
+            stats_matcher,
+            filter_chains,
+            fcds_config,
+            filter_chain_matcher,
+            use_original_dst,
+            default_filter_chain,
+            per_connection_buffer_limit_bytes,
+            per_connection_buffer_high_watermark_timeout,
+            metadata,
+            deprecated_v1,
+            drain_type,
+            listener_filters,
+            listener_filters_timeout: _,
+            continue_on_listener_filters_timeout: _,
+            transparent,
+            freebind,
+            socket_options,
+            tcp_fast_open_queue_length,
+            traffic_direction,
+            udp_listener_config,
+            api_listener,
+            connection_balance_config,
+            // Deprecated and the default on Linux; false is what is left out.
+            reuse_port: _,
+            enable_reuse_port,
+            access_log,
+            tcp_backlog_size,
+            max_connections_to_accept_per_socket_event,
+            bind_to_port,
+            enable_mptcp,
+            ignore_global_conn_limit: _,
+            bypass_overload_manager: _,
+            tcp_keepalive,
+            listener_specifier,
+        } = listener;
+        let use_original_dst = use_original_dst.is_some_and(|v| v.value);
+        let internal_listener = listener_specifier;
+        let refused = refuse_set!(cx; stats_matcher, fcds_config, filter_chain_matcher, use_original_dst,
+            per_connection_buffer_high_watermark_timeout, listener_filters, udp_listener_config, api_listener,
+            access_log, internal_listener);
+        let sockets = Sockets {
+            address,
+            additional_addresses,
+            transparent: transparent.is_some_and(|v| v.value),
+            freebind: freebind.is_some_and(|v| v.value),
+            socket_options,
+            fast_open: tcp_fast_open_queue_length.map(|v| v.value),
+            backlog: tcp_backlog_size.map(|v| v.value),
+            mptcp: enable_mptcp,
+            keepalive: tcp_keepalive,
+        };
+        let sockets = sockets.lower(cx);
+        let filter_chain = FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
+        let balance = lower_balance(connection_balance_config, cx);
+        let direction = lower_direction(traffic_direction, cx);
+        let drain_type = lower_drain_type(drain_type, cx);
+        let batch = cx.opt(
+            "max_connections_to_accept_per_socket_event",
+            max_connections_to_accept_per_socket_event,
+            |v, cx| {
+                if v.value == 0 { Err(cx.invalid("must be greater than 0")) } else { Ok(v.value) }
+            },
+        );
+        let metadata = cx.opt("metadata", metadata, lower_metadata);
+        refused?;
+        let mut sockets = sockets?;
+        let first = sockets.first().map(|s| s.address.address.to_string()).unwrap_or_default();
+        if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
+            sockets.clear();
+        }
+        let stat_prefix = if stat_prefix.is_empty() { &first } else { &stat_prefix };
+        Ok(Self {
+            stat_prefix: stat_prefix.as_str().into(),
+            name: if name.is_empty() { first.into() } else { name.into() },
+            sockets,
+            filter_chain: filter_chain?,
+            buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
+            balance: balance?,
+            reuse_port: enable_reuse_port.is_none_or(|v| v.value),
+            accept_batch: batch?,
+            drain_type: drain_type?,
+            direction: direction?,
+            metadata: metadata?.flatten(),
+        })
+    }
+}
+
+fn lower_balance(
+    config: Option<proto::listener::ConnectionBalanceConfig>,
+    cx: &mut LowerCx<'_>,
+) -> Result<ConnectionBalance, Refused> {
+    use proto::listener::connection_balance_config::BalanceType;
+    let Some(config) = config else { return Ok(ConnectionBalance::Kernel) };
+    cx.at("connection_balance_config", |cx| match config.balance_type {
+        Some(BalanceType::ExactBalance(_)) => Ok(ConnectionBalance::Exact),
+        Some(BalanceType::ExtendBalance(_)) => cx.at("extend_balance", |cx| Err(cx.not_implemented("this balance"))),
+        Some(BalanceType::CpuLocalityBalance(_)) => {
+            cx.at("cpu_locality_balance", |cx| Err(cx.not_implemented("this balance")))
+        }
+        None => Err(cx.invalid("a balance_type is required")),
+    })
+}
+
+fn lower_direction(value: i32, cx: &mut LowerCx<'_>) -> Result<TrafficDirection, Refused> {
+    match core::TrafficDirection::try_from(value) {
+        Ok(core::TrafficDirection::Unspecified) => Ok(TrafficDirection::Unspecified),
+        Ok(core::TrafficDirection::Inbound) => Ok(TrafficDirection::Inbound),
+        Ok(core::TrafficDirection::Outbound) => Ok(TrafficDirection::Outbound),
+        Err(_) => Err(cx.at("traffic_direction", |cx| cx.invalid("is not a traffic direction"))),
+    }
+}
+
+fn lower_drain_type(value: i32, cx: &mut LowerCx<'_>) -> Result<DrainType, Refused> {
+    match proto::listener::DrainType::try_from(value) {
+        Ok(proto::listener::DrainType::Default) => Ok(DrainType::Default),
+        Ok(proto::listener::DrainType::ModifyOnly) => Ok(DrainType::ModifyOnly),
+        Err(_) => Err(cx.at("drain_type", |cx| cx.invalid("is not a drain type"))),
+    }
+}
+
+/// The fields of a listener that make its sockets.
+struct Sockets {
+    address: Option<core::Address>,
+    additional_addresses: Vec<proto::AdditionalAddress>,
+    transparent: bool,
+    freebind: bool,
+    socket_options: Vec<core::SocketOption>,
+    fast_open: Option<u32>,
+    backlog: Option<u32>,
+    mptcp: bool,
+    keepalive: Option<core::TcpKeepalive>,
+}
+
+impl Sockets {
+    fn lower(self, cx: &mut LowerCx<'_>) -> Result<Vec<ListenSocket>, Refused> {
+        let common = lower_options(self.socket_options, cx);
+        let Some(address) = self.address else {
+            return Err(cx.at("address", |cx| cx.invalid("an address is required")));
+        };
+        let first = cx.at("address", |cx| ListenAddress::lower(address, cx));
+        let built_in = built_in_options(self.transparent, self.freebind, self.fast_open);
+        let additional = cx.each("additional_addresses", self.additional_addresses, |proto, cx| {
+            let proto::AdditionalAddress { address, socket_options, tcp_keepalive } = proto;
+            let Some(address) = address else { return Err(cx.invalid("an address is required")) };
+            let address = cx.at("address", |cx| ListenAddress::lower(address, cx));
+            let options = cx.opt("socket_options", socket_options, |v, cx| lower_options(v.socket_options, cx));
+            Ok((address?, options?, tcp_keepalive))
+        });
+        let (common, first, additional) = (common?, first?, additional?);
+        let all = std::iter::once((first, None, None)).chain(additional);
+        let sockets = all.map(|(address, options, keepalive)| ListenSocket {
+            address,
+            options: built_in.iter().cloned().chain(options.unwrap_or_else(|| common.clone())).collect(),
+            keepalive: keepalive.or(self.keepalive).and_then(TcpKeepalive::lower),
+            backlog: self.backlog,
+            mptcp: self.mptcp,
+        });
+        Ok(sockets.collect())
+    }
+}
+
+/// Options for stream sockets; those that ask for datagram sockets are left out.
+fn lower_options(protos: Vec<core::SocketOption>, cx: &mut LowerCx<'_>) -> Result<Vec<SocketOption>, Refused> {
+    let options = cx.each("socket_options", protos, SocketOption::lower)?;
+    Ok(options.into_iter().filter(|option| option.stream).collect())
+}
+
+/// The options behind `transparent`, `freebind` and `tcp_fast_open_queue_length`.
+fn built_in_options(transparent: bool, freebind: bool, fast_open: Option<u32>) -> Vec<SocketOption> {
+    let on = |level, name| SocketOption {
+        level,
+        name,
+        value: SocketValue::Int(1),
+        phase: SocketPhase::PreBind,
+        stream: true,
+        datagram: false,
+        ipv4: level == libc::SOL_IP,
+        ipv6: level == libc::SOL_IPV6,
+    };
+    let mut options = Vec::new();
+    if transparent {
+        options.extend([on(libc::SOL_IP, libc::IP_TRANSPARENT), on(libc::SOL_IPV6, libc::IPV6_TRANSPARENT)]);
+    }
+    if freebind {
+        options.extend([on(libc::SOL_IP, libc::IP_FREEBIND), on(libc::SOL_IPV6, libc::IPV6_FREEBIND)]);
+    }
+    if let Some(queue) = fast_open {
+        options.push(SocketOption {
+            value: SocketValue::Int(i32::try_from(queue).unwrap_or(i32::MAX)),
+            phase: SocketPhase::Listening,
+            ipv4: true,
+            ipv6: true,
+            ..on(libc::SOL_TCP, libc::TCP_FASTOPEN)
+        });
+    }
+    options
+}

@@ -1,0 +1,123 @@
+//! `listener.v3.FilterChain`: the network filters that a connection passes through.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, NetworkFilter, Refused};
+use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
+use nuncio_proto::envoy::config::listener::v3 as proto;
+use nuncio_telemetry::Metadata;
+
+use crate::metadata::lower_metadata;
+use crate::protocol::message_name;
+use crate::{extension, refuse_set};
+
+/// Plain bytes: the one transport socket there is so far.
+const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+
+/// The network filters of a connection, in order.
+#[derive(Clone)]
+pub struct FilterChainConfig {
+    /// Its name; empty if it has none.
+    pub name: Arc<str>,
+    /// The filters; without any, connections are closed as they come.
+    pub filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// For formatters.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+impl FilterChainConfig {
+    /// Lowers the chains of a listener where one of them takes every connection: one without criteria, or the default.
+    pub(super) fn lower_only(
+        chains: Vec<proto::FilterChain>,
+        default: Option<proto::FilterChain>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let several = chains.len() > 1;
+        let lowered = cx.each("filter_chains", chains, Self::lower)?;
+        let default = cx.opt("default_filter_chain", default, Self::lower)?;
+        if several {
+            return Err(cx.at("filter_chains", |cx| {
+                cx.at_index(1, |cx| cx.invalid("has the same matching rules as filter_chains[0]"))
+            }));
+        }
+        let only = lowered.into_iter().next().or(default);
+        only.ok_or_else(|| cx.at("filter_chains", |cx| cx.invalid("no filter chains specified")))
+    }
+
+    fn lower(proto: proto::FilterChain, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // Plain bytes have no handshake to be timed out.
+        let proto::FilterChain {
+            filter_chain_match,
+            filters,
+            use_proxy_proto,
+            metadata,
+            transport_socket,
+            transport_socket_connect_timeout: _,
+            name,
+        } = proto;
+        let use_proxy_proto = use_proxy_proto.is_some_and(|v| v.value);
+        let filter_chain_match = filter_chain_match.filter(|criteria| *criteria != proto::FilterChainMatch::default());
+        let refused = refuse_set!(cx; use_proxy_proto, filter_chain_match);
+        let transport = cx.opt("transport_socket", transport_socket, lower_transport);
+        let last = filters.len().saturating_sub(1);
+        let filters = cx.at("filters", |cx| {
+            let lowered: Vec<_> = filters
+                .into_iter()
+                .enumerate()
+                .map(|(i, filter)| cx.at_index(i, |cx| lower_filter(filter, i == last, cx)))
+                .collect();
+            lowered.into_iter().collect::<Result<Arc<[_]>, Refused>>()
+        });
+        let metadata = cx.opt("metadata", metadata, lower_metadata);
+        refused.and(transport)?;
+        Ok(Self { name: name.into(), filters: filters?, metadata: metadata?.flatten() })
+    }
+}
+
+impl fmt::Debug for FilterChainConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "filter chain {:?} of {} filters", self.name, self.filters.len())
+    }
+}
+
+fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let TransportSocket { name, config_type } = proto;
+    let message = match &config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) => message_name(any),
+        None if name == "envoy.transport_sockets.raw_buffer" => RAW_BUFFER,
+        None => return Err(cx.invalid("a typed_config is required")),
+    };
+    if message == RAW_BUFFER {
+        return Ok(());
+    }
+    let message = message.to_owned();
+    Err(cx.at("typed_config", |cx| cx.not_implemented(format_args!("the transport socket {message}"))))
+}
+
+fn lower_filter(proto: proto::Filter, is_last: bool, cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
+    let proto::Filter { name, config_type } = proto;
+    let any = match config_type {
+        Some(proto::filter::ConfigType::TypedConfig(any)) => any,
+        Some(proto::filter::ConfigType::ConfigDiscovery(_)) => {
+            return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of filter configurations")));
+        }
+        None => return Err(cx.invalid(format!("filter {name:?} has no typed_config"))),
+    };
+    let filter = cx.at("typed_config", |cx| {
+        let message = message_name(&any);
+        let Some(row) = cx.env.registry.network_filter(message) else { return Err(unknown_filter(message, cx)) };
+        (row.lower)(&any.value, cx)
+    })?;
+    match (filter.is_terminal(), is_last) {
+        (true, false) => Err(cx.invalid(format!("terminal filter {name:?} must be the last of its filter chain"))),
+        (false, true) => Err(cx.invalid(format!("non-terminal filter {name:?} is the last of its filter chain"))),
+        _ => Ok(filter),
+    }
+}
+
+fn unknown_filter(message: &str, cx: &mut LowerCx<'_>) -> Refused {
+    let known = cx.env.registry.network.iter().copied().flatten().map(|row| row.config);
+    let (kind, reason) = extension::unknown("network filter", message, known);
+    cx.record(kind, reason)
+}
