@@ -3,8 +3,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use nuncio_config::socket::{BindConfig, SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 use nuncio_filter_api::Io;
@@ -12,6 +10,7 @@ use nuncio_telemetry::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, UnixStream};
 
+use crate::option::{set_option, tcp_keepalive};
 use crate::transport::{TcpTransport, UnixTransport};
 
 /// How a socket towards a host is made.
@@ -177,38 +176,6 @@ fn set_options(socket: &Socket, to: SocketAddr, options: &[SocketOption], phase:
         option.phase == phase && option.stream && if to.is_ipv4() { option.ipv4 } else { option.ipv6 }
     };
     options.iter().filter(applies).try_for_each(|option| set_option(socket, option))
-}
-
-fn tcp_keepalive(config: TcpKeepalive) -> socket2::TcpKeepalive {
-    let seconds = |n: u32| Duration::from_secs(n.into());
-    let mut keepalive = socket2::TcpKeepalive::new();
-    if let Some(time) = config.time {
-        keepalive = keepalive.with_time(seconds(time));
-    }
-    if let Some(interval) = config.interval {
-        keepalive = keepalive.with_interval(seconds(interval));
-    }
-    if let Some(probes) = config.probes {
-        keepalive = keepalive.with_retries(probes);
-    }
-    keepalive
-}
-
-/// One setsockopt(2) as configured.
-fn set_option(socket: &impl AsRawFd, option: &SocketOption) -> io::Result<()> {
-    let int;
-    let bytes: &[u8] = match &option.value {
-        SocketValue::Int(value) => {
-            int = value.to_ne_bytes();
-            &int
-        }
-        SocketValue::Bytes(bytes) => bytes,
-    };
-    let length = libc::socklen_t::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the kernel reads `length` bytes at the pointer, which are those of `bytes`.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), option.level, option.name, bytes.as_ptr().cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

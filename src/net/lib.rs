@@ -1,7 +1,24 @@
-//! L4 on both sides.
+//! L4 on both sides: sockets that listen and accept, the filter-chain runner, and connections to hosts.
+//!
+//! In: a lowered listener and the workers it runs on; a host's address. Out: each accepted connection handed to the
+//! network filters of its chain, as a task of the worker that serves it; connections to hosts.
+//! Invariants: a listener's sockets are bound once and shared by all workers of the process, so that a worker can be
+//! restarted without losing a connection that waits; a connection is one task, whose end, panic or abort gives back
+//! all that the connection took; running out of file descriptors slows accepting down and nothing else.
+//! Start reading at [`Listener`], then [`ActiveListener`].
 
+mod accept;
+mod active;
+mod balance;
+mod bind;
 mod connect;
+mod listener;
+mod option;
+mod stats;
 mod transport;
 
+pub use active::ActiveListener;
+pub use bind::{BindError, BoundSocket};
 pub use connect::{ConnectError, ConnectOptions, Connected, connect};
+pub use listener::{ConnectionIds, Listener};
 pub use transport::{TcpTransport, UnixTransport};

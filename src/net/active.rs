@@ -1,0 +1,215 @@
+//! A listener as one worker runs it: its connections, and the network filters they pass through.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nuncio_filter_api::{Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
+use nuncio_telemetry::{Address, CloseType, ConnectionInfo};
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::{AbortHandle, JoinHandle, spawn_local};
+use tokio::time::Instant;
+
+use crate::accept::{Acceptor, accept_loop, receive_loop};
+use crate::stats::WorkerStats;
+use crate::{Listener, TcpTransport, UnixTransport};
+
+/// A running listener of one worker. Dropping it stops accepting and closes its connections.
+pub struct ActiveListener {
+    shared: Rc<Shared>,
+    acceptors: Vec<JoinHandle<()>>,
+}
+
+/// What the accept loops and the connections of one listener share on one worker.
+pub(crate) struct Shared {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) worker: Rc<Worker>,
+    stats: WorkerStats,
+    drain: Rc<Drain>,
+    filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// Copies of this worker alone, so that connections of different workers do not count on the same cache line.
+    listener_name: Arc<str>,
+    chain_name: Arc<str>,
+    connections: RefCell<Slab<AbortHandle>>,
+}
+
+// === impl ActiveListener ===
+
+impl ActiveListener {
+    /// Begins to accept on `worker`, in the current `LocalSet`.
+    pub fn start(listener: Arc<Listener>, worker: Rc<Worker>) -> io::Result<Self> {
+        let index = worker.index;
+        let chain = &listener.config.filter_chain;
+        let shared = Rc::new(Shared {
+            stats: WorkerStats::new(&listener.scope.scope(&format!("worker_{index}"))),
+            drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
+            filters: chain.filters.iter().cloned().collect(),
+            listener_name: (*listener.config.name).into(),
+            chain_name: (*chain.name).into(),
+            connections: RefCell::default(),
+            listener,
+            worker,
+        });
+        let mut acceptors = Vec::new();
+        for (address, socket) in shared.listener.sockets_of(index)?.into_iter().enumerate() {
+            let acceptor = match shared.listener.addresses()[address] {
+                Address::Ip(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
+                Address::Pipe(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
+            };
+            acceptors.push(spawn_local(accept_loop(shared.clone(), acceptor, address)));
+        }
+        if shared.listener.balancer.is_some() {
+            acceptors.push(spawn_local(receive_loop(shared.clone())));
+        }
+        Ok(Self { shared, acceptors })
+    }
+
+    /// The listener it runs.
+    pub fn listener(&self) -> &Arc<Listener> {
+        &self.shared.listener
+    }
+
+    /// Accepts no more connections, and returns when this worker's descriptors are closed; connections go on.
+    pub async fn stop_accepting(&mut self) {
+        for acceptor in self.acceptors.drain(..) {
+            acceptor.abort();
+            // Nothing but the abort ends it.
+            let _ = acceptor.await;
+        }
+    }
+
+    /// Closes every connection.
+    pub fn close_connections(&self) {
+        self.shared.connections.borrow().iter().for_each(|(_, connection)| connection.abort());
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.borrow().len()
+    }
+}
+
+impl Drop for ActiveListener {
+    fn drop(&mut self) {
+        self.acceptors.iter().for_each(JoinHandle::abort);
+        self.close_connections();
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Serves a TCP connection that came in on the address numbered `address`.
+    pub(crate) fn serve_tcp(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, address: usize) {
+        let bound = &self.listener.addresses()[address];
+        // A socket bound to one address need not be asked for it. Transparent ones are bound to a wildcard in practice,
+        // and where they are not, nothing else than that address arrives.
+        let local = match bound {
+            Address::Ip(a) if !a.ip().is_unspecified() => *a,
+            _ => match stream.local_addr() {
+                Ok(local) => local,
+                // The peer is gone already.
+                Err(_) => return self.release(),
+            },
+        };
+        self.serve(Io::new(TcpTransport(stream)), canonical(peer).into(), canonical(local).into());
+    }
+
+    /// Serves a connection of a unix-domain socket.
+    pub(crate) fn serve_unix(self: &Rc<Self>, stream: UnixStream, address: usize) {
+        let local = self.listener.addresses()[address].clone();
+        self.serve(Io::new(UnixTransport(stream)), Address::Pipe("".into()), local);
+    }
+
+    /// A connection of this worker ended, or never began.
+    pub(crate) fn release(&self) {
+        if let Some(balancer) = &self.listener.balancer {
+            balancer.release(self.worker.index);
+        }
+    }
+
+    fn serve(self: &Rc<Self>, io: Io, remote: Address, local: Address) {
+        let info = Rc::new(ConnectionInfo {
+            id: self.listener.ids.next(),
+            direct_remote: remote.clone(),
+            remote,
+            direct_local: local.clone(),
+            local,
+            server_name: RefCell::new(None),
+            listener: self.listener_name.clone(),
+            filter_chain: self.chain_name.clone(),
+            start: self.worker.clock.now(),
+            termination_details: Cell::new(None),
+            local_close_reason: Cell::new(None),
+            close_type: Cell::new(CloseType::Normal),
+            transport_failure: RefCell::new(None),
+            listener_metadata: self.listener.config.metadata.clone(),
+            filter_chain_metadata: self.listener.config.filter_chain.metadata.clone(),
+        });
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let guard = ActiveConnection::new(self.clone(), entry.key(), info.start);
+        let connection = Connection { io, info };
+        // A task of its own: a panic in it is caught there, drops the connection, and touches no other.
+        let task = spawn_local(async move {
+            guard.shared.run_filters(connection).await;
+        });
+        entry.insert(task.abort_handle());
+    }
+
+    /// The filter-chain runner: one filter after the other, until one has served the connection.
+    async fn run_filters(&self, mut connection: Connection) {
+        for filter in &*self.filters {
+            let cx = NetworkCx {
+                worker: self.worker.clone(),
+                drain: self.drain.clone(),
+                buffer_limit: self.listener.config.buffer_limit,
+            };
+            match filter.clone().run(connection, cx).await {
+                Flow::Next(next) => connection = next,
+                Flow::Done => return,
+            }
+        }
+    }
+}
+
+/// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4| SocketAddr::new(v4.into(), address.port())),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// Counts a connection while it lives, and forgets it when its task ends, panics or is aborted.
+struct ActiveConnection {
+    shared: Rc<Shared>,
+    key: usize,
+    start: Instant,
+}
+
+impl ActiveConnection {
+    fn new(shared: Rc<Shared>, key: usize, start: Instant) -> Self {
+        shared.listener.stats.downstream_cx_total().inc();
+        shared.listener.stats.downstream_cx_active().inc();
+        shared.stats.downstream_cx_total().inc();
+        shared.stats.downstream_cx_active().inc();
+        Self { shared, key, start }
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        let Shared { listener, stats, worker, connections, .. } = &*self.shared;
+        let length = worker.clock.now().saturating_duration_since(self.start);
+        listener.stats.downstream_cx_active().dec();
+        listener.stats.downstream_cx_destroy().inc();
+        listener.stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        stats.downstream_cx_active().dec();
+        connections.borrow_mut().try_remove(self.key);
+        self.shared.release();
+    }
+}

@@ -1,0 +1,164 @@
+//! Sockets that listen.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
+use nuncio_config::address::ListenAddress;
+use nuncio_config::listener::ListenSocket;
+use nuncio_config::socket::{SocketOption, SocketPhase};
+use nuncio_telemetry::Address;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::option::{set_option, tcp_keepalive};
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step} {address}: {source}")]
+pub struct BindError {
+    /// The address, as configured.
+    pub address: Address,
+    /// What failed.
+    pub step: &'static str,
+    /// The kernel's reason.
+    pub source: io::Error,
+}
+
+/// An address, bound: by one socket for each worker, or by one that all share.
+#[derive(Debug)]
+pub struct BoundSocket {
+    local: Address,
+    sockets: Vec<Socket>,
+    config: ListenSocket,
+}
+
+impl BoundSocket {
+    /// Binds `count` sockets to the address of `config`, all to the same port where the kernel chooses it. With one
+    /// socket the port is not shared with other processes; a unix-domain address always has but one.
+    pub fn bind(config: &ListenSocket, count: usize) -> Result<Self, BindError> {
+        let Address::Ip(wanted) = config.address.address else {
+            let socket = bind_pipe(&config.address, config)?;
+            return Ok(Self { local: config.address.address.clone(), sockets: vec![socket], config: config.clone() });
+        };
+        let first = bind_ip(wanted, config, count > 1)?;
+        let local = first.local_addr().and_then(|a| a.as_socket().ok_or(io::ErrorKind::Unsupported.into()));
+        let local = local.map_err(|source| error(config, "read the bound address of", source))?;
+        let mut sockets = vec![first];
+        for _ in 1..count {
+            sockets.push(bind_ip(local, config, true)?);
+        }
+        Ok(Self { local: local.into(), sockets, config: config.clone() })
+    }
+
+    /// Begins to listen: from now on connections are queued, and accepted once a worker asks for them.
+    pub fn listen(&self) -> Result<(), BindError> {
+        // The kernel cuts the backlog down to net.core.somaxconn, which is Envoy's default too.
+        let backlog = self.config.backlog.map_or(i32::MAX, |n| i32::try_from(n).unwrap_or(i32::MAX));
+        for socket in &self.sockets {
+            socket.listen(backlog).map_err(|source| error(&self.config, "listen on", source))?;
+            set_options(socket, &self.config, SocketPhase::Listening)?;
+        }
+        Ok(())
+    }
+
+    /// The address bound, with the port that the kernel chose for port 0.
+    pub fn local(&self) -> &Address {
+        &self.local
+    }
+
+    /// The address as configured.
+    pub fn configured(&self) -> &ListenAddress {
+        &self.config.address
+    }
+
+    /// Another descriptor of the socket that `worker` accepts from.
+    pub fn socket_of(&self, worker: usize) -> io::Result<Socket> {
+        self.sockets[worker % self.sockets.len()].try_clone()
+    }
+}
+
+fn error(config: &ListenSocket, step: &'static str, source: io::Error) -> BindError {
+    BindError { address: config.address.address.clone(), step, source }
+}
+
+fn bind_ip(address: SocketAddr, config: &ListenSocket, reuse_port: bool) -> Result<Socket, BindError> {
+    let made = (|| {
+        let protocol = if config.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        if reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        if address.is_ipv6() {
+            socket.set_only_v6(!config.address.ipv4_compat)?;
+        }
+        // Accepted sockets inherit both of the kernel, which saves two system calls for each connection.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = config.keepalive {
+            socket.set_tcp_keepalive(&tcp_keepalive(keepalive))?;
+        }
+        Ok(socket)
+    })();
+    let socket = made.map_err(|source| error(config, "make a socket for", source))?;
+    bind(&socket, &address.into(), config)?;
+    Ok(socket)
+}
+
+fn bind_pipe(address: &ListenAddress, config: &ListenSocket) -> Result<Socket, BindError> {
+    let Address::Pipe(path) = &address.address else { unreachable!("called for unix-domain addresses only") };
+    let (name, is_file) = match path.strip_prefix('@') {
+        // The abstract namespace: the name begins with a zero byte, and no file is made.
+        Some(name) => (format!("\0{name}"), false),
+        None => (path.to_string(), true),
+    };
+    if is_file {
+        remove_stale(path).map_err(|source| error(config, "remove the stale socket", source))?;
+    }
+    let made = (|| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        Ok((socket, SockAddr::unix(name)?))
+    })();
+    let (socket, name) = made.map_err(|source| error(config, "make a socket for", source))?;
+    bind(&socket, &name, config)?;
+    if let Some(mode) = address.mode {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&**path, permissions).map_err(|source| error(config, "set the mode of", source))?;
+    }
+    Ok(socket)
+}
+
+/// Removes what an earlier process left behind, as Envoy does; but never a file that is no socket.
+fn remove_stale(path: &str) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+fn bind(socket: &Socket, address: &SockAddr, config: &ListenSocket) -> Result<(), BindError> {
+    set_options(socket, config, SocketPhase::PreBind)?;
+    socket.bind(address).map_err(|source| error(config, "bind", source))?;
+    set_options(socket, config, SocketPhase::Bound)
+}
+
+fn set_options(socket: &Socket, config: &ListenSocket, phase: SocketPhase) -> Result<(), BindError> {
+    let applies = |option: &&SocketOption| {
+        option.phase == phase
+            && match &config.address.address {
+                Address::Ip(a) => {
+                    if a.is_ipv4() {
+                        option.ipv4
+                    } else {
+                        option.ipv6
+                    }
+                }
+                Address::Pipe(_) => option.ipv4 && option.ipv6,
+            }
+    };
+    for option in config.options.iter().filter(applies) {
+        set_option(socket, option).map_err(|source| error(config, "set a socket option of", source))?;
+    }
+    Ok(())
+}
