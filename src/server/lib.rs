@@ -1,1 +1,79 @@
+//! The process: command line, configuration, threads, admin, signals.
+//!
+//! In: the command line, signals, requests to admin. Out: workers that accept and serve connections, until the process
+//! is told to stop.
+//! Invariants: everything that can be wrong with the configuration is told before anything is bound; a listener
+//! accepts only once all it needs is ready; no panic ends the process.
+//! Start reading at [`run`], then `startup` and `control`.
 
+mod admin;
+pub mod cli;
+mod control;
+mod logs;
+mod memory;
+mod panics;
+mod registry;
+mod snapshot;
+mod startup;
+mod stats;
+mod worker;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{Mode, Options};
+use logs::Logs;
+use nuncio_telemetry::stats::Store;
+use startup::{Start, StartError};
+
+/// Does what the command line `argv` says, the program's name included; returns when the process is to end.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let options = match Options::parse_from_argv(argv) {
+        Ok(options) => options,
+        Err(error) => {
+            // --help too comes this way, and is no failure. Nothing can be done where printing fails.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    if options.version {
+        return print(format_args!("nuncio  version: {}", cli::version()));
+    }
+    if options.hot_restart_version {
+        return print(format_args!("disabled"));
+    }
+    match start(options) {
+        Ok(code) => code,
+        Err(error) => {
+            // One block for the eyes of whoever started it, whatever the log's level and place.
+            let _ = writeln!(std::io::stderr(), "nuncio: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options) -> Result<ExitCode, StartError> {
+    let store = Store::new();
+    let logs = Logs::start(&options, &store)?;
+    panics::install(stats::panics(&store));
+    let started = configured(options, store, logs.clone());
+    logs.flush();
+    started
+}
+
+fn configured(options: Options, store: Store, logs: Logs) -> Result<ExitCode, StartError> {
+    let mode = options.mode;
+    let name = options.config_path.as_ref().map_or_else(|| "--config-yaml".into(), |p| p.display().to_string());
+    let start = Start::load(options, store)?;
+    if mode == Mode::Validate {
+        return Ok(print(format_args!("configuration '{name}' OK")));
+    }
+    control::run(start, logs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(text: std::fmt::Arguments<'_>) -> ExitCode {
+    let printed = writeln!(std::io::stdout(), "{text}");
+    if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

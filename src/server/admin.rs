@@ -1,0 +1,156 @@
+//! The admin server: what the process tells of itself, and what it can be told to do, over HTTP on a thread of its own.
+
+mod dump;
+mod endpoints;
+mod info;
+mod logging;
+mod mutate;
+mod pages;
+mod serve;
+
+pub(crate) use serve::AdminThread;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{Method, StatusCode};
+use nuncio_filter_api::LowerEnv;
+use nuncio_telemetry::logging::AppLog;
+use percent_encoding::percent_decode_str;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::cli::Options;
+use crate::control::Request;
+use crate::worker::Shared;
+use endpoints::{ENDPOINTS, Outcome};
+
+/// What the endpoints answer from.
+pub(crate) struct Admin {
+    options: Options,
+    env: LowerEnv,
+    /// The bootstrap as loaded, encoded.
+    bootstrap: Vec<u8>,
+    shared: Arc<Shared>,
+    log: AppLog,
+    started: Instant,
+    started_wall: SystemTime,
+    control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
+}
+
+/// The parameters of a request, decoded, in order.
+struct Params(Vec<(String, String)>);
+
+/// An answer.
+#[derive(Debug)]
+struct Reply {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Cow<'static, str>,
+}
+
+const TEXT: &str = "text/plain; charset=UTF-8";
+const HTML: &str = "text/html; charset=UTF-8";
+const JSON: &str = "application/json";
+
+// === impl Admin ===
+
+impl Admin {
+    pub(crate) fn new(
+        options: Options,
+        env: LowerEnv,
+        bootstrap: Vec<u8>,
+        shared: Arc<Shared>,
+        log: AppLog,
+        control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
+    ) -> Self {
+        Self { options, env, bootstrap, shared, log, started: Instant::now(), started_wall: SystemTime::now(), control }
+    }
+
+    async fn answer(&self, method: &Method, path: &str, query: &str) -> Reply {
+        let Some(endpoint) = ENDPOINTS.iter().find(|e| e.path == path) else {
+            let help = format!("invalid path. {}", pages::help_text());
+            return Reply::text(help).status(StatusCode::NOT_FOUND);
+        };
+        if endpoint.mutates && method != Method::POST {
+            let refusal = format!("Method {method} not allowed, POST required.");
+            return Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        match (endpoint.handle)(self, &Params::parse(query)) {
+            Outcome::Reply(reply) => reply,
+            Outcome::Ask(request) => self.ask(request).await,
+        }
+    }
+
+    /// Has the control thread do something, and answers when it is done.
+    async fn ask(&self, request: Request) -> Reply {
+        let (done, wait) = oneshot::channel();
+        let asked = self.control.send((request, done)).await.is_ok() && wait.await.is_ok();
+        if asked { Reply::text("OK\n") } else { Reply::text("shutting down\n").status(StatusCode::SERVICE_UNAVAILABLE) }
+    }
+}
+
+// === impl Params ===
+
+impl Params {
+    fn parse(query: &str) -> Self {
+        let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pair = |part: &str| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(key), decode(value))
+        };
+        Self(query.split('&').filter(|part| !part.is_empty()).map(pair).collect())
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (&**key, &**value))
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    fn text(body: impl Into<Cow<'static, str>>) -> Self {
+        Self { status: StatusCode::OK, content_type: TEXT, body: body.into() }
+    }
+
+    fn html(body: String) -> Self {
+        Self { content_type: HTML, ..Self::text(body) }
+    }
+
+    fn json(mut body: String) -> Self {
+        body.push('\n');
+        Self { content_type: JSON, ..Self::text(body) }
+    }
+
+    fn bad_request(body: impl Into<Cow<'static, str>>) -> Self {
+        Self::text(body).status(StatusCode::BAD_REQUEST)
+    }
+
+    fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded_and_may_lack_a_value() {
+        let params = Params::parse("filter=a%26b&usedonly&x=1=2");
+        assert_eq!(params.value("filter"), Some("a&b"));
+        assert_eq!(params.value("usedonly"), Some(""));
+        assert_eq!(params.value("x"), Some("1=2"));
+        assert!(!params.has("y"));
+    }
+}

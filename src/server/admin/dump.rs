@@ -1,0 +1,100 @@
+//! `/config_dump`: the messages that were loaded, in Envoy's order and shape.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nuncio_config::load::{Defaults, to_json};
+use nuncio_config::protocol::message_name;
+use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
+use nuncio_proto::envoy::config::listener::v3::{Filter, Listener, filter::ConfigType};
+use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use nuncio_proto::google::protobuf::{Any, Timestamp};
+use prost::{Message, Name};
+
+use super::{Admin, Params, Reply};
+
+/// `/config_dump`
+pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
+    // Envoy has them, and a tool that asks for a part must not get the whole instead.
+    for refused in ["resource", "mask", "name_regex", "include_eds"] {
+        if params.has(refused) {
+            return Reply::bad_request(format!("the parameter {refused} is not implemented yet\n"));
+        }
+    }
+    // What was encoded by this process decodes.
+    let bootstrap = Bootstrap::decode(&*admin.bootstrap).unwrap_or_default();
+    let last_updated = Some(timestamp(admin.started_wall));
+    let resources = bootstrap.static_resources.clone().unwrap_or_default();
+    let clusters = proto::ClustersConfigDump {
+        static_clusters: resources
+            .clusters
+            .iter()
+            .map(|cluster| proto::clusters_config_dump::StaticCluster { cluster: Some(any(cluster)), last_updated })
+            .collect(),
+        ..proto::ClustersConfigDump::default()
+    };
+    let listeners = proto::ListenersConfigDump {
+        static_listeners: resources
+            .listeners
+            .iter()
+            .map(|listener| proto::listeners_config_dump::StaticListener {
+                listener: Some(any(listener)),
+                last_updated,
+            })
+            .collect(),
+        ..proto::ListenersConfigDump::default()
+    };
+    let routes = proto::RoutesConfigDump {
+        static_route_configs: resources
+            .listeners
+            .iter()
+            .flat_map(routes)
+            .map(|config| proto::routes_config_dump::StaticRouteConfig {
+                route_config: Some(any(&config)),
+                last_updated,
+            })
+            .collect(),
+        ..proto::RoutesConfigDump::default()
+    };
+    let configs = vec![
+        any(&proto::BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated }),
+        any(&clusters),
+        any(&listeners),
+        any(&proto::ScopedRoutesConfigDump::default()),
+        any(&routes),
+        any(&proto::SecretsConfigDump::default()),
+    ];
+    Reply::json(to_json(&proto::ConfigDump { configs }, Defaults::Omit))
+}
+
+/// The route configurations that the connection managers of a listener hold themselves.
+fn routes(listener: &Listener) -> Vec<RouteConfiguration> {
+    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+    chains.flat_map(|chain| &chain.filters).filter_map(inline_routes).collect()
+}
+
+fn inline_routes(filter: &Filter) -> Option<RouteConfiguration> {
+    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { return None };
+    if message_name(any) != hcm::HttpConnectionManager::full_name() {
+        return None;
+    }
+    let manager = hcm::HttpConnectionManager::decode(&*any.value).ok()?;
+    match manager.route_specifier? {
+        hcm::http_connection_manager::RouteSpecifier::RouteConfig(config) => Some(config),
+        _ => None,
+    }
+}
+
+fn any<T: Message + Name>(message: &T) -> Any {
+    Any { type_url: format!("type.googleapis.com/{}", T::full_name()), value: message.encode_to_vec() }
+}
+
+/// Envoy tells milliseconds.
+fn timestamp(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_millis() * 1_000_000).unwrap_or_default(),
+    }
+}

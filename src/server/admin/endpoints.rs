@@ -1,0 +1,97 @@
+//! The table of endpoints.
+
+use super::{Admin, Params, Reply, dump, info, logging, mutate, pages};
+use crate::control::Request;
+
+/// One path of the admin server.
+pub(super) struct Endpoint {
+    pub(super) path: &'static str,
+    /// What it does, in a few words.
+    pub(super) help: &'static str,
+    /// Whether it changes anything; then only POST reaches it.
+    pub(super) mutates: bool,
+    /// Parameters, each with its help.
+    pub(super) params: &'static [(&'static str, &'static str)],
+    pub(super) handle: fn(&Admin, &Params) -> Outcome,
+}
+
+/// What a handler makes of a request.
+pub(super) enum Outcome {
+    /// The answer.
+    Reply(Reply),
+    /// Something for the control thread, which is answered with OK when it is done.
+    Ask(Request),
+}
+
+impl From<Reply> for Outcome {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+const fn get(path: &'static str, help: &'static str, handle: fn(&Admin, &Params) -> Outcome) -> Endpoint {
+    Endpoint { path, help, mutates: false, params: &[], handle }
+}
+
+const fn post(path: &'static str, help: &'static str, handle: fn(&Admin, &Params) -> Outcome) -> Endpoint {
+    Endpoint { path, help, mutates: true, params: &[], handle }
+}
+
+impl Endpoint {
+    const fn params(self, params: &'static [(&'static str, &'static str)]) -> Self {
+        Self { params, ..self }
+    }
+}
+
+/// Every endpoint, in the order in which they are listed.
+pub(super) static ENDPOINTS: &[Endpoint] = &[
+    get("/", "this list as a page", |_, _| pages::home().into()),
+    get("/certs", "certificates in use", |_, _| info::certs().into()),
+    get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()),
+    post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
+        ("graceful", "first tell connections to close, for the drain time"),
+        ("skip_exit", "tell connections to close, but go on accepting"),
+        ("inboundonly", "only listeners with traffic_direction INBOUND"),
+    ]),
+    post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
+    post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
+    get("/help", "this list", |_, _| pages::help().into()),
+    get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
+    get("/listeners", "addresses listened on", |admin, params| info::listeners(admin, params).into())
+        .params(&[("format", "text or json")]),
+    post("/logging", "levels of the application log", |admin, params| logging::logging(admin, params).into())
+        .params(&[("level", "level of all loggers"), ("paths", "levels of some, as name:level,name:level")]),
+    get("/memory", "memory in use", |_, _| info::memory().into()),
+    post("/quitquitquit", "end the process", |_, _| Outcome::Ask(Request::Quit)),
+    get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
+    post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
+    post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
+    get("/runtime", "values of the runtime", |_, _| info::runtime().into()),
+    get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
+    get("/stats", "metrics", |admin, params| info::stats(admin, params).into()).params(&[
+        ("usedonly", "only metrics that were ever written"),
+        ("filter", "only metrics whose name this regular expression finds"),
+        ("format", "text, json or prometheus"),
+        ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
+        ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
+    ]),
+    get("/stats/prometheus", "metrics for Prometheus", |admin, params| info::prometheus(admin, params).into()).params(
+        &[
+            ("usedonly", "only metrics that were ever written"),
+            ("text_readouts", "text readouts as gauges of value 0"),
+            ("filter", "only metrics whose name this regular expression finds"),
+            ("histogram_buckets", "cumulative or summary"),
+        ],
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_sorted_and_unique() {
+        let paths: Vec<&str> = ENDPOINTS.iter().map(|e| e.path).collect();
+        assert!(paths.is_sorted_by(|a, b| a < b), "{paths:?}");
+    }
+}

@@ -1,0 +1,244 @@
+//! Endpoints that tell about the process.
+
+use std::collections::HashMap;
+
+use http::StatusCode;
+use nuncio_config::load::{Defaults, to_json};
+use nuncio_filter_api::ServerState;
+use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::admin::v3::command_line_options::{
+    DrainStrategy as ProtoDrainStrategy, IpVersion as ProtoIpVersion, Mode as ProtoMode,
+};
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::r#type::v3::SemanticVersion;
+use nuncio_proto::google::protobuf::{Duration, Struct, Value, value::Kind};
+use nuncio_telemetry::Address;
+use nuncio_telemetry::stats::render::{Format, Query, render};
+use prost::Message as _;
+
+use super::{Admin, Params, Reply, TEXT};
+use crate::cli::{self, DrainStrategy, IpVersion, Mode, Options};
+use crate::memory::Memory;
+
+/// The release of Envoy whose configuration and behaviour this is, for whoever decides by `user_agent_build_version`.
+const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
+
+/// What Envoy says instead of a version where hot restart is off.
+const NO_HOT_RESTART: &str = "disabled";
+
+/// `/ready`
+pub(super) fn ready(admin: &Admin) -> Reply {
+    let state = state(&admin.shared.state);
+    let status =
+        if state == proto::server_info::State::Live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Reply::text(format!("{}\n", state.as_str_name())).status(status)
+}
+
+/// Envoy: a process that fails its health checks is draining.
+fn state(server: &ServerState) -> proto::server_info::State {
+    use proto::server_info::State;
+    match State::try_from(i32::from(server.state())) {
+        Ok(State::Live) if server.is_health_check_failed() => State::Draining,
+        Ok(state) => state,
+        Err(_) => State::Initializing,
+    }
+}
+
+/// `/stats`
+pub(super) fn stats(admin: &Admin, params: &Params) -> Reply {
+    metrics(admin, Query::parse(params.iter()))
+}
+
+/// `/stats/prometheus`
+pub(super) fn prometheus(admin: &Admin, params: &Params) -> Reply {
+    let params = params.iter().filter(|(key, _)| *key != "format");
+    metrics(admin, Query::parse(params.chain([("format", "prometheus")])))
+}
+
+fn metrics(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
+    let query = match query {
+        Ok(query) => query,
+        Err(error) => return Reply::bad_request(error.to_string()),
+    };
+    admin.shared.stats.refresh(state(&admin.shared.state) as u8, admin.started);
+    let mut body = String::new();
+    render(&admin.shared.store, &query, &mut body);
+    let content_type = if query.format == Format::Json { super::JSON } else { TEXT };
+    Reply { content_type, ..Reply::text(body) }
+}
+
+/// `/memory`
+pub(super) fn memory() -> Reply {
+    let Memory { allocated, heap, physical } = Memory::read();
+    let memory = proto::Memory {
+        allocated,
+        heap_size: heap,
+        // What the allocator keeps for itself is not told apart.
+        pageheap_unmapped: 0,
+        pageheap_free: 0,
+        total_thread_cache: 0,
+        total_physical_bytes: physical,
+    };
+    Reply::json(to_json(&memory, Defaults::Print))
+}
+
+/// `/certs`
+pub(super) fn certs() -> Reply {
+    Reply::json(to_json(&proto::Certificates::default(), Defaults::Print))
+}
+
+/// `/runtime`: no key is read yet, so none has a value.
+pub(super) fn runtime() -> Reply {
+    Reply::json("{\n \"entries\": {},\n \"layers\": []\n}".to_owned())
+}
+
+/// `/hot_restart_version`
+pub(super) fn hot_restart_version() -> Reply {
+    Reply::text(NO_HOT_RESTART)
+}
+
+/// `/listeners`
+pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
+    let snapshot = admin.shared.snapshot.load();
+    if params.value("format") == Some("json") {
+        let status = |listener: &nuncio_net::Listener| {
+            let mut addresses = listener.addresses().iter().map(address);
+            proto::ListenerStatus {
+                name: listener.config.name.to_string(),
+                local_address: addresses.next(),
+                additional_local_addresses: addresses.collect(),
+            }
+        };
+        let listener_statuses = snapshot.listeners.iter().map(|l| status(l)).collect();
+        return Reply::json(to_json(&proto::Listeners { listener_statuses }, Defaults::Omit));
+    }
+    let lines = snapshot.listeners.iter().flat_map(|listener| {
+        listener.addresses().iter().map(|address| format!("{}::{address}\n", listener.config.name))
+    });
+    Reply::text(lines.collect::<String>())
+}
+
+fn address(address: &Address) -> core::Address {
+    use core::address::Address as Oneof;
+    use core::socket_address::PortSpecifier;
+    let oneof = match address {
+        Address::Ip(ip) => Oneof::SocketAddress(core::SocketAddress {
+            address: ip.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(ip.port().into())),
+            ..core::SocketAddress::default()
+        }),
+        Address::Pipe(path) => Oneof::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
+    };
+    core::Address { address: Some(oneof) }
+}
+
+/// `/server_info`
+pub(super) fn server_info(admin: &Admin) -> Reply {
+    let uptime = duration(admin.started.elapsed().as_secs());
+    let info = proto::ServerInfo {
+        version: cli::version(),
+        state: state(&admin.shared.state) as i32,
+        uptime_current_epoch: Some(uptime),
+        uptime_all_epochs: Some(uptime),
+        hot_restart_version: NO_HOT_RESTART.to_owned(),
+        command_line_options: Some(command_line_options(&admin.options, admin.env.concurrency)),
+        node: Some(node(admin)),
+        hot_restart_initializing: false,
+    };
+    Reply::json(to_json(&info, Defaults::Print))
+}
+
+fn duration(seconds: u64) -> Duration {
+    Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+}
+
+/// The node as a control plane would see it.
+fn node(admin: &Admin) -> core::Node {
+    // What was encoded by this process decodes.
+    let bootstrap = Bootstrap::decode(&*admin.bootstrap).unwrap_or_default();
+    let version = Value { kind: Some(Kind::StringValue(cli::version())) };
+    let metadata = Struct { fields: HashMap::from([("nuncio.version".to_owned(), version)]) };
+    let build = core::BuildVersion { version: Some(ENVOY_VERSION), metadata: Some(metadata) };
+    let registry = &admin.env.registry;
+    let network = registry.network.iter().copied().flatten();
+    let http = registry.http.iter().copied().flatten();
+    let extensions = network
+        .map(|row| extension("envoy.filters.network", row.name, row.config))
+        .chain(http.map(|row| extension("envoy.filters.http", row.name, row.config)));
+    core::Node {
+        user_agent_name: "envoy".to_owned(),
+        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)),
+        extensions: extensions.collect(),
+        ..bootstrap.node.unwrap_or_default()
+    }
+}
+
+fn extension(category: &str, name: &str, config: &str) -> core::Extension {
+    core::Extension {
+        name: name.to_owned(),
+        category: category.to_owned(),
+        type_urls: vec![config.to_owned()],
+        ..core::Extension::default()
+    }
+}
+
+fn command_line_options(options: &Options, concurrency: usize) -> proto::CommandLineOptions {
+    let no_effect = &options.no_effect;
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+    proto::CommandLineOptions {
+        base_id: no_effect.base_id.unwrap_or_default(),
+        use_dynamic_base_id: no_effect.use_dynamic_base_id,
+        skip_hot_restart_on_no_parent: no_effect.skip_hot_restart_on_no_parent,
+        skip_hot_restart_parent_stats: no_effect.skip_hot_restart_parent_stats,
+        base_id_path: path(&no_effect.base_id_path),
+        concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
+        config_path: path(&options.config_path),
+        config_yaml: options.config_yaml.clone(),
+        allow_unknown_static_fields: options.allow_unknown_static_fields,
+        reject_unknown_dynamic_fields: options.reject_unknown_dynamic_fields,
+        ignore_unknown_dynamic_fields: options.ignore_unknown_dynamic_fields,
+        skip_deprecated_logs: options.skip_deprecated_logs,
+        admin_address_path: path(&options.admin_address_path),
+        local_address_ip_version: match options.local_address_ip_version {
+            IpVersion::V4 => ProtoIpVersion::V4,
+            IpVersion::V6 => ProtoIpVersion::V6,
+        } as i32,
+        log_level: options.log_level.as_str().to_owned(),
+        component_log_level: options.component_log_level.clone(),
+        log_format: no_effect.log_format.clone().unwrap_or_else(|| cli::DEFAULT_LOG_FORMAT.to_owned()),
+        log_format_escaped: no_effect.log_format_escaped,
+        log_path: path(&options.log_path),
+        service_cluster: options.service_cluster.clone(),
+        service_node: options.service_node.clone(),
+        service_zone: options.service_zone.clone(),
+        file_flush_interval: Some(Duration {
+            seconds: i64::from(options.file_flush_interval_msec / 1000),
+            nanos: i32::try_from(options.file_flush_interval_msec % 1000 * 1_000_000).unwrap_or_default(),
+        }),
+        file_flush_min_size: options.file_flush_min_size_kb,
+        drain_time: Some(duration(options.drain_time_s.into())),
+        drain_strategy: match options.drain_strategy {
+            DrainStrategy::Gradual => ProtoDrainStrategy::Gradual,
+            DrainStrategy::Immediate => ProtoDrainStrategy::Immediate,
+        } as i32,
+        parent_shutdown_time: Some(duration(no_effect.parent_shutdown_time_s.unwrap_or(900).into())),
+        mode: match options.mode {
+            Mode::Serve => ProtoMode::Serve,
+            Mode::Validate => ProtoMode::Validate,
+            Mode::InitOnly => ProtoMode::InitOnly,
+        } as i32,
+        // There is none to enable.
+        disable_hot_restart: true,
+        enable_mutex_tracing: no_effect.enable_mutex_tracing,
+        restart_epoch: options.restart_epoch,
+        cpuset_threads: no_effect.cpuset_threads,
+        disabled_extensions: options.disable_extensions.clone(),
+        enable_fine_grain_logging: no_effect.enable_fine_grain_logging,
+        log_stacktrace_single_entry: no_effect.log_stacktrace_single_entry,
+        socket_path: no_effect.socket_path.clone().unwrap_or_else(|| "@envoy_domain_socket".to_owned()),
+        socket_mode: 0,
+        enable_core_dump: no_effect.enable_core_dump,
+        stats_tag: vec![],
+    }
+}

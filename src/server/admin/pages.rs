@@ -1,0 +1,94 @@
+//! The list of endpoints, as text and as a page.
+
+use std::fmt::Write;
+
+use super::Reply;
+use super::endpoints::{ENDPOINTS, Endpoint};
+
+/// `/help`
+pub(super) fn help() -> Reply {
+    Reply::text(help_text())
+}
+
+/// One line for each endpoint, one more for each of its parameters.
+pub(super) fn help_text() -> String {
+    let mut text = "admin commands are:\n".to_owned();
+    for Endpoint { path, help, mutates, params, .. } in ENDPOINTS {
+        let method = if *mutates { " (POST)" } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {path}{method}: {help}");
+        for (name, help) in *params {
+            let _ = writeln!(text, "      {name}: {help}");
+        }
+    }
+    text
+}
+
+/// `/`
+pub(super) fn home() -> Reply {
+    let mut rows = String::new();
+    for Endpoint { path, help, mutates, params, .. } in ENDPOINTS {
+        let path = escape(path);
+        let button = if *mutates {
+            format!("<form action=\"{path}\" method=\"post\"><button>{path}</button></form>")
+        } else {
+            format!("<a href=\"{path}\">{path}</a>")
+        };
+        let _ = writeln!(rows, "<tr><td>{button}</td><td>{}</td></tr>", escape(help));
+        for (name, help) in *params {
+            let _ = writeln!(rows, "<tr><td class=\"param\">{}</td><td>{}</td></tr>", escape(name), escape(help));
+        }
+    }
+    Reply::html(format!("{HEAD}{rows}</table>\n</body>\n</html>\n"))
+}
+
+const HEAD: &str = "<!DOCTYPE html>
+<html lang=\"en\">
+<head>
+<title>nuncio admin</title>
+<style>
+body { font-family: sans-serif; }
+td { padding: 2px 16px 2px 0; }
+td.param { padding-left: 32px; color: #666; }
+form { margin: 0; }
+button { background: none; border: none; padding: 0; color: #06c; text-decoration: underline; cursor: pointer; font: inherit; }
+</style>
+</head>
+<body>
+<table>
+";
+
+/// Text as text, whatever it contains.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_text_is_escaped() {
+        assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
+    }
+
+    #[test]
+    fn every_endpoint_is_in_the_help_and_on_the_page() {
+        let (help, home) = (help_text(), home().body);
+        for endpoint in ENDPOINTS {
+            assert!(help.contains(&format!("  {}", endpoint.path)), "{}", endpoint.path);
+            assert!(home.contains(&format!("\"{}\"", endpoint.path)), "{}", endpoint.path);
+        }
+    }
+}

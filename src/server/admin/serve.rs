@@ -1,0 +1,211 @@
+//! HTTP/1.1 for the admin server.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nuncio_net::BoundSocket;
+use nuncio_telemetry::Address;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::{Admin, Reply};
+use crate::startup::StartError;
+
+/// How long a client may take to send a request, or leave its connection idle.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take none of the bytes of an answer.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// Connections served at the same time; more wait in the backlog.
+const MAX_CONNECTIONS: usize = 256;
+/// Longest request head in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Pause after accept(2) failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long answers under way may take when the process ends.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// The admin thread, as the control thread sees it.
+pub(crate) struct AdminThread {
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+}
+
+impl AdminThread {
+    /// Listens on `socket`, writes its address to the file that the options name, and answers from then on.
+    pub(crate) fn spawn(socket: BoundSocket, admin: Admin) -> Result<Self, StartError> {
+        socket.listen().map_err(StartError::Admin)?;
+        let accepting = socket.socket_of(0).map_err(|source| StartError::System { what: "start admin", source })?;
+        if let Some(path) = &admin.options.admin_address_path {
+            let what = "write the file of --admin-address-path";
+            std::fs::write(path, socket.local().to_string()).map_err(|source| StartError::System { what, source })?;
+        }
+        info!(target: "admin", address = %socket.local(), "admin listens");
+        let is_ip = matches!(socket.local(), Address::Ip(_));
+        let (stop, stopped) = watch::channel(false);
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            // A panic in an answer is caught by its task.
+            if let Err(error) = run(accepting, is_ip, admin, stopped) {
+                warn!(target: "admin", %error, "admin cannot run");
+            }
+        });
+        Ok(Self { stop, thread: thread.map_err(|source| StartError::System { what: "start admin", source })? })
+    }
+
+    /// Ends the thread once the answers under way are sent, or at `deadline`.
+    pub(crate) async fn stop(self, deadline: Instant) {
+        self.stop.send_replace(true);
+        while !self.thread.is_finished() && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+fn run(socket: socket2::Socket, is_ip: bool, admin: Admin, stopped: watch::Receiver<bool>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let acceptor = if is_ip {
+            Acceptor::Tcp(TcpListener::from_std(socket.into())?)
+        } else {
+            Acceptor::Unix(UnixListener::from_std(socket.into())?)
+        };
+        accept(acceptor, Rc::new(admin), stopped).await;
+        Ok(())
+    })
+}
+
+async fn accept(acceptor: Acceptor, admin: Rc<Admin>, mut stopped: watch::Receiver<bool>) {
+    let connections = Rc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = async {
+            let _free = connections.acquire().await;
+            match &acceptor {
+                Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
+                Acceptor::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        match accepted {
+            Ok(Accepted::Tcp(stream)) => start(stream, &admin, &connections, &stopped),
+            Ok(Accepted::Unix(stream)) => start(stream, &admin, &connections, &stopped),
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    // What is still being answered, such as the request that ended the process.
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(LINGER, connections.acquire_many(all)).await;
+}
+
+enum Accepted {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// Serves a connection as a task of its own.
+fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    admin: &Rc<Admin>,
+    connections: &Rc<Semaphore>,
+    stopped: &watch::Receiver<bool>,
+) {
+    let (admin, connections, mut stopped) = (admin.clone(), connections.clone(), stopped.clone());
+    spawn_local(async move {
+        let _slot = connections.acquire().await;
+        let service = service_fn(|request| answer(&admin, request));
+        let io = TokioIo::new(Unstalled::new(stream));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(REQUEST_TIMEOUT)
+                .max_buf_size(MAX_HEAD)
+                .serve_connection(io, service)
+        );
+        // How a connection of admin ends is of no interest.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    });
+}
+
+async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let Reply { status, content_type, body } = admin.answer(request.method(), path, query).await;
+    let mut response = Response::new(Full::new(Bytes::from(body.into_owned())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
+    Ok(response)
+}
+
+/// A stream that breaks when its peer takes nothing for [`WRITE_STALL`].
+struct Unstalled<S> {
+    stream: S,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Unstalled<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, stall: None }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stall = None;
+            return polled;
+        }
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_STALL)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

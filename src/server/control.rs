@@ -1,0 +1,323 @@
+//! The control thread: starts everything in order, then obeys signals and admin until it is told to stop.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nuncio_config::listener::{DrainType, TrafficDirection};
+use nuncio_filter_api::{DrainState, ServerState};
+use nuncio_net::{BoundSocket, ConnectionIds, Listener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::admin::{Admin, AdminThread};
+use crate::cli::{DrainStrategy, Mode, Options};
+use crate::logs::Logs;
+use crate::snapshot::Snapshot;
+use crate::startup::{Start, StartError};
+use crate::stats::{ListenerManagerStats, ServerStats};
+use crate::worker::{Command, Shared, WorkerHandle};
+
+/// `server.state` while listeners serve.
+const LIVE: u8 = 0;
+/// `server.state` before all clusters are ready.
+const INITIALIZING: u8 = 3;
+/// How long workers and admin may take to end before the process ends without them.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Requests of admin that may wait for the control thread.
+const REQUESTS: usize = 16;
+
+/// What admin asks of the control thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// `/quitquitquit`
+    Quit,
+    /// `/healthcheck/fail` and `/healthcheck/ok`
+    HealthFailed(bool),
+    /// `/drain_listeners`
+    Drain(DrainRequest),
+    /// `/reopen_logs`, and SIGUSR1
+    ReopenLogs,
+}
+
+/// Parameters of `/drain_listeners`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainRequest {
+    /// Tell connections to close, and stop accepting after the drain time; else stop accepting at once.
+    pub(crate) graceful: bool,
+    /// Go on accepting even then.
+    pub(crate) skip_exit: bool,
+    /// Only listeners whose traffic direction is inbound.
+    pub(crate) inbound_only: bool,
+}
+
+/// Runs the proxy until it is told to stop.
+pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| StartError::System { what: "start the control thread", source })?;
+    LocalSet::new().block_on(&runtime, async {
+        let mode = start.options.mode;
+        let mut control = Control::start(start, logs)?;
+        control.go_live().await?;
+        if mode != Mode::InitOnly {
+            control.obey().await;
+        }
+        control.stop().await;
+        Ok(())
+    })
+}
+
+struct Control {
+    options: Options,
+    logs: Logs,
+    shared: Arc<Shared>,
+    listeners: Vec<Arc<Listener>>,
+    stats: ListenerManagerStats,
+    concurrency: usize,
+    started: Instant,
+    workers: Vec<WorkerHandle>,
+    admin: Option<AdminThread>,
+    requests: mpsc::Receiver<(Request, oneshot::Sender<()>)>,
+    signals: Signals,
+    flush: Interval,
+    /// End of a graceful drain, and which listeners then stop.
+    drain_end: Option<(Instant, DrainRequest)>,
+}
+
+impl Control {
+    /// Binds everything; nothing is accepted yet.
+    fn start(start: Start, logs: Logs) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let signals = Signals::new().map_err(|source| StartError::System { what: "handle signals", source })?;
+        let Start { options, env, config, bootstrap, unknown_fields } = start;
+        let store = env.stats.clone();
+        let stats = ServerStats::start(&store, env.concurrency, config.server_version);
+        stats.static_unknown_fields().add(unknown_fields);
+        let state = Arc::new(ServerState::default());
+        state.set_state(INITIALIZING);
+        let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
+        let admin = admin.map_err(StartError::Admin)?;
+        let manager = ListenerManagerStats::new(&store.scope("listener_manager"));
+        let ids = ConnectionIds::default();
+        let mut listeners = Vec::new();
+        for config in &config.listeners {
+            let bound = Listener::bind(config.clone(), env.concurrency, ids.clone(), &store);
+            let error = |source| StartError::Listener { listener: config.name.clone(), source };
+            listeners.push(Arc::new(bound.map_err(error)?));
+            manager.listener_added().inc();
+        }
+        manager.total_listeners_active().set(listeners.len() as u64);
+        let snapshot = ArcSwap::from_pointee(Snapshot { listeners: listeners.clone() });
+        let shared = Arc::new(Shared { store, state, snapshot, stats });
+        let (sender, requests) = mpsc::channel(REQUESTS);
+        let mut flush = interval(config.stats_flush_interval);
+        flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let concurrency = env.concurrency;
+        let admin = admin.map(|socket| {
+            AdminThread::spawn(
+                socket,
+                Admin::new(options.clone(), env, bootstrap, shared.clone(), logs.app.clone(), sender),
+            )
+        });
+        Ok(Self {
+            options,
+            logs,
+            shared,
+            listeners,
+            stats: manager,
+            concurrency,
+            started,
+            workers: Vec::new(),
+            admin: admin.transpose()?,
+            requests,
+            signals,
+            flush,
+            drain_end: None,
+        })
+    }
+
+    /// Begins to listen and starts the workers.
+    async fn go_live(&mut self) -> Result<(), StartError> {
+        for listener in &self.listeners {
+            let error = |source| StartError::Listener { listener: listener.config.name.clone(), source };
+            listener.listen().map_err(error)?;
+            let addresses = listener.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            info!(target: "config", listener = %listener.config.name, addresses, "listening");
+        }
+        for index in 0..self.concurrency {
+            let worker = WorkerHandle::spawn(index, self.shared.clone());
+            self.workers.push(worker.map_err(|source| StartError::System { what: "start a worker", source })?);
+            self.stats.listener_create_success().add(self.listeners.len() as u64);
+        }
+        self.stats.workers_started().set(1);
+        self.shared.state.set_state(LIVE);
+        self.shared.stats.initialised_after(self.started.elapsed());
+        info!(target: "main", workers = self.concurrency, "starting main dispatch loop");
+        Ok(())
+    }
+
+    /// Until SIGTERM, SIGINT or `/quitquitquit`.
+    async fn obey(&mut self) {
+        loop {
+            let drain_end = self.drain_end.map(|(at, _)| at);
+            tokio::select! {
+                // Without admin nobody asks, and the channel is closed.
+                Some((request, done)) = self.requests.recv() => {
+                    self.grant(request).await;
+                    // A client that is gone needs no answer.
+                    let _ = done.send(());
+                    if request == Request::Quit {
+                        return info!(target: "main", "told to quit by admin");
+                    }
+                }
+                caught = self.signals.next() => match caught {
+                    Caught::Stop(name) => return warn!(target: "main", "caught {name}"),
+                    Caught::Reopen => self.reopen_logs(),
+                },
+                _ = self.flush.tick() => self.shared.store.flush(),
+                () = reached(drain_end) => {
+                    if let Some((_, drain)) = self.drain_end.take() {
+                        self.stop_listeners(drain.inbound_only).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn grant(&mut self, request: Request) {
+        match request {
+            // The answer goes first.
+            Request::Quit => {}
+            Request::HealthFailed(failed) => self.fail_health_check(failed),
+            Request::Drain(drain) => self.drain(drain).await,
+            Request::ReopenLogs => self.reopen_logs(),
+        }
+    }
+
+    /// Envoy: while the health check fails, listeners of the default drain type drain.
+    fn fail_health_check(&self, failed: bool) {
+        self.shared.state.fail_health_check(failed);
+        let drain = if failed { DrainState::Immediate } else { DrainState::Serving };
+        for listener in self.listeners.iter().filter(|l| l.config.drain_type == DrainType::Default) {
+            listener.set_drain(drain);
+        }
+    }
+
+    async fn drain(&mut self, request: DrainRequest) {
+        if !request.graceful && !request.skip_exit {
+            return self.stop_listeners(request.inbound_only).await;
+        }
+        // Envoy ignores a second graceful drain while one goes on.
+        if self.drain_end.is_some() {
+            return;
+        }
+        let (since, over) = (Instant::now(), self.options.drain_time());
+        let state = match self.options.drain_strategy {
+            DrainStrategy::Gradual => DrainState::Gradual { since, over },
+            DrainStrategy::Immediate => DrainState::Immediate,
+        };
+        for listener in self.listeners.iter().filter(|l| takes_part(l, request.inbound_only)) {
+            listener.set_drain(state);
+        }
+        if !request.skip_exit {
+            self.drain_end = Some((since + over, request));
+        }
+    }
+
+    /// Accepts no more connections; those that are open go on.
+    async fn stop_listeners(&mut self, inbound_only: bool) {
+        let (stopped, kept): (Vec<_>, _) = self.listeners.drain(..).partition(|l| takes_part(l, inbound_only));
+        self.listeners = kept;
+        // First of all the snapshot: a worker that is started again must not accept for them.
+        self.shared.snapshot.store(Arc::new(Snapshot { listeners: self.listeners.clone() }));
+        for listener in stopped {
+            listener.close();
+            let (done, mut wait) = mpsc::channel::<()>(1);
+            for worker in &self.workers {
+                worker.send(Command::StopAccepting(listener.clone(), done.clone())).await;
+            }
+            drop(done);
+            // Ends when every worker has dropped its sender.
+            let _ = tokio::time::timeout(STOP_DEADLINE, wait.recv()).await;
+            self.stats.listener_stopped().inc();
+            info!(target: "config", listener = %listener.config.name, "stopped accepting");
+        }
+        self.stats.total_listeners_active().set(self.listeners.len() as u64);
+    }
+
+    fn reopen_logs(&self) {
+        self.logs.files.reopen();
+    }
+
+    /// As Envoy does on SIGTERM: connections are closed as they are.
+    async fn stop(self) {
+        info!(target: "main", "shutting down");
+        for worker in &self.workers {
+            worker.send(Command::Stop).await;
+        }
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let ended = || self.workers.iter().all(WorkerHandle::is_finished);
+        while !ended() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if !ended() {
+            warn!(target: "main", "a worker does not end: its connections are cut off");
+        }
+        if let Some(admin) = self.admin {
+            admin.stop(deadline).await;
+        }
+        info!(target: "main", "exiting");
+    }
+}
+
+fn takes_part(listener: &Listener, inbound_only: bool) -> bool {
+    !inbound_only || listener.config.direction == TrafficDirection::Inbound
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that nuncio answers. SIGPIPE is ignored by the runtime of every Rust program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// SIGUSR1: reopen the logs.
+    reopen: Signal,
+    /// SIGHUP does nothing, as in Envoy; without a handler it would end the process.
+    _hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+            _hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        tokio::select! {
+            _ = self.terminate.recv() => Caught::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Caught::Stop("SIGINT"),
+            _ = self.reopen.recv() => Caught::Reopen,
+        }
+    }
+}
+
+enum Caught {
+    /// A signal of this name, which ends the process.
+    Stop(&'static str),
+    Reopen,
+}

@@ -1,0 +1,48 @@
+//! The tables of extensions of all crates, put together.
+
+use nuncio_filter_api::{HttpFilterRow, NetworkFilterRow, Registry};
+
+/// Category of network filters in `--disable-extensions`.
+const NETWORK: &str = "envoy.filters.network";
+/// Category of HTTP filters in `--disable-extensions`.
+const HTTP: &str = "envoy.filters.http";
+
+/// All extensions, less those that `disabled` names as `category/name`. Names of none are given back.
+pub(crate) fn registry(disabled: &[String]) -> (Registry, Vec<String>) {
+    let mut all = Registry { http: vec![], network: vec![nuncio_filters_network::FILTERS] };
+    let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));
+    if !known.is_empty() {
+        let off = |category: &str, name: &str| known.iter().any(|d| **d == format!("{category}/{name}"));
+        all.network = retained(&all.network, |row: &NetworkFilterRow| !off(NETWORK, row.name));
+        all.http = retained(&all.http, |row: &HttpFilterRow| !off(HTTP, row.name));
+    }
+    (all, unknown.into_iter().cloned().collect())
+}
+
+fn is_known(registry: &Registry, disabled: &str) -> bool {
+    match disabled.split_once('/') {
+        Some((NETWORK, name)) => registry.network.iter().copied().flatten().any(|row| row.name == name),
+        Some((HTTP, name)) => registry.http.iter().copied().flatten().any(|row| row.name == name),
+        _ => false,
+    }
+}
+
+/// Each row that stays, as a table of its own.
+fn retained<Row>(tables: &[&'static [Row]], keep: impl Fn(&Row) -> bool) -> Vec<&'static [Row]> {
+    let rows = tables.iter().copied().flatten().filter(|row| keep(row));
+    rows.map(std::slice::from_ref).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disabled_extension_is_gone_and_an_unknown_one_is_named() {
+        let disabled = ["envoy.filters.network/envoy.filters.network.echo".to_owned(), "x/y".to_owned()];
+        let (registry, unknown) = registry(&disabled);
+        assert_eq!(unknown, ["x/y"]);
+        assert!(registry.network_filter("envoy.extensions.filters.network.echo.v3.Echo").is_none());
+        assert!(registry.network_filter("envoy.extensions.filters.network.direct_response.v3.Config").is_some());
+    }
+}

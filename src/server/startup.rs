@@ -1,0 +1,166 @@
+//! From the command line to lowered configuration: nothing runs yet, and all that is wrong is told at once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use nuncio_config::bootstrap::{BootstrapConfig, node_names};
+use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, UnknownFields};
+use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused};
+use nuncio_net::BindError;
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
+use nuncio_proto::envoy::config::core::v3::Locality;
+use nuncio_telemetry::access_log::OpenError;
+use nuncio_telemetry::stats::Store;
+use prost::Message as _;
+use tracing::{info, warn};
+
+use crate::cli::{IpVersion, Options};
+use crate::registry;
+
+/// Why the process cannot start. Its text is what the user sees.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("at least one of --config-path and --config-yaml is needed")]
+    NoConfig,
+    #[error("cannot read the configuration {path}: {source}")]
+    Read { path: String, source: std::io::Error },
+    #[error("the configuration is refused for {}:\n  {}", reasons(.0), lines(.0))]
+    Config(Vec<Problem>),
+    #[error("listener '{listener}': {source}")]
+    Listener { listener: Arc<str>, source: BindError },
+    #[error("admin: {0}")]
+    Admin(BindError),
+    #[error("--log-path: {0}")]
+    LogPath(OpenError),
+    #[error("--component-log-level: {0}")]
+    ComponentLevel(String),
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: std::io::Error },
+}
+
+fn reasons(problems: &[Problem]) -> String {
+    if problems.len() == 1 { "one reason".to_owned() } else { format!("{} reasons", problems.len()) }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
+}
+
+/// A configuration that can be run.
+pub(crate) struct Start {
+    pub(crate) options: Options,
+    pub(crate) env: LowerEnv,
+    pub(crate) config: BootstrapConfig,
+    /// The bootstrap as merged, encoded: for `/config_dump`.
+    pub(crate) bootstrap: Vec<u8>,
+    /// Unknown fields passed over.
+    pub(crate) unknown_fields: u64,
+}
+
+impl Start {
+    /// Loads and lowers what `options` name.
+    pub(crate) fn load(options: Options, store: Store) -> Result<Self, StartError> {
+        let loaded = load(&options)?;
+        let Loaded { mut message, sources, warnings, unknown_fields, .. } = loaded;
+        if !options.skip_deprecated_logs {
+            warnings.iter().for_each(|warning| warn!(target: "config", "{warning}"));
+        }
+        override_node(&mut message, &options);
+        let (registry, unknown) = registry::registry(&options.disable_extensions);
+        unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
+        let env = LowerEnv {
+            registry,
+            clusters: Arc::new(ClusterNames::default()),
+            stats: store,
+            concurrency: concurrency(&options),
+            local_ip: local_ip(options.local_address_ip_version),
+            node: node_names(&message),
+        };
+        let bootstrap = message.encode_to_vec();
+        let mut cx = LowerCx::new(&env);
+        let lowered = BootstrapConfig::lower(message, &mut cx);
+        let invalid = cx.finish();
+        let config = match lowered {
+            Ok(config) if invalid.is_empty() => config,
+            Ok(_) | Err(Refused) => {
+                return Err(StartError::Config(invalid.into_iter().map(|i| sources.explain(i)).collect()));
+            }
+        };
+        for path in &config.without_effect {
+            info!(target: "config", "{path} is set and has no effect here");
+        }
+        for flag in options.without_effect() {
+            info!(target: "main", "{flag} is given and has no effect here");
+        }
+        Ok(Self { options, env, config, bootstrap, unknown_fields })
+    }
+}
+
+fn load(options: &Options) -> Result<Loaded<Bootstrap>, StartError> {
+    let mut sources = Vec::new();
+    if let Some(path) = &options.config_path {
+        sources.push(read(path)?);
+    }
+    if !options.config_yaml.is_empty() {
+        sources.push(Source::new("--config-yaml", Format::Yaml, options.config_yaml.clone().into()));
+    }
+    if sources.is_empty() {
+        return Err(StartError::NoConfig);
+    }
+    let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
+    Loader::new(unknown).load(sources).map_err(StartError::Config)
+}
+
+fn read(path: &Path) -> Result<Source, StartError> {
+    let name = path.to_string_lossy();
+    let bytes = std::fs::read(path).map_err(|source| StartError::Read { path: name.to_string(), source })?;
+    Ok(Source::new(&name, Format::of_path(&name), bytes))
+}
+
+/// The command line's names go over those of the bootstrap.
+fn override_node(bootstrap: &mut Bootstrap, options: &Options) {
+    let Options { service_node, service_cluster, service_zone, .. } = options;
+    if [service_node, service_cluster, service_zone].iter().all(|name| name.is_empty()) {
+        return;
+    }
+    let node = bootstrap.node.get_or_insert_default();
+    if !service_node.is_empty() {
+        node.id.clone_from(service_node);
+    }
+    if !service_cluster.is_empty() {
+        node.cluster.clone_from(service_cluster);
+    }
+    if !service_zone.is_empty() {
+        node.locality.get_or_insert_with(Locality::default).zone.clone_from(service_zone);
+    }
+}
+
+/// Workers to run. By default one for each CPU that affinity and the cgroup's quota (v1 or v2) leave to this process,
+/// which is what the standard library looks at.
+fn concurrency(options: &Options) -> usize {
+    match options.concurrency {
+        Some(given) => usize::try_from(given).unwrap_or(usize::MAX).max(1),
+        None => available_parallelism().map_or(1, usize::from),
+    }
+}
+
+/// The address of this host by which others reach it: that of the interface towards everywhere else, and loopback where
+/// there is none. Connecting a datagram socket asks the kernel's routing table and sends nothing; the address asked
+/// about is reserved for documentation (RFC 5737, RFC 3849).
+fn local_ip(version: IpVersion) -> IpAddr {
+    let (any, elsewhere, loopback): (IpAddr, IpAddr, IpAddr) = match version {
+        IpVersion::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
+        IpVersion::V6 => {
+            let elsewhere = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+            (Ipv6Addr::UNSPECIFIED.into(), elsewhere.into(), Ipv6Addr::LOCALHOST.into())
+        }
+    };
+    let ask = || {
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
+        socket.connect(SocketAddr::new(elsewhere, 9))?;
+        socket.local_addr()
+    };
+    ask().map_or(loopback, |address: SocketAddr| address.ip())
+}
