@@ -20,11 +20,12 @@ use std::time::Duration;
 /// How long any single step of a test may take before it fails.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Whether this build of nuncio is more than an empty main; says so once where it is not.
+/// Whether this build of nuncio has a connection manager yet; says so once where it has not.
 pub(crate) fn nuncio_serves() -> bool {
     static SERVES: LazyLock<bool> = LazyLock::new(|| {
-        let output = Command::new(proxy::binary()).arg("--version").output();
-        let serves = output.is_ok_and(|output| !output.stdout.is_empty());
+        let yaml = bootstrap::Pieces::default().yaml().replace("$UPSTREAM", "1");
+        let output = Command::new(proxy::binary()).args(["--mode", "validate", "--config-yaml", &yaml]).output();
+        let serves = output.is_ok_and(|output| output.status.success());
         if !serves {
             say("SKIPPED: this nuncio does not serve yet");
         }
