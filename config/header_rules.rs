@@ -5,6 +5,9 @@
 //! and last fields are added.
 
 mod inline;
+mod mutations;
+
+pub use mutations::{Fields, HeaderMutations, MissingHeader};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nuncio_filter_api::{LowerCx, Refused, RequestHead, ResponseHead};
@@ -153,7 +156,7 @@ impl Rule {
         let core::HeaderValue { key, value, raw_value } = header;
         let (name, value) = cx.at("header", |cx| {
             let name = cx.at("key", |cx| modifiable(&key, "modified", cx));
-            // Envoy reads raw_value nowhere but in the header_mutation filter and gRPC metadata.
+            // Envoy reads raw_value in metadata of gRPC calls alone, and silently adds nothing here.
             let raw = cx.unsupported("raw_value", &raw_value);
             let value = cx.at("value", |cx| Value::lower(&value, cx));
             raw.and(Ok((name?, value?)))
@@ -193,6 +196,16 @@ impl Rule {
             }
         };
         (self.keep_empty || !value.is_empty()).then_some(value)
+    }
+
+    /// Writes the value at once, whatever the action.
+    fn write(&self, value: HeaderValue, headers: &mut HeaderMap) {
+        match self.action {
+            Action::Append | Action::AddIfAbsent => self.append(value, headers),
+            Action::Overwrite | Action::OverwriteIfExists => {
+                let _ = headers.try_insert(&self.name, value);
+            }
+        }
     }
 
     fn append(&self, value: HeaderValue, headers: &mut HeaderMap) {

@@ -2,7 +2,8 @@ use http::HeaderName;
 
 use super::Side;
 
-/// Whether Envoy keeps the header as one line, so that a value added to it comes after a comma.
+/// Whether Envoy keeps the header as one line, so that a value added to it comes after a comma. Besides the headers
+/// that its core knows, these are those that any of its extensions registers (found by appending to each in Envoy 1.40).
 pub(super) fn is_inline(side: Side, name: &HeaderName) -> bool {
     let name = name.as_str();
     let own = match side {
@@ -50,6 +51,31 @@ const REQUEST: &[&str] = &[
     "x-forwarded-host",
     "x-forwarded-proto",
     "grpc-timeout",
+    "grpc-accept-encoding",
+    "x-forwarded-port",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-original-host",
+    "x-envoy-max-retries",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-stream-duration-ms",
+    "accept",
+    "accept-encoding",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "access-control-request-private-network",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "origin",
+    "pragma",
+    "referer",
     "te",
     "user-agent",
 ];
@@ -66,4 +92,18 @@ const RESPONSE: &[&str] = &[
     "x-envoy-upstream-healthchecked-cluster",
     "location",
     "server",
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-allow-private-network",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "age",
+    "cache-control",
+    "content-encoding",
+    "etag",
+    "expires",
+    "last-modified",
+    "vary",
 ];
