@@ -98,6 +98,15 @@ impl Body {
         }
     }
 
+    /// Whether trailers may follow: not where all of the body is known.
+    pub fn may_have_trailers(&self) -> bool {
+        match &self.0 {
+            Kind::Empty | Kind::Full(_) => false,
+            Kind::Buffered(_, trailers) => trailers.is_some(),
+            Kind::Stream(body) => !body.is_end_stream(),
+        }
+    }
+
     /// Bytes that remain, where known: exact for content-length framing and for buffered bodies.
     pub fn remaining(&self) -> Option<u64> {
         match &self.0 {
