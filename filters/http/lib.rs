@@ -9,9 +9,15 @@
 use nuncio_filter_api::{HttpFilterRow, LowerCx, Refused};
 
 mod buffer;
+mod cors;
+mod header_mutation;
+mod noop;
+
+#[cfg(test)]
+mod tests;
 
 /// The HTTP filters of this crate. The router's row is in the upstream crate, next to what it routes to.
-pub static TABLE: &[HttpFilterRow] = &[buffer::ROW];
+pub static TABLE: &[HttpFilterRow] = &[buffer::ROW, cors::ROW, header_mutation::ROW];
 
 /// Decodes a filter's configuration message.
 fn decode<T: prost::Message + Default>(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<T, Refused> {
