@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
@@ -53,7 +54,7 @@ pub struct UpstreamError {
 
 /// Requests that nuncio itself makes to its clusters (authorisation, rate limits, mirrors). The one inversion of the
 /// layers: the upstream crate implements it and filters receive it in their context.
-pub trait Upstreams {
+pub trait Upstreams: Any {
     /// Sends `request` to a host of `cluster`; dropping the future cancels the request. The caller sets its time-out.
     fn send(&self, cluster: &ClusterName, request: Request)
     -> LocalBoxFuture<'static, Result<Response, UpstreamError>>;
