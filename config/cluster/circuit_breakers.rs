@@ -34,6 +34,11 @@ pub struct Thresholds {
 // === impl CircuitBreakers ===
 
 impl CircuitBreakers {
+    /// These limits.
+    pub fn new(default: Thresholds, high: Thresholds) -> Self {
+        Self([default, high])
+    }
+
     /// The limits of `priority`.
     pub fn thresholds(&self, priority: Priority) -> &Thresholds {
         &self.0[priority as usize]
@@ -45,7 +50,7 @@ impl CircuitBreakers {
         let lowered = cx.each("thresholds", thresholds, |t, cx| Thresholds::lower(t, cx))?;
         // Envoy: the first entry of a priority counts.
         let find = |priority| lowered.iter().find(|(p, _)| *p == priority).map(|(_, t)| t.clone()).unwrap_or_default();
-        Ok(Self([find(Priority::Default), find(Priority::High)]))
+        Ok(Self::new(find(Priority::Default), find(Priority::High)))
     }
 }
 

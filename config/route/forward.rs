@@ -9,6 +9,7 @@ use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig}
 
 use super::grpc_timeout::LegacyGrpcTimeout;
 use super::split::{Split, Weighted};
+use crate::cluster::Priority;
 use crate::matcher::Substitution;
 use crate::protocol::{duration, non_zero};
 use crate::value::header_name;
@@ -53,16 +54,6 @@ pub struct MaxStreamDuration {
     pub grpc_timeout_header_max: Option<Duration>,
     /// Subtracted from grpc-timeout.
     pub grpc_timeout_header_offset: Option<Duration>,
-}
-
-/// Whose circuit breakers and pools a request uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Priority {
-    /// DEFAULT
-    #[default]
-    Default,
-    /// HIGH
-    High,
 }
 
 #[derive(Debug, Default)]

@@ -1,3 +1,4 @@
+use crate::cluster::Priority;
 use std::time::Duration;
 
 use http::StatusCode;
