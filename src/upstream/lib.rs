@@ -5,21 +5,28 @@
 //! Invariants: what workers share is immutable behind arc-swap or an atomic; a worker makes its own state of a cluster
 //! when it first uses it and drops it when the cluster is gone; whatever a request takes (a place in a queue, a
 //! connection, a count) it gives back when it is dropped.
-//! Start reading at [`Clusters`], then [`Cluster`].
+//! Start reading at [`Clusters`] for what is configured, and at `router` for the way of a request: it picks a host of a
+//! `worker`'s cluster, gets a connection from the host's `pool`, and makes an `attempt`.
 
-// The pools that use the rest land next.
-#![allow(dead_code)]
-
+mod attempt;
 mod cluster;
 mod clusters;
 mod discovery;
 mod dns;
+mod failure;
 mod host;
 mod lb;
 mod limits;
+mod pool;
+mod router;
+mod send;
 #[cfg(test)]
 mod testing;
+mod timer;
+mod worker;
 
 pub use cluster::Cluster;
 pub use clusters::{Clusters, Snapshot};
 pub use host::{Host, HostCounter, HostGauge, HostSet, HostStats};
+pub use router::ROW as ROUTER;
+pub use worker::WorkerClusters;

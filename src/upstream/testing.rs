@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nuncio_config::cluster::{
     CircuitBreakers, ClusterConfig, Discovery, DnsConfig, DnsFamily, DnsResolverConfig, Endpoint, EndpointAddress,
-    Health, LbPolicy, UpstreamHttp,
+    Health, LbPolicy, Priority, UpstreamHttp,
 };
-use nuncio_filter_api::ClusterNames;
+use nuncio_filter_api::{ClusterNames, Rng};
 use nuncio_telemetry::Address;
+use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::ClusterStats;
 use tokio::net::UdpSocket;
+
+use crate::Clusters;
+use crate::pool::http1::Http1Pool;
+use crate::worker::{WorkerClusters, WorkerHost};
 
 pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
     Endpoint { address, hostname: "".into(), weight: 1, health: Health::Healthy, locality: None, metadata: None }
@@ -41,6 +48,49 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         tcp_keepalive: None,
         wait_for_warm: true,
         metadata: None,
+    }
+}
+
+/// One worker with one cluster, `c`.
+pub(crate) struct OneCluster {
+    pub(crate) clusters: Arc<Clusters>,
+    pub(crate) worker: WorkerClusters,
+}
+
+impl OneCluster {
+    pub(crate) fn new(config: ClusterConfig) -> Self {
+        let clusters = Clusters::new(&Store::new());
+        clusters.update([config]);
+        let worker = WorkerClusters::new(clusters.clone(), Rng::seeded(1));
+        Self { clusters, worker }
+    }
+
+    pub(crate) fn stats(&self) -> ClusterStats {
+        self.clusters.snapshot().get(0).unwrap().stats.clone()
+    }
+
+    pub(crate) fn host(&self) -> Rc<WorkerHost> {
+        self.worker.get(0).unwrap().pick().unwrap()
+    }
+
+    /// The HTTP/1 pool of the host that is picked.
+    pub(crate) fn http1(&self) -> Rc<Http1Pool> {
+        let cluster = self.worker.get(0).unwrap();
+        let host = cluster.pick().unwrap();
+        host.pools.http1(&cluster.shared, &host.host, Priority::Default).clone()
+    }
+}
+
+/// Runs `test` as one worker runs its tasks.
+pub(crate) fn on_worker<F: Future>(test: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test)
+}
+
+/// Lets other tasks run until `condition` holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -1,0 +1,171 @@
+//! One attempt to get a response: what it takes while it lasts, and what is counted of it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::Method;
+use nuncio_config::cluster::Priority;
+use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
+use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
+use nuncio_telemetry::StreamInfo;
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::limits::Resource;
+use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
+use crate::worker::{ClusterShare, WorkerHost};
+
+/// A request to be sent to one host.
+pub(crate) struct Attempt<'a> {
+    pub(crate) share: &'a Rc<ClusterShare>,
+    pub(crate) host: &'a WorkerHost,
+    pub(crate) priority: Priority,
+    /// The stream, if it has a record.
+    pub(crate) info: Option<&'a Rc<StreamInfo>>,
+    /// Receives interim responses.
+    pub(crate) informational: Option<&'a Rc<dyn Fn(ResponseHead)>>,
+}
+
+/// A response with what it holds until its end.
+pub(crate) struct Answered {
+    pub(crate) response: Response,
+    pub(crate) active: ActiveRequest,
+}
+
+/// A request that is on a connection. Dropping it gives back what it took.
+pub(crate) struct ActiveRequest {
+    pub(crate) share: Rc<ClusterShare>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) record: Rc<ConnectionRecord>,
+    priority: Priority,
+    /// The stream, if it has a record, and its bytes on earlier connections.
+    info: Option<(Rc<StreamInfo>, WireBytes)>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct WireBytes {
+    sent: u64,
+    received: u64,
+}
+
+// === impl Attempt ===
+
+impl Attempt<'_> {
+    /// Sends the request and waits for the head of its response. A kept connection that turns out to be closed is
+    /// replaced once, where the request can do no harm twice.
+    pub(crate) async fn run(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
+        let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
+        let mut lease = self.note_host(pool.acquire().await)?;
+        let mut is_retry = false;
+        loop {
+            let record = lease.record().clone();
+            let active = ActiveRequest::begin(self.share, &record, self.priority, self.info)?;
+            self.note_connection(&record);
+            let (connection, on_idle) = lease.begin();
+            let options = ExchangeOptions {
+                info: self.info.cloned(),
+                informational: self.informational.cloned(),
+                on_idle: Some(on_idle),
+            };
+            let error = match connection.exchange(head, body, options).await {
+                Ok(response) => return Ok(Answered { response, active }),
+                Err(error) => error,
+            };
+            if is_termination(&error.failure) {
+                record.closed_by.set(ClosedBy::Host);
+            }
+            if is_retry || !record.was_used_before() || !may_be_sent_again(head, &error) {
+                return Err(error.failure.into());
+            }
+            let Some(unsent) = error.body else { return Err(error.failure.into()) };
+            tracing::debug!(host = %record.remote, "a kept connection was closed, the request is sent on another");
+            (body, is_retry) = (unsent, true);
+            drop(active);
+            lease = self.note_host(pool.acquire_busy_or_new().await)?;
+        }
+    }
+
+    /// Notes the host of a request that got a connection, or failed to get one.
+    fn note_host<T>(&self, acquired: Result<T, PoolFailure>) -> Result<T, Failure> {
+        // Envoy: who was turned away at the queue never had a host.
+        if let Some(info) = self.info
+            && !matches!(acquired, Err(PoolFailure::Overflow))
+        {
+            let host = &self.host.host;
+            let mut upstream = info.upstream.borrow_mut();
+            upstream.host = Some(host.address());
+            upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
+            upstream.host_metadata = host.metadata.clone();
+        }
+        acquired.map_err(Failure::Pool)
+    }
+
+    fn note_connection(&self, record: &ConnectionRecord) {
+        let Some(info) = self.info else { return };
+        info.times.upstream_request_start.set(Some(self.share.env.clock.now()));
+        let mut upstream = info.upstream.borrow_mut();
+        upstream.connection_id = Some(record.id);
+        upstream.protocol = Some(record.protocol);
+        upstream.remote = Some(record.remote.clone());
+        upstream.local = record.local();
+    }
+}
+
+fn is_termination(failure: &ExchangeFailure) -> bool {
+    matches!(failure, ExchangeFailure::Closed | ExchangeFailure::Io(_))
+}
+
+/// RFC 9110 §9.2.2: a proxy repeats a request by itself only where it is idempotent, or was never sent.
+fn may_be_sent_again(head: &RequestHead, error: &ExchangeError) -> bool {
+    let is_idempotent = head.method.is_idempotent() && head.protocol.is_none() && head.method != Method::CONNECT;
+    is_termination(&error.failure) && !error.response_started && (is_idempotent || error.sent == RequestSent::Nothing)
+}
+
+// === impl ActiveRequest ===
+
+impl ActiveRequest {
+    /// Begins a request on the connection of `record`, unless `max_requests` forbids.
+    pub(crate) fn begin(
+        share: &Rc<ClusterShare>,
+        record: &Rc<ConnectionRecord>,
+        priority: Priority,
+        info: Option<&Rc<StreamInfo>>,
+    ) -> Result<Self, Failure> {
+        let stats = &share.cluster.stats;
+        if !share.cluster.limits(priority).try_take(Resource::Requests, stats) {
+            stats.upstream_rq_active_overflow().inc();
+            return Err(Failure::RequestOverflow);
+        }
+        record.begin();
+        stats.upstream_rq_total().inc();
+        stats.upstream_rq_active().inc();
+        let host = record.host.clone();
+        host.stats.rq_total.inc();
+        host.stats.rq_active.inc();
+        let info = info.map(|info| (info.clone(), WireBytes::of(info)));
+        Ok(Self { share: share.clone(), host, record: record.clone(), priority, info })
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let stats = &self.share.cluster.stats;
+        stats.upstream_rq_active().dec();
+        self.host.stats.rq_active.dec();
+        self.share.cluster.limits(self.priority).give_back(Resource::Requests, stats);
+        if let Some((info, before)) = &self.info {
+            let now = WireBytes::of(info);
+            stats.upstream_cx_tx_bytes_total().add(now.sent - before.sent);
+            stats.upstream_cx_rx_bytes_total().add(now.received - before.received);
+        }
+    }
+}
+
+// === impl WireBytes ===
+
+impl WireBytes {
+    fn of(info: &StreamInfo) -> Self {
+        let upstream = info.upstream.borrow();
+        Self { sent: upstream.wire_bytes_sent, received: upstream.wire_bytes_received }
+    }
+}

@@ -1,0 +1,256 @@
+//! The life of one upstream connection: dialling it, and what is counted of it.
+
+use std::cell::Cell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::cluster::Priority;
+use nuncio_filter_api::Io;
+use nuncio_net::{ConnectError, ConnectOptions, connect};
+use nuncio_telemetry::{Address, Protocol};
+use tokio::time::{Instant, timeout};
+
+use crate::host::Host;
+use crate::limits::Resource;
+use crate::worker::ClusterShare;
+
+/// Why there is no connection for a request. Cheap to clone: one failure goes to all who wait for it.
+#[derive(Clone, Debug)]
+pub(crate) enum PoolFailure {
+    /// A circuit breaker is open.
+    Overflow,
+    /// The connection could not be made, by a fault on this side.
+    Local(Arc<str>),
+    /// The host refused, or could not be reached.
+    Remote(Arc<str>),
+    /// The connection took longer than `connect_timeout`.
+    Timeout,
+}
+
+/// A pool, as its connections see it.
+pub(crate) trait OnClose {
+    /// One of its connections is closed.
+    fn on_close(self: Rc<Self>);
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClosedBy {
+    Us,
+    Host,
+}
+
+/// What is known and counted of one connection. The counting ends when the last holder lets go of it, which is when
+/// the connection is closed and its last stream has ended.
+pub(crate) struct ConnectionRecord {
+    pub(crate) share: Rc<ClusterShare>,
+    pub(crate) host: Arc<Host>,
+    on_close: Weak<dyn OnClose>,
+    priority: Priority,
+    /// Unique in the process.
+    pub(crate) id: u64,
+    pub(crate) protocol: Protocol,
+    /// The address that is connected to.
+    pub(crate) remote: Address,
+    pub(crate) local: Cell<Option<Address>>,
+    opened: Instant,
+    /// Takes no new requests from then on.
+    pub(crate) expires: Option<Instant>,
+    is_connected: Cell<bool>,
+    /// Requests begun.
+    requests: Cell<u64>,
+    /// Requests not yet ended.
+    pub(crate) active: Cell<u32>,
+    pub(crate) closed_by: Cell<ClosedBy>,
+}
+
+// === impl PoolFailure ===
+
+impl PoolFailure {
+    /// The words after `reset reason: ` in the body of the reply.
+    pub(crate) fn reset_reason(&self) -> &'static str {
+        match self {
+            Self::Overflow => "overflow",
+            Self::Local(_) => "local connection failure",
+            Self::Remote(_) => "remote connection failure",
+            Self::Timeout => "connection timeout",
+        }
+    }
+
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`, if there is any.
+    pub(crate) fn transport_failure(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Local(reason) | Self::Remote(reason) => Some(reason),
+            Self::Overflow | Self::Timeout => None,
+        }
+    }
+}
+
+impl From<&ConnectError> for PoolFailure {
+    fn from(error: &ConnectError) -> Self {
+        let reason = error.to_string().into();
+        match error {
+            ConnectError::Bind { .. } => Self::Local(reason),
+            ConnectError::Immediate { .. } | ConnectError::Delayed(_) => Self::Remote(reason),
+        }
+    }
+}
+
+// === impl ConnectionRecord ===
+
+impl ConnectionRecord {
+    /// Counts a connection that is about to be made, for the pool behind `on_close`. `None` where the cluster may have
+    /// no more connections; a pool that has none gets one all the same, as in Envoy.
+    pub(crate) fn open(
+        share: &Rc<ClusterShare>,
+        host: &Arc<Host>,
+        priority: Priority,
+        protocol: Protocol,
+        on_close: Weak<dyn OnClose>,
+        pool_has_none: bool,
+    ) -> Option<Self> {
+        let stats = &share.cluster.stats;
+        let limits = share.cluster.limits(priority);
+        if !limits.try_take(Resource::Connections, stats) {
+            stats.upstream_cx_overflow().inc();
+            if !pool_has_none {
+                return None;
+            }
+            limits.take(Resource::Connections, stats);
+        }
+        stats.upstream_cx_total().inc();
+        stats.upstream_cx_active().inc();
+        match protocol {
+            Protocol::Http2 => stats.upstream_cx_http2_total().inc(),
+            _ => stats.upstream_cx_http1_total().inc(),
+        }
+        host.stats.cx_total.inc();
+        host.stats.cx_active.inc();
+        let opened = share.env.clock.now();
+        let expires = share.cluster.config.http.common.max_connection_duration.map(|d| opened + d);
+        Some(Self {
+            remote: host.address(),
+            id: share.env.clusters.next_connection_id(),
+            share: share.clone(),
+            host: host.clone(),
+            on_close,
+            priority,
+            protocol,
+            local: Cell::new(None),
+            opened,
+            expires,
+            is_connected: Cell::new(false),
+            requests: Cell::new(0),
+            active: Cell::new(0),
+            closed_by: Cell::new(ClosedBy::Us),
+        })
+    }
+
+    /// Connects. What went wrong is counted; the caller only passes it on.
+    pub(crate) async fn dial(&self) -> Result<Io, PoolFailure> {
+        let config = &self.share.cluster.config;
+        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
+        let stats = &self.share.cluster.stats;
+        let failure = match timeout(config.connect_timeout, connect(&self.remote, options)).await {
+            Ok(Ok(connected)) => {
+                self.is_connected.set(true);
+                self.local.set(connected.local);
+                stats.upstream_cx_connect_ms().record(millis(self.age()));
+                return Ok(connected.io);
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(cluster = %config.name.name, host = %self.remote, %error, "upstream connect failed");
+                if matches!(error, ConnectError::Bind { .. }) {
+                    stats.bind_errors().inc();
+                } else {
+                    self.closed_by.set(ClosedBy::Host);
+                }
+                PoolFailure::from(&error)
+            }
+            Err(_) => {
+                stats.upstream_cx_connect_timeout().inc();
+                PoolFailure::Timeout
+            }
+        };
+        stats.upstream_cx_connect_fail().inc();
+        self.host.stats.cx_connect_fail.inc();
+        Err(failure)
+    }
+
+    /// Its own address, once connected.
+    pub(crate) fn local(&self) -> Option<Address> {
+        let local = self.local.take();
+        self.local.set(local.clone());
+        local
+    }
+
+    /// A request begins on it.
+    pub(crate) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.active.set(self.active.get() + 1);
+    }
+
+    /// A request on it has ended in good order.
+    pub(crate) fn end(&self) {
+        self.active.set(self.active.get() - 1);
+    }
+
+    /// Whether it may carry another request; counts the reason if not.
+    pub(crate) fn is_reusable(&self, now: Instant) -> bool {
+        let stats = &self.share.cluster.stats;
+        let max_requests = self.share.cluster.config.http.common.max_requests_per_connection;
+        if max_requests.is_some_and(|max| self.requests.get() >= max) {
+            stats.upstream_cx_max_requests().inc();
+            return false;
+        }
+        if self.expires.is_some_and(|at| now >= at) {
+            stats.upstream_cx_max_duration_reached().inc();
+            return false;
+        }
+        true
+    }
+
+    /// Whether a request has been sent on it before the one that runs now.
+    pub(crate) fn was_used_before(&self) -> bool {
+        self.requests.get() > 1
+    }
+
+    fn age(&self) -> Duration {
+        self.share.env.clock.now().saturating_duration_since(self.opened)
+    }
+}
+
+impl Drop for ConnectionRecord {
+    fn drop(&mut self) {
+        let stats = &self.share.cluster.stats;
+        let with_request = self.active.get() > 0;
+        stats.upstream_cx_active().dec();
+        stats.upstream_cx_destroy().inc();
+        match self.closed_by.get() {
+            ClosedBy::Us => stats.upstream_cx_destroy_local().inc(),
+            ClosedBy::Host => stats.upstream_cx_destroy_remote().inc(),
+        }
+        if with_request {
+            stats.upstream_cx_destroy_with_active_rq().inc();
+            match self.closed_by.get() {
+                ClosedBy::Us => stats.upstream_cx_destroy_local_with_active_rq().inc(),
+                ClosedBy::Host => stats.upstream_cx_destroy_remote_with_active_rq().inc(),
+            }
+        }
+        stats.upstream_cx_length_ms().record(millis(self.age()));
+        if self.is_connected.get() {
+            stats.upstream_rq_per_cx().record(self.requests.get());
+        }
+        self.host.stats.cx_active.dec();
+        self.share.cluster.limits(self.priority).give_back(Resource::Connections, stats);
+        if let Some(pool) = self.on_close.upgrade() {
+            pool.on_close();
+        }
+    }
+}
+
+/// Whole milliseconds, for histograms.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

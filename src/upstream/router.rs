@@ -1,0 +1,188 @@
+//! `envoy.filters.http.router`: sends a request where its route says.
+
+mod body;
+mod deadline;
+mod forward;
+mod numbers;
+#[cfg(test)]
+mod tests;
+mod timeouts;
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use nuncio_config::route::{Action, EnvoyHeaders, RouteEntry};
+use nuncio_filter_api::{
+    ClusterNames, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, Refused, Request, ResponseHead,
+    RouteRef, Step, StreamCx, Verdict,
+};
+use nuncio_proto::envoy::extensions::filters::http::router::v3 as proto;
+use nuncio_telemetry::ResponseFlag;
+use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::stats::catalogue::HttpStats;
+use prost::Message;
+
+pub(crate) use numbers::LastNumber;
+
+/// The filter's row in the table.
+pub const ROW: HttpFilterRow = HttpFilterRow {
+    name: "envoy.filters.http.router",
+    config: "envoy.extensions.filters.http.router.v3.Router",
+    lower,
+    per_route: None,
+};
+
+/// The router as configured.
+pub(crate) struct Config {
+    stats: HttpStats,
+    /// To find the cluster that a header names.
+    names: Arc<ClusterNames>,
+    /// Whether response codes and times are counted.
+    dynamic_stats: bool,
+    /// x-envoy-* headers of our own are added, or not.
+    envoy_headers: EnvoyHeaders,
+    /// Whether the time-out that a proxy before us expects takes the place of the route's.
+    respect_expected_timeout: bool,
+    /// Headers whose values must be whole numbers.
+    strict: Box<[HeaderName]>,
+}
+
+/// The router of one stream.
+struct Router {
+    config: Arc<Config>,
+}
+
+fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Refused> {
+    let message = proto::Router::decode(bytes).map_err(|e| cx.invalid(format!("does not decode: {e}")))?;
+    Ok(Arc::new(Config::lower(message, cx)?))
+}
+
+// === impl Config ===
+
+impl Config {
+    // Deprecated fields are configuration too.
+    #[allow(deprecated)]
+    fn lower(message: proto::Router, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::Router {
+            dynamic_stats,
+            // Spans are begun by tracers, which are refused where they are configured.
+            start_child_span: _,
+            upstream_log,
+            upstream_log_options,
+            suppress_envoy_headers,
+            strict_check_headers,
+            respect_expected_rq_timeout,
+            suppress_grpc_request_failure_code_stats,
+            upstream_http_filters,
+            reject_connect_request_early_data,
+        } = message;
+        let supported: Result<(), Refused> = [
+            cx.unsupported("upstream_log", &upstream_log),
+            cx.unsupported("upstream_log_options", &upstream_log_options),
+            cx.unsupported("suppress_grpc_request_failure_code_stats", &suppress_grpc_request_failure_code_stats),
+            cx.unsupported("upstream_http_filters", &upstream_http_filters),
+            cx.unsupported("reject_connect_request_early_data", &reject_connect_request_early_data.filter(|v| v.value)),
+        ]
+        .into_iter()
+        .collect();
+        let strict = cx.each("strict_check_headers", strict_check_headers, |name, cx| strict_header(&name, cx));
+        supported?;
+        Ok(Self {
+            stats: HttpStats::new(cx.scope()),
+            names: cx.env.clusters.clone(),
+            dynamic_stats: dynamic_stats.is_none_or(|v| v.value),
+            envoy_headers: if suppress_envoy_headers { EnvoyHeaders::Suppress } else { EnvoyHeaders::Add },
+            respect_expected_timeout: respect_expected_rq_timeout,
+            strict: strict?.into(),
+        })
+    }
+}
+
+fn strict_header(name: &str, cx: &mut LowerCx<'_>) -> Result<HeaderName, Refused> {
+    match name.to_ascii_lowercase().as_str() {
+        "x-envoy-upstream-rq-timeout-ms" | "x-envoy-upstream-rq-per-try-timeout-ms" | "x-envoy-max-retries" => {
+            HeaderName::from_bytes(name.as_bytes()).map_err(|_| cx.invalid("is no header name"))
+        }
+        _ => Err(cx.not_implemented(format_args!("checking {name} strictly"))),
+    }
+}
+
+impl HttpFilterConfig for Config {
+    fn instantiate(self: Arc<Self>, _name: &Arc<str>, _cx: &StreamCx) -> Box<dyn HttpFilter> {
+        Box::new(Router { config: self })
+    }
+
+    fn is_terminal(&self) -> bool {
+        true
+    }
+}
+
+// === impl Router ===
+
+impl HttpFilter for Router {
+    fn request<'a>(&'a mut self, request: &'a mut Request, cx: &'a mut StreamCx) -> Step<'a> {
+        let stats = &self.config.stats;
+        stats.rq_total().inc();
+        let Some(route) = cx.route().cloned() else {
+            stats.no_route().inc();
+            return Step::Done(Err(no_route().into()));
+        };
+        let Some(entry) = route.downcast::<RouteEntry>() else { return Step::Done(Err(no_route().into())) };
+        match entry.action() {
+            Action::Forward(_) => Step::Wait(Box::pin(self.config.forward(request, cx, route))),
+            // Envoy counts redirects here as well.
+            Action::Redirect(_) | Action::TlsRedirect | Action::DirectResponse(_) => {
+                stats.rq_direct_response().inc();
+                Step::Done(self.config.answer(entry, request, cx))
+            }
+            Action::NonForwarding => {
+                stats.no_route().inc();
+                Step::Done(Err(no_route().into()))
+            }
+        }
+    }
+}
+
+fn no_route() -> LocalReply {
+    LocalReply::new(StatusCode::NOT_FOUND, "route_not_found").flag(ResponseFlag::NoRouteFound)
+}
+
+impl Config {
+    /// The answer of a route that asks no cluster.
+    fn answer(&self, entry: &RouteEntry, request: &mut Request, cx: &StreamCx) -> Verdict {
+        let (status, body) = match entry.action() {
+            Action::Redirect(redirect) => (redirect.status, bytes::Bytes::new()),
+            Action::DirectResponse(direct) => (direct.status, direct.body.clone()),
+            _ => (StatusCode::MOVED_PERMANENTLY, bytes::Bytes::new()),
+        };
+        let mut reply = LocalReply::new(status, "direct_response").body(body);
+        if let Some(location) = entry.location(&request.head).and_then(|l| HeaderValue::try_from(l).ok()) {
+            reply.headers.insert(http::header::LOCATION, location);
+        }
+        Err(self.with_route_headers(reply, entry, request, cx).into())
+    }
+
+    /// Envoy: a route's response headers are those of the router's own replies too.
+    fn with_route_headers(
+        &self,
+        reply: LocalReply,
+        entry: &RouteEntry,
+        request: &Request,
+        cx: &StreamCx,
+    ) -> LocalReply {
+        let mut head = ResponseHead { headers: reply.headers, ..ResponseHead::new(reply.status) };
+        entry.rewrite_response(&mut head, &request.head, &format_cx(cx));
+        LocalReply { headers: head.headers, ..reply }
+    }
+}
+
+/// What header rules may speak of.
+fn format_cx(cx: &StreamCx) -> FormatCx<'_> {
+    let now = cx.worker.clock.now();
+    FormatCx::new(&cx.info, now, cx.worker.clock.wall(now))
+}
+
+/// The route's entry; only routes that have one get as far as to ask.
+fn entry_of(route: &RouteRef) -> &RouteEntry {
+    route.downcast().expect("the router forwards only along routes of the route table")
+}

@@ -1,0 +1,134 @@
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use nuncio_filter_api::{Body, BodyError};
+use nuncio_telemetry::ResponseFlag;
+
+use super::Config;
+use super::deadline::Deadline;
+use crate::attempt::ActiveRequest;
+use crate::failure::Failure;
+use crate::pool::connection::{ClosedBy, millis};
+
+/// The body of a response, which notes its end and is bounded by the time-outs of its stream.
+pub(super) struct UpstreamBody {
+    body: Body,
+    stream: Option<Stream>,
+}
+
+struct Stream {
+    config: Arc<Config>,
+    active: ActiveRequest,
+    deadline: Deadline,
+}
+
+// === impl UpstreamBody ===
+
+impl UpstreamBody {
+    /// Follows `body` to its end. A body that is here as a whole has ended.
+    pub(super) fn wrap(mut body: Body, config: Arc<Config>, active: ActiveRequest, deadline: Deadline) -> Body {
+        let stream = Stream { config, active, deadline };
+        let full = body.take_full();
+        if full.is_some() || body.is_end() {
+            stream.end();
+            return full.map_or(body, Body::full);
+        }
+        Body::stream(Self { body, stream: Some(stream) })
+    }
+
+    fn expire(&mut self, failure: &Failure) -> BodyError {
+        self.body = Body::empty();
+        if let Some(stream) = self.stream.take() {
+            stream.expire(failure);
+        }
+        BodyError::new(failure.flag(), failure.details())
+    }
+}
+
+impl HttpBody for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        let frame = match this.body.poll_next(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                return match stream.deadline.poll_expired(cx) {
+                    Poll::Ready(failure) => Poll::Ready(Some(Err(this.expire(&failure)))),
+                    Poll::Pending => Poll::Pending,
+                };
+            }
+        };
+        if let Some(Err(error)) = &frame {
+            if let Some(stream) = this.stream.take() {
+                stream.fail(error);
+            }
+        } else if (frame.is_none() || this.body.is_end())
+            && let Some(stream) = this.stream.take()
+        {
+            stream.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// The response has ended as it should.
+    fn end(self) {
+        let info = self.deadline.info();
+        let env = &self.active.share.env;
+        let now = env.clock.now();
+        info.times.upstream_response_end.set(Some(now));
+        self.active.record.end();
+        let Some(begin) = info.times.request_end.get() else { return };
+        if !self.config.dynamic_stats {
+            return;
+        }
+        let time = millis(now.saturating_duration_since(begin));
+        let codes = &self.active.share.codes;
+        self.active.share.cluster.stats.upstream_rq_time().record(time);
+        match info.internal.get() {
+            true => codes.internal_time.upstream_rq_time().record(time),
+            false => codes.external_time.upstream_rq_time().record(time),
+        }
+    }
+
+    /// The response broke off.
+    fn fail(self, error: &BodyError) {
+        self.config.stats.rq_reset_after_downstream_response_started().inc();
+        if error.flags.has(ResponseFlag::UpstreamProtocolError) {
+            self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
+        } else {
+            self.active.record.closed_by.set(ClosedBy::Host);
+        }
+        self.active.host.stats.rq_error.inc();
+    }
+
+    /// The response took too long.
+    fn expire(self, failure: &Failure) {
+        let stats = &self.active.share.cluster.stats;
+        self.config.stats.rq_reset_after_downstream_response_started().inc();
+        match failure {
+            Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
+            _ => {
+                stats.upstream_rq_timeout().inc();
+                self.active.host.stats.rq_timeout.inc();
+            }
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! A request on its way to a host and the response on its way back.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::HeaderName;
+use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
+use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
+use nuncio_telemetry::StreamInfo;
+
+use super::body::UpstreamBody;
+use super::deadline::Deadline;
+use super::numbers::small_number;
+use super::{Config, entry_of, format_cx};
+use crate::attempt::{Answered, Attempt};
+use crate::failure::Failure;
+use crate::pool::connection::millis;
+use crate::worker::{WorkerCluster, WorkerClusters, WorkerHost};
+
+static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
+
+/// What one stream needs to know while its request is forwarded.
+struct Forwarding<'a> {
+    config: &'a Arc<Config>,
+    entry: &'a RouteEntry,
+    forward: &'a Forward,
+    cluster: Rc<WorkerCluster>,
+    info: &'a Rc<StreamInfo>,
+    worker: &'a Worker,
+}
+
+/// A failure, and the host that was chosen, if one was.
+struct Failed {
+    failure: Failure,
+    host: Option<Rc<WorkerHost>>,
+}
+
+impl Config {
+    /// Sends `request` along `route`, which forwards, and waits for the head of the response.
+    pub(super) async fn forward(
+        self: &Arc<Self>,
+        request: &mut Request,
+        cx: &mut StreamCx,
+        route: RouteRef,
+    ) -> Verdict {
+        let entry = entry_of(&route);
+        let Action::Forward(forward) = entry.action() else { unreachable!("the caller looked at the action") };
+        let (worker, info) = (cx.worker.clone(), cx.info.clone());
+        let clusters = WorkerClusters::of(&worker);
+        let Some(cluster) = self.find_cluster(entry, &request.head, &clusters) else {
+            self.stats.no_cluster().inc();
+            let reply = LocalReply { status: forward.cluster_not_found, ..Failure::NoCluster.reply() };
+            return Err(self.with_route_headers(reply, entry, request, cx).into());
+        };
+        self.check_strict_headers(&request.head)?;
+        let timeout = self.timeout(forward, &mut request.head, info.internal.get(), &clusters.env().timeout_value);
+        let mut deadline = Deadline::new(&cluster.shared, &info, timeout);
+        let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker };
+        forwarding.note_cluster();
+        forwarding.prepare(&mut request.head, cx);
+        match forwarding.run(request, cx, &mut deadline).await {
+            Ok(answered) => Err(Reply::Response(forwarding.accept(answered, deadline, request, cx))),
+            Err(failed) => {
+                let reply = forwarding.fail(&failed);
+                Err(self.with_route_headers(reply, entry, request, cx).into())
+            }
+        }
+    }
+
+    fn find_cluster(
+        &self,
+        entry: &RouteEntry,
+        head: &RequestHead,
+        clusters: &WorkerClusters,
+    ) -> Option<Rc<WorkerCluster>> {
+        match entry.cluster()? {
+            RouteCluster::Named(name) => clusters.get(name.id),
+            RouteCluster::Header(header) => {
+                let name = head.headers.get(header)?.to_str().ok()?;
+                clusters.get(self.names.find(name)?.id)
+            }
+        }
+    }
+}
+
+impl Forwarding<'_> {
+    fn note_cluster(&self) {
+        let config = &self.cluster.shared.cluster.config;
+        let mut upstream = self.info.upstream.borrow_mut();
+        upstream.cluster = Some(config.observable_name.clone());
+        upstream.cluster_raw = Some(config.name.name.clone());
+        upstream.cluster_metadata = config.metadata.clone();
+        upstream.attempts = 1;
+    }
+
+    /// Makes of the request that was received the one that is sent.
+    fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
+        if self.entry.virtual_host().include_request_attempt_count {
+            let _ = head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
+        }
+        self.entry.rewrite_request(head, &format_cx(cx), self.config.envoy_headers);
+    }
+
+    /// Chooses a host and gets its response, in time.
+    async fn run(&self, request: &mut Request, cx: &StreamCx, deadline: &mut Deadline) -> Result<Answered, Failed> {
+        let Some(host) = self.cluster.pick() else {
+            self.cluster.shared.cluster.stats.upstream_cx_none_healthy().inc();
+            return Err(Failed { failure: Failure::NoHealthyHost, host: None });
+        };
+        if self.forward.auto_host_rewrite && !host.host.hostname.is_empty() {
+            self.forward.set_host(&mut request.head, (&*host.host.hostname).into(), self.config.envoy_headers);
+        }
+        let body = std::mem::take(&mut request.body);
+        let attempt = Attempt {
+            share: &self.cluster.shared,
+            host: &host,
+            priority: self.forward.priority,
+            info: Some(self.info),
+            informational: cx.informational.as_ref(),
+        };
+        let mut exchange = pin!(attempt.run(&request.head, body));
+        poll_fn(|task| match exchange.as_mut().poll(task) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => deadline.poll_expired(task).map(Err),
+        })
+        .await
+        .map_err(|failure| Failed { failure, host: Some(host.clone()) })
+    }
+
+    /// Makes of the response that was received the one that is sent.
+    fn accept(&self, answered: Answered, deadline: Deadline, request: &Request, cx: &StreamCx) -> Response {
+        let Answered { mut response, active } = answered;
+        let now = self.worker.clock.now();
+        self.info.times.upstream_response_start.set(Some(now));
+        self.info.set_details("via_upstream");
+        let status = response.head.status;
+        self.count_status(status.as_u16());
+        match status.is_server_error() {
+            true => active.host.stats.rq_error.inc(),
+            false => active.host.stats.rq_success.inc(),
+        }
+        if self.config.envoy_headers == EnvoyHeaders::Add
+            && let Some(end) = self.info.times.request_end.get()
+        {
+            let time = millis(now.saturating_duration_since(end));
+            let _ = response.head.headers.try_insert(&SERVICE_TIME, small_number(time));
+        }
+        if self.entry.virtual_host().include_attempt_count_in_response {
+            let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
+        }
+        self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
+        response.body = UpstreamBody::wrap(response.body, self.config.clone(), active, deadline);
+        response
+    }
+
+    /// Counts a failure and makes its reply.
+    fn fail(&self, failed: &Failed) -> LocalReply {
+        let Failed { failure, host } = failed;
+        let reply = failure.reply();
+        self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
+        // A host that was chosen but never noted was not asked: the queue was full, or time ran out in it.
+        let host = host.as_ref().filter(|_| self.info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
+        let stats = &self.cluster.shared.cluster.stats;
+        match failure {
+            Failure::RequestBody(_) => return reply,
+            Failure::Protocol => stats.upstream_cx_protocol_error().inc(),
+            Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
+            Failure::Timeout => {
+                stats.upstream_rq_timeout().inc();
+                host.inspect(|host| host.rq_timeout.inc());
+            }
+            _ => {}
+        }
+        if !matches!(failure, Failure::RequestOverflow) {
+            host.inspect(|host| host.rq_error.inc());
+        }
+        self.count_status(reply.status.as_u16());
+        reply
+    }
+
+    fn count_status(&self, status: u16) {
+        if !self.config.dynamic_stats {
+            return;
+        }
+        let codes = &self.cluster.shared.codes;
+        codes.all.charge(status);
+        match self.info.internal.get() {
+            true => codes.internal.charge(status),
+            false => codes.external.charge(status),
+        }
+    }
+}

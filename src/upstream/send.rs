@@ -1,0 +1,88 @@
+//! Requests that nuncio makes by itself.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use nuncio_config::cluster::Priority;
+use nuncio_filter_api::{Body, BodyError, ClusterName, Request, Response, UpstreamError, Upstreams};
+
+use crate::attempt::{ActiveRequest, Answered, Attempt};
+use crate::failure::Failure;
+use crate::worker::WorkerClusters;
+
+impl Upstreams for WorkerClusters {
+    fn send(
+        &self,
+        cluster: &ClusterName,
+        request: Request,
+    ) -> LocalBoxFuture<'static, Result<Response, UpstreamError>> {
+        let cluster = self.get(cluster.id);
+        Box::pin(async move {
+            let cluster = cluster.ok_or(Failure::NoCluster)?;
+            let stats = &cluster.shared.cluster.stats;
+            let Some(host) = cluster.pick() else {
+                stats.upstream_cx_none_healthy().inc();
+                return Err(Failure::NoHealthyHost.into());
+            };
+            let attempt = Attempt {
+                share: &cluster.shared,
+                host: &host,
+                priority: Priority::Default,
+                info: None,
+                informational: None,
+            };
+            let Answered { mut response, active } = attempt.run(&request.head, request.body).await?;
+            let status = response.head.status;
+            cluster.shared.codes.all.charge(status.as_u16());
+            match status.is_server_error() {
+                true => active.host.stats.rq_error.inc(),
+                false => active.host.stats.rq_success.inc(),
+            }
+            response.wrap_body(|body| SentBody::wrap(body, active));
+            Ok(response)
+        })
+    }
+}
+
+/// The body of a response to a request of our own: holds what the request took until it ends.
+struct SentBody {
+    body: Body,
+    active: Option<ActiveRequest>,
+}
+
+impl SentBody {
+    fn wrap(body: Body, active: ActiveRequest) -> Body {
+        if body.is_end() {
+            active.record.end();
+            return body;
+        }
+        Body::stream(Self { body, active: Some(active) })
+    }
+}
+
+impl HttpBody for SentBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = std::task::ready!(self.body.poll_next(cx));
+        if !matches!(frame, Some(Err(_)))
+            && (frame.is_none() || self.body.is_end())
+            && let Some(active) = self.active.take()
+        {
+            active.record.end();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,93 @@
+//! Time-outs that are hardly ever reached.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Timers of a worker that wait for their next use. Setting one in the runtime and taking it out again costs more than
+/// all else that a time-out needs; one that is used again for the same time-out stays set, and is only moved when it
+/// fires too early.
+#[derive(Default)]
+pub(crate) struct Timers(RefCell<Vec<Pin<Box<Sleep>>>>);
+
+/// Waits for a deadline that its owner names at each poll.
+pub(crate) struct Timer {
+    timers: Rc<Timers>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+/// Timers kept for reuse.
+const MAX_SPARE: usize = 1024;
+
+// === impl Timers ===
+
+impl Timers {
+    /// A timer, which takes a spare one when it is first polled.
+    pub(crate) fn timer(self: &Rc<Self>) -> Timer {
+        Timer { timers: self.clone(), sleep: None }
+    }
+
+    fn take(&self, deadline: Instant) -> Pin<Box<Sleep>> {
+        self.0.borrow_mut().pop().unwrap_or_else(|| Box::pin(sleep_until(deadline)))
+    }
+}
+
+// === impl Timer ===
+
+impl Timer {
+    /// Ready once `deadline` has passed.
+    pub(crate) fn poll_reached(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| self.timers.take(deadline));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let Some(sleep) = self.sleep.take() else { return };
+        let mut spare = self.timers.0.borrow_mut();
+        if spare.len() < MAX_SPARE {
+            spare.push(sleep);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_used_again_waits_for_its_own_deadline() {
+        let timers = Rc::new(Timers::default());
+        let start = Instant::now();
+        for (after, millis) in [(Duration::ZERO, 10), (Duration::from_millis(5), 50), (Duration::ZERO, 20)] {
+            let begun = Instant::now();
+            let mut first = timers.timer();
+            let deadline = begun + Duration::from_millis(100);
+            assert!(poll_fn(|cx| Poll::Ready(first.poll_reached(deadline, cx))).await.is_pending());
+            drop(first);
+            tokio::time::sleep(after).await;
+            let deadline = Instant::now() + Duration::from_millis(millis);
+            let mut second = timers.timer();
+            poll_fn(|cx| second.poll_reached(deadline, cx)).await;
+            assert_eq!(Instant::now(), deadline);
+        }
+        assert_eq!(timers.0.borrow().len(), 1);
+        assert!(start.elapsed() < Duration::from_millis(100));
+    }
+}

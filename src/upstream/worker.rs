@@ -1,0 +1,249 @@
+//! What one worker keeps of the clusters: load balancers and connection pools, made at first use.
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nuncio_config::cluster::UpstreamHttp;
+use nuncio_config::protocol::{HeaderCase, Http1Options};
+use nuncio_filter_api::{Clock, Rng, Worker};
+use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
+use nuncio_telemetry::stats::ResponseCodes;
+use nuncio_telemetry::stats::catalogue::RequestTimeStats;
+
+use crate::cluster::Cluster;
+use crate::clusters::Clusters;
+use crate::host::{Host, HostSet};
+use crate::lb::LoadBalancer;
+use crate::pool::HostPools;
+use crate::router::LastNumber;
+use crate::timer::Timers;
+
+/// The clusters as one worker sees them.
+pub struct WorkerClusters {
+    shared: Arc<Clusters>,
+    env: Rc<WorkerEnv>,
+    generation: Cell<u64>,
+    /// By number of the cluster's name.
+    clusters: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
+}
+
+/// What all clusters of a worker use.
+pub(crate) struct WorkerEnv {
+    pub(crate) clusters: Arc<Clusters>,
+    pub(crate) clock: Clock,
+    pub(crate) rng: Rng,
+    pub(crate) timers: Rc<Timers>,
+    /// The last value of x-envoy-expected-rq-timeout-ms.
+    pub(crate) timeout_value: LastNumber,
+}
+
+/// One cluster as one worker sees it.
+pub(crate) struct WorkerCluster {
+    pub(crate) shared: Rc<ClusterShare>,
+    balanced: RefCell<Rc<Balanced>>,
+}
+
+/// The part of a worker's cluster that pools and streams hold on to; it does not hold them.
+pub(crate) struct ClusterShare {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) env: Rc<WorkerEnv>,
+    pub(crate) codes: Codes,
+    http1_settings: OnceCell<Arc<ClientSettings>>,
+}
+
+/// What is counted for each response.
+pub(crate) struct Codes {
+    pub(crate) all: ResponseCodes,
+    pub(crate) external: ResponseCodes,
+    pub(crate) internal: ResponseCodes,
+    pub(crate) external_time: RequestTimeStats,
+    pub(crate) internal_time: RequestTimeStats,
+}
+
+/// A set of hosts with the balancer over it.
+struct Balanced {
+    version: u64,
+    set: Arc<HostSet>,
+    balancer: LoadBalancer,
+    /// As `set.hosts`; each is made when it is first chosen.
+    hosts: Box<[OnceCell<Rc<WorkerHost>>]>,
+}
+
+/// One host as one worker sees it.
+pub(crate) struct WorkerHost {
+    pub(crate) host: Arc<Host>,
+    pub(crate) pools: HostPools,
+}
+
+// === impl WorkerClusters ===
+
+impl WorkerClusters {
+    /// The view of one worker.
+    pub fn new(clusters: Arc<Clusters>, rng: Rng) -> Self {
+        let env = Rc::new(WorkerEnv {
+            clusters: clusters.clone(),
+            clock: Clock::default(),
+            rng,
+            timers: Rc::default(),
+            timeout_value: LastNumber::default(),
+        });
+        Self { shared: clusters, env, generation: Cell::new(0), clusters: RefCell::default() }
+    }
+
+    /// Those of `worker`, which the server gave it.
+    pub(crate) fn of(worker: &Worker) -> Rc<Self> {
+        let upstreams: Rc<dyn Any> = worker.upstreams().clone();
+        upstreams.downcast().expect("the server gives each worker the clusters of this crate")
+    }
+
+    pub(crate) fn env(&self) -> &WorkerEnv {
+        &self.env
+    }
+
+    /// The cluster numbered `id`, if there is one now.
+    pub(crate) fn get(&self, id: u32) -> Option<Rc<WorkerCluster>> {
+        if self.generation.get() != self.shared.generation() {
+            self.refresh();
+        }
+        if let Some(Some(cluster)) = self.clusters.borrow().get(id as usize) {
+            return Some(cluster.clone());
+        }
+        self.make(id)
+    }
+
+    #[cold]
+    fn make(&self, id: u32) -> Option<Rc<WorkerCluster>> {
+        let cluster = self.shared.snapshot().get(id)?.clone();
+        let made = Rc::new(WorkerCluster::new(cluster, &self.env));
+        let mut clusters = self.clusters.borrow_mut();
+        if clusters.len() <= id as usize {
+            clusters.resize(id as usize + 1, None);
+        }
+        clusters[id as usize] = Some(made.clone());
+        Some(made)
+    }
+
+    /// Lets go of the clusters that are gone or were replaced: their idle connections are closed, and the others when
+    /// their requests end.
+    #[cold]
+    fn refresh(&self) {
+        // The generation first: a snapshot published meanwhile is then looked at again.
+        self.generation.set(self.shared.generation());
+        let snapshot = self.shared.snapshot();
+        for (id, kept) in (0..).zip(self.clusters.borrow_mut().iter_mut()) {
+            let is_same = |k: &Rc<WorkerCluster>| snapshot.get(id).is_some_and(|c| Arc::ptr_eq(c, &k.shared.cluster));
+            if !kept.as_ref().is_some_and(is_same) {
+                *kept = None;
+            }
+        }
+    }
+}
+
+// === impl WorkerCluster ===
+
+impl WorkerCluster {
+    fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>) -> Self {
+        let balanced = RefCell::new(Rc::new(Balanced::new(&cluster, env, None)));
+        let codes = Codes::new(&cluster);
+        let shared = ClusterShare { cluster, env: env.clone(), codes, http1_settings: OnceCell::new() };
+        Self { shared: Rc::new(shared), balanced }
+    }
+
+    /// Chooses the host for a request.
+    pub(crate) fn pick(&self) -> Option<Rc<WorkerHost>> {
+        let balanced = self.balanced();
+        if balanced.set.in_panic {
+            self.shared.cluster.stats.lb_healthy_panic().inc();
+        }
+        let at = balanced.balancer.pick(&balanced.set, &self.shared.env.rng)?;
+        let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
+        Some(host.clone())
+    }
+
+    fn balanced(&self) -> Rc<Balanced> {
+        let current = self.balanced.borrow().clone();
+        if current.version == self.shared.cluster.version() {
+            return current;
+        }
+        let next = Rc::new(Balanced::new(&self.shared.cluster, &self.shared.env, Some(&current)));
+        *self.balanced.borrow_mut() = next.clone();
+        next
+    }
+}
+
+// === impl ClusterShare ===
+
+impl ClusterShare {
+    /// Settings of the cluster's HTTP/1 connections.
+    pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
+        self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config.http)))
+    }
+}
+
+fn http1_settings(http: &UpstreamHttp) -> ClientSettings {
+    /// Envoy's limit of an HTTP/1 response's headers, unlike that of other versions.
+    const DEFAULT_HEADERS_BYTES: usize = 80 * 1024;
+    let Http1Options { header_case, enable_trailers, allow_chunked_length, send_fully_qualified_url, .. } = &http.http1;
+    let header_format = match *header_case {
+        HeaderCase::Lower => HeaderFormat::Lower,
+        HeaderCase::ProperCase => HeaderFormat::ProperCase,
+        HeaderCase::Preserve { forward_reason_phrase, proper_case_added } => HeaderFormat::PreserveCase {
+            forward_reason_phrase,
+            own: if proper_case_added { OwnHeaderCase::ProperCase } else { OwnHeaderCase::Lower },
+        },
+    };
+    ClientSettings {
+        max_headers_bytes: http.common.max_response_headers.unwrap_or(DEFAULT_HEADERS_BYTES),
+        max_headers_count: http.common.max_headers_count,
+        enable_trailers: *enable_trailers,
+        allow_chunked_length: *allow_chunked_length,
+        send_fully_qualified_url: *send_fully_qualified_url,
+        header_format,
+    }
+}
+
+// === impl WorkerHost ===
+
+impl WorkerHost {
+    fn new(host: Arc<Host>) -> Self {
+        Self { host, pools: HostPools::default() }
+    }
+}
+
+// === impl Balanced ===
+
+impl Balanced {
+    /// The hosts as they are now; those that were there `before` keep their pools.
+    fn new(cluster: &Cluster, env: &WorkerEnv, before: Option<&Self>) -> Self {
+        // The version first: hosts that change meanwhile are then looked at again.
+        let version = cluster.version();
+        let set = cluster.hosts();
+        let balancer = LoadBalancer::new(cluster.config.lb, &set, &env.rng);
+        let mut kept: HashMap<*const Host, Rc<WorkerHost>> = HashMap::new();
+        if let Some(before) = before {
+            kept.extend(before.hosts.iter().filter_map(OnceCell::get).map(|h| (Arc::as_ptr(&h.host), h.clone())));
+        }
+        let cell = |host: &Arc<Host>| kept.remove(&Arc::as_ptr(host)).map_or_else(OnceCell::new, OnceCell::from);
+        let hosts = set.hosts.iter().map(cell).collect();
+        Self { version, set, balancer, hosts }
+    }
+}
+
+// === impl Codes ===
+
+impl Codes {
+    fn new(cluster: &Cluster) -> Self {
+        let scope = cluster.scope();
+        let (external, internal) = (scope.scope("external"), scope.scope("internal"));
+        Self {
+            all: ResponseCodes::new(&scope),
+            external: ResponseCodes::new(&external),
+            internal: ResponseCodes::new(&internal),
+            external_time: RequestTimeStats::new(&external),
+            internal_time: RequestTimeStats::new(&internal),
+        }
+    }
+}
