@@ -44,13 +44,15 @@ pub use settings::{ClientSettings, HeaderFormat, OwnHeaderCase, ServerSettings};
 /// does the same without copying.
 #[doc(hidden)]
 pub fn parse_request_head(bytes: &[u8], settings: &ServerSettings) -> Option<Result<IncomingRequest, BadRequest>> {
-    let mut scan = head::HeadScan::default();
-    match scan.find_end(bytes, head::LineEnds::Any) {
-        Ok(None) => None,
+    let limits = head::HeadLimits {
+        ends: head::LineEnds::Any,
+        max_bytes: settings.max_headers_bytes,
+        max_count: settings.max_headers_count,
+    };
+    let mut parsed = None;
+    let parse = |head: head::Head<'_>| request_head::parse(head, settings, &mut parsed);
+    match head::HeadScan::default().take(&mut bytes::BytesMut::from(bytes), &limits, parse) {
+        Ok(_) => parsed.map(|parsed| Ok(parsed.incoming)),
         Err(bad) => Some(Err(bad)),
-        Ok(Some(end)) => {
-            let head = bytes::Bytes::copy_from_slice(bytes.get(..end)?);
-            Some(request_head::parse(head, scan, settings).map(|parsed| parsed.incoming))
-        }
     }
 }

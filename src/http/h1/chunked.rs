@@ -169,11 +169,9 @@ impl Chunked {
         if end == 2 {
             return Ok(Some(Piece::End));
         }
-        // All lines of this block are fields: it has no first line.
-        self.scan.first_line = 0;
         // Trailers that are dropped are still checked, but not counted, as in Envoy.
         let max_count = if self.limits.enabled { self.limits.max_count } else { usize::MAX - 1 };
-        let trailers = parse_trailers(&self.scan, block, max_count)?;
+        let trailers = parse_trailers(block, max_count)?;
         Ok(Some(if self.limits.enabled && !trailers.is_empty() { Piece::Trailers(trailers) } else { Piece::End }))
     }
 }

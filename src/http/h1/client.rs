@@ -23,8 +23,7 @@ use exchange::Exchange;
 
 /// The client side of one HTTP/1 connection that carries no exchange. It holds no buffer.
 pub struct ClientConnection {
-    io: Io,
-    settings: Arc<ClientSettings>,
+    exchange: Box<Exchange>,
 }
 
 /// What an exchange reports to, and what becomes of its connection.
@@ -44,6 +43,12 @@ pub struct ExchangeOptions {
 pub trait OnIdle {
     /// `connection` can carry another exchange.
     fn on_idle(self: Rc<Self>, connection: ClientConnection);
+}
+
+impl<F: Fn(ClientConnection)> OnIdle for F {
+    fn on_idle(self: Rc<Self>, connection: ClientConnection) {
+        self(connection);
+    }
 }
 
 /// How much of a request reached the transport.
@@ -99,18 +104,17 @@ pub struct ExchangeError {
 impl ClientConnection {
     /// A connection over `io`, fresh from connecting.
     pub fn new(io: Io, settings: Arc<ClientSettings>) -> Self {
-        Self { io, settings }
+        Self { exchange: Box::new(Exchange::new(io, settings)) }
     }
 
     /// Ready once an idle connection cannot be used any more: the upstream closed it, or sent what nobody asked for,
     /// which must not become the response to the next request.
     pub fn poll_idle_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut byte = [0];
-        Pin::new(&mut self.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
+        Pin::new(&mut self.exchange.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).map(|_| ())
     }
 
-    /// Sends a request and waits for the head of its response. Head and first body bytes are one
-    /// write. Dropping the
+    /// Sends a request and waits for the head of its response. Head and first body bytes are one write. Dropping the
     /// future or the response body closes the connection.
     ///
     /// After a 101 (only where `head.protocol` is set) or the 2xx of a CONNECT, the bodies are the two directions of a
@@ -121,18 +125,18 @@ impl ClientConnection {
         body: Body,
         options: ExchangeOptions,
     ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
-        let mut exchange = Exchange::begin(self, head, body, options);
+        let mut exchange = self.exchange;
+        exchange.begin(head, body, options);
         async move {
             match poll_fn(|cx| exchange.poll_head(cx)).await {
-                Ok(parsed) => Ok(body::response(exchange, parsed)),
+                Ok(()) => Ok(body::response(exchange)),
                 Err(failure) => Err(exchange.into_error(failure)),
             }
         }
     }
-}
 
-impl<F: Fn(ClientConnection)> OnIdle for F {
-    fn on_idle(self: Rc<Self>, connection: ClientConnection) {
-        self(connection);
+    #[cfg(test)]
+    pub(super) fn holds_no_memory(&self) -> bool {
+        self.exchange.holds_no_memory()
     }
 }

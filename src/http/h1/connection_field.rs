@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::details::{BadRequest, CONNECTION_REJECTED};
 use super::field::joined;
+use super::head::HeadField;
 
 /// Connection fields that Envoy still sanitises; a request with this many tokens or more is refused.
 const MAX_TOKENS: usize = 10;
@@ -16,25 +17,27 @@ pub(super) struct ConnectionField {
     pub(super) close: bool,
     pub(super) keep_alive: bool,
     pub(super) upgrade: bool,
-    /// All lines, as received.
+    /// The lines from the one that says `upgrade` on, as received.
     pub(super) raw: Option<Bytes>,
     nominated: SmallVec<[Bytes; 1]>,
     tokens: usize,
 }
 
 impl ConnectionField {
-    pub(super) fn add(&mut self, head: &Bytes, value: &[u8]) {
-        for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|t| !t.is_empty()) {
+    pub(super) fn add(&mut self, field: HeadField<'_>) {
+        for token in field.value.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|t| !t.is_empty()) {
             self.tokens += 1;
             match token.len() {
                 5 if token.eq_ignore_ascii_case(b"close") => self.close = true,
                 7 if token.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
                 10 if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
-                _ if self.nominated.len() < MAX_TOKENS => self.nominated.push(head.slice_ref(token)),
+                _ if self.nominated.len() < MAX_TOKENS => self.nominated.push(field.shared(token)),
                 _ => {}
             }
         }
-        self.raw = Some(joined(self.raw.take(), head.slice_ref(value)));
+        if self.upgrade {
+            self.raw = Some(joined(self.raw.take(), field.shared_value()));
+        }
     }
 
     /// Proxy-Connection can only shorten a connection's life.

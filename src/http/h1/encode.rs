@@ -1,10 +1,11 @@
 //! Heads and chunks as bytes.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use nuncio_filter_api::{ByteStr, RequestHead, ResponseHead};
 use nuncio_telemetry::Protocol;
 
+use super::field::{Field, parse_length};
 use super::settings::{HeaderFormat, OwnHeaderCase};
 use super::write::WriteQueue;
 
@@ -53,8 +54,7 @@ impl NameCase<'_> {
         }
     }
 
-    fn line(&self, name: &HeaderName, value: &[u8], out: &mut Vec<u8>) {
-        let name = name.as_str().as_bytes();
+    fn line(&self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
         out.reserve(name.len() + value.len() + 4);
         self.write(name, out);
         out.extend_from_slice(b": ");
@@ -93,29 +93,27 @@ pub(super) fn request_head(
     write_request_line(request, form.fully_qualified, out);
     let fields_start = out.len();
     let case = &form.case;
-    case.line(&http::header::HOST, request.authority.as_bytes(), out);
+    case.line(b"host", request.authority.as_bytes(), out);
     let mut length = None;
     let mut has_upgrade = false;
     for (name, value) in &request.headers {
-        if name == http::header::CONTENT_LENGTH {
-            length = parse_own_length(value.as_bytes());
-        } else if name == http::header::UPGRADE || name == http::header::CONNECTION {
+        let name = name.as_str().as_bytes();
+        match Field::of(name) {
+            Field::ContentLength => length = parse_length(value.as_bytes()),
             // Only an upgrade that was accepted is passed on (RFC 9110 §7.8).
-            if request.protocol.is_none() {
-                continue;
-            }
-            has_upgrade |= name == http::header::UPGRADE;
-        } else if is_hop_by_hop(name) {
-            continue;
+            Field::Upgrade | Field::Connection if request.protocol.is_none() => continue,
+            Field::Upgrade => has_upgrade = true,
+            Field::KeepAlive | Field::ProxyConnection | Field::TransferEncoding => continue,
+            _ => {}
         }
         case.line(name, value.as_bytes(), out);
     }
     if let Some(protocol) = &request.protocol {
         if !request.headers.contains_key(http::header::CONNECTION) {
-            case.line(&http::header::CONNECTION, b"upgrade", out);
+            case.line(b"connection", b"upgrade", out);
         }
         if !has_upgrade {
-            case.line(&http::header::UPGRADE, protocol.as_bytes(), out);
+            case.line(b"upgrade", protocol.as_bytes(), out);
         }
     }
     let framing = request_framing(request, length, form, out);
@@ -157,11 +155,11 @@ fn request_framing(
     if form.without_body {
         let expected = ![Method::GET, Method::HEAD, Method::DELETE, Method::TRACE].contains(&request.method);
         if expected {
-            form.case.line(&http::header::CONTENT_LENGTH, b"0", out);
+            form.case.line(b"content-length", b"0", out);
         }
         return SendFraming::None;
     }
-    form.case.line(&http::header::TRANSFER_ENCODING, b"chunked", out);
+    form.case.line(b"transfer-encoding", b"chunked", out);
     SendFraming::Chunked
 }
 
@@ -193,18 +191,22 @@ pub(super) fn response_head(
     let lengthless = tunnel || status.is_informational() || status == StatusCode::NO_CONTENT;
     let mut length = None;
     for (name, value) in &response.headers {
-        if name == http::header::CONTENT_LENGTH {
-            length = parse_own_length(value.as_bytes());
-            if lengthless || length.is_none() {
-                continue;
+        let name = name.as_str().as_bytes();
+        match Field::of(name) {
+            Field::ContentLength => {
+                length = parse_length(value.as_bytes());
+                if lengthless || length.is_none() {
+                    continue;
+                }
             }
-        } else if is_hop_by_hop(name) && !(tunnel && name == http::header::CONNECTION) {
-            continue;
+            Field::Connection if !tunnel => continue,
+            Field::KeepAlive | Field::ProxyConnection | Field::TransferEncoding => continue,
+            _ => {}
         }
         form.case.line(name, value.as_bytes(), out);
     }
     if let Some(connection) = form.connection {
-        form.case.line(&http::header::CONNECTION, connection, out);
+        form.case.line(b"connection", connection, out);
     }
     let framing = if tunnel { SendFraming::Raw } else { response_framing(status, length, form, out) };
     end_head(out, start, fields_start, framing)
@@ -243,13 +245,13 @@ fn response_framing(
         None => {}
     }
     if form.without_body && !form.to_head {
-        form.case.line(&http::header::CONTENT_LENGTH, b"0", out);
+        form.case.line(b"content-length", b"0", out);
         return SendFraming::None;
     }
     if form.version == Protocol::Http10 {
         return if form.to_head { SendFraming::None } else { SendFraming::Raw };
     }
-    form.case.line(&http::header::TRANSFER_ENCODING, b"chunked", out);
+    form.case.line(b"transfer-encoding", b"chunked", out);
     if form.to_head { SendFraming::None } else { SendFraming::Chunked }
 }
 
@@ -269,21 +271,6 @@ fn end_head(out: &mut Vec<u8>, start: usize, fields_start: usize, framing: SendF
     let fields = (out.len() - fields_start) as u64;
     out.extend_from_slice(b"\r\n");
     (framing, HeadSize { fields, wire: (out.len() - start) as u64 })
-}
-
-/// Fields of a connection: this codec writes its own.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    match name.as_str().len() {
-        10 => name == http::header::CONNECTION || name.as_str() == "keep-alive",
-        16 => name.as_str() == "proxy-connection",
-        17 => name == http::header::TRANSFER_ENCODING,
-        _ => false,
-    }
-}
-
-/// Content-Length that the proxy itself holds: decoded by a codec, or set by a filter.
-fn parse_own_length(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok().filter(|v| v.bytes().all(|b| b.is_ascii_digit())).and_then(|v| v.parse().ok())
 }
 
 /// The body on its way out: frames it and holds it to the length that the head promised.
@@ -337,7 +324,7 @@ impl BodySender {
                 let start = out.len();
                 out.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.filter(|_| self.trailers).into_iter().flatten() {
-                    case.line(name, value.as_bytes(), out);
+                    case.line(name.as_str().as_bytes(), value.as_bytes(), out);
                 }
                 out.extend_from_slice(b"\r\n");
                 (out.len() - start) as u64

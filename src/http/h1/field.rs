@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use httparse::Header;
 use nuncio_filter_api::ByteStr;
 
 use super::connection_field::ConnectionField;
 use super::details::{BadRequest, CODEC_ERROR, INVALID_AUTHORITY, TOO_MANY_HEADERS};
-use super::head::share_value;
+use super::head::{Head, HeadField};
 
 /// A field that the codec reads; all others pass through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,21 +24,22 @@ pub(super) enum Field {
 }
 
 impl Field {
-    /// Looks at the length first: most fields differ from all of these by it.
+    /// Looks at length and first letter before the rest: most fields differ from all of these by them.
     pub(super) fn of(name: &[u8]) -> Self {
-        let is = |known: &str, field| if name.eq_ignore_ascii_case(known.as_bytes()) { field } else { Self::Other };
-        match name.len() {
-            2 => is("te", Self::Te),
-            4 => is("host", Self::Host),
-            6 => is("expect", Self::Expect),
-            7 => is("upgrade", Self::Upgrade),
-            10 if name[0] | 0x20 == b'c' => is("connection", Self::Connection),
-            10 => is("keep-alive", Self::KeepAlive),
-            14 => is("content-length", Self::ContentLength),
-            16 => is("proxy-connection", Self::ProxyConnection),
-            17 => is("transfer-encoding", Self::TransferEncoding),
-            _ => Self::Other,
-        }
+        let Some(first) = name.first() else { return Self::Other };
+        let (known, field) = match (name.len(), first | 0x20) {
+            (2, b't') => ("te", Self::Te),
+            (4, b'h') => ("host", Self::Host),
+            (6, b'e') => ("expect", Self::Expect),
+            (7, b'u') => ("upgrade", Self::Upgrade),
+            (10, b'c') => ("connection", Self::Connection),
+            (10, b'k') => ("keep-alive", Self::KeepAlive),
+            (14, b'c') => ("content-length", Self::ContentLength),
+            (16, b'p') => ("proxy-connection", Self::ProxyConnection),
+            (17, b't') => ("transfer-encoding", Self::TransferEncoding),
+            _ => return Self::Other,
+        };
+        if is_name(name, known.as_bytes()) { field } else { Self::Other }
     }
 
     /// Whether trailers may not carry the field: it frames, routes, modifies or authenticates (RFC 9110 §6.5.1).
@@ -71,6 +71,16 @@ impl Field {
             || name.first() == Some(&b':')
             || FORBIDDEN.iter().any(|f| name.eq_ignore_ascii_case(f.as_bytes()))
     }
+}
+
+/// Whether `name`, a token, is `known`, which is lower case and of the same length. Eight bytes at a time: in a token no
+/// byte other than its upper case becomes a letter or hyphen by setting bit 5.
+fn is_name(name: &[u8], known: &[u8]) -> bool {
+    const LOWER: u64 = 0x2020_2020_2020_2020;
+    let (name_words, name_rest) = name.as_chunks::<8>();
+    let (known_words, known_rest) = known.as_chunks::<8>();
+    name_words.iter().zip(known_words).all(|(n, k)| u64::from_le_bytes(*n) | LOWER == u64::from_le_bytes(*k))
+        && name_rest.iter().zip(known_rest).all(|(n, k)| n | 0x20 == *k)
 }
 
 /// Whether a wrong reading of the field lets a message be split otherwise than its sender meant.
@@ -113,77 +123,73 @@ pub(super) struct Fields {
 }
 
 /// Room for the fields that the proxy adds to most messages, so that the map does not grow on the way.
-const ADDED_FIELDS: usize = 8;
+const ADDED_FIELDS: usize = 5;
 
 impl Fields {
-    pub(super) fn collect(
-        head: &Bytes,
-        fields: &[Header<'_>],
-        side: Side,
-        keep_names: bool,
-    ) -> Result<Self, BadRequest> {
-        let mut all = Self { map: HeaderMap::with_capacity(fields.len() + ADDED_FIELDS), ..Self::default() };
+    /// Adds the fields of `head`. In place, since moving so large a value costs as much as some fields.
+    pub(super) fn collect(&mut self, head: &Head<'_>, side: Side, keep_names: bool) -> Result<(), BadRequest> {
+        self.map = HeaderMap::with_capacity(head.len() + ADDED_FIELDS);
         if keep_names {
-            let names = fields.iter().filter_map(|f| ByteStr::from_utf8(head.slice_ref(f.name.as_bytes())).ok());
-            all.names = Some(names.collect());
+            self.names = Some(head.fields().filter_map(|f| ByteStr::from_utf8(f.shared_name()).ok()).collect());
         }
         let mut te_trailers = false;
-        for field in fields {
-            all.bytes += (field.name.len() + field.value.len() + 3) as u64;
-            match (Field::of(field.name.as_bytes()), side) {
+        for field in head.fields() {
+            self.bytes += (field.name.len() + field.value.len() + 3) as u64;
+            match (Field::of(field.name), side) {
+                (Field::Other, _) => self.append(field)?,
                 (Field::Te, Side::Request) => te_trailers |= accepts_trailers(field.value),
-                (kind, side) => all.add(head, kind, side, field)?,
+                (kind, side) => self.add(kind, side, field)?,
             }
         }
         if te_trailers {
-            all.map.insert(http::header::TE, HeaderValue::from_static("trailers"));
+            self.map.insert(http::header::TE, HeaderValue::from_static("trailers"));
         }
-        // Envoy counts the end of the head as one more line where there is no field at all.
-        all.bytes = all.bytes.max(3);
-        Ok(all)
+        // Envoy counts the end of the head as one more line where there is no field at self.
+        self.bytes = self.bytes.max(3);
+        Ok(())
     }
 
-    fn add(&mut self, head: &Bytes, kind: Field, side: Side, field: &Header<'_>) -> Result<(), BadRequest> {
+    fn add(&mut self, kind: Field, side: Side, field: HeadField<'_>) -> Result<(), BadRequest> {
         match (kind, side) {
             (Field::Host, Side::Request) => {
                 // RFC 9112 §3.2: more than one Host is refused, even where they agree.
-                if self.host.replace(head.slice_ref(field.value)).is_some() {
+                if self.host.replace(field.shared_value()).is_some() {
                     return Err(INVALID_AUTHORITY);
                 }
             }
-            (Field::ContentLength, _) => return self.add_length(head, field),
+            (Field::ContentLength, _) => return self.add_length(field),
             (Field::TransferEncoding, _) => {
                 let chunked = field.value.eq_ignore_ascii_case(b"chunked") && self.coding == Coding::Absent;
                 self.coding = if chunked { Coding::Chunked } else { Coding::Other };
             }
-            (Field::Connection, _) => self.connection.add(head, field.value),
+            (Field::Connection, _) => self.connection.add(field),
             (Field::ProxyConnection, _) => self.connection.add_proxy(field.value),
             (Field::KeepAlive, _) => {}
-            (Field::Upgrade, _) => self.upgrade = Some(joined(self.upgrade.take(), head.slice_ref(field.value))),
+            (Field::Upgrade, _) => self.upgrade = Some(joined(self.upgrade.take(), field.shared_value())),
             (Field::Expect, Side::Request) => {
                 self.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
-                self.append(head, field)?;
+                self.append(field)?;
             }
-            (Field::Host | Field::Te | Field::Expect | Field::Other, _) => self.append(head, field)?,
+            (Field::Host | Field::Te | Field::Expect | Field::Other, _) => self.append(field)?,
         }
         Ok(())
     }
 
-    fn add_length(&mut self, head: &Bytes, field: &Header<'_>) -> Result<(), BadRequest> {
+    fn add_length(&mut self, field: HeadField<'_>) -> Result<(), BadRequest> {
         let length = parse_length(field.value).ok_or(CODEC_ERROR)?;
         if self.content_length.replace(length).is_some() {
             return Err(CODEC_ERROR);
         }
         // `005` is 5 and goes on as 5: no peer may read it as octal.
         let canonical = field.value.len() == 1 || field.value[0] != b'0';
-        let value = if canonical { share_value(head, field.value) } else { HeaderValue::from(length) };
+        let value = if canonical { field.header_value() } else { HeaderValue::from(length) };
         self.map.try_append(http::header::CONTENT_LENGTH, value).map_err(|_| TOO_MANY_HEADERS)?;
         Ok(())
     }
 
-    fn append(&mut self, head: &Bytes, field: &Header<'_>) -> Result<(), BadRequest> {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| CODEC_ERROR)?;
-        self.map.try_append(name, share_value(head, field.value)).map_err(|_| TOO_MANY_HEADERS)?;
+    fn append(&mut self, field: HeadField<'_>) -> Result<(), BadRequest> {
+        let name = HeaderName::from_bytes(field.name).map_err(|_| CODEC_ERROR)?;
+        self.map.try_append(name, field.header_value()).map_err(|_| TOO_MANY_HEADERS)?;
         Ok(())
     }
 
@@ -206,7 +212,7 @@ impl Fields {
 }
 
 /// 1*DIGIT that fits 64 bits: no sign, no list, no space (RFC 9112 §6.3).
-fn parse_length(value: &[u8]) -> Option<u64> {
+pub(super) fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
     }

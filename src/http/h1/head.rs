@@ -1,10 +1,11 @@
-//! Where a head ends, and the fields of a finished one.
+//! Where a head ends, and where its fields lie.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use httparse::{EMPTY_HEADER, Header, Status};
+use smallvec::SmallVec;
 
-use super::details::{BadRequest, CODEC_ERROR, INVALID_CHARACTERS, TOO_MANY_HEADERS};
+use super::details::{BadRequest, CODEC_ERROR, HEADERS_TOO_LARGE, INVALID_CHARACTERS, TOO_MANY_HEADERS};
 use super::field::{Field, is_framing_field};
 
 /// Which line ends a peer may use.
@@ -16,21 +17,129 @@ pub(super) enum LineEnds {
     Crlf,
 }
 
-/// The search for the empty line that ends a head. It remembers how far it came, so that a head which arrives byte by
-/// byte is searched once.
+/// What a head may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HeadLimits {
+    pub(super) ends: LineEnds,
+    /// Bytes, first line and line ends included.
+    pub(super) max_bytes: usize,
+    /// Fields.
+    pub(super) max_count: usize,
+}
+
+/// Fields that a usual head has; more cost an allocation.
+const USUAL: usize = 24;
+
+/// A whole head, its fields by their places.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) bytes: &'a Bytes,
+    /// Length of the first line with its end.
+    first_line: usize,
+    fields: &'a [Place],
+}
+
+/// Offsets of a name and a value.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+type Places = SmallVec<[Place; USUAL]>;
+
+/// A field of a [`Head`].
+#[derive(Clone, Copy)]
+pub(super) struct HeadField<'a> {
+    head: &'a Bytes,
+    pub(super) name: &'a [u8],
+    pub(super) value: &'a [u8],
+    place: Place,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    pub(super) fn line(&self) -> &'a [u8] {
+        &self.bytes[..self.first_line]
+    }
+
+    pub(super) fn fields(&self) -> impl Iterator<Item = HeadField<'a>> {
+        let head = self.bytes;
+        self.fields.iter().map(move |place| HeadField {
+            head,
+            name: &head[place.name.0 as usize..place.name.1 as usize],
+            value: &head[place.value.0 as usize..place.value.1 as usize],
+            place: *place,
+        })
+    }
+}
+
+impl HeadField<'_> {
+    pub(super) fn shared_name(&self) -> Bytes {
+        self.head.slice(self.place.name.0 as usize..self.place.name.1 as usize)
+    }
+
+    pub(super) fn shared_value(&self) -> Bytes {
+        self.head.slice(self.place.value.0 as usize..self.place.value.1 as usize)
+    }
+
+    /// A part of the value.
+    pub(super) fn shared(&self, part: &[u8]) -> Bytes {
+        self.head.slice_ref(part)
+    }
+
+    pub(super) fn header_value(&self) -> HeaderValue {
+        // SAFETY: httparse accepts in a value just what `HeaderValue` does: tab, 0x20 to 0x7e and 0x80 to 0xff.
+        unsafe { HeaderValue::from_maybe_shared_unchecked(self.shared_value()) }
+    }
+}
+
+/// The search for a head in a receive buffer. It remembers how far it came, so that a head which arrives byte by byte
+/// is searched once (CVE-2019-15226).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HeadScan {
     searched: usize,
     /// Length of the first line with its end; 0 until it is known.
     pub(super) first_line: usize,
-    /// Lines seen that are followed by another that is not empty: the fields of a head, one less of trailers.
-    lines: usize,
     /// A line begins with space or tab (obs-fold).
     folded: bool,
 }
 
 impl HeadScan {
-    /// The length of the head with its empty line, if all of it is in `buf`. `buf` only grows between calls.
+    /// Takes a head out of `buf`, if all of it is there, and gives it to `parse`. `buf` only grows until it is.
+    pub(super) fn take(
+        &mut self,
+        buf: &mut BytesMut,
+        limits: &HeadLimits,
+        parse: impl FnOnce(Head<'_>) -> Result<(), BadRequest>,
+    ) -> Result<bool, BadRequest> {
+        if self.searched == 0 {
+            let mut fields = Places::new();
+            if let Some((first_line, end)) = find_plain(buf, limits.ends, &mut fields) {
+                if end > limits.max_bytes {
+                    return Err(HEADERS_TOO_LARGE);
+                }
+                if fields.len() > limits.max_count {
+                    return Err(TOO_MANY_HEADERS);
+                }
+                return parse(Head { bytes: &split_off(buf, end), first_line, fields: &fields }).map(|()| true);
+            }
+        }
+        let end = self.find_end(buf, limits.ends)?;
+        if end.unwrap_or(buf.len()) > limits.max_bytes {
+            return Err(HEADERS_TOO_LARGE);
+        }
+        let Some(end) = end else { return Ok(false) };
+        let scan = std::mem::take(self);
+        let bytes = scan.unfold(split_off(buf, end))?;
+        let fields = find_fields(&bytes, scan.first_line, limits.max_count)?;
+        parse(Head { bytes: &bytes, first_line: scan.first_line, fields: &fields }).map(|()| true)
+    }
+
+    /// The length of the head with its empty line.
     pub(super) fn find_end(&mut self, buf: &[u8], ends: LineEnds) -> Result<Option<usize>, BadRequest> {
         while let Some(at) = memchr::memchr(b'\n', buf.get(self.searched..).unwrap_or_default()) {
             let lf = self.searched + at;
@@ -51,61 +160,72 @@ impl HeadScan {
                 _ => {}
             }
             self.searched = lf + 1;
-            self.lines += 1;
         }
         self.searched = buf.len();
         Ok(None)
     }
 
-    /// Undoes obs-fold in a finished head, as RFC 9112 §5.2 allows and Envoy does: the line end goes, its space stays.
-    pub(super) fn unfold(&mut self, head: Bytes) -> Result<Bytes, BadRequest> {
+    /// Undoes obs-fold, as RFC 9112 §5.2 allows and Envoy does: the line end goes, its space stays.
+    fn unfold(&self, head: Bytes) -> Result<Bytes, BadRequest> {
         if !self.folded {
             return Ok(head);
         }
-        let first_line = self.first_line;
-        let unfolded = unfold(&head, first_line).ok_or(CODEC_ERROR)?;
-        // Line and empty line are no fields, as the search counts.
-        let lines = unfolded.iter().filter(|b| **b == b'\n').count() - 1;
-        *self = Self { first_line, lines, ..Self::default() };
-        Ok(unfolded.into())
-    }
-
-    /// Calls `each` with the fields of `head`, which is finished and unfolded, or fails for all of them.
-    pub(super) fn with_fields<R>(
-        &self,
-        head: &[u8],
-        max_count: usize,
-        each: impl FnOnce(&[Header<'_>]) -> Result<R, BadRequest>,
-    ) -> Result<R, BadRequest> {
-        // A head far beyond the limit is not parsed at all.
-        if self.lines > max_count.saturating_add(1) {
-            return Err(TOO_MANY_HEADERS);
-        }
-        let block = head.get(self.first_line..).unwrap_or_default();
-        const USUAL: usize = 24;
-        if self.lines < USUAL {
-            parse_fields(block, &mut [EMPTY_HEADER; USUAL], max_count, each)
-        } else {
-            parse_fields(block, &mut vec![EMPTY_HEADER; self.lines + 1], max_count, each)
-        }
+        unfold(&head, self.first_line).map(Bytes::from).ok_or(CODEC_ERROR)
     }
 }
 
-fn parse_fields<'b, R>(
-    block: &'b [u8],
-    fields: &mut [Header<'b>],
-    max_count: usize,
-    each: impl FnOnce(&[Header<'_>]) -> Result<R, BadRequest>,
-) -> Result<R, BadRequest> {
-    match httparse::parse_headers(block, fields) {
+fn split_off(buf: &mut BytesMut, end: usize) -> Bytes {
+    // A buffer that is all head is given up: its memory becomes the head's, without a second owner.
+    let head = if end == buf.len() { std::mem::take(buf) } else { buf.split_to(end) };
+    head.freeze()
+}
+
+/// Parses a head that is whole and has nothing unusual, without a search for its end. `None` for every other, be it
+/// incomplete, folded, large or wrong: [`HeadScan::find_end`] tells these apart.
+fn find_plain(buf: &[u8], ends: LineEnds, places: &mut Places) -> Option<(usize, usize)> {
+    let first_line = memchr::memchr(b'\n', buf)? + 1;
+    let mut fields = [EMPTY_HEADER; USUAL];
+    let Ok(Status::Complete((used, fields))) = httparse::parse_headers(&buf[first_line..], &mut fields) else {
+        return None;
+    };
+    let end = first_line + used;
+    if ends == LineEnds::Crlf && !(buf[..end].ends_with(b"\r\n") && fields.iter().all(|f| ends_with_crlf(buf, f))) {
+        return None;
+    }
+    places.extend(fields.iter().map(|field| Place::of(buf, field)));
+    Some((first_line, end))
+}
+
+/// Whether CR follows the value of `field`, which httparse has trimmed. An empty value may lie anywhere.
+fn ends_with_crlf(buf: &[u8], field: &Header<'_>) -> bool {
+    let end = Place::of(buf, field).value.1 as usize;
+    let rest = buf.get(end..).unwrap_or_default();
+    !field.value.is_empty() && rest.iter().find(|b| !matches!(b, b' ' | b'\t')) == Some(&b'\r')
+}
+
+impl Place {
+    /// Where `field`, a part of `buf`, lies in it.
+    fn of(buf: &[u8], field: &Header<'_>) -> Self {
+        let place = |part: &[u8]| {
+            let start = (part.as_ptr() as usize).wrapping_sub(buf.as_ptr() as usize);
+            if part.is_empty() { (0, 0) } else { (start as u32, (start + part.len()) as u32) }
+        };
+        Self { name: place(field.name.as_bytes()), value: place(field.value) }
+    }
+}
+
+/// The fields between the first line and the end of a head.
+fn find_fields(head: &[u8], first_line: usize, max_count: usize) -> Result<Places, BadRequest> {
+    let block = head.get(first_line..).unwrap_or_default();
+    let lines = memchr::memchr_iter(b'\n', block).count();
+    // The empty line is no field.
+    if lines > max_count.saturating_add(1) {
+        return Err(TOO_MANY_HEADERS);
+    }
+    match httparse::parse_headers(block, &mut vec![EMPTY_HEADER; lines]) {
         Ok(Status::Complete((used, fields))) if used == block.len() => {
-            if fields.len() > max_count {
-                Err(TOO_MANY_HEADERS)
-            } else {
-                each(fields)
-            }
+            Ok(fields.iter().map(|field| Place::of(head, field)).collect())
         }
-        Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_HEADERS),
         _ if block.iter().any(|b| is_control(*b)) => Err(INVALID_CHARACTERS),
         _ => Err(CODEC_ERROR),
     }
@@ -137,20 +257,15 @@ fn unfold(head: &[u8], first_line: usize) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The value of a field as a slice of `head`, which contains it.
-pub(super) fn share_value(head: &Bytes, value: &[u8]) -> HeaderValue {
-    // SAFETY: httparse accepts in a value just what `HeaderValue` does: tab, 0x20 to 0x7e and 0x80 to 0xff.
-    unsafe { HeaderValue::from_maybe_shared_unchecked(head.slice_ref(value)) }
-}
-
-/// The trailers of a chunked body; fields that frame, route or authenticate are dropped (RFC 9110 §6.5.1).
-pub(super) fn parse_trailers(scan: &HeadScan, block: Bytes, max_count: usize) -> Result<HeaderMap, BadRequest> {
-    scan.with_fields(&block, max_count, |fields| {
-        let mut trailers = HeaderMap::with_capacity(fields.len());
-        for field in fields.iter().filter(|f| !Field::is_forbidden_in_trailers(f.name.as_bytes())) {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| CODEC_ERROR)?;
-            trailers.try_append(name, share_value(&block, field.value)).map_err(|_| TOO_MANY_HEADERS)?;
-        }
-        Ok(trailers)
-    })
+/// The trailers in `block`, which ends with its empty line; fields that frame, route or authenticate are dropped
+/// (RFC 9110 §6.5.1).
+pub(super) fn parse_trailers(block: Bytes, max_count: usize) -> Result<HeaderMap, BadRequest> {
+    let fields = find_fields(&block, 0, max_count)?;
+    let block = Head { bytes: &block, first_line: 0, fields: &fields };
+    let mut trailers = HeaderMap::with_capacity(block.len());
+    for field in block.fields().filter(|f| !Field::is_forbidden_in_trailers(f.name)) {
+        let name = HeaderName::from_bytes(field.name).map_err(|_| CODEC_ERROR)?;
+        trailers.try_append(name, field.header_value()).map_err(|_| TOO_MANY_HEADERS)?;
+    }
+    Ok(trailers)
 }

@@ -10,7 +10,7 @@ use super::details::{
     LOW_VERSION,
 };
 use super::field::{Coding, Fields, Side};
-use super::head::HeadScan;
+use super::head::Head;
 use super::settings::ServerSettings;
 use super::target;
 
@@ -156,16 +156,17 @@ fn parse_version(version: &[u8]) -> Result<Version, BadRequest> {
     }
 }
 
-/// Parses a finished head.
-pub(super) fn parse(head: Bytes, mut scan: HeadScan, settings: &ServerSettings) -> Result<ParsedRequest, BadRequest> {
-    let wire_bytes = head.len() as u64;
-    let head = scan.unfold(head)?;
-    let line = RequestLine::parse(&head[..scan.first_line], settings)?;
-    let keep_names = settings.header_format.keeps_names();
-    let fields = scan.with_fields(&head, settings.max_headers_count, |fields| {
-        Fields::collect(&head, fields, Side::Request, keep_names)
-    })?;
-    Request { line, fields, settings, wire_bytes }.finish(&head)
+/// Parses a head into `parsed`.
+pub(super) fn parse(
+    head: Head<'_>,
+    settings: &ServerSettings,
+    parsed: &mut Option<ParsedRequest>,
+) -> Result<(), BadRequest> {
+    let line = RequestLine::parse(head.line(), settings)?;
+    let mut request = Request { line, fields: Fields::default(), settings };
+    request.fields.collect(&head, Side::Request, settings.header_format.keeps_names())?;
+    *parsed = Some(request.finish(head.bytes)?);
+    Ok(())
 }
 
 /// Line and fields on the way to a [`ParsedRequest`].
@@ -173,50 +174,46 @@ struct Request<'a> {
     line: RequestLine,
     fields: Fields,
     settings: &'a ServerSettings,
-    wire_bytes: u64,
 }
 
 impl Request<'_> {
-    fn finish(mut self, head: &Bytes) -> Result<ParsedRequest, BadRequest> {
+    fn finish(&mut self, head: &Bytes) -> Result<ParsedRequest, BadRequest> {
         let framing = self.framing()?;
         let upgrade = self.upgrade(framing);
         let connect = self.line.method == Method::CONNECT;
-        let keep_alive = self.keep_alive();
         match &upgrade {
             Some(upgrade) => self.fields.keep_upgrade_fields(upgrade.as_bytes()),
             None if connect => {}
             None => self.fields.connection.sanitize_request(&mut self.fields.map)?,
         }
-        let target =
-            target::parse(&self.line.method, head.slice(self.line.target.clone()), self.settings.allow_absolute_url)?;
+        let target = head.slice(self.line.target.clone());
+        let target = target::parse(&self.line.method, target, self.settings.allow_absolute_url)?;
         let has_host = self.fields.host.is_some() || target.authority.is_some();
-        let authority = self.authority(target.authority)?;
+        let absolute_form = target.scheme.is_some();
         let tunnel = match &upgrade {
             _ if connect => Some(Tunnel::Connect),
             Some(_) => Some(Tunnel::Upgrade),
             None => None,
         };
-        let absolute_form = target.scheme.is_some();
-        let head = RequestHead {
-            method: self.line.method,
-            scheme: target.scheme.unwrap_or(Scheme::Http),
-            authority,
-            path: target.path,
-            protocol: None,
-            version: if self.line.version == Version::Http11 { Protocol::Http11 } else { Protocol::Http10 },
-            headers: self.fields.map,
-            original_case: self.fields.names.map(Box::new),
-        };
         let incoming = IncomingRequest {
-            head,
+            keep_alive: self.keep_alive(),
+            head: RequestHead {
+                authority: self.authority(target.authority)?,
+                method: std::mem::take(&mut self.line.method),
+                scheme: target.scheme.unwrap_or(Scheme::Http),
+                path: target.path,
+                protocol: None,
+                version: if self.line.version == Version::Http11 { Protocol::Http11 } else { Protocol::Http10 },
+                headers: std::mem::take(&mut self.fields.map),
+                original_case: self.fields.names.take().map(Box::new),
+            },
             body: Body::empty(),
-            keep_alive,
             expects_continue: self.fields.expects_continue,
             upgrade,
             has_host: has_host || !self.settings.default_host_for_http_10.is_empty(),
             absolute_form,
             header_bytes: self.fields.bytes,
-            wire_bytes: self.wire_bytes,
+            wire_bytes: head.len() as u64,
         };
         Ok(ParsedRequest { incoming, framing, tunnel })
     }

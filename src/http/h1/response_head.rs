@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use http::StatusCode;
 use nuncio_filter_api::{ByteStr, OriginalResponse, ResponseHead};
 
 use super::details::{BadRequest, CODEC_ERROR, INVALID_TRANSFER_ENCODING, LENGTH_AND_CHUNKED};
 use super::field::{Coding, Fields, Side};
-use super::head::{HeadScan, is_control};
+use super::head::{Head, is_control};
 use super::settings::ClientSettings;
 
 /// What the reading of a response must know of its request.
@@ -79,36 +78,46 @@ impl StatusLine {
     }
 }
 
-/// Parses a finished head.
+/// Parses a head into `parsed`.
 pub(super) fn parse(
-    head: Bytes,
-    mut scan: HeadScan,
+    head: Head<'_>,
     asked: Asked,
     settings: &ClientSettings,
-) -> Result<ParsedResponse, BadRequest> {
-    let wire_bytes = head.len() as u64;
-    let head = scan.unfold(head)?;
-    let line = StatusLine::parse(&head[..scan.first_line])?;
-    let keep_names = settings.header_format.keeps_names();
-    let mut fields = scan.with_fields(&head, settings.max_headers_count, |fields| {
-        Fields::collect(&head, fields, Side::Response, keep_names)
-    })?;
+    parsed: &mut Option<ParsedResponse>,
+) -> Result<(), BadRequest> {
+    let line = StatusLine::parse(head.line())?;
+    let mut fields = Fields::default();
+    fields.collect(&head, Side::Response, settings.header_format.keeps_names())?;
     let framing = framing(&mut fields, &line, asked, settings)?;
-    let connection = std::mem::take(&mut fields.connection);
-    if framing == ResponseFraming::Tunnel && line.status == StatusCode::SWITCHING_PROTOCOLS {
-        fields.connection = connection;
+    if line.status == StatusCode::SWITCHING_PROTOCOLS {
         if let Some(upgrade) = fields.upgrade.take() {
             fields.keep_upgrade_fields(&upgrade);
         }
-        return Ok(finish(fields, &line, &head, framing, false, wire_bytes));
+    } else {
+        fields.connection.remove_nominated(&mut fields.map);
     }
-    connection.remove_nominated(&mut fields.map);
-    // RFC 9112 §6.1: Transfer-Encoding in HTTP/1.0 means faulty framing; nothing may follow such a message.
-    let keep_alive = match line.is_http_10 {
+    let original = fields.names.take().map(|names| {
+        // A reason that is not UTF-8 is not forwarded.
+        let reason = ByteStr::from_utf8(head.bytes.slice(line.reason.clone())).unwrap_or_default();
+        Box::new(OriginalResponse { reason, names })
+    });
+    *parsed = Some(ParsedResponse {
+        head: ResponseHead { status: line.status, headers: std::mem::take(&mut fields.map), original },
+        framing,
+        keep_alive: framing != ResponseFraming::Tunnel && keep_alive(&fields, &line),
+        header_bytes: fields.bytes,
+        wire_bytes: head.bytes.len() as u64,
+    });
+    Ok(())
+}
+
+fn keep_alive(fields: &Fields, line: &StatusLine) -> bool {
+    let connection = &fields.connection;
+    match line.is_http_10 {
         false => !connection.close,
+        // RFC 9112 §6.1: Transfer-Encoding in HTTP/1.0 means faulty framing; nothing may follow such a message.
         true => connection.keep_alive && !connection.close && fields.coding == Coding::Absent,
-    };
-    Ok(finish(fields, &line, &head, framing, keep_alive, wire_bytes))
+    }
 }
 
 /// RFC 9112 §6.3, without the lenient readings.
@@ -156,26 +165,4 @@ fn framing(
         (_, Some(length)) => ResponseFraming::Length(length),
         (_, None) => ResponseFraming::UntilEof,
     })
-}
-
-fn finish(
-    fields: Fields,
-    line: &StatusLine,
-    head: &Bytes,
-    framing: ResponseFraming,
-    keep_alive: bool,
-    wire_bytes: u64,
-) -> ParsedResponse {
-    let original = fields.names.map(|names| {
-        // A reason that is not UTF-8 is not forwarded.
-        let reason = ByteStr::from_utf8(head.slice(line.reason.clone())).unwrap_or_default();
-        Box::new(OriginalResponse { reason, names })
-    });
-    ParsedResponse {
-        head: ResponseHead { status: line.status, headers: fields.map, original },
-        framing,
-        keep_alive,
-        header_bytes: fields.bytes,
-        wire_bytes,
-    }
 }

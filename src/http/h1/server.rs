@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use nuncio_filter_api::{Io, Response, ResponseHead};
@@ -64,15 +64,10 @@ impl ServerConnection {
 
     /// Reads the head of the next request.
     pub async fn read_head(&self) -> Incoming {
-        poll_fn(|cx| {
-            let read = ready!(self.inner.borrow_mut().poll_head(cx));
-            Poll::Ready(match read {
-                Ok(Some(parsed)) => Incoming::Request(body::begin(&self.inner, parsed)),
-                Ok(None) => Incoming::Closed,
-                Err(bad) => Incoming::Bad(bad),
-            })
-        })
-        .await
+        match poll_fn(|cx| self.inner.borrow_mut().poll_head(cx)).await {
+            Ok(_) => body::begin(&self.inner).map_or(Incoming::Closed, Incoming::Request),
+            Err(bad) => Incoming::Bad(bad),
+        }
     }
 
     /// [`ServerConnection::readable`], then [`ServerConnection::read_head`].

@@ -1,3 +1,4 @@
+mod bench;
 mod client;
 mod pipe;
 mod requests;

@@ -130,6 +130,9 @@ impl WriteQueue {
     }
 
     fn poll_write_once(&self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let [Part::Framing { start, end }] = &self.parts[self.written..] {
+            return Pin::new(io).poll_write(cx, &self.framing[*start..*end]);
+        }
         let mut slices = [IoSlice::new(&[]); MAX_PARTS];
         let mut count = 0;
         for (slice, part) in slices.iter_mut().zip(&self.parts[self.written..]) {

@@ -9,36 +9,52 @@ use nuncio_filter_api::{Body, BodyError, Response};
 
 use super::exchange::Exchange;
 use crate::h1::chunked::{Chunked, Piece, TrailerLimits};
-use crate::h1::decoder::Decoder;
+use crate::h1::decoder::{self, Decoder};
 use crate::h1::details;
-use crate::h1::response_head::{ParsedResponse, ResponseFraming};
+use crate::h1::response_head::ResponseFraming;
 
-/// The response of `exchange`. What is wholly in the buffer needs no exchange any more: it is handed back here.
-pub(super) fn response(mut exchange: Exchange, parsed: ParsedResponse) -> Response {
-    let decoder = match parsed.framing {
-        ResponseFraming::Length(length) => Decoder::Length(length),
-        ResponseFraming::Chunked => Decoder::Chunked(Chunked::new(trailer_limits(&exchange))),
-        ResponseFraming::UntilEof | ResponseFraming::Tunnel => Decoder::UntilEof,
-        ResponseFraming::None | ResponseFraming::Interim => Decoder::Done,
+/// The response whose head `exchange` has read. What is wholly in the buffer needs no exchange any more: that is
+/// completed here.
+pub(super) fn response(mut exchange: Box<Exchange>) -> Response {
+    let parsed = exchange.parsed.take().expect("poll_head was ready");
+    let head = parsed.head;
+    exchange.keep_alive = parsed.keep_alive;
+    let body = match parsed.framing {
+        ResponseFraming::None | ResponseFraming::Interim => {
+            exchange.complete();
+            Body::empty()
+        }
+        ResponseFraming::Length(length) if length <= exchange.reader.buf.len() as u64 => {
+            let data = decoder::take(&mut exchange.reader.buf, length as usize);
+            exchange.count(length);
+            exchange.complete();
+            Body::full(data)
+        }
+        ResponseFraming::Length(length) => stream(exchange, Decoder::Length(length)),
+        ResponseFraming::Chunked => chunked(exchange),
+        ResponseFraming::UntilEof | ResponseFraming::Tunnel => stream(exchange, Decoder::UntilEof),
     };
-    let delimited = !matches!(decoder, Decoder::UntilEof);
-    exchange.keep_alive = parsed.keep_alive && delimited;
-    if decoder.is_done() {
-        exchange.complete();
-        return Response { head: parsed.head, body: Body::empty() };
-    }
+    Response { head, body }
+}
+
+fn stream(exchange: Box<Exchange>, decoder: Decoder) -> Body {
+    Body::stream(ResponseBody { exchange: Some(exchange), decoder, next: None, after: None })
+}
+
+/// A chunked body; one that is a single piece in the buffer is given as such.
+fn chunked(exchange: Box<Exchange>) -> Body {
+    let decoder = Decoder::Chunked(Chunked::new(trailer_limits(&exchange)));
     let mut body = ResponseBody { exchange: Some(exchange), decoder, next: None, after: None };
-    body.next = if delimited { body.decode() } else { None };
+    body.next = body.decode();
     if matches!(body.next, Some(Ok(Piece::Data(_)))) {
         body.after = body.look_ahead();
     }
     let is_whole = body.exchange.is_none() && body.after.is_none();
-    let body = match body.next {
+    match body.next {
         Some(Ok(Piece::Data(data))) if is_whole => Body::full(data),
         Some(Ok(Piece::End)) => Body::empty(),
         _ => Body::stream(body),
-    };
-    Response { head: parsed.head, body }
+    }
 }
 
 fn trailer_limits(exchange: &Exchange) -> TrailerLimits {
@@ -52,7 +68,7 @@ fn trailer_limits(exchange: &Exchange) -> TrailerLimits {
 
 struct ResponseBody {
     /// `None` once the response has ended.
-    exchange: Option<Exchange>,
+    exchange: Option<Box<Exchange>>,
     decoder: Decoder,
     /// Decoded already, to be given out next.
     next: Option<Result<Piece, BodyError>>,
@@ -67,9 +83,7 @@ impl ResponseBody {
         let before = exchange.reader.buf.len();
         let decoded = self.decoder.decode(&mut exchange.reader.buf);
         let wire = (before - exchange.reader.buf.len()) as u64;
-        if let Some(info) = exchange.info() {
-            info.upstream.borrow_mut().wire_bytes_received += wire;
-        }
+        exchange.count(wire);
         let piece = match decoded {
             Ok(piece) => piece?,
             Err(_) => {
@@ -100,7 +114,7 @@ impl ResponseBody {
         }
         loop {
             let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-            if let Err(error) = exchange.upload.advance(&mut exchange.io, cx, exchange.options.info.as_ref()) {
+            if let Err(error) = exchange.advance(cx) {
                 self.exchange = None;
                 return Poll::Ready(Some(Err(error)));
             }

@@ -1,28 +1,32 @@
 //! State of an exchange and its receiving half.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::Method;
-use nuncio_filter_api::{Body, Io, RequestHead};
-use nuncio_telemetry::StreamInfo;
+use nuncio_filter_api::{Body, BodyError, Io, RequestHead};
 
 use super::upload::Upload;
-use super::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions};
-use crate::h1::details::{BadRequest, HEADERS_TOO_LARGE};
-use crate::h1::head::{HeadScan, LineEnds};
+use super::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
+use crate::h1::details::BadRequest;
+use crate::h1::head::{HeadLimits, HeadScan, LineEnds};
 use crate::h1::reader::Reader;
 use crate::h1::response_head::{self, Asked, ParsedResponse, ResponseFraming, StatusLine};
 use crate::h1::settings::ClientSettings;
+use crate::h1::write::WriteQueue;
 
-/// A request sent and a response awaited or being read.
+/// A client connection, and the exchange it is in: a request sent and a response awaited or being read. It lives in one
+/// place for as long as its connection does, since moving it would cost more than a head to parse.
 pub(super) struct Exchange {
     pub(super) io: Io,
     pub(super) settings: Arc<ClientSettings>,
     pub(super) reader: Reader,
-    pub(super) upload: Upload,
+    pub(super) queue: WriteQueue,
+    /// The request; `None` between exchanges.
+    upload: Option<Upload>,
     pub(super) options: ExchangeOptions,
+    /// The head that was read last.
+    pub(super) parsed: Option<ParsedResponse>,
     scan: HeadScan,
     line_checked: bool,
     asked: Asked,
@@ -32,50 +36,61 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn begin(
-        connection: ClientConnection,
-        head: &RequestHead,
-        body: Body,
-        options: ExchangeOptions,
-    ) -> Self {
-        let ClientConnection { io, settings } = connection;
-        let upload = Upload::begin(head, body, &settings, options.info.as_ref());
-        let asked = Asked {
-            head: head.method == Method::HEAD,
-            connect: head.method == Method::CONNECT && head.protocol.is_none(),
-            upgrade: head.protocol.is_some(),
-        };
+    pub(super) fn new(io: Io, settings: Arc<ClientSettings>) -> Self {
         Self {
             io,
             settings,
             reader: Reader::default(),
-            upload,
-            options,
+            queue: WriteQueue::default(),
+            upload: None,
+            options: ExchangeOptions::default(),
+            parsed: None,
             scan: HeadScan::default(),
             line_checked: false,
-            asked,
+            asked: Asked { head: false, connect: false, upgrade: false },
             received: false,
             keep_alive: false,
         }
     }
 
-    pub(super) fn info(&self) -> Option<&Rc<StreamInfo>> {
-        self.options.info.as_ref()
+    pub(super) fn begin(&mut self, head: &RequestHead, body: Body, options: ExchangeOptions) {
+        self.asked = Asked {
+            head: head.method == Method::HEAD,
+            connect: head.method == Method::CONNECT && head.protocol.is_none(),
+            upgrade: head.protocol.is_some(),
+        };
+        self.received = false;
+        self.queue.sent = 0;
+        self.options = options;
+        self.upload = Some(Upload::begin(head, body, &mut self.queue, &self.settings, self.options.info.as_ref()));
     }
 
-    /// Sends the request and waits for the head of the final response.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ParsedResponse, ExchangeFailure>> {
+    /// Counts body bytes received.
+    pub(super) fn count(&self, wire: u64) {
+        if let Some(info) = &self.options.info {
+            info.upstream.borrow_mut().wire_bytes_received += wire;
+        }
+    }
+
+    /// Sends what can be sent now.
+    pub(super) fn advance(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        match &mut self.upload {
+            Some(upload) => upload.advance(&mut self.io, &mut self.queue, cx, self.options.info.as_ref()),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the request and waits for the head of the final response, which it leaves in `parsed`.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ExchangeFailure>> {
         loop {
-            self.upload.advance(&mut self.io, cx, self.options.info.as_ref()).map_err(ExchangeFailure::RequestBody)?;
-            match self.take_head().map_err(|bad| ExchangeFailure::Protocol(bad.details))? {
-                Some(parsed) if parsed.framing == ResponseFraming::Interim => {
-                    if let Some(informational) = &self.options.informational {
-                        informational(parsed.head);
-                    }
-                    continue;
+            self.advance(cx).map_err(ExchangeFailure::RequestBody)?;
+            while self.take_head().map_err(|bad| ExchangeFailure::Protocol(bad.details))? {
+                if self.parsed.as_ref().is_some_and(|parsed| parsed.framing != ResponseFraming::Interim) {
+                    return Poll::Ready(Ok(()));
                 }
-                Some(parsed) => return Poll::Ready(Ok(parsed)),
-                None => {}
+                if let (Some(parsed), Some(informational)) = (self.parsed.take(), &self.options.informational) {
+                    informational(parsed.head);
+                }
             }
             match ready!(self.reader.poll_read(&mut self.io, cx, usize::MAX)) {
                 Ok(0) if self.reader.buf.is_empty() => return Poll::Ready(Err(ExchangeFailure::Closed)),
@@ -86,45 +101,60 @@ impl Exchange {
         }
     }
 
-    fn take_head(&mut self) -> Result<Option<ParsedResponse>, BadRequest> {
+    /// Whether the buffer held a whole head.
+    fn take_head(&mut self) -> Result<bool, BadRequest> {
         let buf = &mut self.reader.buf;
         response_head::check_begin(buf)?;
-        let end = self.scan.find_end(buf, LineEnds::Crlf)?;
-        if end.unwrap_or(buf.len()) > self.settings.max_headers_bytes {
-            return Err(HEADERS_TOO_LARGE);
-        }
-        let Some(end) = end else {
+        let limits = HeadLimits {
+            ends: LineEnds::Crlf,
+            max_bytes: self.settings.max_headers_bytes,
+            max_count: self.settings.max_headers_count,
+        };
+        let (asked, settings) = (self.asked, &self.settings);
+        if !self.scan.take(buf, &limits, |head| response_head::parse(head, asked, settings, &mut self.parsed))? {
             if self.scan.first_line > 0 && !self.line_checked {
                 StatusLine::parse(&buf[..self.scan.first_line])?;
                 self.line_checked = true;
             }
-            return Ok(None);
-        };
-        let head = if end == buf.len() { std::mem::take(buf) } else { buf.split_to(end) };
+            return Ok(false);
+        }
         self.line_checked = false;
-        let scan = std::mem::take(&mut self.scan);
-        let parsed = response_head::parse(head.freeze(), scan, self.asked, &self.settings)?;
-        if let Some(info) = &self.options.info {
+        if let (Some(info), Some(parsed)) = (&self.options.info, &self.parsed) {
             let mut upstream = info.upstream.borrow_mut();
             upstream.header_bytes_received += parsed.header_bytes;
             upstream.wire_bytes_received += parsed.wire_bytes;
         }
-        Ok(Some(parsed))
+        Ok(true)
     }
 
-    pub(super) fn into_error(self, failure: ExchangeFailure) -> ExchangeError {
-        let sent = self.upload.sent();
-        ExchangeError { failure, response_started: self.received, sent, body: self.upload.into_body() }
+    pub(super) fn into_error(self: Box<Self>, failure: ExchangeFailure) -> ExchangeError {
+        let is_sent = self.upload.as_ref().is_some_and(|upload| upload.is_done(&self.queue));
+        let sent = match (self.queue.sent, is_sent) {
+            (0, _) => RequestSent::Nothing,
+            (_, true) => RequestSent::Whole,
+            (_, false) => RequestSent::Partly,
+        };
+        let body = self.upload.and_then(Upload::into_body);
+        ExchangeError { failure, response_started: self.received, sent, body }
     }
 
     /// The response is at its clean end: hands the connection back if it can carry another exchange. Bytes behind the
     /// response are nobody's; a request that is not wholly sent has nowhere to go; and where a tunnel was asked for,
     /// bytes meant for it may be on their way.
-    pub(super) fn complete(self) {
+    pub(super) fn complete(mut self: Box<Self>) {
         let plain = !self.asked.connect && !self.asked.upgrade;
-        let reusable = plain && self.keep_alive && self.upload.is_done() && self.reader.buf.is_empty();
-        if let (true, Some(on_idle)) = (reusable, self.options.on_idle) {
-            on_idle.on_idle(ClientConnection { io: self.io, settings: self.settings });
+        let sent = self.upload.take().is_some_and(|upload| upload.is_done(&self.queue));
+        let options = std::mem::take(&mut self.options);
+        if let (true, true, Some(on_idle)) = (plain && sent, self.keep_alive, options.on_idle)
+            && self.reader.buf.is_empty()
+        {
+            self.reader.release();
+            on_idle.on_idle(ClientConnection { exchange: self });
         }
+    }
+
+    #[cfg(test)]
+    pub(in crate::h1) fn holds_no_memory(&self) -> bool {
+        self.reader.buf.capacity() == 0 && self.queue.holds_no_memory()
     }
 }

@@ -11,7 +11,6 @@ use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::io::AsyncWrite;
 
-use super::RequestSent;
 use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, RequestForm, SendFraming};
 use crate::h1::settings::{ClientSettings, HeaderFormat};
 use crate::h1::write::WriteQueue;
@@ -38,7 +37,6 @@ pub(super) struct Upload {
     sender: BodySender,
     tunnel: bool,
     state: State,
-    queue: WriteQueue,
     format: HeaderFormat,
 }
 
@@ -47,12 +45,12 @@ impl Upload {
     pub(super) fn begin(
         head: &RequestHead,
         mut body: Body,
+        queue: &mut WriteQueue,
         settings: &ClientSettings,
         info: Option<&Rc<StreamInfo>>,
     ) -> Self {
         let full = body.take_full();
         let without_body = full.is_none() && body.is_end();
-        let mut queue = WriteQueue::default();
         let form = RequestForm {
             case: NameCase { format: settings.header_format, original: head.original_case.as_deref().map(|n| &n[..]) },
             fully_qualified: settings.send_fully_qualified_url,
@@ -64,35 +62,22 @@ impl Upload {
             upstream.header_bytes_sent += size.fields;
             upstream.wire_bytes_sent += size.wire;
         }
-        let mut upload = Self {
+        Self {
             names: head.original_case.as_deref().cloned(),
-            body,
-            full: full.clone(),
+            // Taken by the same path as every other body.
+            body: full.clone().map_or(body, Body::full),
+            full,
             consumed: false,
             sender: BodySender::new(framing, settings.enable_trailers),
             tunnel: framing == SendFraming::Raw,
             state: if framing == SendFraming::None { State::Queued } else { State::Sending },
-            queue,
             format: settings.header_format,
-        };
-        if let Some(data) = full {
-            // Put back to be taken by the same path as every other body.
-            upload.body = Body::full(data);
         }
-        upload
     }
 
     /// Whether all of the request was written.
-    pub(super) fn is_done(&self) -> bool {
-        matches!(self.state, State::Queued | State::Done) && self.queue.is_empty()
-    }
-
-    pub(super) fn sent(&self) -> RequestSent {
-        match (self.queue.sent, self.is_done()) {
-            (0, _) => RequestSent::Nothing,
-            (_, true) => RequestSent::Whole,
-            (_, false) => RequestSent::Partly,
-        }
+    pub(super) fn is_done(&self, queue: &WriteQueue) -> bool {
+        matches!(self.state, State::Queued | State::Done) && queue.is_empty()
     }
 
     /// The body as it was, if none of it is lost.
@@ -107,6 +92,7 @@ impl Upload {
     pub(super) fn advance(
         &mut self,
         io: &mut Io,
+        queue: &mut WriteQueue,
         cx: &mut Context<'_>,
         info: Option<&Rc<StreamInfo>>,
     ) -> Result<(), BodyError> {
@@ -114,80 +100,76 @@ impl Upload {
             return Ok(());
         }
         loop {
-            self.pull(cx, info)?;
-            if self.queue.is_empty() {
-                return self.finish(io, cx);
+            self.pull(queue, cx, info)?;
+            if queue.is_empty() {
+                self.finish(io, cx);
+                return Ok(());
             }
-            match self.queue.poll_write(io, cx) {
+            match queue.poll_write(io, cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return self.refused(&error),
+                Poll::Ready(Err(error)) => {
+                    self.refused(queue, &error);
+                    return Ok(());
+                }
             }
         }
     }
 
     /// Takes from the body what is there, up to what the queue should hold.
-    fn pull(&mut self, cx: &mut Context<'_>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
-        while self.state == State::Sending && !self.queue.is_full() {
-            match self.body.poll_next(cx) {
+    fn pull(
+        &mut self,
+        queue: &mut WriteQueue,
+        cx: &mut Context<'_>,
+        info: Option<&Rc<StreamInfo>>,
+    ) -> Result<(), BodyError> {
+        while self.state == State::Sending && !queue.is_full() {
+            let wire = match self.body.poll_next(cx) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(None) => self.end(None, info)?,
+                Poll::Ready(None) => self.end(None, queue)?,
                 Poll::Ready(Some(frame)) => {
                     // A body in memory is kept beside; any other is lost with its first frame.
                     self.consumed |= self.full.is_none();
                     match frame?.into_data() {
-                        Ok(data) => self.data(data, info)?,
-                        Err(frame) => self.end(frame.into_trailers().ok().as_ref(), info)?,
+                        Ok(data) => self.data(data, queue)?,
+                        Err(frame) => self.end(frame.into_trailers().ok().as_ref(), queue)?,
                     }
                 }
+            };
+            if let Some(info) = info {
+                info.upstream.borrow_mut().wire_bytes_sent += wire;
             }
         }
         Ok(())
     }
 
-    fn data(&mut self, data: Bytes, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
-        let wire = self.sender.data(data, &mut self.queue).map_err(length_mismatch)?;
-        count(info, wire);
-        if self.body.is_end() { self.end(None, info) } else { Ok(()) }
+    fn data(&mut self, data: Bytes, queue: &mut WriteQueue) -> Result<u64, BodyError> {
+        let wire = self.sender.data(data, queue).map_err(length_mismatch)?;
+        Ok(if self.body.is_end() { wire + self.end(None, queue)? } else { wire })
     }
 
-    fn end(&mut self, trailers: Option<&HeaderMap>, info: Option<&Rc<StreamInfo>>) -> Result<(), BodyError> {
-        let names = self.names.as_deref();
-        let case = NameCase { format: self.format, original: names };
-        let wire = self.sender.end(trailers, case, &mut self.queue).map_err(length_mismatch)?;
-        count(info, wire);
+    fn end(&mut self, trailers: Option<&HeaderMap>, queue: &mut WriteQueue) -> Result<u64, BodyError> {
+        let case = NameCase { format: self.format, original: self.names.as_deref() };
         self.state = State::Queued;
-        Ok(())
+        self.sender.end(trailers, case, queue).map_err(length_mismatch)
     }
 
     /// All that is queued is written: in a tunnel the upstream learns that nothing more comes.
-    fn finish(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        if self.state != State::Queued {
-            return Ok(());
+    fn finish(&mut self, io: &mut Io, cx: &mut Context<'_>) {
+        if self.state == State::Queued && !(self.tunnel && Pin::new(io).poll_shutdown(cx).is_pending()) {
+            self.state = State::Done;
         }
-        if self.tunnel && Pin::new(io).poll_shutdown(cx).is_pending() {
-            return Ok(());
-        }
-        self.state = State::Done;
-        Ok(())
     }
 
     /// An upstream that answers early and closes (413) is still heard out.
-    fn refused(&mut self, error: &io::Error) -> Result<(), BodyError> {
+    fn refused(&mut self, queue: &mut WriteQueue, error: &io::Error) {
         tracing::debug!(%error, "upstream takes no more of the request");
         self.state = State::Refused;
-        self.queue.clear();
+        queue.clear();
         if self.consumed {
             // Nobody will read the rest of it.
             self.body = Body::empty();
         }
-        Ok(())
-    }
-}
-
-fn count(info: Option<&Rc<StreamInfo>>, wire: u64) {
-    if let Some(info) = info {
-        info.upstream.borrow_mut().wire_bytes_sent += wire;
     }
 }
 

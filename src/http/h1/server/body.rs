@@ -11,17 +11,17 @@ use nuncio_filter_api::{Body, BodyError};
 
 use super::inner::Inner;
 use crate::h1::details;
-use crate::h1::request_head::{IncomingRequest, ParsedRequest};
+use crate::h1::request_head::IncomingRequest;
 
-/// Begins the stream of `parsed` and gives the request its body.
-pub(super) fn begin(inner: &Rc<RefCell<Inner>>, parsed: ParsedRequest) -> IncomingRequest {
-    let has_body = inner.borrow_mut().begin(&parsed);
-    let mut incoming = parsed.incoming;
-    if has_body {
-        let stream = inner.borrow().stream;
-        incoming.body = Body::stream(RequestBody { inner: inner.clone(), stream });
+/// Begins the stream of the request that was read, if one was, and gives it its body.
+pub(super) fn begin(connection: &Rc<RefCell<Inner>>) -> Option<IncomingRequest> {
+    let mut inner = connection.borrow_mut();
+    let mut parsed = inner.parsed.take()?;
+    if inner.begin(&parsed) {
+        let stream = inner.stream;
+        parsed.incoming.body = Body::stream(RequestBody { inner: connection.clone(), stream });
     }
-    incoming
+    Some(parsed.incoming)
 }
 
 struct RequestBody {

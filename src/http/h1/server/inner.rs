@@ -16,9 +16,9 @@ use tokio::io::AsyncWrite;
 use super::Readiness;
 use crate::h1::chunked::{Chunked, Piece, TrailerLimits};
 use crate::h1::decoder::{Decoder, take};
-use crate::h1::details::{self, BadRequest, CODEC_ERROR, HEADERS_TOO_LARGE};
+use crate::h1::details::{self, BadRequest, CODEC_ERROR};
 use crate::h1::encode::{self, NameCase, ResponseForm};
-use crate::h1::head::{HeadScan, LineEnds};
+use crate::h1::head::{HeadLimits, HeadScan, LineEnds};
 use crate::h1::reader::Reader;
 use crate::h1::request_head::{self, ParsedRequest, RequestFraming, RequestLine, Tunnel};
 use crate::h1::settings::ServerSettings;
@@ -77,6 +77,8 @@ pub(super) struct Inner {
     reader: Reader,
     pub(super) queue: WriteQueue,
     scan: HeadScan,
+    /// A head that was read; kept here because handing it up through every poll would copy it each time.
+    pub(super) parsed: Option<ParsedRequest>,
     line_checked: bool,
     blank: usize,
     recv: Recv,
@@ -102,6 +104,7 @@ impl Inner {
             reader: Reader::with(initial),
             queue: WriteQueue::default(),
             scan: HeadScan::default(),
+            parsed: None,
             line_checked: false,
             blank: 0,
             recv: Recv::Head,
@@ -136,14 +139,14 @@ impl Inner {
         }
     }
 
-    /// `Ok(None)`: the client closed.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<ParsedRequest>, BadRequest>> {
+    /// Puts the next head into `parsed`; `Ok(false)`: the client closed.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BadRequest>> {
         self.current = Current::NONE;
         loop {
             self.skip_blank_lines();
             match self.take_head() {
-                Ok(Some(parsed)) => return Poll::Ready(Ok(Some(parsed))),
-                Ok(None) => {}
+                Ok(true) => return Poll::Ready(Ok(true)),
+                Ok(false) => {}
                 Err(bad) => {
                     self.recv = Recv::Fault(bad);
                     return Poll::Ready(Err(bad));
@@ -151,13 +154,16 @@ impl Inner {
             }
             if self.eof || ready!(self.poll_read(cx, usize::MAX)) == 0 {
                 self.recv = Recv::Gone;
-                return Poll::Ready(Ok(None));
+                return Poll::Ready(Ok(false));
             }
         }
     }
 
     fn skip_blank_lines(&mut self) {
         let buf = &mut self.reader.buf;
+        if buf.first().is_none_or(|b| *b > b'\r') {
+            return;
+        }
         while self.scan.first_line == 0 && self.blank <= MAX_BLANK {
             let count = match buf.get(..2).unwrap_or(buf) {
                 b"\r\n" => 2,
@@ -169,28 +175,29 @@ impl Inner {
         }
     }
 
-    fn take_head(&mut self) -> Result<Option<ParsedRequest>, BadRequest> {
+    /// Whether the buffer held a whole head.
+    fn take_head(&mut self) -> Result<bool, BadRequest> {
         let buf = &mut self.reader.buf;
-        let Some(first) = buf.first() else { return Ok(None) };
+        let Some(first) = buf.first() else { return Ok(false) };
         // No method begins so: TLS or another protocol is told at once.
         if self.blank > MAX_BLANK || !(first.is_ascii_graphic() || &buf[..] == b"\r") {
             return Err(CODEC_ERROR);
         }
-        let end = self.scan.find_end(buf, LineEnds::Any)?;
-        if end.unwrap_or(buf.len()) > self.settings.max_headers_bytes {
-            return Err(HEADERS_TOO_LARGE);
-        }
-        let Some(end) = end else {
-            if self.scan.first_line > 0 && !self.line_checked {
-                RequestLine::parse(&buf[..self.scan.first_line], &self.settings)?;
-                self.line_checked = true;
-            }
-            return Ok(None);
+        let limits = HeadLimits {
+            ends: LineEnds::Any,
+            max_bytes: self.settings.max_headers_bytes,
+            max_count: self.settings.max_headers_count,
         };
-        let head = if end == buf.len() { std::mem::take(buf) } else { buf.split_to(end) };
-        self.line_checked = false;
-        self.blank = 0;
-        request_head::parse(head.freeze(), std::mem::take(&mut self.scan), &self.settings).map(Some)
+        if self.scan.take(buf, &limits, |head| request_head::parse(head, &self.settings, &mut self.parsed))? {
+            self.line_checked = false;
+            self.blank = 0;
+            return Ok(true);
+        }
+        if self.scan.first_line > 0 && !self.line_checked {
+            RequestLine::parse(&buf[..self.scan.first_line], &self.settings)?;
+            self.line_checked = true;
+        }
+        Ok(false)
     }
 
     /// Begins the stream of a request; whether it has a body object.

@@ -150,6 +150,7 @@ fn a_connection_is_handed_back_before_the_body_is_given_out() {
         assert_eq!(response.body.take_full(), Some(Bytes::from("ok")));
     }
     let mut connection = connection.expect("handed back");
+    assert!(connection.holds_no_memory());
     let mut closed = std::future::poll_fn(|cx| connection.poll_idle_closed(cx));
     assert!((&mut closed).now_or_never().is_none());
     peer.send("x");
