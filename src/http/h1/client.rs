@@ -136,6 +136,9 @@ impl ClientConnection {
     }
 
     #[cfg(test)]
+    pub(super) const STATE_BYTES: usize = size_of::<Exchange>();
+
+    #[cfg(test)]
     pub(super) fn holds_no_memory(&self) -> bool {
         self.exchange.holds_no_memory()
     }

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 const SCRATCH: usize = 16 * 1024;
 /// Bytes read at once of a body that is known to be large.
 const BULK: usize = 64 * 1024;
-/// Room below which a body buffer is replaced rather than filled up.
-const MIN_ROOM: usize = 16 * 1024;
+/// Room below which a body buffer is replaced rather than filled up: half a read is worth no allocation.
+const MIN_ROOM: usize = BULK / 2;
 
 thread_local! {
     // One for all connections of a worker, so that none of them holds a buffer while it waits. No state: nothing is

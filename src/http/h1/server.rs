@@ -138,6 +138,9 @@ impl ServerConnection {
     }
 
     #[cfg(test)]
+    pub(super) const STATE_BYTES: usize = size_of::<Inner>();
+
+    #[cfg(test)]
     pub(super) fn holds_no_memory(&self) -> bool {
         self.inner.borrow().holds_no_memory()
     }

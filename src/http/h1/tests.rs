@@ -3,4 +3,5 @@ mod client;
 mod pipe;
 mod requests;
 mod responses;
+mod round_trips;
 mod server;

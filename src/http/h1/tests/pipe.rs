@@ -72,8 +72,13 @@ impl Peer {
     }
 
     /// What was written since the last call.
+    pub(super) fn raw_output(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.borrow_mut().output)
+    }
+
+    /// [`Peer::raw_output`] as text.
     pub(super) fn output(&self) -> String {
-        String::from_utf8_lossy(&std::mem::take(&mut self.0.borrow_mut().output)).into_owned()
+        String::from_utf8_lossy(&self.raw_output()).into_owned()
     }
 
     pub(super) fn writes(&self) -> usize {
