@@ -6,10 +6,12 @@
 // Deprecated fields are configuration too: users still write them, and Envoy still reads them.
 #![allow(deprecated)]
 
+pub mod access_log;
 pub mod address;
 pub mod bootstrap;
 pub mod cluster;
 pub mod extension;
+pub mod format;
 pub mod header_rules;
 pub mod listener;
 pub mod load;
@@ -18,7 +20,7 @@ mod metadata;
 pub mod protocol;
 pub mod route;
 pub mod socket;
-mod value;
+pub mod value;
 
 #[cfg(test)]
 mod testing;

@@ -125,8 +125,6 @@ pub struct Http1Options {
     pub enable_trailers: bool,
     /// A message with content-length and chunked coding is read as chunked rather than refused.
     pub allow_chunked_length: bool,
-    /// Overrides `stream_error_on_invalid_http_message`.
-    pub stream_error_on_invalid: Option<bool>,
     /// Requests are written in absolute-form.
     pub send_fully_qualified_url: bool,
     /// Any token is accepted as a method.
@@ -142,7 +140,6 @@ impl Default for Http1Options {
             header_case: HeaderCase::Lower,
             enable_trailers: false,
             allow_chunked_length: false,
-            stream_error_on_invalid: None,
             send_fully_qualified_url: false,
             allow_custom_methods: false,
         }
@@ -168,6 +165,11 @@ impl Http1Options {
             ignore_http_11_upgrade,
         } = proto;
         cx.unsupported("ignore_http_11_upgrade", &ignore_http_11_upgrade)?;
+        // The default is what the codec does: a malformed message ends its connection.
+        cx.unsupported(
+            "override_stream_error_on_invalid_http_message",
+            &override_stream_error_on_invalid_http_message.filter(|b| b.value),
+        )?;
         let header_case = cx.opt("header_key_format", header_key_format, header_case)?.unwrap_or_default();
         Ok(Self {
             allow_absolute_url: allow_absolute_url.is_none_or(|b| b.value),
@@ -176,7 +178,6 @@ impl Http1Options {
             header_case,
             enable_trailers,
             allow_chunked_length,
-            stream_error_on_invalid: override_stream_error_on_invalid_http_message.map(|b| b.value),
             send_fully_qualified_url,
             allow_custom_methods,
         })
@@ -252,8 +253,6 @@ pub struct Http2Options {
     pub max_priority_frames_per_stream: u32,
     /// WINDOW_UPDATE frames for each DATA frame sent that are put up with. Default 10.
     pub max_window_updates_per_data_frame: u32,
-    /// Whether a malformed message ends its stream only, not the connection.
-    pub stream_error_on_invalid: Option<bool>,
     /// PING keep-alive.
     pub keepalive: Option<Keepalive>,
     /// Header field limit, in bytes, where set.
@@ -277,7 +276,6 @@ impl Default for Http2Options {
             max_consecutive_empty_frames: 1,
             max_priority_frames_per_stream: 100,
             max_window_updates_per_data_frame: 10,
-            stream_error_on_invalid: None,
             keepalive: None,
             max_header_field_size: None,
             stream_reset_burst: 1_000,
@@ -315,8 +313,10 @@ impl Http2Options {
             max_consecutive_inbound_frames_with_empty_payload,
             max_inbound_priority_frames_per_stream,
             max_inbound_window_update_frames_per_data_frame_sent,
-            stream_error_on_invalid_http_messaging,
-            override_stream_error_on_invalid_http_message,
+            // A malformed message always ends its stream and no more (RFC 9113 §8.1.1); what makes Envoy end the
+            // connection as well is not needed for safety here.
+            stream_error_on_invalid_http_messaging: _,
+            override_stream_error_on_invalid_http_message: _,
             custom_settings_parameters,
             connection_keepalive,
             // Which codec Envoy uses, and whether it compresses with Huffman, changes nothing that a peer must see.
@@ -353,9 +353,6 @@ impl Http2Options {
                 max_inbound_window_update_frames_per_data_frame_sent,
                 default.max_window_updates_per_data_frame,
             ),
-            stream_error_on_invalid: override_stream_error_on_invalid_http_message
-                .map(|b| b.value)
-                .or(stream_error_on_invalid_http_messaging.then_some(true)),
             keepalive: cx.opt("connection_keepalive", connection_keepalive, Keepalive::lower)?,
             max_header_field_size: max_header_field_size_kb.map(|kb| kb.value as usize * 1024),
             stream_reset_burst: stream_reset_burst.map_or(default.stream_reset_burst, |v| v.value),

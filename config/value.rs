@@ -8,13 +8,13 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 
 /// A header name, in any case.
-pub(crate) fn header_name(name: &str, cx: &mut LowerCx<'_>) -> Result<HeaderName, Refused> {
+pub fn header_name(name: &str, cx: &mut LowerCx<'_>) -> Result<HeaderName, Refused> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| cx.invalid(format!("{name:?} is not a header name")))
 }
 
 /// The bytes of a data source, at most `max` of them. Files and environment variables that a configuration names are
 /// part of it: this is the only I/O of lowering, and it is done once.
-pub(crate) fn data_source(source: core::DataSource, max: u64, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {
+pub fn data_source(source: core::DataSource, max: u64, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {
     use core::data_source::Specifier;
     let core::DataSource { watched_directory, specifier } = source;
     cx.unsupported("watched_directory", &watched_directory)?;

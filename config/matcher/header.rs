@@ -2,6 +2,7 @@ use http::{HeaderMap, HeaderName, Method};
 use nuncio_filter_api::{LowerCx, Refused, RequestHead, ResponseHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::r#type::v3::Int64Range;
+use nuncio_telemetry::format::RequestView;
 use proto::header_matcher::HeaderMatchSpecifier as Specifier;
 use smallvec::SmallVec;
 
@@ -79,6 +80,20 @@ impl HeaderMatcher {
     pub fn matches_request(&self, head: &RequestHead) -> bool {
         let mut joined = JoinBuffer::new();
         self.matches(self.field.in_request(head, &mut joined))
+    }
+
+    /// Whether the header matches in a request as access logs see it.
+    pub fn matches_view(&self, view: &RequestView<'_>) -> bool {
+        let mut joined = JoinBuffer::new();
+        let value = match self.field {
+            Field::Method => Some(view.method.as_bytes()),
+            Field::Scheme => Some(view.scheme.as_bytes()).filter(|v| !v.is_empty()),
+            Field::Authority => Some(view.authority.as_bytes()).filter(|v| !v.is_empty()),
+            Field::Path => Some(view.path.as_bytes()).filter(|v| !v.is_empty()),
+            Field::Upgrade => view.protocol.map(str::as_bytes),
+            Field::Header(_) | Field::Status | Field::Nowhere => self.field.in_map(view.headers, &mut joined),
+        };
+        self.matches(value)
     }
 
     /// Whether the response's header matches.

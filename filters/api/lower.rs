@@ -50,6 +50,8 @@ pub struct LowerEnv {
     pub clusters: Arc<ClusterNames>,
     /// Stats that lowered config resolves its handles in.
     pub stats: nuncio_telemetry::stats::Store,
+    /// Opens access logs.
+    pub files: Arc<nuncio_telemetry::access_log::FileManager>,
     /// Number of workers.
     pub concurrency: usize,
     /// The address of this host that others know: stands for loopback peers in X-Forwarded-For.

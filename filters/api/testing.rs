@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::{Body as HttpBody, Frame};
+use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
 use nuncio_telemetry::stats::Scope;
 use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
 use tokio::time::Instant;
@@ -199,10 +200,12 @@ fn rendered(local: &LocalReply) -> Response {
 
 /// An environment without extensions.
 pub fn env() -> LowerEnv {
+    let stats = nuncio_telemetry::stats::Store::new();
     LowerEnv {
         registry: Registry::default(),
         clusters: Arc::default(),
-        stats: nuncio_telemetry::stats::Store::new(),
+        files: Arc::new(FileManager::new(FlushPolicy::default(), &stats.scope("filesystem"))),
+        stats,
         concurrency: 1,
         local_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         node: NodeNames::default(),

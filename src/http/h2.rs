@@ -1,4 +1,8 @@
-//! What HTTP/2 needs beyond the h2 crate: exchanges on a client connection, and bodies in our own types.
+//! What HTTP/2 needs beyond the h2 crate: a meter that ends floods, and bodies in our own types.
 
 mod body;
 pub mod client;
+mod meter;
+
+pub(crate) use body::{BodyEvents, H2Body};
+pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use nuncio_filter_api::{Io, Response, ResponseHead};
+use nuncio_filter_api::{Body, Io, ResponseHead};
 use nuncio_telemetry::StreamInfo;
 
 use super::details::BadRequest;
@@ -116,13 +116,18 @@ impl ServerConnection {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Writes `response` to its end; head and first body bytes in one write. Says whether the connection can carry
+    /// Writes a response to its end; head and first body bytes in one write. Says whether the connection can carry
     /// another request. Dropping the future leaves a connection that can only be dropped.
     ///
     /// The framing, `connection` and interim fields are this codec's own: those in the head are not written. Request
     /// bodies are read while the response body is polled, by whoever pulls them.
-    pub async fn respond(&self, response: Response, persistence: Persistence) -> Result<Persistence, RespondError> {
-        let mut sending = Sending::begin(&self.inner, response, persistence)?;
+    pub async fn respond(
+        &self,
+        head: &ResponseHead,
+        body: Body,
+        persistence: Persistence,
+    ) -> Result<Persistence, RespondError> {
+        let mut sending = Sending::begin(&self.inner, head, body, persistence)?;
         poll_fn(|cx| sending.poll(cx)).await
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
-use nuncio_filter_api::{Body, BodyError, ByteStr, OriginalResponse, Response, ResponseHead};
+use nuncio_filter_api::{Body, BodyError, ByteStr, OriginalResponse, ResponseHead};
 use nuncio_telemetry::Protocol;
 
 use super::inner::Inner;
@@ -62,10 +62,10 @@ impl<'a> Sending<'a> {
     /// Queues the head.
     pub(super) fn begin(
         inner: &'a RefCell<Inner>,
-        response: Response,
+        head: &ResponseHead,
+        body: Body,
         persistence: Persistence,
     ) -> Result<Self, RespondError> {
-        let Response { head, body } = response;
         let mut connection = inner.borrow_mut();
         connection.busy = true;
         let current = connection.current;
@@ -74,7 +74,7 @@ impl<'a> Sending<'a> {
             return Err(RespondError::UnexpectedUpgrade);
         }
         let without_body = body.is_end();
-        let close_delimited = tunnel || (current.version == Protocol::Http10 && !is_delimited(&head, without_body));
+        let close_delimited = tunnel || (current.version == Protocol::Http10 && !is_delimited(head, without_body));
         let keep = persistence == Persistence::KeepAlive
             && current.keep_alive
             && connection.is_request_complete()
@@ -91,7 +91,7 @@ impl<'a> Sending<'a> {
             },
             without_body,
         };
-        let (framing, size) = connection.queue.encode(|out| encode::response_head(&head, &form, out));
+        let (framing, size) = connection.queue.encode(|out| encode::response_head(head, &form, out));
         if tunnel {
             connection.accept_tunnel();
         }
@@ -104,7 +104,7 @@ impl<'a> Sending<'a> {
             inner,
             body,
             sender: BodySender::new(framing, trailers),
-            original: head.original,
+            original: head.original.clone(),
             close_delimited: framing == SendFraming::Raw,
             tunnel,
             persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },

@@ -8,6 +8,7 @@ use http::StatusCode;
 use nuncio_filter_api::{Body, Response, ResponseHead};
 
 use super::pipe::pipe;
+use super::respond;
 use crate::h1::{Incoming, IncomingRequest, Persistence, ServerConnection, ServerSettings};
 
 /// What a connection made of its input, an entry for each request.
@@ -36,7 +37,7 @@ fn serve(parts: &[&[u8]], settings: &Arc<ServerSettings>) -> Vec<String> {
             }
         }
         let response = Response { head: ResponseHead::new(StatusCode::OK), body: Body::empty() };
-        match connection.respond(response, Persistence::KeepAlive).now_or_never() {
+        match respond(&connection, response, Persistence::KeepAlive).now_or_never() {
             Some(Ok(Persistence::KeepAlive)) => {}
             _ => {
                 seen.push("close".to_owned());

@@ -14,6 +14,7 @@ use nuncio_filter_api::{Body, BodyError, OriginalResponse, Response, ResponseHea
 use nuncio_telemetry::ResponseFlag;
 
 use super::pipe::{Peer, pipe};
+use super::respond;
 use crate::h1::{
     HeaderFormat, Incoming, IncomingRequest, OwnHeaderCase, Persistence, Readiness, RespondError, ServerConnection,
     ServerSettings,
@@ -76,7 +77,7 @@ fn answer_with(
 ) -> (String, usize, Option<Result<Persistence, String>>) {
     let (connection, peer) = connect_with(settings, input);
     let _request = request(&connection);
-    let result = connection.respond(response, Persistence::KeepAlive).now_or_never();
+    let result = respond(&connection, response, Persistence::KeepAlive).now_or_never();
     (peer.output(), peer.writes(), result.map(|r| r.map_err(|e| e.to_string())))
 }
 
@@ -214,7 +215,7 @@ fn a_body_whose_end_is_the_connections_is_reset_where_it_breaks_off() {
     let (connection, peer) = connect_with(settings, "GET / HTTP/1.0\r\n\r\n");
     request(&connection);
     let body = script(&["hello"], Some(Err(broken())));
-    let result = connection.respond(response(200, &[], body), Persistence::KeepAlive).now_or_never();
+    let result = respond(&connection, response(200, &[], body), Persistence::KeepAlive).now_or_never();
     assert!(matches!(result, Some(Err(RespondError::Body(_)))));
     assert!(peer.is_reset());
 }
@@ -240,7 +241,7 @@ fn a_slow_client_holds_the_body_back_and_gets_all_of_it() {
         counter.set(counter.get() + 1);
         if counter.get() <= 10 { Some(chunk.clone()) } else { None }
     }));
-    let mut sending = Box::pin(connection.respond(response(200, &[], body), Persistence::KeepAlive));
+    let mut sending = Box::pin(respond(&connection, response(200, &[], body), Persistence::KeepAlive));
     assert!(sending.as_mut().now_or_never().is_none());
     assert_eq!(pulled.get(), 2, "no more is pulled than the queue holds");
     let mut received = peer.output().len();
@@ -279,7 +280,7 @@ fn an_idle_connection_holds_no_buffer() {
         drop(request);
         let ok = response(200, &[("content-length", "2")], Body::full("ok"));
         assert_eq!(
-            connection.respond(ok, Persistence::KeepAlive).now_or_never().and_then(Result::ok),
+            respond(&connection, ok, Persistence::KeepAlive).now_or_never().and_then(Result::ok),
             Some(Persistence::KeepAlive)
         );
         assert!(connection.readable().now_or_never().is_none());
@@ -308,7 +309,7 @@ fn a_disconnect_is_noticed_while_nothing_is_read() {
 fn a_client_that_leaves_while_the_body_is_awaited_ends_the_response() {
     let (connection, peer) = connect_with(ServerSettings::default(), GET);
     request(&connection);
-    let mut sending = Box::pin(connection.respond(response(200, &[], script(&["x"], None)), Persistence::KeepAlive));
+    let mut sending = Box::pin(respond(&connection, response(200, &[], script(&["x"], None)), Persistence::KeepAlive));
     assert!(sending.as_mut().now_or_never().is_none());
     peer.close();
     assert!(matches!(sending.as_mut().now_or_never(), Some(Err(RespondError::Disconnected(_)))));
@@ -341,7 +342,7 @@ fn an_accepted_upgrade_lets_the_held_bytes_flow() {
     assert!(request.body.next().now_or_never().is_none());
     let headers = [("upgrade", "websocket"), ("connection", "upgrade")];
     let switching = response(101, &headers, script(&["raw"], None));
-    let mut sending = Box::pin(connection.respond(switching, Persistence::KeepAlive));
+    let mut sending = Box::pin(respond(&connection, switching, Persistence::KeepAlive));
     assert!(sending.as_mut().now_or_never().is_none());
     assert_eq!(
         peer.output(),
@@ -369,7 +370,7 @@ fn a_connect_is_a_tunnel_from_its_2xx() {
     let mut request = request(&connection);
     assert!(request.body.next().now_or_never().is_none());
     let established = response(200, &[("content-length", "0")], script(&["pong"], Some(Ok(()))));
-    let result = connection.respond(established, Persistence::KeepAlive).now_or_never();
+    let result = respond(&connection, established, Persistence::KeepAlive).now_or_never();
     assert_eq!(result.and_then(Result::ok), Some(Persistence::Close));
     assert_eq!(peer.output(), "HTTP/1.1 200 OK\r\n\r\npong");
     assert!(request.body.next().now_or_never().flatten().is_some());
@@ -399,7 +400,7 @@ fn a_refused_request_is_answered_and_closed() {
     let (connection, peer) = connect_with(ServerSettings::default(), "GARBAGE\r\n\r\n");
     assert!(matches!(connection.next_request().now_or_never(), Some(Incoming::Bad(_))));
     let bad = response(400, &[("content-length", "11")], Body::full("Bad Request"));
-    let result = connection.respond(bad, Persistence::KeepAlive).now_or_never();
+    let result = respond(&connection, bad, Persistence::KeepAlive).now_or_never();
     assert_eq!(result.and_then(Result::ok), Some(Persistence::Close));
     assert_eq!(peer.output(), "HTTP/1.1 400 Bad Request\r\ncontent-length: 11\r\nconnection: close\r\n\r\nBad Request");
     assert_eq!(connection.readable().now_or_never(), Some(Readiness::Closed));
@@ -412,7 +413,7 @@ fn a_body_kept_beyond_its_stream_reads_nothing_of_the_next() {
     let (connection, _peer) = connect_with(ServerSettings::default(), &posts);
     let mut first = request(&connection);
     assert!(first.body.next().now_or_never().flatten().is_some());
-    assert!(connection.respond(response(200, &[], Body::empty()), Persistence::KeepAlive).now_or_never().is_some());
+    assert!(respond(&connection, response(200, &[], Body::empty()), Persistence::KeepAlive).now_or_never().is_some());
     let _second = request(&connection);
     assert!(first.body.next().now_or_never().flatten().is_some_and(|f| f.is_err()));
 }
@@ -422,7 +423,7 @@ fn a_reset_client_fails_the_write() {
     let (connection, peer) = connect_with(ServerSettings::default(), GET);
     request(&connection);
     peer.break_off();
-    let result = connection.respond(response(200, &[], Body::empty()), Persistence::KeepAlive).now_or_never();
+    let result = respond(&connection, response(200, &[], Body::empty()), Persistence::KeepAlive).now_or_never();
     assert!(matches!(result, Some(Err(RespondError::Disconnected(_)))));
     drop(connection);
     assert!(peer.is_dropped());

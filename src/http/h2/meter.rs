@@ -1,0 +1,303 @@
+//! Counts the frames of a downstream HTTP/2 connection as their bytes go by, and ends the connection that floods.
+//!
+//! The h2 crate bounds memory by itself; what it does not bound is work: frames that cost the peer nothing and carry
+//! nothing. Envoy's limits for them are applied here. Only frame headers are looked at.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nuncio_config::protocol::Http2Options;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// Length of a frame header (RFC 9113 §4.1).
+const HEADER: usize = 9;
+
+/// Length of the client's connection preface (RFC 9113 §3.4), which precedes the first frame.
+const PREFACE: usize = 24;
+
+mod kind {
+    pub(super) const DATA: u8 = 0;
+    pub(super) const HEADERS: u8 = 1;
+    pub(super) const PRIORITY: u8 = 2;
+    pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
+    pub(super) const CONTINUATION: u8 = 9;
+}
+
+/// END_STREAM of DATA and HEADERS frames.
+const END_STREAM: u8 = 1;
+
+/// Which limit a connection broke; each has a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FloodKind {
+    #[error("too many frames in a row with an empty payload")]
+    Empty,
+    #[error("too many PRIORITY frames")]
+    Priority,
+    #[error("too many WINDOW_UPDATE frames")]
+    WindowUpdate,
+    #[error("too many control frames")]
+    Control,
+    #[error("too many streams reset")]
+    Reset,
+}
+
+/// The limits of [`Http2Options`] that concern floods.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    empty: u32,
+    priority_per_stream: u64,
+    window_updates_per_data: u64,
+    control_burst: u64,
+    reset_burst: u64,
+    reset_rate: u64,
+}
+
+impl From<&Http2Options> for Limits {
+    fn from(o: &Http2Options) -> Self {
+        Self {
+            empty: o.max_consecutive_empty_frames,
+            priority_per_stream: o.max_priority_frames_per_stream.into(),
+            window_updates_per_data: o.max_window_updates_per_data_frame.into(),
+            control_burst: o.max_outbound_control_frames.into(),
+            reset_burst: o.stream_reset_burst,
+            reset_rate: o.stream_reset_rate,
+        }
+    }
+}
+
+/// What the connection's tasks and its meter share.
+#[derive(Debug, Default)]
+pub(crate) struct Metered {
+    /// DATA frames sent: they earn WINDOW_UPDATE frames.
+    pub(crate) data_sent: Cell<u64>,
+    /// The limit broken, once one is.
+    pub(crate) flood: Cell<Option<FloodKind>>,
+}
+
+/// A transport whose incoming frames are counted.
+pub(crate) struct FrameMeter<T> {
+    io: T,
+    counts: Counts,
+    shared: Rc<Metered>,
+}
+
+impl<T> FrameMeter<T> {
+    /// Meters `io`, from which nothing, not even the preface, was read yet.
+    pub(crate) fn new(io: T, limits: Limits, shared: Rc<Metered>) -> Self {
+        Self { io, counts: Counts::new(limits), shared }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for FrameMeter<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        if let Err(flood) = this.counts.take(&buf.filled()[before..], this.shared.data_sent.get()) {
+            this.shared.flood.set(Some(flood));
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for FrameMeter<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+struct Counts {
+    limits: Limits,
+    /// Bytes to pass over before the next frame header.
+    skip: usize,
+    header: [u8; HEADER],
+    have: usize,
+    streams: u64,
+    empty: u32,
+    priority: u64,
+    window_updates: u64,
+    control: Bucket,
+    resets: Bucket,
+}
+
+impl Counts {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            skip: PREFACE,
+            header: [0; HEADER],
+            have: 0,
+            streams: 0,
+            empty: 0,
+            priority: 0,
+            window_updates: 0,
+            control: Bucket::new(limits.control_burst, limits.reset_rate),
+            resets: Bucket::new(limits.reset_burst, limits.reset_rate),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8], data_sent: u64) -> Result<(), FloodKind> {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let n = self.skip.min(bytes.len());
+                self.skip -= n;
+                bytes = &bytes[n..];
+                continue;
+            }
+            let n = (HEADER - self.have).min(bytes.len());
+            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
+            self.have += n;
+            bytes = &bytes[n..];
+            if self.have == HEADER {
+                self.have = 0;
+                self.frame(data_sent)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the frame whose header is complete.
+    fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
+        let [l0, l1, l2, kind, flags, ..] = self.header;
+        self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
+        match kind {
+            kind::DATA | kind::HEADERS | kind::CONTINUATION => {
+                self.streams += u64::from(kind == kind::HEADERS);
+                let is_empty = self.skip == 0 && (kind == kind::CONTINUATION || flags & END_STREAM == 0);
+                self.empty = if is_empty { self.empty + 1 } else { 0 };
+                check(self.empty <= self.limits.empty, FloodKind::Empty)
+            }
+            kind::PRIORITY => {
+                self.priority += 1;
+                let limit = self.limits.priority_per_stream.saturating_mul(1 + self.streams);
+                check(self.priority <= limit, FloodKind::Priority)
+            }
+            kind::WINDOW_UPDATE => {
+                self.window_updates += 1;
+                let earned = self.streams + self.limits.window_updates_per_data.saturating_mul(data_sent);
+                check(self.window_updates <= 5 + 2 * earned, FloodKind::WindowUpdate)
+            }
+            kind::RST_STREAM => check(self.resets.take(), FloodKind::Reset),
+            // SETTINGS, PING, GOAWAY, and unknown types, which mean nothing to us.
+            _ => check(self.control.take(), FloodKind::Control),
+        }
+    }
+}
+
+fn check(ok: bool, flood: FloodKind) -> Result<(), FloodKind> {
+    if ok { Ok(()) } else { Err(flood) }
+}
+
+/// A token bucket that reads the clock only when it runs low.
+struct Bucket {
+    tokens: u64,
+    burst: u64,
+    rate: u64,
+    filled: Option<Instant>,
+}
+
+impl Bucket {
+    fn new(burst: u64, rate: u64) -> Self {
+        Self { tokens: burst, burst, rate, filled: None }
+    }
+
+    fn take(&mut self) -> bool {
+        if self.tokens == 0 {
+            self.refill();
+        }
+        self.tokens > 0 && {
+            self.tokens -= 1;
+            self.filled.get_or_insert_with(Instant::now);
+            true
+        }
+    }
+
+    fn refill(&mut self) {
+        let Some(filled) = self.filled else { return };
+        let gained = self.rate.saturating_mul(filled.elapsed().as_millis() as u64) / 1000;
+        if gained > 0 {
+            self.tokens = gained.min(self.burst);
+            self.filled = Some(filled + Duration::from_millis(gained.saturating_mul(1000) / self.rate.max(1)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut f = vec![0, (payload >> 8) as u8, payload as u8, kind, flags, 0, 0, 0, 1];
+        f.resize(HEADER + payload, 0);
+        f
+    }
+
+    #[track_caller]
+    fn check_flood(frames: &[Vec<u8>], expected: Option<FloodKind>) {
+        let mut bytes = vec![0; PREFACE];
+        bytes.extend(frames.concat());
+        let limits = Limits::from(&Http2Options::default());
+        let whole = Counts::new(limits).take(&bytes, 0).err();
+        assert_eq!(whole, expected);
+        let mut counts = Counts::new(limits);
+        let drip = bytes.iter().find_map(|b| counts.take(&[*b], 0).err());
+        assert_eq!(drip, expected, "one byte at a time");
+    }
+
+    #[test]
+    fn requests_with_bodies_are_no_flood() {
+        let request = [frame(1, 4, 40), frame(0, 0, 100), frame(0, 1, 0)];
+        check_flood(&vec![request.concat(); 2000], None);
+    }
+
+    #[test]
+    fn empty_frames_flood_after_the_first() {
+        check_flood(&[frame(1, 4, 5), frame(0, 0, 0)], None);
+        check_flood(&[frame(1, 4, 5), frame(0, 0, 0), frame(0, 0, 0)], Some(FloodKind::Empty));
+        check_flood(&vec![frame(9, 0, 0); 3], Some(FloodKind::Empty));
+    }
+
+    #[test]
+    fn resets_flood_beyond_their_burst() {
+        check_flood(&vec![[frame(1, 5, 5), frame(3, 0, 4)].concat(); 1000], None);
+        check_flood(&vec![[frame(1, 5, 5), frame(3, 0, 4)].concat(); 1001], Some(FloodKind::Reset));
+    }
+
+    #[test]
+    fn pings_flood_beyond_their_burst() {
+        check_flood(&vec![frame(6, 0, 8); 1001], Some(FloodKind::Control));
+    }
+
+    #[test]
+    fn priority_and_window_updates_flood_without_streams() {
+        check_flood(&vec![frame(2, 0, 5); 101], Some(FloodKind::Priority));
+        check_flood(&vec![frame(8, 0, 4); 6], Some(FloodKind::WindowUpdate));
+    }
+}

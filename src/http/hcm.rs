@@ -1,0 +1,159 @@
+//! The HTTP connection manager: Envoy's `envoy.filters.network.http_connection_manager`.
+//!
+//! In: a connection and its configuration. Out: for each request a [`stream`](stream::Stream) through the filter chain,
+//! and its response on the connection. Start reading at [`Hcm::run`], then `h1` or `h2`, then `stream`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http::StatusCode;
+use nuncio_config::protocol::non_zero;
+use nuncio_config::route::{Action, RouteEntry, RouteTable, WorkerRoutes};
+use nuncio_filter_api::{
+    ByteStr, Connection, Drain, Flow, LocalReply, NetworkCx, NetworkFilter, RequestHead, ResponseHead, RouteRef,
+    RouteSource, Worker,
+};
+use nuncio_telemetry::access_log::AccessLog;
+use nuncio_telemetry::format::{AccessLogType, FormatCx};
+use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+
+use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
+use self::stream::Origin;
+use crate::local_reply::LocalReplies;
+
+mod chain;
+mod config;
+mod deadline;
+mod h1;
+mod h2;
+mod lower;
+mod request_head;
+mod response_head;
+mod sniff;
+mod stats;
+mod stream;
+mod upgrade;
+
+pub use lower::ROW;
+
+/// The connection manager as configured; shared by all workers.
+pub(crate) struct Hcm {
+    pub(crate) codec: CodecOptions,
+    pub(crate) head: HeadOptions,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) chain: chain::Chain,
+    pub(crate) upgrades: upgrade::Upgrades,
+    pub(crate) local_replies: LocalReplies,
+    pub(crate) stats: Arc<stats::HcmStats>,
+    /// Swapped by a route update; a connection sees the new table with its next request.
+    pub(crate) routes: Arc<ArcSwap<RouteTable>>,
+    pub(crate) h1_settings: Arc<crate::h1::ServerSettings>,
+    pub(crate) logs: Vec<AccessLog>,
+    /// What loopback peers are called in X-Forwarded-For.
+    pub(crate) local_ip: ByteStr,
+}
+
+/// One connection's share of the manager.
+pub(crate) struct Http {
+    pub(crate) hcm: Arc<Hcm>,
+    pub(crate) connection: Rc<ConnectionInfo>,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) drain: Rc<Drain>,
+    pub(crate) buffer_limit: usize,
+    routes: RefCell<Rc<WorkerRoutes>>,
+    requests: Cell<u64>,
+}
+
+impl NetworkFilter for Hcm {
+    fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow> {
+        Box::pin(async move {
+            let Connection { io, info } = connection;
+            let http = Rc::new(Http::new(self, info, cx));
+            match http.hcm.codec.codec {
+                CodecType::Http1 => h1::serve(http, io, Bytes::new()).await,
+                CodecType::Http2 => h2::serve(http, io).await,
+                CodecType::Auto => sniff::serve(http, io).await,
+            }
+            Flow::Done
+        })
+    }
+
+    fn is_terminal(&self) -> bool {
+        true
+    }
+}
+
+impl Http {
+    fn new(hcm: Arc<Hcm>, connection: Rc<ConnectionInfo>, cx: NetworkCx) -> Self {
+        let routes = RefCell::new(WorkerRoutes::new(hcm.routes.load_full()));
+        let buffer_limit = cx.buffer_limit as usize;
+        Self { hcm, connection, worker: cx.worker, drain: cx.drain, buffer_limit, routes, requests: Cell::new(0) }
+    }
+
+    /// Applies Envoy's contract to a request head, or refuses it.
+    pub(crate) fn admit(&self, head: &mut RequestHead, info: &StreamInfo, origin: Origin) -> Result<(), LocalReply> {
+        let options = &self.hcm.head;
+        if !origin.has_host {
+            return Err(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header"));
+        }
+        request_head::apply_underscores(&mut head.headers, self.hcm.codec.common.underscores, &self.hcm.stats)?;
+        request_head::normalize_target(head, options, &self.connection)?;
+        let internal = request_head::prepare(head, options, info, &self.worker, &self.hcm.local_ip, origin.has_scheme);
+        info.internal.set(internal);
+        Ok(())
+    }
+
+    /// Whether connections are to be ended with their next response.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.is_draining() || self.worker.server.is_health_check_failed()
+    }
+
+    /// Counts a request; whether it is the last that `max_requests_per_connection` allows.
+    pub(crate) fn count_request(&self) -> bool {
+        self.requests.set(self.requests.get() + 1);
+        self.hcm.codec.common.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max)
+    }
+
+    fn current_routes(&self) -> Rc<WorkerRoutes> {
+        let latest = self.hcm.routes.load();
+        let mut routes = self.routes.borrow_mut();
+        if !Arc::ptr_eq(routes.table(), &latest) {
+            *routes = WorkerRoutes::new(latest.clone());
+        }
+        routes.clone()
+    }
+}
+
+impl RouteSource for Http {
+    fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
+        let route = self.current_routes().resolve(head, random)?;
+        if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {
+            info.idle_timeout.set(forward.idle_timeout.map(non_zero));
+        }
+        Some(route)
+    }
+}
+
+impl Hcm {
+    /// Writes the access logs of a stream that ended.
+    pub(crate) fn log(&self, request: &RequestHead, response: Option<&ResponseHead>, info: &StreamInfo) {
+        if self.logs.is_empty() {
+            return;
+        }
+        let end = info.times.complete.get().unwrap_or(info.start);
+        let mut cx = FormatCx::new(info, end, info.start_wall + end.saturating_duration_since(info.start));
+        cx.request = Some(request.view());
+        cx.response = response.map(ResponseHead::view);
+        cx.log_type = AccessLogType::DownstreamEnd;
+        for log in &self.logs {
+            log.log(&cx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! The connection manager's configuration, lowered.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::HeaderValue;
+use nuncio_config::protocol::{CommonOptions, Http1Options, Http2Options};
+use nuncio_filter_api::Scheme;
+
+use crate::path::PathOptions;
+
+/// `codec_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CodecType {
+    /// HTTP/2 if the connection begins with its preface, else HTTP/1.
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// `server_header_transformation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerHeader {
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}
+
+/// `strip_matching_host_port` and `strip_any_host_port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StripPort {
+    Never,
+    /// The port the connection came to.
+    Matching,
+    Any,
+}
+
+/// The time-outs of connections and streams; `None` is never.
+#[derive(Clone, Debug)]
+pub(crate) struct Timeouts {
+    /// Without a byte of a stream moving, default 5 min.
+    pub(crate) stream_idle: Option<Duration>,
+    /// For the whole request to arrive.
+    pub(crate) request: Option<Duration>,
+    /// For the request's head to arrive.
+    pub(crate) request_headers: Option<Duration>,
+    /// Between the drain notice (GOAWAY) and the end, default 5 s.
+    pub(crate) drain: Duration,
+    /// For the peer to close after we asked it to, default 1 s; zero closes at once.
+    pub(crate) delayed_close: Duration,
+}
+
+/// Who is believed about the client's address, and what is told about it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClientAddress {
+    pub(crate) use_remote_address: bool,
+    pub(crate) xff_num_trusted_hops: u32,
+    pub(crate) skip_xff_append: bool,
+    pub(crate) append_x_forwarded_port: bool,
+    /// `internal_address_config`; no range is internal unless given.
+    pub(crate) internal_ranges: Vec<Cidr>,
+    pub(crate) internal_unix_sockets: bool,
+}
+
+/// What becomes of x-request-id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestIdOptions {
+    pub(crate) generate: bool,
+    pub(crate) preserve_external: bool,
+    pub(crate) always_set_in_response: bool,
+}
+
+/// An IP prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    pub(crate) address: IpAddr,
+    pub(crate) len: u8,
+}
+
+impl Cidr {
+    /// Whether `ip` is in the range; an IPv4-mapped IPv6 address counts as IPv4.
+    pub(crate) fn contains(self, ip: IpAddr) -> bool {
+        match (self.address, ip.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let shift = 32 - u32::from(self.len.min(32));
+                (u64::from(u32::from(net) ^ u32::from(ip)) >> shift) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let shift = 128 - u32::from(self.len.min(128));
+                (u128::from(net) ^ u128::from(ip)).checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What shapes a request head before routing and a response head after the filters.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadOptions {
+    pub(crate) client: ClientAddress,
+    pub(crate) request_id: RequestIdOptions,
+    pub(crate) path: PathOptions,
+    pub(crate) strip_port: StripPort,
+    pub(crate) strip_trailing_dot: bool,
+    pub(crate) via: Option<HeaderValue>,
+    pub(crate) server_name: HeaderValue,
+    pub(crate) server_header: ServerHeader,
+    /// `scheme_header_transformation.scheme_to_overwrite`.
+    pub(crate) scheme_overwrite: Option<Scheme>,
+    /// ALWAYS_FORWARD_ONLY; every other mode drops x-forwarded-client-cert on a connection without client certificate.
+    pub(crate) forward_xfcc_always: bool,
+    /// `add_user_agent`: the service cluster's name, to send as user-agent where there is none.
+    pub(crate) user_agent: Option<HeaderValue>,
+    pub(crate) service_node: Option<HeaderValue>,
+    pub(crate) proxy_100_continue: bool,
+}
+
+/// Everything about codecs.
+#[derive(Clone, Debug)]
+pub(crate) struct CodecOptions {
+    pub(crate) codec: CodecType,
+    pub(crate) common: CommonOptions,
+    pub(crate) http1: Http1Options,
+    pub(crate) http2: Http2Options,
+    /// `max_request_headers_kb` in bytes, default 60 KiB.
+    pub(crate) max_request_headers: usize,
+}

@@ -1,0 +1,110 @@
+//! The time-outs of one stream, told apart when one strikes.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::StatusCode;
+use nuncio_filter_api::LocalReply;
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use tokio::time::Instant;
+
+use super::Hcm;
+use crate::timer::{LazyTimer, earlier};
+
+/// Which time-out struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expired {
+    /// `stream_idle_timeout` or a route's `idle_timeout`.
+    Idle,
+    /// `max_stream_duration`.
+    Duration,
+    /// `request_timeout`.
+    Request,
+}
+
+impl Expired {
+    /// The answer if no response was begun: 408 while the request is still arriving, else 504.
+    pub(crate) fn reply(self, request_complete: bool) -> LocalReply {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        let reply = LocalReply::new(status, self.details());
+        match self {
+            Self::Idle => reply.body("stream timeout").flag(ResponseFlag::StreamIdleTimeout),
+            Self::Duration => reply.body("downstream duration timeout").flag(ResponseFlag::DurationTimeout),
+            Self::Request => LocalReply::new(StatusCode::REQUEST_TIMEOUT, self.details()).body("request timeout"),
+        }
+    }
+
+    /// Notes in `info` that a response that was begun is broken off.
+    pub(crate) fn note(self, info: &StreamInfo) {
+        info.set_details(self.details());
+        match self {
+            Self::Idle => info.flag(ResponseFlag::StreamIdleTimeout),
+            Self::Duration => info.flag(ResponseFlag::DurationTimeout),
+            Self::Request => {}
+        }
+    }
+
+    fn details(self) -> &'static str {
+        match self {
+            Self::Idle => "stream_idle_timeout",
+            Self::Duration => "max_duration_timeout",
+            Self::Request => "request_overall_timeout",
+        }
+    }
+}
+
+/// Watches one stream's time-outs.
+pub(crate) struct Deadline {
+    idle: Option<Duration>,
+    end: Option<Instant>,
+    request: Option<Instant>,
+    info: Rc<StreamInfo>,
+    /// Body bytes moved when last looked at: the stream was active since if there are more now. Whoever moves bytes
+    /// counts them anyway, and so reads no clock for each chunk.
+    seen: u64,
+    active: Instant,
+    timer: LazyTimer,
+}
+
+impl Deadline {
+    /// Starts at the stream's start; `timer` may have served earlier streams.
+    pub(crate) fn new(hcm: &Hcm, info: &Rc<StreamInfo>, timer: LazyTimer) -> Self {
+        Self {
+            idle: hcm.timeouts.stream_idle,
+            end: hcm.codec.common.max_stream_duration.map(|d| info.start + d),
+            request: hcm.timeouts.request.map(|d| info.start + d),
+            info: info.clone(),
+            seen: 0,
+            active: info.start,
+            timer,
+        }
+    }
+
+    /// Gives the timer back for the next stream.
+    pub(crate) fn into_timer(self) -> LazyTimer {
+        self.timer
+    }
+
+    /// Ready with the time-out that struck. To be polled after the work it bounds.
+    pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
+        let moved = self.info.bytes_received.get() + self.info.bytes_sent.get();
+        if moved != self.seen {
+            self.seen = moved;
+            self.active = Instant::now();
+        }
+        // A route's idle time-out takes the place of the listener's.
+        let idle = self.info.idle_timeout.get().unwrap_or(self.idle).map(|d| self.active + d);
+        let request = self.request.filter(|_| self.info.times.request_end.get().is_none());
+        let deadline = earlier(earlier(idle, self.end), request);
+        self.timer.poll_reached(deadline, cx).map(|()| {
+            if deadline == request {
+                Expired::Request
+            } else if deadline == self.end {
+                Expired::Duration
+            } else {
+                Expired::Idle
+            }
+        })
+    }
+}

@@ -1,0 +1,340 @@
+//! A downstream HTTP/1 connection: requests one after another on the connection's own task.
+//!
+//! ```text
+//! wait -> head -> stream (boxed) -> wait ...        -> close
+//! ```
+//! The future of a stream is boxed, so that an idle connection is no larger than its waiting.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use nuncio_filter_api::{Body, ByteStr, Io, LocalReply, Reply, RequestHead, ResponseHead, Scheme};
+use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
+use tokio::time::Instant;
+
+use super::Http;
+use super::deadline::{Deadline, Expired};
+use super::stats::{ActiveConnection, Closed};
+use super::stream::{Origin, Stream};
+use crate::h1::{BadRequest, Incoming, IncomingRequest, Persistence, Readiness, RespondError, ServerConnection};
+use crate::timer::{LazyTimer, earlier};
+
+/// Serves the connection to its end; `initial` was read from it already.
+pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes) {
+    let codec = Rc::new(ServerConnection::new(io, http.hcm.h1_settings.clone(), initial));
+    let active = http.hcm.stats.connection(Protocol::Http11);
+    let started = http.worker.clock.now();
+    let mut connection = H1 { http, codec, active, started, timer: LazyTimer::default() };
+    while connection.wait().await == Wait::Request {
+        match Box::pin(connection.request()).await {
+            Next::KeepAlive => {}
+            Next::Close => return connection.close().await,
+            Next::Gone => return,
+        }
+    }
+}
+
+struct H1 {
+    http: Rc<Http>,
+    codec: Rc<ServerConnection>,
+    active: ActiveConnection,
+    started: Instant,
+    /// Of the connection while it is idle, then of its streams: it is set once in minutes.
+    timer: LazyTimer,
+}
+
+#[derive(PartialEq, Eq)]
+enum Wait {
+    Request,
+    Closed,
+}
+
+/// What becomes of the connection after a stream.
+enum Next {
+    KeepAlive,
+    /// The response is written; the client is given time to read it.
+    Close,
+    /// There is nobody to wait for.
+    Gone,
+}
+
+/// Why a stream's work was given up.
+enum Stopped {
+    Gone,
+    Expired(Expired),
+}
+
+impl H1 {
+    /// Waits for the first byte of a request.
+    async fn wait(&mut self) -> Wait {
+        let stats = &self.http.hcm.stats;
+        let common = &self.http.hcm.codec.common;
+        let idle = common.idle_timeout.map(|t| Instant::now() + t);
+        // Envoy: a connection that reached its age is told so with its next response, and closed after the drain time.
+        let age = common.max_connection_duration.map(|d| self.started + d + self.http.hcm.timeouts.drain);
+        let codec = self.codec.clone();
+        let mut readable = std::pin::pin!(codec.readable());
+        let timer = &mut self.timer;
+        let ready = poll_fn(|cx| {
+            if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
+                return Poll::Ready(Some(ready));
+            }
+            timer.poll_reached(earlier(idle, age), cx).map(|()| None)
+        })
+        .await;
+        match ready {
+            Some(Readiness::Request) => return Wait::Request,
+            Some(Readiness::Closed) => self.active.closed_by(Closed::Remote),
+            None => {
+                self.active.closed_by(Closed::Local);
+                if age.is_some_and(|age| Instant::now() >= age) {
+                    stats.http.downstream_cx_max_duration_reached().inc();
+                } else {
+                    stats.http.downstream_cx_idle_timeout().inc();
+                }
+            }
+        }
+        Wait::Closed
+    }
+
+    /// Serves one request.
+    async fn request(&mut self) -> Next {
+        let http = self.http.clone();
+        let now = http.worker.clock.now();
+        let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
+        info.protocol.set(Some(Protocol::Http11));
+        match self.read_head(now).await {
+            Some(Incoming::Request(request)) => self.stream(request, info).await,
+            Some(Incoming::Bad(bad)) => {
+                http.hcm.stats.http.downstream_cx_protocol_error().inc();
+                self.refuse(bad_request(bad), info).await
+            }
+            Some(Incoming::Closed) => {
+                self.active.closed_by(Closed::Remote);
+                Next::Gone
+            }
+            None => {
+                http.hcm.stats.http.downstream_rq_header_timeout().inc();
+                let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
+                self.refuse(reply.body("request header timeout"), info).await
+            }
+        }
+    }
+
+    /// Reads a head; `None` if it takes too long.
+    async fn read_head(&mut self, start: Instant) -> Option<Incoming> {
+        let timeouts = &self.http.hcm.timeouts;
+        let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
+        let deadline = limits.into_iter().flatten().min().map(|t| start + t);
+        let mut head = std::pin::pin!(self.codec.read_head());
+        let timer = &mut self.timer;
+        poll_fn(|cx| {
+            if let Poll::Ready(incoming) = head.as_mut().poll(cx) {
+                return Poll::Ready(Some(incoming));
+            }
+            timer.poll_reached(deadline, cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// Answers a request whose head could not be read.
+    async fn refuse(&mut self, reply: LocalReply, info: Rc<StreamInfo>) -> Next {
+        let head = RequestHead::new(Method::GET, Scheme::Http, ByteStr::EMPTY, ByteStr::EMPTY);
+        let mut stream = Stream::new(self.http.clone(), head, Body::empty(), info, Origin::UNKNOWN);
+        let body = stream.respond(reply.into()).await;
+        self.codec.track(stream.info().clone());
+        let _ = self.codec.respond(stream.response_head(), body, Persistence::Close).await;
+        self.active.closed_by(Closed::Local);
+        Next::Close
+    }
+
+    async fn stream(&mut self, request: IncomingRequest, info: Rc<StreamInfo>) -> Next {
+        let IncomingRequest { mut head, body, keep_alive, expects_continue, upgrade, has_host, absolute_form, .. } =
+            request;
+        info.protocol.set(Some(head.version));
+        self.codec.track(info.clone());
+        head.protocol = upgrade;
+        if expects_continue && !self.http.hcm.head.proxy_100_continue {
+            head.headers.remove(http::header::EXPECT);
+            self.codec.queue_informational(&ResponseHead::new(StatusCode::CONTINUE));
+        }
+        if body.is_end() {
+            info.times.request_end.set(Some(info.start));
+        }
+        let timer = std::mem::take(&mut self.timer);
+        let mut deadline = Deadline::new(&self.http.hcm, &info, timer);
+        let is_last = self.http.count_request();
+        let mut stream =
+            Stream::new(self.http.clone(), head, body, info, Origin { has_host, has_scheme: absolute_form });
+        if self.http.hcm.head.proxy_100_continue {
+            let codec = self.codec.clone();
+            stream.set_informational(Rc::new(move |head| codec.queue_informational(&head)));
+        }
+        let next = self.exchange(&mut stream, &mut deadline, keep_alive && !is_last).await;
+        if is_last {
+            self.http.hcm.stats.http.downstream_cx_max_requests_reached().inc();
+        }
+        stream.finish();
+        self.timer = deadline.into_timer();
+        next
+    }
+
+    /// Gets the answer to the stream's request and writes it.
+    async fn exchange(&mut self, stream: &mut Stream, deadline: &mut Deadline, keep_alive: bool) -> Next {
+        let reply = match self.guarded(stream.request_phase(), deadline).await {
+            Ok(reply) => self.faulty(reply),
+            Err(stopped) => match self.stopped(stopped, stream) {
+                Some(reply) => reply,
+                None => return Next::Gone,
+            },
+        };
+        let body = match self.guarded(stream.respond(reply), deadline).await {
+            Ok(body) => body,
+            Err(stopped) => match self.stopped(stopped, stream) {
+                Some(reply) => stream.respond(reply).await,
+                None => return Next::Gone,
+            },
+        };
+        self.write(stream, body, deadline, keep_alive).await
+    }
+
+    /// A request body that was malformed is answered as such, whatever came of its stream.
+    fn faulty(&self, reply: Reply) -> Reply {
+        match self.codec.request_fault() {
+            Some(bad) => {
+                self.http.hcm.stats.http.downstream_cx_protocol_error().inc();
+                bad_request(bad).into()
+            }
+            None => reply,
+        }
+    }
+
+    /// What to answer, if anybody is left to be answered.
+    fn stopped(&self, stopped: Stopped, stream: &Stream) -> Option<Reply> {
+        match stopped {
+            Stopped::Gone => {
+                stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
+                self.gone();
+                None
+            }
+            Stopped::Expired(expired) => {
+                self.http.hcm.stats.expired(expired);
+                Some(expired.reply(self.codec.is_request_complete()).into())
+            }
+        }
+    }
+
+    fn gone(&self) {
+        self.active.closed_by(Closed::Remote);
+        let http = &self.http.hcm.stats.http;
+        http.downstream_cx_destroy_active_rq().inc();
+        http.downstream_cx_destroy_remote_active_rq().inc();
+        http.downstream_rq_rx_reset().inc();
+    }
+
+    /// Runs `work` unless the client leaves or a time-out strikes first.
+    async fn guarded<T>(&self, work: impl Future<Output = T>, deadline: &mut Deadline) -> Result<T, Stopped> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            // An error is found again by whoever reads or writes next.
+            let _ = self.codec.poll_flush(cx);
+            if self.codec.poll_disconnected(cx).is_ready() {
+                return Poll::Ready(Err(Stopped::Gone));
+            }
+            deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
+        })
+        .await
+    }
+
+    async fn write(&mut self, stream: &mut Stream, body: Body, deadline: &mut Deadline, keep_alive: bool) -> Next {
+        let persistence = self.persistence(keep_alive);
+        let info = stream.info().clone();
+        info.times.response_start.set(Some(self.http.worker.clock.now()));
+        let mut respond = std::pin::pin!(self.codec.respond(stream.response_head(), body, persistence));
+        let written = poll_fn(|cx| {
+            if let Poll::Ready(written) = respond.as_mut().poll(cx) {
+                return Poll::Ready(Ok(written));
+            }
+            deadline.poll_expired(cx).map(Err)
+        })
+        .await;
+        info.times.response_end.set(Some(self.http.worker.clock.now()));
+        match written {
+            Ok(Ok(Persistence::KeepAlive)) => Next::KeepAlive,
+            Ok(Ok(Persistence::Close)) => {
+                self.active.closed_by(Closed::Local);
+                Next::Close
+            }
+            Ok(Err(error)) => {
+                self.broken_off(stream, error);
+                Next::Gone
+            }
+            Err(expired) => {
+                self.http.hcm.stats.expired(expired);
+                self.http.hcm.stats.http.downstream_rq_tx_reset().inc();
+                expired.note(&info);
+                self.active.closed_by(Closed::Local);
+                Next::Gone
+            }
+        }
+    }
+
+    fn broken_off(&self, stream: &Stream, error: RespondError) {
+        let info = stream.info();
+        match error {
+            RespondError::Disconnected(_) => {
+                stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
+                self.gone();
+                return;
+            }
+            RespondError::Body(error) => {
+                info.flags.set(info.flags.get().union(error.flags));
+                info.set_details(error.details);
+            }
+            RespondError::LengthMismatch | RespondError::UnexpectedUpgrade => {
+                info.flag(ResponseFlag::UpstreamProtocolError);
+                info.set_details("upstream_response_framing");
+            }
+        }
+        self.http.hcm.stats.http.downstream_rq_tx_reset().inc();
+        self.active.closed_by(Closed::Local);
+    }
+
+    fn persistence(&self, keep_alive: bool) -> Persistence {
+        let stats = &self.http.hcm.stats.http;
+        if !self.codec.is_request_complete() {
+            stats.downstream_rq_response_before_rq_complete().inc();
+            return Persistence::Close;
+        }
+        let aged = self.http.hcm.codec.common.max_connection_duration.is_some_and(|d| self.started.elapsed() >= d);
+        if self.http.is_draining() {
+            stats.downstream_cx_drain_close().inc();
+            return Persistence::Close;
+        }
+        if keep_alive && !aged { Persistence::KeepAlive } else { Persistence::Close }
+    }
+
+    /// Ends the connection so that the client can still read the response (RFC 9112 §9.6). Unlike Envoy we say at once
+    /// that nothing more will come; then as there the client has `delayed_close_timeout` to close.
+    async fn close(self) {
+        let timeout = self.http.hcm.timeouts.delayed_close;
+        if timeout.is_zero() || self.codec.shutdown().await.is_err() {
+            return;
+        }
+        if tokio::time::timeout(timeout, self.codec.closed_by_client()).await.is_err() {
+            self.http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc();
+        }
+    }
+}
+
+/// The answer to a request that the codec refused; Envoy's body is the reason phrase.
+fn bad_request(bad: BadRequest) -> LocalReply {
+    let reason = bad.status.canonical_reason().unwrap_or_default();
+    LocalReply::new(bad.status, bad.details).body(reason).flag(ResponseFlag::DownstreamProtocolError)
+}

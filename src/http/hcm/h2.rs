@@ -1,0 +1,518 @@
+//! A downstream HTTP/2 connection: a task for each stream, so that the panic of one is the end of one.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Method};
+use nuncio_config::protocol::Keepalive;
+use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, Scheme};
+use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::Http;
+use super::deadline::{Deadline, Expired};
+use super::stats::{ActiveConnection, Closed};
+use super::stream::{Origin, Stream};
+use crate::h2::{BodyEvents, FrameMeter, H2Body, Limits, Metered};
+use crate::timer::{LazyTimer, earlier};
+
+/// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
+const SEND_BUFFER: usize = 64 * 1024;
+
+type Io2 = FrameMeter<Io>;
+
+/// Serves the connection to its end.
+pub(super) async fn serve(http: Rc<Http>, io: Io) {
+    let options = &http.hcm.codec;
+    let h2 = &options.http2;
+    let active = http.hcm.stats.connection(Protocol::Http2);
+    let metered = Rc::new(Metered::default());
+    let io = FrameMeter::new(io, Limits::from(h2), metered.clone());
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(h2.initial_stream_window_size)
+        .initial_connection_window_size(h2.initial_connection_window_size)
+        .max_concurrent_streams(h2.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(options.max_request_headers).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER);
+    if h2.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let handshake = builder.handshake::<_, Bytes>(io);
+    let idle = options.common.idle_timeout;
+    let connection = match within(idle, handshake).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(_)) | None => {
+            http.hcm.stats.protocol_error(&metered);
+            return;
+        }
+    };
+    let server = Rc::new(Server { http, metered, active: Cell::new(0), idle_since: Cell::new(Some(Instant::now())) });
+    server.run(connection, active).await;
+}
+
+async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// What the connection and its streams share.
+struct Server {
+    http: Rc<Http>,
+    metered: Rc<Metered>,
+    active: Cell<usize>,
+    idle_since: Cell<Option<Instant>>,
+}
+
+/// Aborts the connection's streams when it ends, in whatever way.
+#[derive(Default)]
+struct Streams(Vec<AbortHandle>);
+
+impl Streams {
+    fn push(&mut self, handle: AbortHandle) {
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|h| !h.is_finished());
+        }
+        self.0.push(handle);
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        for stream in &self.0 {
+            stream.abort();
+        }
+    }
+}
+
+impl Server {
+    async fn run(self: Rc<Self>, mut connection: Connection<Io2, Bytes>, active: ActiveConnection) {
+        let mut streams = Streams::default();
+        let mut timer = LazyTimer::default();
+        let mut drain = std::pin::pin!(self.drain());
+        let mut draining = false;
+        let mut keepalive = KeepaliveState::new(self.http.hcm.codec.http2.keepalive, connection.ping_pong());
+        let started = Instant::now();
+        loop {
+            let next = poll_fn(|cx| {
+                if !draining && drain.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Drain);
+                }
+                if let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                    return Poll::Ready(Event::Accepted(accepted));
+                }
+                if keepalive.poll_failed(cx).is_ready() {
+                    return Poll::Ready(Event::Dead);
+                }
+                timer.poll_reached(self.deadline(started, draining), cx).map(|()| Event::Drain)
+            })
+            .await;
+            match next {
+                Event::Accepted(Some(Ok((request, respond)))) => {
+                    streams.push(self.clone().accept(request, respond));
+                    if self.http.count_request() && !draining {
+                        draining = true;
+                        connection.graceful_shutdown();
+                    }
+                }
+                Event::Accepted(Some(Err(e))) => return self.failed(&e, &active),
+                Event::Accepted(None) => return,
+                Event::Dead => {
+                    self.http.hcm.stats.http2.keepalive_timeout().inc();
+                    active.closed_by(Closed::Local);
+                    return connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
+                // A connection that drained for as long as it may is closed with what it still carries.
+                Event::Drain if draining && self.active.get() == 0 => return,
+                Event::Drain => {
+                    draining = true;
+                    self.idle_since.set(None);
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+    }
+
+    /// Waits until the listener drains.
+    fn drain(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let drain = self.http.drain.clone();
+        async move { drain.begun().await }
+    }
+
+    fn deadline(&self, started: Instant, draining: bool) -> Option<Instant> {
+        if draining {
+            return None;
+        }
+        let common = &self.http.hcm.codec.common;
+        let idle = self.idle_since.get().zip(common.idle_timeout).map(|(since, t)| since + t);
+        earlier(idle, common.max_connection_duration.map(|d| started + d))
+    }
+
+    fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
+        if error.is_io() && self.metered.flood.get().is_none() {
+            active.closed_by(Closed::Remote);
+        } else {
+            active.closed_by(Closed::Local);
+            self.http.hcm.stats.protocol_error(&self.metered);
+        }
+    }
+
+    fn accept(self: Rc<Self>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> AbortHandle {
+        let active = Active::new(self.clone());
+        tokio::task::spawn_local(async move {
+            let _active = active;
+            self.stream(request, respond).await;
+        })
+        .abort_handle()
+    }
+
+    async fn stream(self: Rc<Self>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let http = &self.http;
+        let now = http.worker.clock.now();
+        let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
+        info.protocol.set(Some(Protocol::Http2));
+        let (head, body) = self.read(request, &info);
+        let is_head = head.method == Method::HEAD;
+        let too_many = head.headers.len() > http.hcm.codec.common.max_headers_count;
+        let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
+        let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true };
+        let mut stream = Stream::new(http.clone(), head, body, info.clone(), origin);
+        if too_many {
+            // Envoy: the stream is reset; nothing of it is served.
+            stream.downstream_gone(ResponseFlag::DownstreamProtocolError, "http2.too_many_headers");
+            http.hcm.stats.http2.header_overflow().inc();
+            return respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+        let reply = match guarded(stream.request_phase(), &mut respond, &mut deadline).await {
+            Ok(reply) => reply,
+            Err(Stopped::Gone) => return self.gone(&stream),
+            Err(Stopped::Expired(expired)) => self.expired(expired, &info),
+        };
+        let body = match guarded(stream.respond(reply), &mut respond, &mut deadline).await {
+            Ok(body) => body,
+            Err(Stopped::Gone) => return self.gone(&stream),
+            Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
+        };
+        self.send(&stream, respond, body, is_head, &mut deadline).await;
+    }
+
+    fn expired(&self, expired: Expired, info: &StreamInfo) -> Reply {
+        self.http.hcm.stats.expired(expired);
+        expired.reply(info.times.request_end.get().is_some()).into()
+    }
+
+    fn gone(&self, stream: &Stream) {
+        stream.downstream_gone(ResponseFlag::DownstreamRemoteReset, "downstream_remote_disconnect");
+        self.http.hcm.stats.http.downstream_rq_rx_reset().inc();
+        self.http.hcm.stats.http2.rx_reset().inc();
+    }
+
+    fn reset(&self, send: &mut SendStream<Bytes>, reason: Reason) {
+        self.http.hcm.stats.http.downstream_rq_tx_reset().inc();
+        self.http.hcm.stats.http2.tx_reset().inc();
+        send.send_reset(reason);
+    }
+
+    fn read(&self, request: http::Request<RecvStream>, info: &Rc<StreamInfo>) -> (RequestHead, Body) {
+        let (mut parts, stream) = request.into_parts();
+        let protocol = parts.extensions.remove::<h2::ext::Protocol>();
+        let authority = match parts.uri.authority() {
+            Some(authority) => authority.as_str().into(),
+            None => host(&parts.headers),
+        };
+        parts.headers.remove(http::header::HOST);
+        let path = parts.uri.path_and_query().map_or(ByteStr::EMPTY, |p| p.as_str().into());
+        let scheme = parts.uri.scheme_str().and_then(|s| Scheme::parse(s.as_bytes())).unwrap_or(Scheme::Http);
+        let mut head = RequestHead::new(parts.method, scheme, authority, path);
+        head.version = Protocol::Http2;
+        head.headers = parts.headers;
+        if let Some(protocol) = protocol {
+            // RFC 8441: an extended CONNECT is what HTTP/1.1 calls an upgrade.
+            head.protocol = Some(protocol.as_str().into());
+            head.method = Method::GET;
+        }
+        join_cookies(&mut head.headers);
+        if stream.is_end_stream() {
+            info.times.request_end.set(Some(info.start));
+            return (head, Body::empty());
+        }
+        let length = head.headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        (head, Body::stream(H2Body::new(stream, length, RequestBody(info.clone()))))
+    }
+
+    async fn send(
+        &self,
+        stream: &Stream,
+        mut respond: SendResponse<Bytes>,
+        mut body: Body,
+        is_head: bool,
+        deadline: &mut Deadline,
+    ) {
+        let info = stream.info();
+        let head = stream.response_head();
+        let mut response = http::Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers.clone();
+        info.times.response_start.set(Some(self.http.worker.clock.now()));
+        let end = is_head || body.is_end();
+        let Ok(mut send) = respond.send_response(response, end) else { return self.gone(stream) };
+        if end {
+            info.times.response_end.set(info.times.response_start.get());
+            return self.abandon_request(info, &mut send);
+        }
+        match self.send_body(&mut send, &mut body, info, deadline).await {
+            Ok(()) => {
+                info.times.response_end.set(Some(self.http.worker.clock.now()));
+                self.abandon_request(info, &mut send);
+            }
+            Err(Unsent::Upstream(error)) => {
+                info.flags.set(info.flags.get().union(error.flags));
+                info.set_details(error.details);
+                self.reset(&mut send, Reason::INTERNAL_ERROR);
+            }
+            Err(Unsent::Downstream) => self.gone(stream),
+            Err(Unsent::Expired(expired)) => {
+                self.http.hcm.stats.expired(expired);
+                expired.note(info);
+                self.reset(&mut send, Reason::NO_ERROR);
+            }
+        }
+    }
+
+    /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it.
+    fn abandon_request(&self, info: &StreamInfo, send: &mut SendStream<Bytes>) {
+        if info.times.request_end.get().is_none() {
+            self.http.hcm.stats.http.downstream_rq_response_before_rq_complete().inc();
+            send.send_reset(Reason::NO_ERROR);
+        }
+    }
+
+    async fn send_body(
+        &self,
+        send: &mut SendStream<Bytes>,
+        body: &mut Body,
+        info: &StreamInfo,
+        deadline: &mut Deadline,
+    ) -> Result<(), Unsent> {
+        loop {
+            let frame = poll_fn(|cx| {
+                if let Poll::Ready(frame) = body.poll_next(cx) {
+                    return Poll::Ready(frame.transpose().map_err(Unsent::Upstream));
+                }
+                poll_stopped(send, deadline, cx)
+            })
+            .await?;
+            let Some(frame) = frame else {
+                return send.send_data(Bytes::new(), true).map_err(|_| Unsent::Downstream);
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    info.bytes_sent.set(info.bytes_sent.get() + data.len() as u64);
+                    let end = body.is_end();
+                    self.send_data(send, data, end, deadline).await?;
+                    if end {
+                        return Ok(());
+                    }
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return send.send_trailers(trailers).map_err(|_| Unsent::Downstream);
+                }
+            }
+        }
+    }
+
+    /// Sends `data` as the peer's windows allow.
+    async fn send_data(
+        &self,
+        send: &mut SendStream<Bytes>,
+        mut data: Bytes,
+        end: bool,
+        deadline: &mut Deadline,
+    ) -> Result<(), Unsent> {
+        if data.is_empty() && !end {
+            return Ok(());
+        }
+        loop {
+            if !data.is_empty() {
+                send.reserve_capacity(data.len());
+            }
+            if data.is_empty() || send.capacity() >= data.len() {
+                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
+                return send.send_data(data, end).map_err(|_| Unsent::Downstream);
+            }
+            let granted = poll_fn(|cx| match send.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(n))) => Poll::Ready(Ok(n)),
+                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Unsent::Downstream)),
+                Poll::Ready(None) => Poll::Ready(Err(Unsent::Downstream)),
+                Poll::Pending => poll_stopped(send, deadline, cx),
+            })
+            .await?;
+            if granted > 0 && granted < data.len() {
+                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
+                let part = data.split_to(granted);
+                send.send_data(part, false).map_err(|_| Unsent::Downstream)?;
+            }
+        }
+    }
+}
+
+/// Whether the peer or a time-out ends the sending.
+fn poll_stopped<T>(
+    send: &mut SendStream<Bytes>,
+    deadline: &mut Deadline,
+    cx: &mut Context<'_>,
+) -> Poll<Result<T, Unsent>> {
+    if send.poll_reset(cx).is_ready() {
+        return Poll::Ready(Err(Unsent::Downstream));
+    }
+    deadline.poll_expired(cx).map(|e| Err(Unsent::Expired(e)))
+}
+
+enum Event {
+    Accepted(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
+    Drain,
+    Dead,
+}
+
+enum Stopped {
+    Gone,
+    Expired(Expired),
+}
+
+/// Runs `work` unless the client resets the stream or a time-out strikes first.
+async fn guarded<T>(
+    work: impl Future<Output = T>,
+    respond: &mut SendResponse<Bytes>,
+    deadline: &mut Deadline,
+) -> Result<T, Stopped> {
+    let mut work = std::pin::pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        if respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Stopped::Gone));
+        }
+        deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
+    })
+    .await
+}
+
+enum Unsent {
+    Upstream(BodyError),
+    Downstream,
+    Expired(Expired),
+}
+
+/// Counts a stream as active for as long as it lives.
+struct Active(Rc<Server>);
+
+impl Active {
+    fn new(server: Rc<Server>) -> Self {
+        server.active.set(server.active.get() + 1);
+        server.idle_since.set(None);
+        Self(server)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        if self.0.active.get() == 0 {
+            self.0.idle_since.set(Some(Instant::now()));
+        }
+    }
+}
+
+/// RFC 9113 §8.3.1: a request without `:authority` names its host in Host.
+fn host(headers: &HeaderMap) -> ByteStr {
+    headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).map_or(ByteStr::EMPTY, ByteStr::from)
+}
+
+/// RFC 9113 §8.2.3: cookie crumbs are one field again before anything but HTTP/2 sees them.
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(http::header::COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return;
+    }
+    let joined = crumbs.iter().map(|v| v.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = http::HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(http::header::COOKIE, joined);
+    }
+}
+
+/// A request body, as its stream sees it.
+struct RequestBody(Rc<StreamInfo>);
+
+impl BodyEvents for RequestBody {
+    fn data(&self, len: usize) {
+        self.0.bytes_received.set(self.0.bytes_received.get() + len as u64);
+    }
+
+    fn ended(&self) {
+        self.0.times.request_end.set(Some(Instant::now()));
+    }
+
+    fn error(&self, error: &h2::Error) -> BodyError {
+        if error.is_reset() && error.is_remote() {
+            BodyError::new(ResponseFlag::DownstreamRemoteReset, "downstream_remote_disconnect")
+        } else if error.is_io() || error.is_go_away() {
+            BodyError::new(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect")
+        } else {
+            BodyError::new(ResponseFlag::DownstreamProtocolError, "http2.violation.of.messaging.rule")
+        }
+    }
+}
+
+/// `connection_keepalive`: PINGs, and the end of a peer that does not answer them.
+struct KeepaliveState {
+    settings: Option<Keepalive>,
+    ping: Option<h2::PingPong>,
+    sent: bool,
+    at: Instant,
+    timer: LazyTimer,
+}
+
+impl KeepaliveState {
+    fn new(settings: Option<Keepalive>, ping: Option<h2::PingPong>) -> Self {
+        let settings = settings.filter(|s| s.interval.is_some());
+        Self { settings, ping, sent: false, at: Instant::now(), timer: LazyTimer::default() }
+    }
+
+    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(settings), Some(ping)) = (&self.settings, &mut self.ping) else { return Poll::Pending };
+        let Some(interval) = settings.interval else { return Poll::Pending };
+        loop {
+            if self.sent {
+                match ping.poll_pong(cx) {
+                    Poll::Ready(Ok(_)) => {
+                        self.sent = false;
+                        self.at = Instant::now();
+                        continue;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => return self.timer.poll_reached(Some(self.at + settings.timeout), cx),
+                }
+            }
+            if self.timer.poll_reached(Some(self.at + interval), cx).is_pending() {
+                return Poll::Pending;
+            }
+            if ping.send_ping(h2::Ping::opaque()).is_err() {
+                return Poll::Ready(());
+            }
+            self.sent = true;
+            self.at = Instant::now();
+        }
+    }
+}

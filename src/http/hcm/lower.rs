@@ -1,0 +1,389 @@
+//! From the message `HttpConnectionManager` to [`Hcm`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use nuncio_config::access_log::lower as lower_access_log;
+use nuncio_config::extension;
+use nuncio_config::protocol::{self, CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
+use nuncio_config::route::RouteTable;
+use nuncio_filter_api::{ByteStr, HttpFilterConfig, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use prost::Message;
+
+use super::chain::{Chain, Entry};
+use super::config::{
+    Cidr, ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
+};
+use super::upgrade::{Upgrade, Upgrades};
+use super::{Hcm, stats};
+use crate::h1;
+use crate::local_reply::LocalReplies;
+use crate::path::{EscapedSlashes, PathOptions};
+
+/// The connection manager's row in the table of network filters.
+pub static ROW: NetworkFilterRow = NetworkFilterRow {
+    name: "envoy.filters.network.http_connection_manager",
+    config: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    lower,
+};
+
+/// Default of `max_request_headers_kb`.
+const MAX_REQUEST_HEADERS_KB: u32 = 60;
+/// Default of `stream_idle_timeout`.
+const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// Default of `drain_timeout`.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Default of `delayed_close_timeout`.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+/// Default of `server_name`. It is what tests and dashboards of Envoy's users look for.
+const SERVER_NAME: &str = "envoy";
+
+fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
+    let message =
+        proto::HttpConnectionManager::decode(bytes).map_err(|e| cx.invalid(format!("does not decode: {e}")))?;
+    Ok(Arc::new(Hcm::lower(message, cx)?))
+}
+
+impl Hcm {
+    #[allow(clippy::too_many_lines, reason = "an exhaustive destructuring of Envoy's largest message")]
+    pub(super) fn lower(message: proto::HttpConnectionManager, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::HttpConnectionManager {
+            codec_type,
+            stat_prefix,
+            http_filters,
+            add_user_agent,
+            tracing,
+            common_http_protocol_options,
+            // Envoy's alternative way to reach the same end; the connection is drained safely in any case.
+            http1_safe_max_connection_duration: _,
+            http_protocol_options,
+            http2_protocol_options,
+            http3_protocol_options,
+            server_name,
+            server_header_transformation,
+            scheme_header_transformation,
+            max_request_headers_kb,
+            stream_idle_timeout,
+            stream_flush_timeout,
+            request_timeout,
+            request_headers_timeout,
+            drain_timeout,
+            drain_timeout_jitter,
+            delayed_close_timeout,
+            access_log,
+            access_log_flush_interval,
+            flush_access_log_on_new_request,
+            access_log_options,
+            use_remote_address,
+            xff_num_trusted_hops,
+            original_ip_detection_extensions,
+            early_header_mutation_extensions,
+            internal_address_config,
+            skip_xff_append,
+            via,
+            generate_request_id,
+            preserve_external_request_id,
+            always_set_request_id_in_response,
+            forward_client_cert_details,
+            // They describe a client certificate, which a cleartext connection never has.
+            set_current_client_cert_details: _,
+            forward_client_cert_matcher,
+            proxy_100_continue,
+            represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            upgrade_configs,
+            normalize_path,
+            merge_slashes,
+            path_with_escaped_slashes_action,
+            request_id_extension,
+            local_reply_config,
+            strip_matching_host_port,
+            stream_error_on_invalid_http_message,
+            path_normalization_options,
+            strip_trailing_host_dot,
+            proxy_status_config,
+            typed_header_validation_config,
+            append_x_forwarded_port,
+            append_local_overload,
+            // PROXY protocol is a listener filter, and refused there.
+            add_proxy_protocol_connection_state: _,
+            forward_proto_config,
+            route_specifier,
+            strip_port_mode,
+        } = message;
+        let refused = [
+            cx.unsupported("tracing", &tracing),
+            cx.unsupported("http3_protocol_options", &http3_protocol_options),
+            cx.unsupported("stream_flush_timeout", &stream_flush_timeout),
+            cx.unsupported("drain_timeout_jitter", &drain_timeout_jitter),
+            cx.unsupported("access_log_flush_interval", &access_log_flush_interval),
+            cx.unsupported("flush_access_log_on_new_request", &flush_access_log_on_new_request),
+            cx.unsupported("access_log_options", &access_log_options),
+            cx.unsupported("original_ip_detection_extensions", &original_ip_detection_extensions),
+            cx.unsupported("early_header_mutation_extensions", &early_header_mutation_extensions),
+            cx.unsupported("forward_client_cert_matcher", &forward_client_cert_matcher),
+            cx.unsupported(
+                "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
+                &represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
+            ),
+            cx.unsupported("request_id_extension", &request_id_extension),
+            cx.unsupported("path_normalization_options", &path_normalization_options),
+            cx.unsupported("proxy_status_config", &proxy_status_config),
+            cx.unsupported("typed_header_validation_config", &typed_header_validation_config),
+            cx.unsupported("append_local_overload", &append_local_overload),
+            cx.unsupported("forward_proto_config", &forward_proto_config),
+            // The default is what the codecs do: a malformed HTTP/1 message ends its connection.
+            cx.unsupported(
+                "stream_error_on_invalid_http_message",
+                &stream_error_on_invalid_http_message.filter(|b| b.value),
+            ),
+        ];
+        let codec = lower_codec(codec_type, cx);
+        let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
+        let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
+        let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
+        let scope = cx.env.stats.scope(&format!("http.{stat_prefix}"));
+        let (chain, upgrades) = cx.in_scope(scope, |cx| {
+            let chain = lower_chain("http_filters", http_filters, cx);
+            (chain, cx.each("upgrade_configs", upgrade_configs, lower_upgrade).map(Upgrades))
+        });
+        let logs = cx.each("access_log", access_log, lower_access_log);
+        let local_replies = cx.opt("local_reply_config", local_reply_config, LocalReplies::lower);
+        let routes = lower_routes(route_specifier, cx);
+        let client = lower_internal(internal_address_config, cx);
+        let timeouts = (|| {
+            Ok(Timeouts {
+                stream_idle: match cx.opt("stream_idle_timeout", stream_idle_timeout, duration)? {
+                    None => Some(STREAM_IDLE),
+                    Some(d) => non_zero(d),
+                },
+                request: cx.opt("request_timeout", request_timeout, duration)?.and_then(non_zero),
+                request_headers: cx
+                    .opt("request_headers_timeout", request_headers_timeout, duration)?
+                    .and_then(non_zero),
+                drain: cx.opt("drain_timeout", drain_timeout, duration)?.unwrap_or(DRAIN),
+                delayed_close: cx
+                    .opt("delayed_close_timeout", delayed_close_timeout, duration)?
+                    .unwrap_or(DELAYED_CLOSE),
+            })
+        })();
+        let via = header_value("via", &via, cx);
+        let server_name = if server_name.is_set() { server_name } else { SERVER_NAME.to_owned() };
+        let server_name = header_value("server_name", &server_name, cx);
+        let scheme_overwrite = cx.opt("scheme_header_transformation", scheme_header_transformation, lower_scheme);
+        let strip_any =
+            matches!(strip_port_mode, Some(proto::http_connection_manager::StripPortMode::StripAnyHostPort(true)));
+        if strip_any && strip_matching_host_port {
+            cx.invalid("strip_matching_host_port and strip_any_host_port exclude each other");
+        }
+        refused.into_iter().collect::<Result<Vec<()>, _>>()?;
+        let user_agent = add_user_agent.is_some_and(|b| b.value);
+        let node = &cx.env.node;
+        let (cluster, id) = (node.cluster.clone(), node.id.clone());
+        let http1 = http1?;
+        let codec = CodecOptions {
+            codec: codec?,
+            common: common?,
+            http2: http2?,
+            max_request_headers: max_request_headers_kb.map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) as usize * 1024,
+            http1,
+        };
+        let head = HeadOptions {
+            client: ClientAddress {
+                use_remote_address: use_remote_address.is_some_and(|b| b.value),
+                xff_num_trusted_hops,
+                skip_xff_append,
+                append_x_forwarded_port,
+                ..client?
+            },
+            request_id: RequestIdOptions {
+                generate: generate_request_id.is_none_or(|b| b.value),
+                preserve_external: preserve_external_request_id,
+                always_set_in_response: always_set_request_id_in_response,
+            },
+            path: PathOptions {
+                escaped_slashes: match path_with_escaped_slashes_action {
+                    2 => EscapedSlashes::Reject,
+                    3 => EscapedSlashes::UnescapeAndRedirect,
+                    4 => EscapedSlashes::UnescapeAndForward,
+                    _ => EscapedSlashes::Keep,
+                },
+                normalize: normalize_path.is_some_and(|b| b.value),
+                merge_slashes,
+            },
+            strip_port: match (strip_any, strip_matching_host_port) {
+                (true, _) => StripPort::Any,
+                (false, true) => StripPort::Matching,
+                (false, false) => StripPort::Never,
+            },
+            strip_trailing_dot: strip_trailing_host_dot,
+            via: via?.filter(|v| !v.is_empty()),
+            server_name: server_name?.expect("there is a default"),
+            server_header: match server_header_transformation {
+                1 => ServerHeader::AppendIfAbsent,
+                2 => ServerHeader::PassThrough,
+                _ => ServerHeader::Overwrite,
+            },
+            scheme_overwrite: scheme_overwrite?,
+            forward_xfcc_always: forward_client_cert_details == 4,
+            user_agent: if user_agent { header_value("add_user_agent", &cluster, cx)? } else { None },
+            service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
+            proxy_100_continue,
+        };
+        let h1_settings = Arc::new(h1_settings(&codec));
+        Ok(Self {
+            h1_settings,
+            head,
+            timeouts: timeouts?,
+            chain: chain?,
+            upgrades: upgrades?,
+            local_replies: local_replies?.unwrap_or_default(),
+            stats: Arc::new(stats::HcmStats::new(&cx.env.stats, &stat_prefix)),
+            routes: Arc::new(ArcSwap::new(Arc::new(routes?))),
+            logs: logs?,
+            local_ip: ByteStr::from(cx.env.local_ip.to_string()),
+            codec,
+        })
+    }
+}
+
+fn lower_codec(codec_type: i32, cx: &mut LowerCx<'_>) -> Result<CodecType, Refused> {
+    match codec_type {
+        0 => Ok(CodecType::Auto),
+        1 => Ok(CodecType::Http1),
+        2 => Ok(CodecType::Http2),
+        _ => Err(cx.at("codec_type", |cx| cx.not_implemented("HTTP3"))),
+    }
+}
+
+/// The codec's own form of the options.
+fn h1_settings(codec: &CodecOptions) -> h1::ServerSettings {
+    let http1 = &codec.http1;
+    h1::ServerSettings {
+        max_headers_bytes: codec.max_request_headers,
+        max_headers_count: codec.common.max_headers_count,
+        accept_http_10: http1.accept_http_10,
+        default_host_for_http_10: http1.default_host_for_http_10.as_str().into(),
+        allow_absolute_url: http1.allow_absolute_url,
+        enable_trailers: http1.enable_trailers,
+        allow_chunked_length: http1.allow_chunked_length,
+        allow_custom_methods: http1.allow_custom_methods,
+        ignore_upgrade: None,
+        header_format: header_format(http1.header_case),
+    }
+}
+
+fn header_format(case: HeaderCase) -> h1::HeaderFormat {
+    match case {
+        HeaderCase::Lower => h1::HeaderFormat::Lower,
+        HeaderCase::ProperCase => h1::HeaderFormat::ProperCase,
+        HeaderCase::Preserve { forward_reason_phrase, proper_case_added } => h1::HeaderFormat::PreserveCase {
+            forward_reason_phrase,
+            own: if proper_case_added { h1::OwnHeaderCase::ProperCase } else { h1::OwnHeaderCase::Lower },
+        },
+    }
+}
+
+/// Lowers a chain of HTTP filters: its last filter answers, and no other does.
+fn lower_chain(field: &str, filters: Vec<proto::HttpFilter>, cx: &mut LowerCx<'_>) -> Result<Chain, Refused> {
+    let last = filters.len().checked_sub(1);
+    let Some(last) = last else { return Err(cx.at(field, |cx| cx.invalid("at least one filter is required"))) };
+    let mut index = 0;
+    let entries = cx.each(field, filters, |filter, cx| {
+        let entry = lower_filter(filter, cx)?;
+        let is_last = index == last;
+        index += 1;
+        match entry {
+            Some(entry) if entry.config.is_terminal() != is_last => Err(cx.invalid(if is_last {
+                "the last filter of a chain must be a terminal one, such as envoy.filters.http.router"
+            } else {
+                "a terminal filter must be the last of its chain"
+            })),
+            entry => Ok(entry),
+        }
+    })?;
+    Ok(Chain(entries.into_iter().flatten().collect()))
+}
+
+fn lower_filter(filter: proto::HttpFilter, cx: &mut LowerCx<'_>) -> Result<Option<Entry>, Refused> {
+    use proto::http_filter::ConfigType;
+    let proto::HttpFilter { name, is_optional, disabled, config_type } = filter;
+    let any = match config_type {
+        Some(ConfigType::TypedConfig(any)) => any,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(cx.at("config_discovery", |cx| cx.not_implemented("extension discovery")));
+        }
+        None => return Err(cx.invalid("typed_config is required")),
+    };
+    let message = protocol::message_name(&any).to_owned();
+    let Some(row) = cx.env.registry.http_filter(&message) else {
+        if is_optional {
+            tracing::warn!(filter = %name, message = %message, "optional http filter is not implemented, left out");
+            return Ok(None);
+        }
+        let known = cx.env.registry.http.iter().copied().flatten().map(|row| row.config);
+        let (kind, reason) = extension::unknown("HTTP filter", &message, known);
+        return Err(cx.at("typed_config", |cx| cx.record(kind, reason)));
+    };
+    let config: Arc<dyn HttpFilterConfig> = cx.at("typed_config", |cx| (row.lower)(&any.value, cx))?;
+    Ok(Some(Entry { name: name.into(), disabled, config }))
+}
+
+fn lower_upgrade(
+    upgrade: proto::http_connection_manager::UpgradeConfig,
+    cx: &mut LowerCx<'_>,
+) -> Result<Upgrade, Refused> {
+    let proto::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = upgrade;
+    let chain = if filters.is_empty() { None } else { Some(lower_chain("filters", filters, cx)?) };
+    Ok(Upgrade { kind: upgrade_type, enabled: enabled.is_none_or(|b| b.value), chain })
+}
+
+fn lower_routes(
+    specifier: Option<proto::http_connection_manager::RouteSpecifier>,
+    cx: &mut LowerCx<'_>,
+) -> Result<RouteTable, Refused> {
+    use proto::http_connection_manager::RouteSpecifier;
+    match specifier {
+        Some(RouteSpecifier::RouteConfig(config)) => cx.at("route_config", |cx| RouteTable::lower(config, cx)),
+        Some(RouteSpecifier::Rds(_)) => Err(cx.at("rds", |cx| cx.not_implemented("route discovery"))),
+        Some(RouteSpecifier::ScopedRoutes(_)) => Err(cx.at("scoped_routes", |cx| cx.not_implemented("scoped routing"))),
+        None => Err(cx.invalid("one of route_config, rds and scoped_routes is required")),
+    }
+}
+
+fn lower_internal(
+    config: Option<proto::http_connection_manager::InternalAddressConfig>,
+    cx: &mut LowerCx<'_>,
+) -> Result<ClientAddress, Refused> {
+    let Some(config) = config else { return Ok(ClientAddress::default()) };
+    let proto::http_connection_manager::InternalAddressConfig { unix_sockets, cidr_ranges } = config;
+    let internal_ranges = cx.at("internal_address_config", |cx| {
+        cx.each("cidr_ranges", cidr_ranges, |range, cx| {
+            let core::CidrRange { address_prefix, prefix_len } = range;
+            let address =
+                address_prefix.parse().map_err(|_| cx.invalid(format!("{address_prefix:?} is not an IP address")))?;
+            Ok(Cidr { address, len: prefix_len.map_or(0, |l| u8::try_from(l.value).unwrap_or(u8::MAX)) })
+        })
+    })?;
+    Ok(ClientAddress { internal_ranges, internal_unix_sockets: unix_sockets, ..ClientAddress::default() })
+}
+
+fn lower_scheme(scheme: core::SchemeHeaderTransformation, cx: &mut LowerCx<'_>) -> Result<Scheme, Refused> {
+    let core::SchemeHeaderTransformation { match_upstream, transformation } = scheme;
+    cx.unsupported("match_upstream", &match_upstream)?;
+    let Some(core::scheme_header_transformation::Transformation::SchemeToOverwrite(scheme)) = transformation else {
+        return Err(cx.invalid("scheme_to_overwrite is required"));
+    };
+    Scheme::parse(scheme.as_bytes()).ok_or_else(|| cx.invalid("must be http or https"))
+}
+
+fn header_value(field: &str, value: &str, cx: &mut LowerCx<'_>) -> Result<Option<HeaderValue>, Refused> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let parsed = HeaderValue::from_str(value);
+    parsed.map(Some).map_err(|_| cx.at(field, |cx| cx.invalid("is not a valid header value")))
+}

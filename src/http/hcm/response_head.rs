@@ -1,0 +1,40 @@
+//! Envoy's contract for response headers between the filters and the codec.
+
+use http::header::{CONNECTION, DATE, Entry, SERVER, TRANSFER_ENCODING, UPGRADE, VIA};
+use nuncio_filter_api::{RequestHead, ResponseHead};
+use nuncio_telemetry::StreamInfo;
+
+use super::Http;
+use super::config::ServerHeader;
+use super::request_head::{append_list, name};
+
+/// Drops hop-by-hop headers and sets date, server, via and x-request-id.
+pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Http, info: &StreamInfo) {
+    let options = &http.hcm.head;
+    let headers = &mut head.headers;
+    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
+        headers.remove(name);
+    }
+    if let Entry::Vacant(v) = headers.entry(DATE) {
+        let now = info.times.response_start.get().unwrap_or(info.start);
+        v.insert(http.worker.date.at(http.worker.clock.wall(now)));
+    }
+    match options.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(SERVER, options.server_name.clone());
+        }
+        ServerHeader::AppendIfAbsent => {
+            if let Entry::Vacant(v) = headers.entry(SERVER) {
+                v.insert(options.server_name.clone());
+            }
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if let Some(via) = &options.via {
+        append_list(headers, VIA, via);
+    }
+    let wanted = options.request_id.always_set_in_response || request.headers.contains_key("x-envoy-force-trace");
+    if wanted && let Some(id) = request.headers.get(name::REQUEST_ID) {
+        headers.insert(name::REQUEST_ID, id.clone());
+    }
+}

@@ -1,0 +1,117 @@
+//! `codec_type: AUTO`: HTTP/2 if the connection begins with its preface, else HTTP/1.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use nuncio_filter_api::{Io, Transport};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Http, h1, h2};
+
+/// How HTTP/2 connections begin (RFC 9113 §3.4), as far as no HTTP/1 request can.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Bytes read at first: most requests whole, so that they need no second read.
+const FIRST_READ: usize = 4096;
+
+/// Reads until the protocol is known, then serves it.
+pub(super) async fn serve(http: Rc<Http>, mut io: Io) {
+    let mut first = BytesMut::new();
+    let idle = http.hcm.codec.common.idle_timeout;
+    let read = read_preface(&mut io, &mut first);
+    let read = match idle {
+        Some(idle) => tokio::time::timeout(idle, read).await,
+        None => Ok(read.await),
+    };
+    match read {
+        Ok(Ok(true)) => h2::serve(http, Io::new(Replayed { first, io })).await,
+        Ok(Ok(false)) if !first.is_empty() => h1::serve(http, io, first.freeze()).await,
+        // Nothing was said, so there is nothing to count it under but the listener's own connections.
+        Ok(Ok(false) | Err(_)) => {}
+        Err(_) => http.hcm.stats.http.downstream_cx_idle_timeout().inc(),
+    }
+}
+
+/// Whether the bytes that arrive first are HTTP/2's preface.
+async fn read_preface(io: &mut Io, first: &mut BytesMut) -> io::Result<bool> {
+    loop {
+        let n = read_some(io, first).await?;
+        let known = first.len().min(PREFACE.len());
+        if first[..known] != PREFACE[..known] || n == 0 {
+            return Ok(false);
+        }
+        if known == PREFACE.len() {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads once, into a buffer that does not outlive the poll: a connection that waits holds none.
+async fn read_some(io: &mut Io, into: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); FIRST_READ];
+        let mut buf = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut buf))?;
+        into.extend_from_slice(buf.filled());
+        Poll::Ready(Ok(buf.filled().len()))
+    })
+    .await
+}
+
+/// A transport whose first bytes were read already.
+struct Replayed {
+    first: BytesMut,
+    io: Io,
+}
+
+impl Transport for Replayed {
+    fn reset_on_drop(&mut self) {
+        self.io.reset_on_drop();
+    }
+}
+
+impl AsyncRead for Replayed {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buf);
+        }
+        let n = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first[..n]);
+        self.first.advance(n);
+        if self.first.is_empty() {
+            self.first = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Replayed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

@@ -1,0 +1,139 @@
+//! What a connection manager counts, as events.
+
+use std::sync::Arc;
+
+use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats};
+use nuncio_telemetry::{Protocol, StreamInfo};
+use tokio::time::Instant;
+
+use super::deadline::Expired;
+use crate::h2::{FloodKind, Metered};
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// We closed it.
+    Local,
+    /// The peer did.
+    Remote,
+}
+
+/// `http.<stat_prefix>`, `http1` and `http2`.
+#[derive(Clone, Debug)]
+pub(crate) struct HcmStats {
+    pub(crate) http: HttpStats,
+    pub(crate) http1: Http1Stats,
+    pub(crate) http2: Http2Stats,
+}
+
+impl HcmStats {
+    pub(crate) fn new(store: &Store, stat_prefix: &str) -> Self {
+        Self {
+            http: HttpStats::new(&store.scope(&format!("http.{stat_prefix}"))),
+            http1: Http1Stats::new(&store.scope("http1")),
+            http2: Http2Stats::new(&store.scope("http2")),
+        }
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(crate) fn connection(self: &Arc<Self>, protocol: Protocol) -> ActiveConnection {
+        self.http.downstream_cx_total().inc();
+        self.http.downstream_cx_active().inc();
+        if protocol == Protocol::Http2 {
+            self.http.downstream_cx_http2_total().inc();
+            self.http.downstream_cx_http2_active().inc();
+        } else {
+            self.http.downstream_cx_http1_total().inc();
+            self.http.downstream_cx_http1_active().inc();
+        }
+        ActiveConnection { stats: self.clone(), protocol, start: Instant::now(), closed: Closed::Remote.into() }
+    }
+
+    /// A request head arrived.
+    pub(crate) fn stream_begins(&self, info: &StreamInfo) {
+        self.http.downstream_rq_total().inc();
+        self.http.downstream_rq_active().inc();
+        match info.protocol.get() {
+            Some(Protocol::Http2) => self.http.downstream_rq_http2_total().inc(),
+            Some(Protocol::Http3) => self.http.downstream_rq_http3_total().inc(),
+            Some(Protocol::Http10 | Protocol::Http11) | None => self.http.downstream_rq_http1_total().inc(),
+        }
+    }
+
+    /// A stream ended.
+    pub(crate) fn stream_ends(&self, info: &StreamInfo) {
+        let http = &self.http;
+        http.downstream_rq_active().dec();
+        let code = info.response_code.get();
+        if code == 0 {
+            return;
+        }
+        http.downstream_rq_completed().inc();
+        match code / 100 {
+            1 => http.downstream_rq_1xx().inc(),
+            2 => http.downstream_rq_2xx().inc(),
+            3 => http.downstream_rq_3xx().inc(),
+            4 => http.downstream_rq_4xx().inc(),
+            _ => http.downstream_rq_5xx().inc(),
+        }
+        let end = info.times.complete.get().unwrap_or(info.start);
+        let elapsed = end.saturating_duration_since(info.start);
+        http.downstream_rq_time().record(elapsed.as_millis().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// A stream ran into a time-out.
+    pub(crate) fn expired(&self, expired: Expired) {
+        match expired {
+            Expired::Idle => self.http.downstream_rq_idle_timeout().inc(),
+            Expired::Duration => self.http.downstream_rq_max_duration_reached().inc(),
+            Expired::Request => self.http.downstream_rq_timeout().inc(),
+        }
+    }
+
+    /// An HTTP/2 peer broke the protocol or a flood limit.
+    pub(crate) fn protocol_error(&self, metered: &Metered) {
+        self.http.downstream_cx_protocol_error().inc();
+        match metered.flood.get() {
+            Some(FloodKind::Empty) => self.http2.inbound_empty_frames_flood().inc(),
+            Some(FloodKind::Priority) => self.http2.inbound_priority_frames_flood().inc(),
+            Some(FloodKind::WindowUpdate) => self.http2.inbound_window_update_frames_flood().inc(),
+            Some(FloodKind::Control) => self.http2.outbound_control_flood().inc(),
+            Some(FloodKind::Reset) => self.http.downstream_rq_too_many_premature_resets().inc(),
+            None => {}
+        }
+    }
+}
+
+/// One connection in the gauges; counted as closed when dropped.
+pub(crate) struct ActiveConnection {
+    stats: Arc<HcmStats>,
+    protocol: Protocol,
+    start: Instant,
+    closed: std::cell::Cell<Closed>,
+}
+
+impl ActiveConnection {
+    /// Notes who closed the connection.
+    pub(crate) fn closed_by(&self, closed: Closed) {
+        self.closed.set(closed);
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        let http = &self.stats.http;
+        http.downstream_cx_active().dec();
+        if self.protocol == Protocol::Http2 {
+            http.downstream_cx_http2_active().dec();
+        } else {
+            http.downstream_cx_http1_active().dec();
+        }
+        http.downstream_cx_destroy().inc();
+        match self.closed.get() {
+            Closed::Local => http.downstream_cx_destroy_local().inc(),
+            Closed::Remote => http.downstream_cx_destroy_remote().inc(),
+        }
+        http.downstream_cx_length_ms().record(self.start.elapsed().as_millis().try_into().unwrap_or(u64::MAX));
+    }
+}

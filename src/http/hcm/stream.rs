@@ -1,0 +1,173 @@
+//! One stream: from the request head to the access log.
+//!
+//! ```text
+//! new -> request_phase -> respond -> (the codec pulls the body) -> finish
+//!            |  Err(reply) of any filter, or the router's response
+//!            '-- dropped by a time-out: respond(local reply)
+//! ```
+//! Dropping a stream at any point finishes it: filters are told, logs are written, gauges go back.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use http::StatusCode;
+use nuncio_filter_api::{
+    Body, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, ResponseHead, Step, StreamCx, Verdict,
+};
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use smallvec::SmallVec;
+
+use super::{Http, response_head};
+use crate::local_reply;
+
+/// What the codec knows of where a request claims to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// The request named a host, if only an empty one.
+    pub(crate) has_host: bool,
+    /// The request's own scheme is in its head: it came in `:scheme` or in an absolute target.
+    pub(crate) has_scheme: bool,
+}
+
+impl Origin {
+    /// Of a request whose head could not be read.
+    pub(crate) const UNKNOWN: Self = Self { has_host: false, has_scheme: false };
+}
+
+/// A stream and its filters.
+pub(crate) struct Stream {
+    http: Rc<Http>,
+    /// The request; its head stays for response headers and logs when its body is on its way.
+    pub(crate) request: Request,
+    cx: StreamCx,
+    filters: SmallVec<[Box<dyn HttpFilter>; 4]>,
+    /// The response head once there is one.
+    response: Option<ResponseHead>,
+    is_grpc: bool,
+    origin: Origin,
+    finished: Cell<bool>,
+}
+
+impl Stream {
+    /// A stream for a request whose head was just read.
+    pub(crate) fn new(http: Rc<Http>, head: RequestHead, body: Body, info: Rc<StreamInfo>, origin: Origin) -> Self {
+        let is_grpc = head.is_grpc();
+        let cx = StreamCx::new(info, http.worker.clone(), http.clone(), http.buffer_limit);
+        http.hcm.stats.stream_begins(&cx.info);
+        Self {
+            http,
+            request: Request { head, body },
+            cx,
+            filters: SmallVec::new(),
+            response: None,
+            is_grpc,
+            origin,
+            finished: Cell::new(false),
+        }
+    }
+
+    /// The stream's record.
+    pub(crate) fn info(&self) -> &Rc<StreamInfo> {
+        &self.cx.info
+    }
+
+    /// Lets the filters receive informational responses' heads through `send`.
+    pub(crate) fn set_informational(&mut self, send: Rc<dyn Fn(ResponseHead)>) {
+        self.cx.informational = Some(send);
+    }
+
+    /// Runs the request through head processing, routing and the filters, to the answer.
+    pub(crate) async fn request_phase(&mut self) -> Reply {
+        if let Err(reply) = self.http.admit(&mut self.request.head, &self.cx.info, self.origin) {
+            return reply.into();
+        }
+        self.cx.refresh_route(&self.request.head);
+        let chain = match self.http.hcm.upgrades.check(&self.request.head, self.cx.route()) {
+            Ok(chain) => chain.unwrap_or(&self.http.hcm.chain),
+            Err(reply) => return reply.into(),
+        };
+        self.filters = chain.instantiate(&self.cx);
+        for filter in &mut self.filters {
+            if let Err(reply) = verdict(filter.request(&mut self.request, &mut self.cx)).await {
+                return reply;
+            }
+        }
+        // The chain's last filter always answers; lowering checked that it is terminal.
+        LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into()
+    }
+
+    /// Runs `reply` through the response path; returns the body to send after [`Stream::response_head`].
+    pub(crate) async fn respond(&mut self, reply: Reply) -> Body {
+        let mut response = self.take_reply(reply);
+        for i in (0..self.filters.len()).rev() {
+            let step = self.filters[i].response(&mut response, &self.request.head, &mut self.cx);
+            if let Err(reply) = verdict(step).await {
+                response = self.take_reply(reply);
+                break;
+            }
+        }
+        response_head::finalize(&mut response.head, &self.request.head, &self.http, &self.cx.info);
+        self.cx.info.response_code.set(response.head.status.as_u16());
+        self.response = Some(response.head);
+        response.body
+    }
+
+    fn take_reply(&mut self, reply: Reply) -> Response {
+        let info = &self.cx.info;
+        match reply {
+            Reply::Response(response) => {
+                info.local_reply.set(false);
+                response
+            }
+            Reply::Local(local) => {
+                local_reply::render(local, &self.http.hcm.local_replies, &self.request.head, self.is_grpc, info)
+            }
+        }
+    }
+
+    /// The head of the response.
+    pub(crate) fn response_head(&self) -> &ResponseHead {
+        self.response.as_ref().expect("the codec asks for the head after respond() made it")
+    }
+
+    /// Whether a response was begun.
+    pub(crate) fn has_responded(&self) -> bool {
+        self.response.is_some()
+    }
+
+    /// Notes that the client went away before the end.
+    pub(crate) fn downstream_gone(&self, flag: ResponseFlag, details: &'static str) {
+        let info = &self.cx.info;
+        info.flag(flag);
+        if info.details.borrow().is_none() || !self.has_responded() {
+            info.set_details(details);
+        }
+    }
+
+    /// Ends the stream: filters are told, stats and logs are written. Called once, by `drop` if not before.
+    pub(crate) fn finish(&mut self) {
+        if self.finished.replace(true) {
+            return;
+        }
+        let info = &self.cx.info;
+        info.times.complete.set(Some(self.http.worker.clock.now()));
+        for filter in &mut self.filters {
+            filter.complete(&self.cx);
+        }
+        self.http.hcm.stats.stream_ends(info);
+        self.http.hcm.log(&self.request.head, self.response.as_ref(), info);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+async fn verdict(step: Step<'_>) -> Verdict {
+    match step {
+        Step::Done(verdict) => verdict,
+        Step::Wait(future) => future.await,
+    }
+}

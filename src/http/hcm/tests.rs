@@ -1,0 +1,169 @@
+//! The connection manager on an in-memory connection, with a filter that answers in place of the router.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nuncio_config::route::RouteEntry;
+use nuncio_filter_api::{
+    Body, Connection, Drain, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, LowerEnv, NetworkCx,
+    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Step, StreamCx, Transport,
+    Worker,
+};
+use nuncio_proto::envoy::config::route::v3 as route;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use nuncio_proto::google::protobuf::Any;
+use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
+use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::{Address, ConnectionInfo};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+
+use super::Hcm;
+
+mod http1;
+mod http2;
+
+struct Pipe(DuplexStream);
+
+impl Transport for Pipe {}
+
+impl AsyncRead for Pipe {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Answers every request with its method, path and body; `/hang` never.
+struct Responder;
+
+impl HttpFilterConfig for Responder {
+    fn instantiate(self: Arc<Self>, _name: &Arc<str>, _cx: &StreamCx) -> Box<dyn HttpFilter> {
+        Box::new(Responder)
+    }
+
+    fn is_terminal(&self) -> bool {
+        true
+    }
+}
+
+impl HttpFilter for Responder {
+    fn request<'a>(&'a mut self, request: &'a mut Request, cx: &'a mut StreamCx) -> Step<'a> {
+        Step::Wait(Box::pin(async move {
+            assert!(cx.route().is_some_and(|r| r.downcast::<RouteEntry>().is_some()), "routes are found first");
+            if &*request.head.path == "/hang" {
+                std::future::pending::<()>().await;
+            }
+            let _ = request.body.buffer(1 << 20).await;
+            let mut text = format!("{} {} ", request.head.method, request.head.path).into_bytes();
+            text.extend_from_slice(&request.body.take_full().unwrap_or_default());
+            let mut head = ResponseHead::new(http::StatusCode::OK);
+            head.headers.insert(http::header::CONTENT_LENGTH, text.len().into());
+            Err(Reply::Response(Response { head, body: Body::full(text) }))
+        }))
+    }
+}
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+static ROWS: &[HttpFilterRow] = &[HttpFilterRow {
+    name: "envoy.filters.http.router",
+    config: ROUTER,
+    lower: |_, _| Ok(Arc::new(Responder)),
+    per_route: None,
+}];
+
+fn message() -> proto::HttpConnectionManager {
+    let any = Any { type_url: format!("type.googleapis.com/{ROUTER}"), value: Vec::new() };
+    let table = route::RouteConfiguration {
+        virtual_hosts: vec![route::VirtualHost {
+            name: "all".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![route::Route {
+                r#match: Some(route::RouteMatch {
+                    path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
+                    ..Default::default()
+                }),
+                action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+                    status: 200,
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    proto::HttpConnectionManager {
+        stat_prefix: "test".to_owned(),
+        http_filters: vec![proto::HttpFilter {
+            name: "router".to_owned(),
+            config_type: Some(proto::http_filter::ConfigType::TypedConfig(any)),
+            ..Default::default()
+        }],
+        route_specifier: Some(proto::http_connection_manager::RouteSpecifier::RouteConfig(table)),
+        ..Default::default()
+    }
+}
+
+/// Lowers `message`; a refusal fails the test.
+fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
+    let stats = Store::new();
+    let env = LowerEnv {
+        registry: Registry { http: vec![ROWS], ..Registry::default() },
+        clusters: Arc::default(),
+        files: Arc::new(FileManager::new(FlushPolicy::default(), &stats.scope("filesystem"))),
+        stats,
+        concurrency: 1,
+        local_ip: [192, 0, 2, 1].into(),
+        node: Default::default(),
+    };
+    let mut cx = LowerCx::new(&env);
+    let hcm = Hcm::lower(message, &mut cx);
+    assert_eq!(cx.finish(), []);
+    Arc::new(hcm.expect("nothing was refused"))
+}
+
+/// Serves one end of a pipe; the other is the client's. To be run in a `LocalSet`.
+fn connect(hcm: &Arc<Hcm>) -> DuplexStream {
+    let (client, server) = tokio::io::duplex(1 << 20);
+    let worker = Rc::new(Worker::new(0, Rng::seeded(1), Arc::new(ServerState::default())));
+    let peer = Address::Ip(([203, 0, 113, 7], 4000).into());
+    let local = Address::Ip(([192, 0, 2, 1], 80).into());
+    let info = Rc::new(ConnectionInfo::new(1, peer, local, tokio::time::Instant::now()));
+    let cx =
+        NetworkCx { worker, drain: Rc::new(Drain::new(tokio::sync::watch::channel(false).1)), buffer_limit: 1 << 20 };
+    let hcm: Arc<dyn NetworkFilter> = hcm.clone();
+    tokio::task::spawn_local(hcm.run(Connection { io: Io::new(Pipe(server)), info }, cx));
+    client
+}
+
+/// Sends `input` and reads until the server closes or falls silent.
+async fn talk(client: &mut DuplexStream, input: &str) -> String {
+    client.write_all(input.as_bytes()).await.unwrap();
+    let mut out = Vec::new();
+    let mut buf = [0; 4096];
+    while let Ok(Ok(n @ 1..)) = tokio::time::timeout(Duration::from_millis(200), client.read(&mut buf)).await {
+        out.extend_from_slice(&buf[..n]);
+    }
+    String::from_utf8(out).unwrap()
+}
+
+async fn local<T>(test: impl Future<Output = T>) -> T {
+    tokio::task::LocalSet::new().run_until(test).await
+}

@@ -1,0 +1,70 @@
+//! A timer whose deadline moves far more often than it is reached.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Waits for a deadline that its owner names at each poll. The runtime's timer is set only where the deadline moves
+/// forward of it, or when it fires too early: a connection that serves a request every millisecond under a time-out of
+/// minutes sets it once in minutes.
+#[derive(Default)]
+pub(crate) struct LazyTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl LazyTimer {
+    /// Ready once `deadline` has passed; `None` never is.
+    pub(crate) fn poll_reached(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = deadline else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// The earlier of two deadlines, where `None` is never.
+pub(crate) fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moved_back_is_waited_for() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        let first = Some(start + Duration::from_millis(10));
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_reached(first, cx))).await.is_pending());
+        let later = Some(start + Duration::from_millis(50));
+        poll_fn(|cx| timer.poll_reached(later, cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_millis(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moved_forward_is_kept() {
+        let start = Instant::now();
+        let mut timer = LazyTimer::default();
+        let first = Some(start + Duration::from_secs(10));
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll_reached(first, cx))).await.is_pending());
+        let sooner = Some(start + Duration::from_millis(5));
+        poll_fn(|cx| timer.poll_reached(sooner, cx)).await;
+        assert_eq!(start.elapsed(), Duration::from_millis(5));
+    }
+}
