@@ -65,7 +65,7 @@ fn start(options: Options) -> Result<ExitCode, StartError> {
 fn configured(options: Options, store: Store, logs: Logs) -> Result<ExitCode, StartError> {
     let mode = options.mode;
     let name = options.config_path.as_ref().map_or_else(|| "--config-yaml".into(), |p| p.display().to_string());
-    let start = Start::load(options, store)?;
+    let start = Start::load(options, store, logs.files.clone())?;
     if mode == Mode::Validate {
         return Ok(print(format_args!("configuration '{name}' OK")));
     }

@@ -12,6 +12,7 @@ use nuncio_net::BindError;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3::Locality;
 use nuncio_telemetry::access_log::OpenError;
+use nuncio_telemetry::access_log::FileManager;
 use nuncio_telemetry::stats::Store;
 use prost::Message as _;
 use tracing::{info, warn};
@@ -61,7 +62,7 @@ pub(crate) struct Start {
 
 impl Start {
     /// Loads and lowers what `options` name.
-    pub(crate) fn load(options: Options, store: Store) -> Result<Self, StartError> {
+    pub(crate) fn load(options: Options, store: Store, files: Arc<FileManager>) -> Result<Self, StartError> {
         let loaded = load(&options)?;
         let Loaded { mut message, sources, warnings, unknown_fields, .. } = loaded;
         if !options.skip_deprecated_logs {
@@ -74,6 +75,7 @@ impl Start {
             registry,
             clusters: Arc::new(ClusterNames::default()),
             stats: store,
+            files,
             concurrency: concurrency(&options),
             local_ip: local_ip(options.local_address_ip_version),
             node: node_names(&message),

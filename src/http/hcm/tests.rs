@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nuncio_config::route::RouteEntry;
 use nuncio_filter_api::{
-    Body, Connection, Drain, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, LowerEnv, NetworkCx,
+    Body, Connection, Drain, DrainState, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, LowerEnv, NetworkCx,
     NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Step, StreamCx, Transport,
     Worker,
 };
@@ -146,8 +146,8 @@ fn connect(hcm: &Arc<Hcm>) -> DuplexStream {
     let peer = Address::Ip(([203, 0, 113, 7], 4000).into());
     let local = Address::Ip(([192, 0, 2, 1], 80).into());
     let info = Rc::new(ConnectionInfo::new(1, peer, local, tokio::time::Instant::now()));
-    let cx =
-        NetworkCx { worker, drain: Rc::new(Drain::new(tokio::sync::watch::channel(false).1)), buffer_limit: 1 << 20 };
+    let drain = Rc::new(Drain::new(tokio::sync::watch::channel(DrainState::Serving).1, worker.clone()));
+    let cx = NetworkCx { worker, drain, buffer_limit: 1 << 20 };
     let hcm: Arc<dyn NetworkFilter> = hcm.clone();
     tokio::task::spawn_local(hcm.run(Connection { io: Io::new(Pipe(server)), info }, cx));
     client
