@@ -8,12 +8,10 @@ use http::Method;
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::load::{Format, Loader, Source, UnknownFields};
 use nuncio_config::route::{RouteTable, WorkerRoutes};
-use nuncio_filter_api::{
-    Body, LowerEnv, NodeNames, Registry, Reply, RequestHead, Response, Rng, RouteSource, Scheme, Worker,
-};
+use nuncio_filter_api::testing::env;
+use nuncio_filter_api::{Body, Reply, RequestHead, Response, Rng, RouteSource, Scheme, Worker};
 use nuncio_proto::envoy::config::cluster::v3::Cluster as ClusterProto;
 use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
-use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -100,17 +98,6 @@ impl RouteSource for Table {
 fn load<T: Message + prost::Name + Default>(yaml: &str) -> T {
     let source = Source::new("test", Format::Yaml, yaml.as_bytes().to_vec());
     Loader::new(UnknownFields::Reject).load(vec![source]).unwrap_or_else(|p| panic!("{p:?}")).message
-}
-
-fn env() -> LowerEnv {
-    LowerEnv {
-        registry: Registry::default(),
-        clusters: Arc::default(),
-        stats: Store::new(),
-        concurrency: 1,
-        local_ip: std::net::Ipv4Addr::LOCALHOST.into(),
-        node: NodeNames::default(),
-    }
 }
 
 impl Fixture {

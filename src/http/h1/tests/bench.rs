@@ -99,7 +99,8 @@ fn round_trip(request: &'static str) -> u64 {
         let options = ExchangeOptions { on_idle: Some(on_idle.clone()), ..Default::default() };
         let exchange = pool.take().expect("handed back").exchange(&incoming.head, incoming.body, options);
         let response = exchange.now_or_never().and_then(Result::ok).expect("a response");
-        let done = server.respond(response, Persistence::KeepAlive).now_or_never().and_then(Result::ok);
+        let done =
+            server.respond(&response.head, response.body, Persistence::KeepAlive).now_or_never().and_then(Result::ok);
         assert_eq!(done, Some(Persistence::KeepAlive));
     })
 }
