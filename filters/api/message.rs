@@ -90,12 +90,10 @@ impl RequestHead {
         self.path.split_once('?').map_or(&*self.path, |(path, _)| path)
     }
 
-    /// Whether content-type says gRPC (`application/grpc`, alone or followed by `+` or `;`).
+    /// Whether content-type says gRPC: `application/grpc`, alone or followed by `+`. Envoy takes no parameters there.
     pub fn is_grpc(&self) -> bool {
         self.headers.get(http::header::CONTENT_TYPE).is_some_and(|v| {
-            v.as_bytes()
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+            v.as_bytes().strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
         })
     }
 }
