@@ -7,6 +7,7 @@
 mod inline;
 mod mutations;
 
+pub(crate) use inline::is_inline;
 pub use mutations::{Fields, HeaderMutations, MissingHeader};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -172,7 +173,7 @@ impl Rule {
                 return Err(cx.at("append_action", |cx| cx.invalid(format!("{other} is no HeaderAppendAction"))));
             }
         };
-        let inline = inline::is_inline(side, &name);
+        let inline = is_inline(side, &name);
         Ok(Self { name, value, action, keep_empty: keep_empty_value, inline })
     }
 

@@ -11,6 +11,6 @@ mod string;
 pub use self::regex::{Regex, Substitution};
 pub use fraction::Fraction;
 pub use header::HeaderMatcher;
-pub(crate) use header::{Field, JoinBuffer, is_tunnel};
+pub(crate) use header::{Field, is_tunnel};
 pub use query::QueryMatcher;
 pub use string::StringMatcher;

@@ -4,7 +4,7 @@ use super::Side;
 
 /// Whether Envoy keeps the header as one line, so that a value added to it comes after a comma. Besides the headers
 /// that its core knows, these are those that any of its extensions registers (found by appending to each in Envoy 1.40).
-pub(super) fn is_inline(side: Side, name: &HeaderName) -> bool {
+pub(crate) fn is_inline(side: Side, name: &HeaderName) -> bool {
     let name = name.as_str();
     let own = match side {
         Side::Request => REQUEST,
@@ -67,6 +67,7 @@ const REQUEST: &[&str] = &[
     "access-control-request-private-network",
     "authorization",
     "cache-control",
+    "cdn-loop",
     "content-encoding",
     "if-match",
     "if-modified-since",

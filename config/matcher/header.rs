@@ -1,4 +1,4 @@
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use nuncio_filter_api::{LowerCx, Refused, RequestHead, ResponseHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::r#type::v3::Int64Range;
@@ -7,8 +7,10 @@ use proto::header_matcher::HeaderMatchSpecifier as Specifier;
 use smallvec::SmallVec;
 
 use super::{Regex, StringMatcher};
+use crate::header_rules::{Side, is_inline};
 
-/// `envoy.config.route.v3.HeaderMatcher`. Several fields of one name are matched as one value, joined by commas.
+/// `envoy.config.route.v3.HeaderMatcher`. Of several fields of one name, one that matches is enough; those of which
+/// Envoy keeps one line are matched as one value, joined by commas.
 #[derive(Clone, Debug)]
 pub struct HeaderMatcher {
     field: Field,
@@ -50,7 +52,7 @@ pub(crate) enum Field {
 }
 
 /// Holds the joined value of a header that occurs more than once.
-pub(crate) type JoinBuffer = SmallVec<[u8; 128]>;
+type JoinBuffer = SmallVec<[u8; 128]>;
 
 impl HeaderMatcher {
     /// Compiles the message.
@@ -78,50 +80,41 @@ impl HeaderMatcher {
 
     /// Whether the request's header matches.
     pub fn matches_request(&self, head: &RequestHead) -> bool {
-        let mut joined = JoinBuffer::new();
-        self.matches(self.field.in_request(head, &mut joined))
+        self.matches_view(&head.view())
     }
 
     /// Whether the header matches in a request as access logs see it.
     pub fn matches_view(&self, view: &RequestView<'_>) -> bool {
-        let mut joined = JoinBuffer::new();
-        let value = match self.field {
-            Field::Method => Some(view.method.as_bytes()),
-            Field::Scheme => Some(view.scheme.as_bytes()).filter(|v| !v.is_empty()),
-            Field::Authority => Some(view.authority.as_bytes()).filter(|v| !v.is_empty()),
-            Field::Path => Some(view.path.as_bytes()).filter(|v| !v.is_empty()),
-            Field::Upgrade => view.protocol.map(str::as_bytes),
-            Field::Header(_) | Field::Status | Field::Nowhere => self.field.in_map(view.headers, &mut joined),
-        };
-        self.matches(value)
+        self.decide(self.field.any_in_request(view, |value| self.matches(value)))
     }
 
     /// Whether the response's header matches.
     pub fn matches_response(&self, head: &ResponseHead) -> bool {
-        let mut joined = JoinBuffer::new();
-        self.matches(self.field.in_response(head, &mut joined))
+        self.decide(self.field.any_in_response(head, |value| self.matches(value)))
     }
 
-    /// Whether the field matches among `fields`, which are trailers or otherwise without pseudo-headers.
-    pub fn matches_fields(&self, fields: &HeaderMap) -> bool {
-        let mut joined = JoinBuffer::new();
-        self.matches(self.field.in_map(fields, &mut joined))
+    /// Whether the field matches among `fields`, which are response trailers.
+    pub fn matches_trailers(&self, fields: &HeaderMap) -> bool {
+        self.decide(self.field.any_in_map(fields, Side::Response, |value| self.matches(value)))
     }
 
-    fn matches(&self, value: Option<&[u8]>) -> bool {
-        let value = match (value, self.missing) {
-            (Some(value), _) => value,
-            (None, Missing::Empty) => &[],
-            // Envoy: inversion does not make a missing header match, save that it inverts presence itself.
-            (None, Missing::Unmatched) => return matches!(self.test, Test::Present(p) if p == self.invert),
-        };
-        let matched = match &self.test {
+    fn matches(&self, value: &[u8]) -> bool {
+        match &self.test {
             Test::Present(present) => *present,
             Test::Range(start, end) => parse_integer(value).is_some_and(|n| (*start..*end).contains(&n)),
             Test::Value(matcher) => matcher.matches(value),
             Test::Anything => true,
-        };
-        matched != self.invert
+        }
+    }
+
+    /// The result, of whether any value matched; `None`: there is none.
+    fn decide(&self, any: Option<bool>) -> bool {
+        match (any, self.missing) {
+            (Some(any), _) => any != self.invert,
+            (None, Missing::Empty) => self.matches(b"") != self.invert,
+            // Envoy: inversion does not make a missing header match, save that it inverts presence itself.
+            (None, Missing::Unmatched) => matches!(self.test, Test::Present(p) if p == self.invert),
+        }
     }
 
     /// The header and the one value it must have for this to match, where that is so.
@@ -135,7 +128,7 @@ impl HeaderMatcher {
 // === impl Field ===
 
 impl Field {
-    fn lower(name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(crate) fn lower(name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         Ok(match name.to_ascii_lowercase().as_str() {
             ":method" => Self::Method,
             ":scheme" => Self::Scheme,
@@ -148,30 +141,43 @@ impl Field {
         })
     }
 
-    /// The value in a request; `None` where it is missing.
-    pub(crate) fn in_request<'a>(&self, head: &'a RequestHead, joined: &'a mut JoinBuffer) -> Option<&'a [u8]> {
-        let filled = |s: &'a str| (!s.is_empty()).then_some(s.as_bytes());
+    /// Whether `test` holds for any value of it in a request; `None` where there is none.
+    pub(crate) fn any_in_request(&self, view: &RequestView<'_>, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        let mut filled = |s: &str| (!s.is_empty()).then(|| test(s.as_bytes()));
         match self {
-            Self::Method => Some(method(head).as_str().as_bytes()),
-            Self::Scheme => filled(head.scheme.as_str()),
-            Self::Authority => filled(&head.authority),
-            Self::Path => filled(&head.path),
-            Self::Upgrade => match &head.protocol {
-                Some(protocol) if !head.headers.contains_key(http::header::UPGRADE) => Some(protocol.as_bytes()),
-                _ => self.in_map(&head.headers, joined),
+            Self::Method => filled(method(view)),
+            Self::Scheme => filled(view.scheme),
+            Self::Authority => filled(view.authority),
+            Self::Path => filled(view.path),
+            Self::Upgrade => match view.protocol {
+                Some(protocol) if !view.headers.contains_key(http::header::UPGRADE) => filled(protocol),
+                _ => self.any_in_map(view.headers, Side::Request, test),
             },
-            Self::Header(_) | Self::Status | Self::Nowhere => self.in_map(&head.headers, joined),
+            Self::Header(_) | Self::Status | Self::Nowhere => self.any_in_map(view.headers, Side::Request, test),
         }
     }
 
-    fn in_response<'a>(&self, head: &'a ResponseHead, joined: &'a mut JoinBuffer) -> Option<&'a [u8]> {
+    /// Its first value in a request, where that is text.
+    pub(crate) fn first_in_request<'a>(&self, head: &'a RequestHead) -> Option<&'a str> {
         match self {
-            Self::Status => Some(head.status.as_str().as_bytes()),
-            _ => self.in_map(&head.headers, joined),
+            Self::Method => Some(method(&head.view())),
+            Self::Scheme => Some(head.scheme.as_str()),
+            Self::Authority => Some(&*head.authority),
+            Self::Path => Some(&*head.path),
+            Self::Upgrade => head.headers.get(http::header::UPGRADE)?.to_str().ok(),
+            Self::Header(name) => head.headers.get(name)?.to_str().ok(),
+            Self::Status | Self::Nowhere => None,
         }
     }
 
-    fn in_map<'a>(&self, headers: &'a HeaderMap, joined: &'a mut JoinBuffer) -> Option<&'a [u8]> {
+    fn any_in_response(&self, head: &ResponseHead, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        match self {
+            Self::Status => Some(test(head.status.as_str().as_bytes())),
+            _ => self.any_in_map(&head.headers, Side::Response, test),
+        }
+    }
+
+    fn any_in_map(&self, headers: &HeaderMap, side: Side, mut test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
         let name = match self {
             Self::Header(name) => name,
             Self::Upgrade => &http::header::UPGRADE,
@@ -179,21 +185,27 @@ impl Field {
         };
         let mut values = headers.get_all(name).iter();
         let first = values.next()?.as_bytes();
-        let Some(second) = values.next() else { return Some(first) };
-        joined.extend_from_slice(first);
-        for value in std::iter::once(second).chain(values) {
-            joined.push(b',');
-            joined.extend_from_slice(value.as_bytes());
+        let Some(second) = values.next() else { return Some(test(first)) };
+        let mut all = [first, second.as_bytes()].into_iter().chain(values.map(HeaderValue::as_bytes));
+        if !is_inline(side, name) {
+            return Some(all.any(test));
         }
-        Some(joined)
+        let mut joined = JoinBuffer::new();
+        for value in all {
+            if !joined.is_empty() {
+                joined.push(b',');
+            }
+            joined.extend_from_slice(value);
+        }
+        Some(test(&joined))
     }
 }
 
 /// The method as routes see it: an extended CONNECT is the GET that it would be in HTTP/1.
-fn method(head: &RequestHead) -> &Method {
-    match &head.protocol {
-        Some(protocol) if head.method == Method::CONNECT && !is_tunnel(protocol) => &Method::GET,
-        _ => &head.method,
+fn method<'a>(view: &RequestView<'a>) -> &'a str {
+    match view.protocol {
+        Some(protocol) if view.method == "CONNECT" && !is_tunnel(protocol) => "GET",
+        _ => view.method,
     }
 }
 

@@ -45,7 +45,8 @@ impl Regex {
 #[derive(Clone, Debug)]
 pub struct Substitution {
     regex: regex::bytes::Regex,
-    parts: Box<[Part]>,
+    /// None where it names a group that the pattern lacks: RE2 then replaces nothing.
+    parts: Option<Box<[Part]>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,12 +67,13 @@ impl Substitution {
                 compile(&syntax, &pattern, cx)
             })
         })?;
-        let parts = cx.at("substitution", |cx| parts(&substitution, regex.captures_len(), cx))?;
+        let parts = parts(&substitution, regex.captures_len());
         Ok(Self { regex, parts })
     }
 
     /// `input` with every match replaced; `None` where nothing matches.
     pub fn replace_all(&self, input: &[u8]) -> Option<Vec<u8>> {
+        let parts = self.parts.as_ref()?;
         let mut found = self.regex.captures_iter(input).peekable();
         found.peek()?;
         let mut out = Vec::with_capacity(input.len() + 16);
@@ -80,7 +82,7 @@ impl Substitution {
             let Some(whole) = groups.get(0) else { continue };
             out.extend_from_slice(&input[copied..whole.start()]);
             copied = whole.end();
-            for part in &self.parts {
+            for part in parts {
                 match part {
                     Part::Literal(bytes) => out.extend_from_slice(bytes),
                     Part::Group(n) => out.extend_from_slice(groups.get(*n).map_or(&[], |m| m.as_bytes())),
@@ -92,38 +94,28 @@ impl Substitution {
     }
 }
 
-/// Splits a substitution in RE2's syntax: `\0` to `\9` are groups, `\\` a backslash.
-fn parts(text: &str, groups: usize, cx: &mut LowerCx<'_>) -> Result<Box<[Part]>, Refused> {
+/// Splits a substitution in RE2's syntax: `\0` to `\9` are groups, `\\` a backslash, and at any other backslash it ends.
+fn parts(text: &str, groups: usize) -> Option<Box<[Part]>> {
     let mut parts = Vec::new();
     let mut literal = Vec::new();
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        let group = match (byte, if byte == b'\\' { bytes.next() } else { None }) {
-            (b'\\', Some(b'\\')) => None,
-            (b'\\', Some(digit @ b'0'..=b'9')) => Some(usize::from(digit - b'0')),
-            (b'\\', _) => {
-                return Err(cx.invalid(format!(r"invalid substitution {text:?}: a backslash is \\, a group \0 to \9")));
+        if byte != b'\\' {
+            literal.push(byte);
+            continue;
+        }
+        match bytes.next() {
+            Some(b'\\') => literal.push(b'\\'),
+            Some(digit @ b'0'..=b'9') => {
+                parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                parts.push(Part::Group(usize::from(digit - b'0')));
             }
-            _ => None,
-        };
-        match group {
-            None => literal.push(byte),
-            Some(n) if n < groups => {
-                if !literal.is_empty() {
-                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
-                }
-                parts.push(Part::Group(n));
-            }
-            Some(n) => {
-                let reason = format!("substitution {text:?} names group {n}, the pattern has {}", groups - 1);
-                return Err(cx.invalid(reason));
-            }
+            _ => break,
         }
     }
-    if !literal.is_empty() {
-        parts.push(Part::Literal(literal.into()));
-    }
-    Ok(parts.into())
+    parts.push(Part::Literal(literal.into()));
+    let known = parts.iter().all(|part| !matches!(part, Part::Group(n) if *n >= groups));
+    known.then(|| parts.into())
 }
 
 /// `engine_type` names the only engine there is. Its `max_program_size` bounds RE2's programs, which are not ours:

@@ -15,7 +15,7 @@ use nuncio_filter_api::RequestHead;
 use smallvec::SmallVec;
 
 use super::trie::{Fold, Trie};
-use crate::matcher::{Field, JoinBuffer};
+use crate::matcher::Field;
 
 pub(super) use build::PathsBuilder;
 
@@ -119,11 +119,12 @@ impl Keys {
     fn add<'a>(&'a self, lists: Lists, ends: Place, head: &RequestHead, search: &mut Search<'a>) {
         search.add(lists.plain.of(&self.candidates), ends);
         for by_header in lists.by_header.of(&self.by_header) {
-            let mut joined = JoinBuffer::new();
-            let value = by_header.field.in_request(head, &mut joined);
-            if let Some(span) = value.and_then(|value| by_header.values.get(value)) {
-                search.add(span.of(&self.candidates), ends);
-            }
+            by_header.field.any_in_request(&head.view(), |value| {
+                if let Some(span) = by_header.values.get(value) {
+                    search.add(span.of(&self.candidates), ends);
+                }
+                false
+            });
         }
     }
 }

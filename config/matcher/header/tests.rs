@@ -1,4 +1,4 @@
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use nuncio_filter_api::Scheme;
 use nuncio_proto::envoy::r#type::matcher::v3 as matcher;
 
@@ -61,14 +61,28 @@ fn deprecated_and_new_kinds_match_values() {
 }
 
 #[test]
-fn several_fields_are_joined_by_commas() {
-    check(exact("a,b,c"), as_is, &[&["a", "b", "c"], &["a,b", "c"]], &[&["a", "b"], &["a, b", "c"]]);
+fn of_several_fields_one_that_matches_is_enough() {
+    check(exact("b"), as_is, &[&["a", "b"], &["b", "a"]], &[&["a,b"], &["a", "c"]]);
+    check(exact("b"), inverted, &[&["a,b"], &["a", "c"]], &[&["a", "b"]]);
+    check(exact("a,b"), as_is, &[&["a,b"]], &[&["a", "b"]]);
+}
+
+#[test]
+fn the_fields_of_an_inline_header_are_one_value() {
+    let matches = |value| {
+        let mut head = head(&[]);
+        head.headers.append("via", HeaderValue::from_static("a"));
+        head.headers.append("via", HeaderValue::from_static("b"));
+        lower("via", Some(exact(value)), as_is).matches_request(&head)
+    };
+    assert!(matches("a,b"));
+    assert!(!matches("a"));
 }
 
 #[test]
 fn a_range_includes_its_start_alone() {
     let range = || Specifier::RangeMatch(Int64Range { start: -10, end: 0 });
-    check(range(), as_is, &[&["-10"], &[" -1 "]], &[&["0"], &["+5"], &["1e2"], &["x"], &[""], &[], &["-1", "-1"]]);
+    check(range(), as_is, &[&["-10"], &[" -1 "]], &[&["0"], &["+5"], &["1e2"], &["x"], &[""], &[], &["1", "2"]]);
     check(range(), inverted, &[&["0"], &["x"]], &[&["-1"], &[]]);
     check(
         Specifier::RangeMatch(Int64Range { start: 0, end: i64::MAX }),

@@ -126,7 +126,8 @@ fn header_matches(matcher: &proto::HeaderMatcher, head: &RequestHead) -> bool {
             if values.is_empty() {
                 return false;
             }
-            m.match_pattern == Some(matcher::string_matcher::MatchPattern::Exact(values.join(",")))
+            let expected = |value: &&str| matcher::string_matcher::MatchPattern::Exact(value.to_string());
+            values.iter().any(|value| m.match_pattern == Some(expected(value)))
         }
         _ => unreachable!(),
     };
