@@ -31,7 +31,7 @@ use nuncio_telemetry::Metadata;
 
 pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
-pub use forward::{Cluster, Forward, MaxStreamDuration, Upgrade};
+pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
 pub use grpc_timeout::grpc_timeout;
 pub use redirect::Redirect;
 pub use rewrite::EnvoyHeaders;

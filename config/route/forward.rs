@@ -10,7 +10,7 @@ use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig}
 use super::grpc_timeout::LegacyGrpcTimeout;
 use super::split::{Split, Weighted};
 use crate::cluster::Priority;
-use crate::matcher::Substitution;
+use crate::matcher::{Field, Substitution};
 use crate::protocol::{duration, non_zero};
 use crate::value::header_name;
 
@@ -42,7 +42,18 @@ pub enum Cluster {
     /// `cluster`
     Named(ClusterName),
     /// `cluster_header`: the first value of this header is the cluster's name.
-    Header(HeaderName),
+    Header(ClusterHeader),
+}
+
+/// A header or pseudo-header that names a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterHeader(Field);
+
+impl ClusterHeader {
+    /// The name of the cluster that a request asks for.
+    pub fn name<'a>(&self, head: &'a RequestHead) -> Option<&'a str> {
+        self.0.first_in_request(head)
+    }
 }
 
 /// `max_stream_duration`: overrides the connection manager's.
@@ -226,10 +237,7 @@ impl Cluster {
     }
 
     pub(super) fn header(name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        if name.starts_with(':') || name.eq_ignore_ascii_case("host") {
-            return Err(cx.not_implemented(format_args!("taking the cluster from {name}")));
-        }
-        header_name(name, cx).map(Self::Header)
+        Field::lower(name, cx).map(|field| Self::Header(ClusterHeader(field)))
     }
 }
 

@@ -52,18 +52,12 @@ pub(super) enum BufferLimit {
 }
 
 impl BufferLimit {
-    pub(super) fn lower(
-        per_request: Option<UInt32Value>,
-        body: Option<UInt64Value>,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Option<Self>, Refused> {
+    /// Where both are set, Envoy takes the newer one.
+    pub(super) fn lower(per_request: Option<UInt32Value>, body: Option<UInt64Value>) -> Option<Self> {
         match (per_request, body) {
-            (Some(_), Some(_)) => {
-                Err(cx.invalid("only one of per_request_buffer_limit_bytes and request_body_buffer_limit may be set"))
-            }
-            (_, Some(body)) => Ok(Some(Self::Body(body.value))),
-            (Some(limit), None) => Ok(Some(Self::AtMost(limit.value))),
-            (None, None) => Ok(None),
+            (_, Some(body)) => Some(Self::Body(body.value)),
+            (Some(limit), None) => Some(Self::AtMost(limit.value)),
+            (None, None) => None,
         }
     }
 

@@ -185,7 +185,7 @@ impl TableBuilder {
             typed_per_filter_config,
         };
         let level = Level::lower(level, cx);
-        let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit, cx);
+        let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit);
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
         let action = self.lower_action(action, cx);
         supported.into_iter().collect::<Result<(), _>>()?;
@@ -197,7 +197,7 @@ impl TableBuilder {
             level: level?,
             action,
             replaced: matched.replaced(),
-            buffer_limit: buffer_limit?,
+            buffer_limit,
             metadata: metadata?.flatten(),
             decorator: decorator.map(Decorator::lower),
         });

@@ -108,17 +108,18 @@ impl Forward {
     fn rewrite_path(&self, head: &mut RequestHead, replaced: Option<usize>, envoy: EnvoyHeaders) {
         let path = match &self.path_rewrite {
             PathRewrite::Keep => return,
-            PathRewrite::Prefix(new) => Some(replace_prefix(&head.path, replaced, new)),
-            PathRewrite::Regex(substitution) => replace_path(&head.path, substitution),
+            PathRewrite::Prefix(new) => replace_prefix(&head.path, replaced, new),
+            PathRewrite::Regex(substitution) => match replace_path(&head.path, substitution) {
+                Some(path) => path,
+                None => return,
+            },
         };
         if envoy == EnvoyHeaders::Add
             && let Ok(old) = HeaderValue::from_maybe_shared(head.path.bytes().clone())
         {
             let _ = head.headers.try_insert(&ORIGINAL_PATH, old);
         }
-        if let Some(path) = path {
-            head.path = path.into();
-        }
+        head.path = path.into();
     }
 }
 
@@ -154,10 +155,13 @@ pub(super) fn replace_prefix(path: &str, replaced: Option<usize>, new: &str) -> 
     [new, rest].concat()
 }
 
-/// `path` with every match of the pattern in all but its query replaced; `None` where there is none, or where the
-/// result is no text.
+/// `path` with every match of the pattern in all but its query replaced; `None` where nothing would be left of it,
+/// which Envoy does not do, or where the result is no text.
 pub(super) fn replace_path(path: &str, substitution: &Substitution) -> Option<String> {
-    let (path, query) = path.split_at(without_query(path).len());
-    let new = String::from_utf8(substitution.replace_all(path.as_bytes())?).ok()?;
-    Some(new + query)
+    let (old, query) = path.split_at(without_query(path).len());
+    let new = match substitution.replace_all(old.as_bytes()) {
+        Some(new) => String::from_utf8(new).ok()?,
+        None => old.to_owned(),
+    };
+    (!new.is_empty()).then(|| new + query)
 }

@@ -52,7 +52,7 @@ impl VirtualHost {
         cx: &mut LowerCx<'_>,
     ) -> (Result<Self, Refused>, Parts) {
         let supported = refuse_unsupported(&host, cx);
-        let buffer_limit = BufferLimit::lower(host.per_request_buffer_limit_bytes, host.request_body_buffer_limit, cx);
+        let buffer_limit = BufferLimit::lower(host.per_request_buffer_limit_bytes, host.request_body_buffer_limit);
         let level = LevelFields {
             request_headers_to_add: host.request_headers_to_add,
             request_headers_to_remove: host.request_headers_to_remove,
@@ -74,7 +74,7 @@ impl VirtualHost {
                     Ok(TlsRequirementType::All) => RequireTls::All,
                     Ok(TlsRequirementType::None) | Err(_) => RequireTls::None,
                 },
-                buffer_limit: buffer_limit?,
+                buffer_limit,
                 level: level?,
                 config,
             })

@@ -28,6 +28,14 @@ fn a_path_rewrite_keeps_the_query() {
 }
 
 #[test]
+fn a_rewrite_that_would_leave_nothing_is_not_done() {
+    let all = "regex_rewrite: {pattern: {regex: '.*'}, substitution: ''}";
+    let head = rewritten(&route("prefix: /", all), get("h/a?q"), EnvoyHeaders::Add);
+    assert_eq!((&*head.path, head.headers.len()), ("/a?q", 0));
+    check_location("prefix: /", all, "http://h/a?q", "http://h/a?q");
+}
+
+#[test]
 fn nothing_is_rewritten_unless_asked_for() {
     let head = rewritten(&route("prefix: /", ""), get("h/a?q"), EnvoyHeaders::Add);
     assert_eq!((&*head.path, &*head.authority, head.headers.len()), ("/a?q", "h", 0));

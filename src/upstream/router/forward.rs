@@ -79,10 +79,7 @@ impl Config {
     ) -> Option<Rc<WorkerCluster>> {
         match entry.cluster()? {
             RouteCluster::Named(name) => clusters.get(name.id),
-            RouteCluster::Header(header) => {
-                let name = head.headers.get(header)?.to_str().ok()?;
-                clusters.get(self.names.find(name)?.id)
-            }
+            RouteCluster::Header(header) => clusters.get(self.names.find(header.name(head)?)?.id),
         }
     }
 }
