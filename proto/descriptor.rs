@@ -8,11 +8,6 @@ static FILES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/files.bin"));
 static PLACES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/files.idx"));
 static TYPES: &str = include_str!(concat!(env!("OUT_DIR"), "/types.txt"));
 
-/// All files as one encoded `google.protobuf.FileDescriptorSet`, without comments.
-pub fn file_set() -> &'static [u8] {
-    FILES
-}
-
 /// The number of the file that defines the message or enum `full_name`, if Envoy 1.40 has it.
 pub fn file_of(full_name: &str) -> Option<usize> {
     let line = find_line(full_name)?;
@@ -296,10 +291,5 @@ mod tests {
         for name in ["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct", "envoy.config.bootstrap.v3.Bootstrap"] {
             assert!(is_envoy_type(name), "{name}");
         }
-    }
-
-    #[test]
-    fn the_whole_pool_links() {
-        assert!(crate::pool().get_message_by_name("envoy.config.bootstrap.v3.Bootstrap").is_some());
     }
 }

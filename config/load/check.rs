@@ -45,6 +45,7 @@ impl Checker<'_> {
         if message.work_in_progress {
             self.findings.used(Note::WorkInProgress, &message.name, path);
         }
+        self.absent_enums(message, &fields, path);
         self.rules(message, &fields, path);
         self.oneofs(message, &fields, path);
         self.entries(message, &fields, path);
@@ -52,6 +53,16 @@ impl Checker<'_> {
             self.any(&fields, path);
         }
         self.depth -= 1;
+    }
+
+    /// An enum left out has its zero, which may be deprecated.
+    fn absent_enums(&mut self, message: &Message, fields: &Fields<'_>, path: &Path<'_>) {
+        for index in &message.enums {
+            if fields.single(*index).is_none() {
+                let field = &message.fields[usize::from(*index)];
+                self.inside(field, &Raw::Varint(0), &path.field(&field.name));
+            }
+        }
     }
 
     /// What the rules ask of fields as wholes and of single values, absent ones among them.

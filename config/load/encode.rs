@@ -280,11 +280,8 @@ impl<'a> Encoder<'a> {
     }
 
     fn unknown_type(&mut self, node: NodeId, path: &Path<'_>, name: &str) {
-        if self.findings.is_full() {
-            return;
-        }
         let at = Some(self.tree.position(node));
-        let suggestion = suggest::message_type(name);
-        self.findings.refuse(InvalidKind::UnknownType, path, at, format!("unknown type {name:?}"), suggestion);
+        let reason = format!("unknown type {name:?}");
+        self.findings.refuse(InvalidKind::UnknownType, path, at, reason, || suggest::message_type(name));
     }
 }

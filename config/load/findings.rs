@@ -10,6 +10,9 @@ use std::fmt::Write;
 /// Findings above which one source's are no longer collected: a file that wrong is of the wrong kind.
 const MAX_FINDINGS: usize = 1000;
 
+/// Suggestions made for one load: each compares a name with all there are, and one wrong template repeats its mistake.
+const MAX_SUGGESTIONS: usize = 50;
+
 /// The way from the root to a value, as a list through the stack frames of the walk: made into text only on a finding.
 #[derive(Clone, Copy)]
 pub(super) struct Path<'a> {
@@ -81,6 +84,7 @@ pub(super) struct Findings {
     pub(super) refused: Vec<Found>,
     /// How many were refused, those since taken from the list among them.
     count: usize,
+    suggestions: usize,
     pub(super) noted: Vec<Noted>,
     /// Unknown fields met and let pass.
     pub(super) unknown_count: u64,
@@ -95,6 +99,7 @@ impl Findings {
             unknown,
             refused: Vec::new(),
             count: 0,
+            suggestions: 0,
             noted: Vec::new(),
             unknown_count: 0,
             deprecated_count: 0,
@@ -108,7 +113,7 @@ impl Findings {
     }
 
     pub(super) fn wrong(&mut self, path: &Path<'_>, at: Option<Position>, reason: impl Into<String>) {
-        self.refuse(InvalidKind::Value, path, at, reason.into(), None);
+        self.refuse(InvalidKind::Value, path, at, reason.into(), || None);
     }
 
     pub(super) fn refuse(
@@ -117,15 +122,17 @@ impl Findings {
         path: &Path<'_>,
         at: Option<Position>,
         reason: String,
-        suggestion: Option<String>,
+        suggest: impl FnOnce() -> Option<String>,
     ) {
         if !self.is_full() {
             self.count += 1;
+            self.suggestions += 1;
+            let suggestion = if self.suggestions <= MAX_SUGGESTIONS { suggest() } else { None };
             self.refused.push(Found { invalid: Invalid { path: path.text(), reason, kind }, at, suggestion });
         }
     }
 
-    /// An unknown field: refused, counted or passed over, by the policy. `suggest` runs only for a refusal.
+    /// An unknown field: refused, counted or passed over, by the policy.
     pub(super) fn unknown_field(
         &mut self,
         path: &Path<'_>,
@@ -134,11 +141,11 @@ impl Findings {
         suggest: impl FnOnce() -> Option<String>,
     ) {
         match self.unknown {
-            UnknownFields::Reject if !self.is_full() => {
+            UnknownFields::Reject => {
                 let reason = format!("unknown field in {}", message.name);
-                self.refuse(InvalidKind::UnknownField, path, at, reason, suggest());
+                self.refuse(InvalidKind::UnknownField, path, at, reason, suggest);
             }
-            UnknownFields::Reject | UnknownFields::Ignore => {}
+            UnknownFields::Ignore => {}
             UnknownFields::Count => {
                 self.unknown_count += 1;
                 let path = path.text();

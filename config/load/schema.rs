@@ -18,6 +18,8 @@ pub(super) struct Message {
     pub(super) oneofs: Vec<Oneof>,
     /// Fields with rules to hold even if absent, or to look at as a whole: indices into `fields`.
     pub(super) ruled: Vec<u16>,
+    /// Fields of an enum that are its zero when absent, whose value may carry a note: indices into `fields`.
+    pub(super) enums: Vec<u16>,
     pub(super) known: Known,
     pub(super) work_in_progress: bool,
     by_name: HashMap<Box<str>, u16>,
@@ -242,8 +244,12 @@ impl Schemas {
         }
         let fields: Vec<Field> = fields.into_iter().map(|(field, _)| field).collect();
         let ruled = fields.iter().enumerate().filter(|(_, f)| f.rules.is_some()).map(|(i, _)| i as u16).collect();
+        let is_zero_when_absent =
+            |f: &Field| matches!(f.kind, Kind::Enum(_)) && f.label == Label::Single && !f.has_presence;
+        let enums = fields.iter().enumerate().filter(|(_, f)| is_zero_when_absent(f)).map(|(i, _)| i as u16).collect();
         let message = Message {
             known: known(&name),
+            enums,
             work_in_progress: is_work_in_progress(file, described),
             oneofs: oneofs.written,
             ruled,
@@ -353,11 +359,8 @@ fn field_note(options: &descriptor::FieldOptions) -> Option<Note> {
 
 fn enum_value(described: &descriptor::EnumValue) -> EnumValue {
     let options = described.options.clone().unwrap_or_default();
-    let note = match (options.disallowed, options.deprecated) {
-        (true, _) => Some(Note::Disallowed),
-        (false, true) => Some(Note::Deprecated),
-        (false, false) => None,
-    };
+    // Values that are disallowed by default are zeroes all, of which Envoy only warns.
+    let note = (options.disallowed || options.deprecated).then_some(Note::Deprecated);
     EnumValue { name: described.name.as_str().into(), number: described.number, note }
 }
 

@@ -201,6 +201,15 @@ fn deprecated_fields_are_warned_of_once_and_counted() {
 }
 
 #[test]
+fn an_enum_left_at_a_deprecated_zero_is_warned_of() {
+    let text = "dynamic_resources: {cds_config: {api_config_source: {cluster_names: [a]}}}";
+    let warnings = load(text).expect("Envoy only warns").warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].text.ends_with(".DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE is deprecated"), "{}", warnings[0]);
+    assert!(load(&text.replace("{cluster_names", "{api_type: REST, cluster_names")).expect("good").warnings.is_empty());
+}
+
+#[test]
 fn unknown_fields_may_be_allowed_and_are_counted() {
     let text = "node: {id: a, idd: b}\nadminn: {}";
     let allow = |policy| Loader::new(policy).load::<Bootstrap>(sources(&[("b.yaml", text)])).expect("it is allowed");

@@ -11,6 +11,9 @@ pub(super) const MAX_DEPTH: usize = 100;
 /// Nodes that all aliases of a source together may repeat. Bounds the "billion laughs"; honest files stay far below.
 const MAX_ALIASED_NODES: usize = 1_000_000;
 
+/// Wrong keys after which no more are told.
+const MAX_KEY_PROBLEMS: usize = 100;
+
 /// Where something stands in a source, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
@@ -241,6 +244,9 @@ impl Builder {
         let mut seen = Keys::default();
         let problems = &mut self.problems;
         for (key, _) in tree.pairs(mapping) {
+            if problems.len() == MAX_KEY_PROBLEMS {
+                return;
+            }
             let scalar = match tree.kind(key) {
                 Kind::Alias => NodeId(tree.node(key).text.0),
                 _ => key,

@@ -9,6 +9,7 @@ use crate::load::wire;
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use nuncio_filter_api::InvalidKind;
 use std::borrow::Cow;
 
 /// A scalar as the wire holds it.
@@ -120,8 +121,7 @@ impl<'a> Encoder<'a> {
             let at = Some(self.tree.position(node));
             let text = self.tree.text(node);
             let reason = format!("unknown value {text:?} of {}", schema.name);
-            let suggestion = suggest::enum_value(&schema, text);
-            self.findings.refuse(nuncio_filter_api::InvalidKind::Value, path, at, reason, suggestion);
+            self.findings.refuse(InvalidKind::Value, path, at, reason, || suggest::enum_value(&schema, text));
         }
         number.map(|n| Encoded::Varint(i64::from(n) as u64))
     }

@@ -139,6 +139,16 @@ fn rules_are_held_with_the_words_of_envoy() {
 }
 
 #[test]
+fn a_field_that_envoy_no_longer_allows_is_refused() {
+    let limit =
+        "rate_limits: [{actions: [{dynamic_metadata: {descriptor_key: a, metadata_key: {key: b, path: [{key: c}]}}}]}]";
+    let text = RICH.replace("domains: [\"*\"]", &format!("domains: [\"*\"]\n              {limit}"));
+    let all = refusals(&text);
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert!(all[0].ends_with("Action.dynamic_metadata is deprecated and no longer allowed"), "{}", all[0]);
+}
+
+#[test]
 fn all_errors_are_told_at_once_and_consequences_are_not() {
     let text = "admin: {adress: {}}\nstatic_resources:\n  clusters:\n  - connect_timeout: 1\n  - name: 5\n  - {name: a, foo: 1}\n";
     let paths: Vec<String> = load(text).expect_err("it is bad").into_iter().map(|p| p.invalid.path).collect();
