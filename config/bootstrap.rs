@@ -17,6 +17,7 @@ use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
 use crate::cluster::ClusterConfig;
 use crate::listener::ListenerConfig;
+use crate::load::StaticClusters;
 use crate::protocol::{duration, message_name};
 use crate::refuse_set;
 
@@ -30,7 +31,7 @@ pub struct BootstrapConfig {
     /// `static_resources.listeners`.
     pub listeners: Vec<Arc<ListenerConfig>>,
     /// `static_resources.clusters`.
-    pub clusters: Vec<Arc<ClusterConfig>>,
+    pub clusters: Vec<ClusterConfig>,
     /// What all clusters share.
     pub cluster_manager: ClusterManagerConfig,
     /// How often stats are flushed to sinks and histograms start a new interval.
@@ -52,8 +53,12 @@ pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
 }
 
 impl BootstrapConfig {
-    /// Lowers a bootstrap.
-    pub fn lower(bootstrap: proto::Bootstrap, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    /// Lowers a bootstrap, of which the loader kept the static clusters apart.
+    pub fn lower(
+        bootstrap: proto::Bootstrap,
+        clusters: &StaticClusters,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
         // node: its names are in the environment of lowering, the rest is for control planes, as are
         // node_context_params. stats_flush: without sinks nothing is flushed but what admin computes when asked.
         let proto::Bootstrap {
@@ -125,7 +130,8 @@ impl BootstrapConfig {
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
-        let resources = cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), cx));
+        let resources =
+            cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), clusters, cx));
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
         let (listeners, clusters) = resources?;
@@ -185,18 +191,23 @@ fn lower_stats(stats: StatsConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> 
 
 fn lower_static(
     resources: proto::bootstrap::StaticResources,
+    loaded: &StaticClusters,
     cx: &mut LowerCx<'_>,
-) -> Result<(Vec<Arc<ListenerConfig>>, Vec<Arc<ClusterConfig>>), Refused> {
+) -> Result<(Vec<Arc<ListenerConfig>>, Vec<ClusterConfig>), Refused> {
     let proto::bootstrap::StaticResources { listeners, clusters, secrets } = resources;
+    debug_assert!(clusters.is_empty(), "the loader keeps clusters apart");
     let refused = refuse_set!(cx; secrets);
-    let listener_names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
-    let cluster_names = unique_names("clusters", clusters.iter().map(|c| &*c.name), cx);
+    let names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
     // Clusters first: what listeners refer to.
-    let clusters = cx.each("clusters", clusters, |v, cx| ClusterConfig::lower(v, cx).map(Arc::new));
+    let clusters = cx.each("clusters", loaded.iter(), |cluster, cx| match cluster {
+        Ok(cluster) => ClusterConfig::lower(cluster, cx).inspect(|cluster| cx.env.clusters.declare(&cluster.name)),
+        Err(error) => Err(cx.invalid(error.to_string())),
+    });
     let listeners = cx.each("listeners", listeners, |v, cx| ListenerConfig::lower(v, cx).map(Arc::new));
-    refused.and(listener_names).and(cluster_names)?;
+    refused.and(names)?;
     let (listeners, clusters) = (listeners?, clusters?);
-    unique_addresses(&listeners, cx)?;
+    let names = unique_names("clusters", clusters.iter().map(|c| &*c.name.name), cx);
+    names.and(unique_addresses(&listeners, cx))?;
     Ok((listeners, clusters))
 }
 
@@ -228,3 +239,6 @@ fn unique_addresses(listeners: &[Arc<ListenerConfig>], cx: &mut LowerCx<'_>) -> 
     }
     result
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use super::*;
+
+const ECHO: &str =
+    "{ name: e, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo } }";
+const SNI: &str = "{ name: s, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.sni_cluster.v3.SniCluster } }";
+const LOOPBACK: &str = "address: { socket_address: { address: 127.0.0.1, port_value: 80 } }";
+
+#[track_caller]
+fn listener_refused(fields: &str, expected: &[&str]) {
+    let yaml = format!("static_resources: {{ listeners: [{{ {fields} }}] }}");
+    let expected: Vec<String> = expected.iter().map(|e| format!("static_resources.listeners[0].{e}")).collect();
+    refused(&yaml, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[track_caller]
+fn chains_refused(chains: &str, expected: &[&str]) {
+    listener_refused(&format!("{LOOPBACK}, filter_chains: [{chains}]"), expected);
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
+    refused(
+        "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
+         cluster_manager: { local_cluster_name: l }, layered_runtime: { layers: [{ name: s, static_layer: { a: { b: 1 } } }] }, \
+         static_resources: { secrets: [{ name: s }] } }",
+        &[
+            "watchdogs: not implemented yet",
+            "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
+            "stats_config.use_all_default_tags: not implemented yet",
+            "layered_runtime.layers[0].static_layer[\"a\"][\"b\"]: the runtime key a.b is not implemented yet",
+            "cluster_manager.local_cluster_name: not implemented yet",
+            "static_resources.secrets: not implemented yet",
+        ],
+    );
+}
+
+#[test]
+fn a_listener_needs_an_address_and_a_filter_chain() {
+    listener_refused("name: l", &["address: an address is required", "filter_chains: no filter chains specified"]);
+}
+
+#[test]
+fn addresses_that_cannot_be_bound_are_refused() {
+    let chain = format!("filter_chains: [{{ filters: [{ECHO}] }}]");
+    let check =
+        |address: &str, expected: &str| listener_refused(&format!("{chain}, address: {{ {address} }}"), &[expected]);
+    check(
+        "socket_address: { address: localhost, port_value: 1 }",
+        "address.socket_address.address: malformed IP address \"localhost\"; host names work in STRICT_DNS and \
+         LOGICAL_DNS clusters",
+    );
+    check(
+        "socket_address: { address: 127.0.0.1, named_port: http }",
+        "address.socket_address.named_port: an IP address takes a port_value, not a named port",
+    );
+    check(
+        "socket_address: { address: 127.0.0.1, port_value: 1, protocol: UDP }",
+        "address.socket_address.protocol: UDP is not implemented yet",
+    );
+    check("pipe: { path: '@a', mode: 1 }", "address.pipe.mode: an abstract socket has no file, so no mode");
+    check(
+        "envoy_internal_address: { server_listener_name: x }",
+        "address.envoy_internal_address: an internal address is not implemented yet",
+    );
+}
+
+#[test]
+fn chains_with_criteria_and_several_without_are_refused() {
+    let chain = format!("{{ filters: [{ECHO}] }}");
+    chains_refused(
+        &format!("{{ filters: [{ECHO}], filter_chain_match: {{ server_names: [a] }} }}"),
+        &["filter_chains[0].filter_chain_match: not implemented yet"],
+    );
+    chains_refused(
+        &format!("{chain}, {chain}"),
+        &["filter_chains[1]: has the same matching rules as filter_chains[0]"],
+    );
+}
+
+#[test]
+fn exactly_the_last_filter_of_a_chain_is_terminal() {
+    chains_refused(
+        &format!("{{ filters: [{ECHO}, {SNI}] }}"),
+        &[
+            "filter_chains[0].filters[0]: terminal filter \"e\" must be the last of its filter chain",
+            "filter_chains[0].filters[1]: non-terminal filter \"s\" is the last of its filter chain",
+        ],
+    );
+}
+
+#[test]
+fn a_filter_that_nuncio_lacks_differs_from_one_that_nobody_has() {
+    chains_refused(
+        "{ filters: [{ name: r, typed_config: { '@type': \
+         type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: x } }] }",
+        &[
+            "filter_chains[0].filters[0].typed_config: envoy.extensions.filters.network.rbac.v3.RBAC as a network filter \
+           is not implemented yet",
+        ],
+    );
+    chains_refused("{ filters: [{ name: r }] }", &["filter_chains[0].filters[0]: filter \"r\" has no typed_config"]);
+}
+
+#[test]
+fn a_transport_socket_other_than_plain_bytes_is_refused() {
+    chains_refused(
+        &format!(
+            "{{ filters: [{ECHO}], transport_socket: {{ name: t, typed_config: {{ '@type': \
+             type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap, common_config: {{ admin_config: \
+             {{ config_id: x }} }}, transport_socket: {{ name: r }} }} }} }}"
+        ),
+        &["filter_chains[0].transport_socket.typed_config: the transport socket \
+           envoy.extensions.transport_sockets.tap.v3.Tap is not implemented yet"],
+    );
+}
+
+#[test]
+fn names_and_addresses_are_given_once() {
+    let listener = |name: &str| format!("{{ name: {name}, {LOOPBACK}, filter_chains: [{{ filters: [{ECHO}] }}] }}");
+    let yaml = format!("static_resources: {{ listeners: [{}, {}] }}", listener("a"), listener("a"));
+    refused(&yaml, &["static_resources.listeners[1].name: duplicate name \"a\", which listeners[0] has too"]);
+    let yaml = format!("static_resources: {{ listeners: [{}, {}] }}", listener("a"), listener("b"));
+    refused(
+        &yaml,
+        &["static_resources.listeners[1].address: duplicate address 127.0.0.1:80, which listener \"a\" has too"],
+    );
+    refused(
+        "static_resources: { clusters: [{ name: c }, { name: c }] }",
+        &["static_resources.clusters[1].name: duplicate name \"c\", which clusters[0] has too"],
+    );
+}
