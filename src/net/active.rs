@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_filter_api::{Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
+use nuncio_telemetry::stats::catalogue::ListenerWorkerStats;
 use nuncio_telemetry::{Address, CloseType, ConnectionInfo};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -14,7 +15,6 @@ use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 use tokio::time::Instant;
 
 use crate::accept::{Acceptor, accept_loop, receive_loop};
-use crate::stats::WorkerStats;
 use crate::{Listener, TcpTransport, UnixTransport};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
@@ -27,7 +27,7 @@ pub struct ActiveListener {
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
     pub(crate) worker: Rc<Worker>,
-    stats: WorkerStats,
+    stats: ListenerWorkerStats,
     drain: Rc<Drain>,
     filters: Arc<[Arc<dyn NetworkFilter>]>,
     /// Copies of this worker alone, so that connections of different workers do not count on the same cache line.
@@ -44,7 +44,7 @@ impl ActiveListener {
         let index = worker.index;
         let chain = &listener.config.filter_chain;
         let shared = Rc::new(Shared {
-            stats: WorkerStats::new(&listener.scope.scope(&format!("worker_{index}"))),
+            stats: ListenerWorkerStats::new(&listener.scope.scope(&format!("worker_{index}"))),
             drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
             filters: chain.filters.iter().cloned().collect(),
             listener_name: (*listener.config.name).into(),

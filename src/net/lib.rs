@@ -14,7 +14,6 @@ mod bind;
 mod connect;
 mod listener;
 mod option;
-mod stats;
 mod transport;
 
 pub use active::ActiveListener;

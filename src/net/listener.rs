@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nuncio_config::listener::{ConnectionBalance, ListenerConfig};
 use nuncio_filter_api::DrainState;
 use nuncio_telemetry::Address;
+use nuncio_telemetry::stats::catalogue::ListenerStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use socket2::Socket;
 use tokio::sync::watch;
 
 use crate::balance::Balancer;
 use crate::bind::{BindError, BoundSocket};
-use crate::stats::{self, ListenerStats};
 
 /// Numbers connections (`%CONNECTION_ID%`), over all listeners of the process.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +50,7 @@ impl Listener {
         let count = if config.reuse_port { concurrency } else { 1 };
         let sockets =
             config.sockets.iter().map(|socket| BoundSocket::bind(socket, count)).collect::<Result<Vec<_>, _>>()?;
-        let scope = stats::scope(store, &config.stat_prefix);
+        let scope = store.scope("listener").scope(&config.stat_prefix);
         let exact = config.balance == ConnectionBalance::Exact;
         Ok(Self {
             ids,
@@ -72,6 +72,11 @@ impl Listener {
     /// The addresses bound, in the order of the configuration.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// Connections of all workers that are open.
+    pub fn connections(&self) -> u64 {
+        self.stats.downstream_cx_active().value()
     }
 
     /// Tells the connections whether the listener drains.

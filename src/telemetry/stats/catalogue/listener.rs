@@ -27,6 +27,8 @@ crate::stats! {
         extension_config_missing: Counter,
         /// Closed since a network filter's discovered configuration was missing.
         network_extension_config_missing: Counter,
+        /// Ours: times that accepting was slowed down, for want of descriptors or memory.
+        accept_error: Counter,
     }
 
     /// `listener.<address>.worker_<id>`, and `listener.admin.main_thread`
