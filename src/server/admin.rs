@@ -1,5 +1,6 @@
 //! The admin server: what the process tells of itself, and what it can be told to do, over HTTP on a thread of its own.
 
+mod clusters;
 mod dump;
 mod endpoints;
 mod info;
@@ -15,14 +16,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
+use nuncio_config::load::StaticClusters;
 use nuncio_filter_api::LowerEnv;
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_telemetry::logging::AppLog;
 use percent_encoding::percent_decode_str;
+use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cli::Options;
 use crate::control::Request;
+use crate::startup::override_node;
 use crate::worker::Shared;
 use endpoints::{ENDPOINTS, Outcome};
 
@@ -30,8 +35,7 @@ use endpoints::{ENDPOINTS, Outcome};
 pub(crate) struct Admin {
     options: Options,
     env: LowerEnv,
-    /// The bootstrap as loaded, encoded.
-    bootstrap: Vec<u8>,
+    loaded: StaticClusters,
     shared: Arc<Shared>,
     log: AppLog,
     started: Instant,
@@ -60,12 +64,20 @@ impl Admin {
     pub(crate) fn new(
         options: Options,
         env: LowerEnv,
-        bootstrap: Vec<u8>,
+        loaded: StaticClusters,
         shared: Arc<Shared>,
         log: AppLog,
         control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
     ) -> Self {
-        Self { options, env, bootstrap, shared, log, started: Instant::now(), started_wall: SystemTime::now(), control }
+        Self { options, env, loaded, shared, log, started: Instant::now(), started_wall: SystemTime::now(), control }
+    }
+
+    /// The bootstrap as it was loaded, with the names of the command line.
+    fn bootstrap(&self) -> Bootstrap {
+        // What the loader checked decodes.
+        let mut bootstrap = Bootstrap::decode(self.loaded.bootstrap()).unwrap_or_default();
+        override_node(&mut bootstrap, &self.options);
+        bootstrap
     }
 
     async fn answer(&self, method: &Method, path: &str, query: &str) -> Reply {

@@ -8,9 +8,11 @@ use arc_swap::ArcSwap;
 use nuncio_config::listener::{DrainType, TrafficDirection};
 use nuncio_filter_api::{DrainState, ServerState};
 use nuncio_net::{BoundSocket, ConnectionIds, Listener};
+use nuncio_telemetry::stats::catalogue::ListenerManagerStats;
+use nuncio_upstream::Clusters;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -19,7 +21,7 @@ use crate::cli::{DrainStrategy, Mode, Options};
 use crate::logs::Logs;
 use crate::snapshot::Snapshot;
 use crate::startup::{Start, StartError};
-use crate::stats::{ListenerManagerStats, ServerStats};
+use crate::stats;
 use crate::worker::{Command, Shared, WorkerHandle};
 
 /// `server.state` while listeners serve.
@@ -64,10 +66,14 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
     LocalSet::new().block_on(&runtime, async {
         let mode = start.options.mode;
         let mut control = Control::start(start, logs)?;
-        control.go_live().await?;
-        if mode != Mode::InitOnly {
-            control.obey().await;
+        let discovery = spawn_local(control.shared.clusters.clone().run_discovery());
+        if control.initialise().await {
+            control.go_live().await?;
+            if mode != Mode::InitOnly {
+                control.obey().await;
+            }
         }
+        discovery.abort();
         control.stop().await;
         Ok(())
     })
@@ -95,14 +101,16 @@ impl Control {
     fn start(start: Start, logs: Logs) -> Result<Self, StartError> {
         let started = Instant::now();
         let signals = Signals::new().map_err(|source| StartError::System { what: "handle signals", source })?;
-        let Start { options, env, config, bootstrap, unknown_fields } = start;
+        let Start { options, env, config, loaded, unknown_fields } = start;
         let store = env.stats.clone();
-        let stats = ServerStats::start(&store, env.concurrency, config.server_version);
+        let stats = stats::start(&store, env.concurrency, config.server_version);
         stats.static_unknown_fields().add(unknown_fields);
         let state = Arc::new(ServerState::default());
         state.set_state(INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
+        let clusters = Clusters::new(&store);
+        clusters.update(config.clusters);
         let manager = ListenerManagerStats::new(&store.scope("listener_manager"));
         let ids = ConnectionIds::default();
         let mut listeners = Vec::new();
@@ -114,7 +122,7 @@ impl Control {
         }
         manager.total_listeners_active().set(listeners.len() as u64);
         let snapshot = ArcSwap::from_pointee(Snapshot { listeners: listeners.clone() });
-        let shared = Arc::new(Shared { store, state, snapshot, stats });
+        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats });
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -122,7 +130,7 @@ impl Control {
         let admin = admin.map(|socket| {
             AdminThread::spawn(
                 socket,
-                Admin::new(options.clone(), env, bootstrap, shared.clone(), logs.app.clone(), sender),
+                Admin::new(options.clone(), env, loaded, shared.clone(), logs.app.clone(), sender),
             )
         });
         Ok(Self {
@@ -142,6 +150,23 @@ impl Control {
         })
     }
 
+    /// Waits until the clusters know their hosts; false if the process was told to stop meanwhile.
+    async fn initialise(&mut self) -> bool {
+        let clusters = self.shared.clusters.clone();
+        let mut warmed = std::pin::pin!(clusters.warmed());
+        loop {
+            tokio::select! {
+                () = &mut warmed => {
+                    info!(target: "upstream", "all clusters initialised");
+                    return true;
+                }
+                event = self.next_event() => if !self.handle(event).await {
+                    return false;
+                }
+            }
+        }
+    }
+
     /// Begins to listen and starts the workers.
     async fn go_live(&mut self) -> Result<(), StartError> {
         for listener in &self.listeners {
@@ -157,7 +182,8 @@ impl Control {
         }
         self.stats.workers_started().set(1);
         self.shared.state.set_state(LIVE);
-        self.shared.stats.initialised_after(self.started.elapsed());
+        let time = self.started.elapsed().as_millis();
+        self.shared.stats.initialization_time_ms().record(u64::try_from(time).unwrap_or(u64::MAX));
         info!(target: "main", workers = self.concurrency, "starting main dispatch loop");
         Ok(())
     }
@@ -165,35 +191,51 @@ impl Control {
     /// Until SIGTERM, SIGINT or `/quitquitquit`.
     async fn obey(&mut self) {
         loop {
-            let drain_end = self.drain_end.map(|(at, _)| at);
-            tokio::select! {
-                // Without admin nobody asks, and the channel is closed.
-                Some((request, done)) = self.requests.recv() => {
-                    self.grant(request).await;
-                    // A client that is gone needs no answer.
-                    let _ = done.send(());
-                    if request == Request::Quit {
-                        return info!(target: "main", "told to quit by admin");
-                    }
-                }
-                caught = self.signals.next() => match caught {
-                    Caught::Stop(name) => return warn!(target: "main", "caught {name}"),
-                    Caught::Reopen => self.reopen_logs(),
-                },
-                _ = self.flush.tick() => self.shared.store.flush(),
-                () = reached(drain_end) => {
-                    if let Some((_, drain)) = self.drain_end.take() {
-                        self.stop_listeners(drain.inbound_only).await;
-                    }
-                }
+            let event = self.next_event().await;
+            if !self.handle(event).await {
+                return;
             }
         }
     }
 
+    async fn next_event(&mut self) -> Event {
+        let drain_end = self.drain_end.map(|(at, _)| at);
+        tokio::select! {
+            // Without admin nobody asks, and the channel is closed.
+            Some((request, done)) = self.requests.recv() => Event::Request(request, done),
+            event = self.signals.next() => event,
+            _ = self.flush.tick() => Event::Flush,
+            () = reached(drain_end) => Event::DrainEnd,
+        }
+    }
+
+    /// False if the process is to end.
+    async fn handle(&mut self, event: Event) -> bool {
+        match event {
+            Event::Request(request, done) => {
+                self.grant(request).await;
+                // A client that is gone needs no answer.
+                let _ = done.send(());
+                return request != Request::Quit;
+            }
+            Event::Stop(signal) => {
+                warn!(target: "main", "caught {signal}");
+                return false;
+            }
+            Event::ReopenLogs => self.reopen_logs(),
+            Event::Flush => self.shared.store.flush(),
+            Event::DrainEnd => {
+                if let Some((_, drain)) = self.drain_end.take() {
+                    self.stop_listeners(drain.inbound_only).await;
+                }
+            }
+        }
+        true
+    }
+
     async fn grant(&mut self, request: Request) {
         match request {
-            // The answer goes first.
-            Request::Quit => {}
+            Request::Quit => info!(target: "main", "told to quit by admin"),
             Request::HealthFailed(failed) => self.fail_health_check(failed),
             Request::Drain(drain) => self.drain(drain).await,
             Request::ReopenLogs => self.reopen_logs(),
@@ -307,17 +349,21 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Caught {
+    async fn next(&mut self) -> Event {
         tokio::select! {
-            _ = self.terminate.recv() => Caught::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Caught::Stop("SIGINT"),
-            _ = self.reopen.recv() => Caught::Reopen,
+            _ = self.terminate.recv() => Event::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Event::Stop("SIGINT"),
+            _ = self.reopen.recv() => Event::ReopenLogs,
         }
     }
 }
 
-enum Caught {
+/// What the control thread wakes up for.
+enum Event {
+    Request(Request, oneshot::Sender<()>),
     /// A signal of this name, which ends the process.
     Stop(&'static str),
-    Reopen,
+    ReopenLogs,
+    Flush,
+    DrainEnd,
 }

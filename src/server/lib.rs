@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use cli::{Mode, Options};
 use logs::Logs;
 use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::ServerStats;
 use startup::{Start, StartError};
 
 /// Does what the command line `argv` says, the program's name included; returns when the process is to end.
@@ -56,7 +57,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn start(options: Options) -> Result<ExitCode, StartError> {
     let store = Store::new();
     let logs = Logs::start(&options, &store)?;
-    panics::install(stats::panics(&store));
+    panics::install(ServerStats::new(&store.scope("server")));
     let started = configured(options, store, logs.clone());
     logs.flush();
     started

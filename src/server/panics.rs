@@ -1,16 +1,16 @@
 //! Panics: each is counted and logged with its place. What it takes down is decided where it is caught: a connection
 //! by its task, a worker by its thread.
 
-use nuncio_telemetry::stats::CounterHandle;
+use nuncio_telemetry::stats::catalogue::ServerStats;
 use std::backtrace::Backtrace;
 use tracing::error;
 
-/// Counts panics in `counter` (`server.panics`) and logs each in one line, from now on and on every thread.
-pub(crate) fn install(counter: CounterHandle) {
+/// Counts panics in `server.panics` and logs each in one line, from now on and on every thread.
+pub(crate) fn install(stats: ServerStats) {
     // Makes its slot now: the first panic may hold the lock that making it would take.
-    counter.add(0);
+    stats.panics().add(0);
     std::panic::set_hook(Box::new(move |info| {
-        counter.inc();
+        stats.panics().inc();
         let thread = std::thread::current();
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let payload = info.payload();

@@ -10,7 +10,7 @@ const HTTP: &str = "envoy.filters.http";
 /// All extensions, less those that `disabled` names as `category/name`. Names of none are given back.
 pub(crate) fn registry(disabled: &[String]) -> (Registry, Vec<String>) {
     let mut all = Registry {
-        http: vec![nuncio_filters_http::TABLE],
+        http: vec![nuncio_filters_http::TABLE, std::slice::from_ref(&nuncio_upstream::ROUTER)],
         network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW)],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));

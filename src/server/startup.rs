@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use nuncio_config::bootstrap::{BootstrapConfig, node_names};
-use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, UnknownFields};
+use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, StaticClusters, UnknownFields};
 use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused};
 use nuncio_net::BindError;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
@@ -14,7 +14,6 @@ use nuncio_proto::envoy::config::core::v3::Locality;
 use nuncio_telemetry::access_log::FileManager;
 use nuncio_telemetry::access_log::OpenError;
 use nuncio_telemetry::stats::Store;
-use prost::Message as _;
 use tracing::{info, warn};
 
 use crate::cli::{IpVersion, Options};
@@ -54,8 +53,8 @@ pub(crate) struct Start {
     pub(crate) options: Options,
     pub(crate) env: LowerEnv,
     pub(crate) config: BootstrapConfig,
-    /// The bootstrap as merged, encoded: for `/config_dump`.
-    pub(crate) bootstrap: Vec<u8>,
+    /// The bootstrap as merged, for `/config_dump`.
+    pub(crate) loaded: StaticClusters,
     /// Unknown fields passed over.
     pub(crate) unknown_fields: u64,
 }
@@ -63,7 +62,7 @@ pub(crate) struct Start {
 impl Start {
     /// Loads and lowers what `options` name.
     pub(crate) fn load(options: Options, store: Store, files: Arc<FileManager>) -> Result<Self, StartError> {
-        let loaded = load(&options)?;
+        let (loaded, clusters) = load(&options)?;
         let Loaded { mut message, sources, warnings, unknown_fields, .. } = loaded;
         if !options.skip_deprecated_logs {
             warnings.iter().for_each(|warning| warn!(target: "config", "{warning}"));
@@ -80,9 +79,8 @@ impl Start {
             local_ip: local_ip(options.local_address_ip_version),
             node: node_names(&message),
         };
-        let bootstrap = message.encode_to_vec();
         let mut cx = LowerCx::new(&env);
-        let lowered = BootstrapConfig::lower(message, &mut cx);
+        let lowered = BootstrapConfig::lower(message, &clusters, &mut cx);
         let invalid = cx.finish();
         let config = match lowered {
             Ok(config) if invalid.is_empty() => config,
@@ -96,11 +94,11 @@ impl Start {
         for flag in options.without_effect() {
             info!(target: "main", "{flag} is given and has no effect here");
         }
-        Ok(Self { options, env, config, bootstrap, unknown_fields })
+        Ok(Self { options, env, config, loaded: clusters, unknown_fields })
     }
 }
 
-fn load(options: &Options) -> Result<Loaded<Bootstrap>, StartError> {
+fn load(options: &Options) -> Result<(Loaded<Bootstrap>, StaticClusters), StartError> {
     let mut sources = Vec::new();
     if let Some(path) = &options.config_path {
         sources.push(read(path)?);
@@ -112,7 +110,7 @@ fn load(options: &Options) -> Result<Loaded<Bootstrap>, StartError> {
         return Err(StartError::NoConfig);
     }
     let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
-    Loader::new(unknown).load(sources).map_err(StartError::Config)
+    Loader::new(unknown).load_bootstrap(sources).map_err(StartError::Config)
 }
 
 fn read(path: &Path) -> Result<Source, StartError> {
@@ -122,7 +120,7 @@ fn read(path: &Path) -> Result<Source, StartError> {
 }
 
 /// The command line's names go over those of the bootstrap.
-fn override_node(bootstrap: &mut Bootstrap, options: &Options) {
+pub(crate) fn override_node(bootstrap: &mut Bootstrap, options: &Options) {
     let Options { service_node, service_cluster, service_zone, .. } = options;
     if [service_node, service_cluster, service_zone].iter().all(|name| name.is_empty()) {
         return;

@@ -11,12 +11,13 @@ use arc_swap::ArcSwap;
 use nuncio_filter_api::{Rng, ServerState, Worker};
 use nuncio_net::{ActiveListener, Listener};
 use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::ServerStats;
+use nuncio_upstream::{Clusters, WorkerClusters};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tracing::{error, info};
 
 use crate::snapshot::Snapshot;
-use crate::stats::ServerStats;
 
 /// Commands that may wait for a worker. They come with configuration updates and admin requests, not with traffic.
 const COMMANDS: usize = 64;
@@ -38,6 +39,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) state: Arc<ServerState>,
+    pub(crate) clusters: Arc<Clusters>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) stats: ServerStats,
 }
@@ -108,6 +110,7 @@ struct Active {
 impl Active {
     fn start(index: usize, shared: &Shared) -> io::Result<Self> {
         let worker = Rc::new(Worker::new(index, Rng::from_entropy(), shared.state.clone()));
+        worker.set_upstreams(Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy())));
         let mut active = Self { worker, listeners: Vec::new() };
         for listener in &shared.snapshot.load().listeners {
             active.run(listener)?;
@@ -148,7 +151,8 @@ mod tests {
     async fn a_worker_that_dies_is_started_again_and_stops_when_told() {
         let store = Store::new();
         let shared = Arc::new(Shared {
-            stats: ServerStats::start(&store, 1, None),
+            stats: crate::stats::start(&store, 1, None),
+            clusters: Clusters::new(&store),
             store,
             state: Arc::default(),
             snapshot: ArcSwap::default(),

@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_config::protocol::message_name;
 use nuncio_proto::envoy::admin::v3 as proto;
-use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::listener::v3::{Filter, Listener, filter::ConfigType};
 use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -22,8 +21,7 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             return Reply::bad_request(format!("the parameter {refused} is not implemented yet\n"));
         }
     }
-    // What was encoded by this process decodes.
-    let bootstrap = Bootstrap::decode(&*admin.bootstrap).unwrap_or_default();
+    let bootstrap = admin.bootstrap();
     let last_updated = Some(timestamp(admin.started_wall));
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let clusters = proto::ClustersConfigDump {

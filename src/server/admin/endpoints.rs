@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use super::{Admin, Params, Reply, dump, info, logging, mutate, pages};
+use super::{Admin, Params, Reply, clusters, dump, info, logging, mutate, pages};
 use crate::control::Request;
 
 /// One path of the admin server.
@@ -47,6 +47,10 @@ impl Endpoint {
 pub(super) static ENDPOINTS: &[Endpoint] = &[
     get("/", "this list as a page", |_, _| pages::home().into()),
     get("/certs", "certificates in use", |_, _| info::certs().into()),
+    get("/clusters", "clusters, their hosts and what these did", |admin, params| {
+        clusters::clusters(admin, params).into()
+    })
+    .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
     get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()),
     post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
         ("graceful", "first tell connections to close, for the drain time"),
@@ -68,7 +72,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
     post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
     get("/runtime", "values of the runtime", |_, _| info::runtime().into()),
     get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
-    get("/stats", "metrics", |admin, params| info::stats(admin, params).into()).params(&[
+    get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
         ("usedonly", "only metrics that were ever written"),
         ("filter", "only metrics whose name this regular expression finds"),
         ("format", "text, json or prometheus"),

@@ -9,17 +9,16 @@ use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::admin::v3::command_line_options::{
     DrainStrategy as ProtoDrainStrategy, IpVersion as ProtoIpVersion, Mode as ProtoMode,
 };
-use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::r#type::v3::SemanticVersion;
 use nuncio_proto::google::protobuf::{Duration, Struct, Value, value::Kind};
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::render::{Format, Query, render};
-use prost::Message as _;
 
 use super::{Admin, Params, Reply, TEXT};
 use crate::cli::{self, DrainStrategy, IpVersion, Mode, Options};
 use crate::memory::Memory;
+use crate::stats;
 
 /// The release of Envoy whose configuration and behaviour this is, for whoever decides by `user_agent_build_version`.
 const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
@@ -46,22 +45,23 @@ fn state(server: &ServerState) -> proto::server_info::State {
 }
 
 /// `/stats`
-pub(super) fn stats(admin: &Admin, params: &Params) -> Reply {
-    metrics(admin, Query::parse(params.iter()))
+pub(super) fn metrics(admin: &Admin, params: &Params) -> Reply {
+    rendered(admin, Query::parse(params.iter()))
 }
 
 /// `/stats/prometheus`
 pub(super) fn prometheus(admin: &Admin, params: &Params) -> Reply {
     let params = params.iter().filter(|(key, _)| *key != "format");
-    metrics(admin, Query::parse(params.chain([("format", "prometheus")])))
+    rendered(admin, Query::parse(params.chain([("format", "prometheus")])))
 }
 
-fn metrics(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
+fn rendered(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
     let query = match query {
         Ok(query) => query,
         Err(error) => return Reply::bad_request(error.to_string()),
     };
-    admin.shared.stats.refresh(state(&admin.shared.state) as u8, admin.started);
+    let connections = admin.shared.snapshot.load().listeners.iter().map(|listener| listener.connections()).sum();
+    stats::refresh(&admin.shared.stats, state(&admin.shared.state), admin.started, connections);
     let mut body = String::new();
     render(&admin.shared.store, &query, &mut body);
     let content_type = if query.format == Format::Json { super::JSON } else { TEXT };
@@ -119,7 +119,8 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
     Reply::text(lines.collect::<String>())
 }
 
-fn address(address: &Address) -> core::Address {
+/// An address as messages have it.
+pub(super) fn address(address: &Address) -> core::Address {
     use core::address::Address as Oneof;
     use core::socket_address::PortSpecifier;
     let oneof = match address {
@@ -155,8 +156,7 @@ fn duration(seconds: u64) -> Duration {
 
 /// The node as a control plane would see it.
 fn node(admin: &Admin) -> core::Node {
-    // What was encoded by this process decodes.
-    let bootstrap = Bootstrap::decode(&*admin.bootstrap).unwrap_or_default();
+    let bootstrap = admin.bootstrap();
     let version = Value { kind: Some(Kind::StringValue(cli::version())) };
     let metadata = Struct { fields: HashMap::from([("nuncio.version".to_owned(), version)]) };
     let build = core::BuildVersion { version: Some(ENVOY_VERSION), metadata: Some(metadata) };

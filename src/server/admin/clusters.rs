@@ -1,0 +1,157 @@
+//! `/clusters`: clusters, their hosts, and what is counted for each host.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use nuncio_config::cluster::{Health, Priority, Thresholds};
+use nuncio_config::load::{Defaults, to_json};
+use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::config::cluster::v3 as cluster;
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::google::protobuf::UInt32Value;
+use nuncio_upstream::{Cluster, Host};
+use regex::Regex;
+
+use super::info::address;
+use super::{Admin, Params, Reply};
+
+/// `/clusters`
+pub(super) fn clusters(admin: &Admin, params: &Params) -> Reply {
+    let filter = match params.value("filter").map(Regex::new).transpose() {
+        Ok(filter) => filter,
+        Err(error) => return Reply::bad_request(format!("Invalid regex: {error}\n")),
+    };
+    let snapshot = admin.shared.clusters.snapshot();
+    let by_name = snapshot.by_name();
+    let selected = by_name.iter().filter(|(name, _)| filter.as_ref().is_none_or(|f| f.is_match(name)));
+    let selected = selected.map(|(_, cluster)| *cluster);
+    if params.value("format") == Some("json") {
+        let cluster_statuses = selected.map(|cluster| status(cluster)).collect();
+        return Reply::json(to_json(&proto::Clusters { cluster_statuses }, Defaults::Omit));
+    }
+    let mut text = String::new();
+    for cluster in selected {
+        // Writing to a String cannot fail.
+        let _ = write_cluster(cluster, &mut text);
+    }
+    Reply::text(text)
+}
+
+// === text ===
+
+fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
+    let name = &cluster.config.name.name;
+    writeln!(out, "{name}::observability_name::{}", cluster.config.observable_name)?;
+    for (priority, label) in [(Priority::Default, "default"), (Priority::High, "high")] {
+        let Thresholds { max_connections, max_pending_requests, max_requests, max_retries, track_remaining: _ } =
+            cluster.config.circuit_breakers.thresholds(priority);
+        writeln!(out, "{name}::{label}_priority::max_connections::{max_connections}")?;
+        writeln!(out, "{name}::{label}_priority::max_pending_requests::{max_pending_requests}")?;
+        writeln!(out, "{name}::{label}_priority::max_requests::{max_requests}")?;
+        writeln!(out, "{name}::{label}_priority::max_retries::{max_retries}")?;
+    }
+    writeln!(out, "{name}::added_via_api::false")?;
+    for host in &cluster.hosts().hosts {
+        write_host(name, host, out)?;
+    }
+    Ok(())
+}
+
+fn write_host(cluster: &str, host: &Host, out: &mut String) -> std::fmt::Result {
+    let address = host.address();
+    let mut line = |key: &str, value: &dyn std::fmt::Display| writeln!(out, "{cluster}::{address}::{key}::{value}");
+    for (name, value) in gauges(host).into_iter().chain(counters(host)).collect::<std::collections::BTreeMap<_, _>>() {
+        line(name, &value)?;
+    }
+    let locality = host.locality.as_deref();
+    line("hostname", &host.hostname)?;
+    line("health_flags", &host.health_flags())?;
+    line("weight", &host.weight)?;
+    line("region", &locality.map_or("", |l| &l.region))?;
+    line("zone", &locality.map_or("", |l| &l.zone))?;
+    line("sub_zone", &locality.map_or("", |l| &l.sub_zone))?;
+    line("canary", &false)?;
+    line("priority", &0)?;
+    // Envoy: -1 until outlier detection has one.
+    line("success_rate", &-1)?;
+    line("local_origin_success_rate", &-1)
+}
+
+fn counters(host: &Host) -> [(&'static str, u64); 6] {
+    let stats = &host.stats;
+    [
+        ("cx_connect_fail", stats.cx_connect_fail.get()),
+        ("cx_total", stats.cx_total.get()),
+        ("rq_error", stats.rq_error.get()),
+        ("rq_success", stats.rq_success.get()),
+        ("rq_timeout", stats.rq_timeout.get()),
+        ("rq_total", stats.rq_total.get()),
+    ]
+}
+
+fn gauges(host: &Host) -> [(&'static str, u64); 3] {
+    let stats = &host.stats;
+    [
+        ("cx_active", stats.cx_active.get()),
+        ("rq_active", stats.rq_active.get()),
+        ("rq_pending_active", stats.rq_pending_active.get()),
+    ]
+}
+
+// === JSON ===
+
+fn status(cluster: &Cluster) -> proto::ClusterStatus {
+    let thresholds =
+        [(Priority::Default, core::RoutingPriority::Default), (Priority::High, core::RoutingPriority::High)];
+    let thresholds =
+        thresholds.map(|(ours, theirs)| threshold(cluster.config.circuit_breakers.thresholds(ours), theirs));
+    proto::ClusterStatus {
+        name: cluster.config.name.name.to_string(),
+        host_statuses: cluster.hosts().hosts.iter().map(host_status).collect(),
+        circuit_breakers: Some(cluster::CircuitBreakers {
+            thresholds: thresholds.into(),
+            ..cluster::CircuitBreakers::default()
+        }),
+        observability_name: cluster.config.observable_name.to_string(),
+        ..proto::ClusterStatus::default()
+    }
+}
+
+fn threshold(limits: &Thresholds, priority: core::RoutingPriority) -> cluster::circuit_breakers::Thresholds {
+    let value = |value| Some(UInt32Value { value });
+    cluster::circuit_breakers::Thresholds {
+        priority: priority as i32,
+        max_connections: value(limits.max_connections),
+        max_pending_requests: value(limits.max_pending_requests),
+        max_requests: value(limits.max_requests),
+        max_retries: value(limits.max_retries),
+        ..cluster::circuit_breakers::Thresholds::default()
+    }
+}
+
+fn host_status(host: &Arc<Host>) -> proto::HostStatus {
+    let metric = |kind: proto::simple_metric::Type| {
+        move |(name, value): (&str, u64)| proto::SimpleMetric { r#type: kind as i32, value, name: name.to_owned() }
+    };
+    let counters = counters(host).into_iter().map(metric(proto::simple_metric::Type::Counter));
+    let gauges = gauges(host).into_iter().map(metric(proto::simple_metric::Type::Gauge));
+    let eds_health_status = match host.health {
+        Health::Healthy => core::HealthStatus::Healthy,
+        Health::Unhealthy => core::HealthStatus::Unhealthy,
+        Health::Draining => core::HealthStatus::Draining,
+    } as i32;
+    let locality = host.locality.as_deref().map(|l| core::Locality {
+        region: l.region.to_string(),
+        zone: l.zone.to_string(),
+        sub_zone: l.sub_zone.to_string(),
+    });
+    proto::HostStatus {
+        address: Some(address(&host.address())),
+        stats: counters.chain(gauges).collect(),
+        health_status: Some(proto::HostHealthStatus { eds_health_status, ..proto::HostHealthStatus::default() }),
+        weight: host.weight,
+        hostname: host.hostname.to_string(),
+        locality: Some(locality.unwrap_or_default()),
+        ..proto::HostStatus::default()
+    }
+}
