@@ -11,11 +11,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use h2::{Reason, SendStream};
+use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::protocol::Http2Options;
-use nuncio_filter_api::{Body, BodyError, Io, RequestHead, Response, ResponseHead};
+use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead, Response, ResponseHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
@@ -76,6 +77,7 @@ impl H2Client {
         info: Option<Rc<StreamInfo>>,
     ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
         let request = request(head);
+        let upgrade = head.protocol.clone();
         let mut send = self.send.clone();
         async move {
             if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
@@ -90,7 +92,7 @@ impl H2Client {
                 Err(error) => return Err(unsent(failure(&error), body)),
             };
             drop(send);
-            Exchange { response, upload: Upload::new(stream, body, end), info }.run().await
+            Exchange { response, upload: Upload::new(stream, body, end), info, upgrade }.run().await
         }
     }
 }
@@ -114,7 +116,7 @@ fn request(head: &RequestHead) -> Option<http::Request<()>> {
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     *request.method_mut() = head.method.clone();
     *request.version_mut() = http::Version::HTTP_2;
-    *request.headers_mut() = head.headers.clone();
+    *request.headers_mut() = end_to_end(&head.headers);
     if let Some(protocol) = &head.protocol {
         // RFC 8441: what HTTP/1.1 calls an upgrade is an extended CONNECT.
         *request.method_mut() = Method::CONNECT;
@@ -123,10 +125,25 @@ fn request(head: &RequestHead) -> Option<http::Request<()>> {
     Some(request)
 }
 
+/// `headers` without those of an HTTP/1 connection, which a host would refuse (RFC 9113 §8.2.2).
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    const HOP_BY_HOP: [&str; 5] = ["connection", "upgrade", "keep-alive", "proxy-connection", "transfer-encoding"];
+    let mut headers = headers.clone();
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if headers.get(TE).is_some_and(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        headers.remove(TE);
+    }
+    headers
+}
+
 fn failure(error: &h2::Error) -> ExchangeFailure {
     match error.reason() {
         Some(Reason::REFUSED_STREAM) if error.is_remote() => ExchangeFailure::Refused,
         _ if error.is_reset() && error.is_remote() => ExchangeFailure::Reset,
+        // What we found wrong ourselves: the peer's bytes are no HTTP/2.
+        _ if error.is_library() => ExchangeFailure::Protocol("http2 protocol error"),
         _ if error.is_go_away() || error.is_io() => ExchangeFailure::Closed,
         Some(Reason::PROTOCOL_ERROR) => ExchangeFailure::Protocol("http2 protocol error"),
         _ => ExchangeFailure::Closed,
@@ -137,6 +154,8 @@ struct Exchange {
     response: ResponseFuture,
     upload: Upload,
     info: Option<Rc<StreamInfo>>,
+    /// The protocol asked for by an extended CONNECT.
+    upgrade: Option<ByteStr>,
 }
 
 impl Exchange {
@@ -163,12 +182,27 @@ impl Exchange {
         let (parts, stream) = response.into_parts();
         let mut head = ResponseHead::new(parts.status);
         head.headers = parts.headers;
+        if let Some(protocol) = &self.upgrade {
+            switch_protocols(&mut head, protocol);
+        }
         if stream.is_end_stream() && self.upload.is_done() {
             return Response { head, body: Body::empty() };
         }
         let length = content_length(&head.headers);
         let body = H2Body::new(stream, length, ResponseEvents(self.info));
         Response { head, body: Body::stream(ResponseBody { body, upload: self.upload }) }
+    }
+}
+
+/// RFC 8441: what HTTP/2 answers with 200 is the 101 of HTTP/1.1, in which a response is held on its way.
+fn switch_protocols(head: &mut ResponseHead, protocol: &ByteStr) {
+    if head.status != StatusCode::OK {
+        return;
+    }
+    head.status = StatusCode::SWITCHING_PROTOCOLS;
+    if let Ok(protocol) = HeaderValue::from_maybe_shared(protocol.bytes().clone()) {
+        head.headers.insert(UPGRADE, protocol);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
