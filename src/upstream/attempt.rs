@@ -1,18 +1,20 @@
 //! One attempt to get a response: what it takes while it lasts, and what is counted of it.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
-use nuncio_config::cluster::Priority;
+use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
-use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::{Protocol, StreamInfo};
 
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
+use crate::pool::http2::Http2Lease;
 use crate::worker::{ClusterShare, WorkerHost};
 
 /// A request to be sent to one host.
@@ -38,6 +40,9 @@ pub(crate) struct ActiveRequest {
     pub(crate) host: Arc<Host>,
     pub(crate) record: Rc<ConnectionRecord>,
     priority: Priority,
+    /// Leave for the stream, on a connection that carries several.
+    leave: Option<Http2Lease>,
+    has_ended: Cell<bool>,
     /// The stream, if it has a record, and its bytes on earlier connections.
     info: Option<(Rc<StreamInfo>, WireBytes)>,
 }
@@ -51,9 +56,18 @@ struct WireBytes {
 // === impl Attempt ===
 
 impl Attempt<'_> {
-    /// Sends the request and waits for the head of its response. A kept connection that turns out to be closed is
-    /// replaced once, where the request can do no harm twice.
-    pub(crate) async fn run(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
+    /// Sends the request and waits for the head of its response.
+    pub(crate) async fn run(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
+        match (self.share.cluster.config.http.protocol, head.version) {
+            (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Downstream, Protocol::Http2) => {
+                self.run_http2(head, body).await
+            }
+            _ => self.run_http1(head, body).await,
+        }
+    }
+
+    /// A kept connection that turns out to be closed is replaced once, where the request can do no harm twice.
+    async fn run_http1(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
         let mut lease = self.note_host(pool.acquire().await)?;
         let mut is_retry = false;
@@ -74,15 +88,56 @@ impl Attempt<'_> {
             if is_termination(&error.failure) {
                 record.closed_by.set(ClosedBy::Host);
             }
-            if is_retry || !record.was_used_before() || !may_be_sent_again(head, &error) {
-                return Err(error.failure.into());
-            }
-            let Some(unsent) = error.body else { return Err(error.failure.into()) };
-            tracing::debug!(host = %record.remote, "a kept connection was closed, the request is sent on another");
-            (body, is_retry) = (unsent, true);
+            body = self.body_again(head, error, is_retry, &record)?;
+            is_retry = true;
             drop(active);
             lease = self.note_host(pool.acquire_busy_or_new().await)?;
         }
+    }
+
+    async fn run_http2(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
+        let pool = self.host.pools.http2(self.share, &self.host.host, self.priority);
+        let mut is_retry = false;
+        loop {
+            let lease = self.note_host(pool.acquire().await)?;
+            let Some(client) = lease.client() else { continue };
+            let record = lease.record().clone();
+            let mut active = ActiveRequest::begin(self.share, &record, self.priority, self.info)?;
+            self.note_connection(&record);
+            active.leave = Some(lease);
+            let error = match client.exchange(head, body, self.info.cloned()).await {
+                Ok(response) => return Ok(Answered { response, active }),
+                Err(error) => error,
+            };
+            match error.failure {
+                ExchangeFailure::Reset | ExchangeFailure::Refused => {
+                    self.share.cluster.stats.upstream_rq_rx_reset().inc();
+                    self.share.http2_stats().rx_reset().inc();
+                    active.end();
+                }
+                // The host went away without this stream, and still serves others.
+                ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_closed()) => active.end(),
+                _ => {}
+            }
+            body = self.body_again(head, error, is_retry, &record)?;
+            is_retry = true;
+        }
+    }
+
+    /// The body to send on another connection, or why there is no second attempt.
+    fn body_again(
+        &self,
+        head: &RequestHead,
+        error: ExchangeError,
+        is_retry: bool,
+        record: &ConnectionRecord,
+    ) -> Result<Body, Failure> {
+        if is_retry || !record.was_used_before() || !may_be_sent_again(head, &error) {
+            return Err(error.failure.into());
+        }
+        let Some(body) = error.body else { return Err(error.failure.into()) };
+        tracing::debug!(host = %record.remote, "a kept connection was closed, the request is sent on another");
+        Ok(body)
     }
 
     /// Notes the host of a request that got a connection, or failed to get one.
@@ -143,7 +198,13 @@ impl ActiveRequest {
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
         let info = info.map(|info| (info.clone(), WireBytes::of(info)));
-        Ok(Self { share: share.clone(), host, record: record.clone(), priority, info })
+        let has_ended = Cell::new(false);
+        Ok(Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended, info })
+    }
+
+    /// The response has ended as it should.
+    pub(crate) fn end(&self) {
+        self.has_ended.set(true);
     }
 }
 
@@ -157,6 +218,16 @@ impl Drop for ActiveRequest {
             let now = WireBytes::of(info);
             stats.upstream_cx_tx_bytes_total().add(now.sent - before.sent);
             stats.upstream_cx_rx_bytes_total().add(now.received - before.received);
+        }
+        match (&self.leave, self.has_ended.get()) {
+            // An HTTP/1 connection does not outlive a request that breaks off.
+            (None, false) => self.record.break_off(),
+            (Some(leave), false) if leave.is_closed() => self.record.break_off(),
+            (Some(_), false) => {
+                stats.upstream_rq_tx_reset().inc();
+                self.share.http2_stats().tx_reset().inc();
+            }
+            (_, true) => {}
         }
     }
 }

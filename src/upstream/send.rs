@@ -56,7 +56,7 @@ struct SentBody {
 impl SentBody {
     fn wrap(body: Body, active: ActiveRequest) -> Body {
         if body.is_end() {
-            active.record.end();
+            active.end();
             return body;
         }
         Body::stream(Self { body, active: Some(active) })
@@ -73,7 +73,7 @@ impl HttpBody for SentBody {
             && (frame.is_none() || self.body.is_end())
             && let Some(active) = self.active.take()
         {
-            active.record.end();
+            active.end();
         }
         Poll::Ready(frame)
     }

@@ -11,7 +11,7 @@ use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_telemetry::stats::ResponseCodes;
-use nuncio_telemetry::stats::catalogue::RequestTimeStats;
+use nuncio_telemetry::stats::catalogue::{Http2Stats, RequestTimeStats};
 
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
@@ -52,6 +52,7 @@ pub(crate) struct ClusterShare {
     pub(crate) env: Rc<WorkerEnv>,
     pub(crate) codes: Codes,
     http1_settings: OnceCell<Arc<ClientSettings>>,
+    http2_stats: OnceCell<Http2Stats>,
 }
 
 /// What is counted for each response.
@@ -148,7 +149,13 @@ impl WorkerCluster {
     fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>) -> Self {
         let balanced = RefCell::new(Rc::new(Balanced::new(&cluster, env, None)));
         let codes = Codes::new(&cluster);
-        let shared = ClusterShare { cluster, env: env.clone(), codes, http1_settings: OnceCell::new() };
+        let shared = ClusterShare {
+            cluster,
+            env: env.clone(),
+            codes,
+            http1_settings: OnceCell::new(),
+            http2_stats: OnceCell::new(),
+        };
         Self { shared: Rc::new(shared), balanced }
     }
 
@@ -180,6 +187,11 @@ impl ClusterShare {
     /// Settings of the cluster's HTTP/1 connections.
     pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
         self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config.http)))
+    }
+
+    /// What is counted of HTTP/2 itself.
+    pub(crate) fn http2_stats(&self) -> &Http2Stats {
+        self.http2_stats.get_or_init(|| Http2Stats::new(&self.cluster.scope().scope("http2")))
     }
 }
 

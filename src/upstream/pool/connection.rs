@@ -60,8 +60,8 @@ pub(crate) struct ConnectionRecord {
     is_connected: Cell<bool>,
     /// Requests begun.
     requests: Cell<u64>,
-    /// Requests not yet ended.
-    pub(crate) active: Cell<u32>,
+    /// Whether it ended under a request.
+    broke_off: Cell<bool>,
     pub(crate) closed_by: Cell<ClosedBy>,
 }
 
@@ -142,7 +142,7 @@ impl ConnectionRecord {
             expires,
             is_connected: Cell::new(false),
             requests: Cell::new(0),
-            active: Cell::new(0),
+            broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
         })
     }
@@ -188,12 +188,11 @@ impl ConnectionRecord {
     /// A request begins on it.
     pub(crate) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.active.set(self.active.get() + 1);
     }
 
-    /// A request on it has ended in good order.
-    pub(crate) fn end(&self) {
-        self.active.set(self.active.get() - 1);
+    /// It ends while a request is on it.
+    pub(crate) fn break_off(&self) {
+        self.broke_off.set(true);
     }
 
     /// Whether it may carry another request; counts the reason if not.
@@ -224,14 +223,13 @@ impl ConnectionRecord {
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         let stats = &self.share.cluster.stats;
-        let with_request = self.active.get() > 0;
         stats.upstream_cx_active().dec();
         stats.upstream_cx_destroy().inc();
         match self.closed_by.get() {
             ClosedBy::Us => stats.upstream_cx_destroy_local().inc(),
             ClosedBy::Host => stats.upstream_cx_destroy_remote().inc(),
         }
-        if with_request {
+        if self.broke_off.get() {
             stats.upstream_cx_destroy_with_active_rq().inc();
             match self.closed_by.get() {
                 ClosedBy::Us => stats.upstream_cx_destroy_local_with_active_rq().inc(),

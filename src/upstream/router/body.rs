@@ -94,7 +94,7 @@ impl Stream {
         let env = &self.active.share.env;
         let now = env.clock.now();
         info.times.upstream_response_end.set(Some(now));
-        self.active.record.end();
+        self.active.end();
         let Some(begin) = info.times.request_end.get() else { return };
         if !self.config.dynamic_stats {
             return;

@@ -113,7 +113,7 @@ fn a_connection_retires_after_its_requests_or_its_time() {
         .await;
         let lease = f.pool.acquire().await.unwrap();
         lease.record().begin();
-        lease.record().end();
+        lease.record().begin();
         drop(lease);
         let stats = f.cluster.stats();
         assert_eq!((stats.upstream_cx_max_requests().value(), stats.upstream_cx_active().value()), (1, 0));

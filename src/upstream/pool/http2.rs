@@ -1,0 +1,258 @@
+//! HTTP/2 connections to one host: each carries many requests at once.
+//!
+//! ```text
+//! dialling -> open (takes requests) -> retired (GOAWAY, age, number of requests) -> closed with its last request
+//! ```
+
+mod driver;
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use nuncio_config::cluster::Priority;
+use nuncio_filter_api::Io;
+use nuncio_http::h2::client::H2Client;
+use nuncio_telemetry::Protocol;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::connection::{ConnectionRecord, OnClose, PoolFailure};
+use super::queue::Queue;
+use crate::host::Host;
+use crate::worker::ClusterShare;
+
+/// The HTTP/2 connections of one worker to one host at one priority.
+pub(crate) struct Http2Pool {
+    share: Rc<ClusterShare>,
+    host: Arc<Host>,
+    priority: Priority,
+    queue: Rc<Queue<Http2Lease>>,
+    /// Those that take requests.
+    connections: RefCell<Vec<Rc<Http2Connection>>>,
+    /// Connections of this pool, those being dialled and those that are retired included.
+    open: Cell<usize>,
+    dialling: Cell<usize>,
+}
+
+/// A connection. Its driver is a task of its own.
+struct Http2Connection {
+    pool: Weak<Http2Pool>,
+    /// Gone once the connection is retired: the h2 crate closes it when no handle and no stream is left.
+    client: RefCell<Option<H2Client>>,
+    record: Rc<ConnectionRecord>,
+    streams: Cell<u32>,
+    /// Since when there has been no stream.
+    idle_since: Cell<Instant>,
+    /// The driver has ended.
+    is_closed: Cell<bool>,
+    /// Wakes the driver to send a PING.
+    ping: Notify,
+}
+
+/// Leave for one stream, given back when dropped.
+pub(crate) struct Http2Lease {
+    connection: Rc<Http2Connection>,
+}
+
+// === impl Http2Pool ===
+
+impl Http2Pool {
+    pub(crate) fn new(share: Rc<ClusterShare>, host: Arc<Host>, priority: Priority) -> Rc<Self> {
+        Rc::new(Self {
+            share,
+            host,
+            priority,
+            queue: Queue::new(),
+            connections: RefCell::default(),
+            open: Cell::new(0),
+            dialling: Cell::new(0),
+        })
+    }
+
+    /// Leave for a stream: on the first connection that has room, or else when one has.
+    pub(crate) async fn acquire(self: &Rc<Self>) -> Result<Http2Lease, PoolFailure> {
+        if let Some(lease) = self.lend() {
+            return Ok(lease);
+        }
+        let waiting = self.queue.join(&self.share, &self.host, self.priority)?;
+        self.dial_if_needed();
+        waiting.await
+    }
+
+    fn lend(&self) -> Option<Http2Lease> {
+        loop {
+            let connections = self.connections.borrow();
+            let with_room = connections.iter().find(|c| c.has_room())?.clone();
+            drop(connections);
+            if let Some(lease) = with_room.lend() {
+                return Some(lease);
+            }
+            with_room.retire();
+        }
+    }
+
+    /// Serves those who wait, as far as there is room.
+    fn serve(&self) {
+        while self.queue.len() > 0 {
+            let Some(lease) = self.lend() else { return };
+            self.queue.serve(|| lease);
+        }
+    }
+
+    fn dial_if_needed(self: &Rc<Self>) {
+        let room = self.dialling.get() * self.share.cluster.config.http.http2.max_concurrent_streams as usize;
+        if room >= self.queue.len() {
+            return;
+        }
+        let closing: Rc<dyn OnClose> = self.clone();
+        let has_none = self.open.get() == 0;
+        let record = ConnectionRecord::open(
+            &self.share,
+            &self.host,
+            self.priority,
+            Protocol::Http2,
+            Rc::downgrade(&closing),
+            has_none,
+        );
+        let Some(record) = record else { return };
+        self.open.set(self.open.get() + 1);
+        self.dialling.set(self.dialling.get() + 1);
+        tokio::task::spawn_local(self.clone().dial(Rc::new(record)));
+    }
+
+    async fn dial(self: Rc<Self>, record: Rc<ConnectionRecord>) {
+        let dialled = record.dial().await;
+        self.dialling.set(self.dialling.get() - 1);
+        match dialled {
+            Ok(io) => self.begin(io, record).await,
+            Err(failure) => {
+                // Those who wait would only wait for the same failure; Envoy fails them all.
+                self.queue.fail(&failure);
+                drop(record);
+            }
+        }
+    }
+
+    /// Opens the connection for requests, and drives it to its end.
+    async fn begin(self: Rc<Self>, io: Io, record: Rc<ConnectionRecord>) {
+        /// Envoy's limit of a response's headers.
+        const DEFAULT_HEADERS_BYTES: usize = 60 * 1024;
+        let http = &self.share.cluster.config.http;
+        let max_headers = http.common.max_response_headers.unwrap_or(DEFAULT_HEADERS_BYTES);
+        let (client, driver) = match H2Client::handshake(io, &http.http2, max_headers).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.queue.fail(&PoolFailure::Remote(error.to_string().into()));
+                return;
+            }
+        };
+        let connection = Rc::new(Http2Connection {
+            pool: Rc::downgrade(&self),
+            client: RefCell::new(Some(client)),
+            record,
+            streams: Cell::new(0),
+            idle_since: Cell::new(self.share.env.clock.now()),
+            is_closed: Cell::new(false),
+            ping: Notify::new(),
+        });
+        self.connections.borrow_mut().push(connection.clone());
+        self.serve();
+        let share = self.share.clone();
+        // The pool may go while the connection ends its requests.
+        drop(self);
+        connection.drive(&share, driver).await;
+    }
+}
+
+impl OnClose for Http2Pool {
+    fn on_close(self: Rc<Self>) {
+        self.open.set(self.open.get() - 1);
+        self.dial_if_needed();
+    }
+}
+
+impl Drop for Http2Pool {
+    fn drop(&mut self) {
+        for connection in self.connections.get_mut().drain(..) {
+            drop(connection.client.take());
+        }
+    }
+}
+
+// === impl Http2Connection ===
+
+impl Http2Connection {
+    fn has_room(&self) -> bool {
+        let limit = self.record.share.cluster.config.http.http2.max_concurrent_streams;
+        let client = self.client.borrow();
+        client.as_ref().is_some_and(|c| self.streams.get() < limit && (self.streams.get() as usize) < c.max_streams())
+    }
+
+    /// `None` if it takes no more requests.
+    fn lend(self: &Rc<Self>) -> Option<Http2Lease> {
+        let now = self.record.share.env.clock.now();
+        if !self.record.is_reusable(now) || self.is_gone_away() {
+            return None;
+        }
+        let idle_limit = self.record.share.cluster.config.http.http2.keepalive.and_then(|k| k.connection_idle_interval);
+        if self.streams.get() == 0 && idle_limit.is_some_and(|limit| now >= self.idle_since.get() + limit) {
+            self.ping.notify_one();
+        }
+        self.streams.set(self.streams.get() + 1);
+        self.record.share.http2_stats().streams_active().inc();
+        Some(Http2Lease { connection: self.clone() })
+    }
+
+    /// The connection takes no more requests; those that it carries go on.
+    fn retire(self: &Rc<Self>) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.connections.borrow_mut().retain(|c| !Rc::ptr_eq(c, self));
+        }
+        drop(self.client.take());
+    }
+
+    /// Whether the host has said that it takes no more.
+    fn is_gone_away(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut client = self.client.borrow_mut();
+        client.as_mut().is_none_or(|c| matches!(c.poll_ready(&mut cx), std::task::Poll::Ready(Err(_))))
+    }
+}
+
+// === impl Http2Lease ===
+
+impl Http2Lease {
+    /// The connection's record.
+    pub(crate) fn record(&self) -> &Rc<ConnectionRecord> {
+        &self.connection.record
+    }
+
+    /// Whether the connection has ended under the stream.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_closed.get()
+    }
+
+    /// The connection; `None` if it was retired since.
+    pub(crate) fn client(&self) -> Option<H2Client> {
+        self.connection.client.borrow().clone()
+    }
+}
+
+impl Drop for Http2Lease {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        connection.streams.set(connection.streams.get() - 1);
+        connection.record.share.http2_stats().streams_active().dec();
+        if connection.streams.get() == 0 {
+            connection.idle_since.set(connection.record.share.env.clock.now());
+        }
+        if let Some(pool) = connection.pool.upgrade() {
+            pool.serve();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+//! The task of one connection: moves its frames, and ends it when it is idle for too long or answers no PING.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use h2::{Ping, PingPong};
+use nuncio_config::protocol::Keepalive;
+use nuncio_http::h2::client::Driver;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::super::connection::ClosedBy;
+use super::Http2Connection;
+use crate::worker::ClusterShare;
+
+/// Why a connection ended.
+enum End {
+    /// It was closed by the host, or by us after it was retired.
+    Driver(Result<(), h2::Error>),
+    /// Nothing was asked of it for `idle_timeout`.
+    Idle,
+    /// A PING was not answered in time.
+    Dead,
+}
+
+impl Http2Connection {
+    /// Drives the connection to its end.
+    pub(super) async fn drive(self: Rc<Self>, share: &Rc<ClusterShare>, mut driver: Driver) {
+        let stats = &share.cluster.stats;
+        let keepalive = share.cluster.config.http.http2.keepalive;
+        let pings = keepalive.and_then(|k| Some((k, driver.ping_pong()?)));
+        let end = {
+            let mut idle = pin!(self.idle_for_too_long(share));
+            let mut dead = pin!(self.answers_no_ping(share, pings));
+            poll_fn(|cx| {
+                if let Poll::Ready(end) = Pin::new(&mut driver).poll(cx) {
+                    return Poll::Ready(End::Driver(end));
+                }
+                if idle.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Idle);
+                }
+                dead.as_mut().poll(cx).map(|()| End::Dead)
+            })
+            .await
+        };
+        match end {
+            End::Idle => stats.upstream_cx_idle_timeout().inc(),
+            End::Dead => share.http2_stats().keepalive_timeout().inc(),
+            End::Driver(Err(error)) if error.is_library() => {
+                tracing::debug!(host = %self.record.remote, %error, "upstream speaks no sound HTTP/2");
+                stats.upstream_cx_protocol_error().inc();
+            }
+            // Retired and empty, it was closed by us.
+            End::Driver(_) if self.client.borrow().is_none() => {}
+            End::Driver(_) => self.record.closed_by.set(ClosedBy::Host),
+        }
+        self.is_closed.set(true);
+        self.retire();
+    }
+
+    /// Ends once there was no stream for `idle_timeout`, and retires the connection at `max_connection_duration`. The
+    /// timer is set anew only when it fires.
+    async fn idle_for_too_long(self: &Rc<Self>, share: &ClusterShare) {
+        let limit = share.cluster.config.http.common.idle_timeout;
+        loop {
+            let now = share.env.clock.now();
+            let since = if self.streams.get() > 0 { now } else { self.idle_since.get() };
+            let idle_end = limit.map(|limit| since + limit);
+            if idle_end.is_some_and(|end| now >= end) {
+                return;
+            }
+            let expires = self.record.expires.filter(|_| self.client.borrow().is_some());
+            if expires.is_some_and(|end| now >= end) {
+                share.cluster.stats.upstream_cx_max_duration_reached().inc();
+                self.retire();
+            } else {
+                match idle_end.into_iter().chain(expires).min() {
+                    Some(at) => sleep_until(at).await,
+                    None => return std::future::pending().await,
+                }
+            }
+        }
+    }
+
+    /// Sends PINGs as configured, and ends once one is not answered.
+    async fn answers_no_ping(&self, share: &ClusterShare, pings: Option<(Keepalive, PingPong)>) {
+        let Some((keepalive, mut pings)) = pings else { return std::future::pending().await };
+        loop {
+            match self.next_ping(share, &keepalive) {
+                Some(at) => tokio::select! {
+                    () = sleep_until(at) => {}
+                    () = self.ping.notified() => {}
+                },
+                None => self.ping.notified().await,
+            }
+            match timeout(keepalive.timeout, pings.ping(Ping::opaque())).await {
+                Ok(Ok(_)) => {}
+                // The driver tells what is wrong with the connection.
+                Ok(Err(_)) => return std::future::pending().await,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn next_ping(&self, share: &ClusterShare, keepalive: &Keepalive) -> Option<Instant> {
+        let interval = keepalive.interval?;
+        let jitter = interval.mul_f64(keepalive.interval_jitter.clamp(0.0, 100.0) / 100.0);
+        let nanos = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX);
+        let jitter = if nanos == 0 { 0 } else { share.env.rng.below(nanos) };
+        Some(share.env.clock.now() + interval + Duration::from_nanos(jitter))
+    }
+}
