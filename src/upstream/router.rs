@@ -22,6 +22,8 @@ use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::catalogue::HttpStats;
 use prost::Message;
 
+use crate::failure::Failure;
+
 pub(crate) use numbers::LastNumber;
 
 /// The filter's row in the table.
@@ -135,9 +137,11 @@ impl HttpFilter for Router {
                 stats.rq_direct_response().inc();
                 Step::Done(self.config.answer(entry, request, cx))
             }
+            // Envoy: a route without cluster.
             Action::NonForwarding => {
-                stats.no_route().inc();
-                Step::Done(Err(no_route().into()))
+                stats.no_cluster().inc();
+                let reply = Failure::NoCluster.reply();
+                Step::Done(Err(self.config.with_route_headers(reply, entry, request, cx).into()))
             }
         }
     }
@@ -150,16 +154,22 @@ fn no_route() -> LocalReply {
 impl Config {
     /// The answer of a route that asks no cluster.
     fn answer(&self, entry: &RouteEntry, request: &mut Request, cx: &StreamCx) -> Verdict {
-        let (status, body) = match entry.action() {
-            Action::Redirect(redirect) => (redirect.status, bytes::Bytes::new()),
-            Action::DirectResponse(direct) => (direct.status, direct.body.clone()),
-            _ => (StatusCode::MOVED_PERMANENTLY, bytes::Bytes::new()),
+        let (status, body, content_type) = match entry.action() {
+            Action::Redirect(redirect) => (redirect.status, bytes::Bytes::new(), None),
+            Action::DirectResponse(direct) => {
+                (direct.status, direct.body(&request.head, &format_cx(cx)), direct.content_type())
+            }
+            _ => (StatusCode::MOVED_PERMANENTLY, bytes::Bytes::new(), None),
         };
         let mut reply = LocalReply::new(status, "direct_response").body(body);
         if let Some(location) = entry.location(&request.head).and_then(|l| HeaderValue::try_from(l).ok()) {
             reply.headers.insert(http::header::LOCATION, location);
         }
-        Err(self.with_route_headers(reply, entry, request, cx).into())
+        let mut reply = self.with_route_headers(reply, entry, request, cx);
+        if let Some(content_type) = content_type {
+            reply.headers.entry(http::header::CONTENT_TYPE).or_insert(content_type);
+        }
+        Err(reply.into())
     }
 
     /// Envoy: a route's response headers are those of the router's own replies too.

@@ -96,10 +96,23 @@ fn weights_share_the_random_numbers() {
 
 #[test]
 fn a_direct_response_has_its_body() {
-    let table = routes("- {match: {prefix: /}, direct_response: {status: 404, body: {inline_string: gone}}}");
-    let Action::DirectResponse(direct) = first(&table).action() else { panic!("a direct response") };
-    assert_eq!((direct.status.as_u16(), &*direct.body), (404, &b"gone"[..]));
-    assert_eq!(first(&table).location(&get("h/")), None);
+    let body = |yaml: &str| {
+        let table = routes(&format!("- {{match: {{prefix: /}}, direct_response: {{status: 404, {yaml}}}}}"));
+        let Action::DirectResponse(direct) = first(&table).action() else { panic!("a direct response") };
+        assert_eq!(direct.status.as_u16(), 404);
+        assert_eq!(first(&table).location(&get("h/")), None);
+        let info = info();
+        let cx = FormatCx::new(&info, Instant::now(), SystemTime::UNIX_EPOCH);
+        let body = String::from_utf8(direct.body(&get("h/p"), &cx).to_vec()).unwrap();
+        (body, direct.content_type().map(|v| v.to_str().unwrap().to_owned()))
+    };
+    assert_eq!(body("body: {inline_string: gone}"), ("gone".into(), None));
+    assert_eq!(body(""), ("".into(), None));
+    let text = "body: {inline_string: gone}, body_format: {text_format: '%LOCAL_REPLY_BODY% %REQ(:path)%'";
+    assert_eq!(body(&format!("{text}}}")), ("gone /p".into(), None));
+    assert_eq!(body(&format!("{text}, content_type: a/b}}")), ("gone /p".into(), Some("a/b".into())));
+    let json = body("body_format: {json_format: {b: '%LOCAL_REPLY_BODY%'}}");
+    assert_eq!(json, ("{\"b\":\"\"}\n".into(), Some("application/json".into())));
 }
 
 #[test]

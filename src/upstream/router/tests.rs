@@ -390,6 +390,11 @@ fn routes_that_ask_no_cluster_are_answered_here() {
         let f = Fixture::new(nowhere, "", "direct_response: {status: 418, body: {inline_string: tea}}");
         let outcome = f.get().await;
         assert_eq!((outcome.status, &*outcome.body, &*outcome.details), (418, "tea", "direct_response"));
+        let json = "direct_response: {status: 200, body_format: {json_format: {p: '%REQ(:path)%'}}}";
+        let outcome = Fixture::new(nowhere, "", json).get().await;
+        assert_eq!((&*outcome.body, outcome.header("content-type")), ("{\"p\":\"/p?q\"}\n", Some("application/json")));
+        let outcome = Fixture::new(nowhere, "", "non_forwarding_action: {}").get().await;
+        assert_eq!((outcome.status, &*outcome.flags), (503, "NC"));
         let f = Fixture::new(nowhere, "", "redirect: {host_redirect: x.y, path_redirect: /z}");
         let outcome = f.get().await;
         assert_eq!((outcome.status, outcome.header("location")), (301, Some("http://x.y/z?q")));
