@@ -55,17 +55,20 @@ fn serve(parts: VecDeque<Bytes>, settings: &Arc<ServerSettings>) -> String {
             Incoming::Bad(bad) => return seen + bad.details,
             Incoming::Request(mut request) => {
                 seen += &format!("{:?}", request.head);
+                // How much of a body comes before its fault depends on how its bytes arrive.
+                let mut body = String::new();
                 loop {
                     match request.body.next().now_or_never() {
-                        None => return seen + "waits",
+                        None => return seen + &body + "waits",
                         Some(None) => break,
                         Some(Some(Err(error))) => return seen + &error.details,
                         Some(Some(Ok(frame))) => match frame.into_data() {
-                            Ok(data) => seen += &data.escape_ascii().to_string(),
-                            Err(frame) => seen += &format!("{:?}", frame.trailers_ref()),
+                            Ok(data) => body += &data.escape_ascii().to_string(),
+                            Err(frame) => body += &format!("{:?}", frame.trailers_ref()),
                         },
                     }
                 }
+                seen += &body;
             }
         }
         let response = Response { head: ResponseHead::new(StatusCode::OK), body: Body::empty() };
@@ -79,6 +82,10 @@ fn serve(parts: VecDeque<Bytes>, settings: &Arc<ServerSettings>) -> String {
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (flags, bytes) = input;
+    // A read of nothing is the end of a connection.
+    if bytes.is_empty() {
+        return;
+    }
     let flag = |bit: u8| flags & (1 << bit) != 0;
     let settings = Arc::new(ServerSettings {
         accept_http_10: flag(0),

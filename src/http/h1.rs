@@ -51,7 +51,7 @@ pub fn parse_request_head(bytes: &[u8], settings: &ServerSettings) -> Option<Res
     };
     let mut parsed = None;
     let parse = |head: head::Head<'_>| request_head::parse(head, settings, &mut parsed);
-    match head::HeadScan::default().take(&mut bytes::BytesMut::from(bytes), &limits, parse) {
+    match head::HeadScan::default().take(&mut bytes::BytesMut::from(bytes), &limits, |_| Ok(()), parse) {
         Ok(_) => parsed.map(|parsed| Ok(parsed.incoming)),
         Err(bad) => Some(Err(bad)),
     }

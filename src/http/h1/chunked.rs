@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 
-use super::details::{BadRequest, CODEC_ERROR, HEADERS_TOO_LARGE};
+use super::details::{BadRequest, CODEC_ERROR};
 use super::head::{HeadScan, LineEnds, parse_trailers};
 
 /// Limits of the trailers of one side, and whether they are passed on.
@@ -158,11 +158,8 @@ impl Chunked {
             b"\r\n" => Some(2),
             [] | b"\r" => None,
             [b'\r', ..] => return Err(CODEC_ERROR),
-            _ => self.scan.find_end(buf, LineEnds::Crlf)?,
+            _ => self.scan.find_end(buf, LineEnds::Crlf, self.limits.max_bytes)?,
         };
-        if end.unwrap_or(buf.len()) > self.limits.max_bytes {
-            return Err(HEADERS_TOO_LARGE);
-        }
         let Some(end) = end else { return Ok(None) };
         let block = buf.split_to(end).freeze();
         self.state = State::Done;

@@ -104,43 +104,58 @@ pub(super) struct HeadScan {
     searched: usize,
     /// Length of the first line with its end; 0 until it is known.
     pub(super) first_line: usize,
+    line_checked: bool,
     /// A line begins with space or tab (obs-fold).
     folded: bool,
 }
 
 impl HeadScan {
     /// Takes a head out of `buf`, if all of it is there, and gives it to `parse`. `buf` only grows until it is.
+    ///
+    /// `check_line` judges the first line as soon as it is there, and before anything behind it is judged, so that the
+    /// outcome does not depend on how the bytes arrive.
     pub(super) fn take(
         &mut self,
         buf: &mut BytesMut,
         limits: &HeadLimits,
+        check_line: impl Fn(&[u8]) -> Result<(), BadRequest>,
         parse: impl FnOnce(Head<'_>) -> Result<(), BadRequest>,
     ) -> Result<bool, BadRequest> {
         if self.searched == 0 {
             let mut fields = Places::new();
-            if let Some((first_line, end)) = find_plain(buf, limits.ends, &mut fields) {
-                if end > limits.max_bytes {
-                    return Err(HEADERS_TOO_LARGE);
-                }
-                if fields.len() > limits.max_count {
-                    return Err(TOO_MANY_HEADERS);
-                }
+            if let Some((first_line, end)) = find_plain(buf, limits.ends, &mut fields)
+                && end <= limits.max_bytes
+                && fields.len() <= limits.max_count
+            {
                 return parse(Head { bytes: &split_off(buf, end), first_line, fields: &fields }).map(|()| true);
             }
         }
-        let end = self.find_end(buf, limits.ends)?;
-        if end.unwrap_or(buf.len()) > limits.max_bytes {
-            return Err(HEADERS_TOO_LARGE);
+        let found = self.find_end(buf, limits.ends, limits.max_bytes);
+        if !self.line_checked && (1..=limits.max_bytes).contains(&self.first_line) {
+            check_line(&buf[..self.first_line])?;
+            self.line_checked = true;
         }
-        let Some(end) = end else { return Ok(false) };
+        let Some(end) = found? else { return Ok(false) };
         let scan = std::mem::take(self);
         let bytes = scan.unfold(split_off(buf, end))?;
         let fields = find_fields(&bytes, scan.first_line, limits.max_count)?;
         parse(Head { bytes: &bytes, first_line: scan.first_line, fields: &fields }).map(|()| true)
     }
 
-    /// The length of the head with its empty line.
-    pub(super) fn find_end(&mut self, buf: &[u8], ends: LineEnds) -> Result<Option<usize>, BadRequest> {
+    /// The length of the head with its empty line, if it ends within `max_bytes`.
+    pub(super) fn find_end(
+        &mut self,
+        buf: &[u8],
+        ends: LineEnds,
+        max_bytes: usize,
+    ) -> Result<Option<usize>, BadRequest> {
+        // No further than a head that came byte by byte would have been searched.
+        let limited = &buf[..buf.len().min(max_bytes.saturating_add(1))];
+        let end = self.find_end_in(limited, ends)?;
+        if end.unwrap_or(buf.len()) > max_bytes { Err(HEADERS_TOO_LARGE) } else { Ok(end) }
+    }
+
+    fn find_end_in(&mut self, buf: &[u8], ends: LineEnds) -> Result<Option<usize>, BadRequest> {
         while let Some(at) = memchr::memchr(b'\n', buf.get(self.searched..).unwrap_or_default()) {
             let lf = self.searched + at;
             if ends == LineEnds::Crlf && !(lf > 0 && buf[lf - 1] == b'\r') {

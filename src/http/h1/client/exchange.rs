@@ -9,7 +9,7 @@ use nuncio_filter_api::{Body, BodyError, Io, RequestHead};
 use super::upload::Upload;
 use super::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
 use crate::h1::details::BadRequest;
-use crate::h1::head::{HeadLimits, HeadScan, LineEnds};
+use crate::h1::head::{Head, HeadLimits, HeadScan, LineEnds};
 use crate::h1::reader::Reader;
 use crate::h1::response_head::{self, Asked, ParsedResponse, ResponseFraming, StatusLine};
 use crate::h1::settings::ClientSettings;
@@ -28,7 +28,6 @@ pub(super) struct Exchange {
     /// The head that was read last.
     pub(super) parsed: Option<ParsedResponse>,
     scan: HeadScan,
-    line_checked: bool,
     asked: Asked,
     received: bool,
     /// The upstream keeps the connection.
@@ -46,7 +45,6 @@ impl Exchange {
             options: ExchangeOptions::default(),
             parsed: None,
             scan: HeadScan::default(),
-            line_checked: false,
             asked: Asked { head: false, connect: false, upgrade: false },
             received: false,
             keep_alive: false,
@@ -111,14 +109,11 @@ impl Exchange {
             max_count: self.settings.max_headers_count,
         };
         let (asked, settings) = (self.asked, &self.settings);
-        if !self.scan.take(buf, &limits, |head| response_head::parse(head, asked, settings, &mut self.parsed))? {
-            if self.scan.first_line > 0 && !self.line_checked {
-                StatusLine::parse(&buf[..self.scan.first_line])?;
-                self.line_checked = true;
-            }
+        let check_line = |line: &[u8]| StatusLine::parse(line).map(drop);
+        let parse = |head: Head<'_>| response_head::parse(head, asked, settings, &mut self.parsed);
+        if !self.scan.take(buf, &limits, check_line, parse)? {
             return Ok(false);
         }
-        self.line_checked = false;
         if let (Some(info), Some(parsed)) = (&self.options.info, &self.parsed) {
             let mut upstream = info.upstream.borrow_mut();
             upstream.header_bytes_received += parsed.header_bytes;

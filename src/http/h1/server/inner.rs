@@ -18,7 +18,7 @@ use crate::h1::chunked::{Chunked, Piece, TrailerLimits};
 use crate::h1::decoder::{Decoder, take};
 use crate::h1::details::{self, BadRequest, CODEC_ERROR};
 use crate::h1::encode::{self, NameCase, ResponseForm};
-use crate::h1::head::{HeadLimits, HeadScan, LineEnds};
+use crate::h1::head::{Head, HeadLimits, HeadScan, LineEnds};
 use crate::h1::reader::Reader;
 use crate::h1::request_head::{self, ParsedRequest, RequestFraming, RequestLine, Tunnel};
 use crate::h1::settings::ServerSettings;
@@ -79,7 +79,6 @@ pub(super) struct Inner {
     scan: HeadScan,
     /// A head that was read; kept here because handing it up through every poll would copy it each time.
     pub(super) parsed: Option<ParsedRequest>,
-    line_checked: bool,
     blank: usize,
     recv: Recv,
     /// The client closed its side.
@@ -105,7 +104,6 @@ impl Inner {
             queue: WriteQueue::default(),
             scan: HeadScan::default(),
             parsed: None,
-            line_checked: false,
             blank: 0,
             recv: Recv::Head,
             eof: false,
@@ -188,16 +186,13 @@ impl Inner {
             max_bytes: self.settings.max_headers_bytes,
             max_count: self.settings.max_headers_count,
         };
-        if self.scan.take(buf, &limits, |head| request_head::parse(head, &self.settings, &mut self.parsed))? {
-            self.line_checked = false;
+        let check_line = |line: &[u8]| RequestLine::parse(line, &self.settings).map(drop);
+        let parse = |head: Head<'_>| request_head::parse(head, &self.settings, &mut self.parsed);
+        let taken = self.scan.take(buf, &limits, check_line, parse)?;
+        if taken {
             self.blank = 0;
-            return Ok(true);
         }
-        if self.scan.first_line > 0 && !self.line_checked {
-            RequestLine::parse(&buf[..self.scan.first_line], &self.settings)?;
-            self.line_checked = true;
-        }
-        Ok(false)
+        Ok(taken)
     }
 
     /// Begins the stream of a request; whether it has a body object.

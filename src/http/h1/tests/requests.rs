@@ -567,3 +567,13 @@ fn other_protocols_are_refused_at_their_first_bytes() {
     check("SSH-2.0-x\r\n", BAD);
     check("GET / HTTP/9\r\n", BAD);
 }
+
+#[test]
+fn the_first_fault_is_told_however_the_bytes_arrive() {
+    let small = || ServerSettings { max_headers_bytes: 64, max_headers_count: 3, ..Default::default() };
+    // Found by fuzzing: a bad line with too many fields behind it.
+    check_with(small(), "GET / HTT@/1.1\r\na: b\r\nc\r\nd: e\r\nf: g\r\n\r\n", BAD);
+    let beyond = "x: ".to_owned() + &"y".repeat(60);
+    check_with(small(), format!("GET / HTTP/1.1\r\n{beyond}\r\n\rz"), LARGE);
+    check_with(small(), format!("GET /{} HTTP/9\r\n\r\n", "a".repeat(60)), LARGE);
+}
