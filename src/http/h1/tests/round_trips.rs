@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use nuncio_filter_api::{Body, Request, RequestHead, Response, ResponseHead, Scheme};
+use nuncio_filter_api::{Body, Request, RequestHead, ResponseHead, Scheme};
 
 use super::pipe::pipe;
 use super::responses::send;
@@ -96,7 +96,7 @@ fn a_client_reads_what_a_server_writes() {
         peer.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
         let server = ServerConnection::new(io, Arc::default(), Bytes::new());
         assert!(matches!(server.next_request().now_or_never(), Some(Incoming::Request(_))));
-        let done = server.respond(Response { head, body }, Persistence::KeepAlive).now_or_never();
+        let done = server.respond(&head, body, Persistence::KeepAlive).now_or_never();
         assert_eq!(done.and_then(Result::ok), Some(Persistence::KeepAlive));
         let client = ClientConnection::new(fed(&mut random, &peer.raw_output()), Arc::default());
         let response = send(client, super::responses::request(Method::GET), ExchangeOptions::default()).now_or_never();
