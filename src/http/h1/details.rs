@@ -64,11 +64,3 @@ pub(super) fn downstream_gone() -> BodyError {
 pub(super) fn upstream_protocol_error() -> BodyError {
     BodyError::new(ResponseFlag::UpstreamProtocolError, "upstream_reset_after_response_started{protocol_error}")
 }
-
-/// The upstream connection was reset within a response.
-pub(super) fn upstream_reset() -> BodyError {
-    BodyError::new(
-        ResponseFlag::UpstreamConnectionTermination,
-        "upstream_reset_after_response_started{connection_termination}",
-    )
-}

@@ -133,9 +133,8 @@ impl ResponseBody {
                 self.exchange = None;
                 return Poll::Ready(Ok(()));
             }
-            Ok(0) => details::upstream_protocol_error(),
+            Ok(0) | Err(_) => details::upstream_protocol_error(),
             Ok(_) => return Poll::Ready(Ok(())),
-            Err(_) => details::upstream_reset(),
         };
         self.exchange = None;
         Poll::Ready(Err(error))
