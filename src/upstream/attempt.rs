@@ -13,7 +13,7 @@ use nuncio_telemetry::{Protocol, StreamInfo};
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
-use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
+use crate::pool::connection::{ConnectionRecord, PoolFailure};
 use crate::pool::http2::Http2Lease;
 use crate::worker::{ClusterShare, WorkerHost};
 
@@ -43,14 +43,6 @@ pub(crate) struct ActiveRequest {
     /// Leave for the stream, on a connection that carries several.
     leave: Option<Http2Lease>,
     has_ended: Cell<bool>,
-    /// The stream, if it has a record, and its bytes on earlier connections.
-    info: Option<(Rc<StreamInfo>, WireBytes)>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct WireBytes {
-    sent: u64,
-    received: u64,
 }
 
 // === impl Attempt ===
@@ -73,7 +65,7 @@ impl Attempt<'_> {
         let mut is_retry = false;
         loop {
             let record = lease.record().clone();
-            let active = ActiveRequest::begin(self.share, &record, self.priority, self.info)?;
+            let active = ActiveRequest::begin(self.share, &record, self.priority)?;
             self.note_connection(&record);
             let (connection, on_idle) = lease.begin();
             let options = ExchangeOptions {
@@ -85,9 +77,6 @@ impl Attempt<'_> {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };
-            if is_termination(&error.failure) {
-                record.closed_by.set(ClosedBy::Host);
-            }
             body = self.body_again(head, error, is_retry, &record)?;
             is_retry = true;
             drop(active);
@@ -102,7 +91,7 @@ impl Attempt<'_> {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };
             let record = lease.record().clone();
-            let mut active = ActiveRequest::begin(self.share, &record, self.priority, self.info)?;
+            let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
             self.note_connection(&record);
             active.leave = Some(lease);
             let error = match client.exchange(head, body, self.info.cloned()).await {
@@ -116,7 +105,7 @@ impl Attempt<'_> {
                     active.end();
                 }
                 // The host went away without this stream, and still serves others.
-                ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_closed()) => active.end(),
+                ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
                 _ => {}
             }
             body = self.body_again(head, error, is_retry, &record)?;
@@ -184,7 +173,6 @@ impl ActiveRequest {
         share: &Rc<ClusterShare>,
         record: &Rc<ConnectionRecord>,
         priority: Priority,
-        info: Option<&Rc<StreamInfo>>,
     ) -> Result<Self, Failure> {
         let stats = &share.cluster.stats;
         if !share.cluster.limits(priority).try_take(Resource::Requests, stats) {
@@ -197,9 +185,8 @@ impl ActiveRequest {
         let host = record.host.clone();
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
-        let info = info.map(|info| (info.clone(), WireBytes::of(info)));
         let has_ended = Cell::new(false);
-        Ok(Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended, info })
+        Ok(Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended })
     }
 
     /// The response has ended as it should.
@@ -214,29 +201,15 @@ impl Drop for ActiveRequest {
         stats.upstream_rq_active().dec();
         self.host.stats.rq_active.dec();
         self.share.cluster.limits(self.priority).give_back(Resource::Requests, stats);
-        if let Some((info, before)) = &self.info {
-            let now = WireBytes::of(info);
-            stats.upstream_cx_tx_bytes_total().add(now.sent - before.sent);
-            stats.upstream_cx_rx_bytes_total().add(now.received - before.received);
-        }
         match (&self.leave, self.has_ended.get()) {
             // An HTTP/1 connection does not outlive a request that breaks off.
             (None, false) => self.record.break_off(),
-            (Some(leave), false) if leave.is_closed() => self.record.break_off(),
+            (Some(leave), false) if leave.is_lost() => self.record.break_off(),
             (Some(_), false) => {
                 stats.upstream_rq_tx_reset().inc();
                 self.share.http2_stats().tx_reset().inc();
             }
             (_, true) => {}
         }
-    }
-}
-
-// === impl WireBytes ===
-
-impl WireBytes {
-    fn of(info: &StreamInfo) -> Self {
-        let upstream = info.upstream.borrow();
-        Self { sent: upstream.wire_bytes_sent, received: upstream.wire_bytes_received }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod metered;
 mod queue;
 
 use std::cell::OnceCell;

@@ -11,6 +11,7 @@ use nuncio_net::{ConnectError, ConnectOptions, connect};
 use nuncio_telemetry::{Address, Protocol};
 use tokio::time::{Instant, timeout};
 
+use super::metered::Metered;
 use crate::host::Host;
 use crate::limits::Resource;
 use crate::worker::ClusterShare;
@@ -148,7 +149,7 @@ impl ConnectionRecord {
     }
 
     /// Connects. What went wrong is counted; the caller only passes it on.
-    pub(crate) async fn dial(&self) -> Result<Io, PoolFailure> {
+    pub(crate) async fn dial(self: &Rc<Self>) -> Result<Io, PoolFailure> {
         let config = &self.share.cluster.config;
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
         let stats = &self.share.cluster.stats;
@@ -157,7 +158,7 @@ impl ConnectionRecord {
                 self.is_connected.set(true);
                 self.local.set(connected.local);
                 stats.upstream_cx_connect_ms().record(millis(self.age()));
-                return Ok(connected.io);
+                return Ok(Metered::wrap(connected.io, self.clone()));
             }
             Ok(Err(error)) => {
                 tracing::debug!(cluster = %config.name.name, host = %self.remote, %error, "upstream connect failed");
@@ -208,6 +209,13 @@ impl ConnectionRecord {
             return false;
         }
         true
+    }
+
+    /// It is idle, and the host has closed it or sent what nobody asked for: it can only be dropped.
+    pub(crate) fn spoilt_while_idle(&self) {
+        if self.closed_by.get() == ClosedBy::Us {
+            self.share.cluster.stats.upstream_cx_protocol_error().inc();
+        }
     }
 
     /// Whether a request has been sent on it before the one that runs now.

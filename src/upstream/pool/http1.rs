@@ -20,7 +20,7 @@ use nuncio_http::h1::{ClientConnection, OnIdle};
 use nuncio_telemetry::Protocol;
 use tokio::time::Instant;
 
-use super::connection::{ClosedBy, ConnectionRecord, OnClose, PoolFailure};
+use super::connection::{ConnectionRecord, OnClose, PoolFailure};
 use super::queue::Queue;
 use crate::host::Host;
 use crate::worker::ClusterShare;
@@ -98,7 +98,7 @@ impl Http1Pool {
             if idle.connection.poll_idle_closed(&mut cx).is_pending() {
                 return Some(Lease { connection: Some(idle.connection), member: idle.member });
             }
-            idle.member.record.closed_by.set(ClosedBy::Host);
+            idle.member.record.spoilt_while_idle();
         }
     }
 
@@ -111,7 +111,7 @@ impl Http1Pool {
         if self.queue.len() > 0 {
             self.queue.serve(|| Lease { connection: Some(connection), member });
         } else if connection.poll_idle_closed(&mut Context::from_waker(self.watch.waker())).is_ready() {
-            member.record.closed_by.set(ClosedBy::Host);
+            member.record.spoilt_while_idle();
         } else {
             self.idle.borrow_mut().push(Idle { connection, member, since: now });
             self.watch.look_after(self);

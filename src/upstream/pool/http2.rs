@@ -45,8 +45,8 @@ struct Http2Connection {
     streams: Cell<u32>,
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
-    /// The driver has ended.
-    is_closed: Cell<bool>,
+    /// It ended under its streams.
+    is_lost: Cell<bool>,
     /// Wakes the driver to send a PING.
     ping: Notify,
 }
@@ -154,7 +154,7 @@ impl Http2Pool {
             record,
             streams: Cell::new(0),
             idle_since: Cell::new(self.share.env.clock.now()),
-            is_closed: Cell::new(false),
+            is_lost: Cell::new(false),
             ping: Notify::new(),
         });
         self.connections.borrow_mut().push(connection.clone());
@@ -230,8 +230,8 @@ impl Http2Lease {
     }
 
     /// Whether the connection has ended under the stream.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.connection.is_closed.get()
+    pub(crate) fn is_lost(&self) -> bool {
+        self.connection.is_lost.get()
     }
 
     /// The connection; `None` if it was retired since.

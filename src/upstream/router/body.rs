@@ -5,13 +5,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_filter_api::{Body, BodyError};
-use nuncio_telemetry::ResponseFlag;
+use nuncio_telemetry::{Protocol, ResponseFlag};
 
 use super::Config;
 use super::deadline::Deadline;
 use crate::attempt::ActiveRequest;
 use crate::failure::Failure;
-use crate::pool::connection::{ClosedBy, millis};
+use crate::pool::connection::millis;
 
 /// The body of a response, which notes its end and is bounded by the time-outs of its stream.
 pub(super) struct UpstreamBody {
@@ -111,10 +111,8 @@ impl Stream {
     /// The response broke off.
     fn fail(self, error: &BodyError) {
         self.config.stats.rq_reset_after_downstream_response_started().inc();
-        if error.flags.has(ResponseFlag::UpstreamProtocolError) {
+        if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Protocol::Http2 {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
-        } else {
-            self.active.record.closed_by.set(ClosedBy::Host);
         }
         self.active.host.stats.rq_error.inc();
     }

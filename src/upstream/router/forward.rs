@@ -9,7 +9,7 @@ use std::task::Poll;
 use http::HeaderName;
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
 use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
-use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::{Protocol, StreamInfo};
 
 use super::body::UpstreamBody;
 use super::deadline::Deadline;
@@ -164,7 +164,10 @@ impl Forwarding<'_> {
         let stats = &self.cluster.shared.cluster.stats;
         match failure {
             Failure::RequestBody(_) => return reply,
-            Failure::Protocol => stats.upstream_cx_protocol_error().inc(),
+            // An HTTP/2 connection may outlive a stream at fault; its driver counts what ends it.
+            Failure::Protocol if self.info.upstream.borrow().protocol != Some(Protocol::Http2) => {
+                stats.upstream_cx_protocol_error().inc();
+            }
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
             Failure::Timeout => {
                 stats.upstream_rq_timeout().inc();

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, sleep_until};
 
-use super::super::connection::ClosedBy;
 use super::{Http1Pool, Idle};
 
 /// A pool's hold on the task that looks after its idle connections.
@@ -86,29 +85,26 @@ impl Http1Pool {
         let now = self.share.env.clock.now();
         let mut cx = Context::from_waker(self.watch.waker());
         let mut next: Option<Instant> = None;
-        let closed: Vec<Idle> = self
-            .idle
-            .borrow_mut()
-            .extract_if(.., |idle| {
-                if idle.connection.poll_idle_closed(&mut cx).is_ready() {
-                    idle.member.record.closed_by.set(ClosedBy::Host);
-                    return true;
-                }
-                let end = self.end_of(idle);
-                let is_over = end.is_some_and(|end| end <= now);
-                if !is_over {
-                    next = next.into_iter().chain(end).min();
-                }
-                is_over
-            })
-            .collect();
         let stats = &self.share.cluster.stats;
-        for idle in closed.iter().filter(|idle| idle.member.record.closed_by.get() == ClosedBy::Us) {
+        let mut connections = self.idle.borrow_mut();
+        let closed = connections.extract_if(.., |idle| {
+            if idle.connection.poll_idle_closed(&mut cx).is_ready() {
+                idle.member.record.spoilt_while_idle();
+                return true;
+            }
+            let end = self.end_of(idle);
+            let is_over = end.is_some_and(|end| end <= now);
             match idle.member.record.expires {
+                _ if !is_over => next = next.into_iter().chain(end).min(),
                 Some(expires) if expires <= now => stats.upstream_cx_max_duration_reached().inc(),
                 _ => stats.upstream_cx_idle_timeout().inc(),
             }
-        }
+            is_over
+        });
+        // They are dropped when the list is whole again: that may dial for who waits.
+        let closed: Vec<Idle> = closed.collect();
+        drop(connections);
+        drop(closed);
         next
     }
 

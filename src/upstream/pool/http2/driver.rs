@@ -11,7 +11,6 @@ use nuncio_config::protocol::Keepalive;
 use nuncio_http::h2::client::Driver;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::super::connection::ClosedBy;
 use super::Http2Connection;
 use crate::worker::ClusterShare;
 
@@ -45,6 +44,8 @@ impl Http2Connection {
             })
             .await
         };
+        // Envoy: a connection of which we found the fault has its streams reset before it is closed.
+        let is_ours = matches!(&end, End::Driver(Err(error)) if error.is_library());
         match end {
             End::Idle => stats.upstream_cx_idle_timeout().inc(),
             End::Dead => share.http2_stats().keepalive_timeout().inc(),
@@ -52,11 +53,9 @@ impl Http2Connection {
                 tracing::debug!(host = %self.record.remote, %error, "upstream speaks no sound HTTP/2");
                 stats.upstream_cx_protocol_error().inc();
             }
-            // Retired and empty, it was closed by us.
-            End::Driver(_) if self.client.borrow().is_none() => {}
-            End::Driver(_) => self.record.closed_by.set(ClosedBy::Host),
+            End::Driver(_) => {}
         }
-        self.is_closed.set(true);
+        self.is_lost.set(!is_ours);
         self.retire();
     }
 
