@@ -132,3 +132,36 @@ impl Snapshot {
         self.iter().map(|c| (&*c.config.name.name, c)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nuncio_filter_api::ClusterNames;
+    use nuncio_telemetry::stats::Store;
+
+    use super::*;
+    use crate::testing::{cluster_config, fixed};
+
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+
+    #[test]
+    fn ten_thousand_idle_clusters_take_less_than_four_kilobytes_each() {
+        let names = ClusterNames::default();
+        let store = Store::new();
+        let clusters = Clusters::new(&store);
+        let configs: Vec<ClusterConfig> = (0..10_000)
+            .map(|n: u16| {
+                let name = format!("a-cluster-with-a-name-{n}");
+                let mut config = cluster_config(&name, vec![fixed(([127, 0, 0, 1], n).into())]);
+                config.name = names.intern(&name);
+                config
+            })
+            .collect();
+        let before = resident();
+        clusters.update(configs);
+        let each = resident().saturating_sub(before) / 10_000;
+        assert!(each < 3 * 1024, "{each} bytes beside the configuration");
+    }
+}
