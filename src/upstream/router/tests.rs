@@ -123,7 +123,7 @@ impl Fixture {
         let scope = env.stats.scope("http.test");
         let config = cx.in_scope(scope.clone(), |cx| (ROW.lower)(&router.encode_to_vec(), cx));
         let (Ok(cluster), Ok(table), Ok(config)) = (cluster, table, config) else { panic!("{:?}", cx.finish()) };
-        let clusters = Clusters::new(&env.stats);
+        let clusters = Clusters::new(&env.stats, None);
         clusters.update([cluster]);
         let worker = Rc::new(Worker::new(0, Rng::seeded(1), Arc::default()));
         worker.set_upstreams(Rc::new(WorkerClusters::new(clusters.clone(), Rng::seeded(1))));
