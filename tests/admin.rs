@@ -3,7 +3,6 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{fetch, get};
 use crate::support::http1::Message;
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, proxy};
 use crate::support::upstream::http1;
 
@@ -18,9 +17,6 @@ async fn ask(proxy: &Running, method: &str, path: &str) -> Message {
 
 #[tokio::test]
 async fn every_page_answers() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     let pages = [
         ("/", "<"),
@@ -47,9 +43,6 @@ async fn every_page_answers() {
 
 #[tokio::test]
 async fn an_unknown_page_lists_the_known_ones() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     let response = get(proxy.admin, "/nowhere").await.expect("admin answers");
     assert_eq!(response.status(), 404);
@@ -58,9 +51,6 @@ async fn an_unknown_page_lists_the_known_ones() {
 
 #[tokio::test]
 async fn what_changes_something_takes_post_alone() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     for path in ["/quitquitquit", "/healthcheck/fail", "/healthcheck/ok", "/drain_listeners", "/logging"] {
         assert_eq!(ask(&proxy, "GET", path).await.status(), 405, "{path}");
@@ -70,9 +60,6 @@ async fn what_changes_something_takes_post_alone() {
 
 #[tokio::test]
 async fn stats_are_filtered_by_use_and_by_name() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     get(proxy.addr(), "/").await.expect("the proxy answers");
     let used = get(proxy.admin, "/stats?usedonly&filter=^http.in.downstream_rq").await.expect("admin answers").text();
@@ -85,9 +72,6 @@ async fn stats_are_filtered_by_use_and_by_name() {
 
 #[tokio::test]
 async fn a_failed_health_check_is_told_and_taken_back() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     assert_eq!(ask(&proxy, "POST", "/healthcheck/fail").await.text(), "OK\n");
     assert_eq!(get(proxy.admin, "/ready").await.expect("admin answers").status(), 503);
@@ -97,9 +81,6 @@ async fn a_failed_health_check_is_told_and_taken_back() {
 
 #[tokio::test]
 async fn levels_of_logging_are_listed_and_set() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     assert!(ask(&proxy, "POST", "/logging").await.text().contains("active loggers"));
     assert_eq!(ask(&proxy, "POST", "/logging?level=debug").await.status(), 200);
@@ -108,9 +89,6 @@ async fn levels_of_logging_are_listed_and_set() {
 
 #[tokio::test]
 async fn quitquitquit_ends_the_process_well() {
-    if !nuncio_serves() {
-        return;
-    }
     let mut proxy = running().await;
     assert_eq!(ask(&proxy, "POST", "/quitquitquit").await.text(), "OK\n");
     assert!(proxy.wait().await.success());
@@ -118,9 +96,6 @@ async fn quitquitquit_ends_the_process_well() {
 
 #[tokio::test]
 async fn drained_listeners_accept_no_more() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = running().await;
     get(proxy.addr(), "/").await.expect("the proxy answers");
     assert_eq!(ask(&proxy, "POST", "/drain_listeners").await.text(), "OK\n");

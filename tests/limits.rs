@@ -3,7 +3,6 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
 use crate::support::frames::{END_STREAM, Frames, SETTINGS};
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, http1};
@@ -33,9 +32,6 @@ async fn settled_rss(proxy: &Running) -> u64 {
 /// A client that does not read holds up its upstream, not the memory of the proxy.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_not_hoarded() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = big_answers().await;
     let before = settled_rss(&proxy).await;
     let mut open = Vec::new();
@@ -53,9 +49,6 @@ async fn answers_that_nobody_reads_are_not_hoarded() {
 /// The same over HTTP/2: no window, no bytes. (Envoy reads as much from the upstream as its own stream window, 16 MiB.)
 #[tokio::test]
 async fn streams_without_a_window_are_not_hoarded() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = big_answers().await;
     let before = settled_rss(&proxy).await;
     let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
@@ -71,9 +64,6 @@ async fn streams_without_a_window_are_not_hoarded() {
 
 #[tokio::test]
 async fn half_a_head_costs_what_it_is_long() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = big_answers().await;
     let before = settled_rss(&proxy).await;
     let half = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}", "y".repeat(50_000));
@@ -89,9 +79,6 @@ async fn half_a_head_costs_what_it_is_long() {
 
 #[tokio::test]
 async fn a_body_in_single_bytes_costs_no_more_than_its_bytes() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = big_answers().await;
     let before = settled_rss(&proxy).await;
     let chunks = "1\r\nx\r\n".repeat(200_000);
@@ -106,9 +93,6 @@ async fn a_body_in_single_bytes_costs_no_more_than_its_bytes() {
 /// Envoy spins at 100 % here. A client that waits is served once there is a file descriptor for it.
 #[tokio::test]
 async fn running_out_of_file_descriptors_neither_spins_nor_stops_the_proxy() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = proxy(Pieces::default().yaml()).file_limit(80).upstream(http1()).run().await;
     let mut open = Vec::new();
     for _ in 0..150 {
@@ -125,9 +109,6 @@ async fn running_out_of_file_descriptors_neither_spins_nor_stops_the_proxy() {
 
 #[tokio::test]
 async fn pipelined_requests_are_not_read_ahead_of_their_answers() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = big_answers().await;
     let before = settled_rss(&proxy).await;
     let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");

@@ -3,7 +3,6 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::get;
 use crate::support::http1::{Kind, Reader};
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, proxy};
 use crate::support::upstream::http1;
 use std::os::linux::net::SocketAddrExt;
@@ -29,9 +28,6 @@ async fn status_over(stream: StdUnixStream) -> u16 {
 
 #[tokio::test]
 async fn a_unix_domain_socket_is_served() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = listening_at("{ pipe: { path: $DIR/socket, mode: 0600 } }").await;
     let path = proxy.dir().join("socket");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).expect("it was bound").permissions());
@@ -41,9 +37,6 @@ async fn a_unix_domain_socket_is_served() {
 
 #[tokio::test]
 async fn an_abstract_socket_is_served() {
-    if !nuncio_serves() {
-        return;
-    }
     let name = format!("nuncio-test-{}", std::process::id());
     let _proxy = listening_at(&format!("{{ pipe: {{ path: \"@{name}\" }} }}")).await;
     let address = SocketAddr::from_abstract_name(name.as_bytes()).expect("a short name");
@@ -52,9 +45,6 @@ async fn an_abstract_socket_is_served() {
 
 #[tokio::test]
 async fn additional_addresses_are_served_too() {
-    if !nuncio_serves() {
-        return;
-    }
     let listener = "additional_addresses:\n- address: { socket_address: { address: 127.0.0.2, port_value: 0 } }\n";
     let pieces = Pieces { listener: listener.to_owned(), ..Pieces::default() };
     let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
@@ -68,9 +58,6 @@ async fn additional_addresses_are_served_too() {
 
 #[tokio::test]
 async fn every_worker_accepts() {
-    if !nuncio_serves() {
-        return;
-    }
     let listener = "connection_balance_config: { exact_balance: {} }\n";
     let pieces = Pieces { listener: listener.to_owned(), ..Pieces::default() };
     let proxy = proxy(pieces.yaml()).concurrency(2).upstream(http1()).run().await;

@@ -3,7 +3,6 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::fetch;
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, encode, literal};
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, binary, proxy};
 use crate::support::upstream::http1;
 use std::net::SocketAddr;
@@ -142,9 +141,6 @@ async fn is_unharmed(proxy: &mut Running) {
 
 #[tokio::test]
 async fn ten_thousand_mutated_requests_do_no_harm() {
-    if !nuncio_serves() {
-        return;
-    }
     let hcm = "upgrade_configs: [{ upgrade_type: websocket }]\nnormalize_path: true\nmerge_slashes: true\n".to_owned();
     let mut proxy = proxy(Pieces { hcm, ..Pieces::default() }.yaml()).upstream(http1()).run().await;
     bombard(proxy.addr(), http1_seeds(), 6000).await;
@@ -230,9 +226,6 @@ fn validates_or_refuses(folder: &Path, seeds: &[String], at: usize) {
 
 #[test]
 fn a_thousand_mutated_bootstraps_are_validated_or_refused() {
-    if !nuncio_serves() {
-        return;
-    }
     let folder = std::env::temp_dir().join(format!("nuncio-mutations-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("the temporary folder is writable");
     let (seeds, next) = (bootstraps(), AtomicUsize::new(0));

@@ -3,7 +3,7 @@
 //! Scenarios are data: `tests/parity/*.txt`, whose format `scenario.rs` describes. Envoy is `$NUNCIO_ENVOY`, or the one
 //! that `.ci/run` installs under `.peers`, or `envoy` on PATH; where there is none, the tests say so and pass, unless
 //! `NUNCIO_REQUIRE_ENVOY=1`. `NUNCIO_PARITY=envoy-only` prints what Envoy does and compares nothing,
-//! `self` compares Envoy with itself;
+//! `self` compares Envoy with itself, `pending` shows the differences of scenarios that are marked so;
 //! `NUNCIO_PARITY_ONLY=text` runs the scenarios whose file or name contains it.
 
 mod compare;
@@ -14,8 +14,8 @@ mod observe;
 mod scenario;
 
 use crate::support::proxy::binary;
+use crate::support::say;
 use crate::support::split::Split;
-use crate::support::{nuncio_serves, say};
 use observe::{Patience, Report};
 use scenario::Scenario;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,11 @@ fn every_scenario_file_is_run() {
 }
 
 fn envoy_only() -> bool {
-    std::env::var("NUNCIO_PARITY").is_ok_and(|mode| mode == "envoy-only")
+    mode_is("envoy-only")
+}
+
+fn mode_is(wanted: &str) -> bool {
+    std::env::var("NUNCIO_PARITY").is_ok_and(|mode| mode == wanted)
 }
 
 fn folder() -> PathBuf {
@@ -62,9 +66,6 @@ fn folder() -> PathBuf {
 
 fn check_file(name: &'static str) {
     let Some(envoy) = envoy::find() else { return };
-    if std::env::var_os("NUNCIO_PARITY").is_none() && !nuncio_serves() {
-        return;
-    }
     let text = std::fs::read_to_string(folder().join(format!("{name}.txt"))).expect("a listed file exists");
     let only = std::env::var("NUNCIO_PARITY_ONLY").unwrap_or_default();
     let mut scenarios = scenario::parse(&text).unwrap_or_else(|e| panic!("{name}.txt: {e}"));
@@ -106,12 +107,15 @@ async fn check_scenario(file: &str, scenario: &Scenario, envoy: &Path) -> Result
     }
     let result = check_patiently(scenario, envoy).await;
     match (result, &scenario.pending) {
-        (Err(finding), None) => Err(format!("{title}\n{finding}")),
-        (Ok(()), Some(_)) => Err(format!("{title}\nno longer differs: remove its `--- pending`")),
-        (Err(_), Some(reason)) => {
+        (Ok(()), Some(_)) => {
+            say(&format!("NO LONGER PENDING {title}: remove its `--- pending`"));
+            Ok(())
+        }
+        (Err(_), Some(reason)) if !mode_is("pending") => {
             say(&format!("PENDING {title}: {reason}"));
             Ok(())
         }
+        (Err(finding), _) => Err(format!("{title}\n{finding}")),
         (Ok(()), None) => Ok(()),
     }
 }
@@ -126,7 +130,7 @@ async fn check_patiently(scenario: &Scenario, envoy: &Path) -> Result<(), String
 
 async fn check_once(scenario: &Scenario, envoy: &Path, patience: Patience) -> Result<(), String> {
     // Envoy against itself: what differs then is the harness's own doing, or a deviation that a scenario states.
-    let itself = std::env::var("NUNCIO_PARITY").is_ok_and(|mode| mode == "self");
+    let itself = mode_is("self");
     let nuncio = &if itself { envoy.to_owned() } else { binary() };
     let theirs = observe::run(scenario, envoy, Split::Whole, patience).await.map_err(|e| format!("Envoy: {e}"))?;
     for split in [Split::Whole, Split::Bytes] {

@@ -3,7 +3,6 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
 use crate::support::h2_client::{H2Client, Outcome};
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, Script, Then, http1, http2};
@@ -29,18 +28,12 @@ async fn connections_of(proxy: &Running, count: usize) -> Vec<usize> {
 
 #[tokio::test]
 async fn a_connection_is_used_again() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = with_cluster("", http1()).await;
     assert_eq!(connections_of(&proxy, 3).await, [0, 0, 0]);
 }
 
 #[tokio::test]
 async fn a_connection_that_the_upstream_gives_up_is_not_used_again() {
-    if !nuncio_serves() {
-        return;
-    }
     let closing =
         Answer::bytes("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok").then(Then::Close);
     let proxy = with_cluster("", http1().answer("/", closing)).await;
@@ -49,9 +42,6 @@ async fn a_connection_that_the_upstream_gives_up_is_not_used_again() {
 
 #[tokio::test]
 async fn a_connection_serves_no_more_requests_than_it_may() {
-    if !nuncio_serves() {
-        return;
-    }
     let options = "typed_extension_protocol_options:\n  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n    \
                    \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n    \
                    common_http_protocol_options: { max_requests_per_connection: 2 }\n    \
@@ -63,9 +53,6 @@ async fn a_connection_serves_no_more_requests_than_it_may() {
 /// Envoy answers 503 here; a request of which no byte was answered is safe to send again on a fresh connection.
 #[tokio::test]
 async fn a_stale_connection_is_replaced_without_the_client_noticing() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = with_cluster("", http1().answer("/", Answer::ok("ok").then(Then::CloseAtNext))).await;
     let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
     for _ in 0..4 {
@@ -76,9 +63,6 @@ async fn a_stale_connection_is_replaced_without_the_client_noticing() {
 
 #[tokio::test]
 async fn http2_requests_share_one_connection() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = proxy(http2_pieces().yaml()).upstream(http2()).run().await;
     for _ in 0..5 {
         assert_eq!(get(proxy.addr(), "/").await.expect("the proxy answers").status(), 200);
@@ -90,9 +74,6 @@ async fn http2_requests_share_one_connection() {
 /// Bytes behind a response belong to no request: the connection is dropped, the next client gets its own answer.
 #[tokio::test]
 async fn bytes_behind_a_response_poison_nobody() {
-    if !nuncio_serves() {
-        return;
-    }
     let two = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\noneHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned";
     let proxy = with_cluster("", http1().answer("/two", Answer::bytes(two)).route("/", "good")).await;
     for _ in 0..5 {
@@ -103,9 +84,6 @@ async fn bytes_behind_a_response_poison_nobody() {
 
 #[tokio::test]
 async fn ten_thousand_interim_responses_are_swallowed() {
-    if !nuncio_serves() {
-        return;
-    }
     let many = "HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000) + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
     let proxy = with_cluster("", http1().answer("/", Answer::bytes(many))).await;
     assert_eq!(get(proxy.addr(), "/").await.expect("the proxy answers").text(), "ok");
@@ -113,9 +91,6 @@ async fn ten_thousand_interim_responses_are_swallowed() {
 
 #[tokio::test]
 async fn a_large_body_passes_unchanged_in_every_combination() {
-    if !nuncio_serves() {
-        return;
-    }
     let body: String = (0..400_000).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
     for (pieces, upstream) in [(Pieces::default(), http1()), (http2_pieces(), http2())] {
         let proxy = proxy(pieces.yaml()).upstream(upstream.route("/", &body)).run().await;
@@ -134,9 +109,6 @@ async fn a_large_body_passes_unchanged_in_every_combination() {
 
 #[tokio::test]
 async fn a_thousand_requests_at_once_are_all_answered() {
-    if !nuncio_serves() {
-        return;
-    }
     let breakers = "circuit_breakers: { thresholds: [{ max_connections: 2000, max_pending_requests: 2000, max_requests: 2000 }] }\n";
     let pieces = Pieces { cluster: breakers.to_owned(), ..Pieces::default() };
     let proxy = proxy(pieces.yaml()).concurrency(2).upstream(http1()).run().await;

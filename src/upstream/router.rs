@@ -7,7 +7,6 @@ mod numbers;
 #[cfg(test)]
 mod tests;
 mod timeouts;
-mod tunnel;
 
 use std::sync::Arc;
 

@@ -19,7 +19,7 @@
 //! --- expect [status=400|501|none] [upstream=nothing|N] [end=closed] [or=envoy] reason
 //! nuncio's own outcome of the step above, where it is deliberately not Envoy's
 //! --- pending reason
-//! nuncio still differs here: tolerated, and a failure once it does not
+//! nuncio still differs here: tolerated, and told; NUNCIO_PARITY=pending shows how
 //! --- stats
 //! names whose values are compared at the end
 //! --- mask
@@ -45,7 +45,7 @@ pub(super) struct Scenario {
     pub(super) steps: Vec<Step>,
     pub(super) stats: Vec<String>,
     pub(super) masks: Vec<(Regex, String)>,
-    /// Why a difference is tolerated for now; that there is none any more is a failure.
+    /// Why a difference is tolerated for now.
     pub(super) pending: Option<String>,
 }
 

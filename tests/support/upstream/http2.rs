@@ -34,9 +34,10 @@ async fn stream_of(request: Request<RecvStream>, mut respond: SendResponse<Bytes
         message.trailers = pairs(&trailers);
     }
     let answer = shared.answer(message.target());
+    let to_head = message.method() == "HEAD";
     shared.record(number, What::Request(message));
     tokio::time::sleep(answer.delay).await;
-    send(answer, &mut respond).await;
+    send(answer, to_head, &mut respond).await;
 }
 
 fn as_message(head: &http::request::Parts) -> Message {
@@ -55,8 +56,11 @@ fn as_message(head: &http::request::Parts) -> Message {
     }
 }
 
-async fn send(answer: Answer, respond: &mut SendResponse<Bytes>) {
-    if let Some(message) = parse(&answer.bytes, Kind::Response).await {
+async fn send(answer: Answer, to_head: bool, respond: &mut SendResponse<Bytes>) {
+    if let Some(mut message) = parse(&answer.bytes, Kind::Response).await {
+        if to_head {
+            message.body.clear();
+        }
         let mut response = Response::builder().status(message.status());
         for (name, value) in &message.headers {
             // The framing of HTTP/1 has no meaning here.
