@@ -6,6 +6,7 @@ mod runtime;
 
 pub use admin::AdminConfig;
 pub use cluster_manager::ClusterManagerConfig;
+pub use runtime::{RuntimeConfig, RuntimeLayer};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub struct BootstrapConfig {
     pub clusters: Vec<ClusterConfig>,
     /// What all clusters share.
     pub cluster_manager: ClusterManagerConfig,
+    /// Layers of the runtime.
+    pub runtime: RuntimeConfig,
     /// How often stats are flushed to sinks and histograms start a new interval.
     pub stats_flush_interval: Duration,
     /// `stats_server_version_override`: value of the gauge `server.version`.
@@ -123,8 +126,9 @@ impl BootstrapConfig {
             only_type("default_regex_engine", &default_regex_engine, GOOGLE_RE2, cx),
             only_type("listener_manager", &listener_manager, LISTENER_MANAGER, cx),
             cx.opt("stats_config", stats_config, lower_stats).map(drop),
-            cx.opt("layered_runtime", layered_runtime, |v, cx| runtime::lower(v, &mut without_effect, cx)).map(drop),
         ];
+        let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
+        let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let cluster_manager = cx.at("cluster_manager", |cx| {
             ClusterManagerConfig::lower(cluster_manager.unwrap_or_default(), &mut without_effect, cx)
         });
@@ -140,6 +144,7 @@ impl BootstrapConfig {
             listeners,
             clusters,
             cluster_manager: cluster_manager?,
+            runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),
             without_effect,

@@ -11,6 +11,7 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::google::protobuf::BoolValue;
 use nuncio_telemetry::Metadata;
+use nuncio_telemetry::stats::Scope;
 
 use crate::address::ListenAddress;
 use crate::metadata::lower_metadata;
@@ -26,8 +27,8 @@ pub struct ListenerConfig {
     pub name: Arc<str>,
     /// The addresses it binds: `address`, then `additional_addresses`. Empty with `bind_to_port: false`.
     pub sockets: Vec<ListenSocket>,
-    /// What follows `listener.` in the names of its stats.
-    pub stat_prefix: Arc<str>,
+    /// Where its stats are: `listener.` and its `stat_prefix` or else its first address.
+    pub scope: Scope,
     /// What becomes of its connections.
     pub filter_chain: FilterChainConfig,
     /// `per_connection_buffer_limit_bytes`.
@@ -154,7 +155,12 @@ impl ListenerConfig {
             keepalive: tcp_keepalive,
         };
         let sockets = sockets.lower(cx);
-        let filter_chain = FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
+        let first = sockets.as_ref().ok().and_then(|s| s.first()).map(|s| s.address.address.to_string());
+        let first = first.unwrap_or_default();
+        let stat_prefix: Arc<str> = if stat_prefix.is_empty() { (*first).into() } else { stat_prefix.into() };
+        let scope = cx.env.stats.scope("listener").scope(&stat_prefix);
+        let lower_chain = |cx: &mut _| FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
+        let filter_chain = cx.in_listener(scope.clone(), lower_chain);
         let balance = lower_balance(connection_balance_config, cx);
         let direction = lower_direction(traffic_direction, cx);
         let drain_type = lower_drain_type(drain_type, cx);
@@ -168,13 +174,11 @@ impl ListenerConfig {
         let metadata = cx.opt("metadata", metadata, lower_metadata);
         refused?;
         let mut sockets = sockets?;
-        let first = sockets.first().map(|s| s.address.address.to_string()).unwrap_or_default();
         if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
             sockets.clear();
         }
-        let stat_prefix = if stat_prefix.is_empty() { &first } else { &stat_prefix };
         Ok(Self {
-            stat_prefix: stat_prefix.as_str().into(),
+            scope,
             name: if name.is_empty() { first.into() } else { name.into() },
             sockets,
             filter_chain: filter_chain?,

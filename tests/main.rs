@@ -4,6 +4,7 @@
 //! nuncio and the real Envoy, the other modules are named by their subject.
 
 mod admin;
+mod drain;
 mod h2spec;
 mod http2_hostile;
 mod layers;

@@ -92,13 +92,16 @@ fn clusters_are_declared_before_listeners_refer_to_them() {
 }
 
 #[test]
-fn feature_guards_of_the_runtime_are_accepted_and_noted() {
+fn feature_guards_of_the_runtime_are_accepted_noted_and_listed() {
     let config = good(
         "layered_runtime: { layers: [{ name: s, static_layer: { envoy: { reloadable_features: { x: true } }, \
-         envoy.restart_features.y: false } }, { name: a, admin_layer: {} }] }",
+         envoy.restart_features.y: 5 } }, { name: t, static_layer: { envoy.reloadable_features.x: no } }, \
+         { name: a, admin_layer: {} }] }",
     );
-    assert_eq!(config.without_effect.len(), 2);
-    assert!(config.without_effect[0].contains("envoy.reloadable_features.x"), "{:?}", config.without_effect);
+    assert_eq!(config.without_effect.len(), 3);
+    let entries: Vec<_> = config.runtime.entries().into_iter().collect();
+    let (x, y) = ("envoy.reloadable_features.x", "envoy.restart_features.y");
+    assert_eq!(entries, [(x, vec!["true", "no", ""]), (y, vec!["5", "", ""])]);
 }
 
 #[test]

@@ -75,8 +75,9 @@ pub(super) enum Place {
     Segment,
 }
 
-/// A list being merged: the candidates not looked at yet, all of a key that ends at `ends`.
+/// A list being merged, all of a key that ends at `ends`.
 struct Cursor<'a> {
+    next: Candidate,
     rest: &'a [Candidate],
     ends: Place,
 }
@@ -138,57 +139,74 @@ impl Span {
 struct Search<'a> {
     /// The lowest route found that needs no asking.
     best: u32,
+    /// A heap whose top is the list with the lowest route.
     cursors: Cursors<'a>,
 }
 
 impl<'a> Search<'a> {
     fn add(&mut self, list: &'a [Candidate], ends: Place) {
-        let mut cursor = Cursor { rest: list, ends };
-        match cursor.peek() {
-            Some(candidate) if candidate.route >= self.best => {}
-            Some(candidate) if candidate.certain => self.best = candidate.route,
-            Some(_) => self.cursors.push(cursor),
-            None => {}
+        let Some(cursor) = Cursor::new(list, ends) else { return };
+        if cursor.next.route >= self.best {
+            return;
+        }
+        if cursor.next.certain {
+            self.best = cursor.next.route;
+            return;
+        }
+        let mut at = self.cursors.len();
+        self.cursors.push(cursor);
+        while at > 0 && self.route(at) < self.route((at - 1) / 2) {
+            self.cursors.swap(at, (at - 1) / 2);
+            at = (at - 1) / 2;
         }
     }
 
     fn run(mut self, accept: &mut impl FnMut(u32) -> bool) -> Option<u32> {
-        loop {
-            let mut lowest: Option<(Candidate, usize)> = None;
-            for (i, cursor) in self.cursors.iter_mut().enumerate() {
-                if let Some(candidate) = cursor.peek()
-                    && lowest.is_none_or(|(l, _)| candidate.route < l.route)
-                {
-                    lowest = Some((candidate, i));
-                }
+        while let Some(cursor) = self.cursors.first_mut() {
+            let Candidate { route, certain, .. } = cursor.next;
+            if route >= self.best {
+                break;
             }
-            match lowest {
-                Some((candidate, i)) if candidate.route < self.best => {
-                    if candidate.certain || accept(candidate.route) {
-                        return Some(candidate.route);
-                    }
-                    self.cursors[i].rest = &self.cursors[i].rest[1..];
-                }
-                _ => return (self.best != u32::MAX).then_some(self.best),
+            if certain || accept(route) {
+                return Some(route);
             }
+            match Cursor::new(cursor.rest, cursor.ends) {
+                Some(next) => *cursor = next,
+                None => drop(self.cursors.swap_remove(0)),
+            }
+            self.sink();
         }
+        (self.best != u32::MAX).then_some(self.best)
+    }
+
+    /// Puts the top of the heap where it belongs.
+    fn sink(&mut self) {
+        let mut at = 0;
+        loop {
+            let children = 2 * at + 1..(2 * at + 3).min(self.cursors.len());
+            let Some(least) = children.min_by_key(|child| self.route(*child)) else { return };
+            if self.route(at) <= self.route(least) {
+                return;
+            }
+            self.cursors.swap(at, least);
+            at = least;
+        }
+    }
+
+    fn route(&self, at: usize) -> u32 {
+        self.cursors[at].next.route
     }
 }
 
-impl Cursor<'_> {
-    /// The next candidate whose key may end where it does.
-    fn peek(&mut self) -> Option<Candidate> {
-        while let Some((candidate, rest)) = self.rest.split_first() {
-            let fits = match candidate.place {
-                Place::Anywhere => true,
-                Place::End => self.ends == Place::End,
-                Place::Segment => self.ends != Place::Anywhere,
-            };
-            if fits {
-                return Some(*candidate);
-            }
-            self.rest = rest;
-        }
-        None
+impl<'a> Cursor<'a> {
+    /// At the first of `list` whose key may end where it does, if there is one.
+    fn new(list: &'a [Candidate], ends: Place) -> Option<Self> {
+        let fits = |candidate: &Candidate| match candidate.place {
+            Place::Anywhere => true,
+            Place::End => ends == Place::End,
+            Place::Segment => ends != Place::Anywhere,
+        };
+        let at = list.iter().position(fits)?;
+        Some(Self { next: list[at], rest: &list[at + 1..], ends })
     }
 }

@@ -78,12 +78,13 @@ pub struct LowerCx<'a> {
     path: String,
     invalid: Vec<Invalid>,
     scope: Scope,
+    listener: Option<Scope>,
 }
 
 impl<'a> LowerCx<'a> {
     /// A context at the root of a resource.
     pub fn new(env: &'a LowerEnv) -> Self {
-        Self { env, path: String::new(), invalid: Vec::new(), scope: env.stats.scope("") }
+        Self { env, path: String::new(), invalid: Vec::new(), scope: env.stats.scope(""), listener: None }
     }
 
     /// Runs `f` with `field` appended to the path.
@@ -128,6 +129,19 @@ impl<'a> LowerCx<'a> {
     /// Where a filter counts what it does; the root outside of every filter chain.
     pub fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// Runs `f` as part of a listener whose stats are in `scope`.
+    pub fn in_listener<R>(&mut self, scope: Scope, f: impl FnOnce(&mut Self) -> R) -> R {
+        let outer = self.listener.replace(scope);
+        let result = f(self);
+        self.listener = outer;
+        result
+    }
+
+    /// The scope of the listener that is being lowered (`listener.<address>`), for filters that count there too.
+    pub fn listener(&self) -> Option<&Scope> {
+        self.listener.as_ref()
     }
 
     /// Lowers each element of the repeated `field`. All are lowered even if one is refused.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
+use nuncio_config::value::data_source;
 use nuncio_filter_api::{Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
-use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::filters::network::direct_response::v3::Config;
 use tokio::io::AsyncWriteExt;
 
@@ -15,27 +15,16 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     lower,
 };
 
+/// Envoy has no limit; this one keeps a wrong path, such as /dev/zero, from filling memory.
+const MAX_RESPONSE: u64 = 64 << 20;
+
 struct DirectResponse(Bytes);
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let Config { response } =
         prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    let response = cx.opt("response", response, lower_source)?.unwrap_or_default();
+    let response = cx.opt("response", response, |v, cx| data_source(v, MAX_RESPONSE, cx))?.unwrap_or_default();
     Ok(Arc::new(DirectResponse(response)))
-}
-
-fn lower_source(source: DataSource, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {
-    let DataSource { watched_directory, specifier } = source;
-    cx.unsupported("watched_directory", &watched_directory)?;
-    match specifier {
-        Some(Specifier::InlineString(text)) => Ok(text.into()),
-        Some(Specifier::InlineBytes(bytes)) => Ok(bytes.into()),
-        Some(Specifier::Filename(_)) => cx.at("filename", |cx| Err(cx.not_implemented("a response from a file"))),
-        Some(Specifier::EnvironmentVariable(_)) => {
-            cx.at("environment_variable", |cx| Err(cx.not_implemented("a response from the environment")))
-        }
-        None => Err(cx.invalid("a specifier is required")),
-    }
 }
 
 impl NetworkFilter for DirectResponse {

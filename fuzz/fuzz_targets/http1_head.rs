@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::StatusCode;
 use libfuzzer_sys::fuzz_target;
-use nuncio_filter_api::{Body, Io, Response, ResponseHead, Transport};
+use nuncio_filter_api::{Body, Io, ResponseHead, Transport};
 use nuncio_http::h1::{Incoming, Persistence, ServerConnection, ServerSettings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -71,8 +71,8 @@ fn serve(parts: VecDeque<Bytes>, settings: &Arc<ServerSettings>) -> String {
                 seen += &body;
             }
         }
-        let response = Response { head: ResponseHead::new(StatusCode::OK), body: Body::empty() };
-        match connection.respond(response, Persistence::KeepAlive).now_or_never() {
+        let head = ResponseHead::new(StatusCode::OK);
+        match connection.respond(&head, Body::empty(), Persistence::KeepAlive).now_or_never() {
             Some(Ok(Persistence::KeepAlive)) => {}
             _ => return seen + "close",
         }

@@ -109,7 +109,7 @@ impl Http {
 
     /// Whether connections are to be ended with their next response.
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.is_draining() || self.worker.server.is_health_check_failed()
+        self.drain.is_draining()
     }
 
     /// Counts a request; whether it is the last that `max_requests_per_connection` allows.

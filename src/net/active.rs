@@ -44,7 +44,7 @@ impl ActiveListener {
         let index = worker.index;
         let chain = &listener.config.filter_chain;
         let shared = Rc::new(Shared {
-            stats: ListenerWorkerStats::new(&listener.scope.scope(&format!("worker_{index}"))),
+            stats: ListenerWorkerStats::new(&listener.config.scope.scope(&format!("worker_{index}"))),
             drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
             filters: chain.filters.iter().cloned().collect(),
             listener_name: (*listener.config.name).into(),
@@ -213,3 +213,6 @@ impl Drop for ActiveConnection {
         self.shared.release();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ use nuncio_config::listener::{ConnectionBalance, ListenerConfig};
 use nuncio_filter_api::DrainState;
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::catalogue::ListenerStats;
-use nuncio_telemetry::stats::{Scope, Store};
 use socket2::Socket;
 use tokio::sync::watch;
 
@@ -31,7 +30,6 @@ pub struct Listener {
     pub config: Arc<ListenerConfig>,
     pub(crate) ids: ConnectionIds,
     pub(crate) stats: ListenerStats,
-    pub(crate) scope: Scope,
     pub(crate) balancer: Option<Balancer>,
     pub(crate) drain: watch::Sender<DrainState>,
     addresses: Vec<Address>,
@@ -41,21 +39,14 @@ pub struct Listener {
 
 impl Listener {
     /// Binds all addresses of `config` for `concurrency` workers; nobody can connect before [`Listener::listen`].
-    pub fn bind(
-        config: Arc<ListenerConfig>,
-        concurrency: usize,
-        ids: ConnectionIds,
-        store: &Store,
-    ) -> Result<Self, BindError> {
+    pub fn bind(config: Arc<ListenerConfig>, concurrency: usize, ids: ConnectionIds) -> Result<Self, BindError> {
         let count = if config.reuse_port { concurrency } else { 1 };
         let sockets =
             config.sockets.iter().map(|socket| BoundSocket::bind(socket, count)).collect::<Result<Vec<_>, _>>()?;
-        let scope = store.scope("listener").scope(&config.stat_prefix);
         let exact = config.balance == ConnectionBalance::Exact;
         Ok(Self {
             ids,
-            stats: ListenerStats::new(&scope),
-            scope,
+            stats: ListenerStats::new(&config.scope),
             balancer: exact.then(|| Balancer::new(concurrency)),
             drain: watch::Sender::new(DrainState::Serving),
             addresses: sockets.iter().map(|s| s.local().clone()).collect(),

@@ -8,6 +8,7 @@ mod logging;
 mod mutate;
 mod pages;
 mod serve;
+mod stats;
 
 pub(crate) use serve::AdminThread;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{Method, StatusCode};
+use nuncio_config::bootstrap::RuntimeConfig;
 use nuncio_config::load::StaticClusters;
 use nuncio_filter_api::LowerEnv;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
@@ -30,12 +32,15 @@ use crate::control::Request;
 use crate::startup::override_node;
 use crate::worker::Shared;
 use endpoints::{ENDPOINTS, Outcome};
+use stats::AdminStats;
 
 /// What the endpoints answer from.
 pub(crate) struct Admin {
     options: Options,
     env: LowerEnv,
     loaded: StaticClusters,
+    runtime: RuntimeConfig,
+    stats: AdminStats,
     shared: Arc<Shared>,
     log: AppLog,
     started: Instant,
@@ -65,11 +70,23 @@ impl Admin {
         options: Options,
         env: LowerEnv,
         loaded: StaticClusters,
+        runtime: RuntimeConfig,
         shared: Arc<Shared>,
         log: AppLog,
         control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
     ) -> Self {
-        Self { options, env, loaded, shared, log, started: Instant::now(), started_wall: SystemTime::now(), control }
+        Self {
+            stats: AdminStats::new(&shared.store),
+            options,
+            env,
+            loaded,
+            runtime,
+            shared,
+            log,
+            started: Instant::now(),
+            started_wall: SystemTime::now(),
+            control,
+        }
     }
 
     /// The bootstrap as it was loaded, with the names of the command line.

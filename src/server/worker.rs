@@ -152,7 +152,7 @@ mod tests {
         let store = Store::new();
         let shared = Arc::new(Shared {
             stats: crate::stats::start(&store, 1, None),
-            clusters: Clusters::new(&store),
+            clusters: Clusters::new(&store, None),
             store,
             state: Arc::default(),
             snapshot: ArcSwap::default(),

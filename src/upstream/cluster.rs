@@ -71,6 +71,7 @@ impl Cluster {
         }
         self.stats.membership_total().set(set.hosts.len() as u64);
         self.stats.membership_healthy().set(set.healthy as u64);
+        self.stats.membership_excluded().set(set.excluded as u64);
         // Envoy keeps this gauge for STRICT_DNS alone, and never below 1.
         if matches!(self.config.discovery, Discovery::StrictDns(_)) {
             self.stats.max_host_weight().set(set.max_weight().max(1).into());

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use nuncio_config::cluster::ClusterConfig;
+use nuncio_config::socket::BindConfig;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ pub struct Clusters {
     /// Tells discovery of a new snapshot.
     changed: watch::Sender<()>,
     store: Store,
+    /// How the sockets of clusters that say nothing of it are bound.
+    bind: Option<Arc<BindConfig>>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
 }
@@ -34,14 +37,15 @@ pub struct Snapshot {
 // === impl Clusters ===
 
 impl Clusters {
-    /// No clusters yet.
-    pub fn new(store: &Store) -> Arc<Self> {
+    /// No clusters yet. `bind` is for those that will not say how their sockets are bound.
+    pub fn new(store: &Store, bind: Option<BindConfig>) -> Arc<Self> {
         Arc::new(Self {
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
             changed: watch::Sender::new(()),
             store: store.clone(),
+            bind: bind.map(Arc::new),
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
         })
@@ -52,7 +56,8 @@ impl Clusters {
         // A poisoned lock means that an update panicked before it published: the snapshot is whole.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = Snapshot::clone(&self.snapshot.load());
-        for config in configs {
+        for mut config in configs {
+            config.bind = config.bind.or_else(|| self.bind.clone());
             let at = config.name.id as usize;
             if next.by_id.len() <= at {
                 next.by_id.resize(at + 1, None);
@@ -130,5 +135,52 @@ impl Snapshot {
     /// All of them by name.
     pub fn by_name(&self) -> BTreeMap<&str, &Arc<Cluster>> {
         self.iter().map(|c| (&*c.config.name.name, c)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nuncio_filter_api::ClusterNames;
+    use nuncio_telemetry::stats::Store;
+
+    use super::*;
+    use crate::testing::{cluster_config, fixed};
+
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    }
+
+    #[test]
+    fn a_cluster_without_bind_settings_takes_the_defaults() {
+        let bind = |ip: &str| BindConfig { source: Some(ip.parse().unwrap()), ..BindConfig::default() };
+        let clusters = Clusters::new(&Store::new(), Some(bind("127.0.0.2:0")));
+        let source = |own: Option<BindConfig>| {
+            let mut config = cluster_config("c", Vec::new());
+            config.bind = own.map(Arc::new);
+            clusters.update([config]);
+            clusters.snapshot().get(0).unwrap().config.bind.as_ref().unwrap().source.unwrap().to_string()
+        };
+        assert_eq!(source(None), "127.0.0.2:0");
+        assert_eq!(source(Some(bind("127.0.0.3:0"))), "127.0.0.3:0");
+    }
+
+    #[test]
+    fn ten_thousand_idle_clusters_take_less_than_four_kilobytes_each() {
+        let names = ClusterNames::default();
+        let store = Store::new();
+        let clusters = Clusters::new(&store, None);
+        let configs: Vec<ClusterConfig> = (0..10_000)
+            .map(|n: u16| {
+                let name = format!("a-cluster-with-a-name-{n}");
+                let mut config = cluster_config(&name, vec![fixed(([127, 0, 0, 1], n).into())]);
+                config.name = names.intern(&name);
+                config
+            })
+            .collect();
+        let before = resident();
+        clusters.update(configs);
+        let each = resident().saturating_sub(before) / 10_000;
+        assert!(each < 3 * 1024, "{each} bytes beside the configuration");
     }
 }

@@ -71,6 +71,8 @@ pub struct HostSet {
     pub eligible: Vec<u32>,
     /// Number of healthy ones.
     pub healthy: usize,
+    /// Number of draining ones, which count for nothing.
+    pub excluded: usize,
     /// Whether too few are healthy, so that all are eligible.
     pub in_panic: bool,
 }
@@ -177,11 +179,13 @@ impl HostSet {
         const OVERPROVISIONING: usize = 140;
         let healthy: Vec<u32> =
             (0..).zip(&hosts).filter(|(_, h)| h.health == Health::Healthy).map(|(i, _)| i).collect();
-        let available = if hosts.is_empty() { 0 } else { healthy.len() * OVERPROVISIONING / hosts.len() };
-        let in_panic = available < 100 && healthy.len() * 100 < usize::from(panic_threshold) * hosts.len().max(1);
+        let excluded = hosts.iter().filter(|h| h.health == Health::Draining).count();
+        let counted = (hosts.len() - excluded).max(1);
+        let available = healthy.len() * OVERPROVISIONING / counted;
+        let in_panic = available < 100 && healthy.len() * 100 < usize::from(panic_threshold) * counted;
         let count = healthy.len();
         let eligible = if in_panic { (0..).zip(&hosts).map(|(i, _)| i).collect() } else { healthy };
-        Self { hosts, eligible, healthy: count, in_panic }
+        Self { hosts, eligible, healthy: count, excluded, in_panic }
     }
 
     /// The greatest weight of a host, for the gauge `max_host_weight`.
@@ -218,6 +222,9 @@ mod tests {
         assert_eq!(set(&[Healthy, Unhealthy], 50).eligible, [0]);
         assert_eq!(set(&[Unhealthy, Healthy, Unhealthy], 50).eligible, [0, 1, 2]);
         assert_eq!(set(&[Unhealthy, Draining], 0).eligible, [] as [u32; 0]);
+        // As Envoy 1.40 does: who drains is neither missed nor, unless there is nobody else, used.
+        assert_eq!(set(&[Draining, Draining, Healthy], 50).eligible, [2]);
+        assert_eq!(set(&[Draining], 50).eligible, [0]);
         assert!(set(&[], 50).in_panic, "Envoy counts lb_healthy_panic for an empty cluster");
     }
 

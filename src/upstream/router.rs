@@ -7,6 +7,7 @@ mod numbers;
 #[cfg(test)]
 mod tests;
 mod timeouts;
+mod tunnel;
 
 use std::sync::Arc;
 

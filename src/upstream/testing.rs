@@ -59,7 +59,7 @@ pub(crate) struct OneCluster {
 
 impl OneCluster {
     pub(crate) fn new(config: ClusterConfig) -> Self {
-        let clusters = Clusters::new(&Store::new());
+        let clusters = Clusters::new(&Store::new(), None);
         clusters.update([config]);
         let worker = WorkerClusters::new(clusters.clone(), Rng::seeded(1));
         Self { clusters, worker }

@@ -234,6 +234,11 @@ impl Running {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.process.child.id())).expect("the process is there")
     }
 
+    /// Sends a signal to the process.
+    pub(crate) fn signal(&self, signal: i32) {
+        self.process.signal(signal);
+    }
+
     /// Sends SIGTERM and waits for the end; files are complete thereafter.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.process.signal(libc::SIGTERM);

@@ -15,7 +15,7 @@ const LOOPBACK: &str = "address: { socket_address: { address: 127.0.0.1, port_va
 #[test]
 fn a_plain_listener_has_envoys_defaults() {
     let listener = listener(LOOPBACK);
-    assert_eq!((&*listener.name, &*listener.stat_prefix), ("127.0.0.1:80", "127.0.0.1:80"));
+    assert_eq!((&*listener.name, listener.scope.prefix()), ("127.0.0.1:80", "listener.127.0.0.1_80"));
     assert_eq!(listener.buffer_limit, 1024 * 1024);
     assert_eq!((listener.balance, listener.reuse_port), (ConnectionBalance::Kernel, true));
     assert_eq!((listener.drain_type, listener.direction), (DrainType::Default, TrafficDirection::Unspecified));
@@ -31,7 +31,7 @@ fn what_is_configured_is_kept() {
          traffic_direction: INBOUND, connection_balance_config: {{ exact_balance: {{}} }}, enable_reuse_port: false, \
          tcp_backlog_size: 7, max_connections_to_accept_per_socket_event: 2, enable_mptcp: true"
     ));
-    assert_eq!((&*listener.name, &*listener.stat_prefix, listener.buffer_limit), ("l", "s", 5));
+    assert_eq!((&*listener.name, listener.scope.prefix(), listener.buffer_limit), ("l", "listener.s", 5));
     assert_eq!((listener.drain_type, listener.direction), (DrainType::ModifyOnly, TrafficDirection::Inbound));
     assert_eq!((listener.balance, listener.reuse_port), (ConnectionBalance::Exact, false));
     assert_eq!(
@@ -93,7 +93,7 @@ fn a_listener_that_does_not_bind_has_no_sockets() {
 fn a_pipe_has_a_mode_and_may_be_abstract() {
     let pipe = listener("address: { pipe: { path: /run/x, mode: 384 } }");
     assert_eq!(pipe.sockets[0].address.mode, Some(0o600));
-    assert_eq!(&*listener("address: { pipe: { path: '@x' } }").stat_prefix, "@x");
+    assert_eq!(listener("address: { pipe: { path: '@x' } }").scope.prefix(), "listener.@x");
 }
 
 #[test]

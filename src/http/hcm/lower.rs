@@ -241,7 +241,7 @@ impl Hcm {
             chain: chain?,
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),
-            stats: Arc::new(stats::HcmStats::new(&cx.env.stats, &stat_prefix)),
+            stats: Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix)),
             routes: Arc::new(ArcSwap::new(Arc::new(routes?))),
             logs: logs?,
             local_ip: ByteStr::from(cx.env.local_ip.to_string()),
@@ -347,11 +347,27 @@ fn lower_routes(
 ) -> Result<RouteTable, Refused> {
     use proto::http_connection_manager::RouteSpecifier;
     match specifier {
-        Some(RouteSpecifier::RouteConfig(config)) => cx.at("route_config", |cx| RouteTable::lower(config, cx)),
+        Some(RouteSpecifier::RouteConfig(config)) => cx.at("route_config", |cx| {
+            let table = RouteTable::lower(config, cx)?;
+            validate_clusters(&table, cx)?;
+            Ok(table)
+        }),
         Some(RouteSpecifier::Rds(_)) => Err(cx.at("rds", |cx| cx.not_implemented("route discovery"))),
         Some(RouteSpecifier::ScopedRoutes(_)) => Err(cx.at("scoped_routes", |cx| cx.not_implemented("scoped routing"))),
         None => Err(cx.invalid("one of route_config, rds and scoped_routes is required")),
     }
+}
+
+/// Refuses a route to a cluster that does not exist, unless the table says that it may.
+fn validate_clusters(table: &RouteTable, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let mut result = Ok(());
+    if table.validate_clusters().unwrap_or(true) {
+        for unknown in table.cluster_refs().filter(|named| !cx.env.clusters.is_declared(&named.cluster.name)) {
+            let reason = format!("unknown cluster {:?}", unknown.cluster.name);
+            result = Err(cx.at(&unknown.to_string(), |cx| cx.invalid(reason)));
+        }
+    }
+    result
 }
 
 fn lower_internal(

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use nuncio_telemetry::stats::Store;
-use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats};
+use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats};
+use nuncio_telemetry::stats::{Scope, Store};
 use nuncio_telemetry::{Protocol, StreamInfo};
 use tokio::time::Instant;
 
@@ -25,12 +25,16 @@ pub(crate) struct HcmStats {
     pub(crate) http: HttpStats,
     pub(crate) http1: Http1Stats,
     pub(crate) http2: Http2Stats,
+    /// `listener.<address>.http.<stat_prefix>`
+    listener: Option<ListenerHttpStats>,
 }
 
 impl HcmStats {
-    pub(crate) fn new(store: &Store, stat_prefix: &str) -> Self {
+    pub(crate) fn new(store: &Store, listener: Option<&Scope>, stat_prefix: &str) -> Self {
+        let prefix = format!("http.{stat_prefix}");
         Self {
-            http: HttpStats::new(&store.scope(&format!("http.{stat_prefix}"))),
+            listener: listener.map(|scope| ListenerHttpStats::new(&scope.scope(&prefix))),
+            http: HttpStats::new(&store.scope(&prefix)),
             http1: Http1Stats::new(&store.scope("http1")),
             http2: Http2Stats::new(&store.scope("http2")),
         }
@@ -76,6 +80,9 @@ impl HcmStats {
             3 => http.downstream_rq_3xx().inc(),
             4 => http.downstream_rq_4xx().inc(),
             _ => http.downstream_rq_5xx().inc(),
+        }
+        if let Some(listener) = &self.listener {
+            count_in(listener, code);
         }
         let end = info.times.complete.get().unwrap_or(info.start);
         let elapsed = end.saturating_duration_since(info.start);
@@ -135,5 +142,16 @@ impl Drop for ActiveConnection {
             Closed::Remote => http.downstream_cx_destroy_remote().inc(),
         }
         http.downstream_cx_length_ms().record(self.start.elapsed().as_millis().try_into().unwrap_or(u64::MAX));
+    }
+}
+
+fn count_in(listener: &ListenerHttpStats, code: u16) {
+    listener.downstream_rq_completed().inc();
+    match code / 100 {
+        1 => listener.downstream_rq_1xx().inc(),
+        2 => listener.downstream_rq_2xx().inc(),
+        3 => listener.downstream_rq_3xx().inc(),
+        4 => listener.downstream_rq_4xx().inc(),
+        _ => listener.downstream_rq_5xx().inc(),
     }
 }

@@ -70,7 +70,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
     get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
     post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
     post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
-    get("/runtime", "values of the runtime", |_, _| info::runtime().into()),
+    get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
     get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
     get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
         ("usedonly", "only metrics that were ever written"),

@@ -1,6 +1,6 @@
 //! Endpoints that tell about the process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use http::StatusCode;
 use nuncio_config::load::{Defaults, to_json};
@@ -88,9 +88,14 @@ pub(super) fn certs() -> Reply {
     Reply::json(to_json(&proto::Certificates::default(), Defaults::Print))
 }
 
-/// `/runtime`: no key is read yet, so none has a value.
-pub(super) fn runtime() -> Reply {
-    Reply::json("{\n \"entries\": {},\n \"layers\": []\n}".to_owned())
+/// `/runtime`
+pub(super) fn runtime(admin: &Admin) -> Reply {
+    let last =
+        |values: &[&str]| values.iter().rev().find(|v| !v.is_empty()).map_or_else(String::new, |v| (*v).to_owned());
+    let entry = |values: Vec<&str>| serde_json::json!({ "final_value": last(&values), "layer_values": values });
+    let entries: BTreeMap<&str, _> = admin.runtime.entries().into_iter().map(|(k, v)| (k, entry(v))).collect();
+    let layers: Vec<&str> = admin.runtime.layers.iter().map(|layer| layer.name.as_str()).collect();
+    Reply::json(format!("{:#}", serde_json::json!({ "entries": entries, "layers": layers })))
 }
 
 /// `/hot_restart_version`

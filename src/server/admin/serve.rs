@@ -135,6 +135,7 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let (admin, connections, mut stopped) = (admin.clone(), connections.clone(), stopped.clone());
     spawn_local(async move {
         let _slot = connections.acquire().await;
+        let _counted = admin.stats.connection();
         let service = service_fn(|request| answer(&admin, request));
         let io = TokioIo::new(Unstalled::new(stream));
         let mut connection = pin!(
@@ -154,8 +155,10 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 }
 
 async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    admin.stats.request_begins();
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     let Reply { status, content_type, body } = admin.answer(request.method(), path, query).await;
+    admin.stats.request_ends(status);
     let mut response = Response::new(Full::new(Bytes::from(body.into_owned())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

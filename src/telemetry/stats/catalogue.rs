@@ -2,7 +2,7 @@
 //!
 //! Taken from Envoy 1.40's `/stats` with listeners, an HTTP connection manager and clusters of HTTP/1 and HTTP/2.
 //! Left out is what counts parts of Envoy that have no counterpart here: `main_thread`, `workers` and
-//! `server.*.watchdog_*`, `runtime`, `dns.cares`, `server.envoy_*`, `server.debug_assertion_failures`,
+//! `server.*.watchdog_*`, `dns.cares`, `server.envoy_*`, `server.debug_assertion_failures`,
 //! `server.stats_recent_lookups`, `http2.nghttp2_*` and `http2.oghttp2_*`, and `tracing` until there is any. A metric is listed
 //! although nothing counts it yet where zero is the truth, as for HTTP/3: dashboards find it.
 //!
@@ -18,4 +18,4 @@ pub use cluster::{ClusterStats, RequestTimeStats, VirtualClusterStats};
 pub use codec::{Http1Stats, Http2Stats};
 pub use http::HttpStats;
 pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
-pub use server::{ClusterManagerStats, FilesystemStats, ListenerManagerStats, ServerStats};
+pub use server::{ClusterManagerStats, FilesystemStats, ListenerManagerStats, RuntimeStats, ServerStats};

@@ -18,7 +18,7 @@ impl Fixture {
         let dns = Box::new(server.start(family).await);
         let mut config = cluster_config("c", vec![named("name.test", 80)]);
         config.discovery = if logical { Discovery::LogicalDns(dns) } else { Discovery::StrictDns(dns) };
-        let clusters = Clusters::new(&Store::new());
+        let clusters = Clusters::new(&Store::new(), None);
         clusters.update([config]);
         let discovery = tokio::spawn(clusters.clone().run_discovery());
         clusters.warmed().await;
@@ -126,7 +126,7 @@ async fn localhost_needs_no_name_server() {
     let dns = Box::new(server.start(DnsFamily::V4Only).await);
     let mut config = cluster_config("c", vec![named("localhost", 80)]);
     config.discovery = Discovery::StrictDns(dns);
-    let clusters = Clusters::new(&Store::new());
+    let clusters = Clusters::new(&Store::new(), None);
     clusters.update([config]);
     let discovery = tokio::spawn(clusters.clone().run_discovery());
     clusters.warmed().await;

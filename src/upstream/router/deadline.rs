@@ -2,9 +2,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nuncio_filter_api::RequestHead;
 use nuncio_telemetry::StreamInfo;
 use tokio::time::Instant;
 
+use super::tunnel::asks_for_tunnel;
 use crate::failure::Failure;
 use crate::timer::Timer;
 use crate::worker::ClusterShare;
@@ -14,6 +16,8 @@ pub(super) struct Deadline {
     info: Rc<StreamInfo>,
     /// For the response, from the end of the request on; `None` for ever.
     timeout: Option<Duration>,
+    /// A tunnel was asked for and is not yet granted: its request has no end, and time runs from its beginning.
+    is_asking: bool,
     /// `max_stream_duration` of the cluster.
     max_stream_duration: Option<Duration>,
     timer: Timer,
@@ -22,9 +26,20 @@ pub(super) struct Deadline {
 // === impl Deadline ===
 
 impl Deadline {
-    pub(super) fn new(share: &ClusterShare, info: &Rc<StreamInfo>, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(
+        share: &ClusterShare,
+        info: &Rc<StreamInfo>,
+        timeout: Option<Duration>,
+        head: &RequestHead,
+    ) -> Self {
         let max_stream_duration = share.cluster.config.http.common.max_stream_duration;
-        Self { info: info.clone(), timeout, max_stream_duration, timer: share.env.timers.timer() }
+        let timer = share.env.timers.timer();
+        Self { info: info.clone(), timeout, is_asking: asks_for_tunnel(head), max_stream_duration, timer }
+    }
+
+    /// The head of the response has come.
+    pub(super) fn answered(&mut self) {
+        self.is_asking = false;
     }
 
     /// The stream it bounds.
@@ -43,7 +58,8 @@ impl Deadline {
     fn next(&self) -> Option<(Instant, Failure)> {
         let times = &self.info.times;
         // Envoy: the time of the response begins when the request has been received to its end.
-        let timeout = self.timeout.and_then(|t| Some((times.request_end.get()? + t, Failure::Timeout)));
+        let begin = if self.is_asking { Some(self.info.start) } else { times.request_end.get() };
+        let timeout = self.timeout.and_then(|t| Some((begin? + t, Failure::Timeout)));
         let duration = self
             .max_stream_duration
             .and_then(|d| Some((times.upstream_request_start.get()? + d, Failure::MaxStreamDuration)));

@@ -14,6 +14,7 @@ use nuncio_telemetry::{Protocol, StreamInfo};
 use super::body::UpstreamBody;
 use super::deadline::Deadline;
 use super::numbers::small_number;
+use super::tunnel;
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt};
 use crate::failure::Failure;
@@ -58,7 +59,7 @@ impl Config {
         };
         self.check_strict_headers(&request.head)?;
         let timeout = self.timeout(forward, &mut request.head, info.internal.get(), &clusters.env().timeout_value);
-        let mut deadline = Deadline::new(&cluster.shared, &info, timeout);
+        let mut deadline = Deadline::new(&cluster.shared, &info, timeout, &request.head);
         let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
@@ -112,6 +113,7 @@ impl Forwarding<'_> {
             self.forward.set_host(&mut request.head, (&*host.host.hostname).into(), self.config.envoy_headers);
         }
         let body = std::mem::take(&mut request.body);
+        let (body, gate) = tunnel::hold_back(&request.head, body);
         let attempt = Attempt {
             share: &self.cluster.shared,
             host: &host,
@@ -120,12 +122,16 @@ impl Forwarding<'_> {
             informational: cx.informational.as_ref(),
         };
         let mut exchange = pin!(attempt.run(&request.head, body));
-        poll_fn(|task| match exchange.as_mut().poll(task) {
+        let answered = poll_fn(|task| match exchange.as_mut().poll(task) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => deadline.poll_expired(task).map(Err),
         })
-        .await
-        .map_err(|failure| Failed { failure, host: Some(host.clone()) })
+        .await;
+        if let Ok(answered) = &answered {
+            deadline.answered();
+            gate.open_if_granted(&request.head, answered.response.head.status);
+        }
+        answered.map_err(|failure| Failed { failure, host: Some(host.clone()) })
     }
 
     /// Makes of the response that was received the one that is sent.

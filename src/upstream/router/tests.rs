@@ -123,7 +123,7 @@ impl Fixture {
         let scope = env.stats.scope("http.test");
         let config = cx.in_scope(scope.clone(), |cx| (ROW.lower)(&router.encode_to_vec(), cx));
         let (Ok(cluster), Ok(table), Ok(config)) = (cluster, table, config) else { panic!("{:?}", cx.finish()) };
-        let clusters = Clusters::new(&env.stats);
+        let clusters = Clusters::new(&env.stats, None);
         clusters.update([cluster]);
         let worker = Rc::new(Worker::new(0, Rng::seeded(1), Arc::default()));
         worker.set_upstreams(Rc::new(WorkerClusters::new(clusters.clone(), Rng::seeded(1))));
@@ -474,5 +474,65 @@ fn a_request_that_is_dropped_gives_everything_back() {
         let stats = f.stats();
         assert_eq!((stats.upstream_rq_active().value(), stats.upstream_cx_active().value()), (0, 0));
         assert_eq!(stats.upstream_cx_destroy_local_with_active_rq().value(), 1);
+    });
+}
+
+fn websocket() -> RequestHead {
+    let mut head = RequestHead::new(Method::GET, Scheme::Http, "a.test".into(), "/".into());
+    head.protocol = Some("websocket".into());
+    head.headers.insert("upgrade", "websocket".parse().unwrap());
+    head.headers.insert("connection", "upgrade".parse().unwrap());
+    head
+}
+
+/// A client that says this at once and then leaves its end open.
+fn early(text: &'static str) -> Body {
+    struct Early(Option<&'static str>);
+    impl http_body::Body for Early {
+        type Data = bytes::Bytes;
+        type Error = nuncio_filter_api::BodyError;
+
+        fn poll_frame(
+            mut self: std::pin::Pin<&mut Self>,
+            _cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+            match self.0.take() {
+                Some(text) => std::task::Poll::Ready(Some(Ok(http_body::Frame::data(text.into())))),
+                None => std::task::Poll::Pending,
+            }
+        }
+    }
+    Body::stream(Early(Some(text)))
+}
+
+#[test]
+fn an_upgrade_carries_bytes_only_once_it_is_granted() {
+    on_worker(async {
+        // The upstream ends the tunnel when it has seen what was sent early: two line ends, as of a request.
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi";
+        let upstream = Upstream::new(vec![Act::Send(switch), Act::SendAndClose("bye")]).await;
+        let f = Fixture::new(upstream.address, "", "route: {cluster: c, timeout: 1s}");
+        let outcome = f.send_as(websocket(), early("early\r\n\r\n"), |info| info.times.request_end.set(None)).await;
+        assert_eq!((outcome.status, &*outcome.body, outcome.broken), (101, "hibye", None));
+        assert_eq!(upstream.requests.borrow()[1], "early\r\n\r\n");
+        assert_eq!(outcome.headers.get("x-envoy-upstream-service-time"), None);
+
+        let refusal = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
+        let upstream = Upstream::new(vec![Act::Send(refusal), OK]).await;
+        let f = Fixture::new(upstream.address, "", ROUTE);
+        let outcome = f.send_as(websocket(), early("GET /smuggled HTTP/1.1\r\n\r\n"), |_| ()).await;
+        assert_eq!((outcome.status, &*outcome.body), (403, "no"));
+        until(|| f.stats().upstream_cx_active().value() == 0).await;
+        assert_eq!(upstream.requests.borrow().len(), 1, "nothing of it reached the host");
+    });
+}
+
+#[test]
+fn an_upgrade_that_is_not_answered_times_out() {
+    on_worker(async {
+        let upstream = Upstream::new(vec![Act::Hang]).await;
+        let f = Fixture::new(upstream.address, "", "route: {cluster: c, timeout: 0.02s}");
+        let outcome = f.send_as(websocket(), early("x"), |info| info.times.request_end.set(None)).await;
+        assert_eq!((outcome.status, &*outcome.flags), (504, "UT"));
     });
 }

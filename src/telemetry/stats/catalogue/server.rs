@@ -69,6 +69,19 @@ crate::stats! {
         workers_pinned: Gauge,
     }
 
+    /// `runtime`: no key is read yet, so most of it stays zero.
+    pub struct RuntimeStats {
+        load_success: Counter,
+        load_error: Counter,
+        deprecated_feature_use: Counter,
+        override_dir_exists: Counter,
+        override_dir_not_exists: Counter,
+        num_keys: Gauge,
+        num_layers: Gauge,
+        admin_overrides_active: Gauge,
+        deprecated_feature_seen_since_process_start: Gauge,
+    }
+
     /// `cluster_manager`
     pub struct ClusterManagerStats {
         cluster_added: Counter,

@@ -211,3 +211,22 @@ fn a_cluster_that_is_gone_closes_its_connections() {
         assert_eq!(stats.upstream_cx_active().value(), 0);
     });
 }
+
+#[test]
+fn a_worker_can_end_while_requests_wait() {
+    on_worker(async {
+        let f = Rc::new(Fixture::new(Fixture::limit(|t| t.max_connections = 1)).await);
+        let mut lease = f.pool.acquire().await.unwrap();
+        let connection = lease.connection.take();
+        // When the worker ends, a connection goes that another task waits for: none may be dialled any more.
+        tokio::task::spawn_local(async move {
+            let _held = (connection, lease);
+            std::future::pending::<()>().await;
+        });
+        for _ in 0..2 {
+            let f = f.clone();
+            tokio::task::spawn_local(async move { f.pool.acquire().await.map(drop) });
+        }
+        until(|| f.pool.queue.len() == 2).await;
+    });
+}

@@ -1,0 +1,120 @@
+//! Time to find the route of a request, by number of routes and by what tells them apart.
+//!
+//! `cargo bench -p nuncio-config --bench route_find`
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use http::{HeaderValue, Method};
+use nuncio_config::route::RouteTable;
+use nuncio_filter_api::{LowerCx, RequestHead, Scheme};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::r#type::matcher::v3 as matcher;
+use proto::route_match::PathSpecifier;
+
+const ROUNDS: u32 = 200_000;
+
+fn main() {
+    for count in [10, 1_000, 10_000] {
+        prefixes(count);
+        hosts(count);
+    }
+    nested(200);
+    headers(10_000);
+    regexes(1_000);
+}
+
+fn prefixes(count: usize) {
+    let routes = (0..count).map(|i| route(PathSpecifier::Prefix(format!("/service-{i}/api/")), Vec::new()));
+    let table = table(vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        time(&format!("route_find_prefix_{which}/{count}"), &table, &head("h", &format!("/service-{i}/api/x?q=1")));
+    }
+}
+
+fn hosts(count: usize) {
+    let all = || vec![route(PathSpecifier::Prefix("/".into()), Vec::new())];
+    let mut hosts: Vec<_> = (0..count).map(|i| host(format!("host-{i}.example.com"), all())).collect();
+    hosts.push(host("*.example.org".into(), all()));
+    let table = table(hosts);
+    time(&format!("route_find_host/{count}"), &table, &head(&format!("host-{}.example.com", count - 1), "/"));
+    time(&format!("route_find_suffix/{count}"), &table, &head("www.example.org", "/"));
+}
+
+/// Every prefix begins the path; all but the last have a condition that does not hold.
+fn nested(count: usize) {
+    let routes = (1..=count).rev().map(|depth| {
+        let headers = if depth == 1 { Vec::new() } else { vec![exact("x-none", "v")] };
+        route(PathSpecifier::Prefix("/a".repeat(depth)), headers)
+    });
+    let table = table(vec![host("*".into(), routes.collect())]);
+    time(&format!("route_find_nested_deepest/{count}"), &table, &head("h", &"/a".repeat(count)));
+    time(&format!("route_find_nested_shallow/{count}"), &table, &head("h", "/a"));
+}
+
+fn headers(count: usize) {
+    let routes =
+        (0..count).map(|i| route(PathSpecifier::Prefix("/".into()), vec![exact("x-tenant", &format!("tenant-{i}"))]));
+    let table = table(vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        let mut head = head("h", "/x");
+        head.headers.insert("x-tenant", HeaderValue::from_str(&format!("tenant-{i}")).expect("a value"));
+        time(&format!("route_find_header_{which}/{count}"), &table, &head);
+    }
+}
+
+fn regexes(count: usize) {
+    let routes = (0..count).map(|i| {
+        let regex = format!("/service-{i}/[0-9]+/.*");
+        route(PathSpecifier::SafeRegex(matcher::RegexMatcher { regex, engine_type: None }), Vec::new())
+    });
+    let table = table(vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        time(&format!("route_find_regex_{which}/{count}"), &table, &head("h", &format!("/service-{i}/17/x")));
+    }
+}
+
+fn time(name: &str, table: &RouteTable, head: &RequestHead) {
+    assert!(table.resolve(head, 0).is_some(), "{name} finds its route");
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        for random in 0..ROUNDS {
+            black_box(table.resolve(black_box(head), u64::from(random)));
+        }
+        best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
+    }
+    println!("{name:40} {best:8.1} ns");
+}
+
+fn table(virtual_hosts: Vec<proto::VirtualHost>) -> RouteTable {
+    let env = nuncio_filter_api::testing::env();
+    let mut cx = LowerCx::new(&env);
+    let message = proto::RouteConfiguration { virtual_hosts, ..Default::default() };
+    let start = Instant::now();
+    let table = RouteTable::lower(message, &mut cx).unwrap_or_else(|_| panic!("{:?}", cx.finish()));
+    println!("{:40} {:8.1} ms", "  lowered in", start.elapsed().as_secs_f64() * 1e3);
+    table
+}
+
+fn host(domain: String, routes: Vec<proto::Route>) -> proto::VirtualHost {
+    proto::VirtualHost { name: domain.clone(), domains: vec![domain], routes, ..Default::default() }
+}
+
+fn route(path: PathSpecifier, headers: Vec<proto::HeaderMatcher>) -> proto::Route {
+    let matched = proto::RouteMatch { path_specifier: Some(path), headers, ..Default::default() };
+    let specifier = proto::route_action::ClusterSpecifier::Cluster("c".into());
+    let action = proto::RouteAction { cluster_specifier: Some(specifier), ..Default::default() };
+    proto::Route { r#match: Some(matched), action: Some(proto::route::Action::Route(action)), ..Default::default() }
+}
+
+fn exact(name: &str, value: &str) -> proto::HeaderMatcher {
+    let match_pattern = Some(matcher::string_matcher::MatchPattern::Exact(value.into()));
+    let string = matcher::StringMatcher { match_pattern, ignore_case: false };
+    let specifier = proto::header_matcher::HeaderMatchSpecifier::StringMatch(string);
+    proto::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
+}
+
+fn head(authority: &str, path: &str) -> RequestHead {
+    RequestHead::new(Method::GET, Scheme::Http, authority.into(), path.into())
+}

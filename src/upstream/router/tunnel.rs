@@ -1,0 +1,61 @@
+//! Upgrades and CONNECT: what the client sends before the host has agreed is held back. A host that refuses would take
+//! it for the next request (CVE-2026-73548).
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use nuncio_filter_api::{Body, BodyError, RequestHead};
+
+/// Whether the request asks for a tunnel.
+pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
+    head.protocol.is_some() || head.method == Method::CONNECT
+}
+
+/// Holds the body of a tunnel's request back until its gate is opened.
+pub(super) fn hold_back(head: &RequestHead, body: Body) -> (Body, Gate) {
+    if !asks_for_tunnel(head) {
+        return (body, Gate(None));
+    }
+    let is_open = Rc::new(Cell::new(false));
+    (Body::stream(Held { body, is_open: is_open.clone() }), Gate(Some(is_open)))
+}
+
+/// The gate before a body.
+pub(super) struct Gate(Option<Rc<Cell<bool>>>);
+
+struct Held {
+    body: Body,
+    is_open: Rc<Cell<bool>>,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Opens if `status` says that the tunnel is there. Whoever reads the response also sends the request, and so
+    /// looks at the gate anew without being woken.
+    pub(super) fn open_if_granted(&self, head: &RequestHead, status: StatusCode) {
+        let is_granted = match head.protocol {
+            Some(_) => status == StatusCode::SWITCHING_PROTOCOLS,
+            None => status.is_success(),
+        };
+        if let Some(is_open) = &self.0 {
+            is_open.set(is_granted);
+        }
+    }
+}
+
+// === impl Held ===
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_open.get() { self.body.poll_next(cx) } else { Poll::Pending }
+    }
+}
