@@ -45,7 +45,7 @@ pub(crate) struct Hcm {
     pub(crate) codec: CodecOptions,
     pub(crate) head: HeadOptions,
     pub(crate) timeouts: Timeouts,
-    pub(crate) chain: chain::Chain,
+    pub(crate) chain: Arc<chain::Chain>,
     pub(crate) upgrades: upgrade::Upgrades,
     pub(crate) local_replies: LocalReplies,
     pub(crate) stats: Arc<stats::HcmStats>,
@@ -100,10 +100,20 @@ impl Http {
         if !origin.has_host {
             return Err(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
-        request_head::apply_underscores(&mut head.headers, self.hcm.codec.common.underscores, &self.hcm.stats)?;
+        request_head::apply_underscores(
+            &mut head.headers,
+            self.hcm.codec.common.underscores,
+            head.version,
+            &self.hcm.stats,
+        )?;
         request_head::normalize_target(head, options, &self.connection)?;
         let internal = request_head::prepare(head, options, info, &self.worker, &self.hcm.local_ip, origin.has_scheme);
         info.internal.set(internal);
+        // Only logs look at it, and it costs an allocation.
+        if !self.hcm.logs.is_empty() {
+            let id = head.headers.get(request_head::name::REQUEST_ID).and_then(|v| v.to_str().ok());
+            *info.request_id.borrow_mut() = id.map(Into::into);
+        }
         Ok(())
     }
 
@@ -140,13 +150,13 @@ impl RouteSource for Http {
 
 impl Hcm {
     /// Writes the access logs of a stream that ended.
-    pub(crate) fn log(&self, request: &RequestHead, response: Option<&ResponseHead>, info: &StreamInfo) {
+    pub(crate) fn log(&self, request: Option<&RequestHead>, response: Option<&ResponseHead>, info: &StreamInfo) {
         if self.logs.is_empty() {
             return;
         }
         let end = info.times.complete.get().unwrap_or(info.start);
         let mut cx = FormatCx::new(info, end, info.start_wall + end.saturating_duration_since(info.start));
-        cx.request = Some(request.view());
+        cx.request = request.map(RequestHead::view);
         cx.response = response.map(ResponseHead::view);
         cx.log_type = AccessLogType::DownstreamEnd;
         for log in &self.logs {

@@ -48,4 +48,18 @@ mod tests {
         assert!(registry.network_filter("envoy.extensions.filters.network.echo.v3.Echo").is_none());
         assert!(registry.network_filter("envoy.extensions.filters.network.direct_response.v3.Config").is_some());
     }
+
+    #[test]
+    fn the_readme_lists_the_extensions_that_there_are() {
+        let (registry, _) = registry(&[]);
+        let http = registry.http.iter().copied().flatten().map(|row| (row.name, row.config));
+        let network = registry.network.iter().copied().flatten().map(|row| (row.name, row.config));
+        let mut rows: Vec<String> = http.chain(network).map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();
+        rows.sort();
+        let table = format!("| extension | configured by |\n|---|---|\n{}", rows.concat());
+        let readme = include_str!("../../README.md");
+        let found = readme.split("<!-- supported").nth(1).and_then(|s| s.split_once("-->\n"));
+        let found = found.and_then(|(_, rest)| rest.split_once("<!-- /supported -->")).map(|(table, _)| table);
+        assert_eq!(found, Some(&*table), "put this table into README.md");
+    }
 }

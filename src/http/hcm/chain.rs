@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use nuncio_filter_api::{HttpFilter, HttpFilterConfig, StreamCx};
-use smallvec::SmallVec;
 
 /// One filter of the chain.
 pub(crate) struct Entry {
@@ -18,9 +17,39 @@ pub(crate) struct Entry {
 pub(crate) struct Chain(pub(crate) Vec<Entry>);
 
 impl Chain {
-    /// The filters of a stream whose route is in `cx`.
-    pub(crate) fn instantiate(&self, cx: &StreamCx) -> SmallVec<[Box<dyn HttpFilter>; 4]> {
-        self.0.iter().filter(|e| !e.is_disabled(cx)).map(|e| e.config.clone().instantiate(&e.name, cx)).collect()
+    /// The entries that run on the route in `cx`; which they are is decided once.
+    pub(crate) fn enabled(self: &Arc<Self>, cx: &StreamCx) -> Enabled {
+        let disabled = self.0.iter().enumerate().filter(|(_, e)| e.is_disabled(cx)).map(|(i, _)| i).collect();
+        Enabled { chain: self.clone(), disabled, next: 0 }
+    }
+}
+
+/// The entries of a chain that run for one stream, in order.
+pub(crate) struct Enabled {
+    chain: Arc<Chain>,
+    /// Indices left out; none for most streams, and then nothing is allocated.
+    disabled: Vec<usize>,
+    next: usize,
+}
+
+impl Enabled {
+    /// Makes the next filter, with the route as the filters before it left it; `None` at the end of the chain.
+    pub(crate) fn instantiate(&mut self, cx: &StreamCx) -> Option<Box<dyn HttpFilter>> {
+        while self.disabled.contains(&self.next) {
+            self.next += 1;
+        }
+        let entry = self.chain.0.get(self.next)?;
+        self.next += 1;
+        Some(entry.config.clone().instantiate(&entry.name, cx))
+    }
+
+    /// As [`Enabled::instantiate`], for filters that only see the response: the terminal one is not among them.
+    pub(crate) fn instantiate_passed_over(&mut self, cx: &StreamCx) -> Option<Box<dyn HttpFilter>> {
+        let left = self.chain.0.get(self.next..)?;
+        if left.iter().all(|e| e.config.is_terminal()) {
+            return None;
+        }
+        self.instantiate(cx)
     }
 }
 

@@ -167,8 +167,13 @@ impl H1 {
         let timer = std::mem::take(&mut self.timer);
         let mut deadline = Deadline::new(&self.http.hcm, &info, timer);
         let is_last = self.http.count_request();
-        let mut stream =
-            Stream::new(self.http.clone(), head, body, info, Origin { has_host, has_scheme: absolute_form });
+        let mut stream = Stream::new(
+            self.http.clone(),
+            head,
+            body,
+            info,
+            Origin { has_host, has_scheme: absolute_form, is_known: true },
+        );
         if self.http.hcm.head.proxy_100_continue {
             let codec = self.codec.clone();
             stream.set_informational(Rc::new(move |head| codec.queue_informational(&head)));
@@ -253,7 +258,7 @@ impl H1 {
     }
 
     async fn write(&mut self, stream: &mut Stream, body: Body, deadline: &mut Deadline, keep_alive: bool) -> Next {
-        let persistence = self.persistence(keep_alive);
+        let persistence = self.persistence(keep_alive && !stream.ends_connection());
         let info = stream.info().clone();
         info.times.response_start.set(Some(self.http.worker.clock.now()));
         let mut respond = std::pin::pin!(self.codec.respond(stream.response_head(), body, persistence));

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,7 +54,13 @@ pub(super) async fn serve(http: Rc<Http>, io: Io) {
             return;
         }
     };
-    let server = Rc::new(Server { http, metered, active: Cell::new(0), idle_since: Cell::new(Some(Instant::now())) });
+    let server = Rc::new(Server {
+        http,
+        metered,
+        active: Cell::new(0),
+        idle_since: Cell::new(Some(Instant::now())),
+        waker: Cell::default(),
+    });
     server.run(connection, active).await;
 }
 
@@ -71,6 +77,8 @@ struct Server {
     metered: Rc<Metered>,
     active: Cell<usize>,
     idle_since: Cell<Option<Instant>>,
+    /// The connection's task, to be told when the last stream ends: its idle time begins then.
+    waker: Cell<Option<Waker>>,
 }
 
 /// Aborts the connection's streams when it ends, in whatever way.
@@ -99,12 +107,13 @@ impl Server {
         let mut streams = Streams::default();
         let mut timer = LazyTimer::default();
         let mut drain = std::pin::pin!(self.drain());
-        let mut draining = false;
+        let mut draining: Option<Instant> = None;
         let mut keepalive = KeepaliveState::new(self.http.hcm.codec.http2.keepalive, connection.ping_pong());
         let started = Instant::now();
         loop {
             let next = poll_fn(|cx| {
-                if !draining && drain.as_mut().poll(cx).is_ready() {
+                self.waker.set(Some(cx.waker().clone()));
+                if draining.is_none() && drain.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Drain);
                 }
                 if let Poll::Ready(accepted) = connection.poll_accept(cx) {
@@ -119,8 +128,8 @@ impl Server {
             match next {
                 Event::Accepted(Some(Ok((request, respond)))) => {
                     streams.push(self.clone().accept(request, respond));
-                    if self.http.count_request() && !draining {
-                        draining = true;
+                    if self.http.count_request() && draining.is_none() {
+                        draining = Some(Instant::now());
                         connection.graceful_shutdown();
                     }
                 }
@@ -132,10 +141,9 @@ impl Server {
                     return connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
                 // A connection that drained for as long as it may is closed with what it still carries.
-                Event::Drain if draining && self.active.get() == 0 => return,
+                Event::Drain if draining.is_some() => return active.closed_by(Closed::Local),
                 Event::Drain => {
-                    draining = true;
-                    self.idle_since.set(None);
+                    draining = Some(Instant::now());
                     connection.graceful_shutdown();
                 }
             }
@@ -148,9 +156,11 @@ impl Server {
         async move { drain.begun().await }
     }
 
-    fn deadline(&self, started: Instant, draining: bool) -> Option<Instant> {
-        if draining {
-            return None;
+    /// When the connection is to drain, or where it does, to be closed: the peer has had the drain time to see the
+    /// GOAWAY, and no stream is left.
+    fn deadline(&self, started: Instant, draining: Option<Instant>) -> Option<Instant> {
+        if let Some(since) = draining {
+            return (self.active.get() == 0).then(|| since + self.http.hcm.timeouts.drain);
         }
         let common = &self.http.hcm.codec.common;
         let idle = self.idle_since.get().zip(common.idle_timeout).map(|(since, t)| since + t);
@@ -184,7 +194,7 @@ impl Server {
         let is_head = head.method == Method::HEAD;
         let too_many = head.headers.len() > http.hcm.codec.common.max_headers_count;
         let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
-        let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true };
+        let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true, is_known: true };
         let mut stream = Stream::new(http.clone(), head, body, info.clone(), origin);
         if too_many {
             // Envoy: the stream is reset; nothing of it is served.
@@ -431,6 +441,9 @@ impl Drop for Active {
         self.0.active.set(self.0.active.get() - 1);
         if self.0.active.get() == 0 {
             self.0.idle_since.set(Some(Instant::now()));
+            if let Some(waker) = self.0.waker.take() {
+                waker.wake();
+            }
         }
     }
 }

@@ -238,7 +238,7 @@ impl Hcm {
             h1_settings,
             head,
             timeouts: timeouts?,
-            chain: chain?,
+            chain: Arc::new(chain?),
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),
             stats: Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix)),
@@ -337,7 +337,7 @@ fn lower_upgrade(
     cx: &mut LowerCx<'_>,
 ) -> Result<Upgrade, Refused> {
     let proto::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = upgrade;
-    let chain = if filters.is_empty() { None } else { Some(lower_chain("filters", filters, cx)?) };
+    let chain = if filters.is_empty() { None } else { Some(Arc::new(lower_chain("filters", filters, cx)?)) };
     Ok(Upgrade { kind: upgrade_type, enabled: enabled.is_none_or(|b| b.value), chain })
 }
 

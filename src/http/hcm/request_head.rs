@@ -9,7 +9,7 @@ use http::header::{CONNECTION, Entry, HeaderName, HeaderValue, TE, TRANSFER_ENCO
 use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::protocol::UnderscoresAction;
 use nuncio_filter_api::{ByteStr, LocalReply, RequestHead, Scheme, Worker};
-use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, Protocol, StreamInfo};
 
 use super::config::{ClientAddress, HeadOptions, StripPort};
 use super::stats::HcmStats;
@@ -56,6 +56,7 @@ const INTERNAL_ONLY: [HeaderName; 15] = [
 pub(crate) fn apply_underscores(
     headers: &mut HeaderMap,
     action: UnderscoresAction,
+    version: Protocol,
     stats: &HcmStats,
 ) -> Result<(), LocalReply> {
     if action == UnderscoresAction::Allow {
@@ -66,18 +67,25 @@ pub(crate) fn apply_underscores(
         return Ok(());
     }
     if action == UnderscoresAction::RejectRequest {
-        stats.http1.requests_rejected_with_underscores_in_headers().inc();
+        match version {
+            Protocol::Http2 => stats.http2.requests_rejected_with_underscores_in_headers().inc(),
+            _ => stats.http1.requests_rejected_with_underscores_in_headers().inc(),
+        }
         return Err(LocalReply::new(StatusCode::BAD_REQUEST, "http1.unexpected_underscore").body("Bad Request"));
     }
     for name in with {
-        stats.http1.dropped_headers_with_underscores().inc();
+        match version {
+            Protocol::Http2 => stats.http2.dropped_headers_with_underscores().inc(),
+            _ => stats.http1.dropped_headers_with_underscores().inc(),
+        }
         headers.remove(name);
     }
     Ok(())
 }
 
 /// Headers that must not cross the edge, which is where `use_remote_address` is on.
-const EDGE_ONLY: [HeaderName; 4] = [
+const EDGE_ONLY: [HeaderName; 5] = [
+    HeaderName::from_static("x-envoy-original-host"),
     HeaderName::from_static("x-envoy-decorator-operation"),
     HeaderName::from_static("x-envoy-downstream-service-cluster"),
     HeaderName::from_static("x-envoy-downstream-service-node"),

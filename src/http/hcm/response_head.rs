@@ -1,6 +1,7 @@
 //! Envoy's contract for response headers between the filters and the codec.
 
 use http::header::{CONNECTION, DATE, Entry, SERVER, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::{HeaderValue, StatusCode};
 use nuncio_filter_api::{RequestHead, ResponseHead};
 use nuncio_telemetry::StreamInfo;
 
@@ -12,8 +13,17 @@ use super::request_head::{append_list, name};
 pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Http, info: &StreamInfo) {
     let options = &http.hcm.head;
     let headers = &mut head.headers;
+    let upgraded = headers.get(UPGRADE).cloned();
     for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
         headers.remove(name);
+    }
+    if head.status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(value) = upgraded.or_else(|| HeaderValue::from_str(request.protocol.as_deref()?).ok())
+    {
+        // RFC 9110 §7.8: what was switched to is told to the client.
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, value);
+        http.hcm.stats.http.downstream_cx_upgrades_total().inc();
     }
     if let Entry::Vacant(v) = headers.entry(DATE) {
         let now = info.times.response_start.get().unwrap_or(info.start);

@@ -69,6 +69,8 @@ impl HcmStats {
     pub(crate) fn stream_ends(&self, info: &StreamInfo) {
         let http = &self.http;
         http.downstream_rq_active().dec();
+        http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
+        http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
         let code = info.response_code.get();
         if code == 0 {
             return;

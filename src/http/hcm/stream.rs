@@ -17,6 +17,7 @@ use nuncio_filter_api::{
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use smallvec::SmallVec;
 
+use super::chain::Enabled;
 use super::{Http, response_head};
 use crate::local_reply;
 
@@ -27,11 +28,13 @@ pub(crate) struct Origin {
     pub(crate) has_host: bool,
     /// The request's own scheme is in its head: it came in `:scheme` or in an absolute target.
     pub(crate) has_scheme: bool,
+    /// There is a request head at all.
+    pub(crate) is_known: bool,
 }
 
 impl Origin {
     /// Of a request whose head could not be read.
-    pub(crate) const UNKNOWN: Self = Self { has_host: false, has_scheme: false };
+    pub(crate) const UNKNOWN: Self = Self { has_host: false, has_scheme: false, is_known: false };
 }
 
 /// A stream and its filters.
@@ -41,10 +44,14 @@ pub(crate) struct Stream {
     pub(crate) request: Request,
     cx: StreamCx,
     filters: SmallVec<[Box<dyn HttpFilter>; 4]>,
+    /// The filters that have not seen the request yet.
+    chain: Option<Enabled>,
     /// The response head once there is one.
     response: Option<ResponseHead>,
     is_grpc: bool,
     origin: Origin,
+    /// The request was refused before it was read: Envoy then ends an HTTP/1 connection.
+    refused: Cell<bool>,
     finished: Cell<bool>,
 }
 
@@ -59,9 +66,11 @@ impl Stream {
             request: Request { head, body },
             cx,
             filters: SmallVec::new(),
+            chain: None,
             response: None,
             is_grpc,
             origin,
+            refused: Cell::new(false),
             finished: Cell::new(false),
         }
     }
@@ -79,15 +88,21 @@ impl Stream {
     /// Runs the request through head processing, routing and the filters, to the answer.
     pub(crate) async fn request_phase(&mut self) -> Reply {
         if let Err(reply) = self.http.admit(&mut self.request.head, &self.cx.info, self.origin) {
+            self.refused.set(reply.status == StatusCode::BAD_REQUEST);
             return reply.into();
         }
         self.cx.refresh_route(&self.request.head);
         let chain = match self.http.hcm.upgrades.check(&self.request.head, self.cx.route()) {
             Ok(chain) => chain.unwrap_or(&self.http.hcm.chain),
-            Err(reply) => return reply.into(),
+            Err(reply) => {
+                self.http.hcm.stats.http.downstream_rq_ws_on_non_ws_route().inc();
+                return reply.into();
+            }
         };
-        self.filters = chain.instantiate(&self.cx);
-        for filter in &mut self.filters {
+        let chain = self.chain.insert(chain.enabled(&self.cx));
+        while let Some(filter) = chain.instantiate(&self.cx) {
+            self.filters.push(filter);
+            let filter = self.filters.last_mut().expect("it was just pushed");
             if let Err(reply) = verdict(filter.request(&mut self.request, &mut self.cx)).await {
                 return reply;
             }
@@ -99,6 +114,10 @@ impl Stream {
     /// Runs `reply` through the response path; returns the body to send after [`Stream::response_head`].
     pub(crate) async fn respond(&mut self, reply: Reply) -> Body {
         let mut response = self.take_reply(reply);
+        // Envoy: filters behind the one that answered see the response too.
+        while let Some(filter) = self.chain.as_mut().and_then(|c| c.instantiate_passed_over(&self.cx)) {
+            self.filters.push(filter);
+        }
         for i in (0..self.filters.len()).rev() {
             let step = self.filters[i].response(&mut response, &self.request.head, &mut self.cx);
             if let Err(reply) = verdict(step).await {
@@ -116,6 +135,7 @@ impl Stream {
         let info = &self.cx.info;
         match reply {
             Reply::Response(response) => {
+                info.response_code.set(response.head.status.as_u16());
                 info.local_reply.set(false);
                 response
             }
@@ -128,6 +148,12 @@ impl Stream {
     /// The head of the response.
     pub(crate) fn response_head(&self) -> &ResponseHead {
         self.response.as_ref().expect("the codec asks for the head after respond() made it")
+    }
+
+    /// Whether the connection cannot go on after the answer: the request was refused, or not taken whole.
+    pub(crate) fn ends_connection(&self) -> bool {
+        let too_large = self.cx.info.response_code.get() == StatusCode::PAYLOAD_TOO_LARGE.as_u16();
+        self.refused.get() || (too_large && self.cx.info.local_reply.get())
     }
 
     /// Whether a response was begun.
@@ -155,7 +181,8 @@ impl Stream {
             filter.complete(&self.cx);
         }
         self.http.hcm.stats.stream_ends(info);
-        self.http.hcm.log(&self.request.head, self.response.as_ref(), info);
+        let request = self.origin.is_known.then_some(&self.request.head);
+        self.http.hcm.log(request, self.response.as_ref(), info);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which upgrades (and CONNECT) a request may ask for, by the listener's and the route's word.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 use nuncio_config::route::{Action, RouteEntry};
 use nuncio_filter_api::{LocalReply, RequestHead, RouteRef};
@@ -12,7 +14,7 @@ pub(crate) struct Upgrade {
     pub(crate) kind: String,
     pub(crate) enabled: bool,
     /// A chain of its own for requests of this type.
-    pub(crate) chain: Option<Chain>,
+    pub(crate) chain: Option<Arc<Chain>>,
 }
 
 /// `upgrade_configs` of a listener.
@@ -21,7 +23,11 @@ pub(crate) struct Upgrades(pub(crate) Vec<Upgrade>);
 
 impl Upgrades {
     /// Whether `head` may go on, and the chain that its upgrade type has for itself.
-    pub(crate) fn check(&self, head: &RequestHead, route: Option<&RouteRef>) -> Result<Option<&Chain>, LocalReply> {
+    pub(crate) fn check(
+        &self,
+        head: &RequestHead,
+        route: Option<&RouteRef>,
+    ) -> Result<Option<&Arc<Chain>>, LocalReply> {
         let kind = match &head.protocol {
             Some(protocol) => &**protocol,
             None if head.method == Method::CONNECT => "CONNECT",

@@ -63,15 +63,15 @@ impl LocalReplies {
             m.filter.accepts(&cx)
         });
         if let Some(mapper) = matching {
-            if let Some(status) = mapper.status {
-                head.status = status;
-                info.response_code.set(status.as_u16());
-            }
             if let Some(own) = &mapper.body {
                 body = own.clone();
             }
             let view = head.clone();
             mapper.headers.apply_response(head, request, &context(&view, request, info, &body));
+            if let Some(status) = mapper.status {
+                head.status = status;
+                info.response_code.set(status.as_u16());
+            }
         }
         let Some(format) = matching.and_then(|m| m.format.as_ref()).or(self.format.as_ref()) else {
             return Mapped { body, content_type: text };

@@ -141,6 +141,7 @@ impl Forwarding<'_> {
         self.info.times.upstream_response_start.set(Some(now));
         self.info.set_details("via_upstream");
         let status = response.head.status;
+        self.info.response_code.set(status.as_u16());
         self.count_status(status.as_u16());
         match status.is_server_error() {
             true => active.host.stats.rq_error.inc(),

@@ -285,6 +285,11 @@ impl Inner {
                 (Some(_), true) => Recv::Raw,
             };
         }
+        if matches!(self.recv, Recv::Done)
+            && let Some(info) = &self.info
+        {
+            info.times.request_end.set(Some(tokio::time::Instant::now()));
+        }
         let wire = (before - self.reader.buf.len()) as u64;
         let (frame, data) = match piece {
             Some(Piece::Data(data)) => {
