@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p nuncio-config --bench route_find`
 
+#![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
+
 use std::hint::black_box;
 use std::time::Instant;
 

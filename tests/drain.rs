@@ -2,7 +2,6 @@
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, fetch, get};
-use crate::support::nuncio_serves;
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::http1;
@@ -23,9 +22,6 @@ async fn client(proxy: &Running) -> Client {
 
 #[tokio::test]
 async fn listeners_that_stop_keep_their_connections() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = proxy(Pieces::default().yaml()).concurrency(2).upstream(http1()).run().await;
     let mut open = client(&proxy).await;
     post(&proxy, "/drain_listeners").await;
@@ -37,9 +33,6 @@ async fn listeners_that_stop_keep_their_connections() {
 
 #[tokio::test]
 async fn a_graceful_drain_closes_connections_and_then_stops_the_listener() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = proxy(Pieces::default().yaml())
         .argument("--drain-time-s")
         .argument("1")
@@ -60,9 +53,6 @@ async fn a_graceful_drain_closes_connections_and_then_stops_the_listener() {
 
 #[tokio::test]
 async fn only_inbound_listeners_stop_on_request() {
-    if !nuncio_serves() {
-        return;
-    }
     let proxy = proxy(Pieces::default().yaml()).upstream(http1()).run().await;
     post(&proxy, "/drain_listeners?inboundonly").await;
     assert_eq!(get(proxy.addr(), "/").await.expect("it is not inbound").status(), 200);
@@ -70,9 +60,6 @@ async fn only_inbound_listeners_stop_on_request() {
 
 #[tokio::test]
 async fn connections_close_while_the_health_check_fails_unless_the_listener_says_otherwise() {
-    if !nuncio_serves() {
-        return;
-    }
     for (drain_type, closes) in [("DEFAULT", true), ("MODIFY_ONLY", false)] {
         let pieces = Pieces { listener: format!("drain_type: {drain_type}\n"), ..Pieces::default() };
         let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
@@ -87,9 +74,6 @@ async fn connections_close_while_the_health_check_fails_unless_the_listener_says
 
 #[tokio::test]
 async fn logs_are_reopened_by_admin_and_by_signal() {
-    if !nuncio_serves() {
-        return;
-    }
     let hcm = "access_log:\n- name: file\n  typed_config:\n    \
                \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    \
                path: $DIR/access.log\n    log_format: { text_format_source: { inline_string: \"%REQ(:PATH)%\\n\" } }\n";

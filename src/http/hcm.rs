@@ -1,7 +1,7 @@
 //! The HTTP connection manager: Envoy's `envoy.filters.network.http_connection_manager`.
 //!
-//! In: a connection and its configuration. Out: for each request a [`stream`](stream::Stream) through the filter chain,
-//! and its response on the connection. Start reading at [`Hcm::run`], then `h1` or `h2`, then `stream`.
+//! In: a connection and its configuration. Out: for each request a stream through the filter chain,
+//! and its response on the connection. Start reading at `Hcm::run`, then `h1` or `h2`, then `stream`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use nuncio_config::listener::{DrainType, TrafficDirection};
 use nuncio_filter_api::{DrainState, ServerState};
 use nuncio_net::{BoundSocket, ConnectionIds, Listener};
-use nuncio_telemetry::stats::catalogue::ListenerManagerStats;
+use nuncio_telemetry::stats::catalogue::{ListenerManagerStats, RuntimeStats};
 use nuncio_upstream::Clusters;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -85,6 +85,8 @@ struct Control {
     shared: Arc<Shared>,
     listeners: Vec<Arc<Listener>>,
     stats: ListenerManagerStats,
+    /// Held for as long as it is to be listed.
+    _runtime: RuntimeStats,
     concurrency: usize,
     started: Instant,
     workers: Vec<WorkerHandle>,
@@ -105,17 +107,18 @@ impl Control {
         let store = env.stats.clone();
         let stats = stats::start(&store, env.concurrency, config.server_version);
         stats.static_unknown_fields().add(unknown_fields);
+        let runtime = stats::start_runtime(&store, &config.runtime);
         let state = Arc::new(ServerState::default());
         state.set_state(INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
-        let clusters = Clusters::new(&store);
+        let clusters = Clusters::new(&store, config.cluster_manager.upstream_bind_config);
         clusters.update(config.clusters);
         let manager = ListenerManagerStats::new(&store.scope("listener_manager"));
         let ids = ConnectionIds::default();
         let mut listeners = Vec::new();
         for config in &config.listeners {
-            let bound = Listener::bind(config.clone(), env.concurrency, ids.clone(), &store);
+            let bound = Listener::bind(config.clone(), env.concurrency, ids.clone());
             let error = |source| StartError::Listener { listener: config.name.clone(), source };
             listeners.push(Arc::new(bound.map_err(error)?));
             manager.listener_added().inc();
@@ -130,7 +133,7 @@ impl Control {
         let admin = admin.map(|socket| {
             AdminThread::spawn(
                 socket,
-                Admin::new(options.clone(), env, loaded, shared.clone(), logs.app.clone(), sender),
+                Admin::new(options.clone(), env, loaded, config.runtime, shared.clone(), logs.app.clone(), sender),
             )
         });
         Ok(Self {
@@ -139,6 +142,7 @@ impl Control {
             shared,
             listeners,
             stats: manager,
+            _runtime: runtime,
             concurrency,
             started,
             workers: Vec::new(),
@@ -314,10 +318,9 @@ impl Control {
         if let Some(admin) = self.admin {
             admin.stop(deadline).await;
         }
-        // The listeners' configuration, which ends with this function, holds the access-log files open: only now can
-        // they still be waited for.
-        self.logs.flush();
         info!(target: "main", "exiting");
+        // The listeners' configuration holds the access logs: they are flushed while it still does.
+        self.logs.flush();
     }
 }
 
