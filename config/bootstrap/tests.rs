@@ -101,7 +101,7 @@ fn feature_guards_of_the_runtime_are_accepted_noted_and_listed() {
     assert_eq!(config.without_effect.len(), 3);
     let entries: Vec<_> = config.runtime.entries().into_iter().collect();
     let (x, y) = ("envoy.reloadable_features.x", "envoy.restart_features.y");
-    assert_eq!(entries, [(x, vec!["true", "no", ""]), (y, vec!["5", "", ""])]);
+    assert_eq!(entries, [(x, vec!["true", "false", ""]), (y, vec!["5", "", ""])]);
 }
 
 #[test]
