@@ -1,10 +1,12 @@
 //! The control thread: starts everything in order, then obeys signals and admin until it is told to stop.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt;
 use nuncio_config::listener::{DrainType, TrafficDirection};
 use nuncio_filter_api::{DrainState, ServerState};
 use nuncio_net::{BoundSocket, ConnectionIds, Listener};
@@ -30,6 +32,8 @@ const LIVE: u8 = 0;
 const INITIALIZING: u8 = 3;
 /// How long workers and admin may take to end before the process ends without them.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Pause before discovery is started again after a panic, so that one that panics at once does not spin.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
 /// Requests of admin that may wait for the control thread.
 const REQUESTS: usize = 16;
 
@@ -66,7 +70,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
     LocalSet::new().block_on(&runtime, async {
         let mode = start.options.mode;
         let mut control = Control::start(start, logs)?;
-        let discovery = spawn_local(control.shared.clusters.clone().run_discovery());
+        let discovery = spawn_local(discover_forever(control.shared.clusters.clone()));
         if control.initialise().await {
             control.go_live().await?;
             if mode != Mode::InitOnly {
@@ -77,6 +81,16 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
         control.stop().await;
         Ok(())
     })
+}
+
+/// Follows DNS; a panic there starts it again, and costs what the names meant meanwhile.
+async fn discover_forever(clusters: Arc<Clusters>) {
+    loop {
+        let discovery = AssertUnwindSafe(clusters.clone().run_discovery());
+        // Only a panic ends it, which the process's hook has logged.
+        let _ = discovery.catch_unwind().await;
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
 }
 
 struct Control {
@@ -196,8 +210,10 @@ impl Control {
     async fn obey(&mut self) {
         loop {
             let event = self.next_event().await;
-            if !self.handle(event).await {
-                return;
+            // What a panic leaves half done is one request of admin.
+            match AssertUnwindSafe(self.handle(event)).catch_unwind().await {
+                Ok(true) | Err(_) => {}
+                Ok(false) => return,
             }
         }
     }
