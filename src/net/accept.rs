@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use nuncio_config::listener::ListenerConfig;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::{debug, warn};
@@ -38,19 +40,30 @@ impl Acceptor {
     }
 }
 
-/// Accepts connections of the address numbered `address`, batch by batch, until it is aborted.
-pub(crate) async fn accept_loop(shared: Rc<Shared>, acceptor: Acceptor, address: usize) {
+/// Accepts connections of the address numbered `address` until it is aborted. A panic on the way from accept(2) to the
+/// connection's own task costs that connection alone.
+pub(crate) async fn accept_forever(shared: Rc<Shared>, acceptor: Acceptor, address: usize) {
+    loop {
+        let accepting = AssertUnwindSafe(accept_loop(&shared, &acceptor, address));
+        // Only a panic ends it, which the process's hook has logged.
+        let _ = accepting.catch_unwind().await;
+        tokio::time::sleep(MIN_PAUSE).await;
+    }
+}
+
+/// Accepts connections batch by batch.
+async fn accept_loop(shared: &Rc<Shared>, acceptor: &Acceptor, address: usize) {
     let limit = shared.listener.config.accept_batch.unwrap_or(u32::MAX);
     let mut pause = MIN_PAUSE;
     loop {
-        let (accepted, failure) = poll_fn(|cx| poll_batch(&shared, &acceptor, address, limit, cx)).await;
+        let (accepted, failure) = poll_fn(|cx| poll_batch(shared, acceptor, address, limit, cx)).await;
         if accepted > 0 {
             shared.listener.stats.connections_accepted_per_socket_event().record(accepted.into());
             pause = MIN_PAUSE;
         }
         match failure {
             Some(error) => {
-                report(&shared.listener.config, &shared, &error, pause);
+                report(&shared.listener.config, shared, &error, pause);
                 tokio::time::sleep(pause).await;
                 pause = MAX_PAUSE.min(pause * 2);
             }

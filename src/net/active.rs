@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 use tokio::time::Instant;
 
-use crate::accept::{Acceptor, accept_loop, receive_loop};
+use crate::accept::{Acceptor, accept_forever, receive_loop};
 use crate::{Listener, TcpTransport, UnixTransport};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
@@ -59,7 +59,7 @@ impl ActiveListener {
                 Address::Ip(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
                 Address::Pipe(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
             };
-            acceptors.push(spawn_local(accept_loop(shared.clone(), acceptor, address)));
+            acceptors.push(spawn_local(accept_forever(shared.clone(), acceptor, address)));
         }
         if shared.listener.balancer.is_some() {
             acceptors.push(spawn_local(receive_loop(shared.clone())));

@@ -162,3 +162,6 @@ fn set_options(socket: &Socket, config: &ListenSocket, phase: SocketPhase) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
