@@ -89,11 +89,12 @@ impl Admin {
         }
     }
 
-    /// The bootstrap as it was loaded, with the names of the command line.
+    /// The bootstrap as it was loaded, with the names of the command line and what this build can do.
     fn bootstrap(&self) -> Bootstrap {
         // What the loader checked decodes.
         let mut bootstrap = Bootstrap::decode(self.loaded.bootstrap()).unwrap_or_default();
         override_node(&mut bootstrap, &self.options);
+        bootstrap.node = Some(info::node(bootstrap.node.take(), &self.env.registry));
         bootstrap
     }
 

@@ -62,32 +62,17 @@ pub(crate) struct Start {
 impl Start {
     /// Loads and lowers what `options` name.
     pub(crate) fn load(options: Options, store: Store, files: Arc<FileManager>) -> Result<Self, StartError> {
-        let (loaded, clusters) = load(&options)?;
-        let Loaded { mut message, sources, warnings, unknown_fields, .. } = loaded;
+        let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
+        let loaded = Loader::new(unknown).load_bootstrap(sources(&options)?);
+        let (loaded, clusters) = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => return Err(all_problems(problems, &options, store, files)?),
+        };
         if !options.skip_deprecated_logs {
-            warnings.iter().for_each(|warning| warn!(target: "config", "{warning}"));
+            loaded.warnings.iter().for_each(|warning| warn!(target: "config", "{warning}"));
         }
-        override_node(&mut message, &options);
-        let (registry, unknown) = registry::registry(&options.disable_extensions);
-        unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
-        let env = LowerEnv {
-            registry,
-            clusters: Arc::new(ClusterNames::default()),
-            stats: store,
-            files,
-            concurrency: concurrency(&options),
-            local_ip: local_ip(options.local_address_ip_version),
-            node: node_names(&message),
-        };
-        let mut cx = LowerCx::new(&env);
-        let lowered = BootstrapConfig::lower(message, &clusters, &mut cx);
-        let invalid = cx.finish();
-        let config = match lowered {
-            Ok(config) if invalid.is_empty() => config,
-            Ok(_) | Err(Refused) => {
-                return Err(StartError::Config(invalid.into_iter().map(|i| sources.explain(i)).collect()));
-            }
-        };
+        let unknown_fields = loaded.unknown_fields;
+        let (env, config) = lower(loaded, &clusters, &options, store, files).map_err(StartError::Config)?;
         for path in &config.without_effect {
             info!(target: "config", "{path} is set and has no effect here");
         }
@@ -98,7 +83,53 @@ impl Start {
     }
 }
 
-fn load(options: &Options) -> Result<(Loaded<Bootstrap>, StaticClusters), StartError> {
+/// What is wrong beyond the `problems` found while loading: where unknown fields alone kept the configuration from being
+/// lowered, it is lowered without them, so that one run tells all.
+fn all_problems(
+    mut problems: Vec<Problem>,
+    options: &Options,
+    store: Store,
+    files: Arc<FileManager>,
+) -> Result<StartError, StartError> {
+    if let Ok((loaded, clusters)) = Loader::new(UnknownFields::Ignore).load_bootstrap(sources(options)?)
+        && let Err(more) = lower(loaded, &clusters, options, store, files)
+    {
+        problems.extend(more);
+    }
+    Ok(StartError::Config(problems))
+}
+
+fn lower(
+    loaded: Loaded<Bootstrap>,
+    clusters: &StaticClusters,
+    options: &Options,
+    stats: Store,
+    files: Arc<FileManager>,
+) -> Result<(LowerEnv, BootstrapConfig), Vec<Problem>> {
+    let Loaded { mut message, sources, .. } = loaded;
+    override_node(&mut message, options);
+    let (registry, unknown) = registry::registry(&options.disable_extensions);
+    unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
+    let env = LowerEnv {
+        registry,
+        clusters: Arc::new(ClusterNames::default()),
+        stats,
+        files,
+        concurrency: concurrency(options),
+        local_ip: local_ip(options.local_address_ip_version),
+        node: node_names(&message),
+    };
+    let mut cx = LowerCx::new(&env);
+    let lowered = BootstrapConfig::lower(message, clusters, &mut cx);
+    let invalid = cx.finish();
+    match lowered {
+        Ok(config) if invalid.is_empty() => Ok((env, config)),
+        Ok(_) | Err(Refused) => Err(invalid.into_iter().map(|invalid| sources.explain(invalid)).collect()),
+    }
+}
+
+/// The texts to load, in the order in which they are merged.
+fn sources(options: &Options) -> Result<Vec<Source>, StartError> {
     let mut sources = Vec::new();
     if let Some(path) = &options.config_path {
         sources.push(read(path)?);
@@ -106,11 +137,7 @@ fn load(options: &Options) -> Result<(Loaded<Bootstrap>, StaticClusters), StartE
     if !options.config_yaml.is_empty() {
         sources.push(Source::new("--config-yaml", Format::Yaml, options.config_yaml.clone().into()));
     }
-    if sources.is_empty() {
-        return Err(StartError::NoConfig);
-    }
-    let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
-    Loader::new(unknown).load_bootstrap(sources).map_err(StartError::Config)
+    if sources.is_empty() { Err(StartError::NoConfig) } else { Ok(sources) }
 }
 
 fn read(path: &Path) -> Result<Source, StartError> {

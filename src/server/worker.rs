@@ -83,6 +83,12 @@ fn run(index: usize, shared: &Shared, mut commands: mpsc::Receiver<Command>) {
             Err(_) => error!(worker = index, "worker died and is started again"),
         }
         shared.stats.worker_restarts().inc();
+        // The snapshot already has what other commands asked for.
+        while let Ok(command) = commands.try_recv() {
+            if matches!(command, Command::Stop) {
+                return;
+            }
+        }
         std::thread::sleep(RESTART_PAUSE);
     }
 }
@@ -159,6 +165,9 @@ mod tests {
         });
         let worker = WorkerHandle::spawn(0, shared.clone()).unwrap();
         worker.send(Command::Run(Box::new(|| panic!("injected")))).await;
+        while shared.stats.worker_restarts().value() == 0 {
+            tokio::task::yield_now().await;
+        }
         let (sender, receiver) = channel();
         let report = move || sender.send(std::thread::current().name().map(str::to_owned)).unwrap();
         worker.send(Command::Run(Box::new(report))).await;

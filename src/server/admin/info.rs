@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use http::StatusCode;
 use nuncio_config::load::{Defaults, to_json};
-use nuncio_filter_api::ServerState;
+use nuncio_filter_api::{Registry, ServerState};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::admin::v3::command_line_options::{
     DrainStrategy as ProtoDrainStrategy, IpVersion as ProtoIpVersion, Mode as ProtoMode,
@@ -149,7 +149,7 @@ pub(super) fn server_info(admin: &Admin) -> Reply {
         uptime_all_epochs: Some(uptime),
         hot_restart_version: NO_HOT_RESTART.to_owned(),
         command_line_options: Some(command_line_options(&admin.options, admin.env.concurrency)),
-        node: Some(node(admin)),
+        node: admin.bootstrap().node,
         hot_restart_initializing: false,
     };
     Reply::json(to_json(&info, Defaults::Print))
@@ -159,13 +159,11 @@ fn duration(seconds: u64) -> Duration {
     Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }
 
-/// The node as a control plane would see it.
-fn node(admin: &Admin) -> core::Node {
-    let bootstrap = admin.bootstrap();
+/// The node as a control plane sees it: as configured, and what it runs.
+pub(super) fn node(configured: Option<core::Node>, registry: &Registry) -> core::Node {
     let version = Value { kind: Some(Kind::StringValue(cli::version())) };
     let metadata = Struct { fields: HashMap::from([("nuncio.version".to_owned(), version)]) };
     let build = core::BuildVersion { version: Some(ENVOY_VERSION), metadata: Some(metadata) };
-    let registry = &admin.env.registry;
     let network = registry.network.iter().copied().flatten();
     let http = registry.http.iter().copied().flatten();
     let extensions = network
@@ -175,7 +173,7 @@ fn node(admin: &Admin) -> core::Node {
         user_agent_name: "envoy".to_owned(),
         user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)),
         extensions: extensions.collect(),
-        ..bootstrap.node.unwrap_or_default()
+        ..configured.unwrap_or_default()
     }
 }
 

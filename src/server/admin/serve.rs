@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nuncio_net::BoundSocket;
 use nuncio_telemetry::Address;
+use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
@@ -60,9 +62,10 @@ impl AdminThread {
         let is_ip = matches!(socket.local(), Address::Ip(_));
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            // A panic in an answer is caught by its task.
-            if let Err(error) = run(accepting, is_ip, admin, stopped) {
-                warn!(target: "admin", %error, "admin cannot run");
+            let admin = Rc::new(admin);
+            // A panic in an answer is caught by its task; any other starts the server again on the same socket.
+            while catch_unwind(AssertUnwindSafe(|| run(&accepting, is_ip, &admin, &stopped))).is_err() {
+                std::thread::sleep(ACCEPT_PAUSE);
             }
         });
         Ok(Self { stop, thread: thread.map_err(|source| StartError::System { what: "start admin", source })? })
@@ -82,15 +85,22 @@ enum Acceptor {
     Unix(UnixListener),
 }
 
-fn run(socket: socket2::Socket, is_ip: bool, admin: Admin, stopped: watch::Receiver<bool>) -> io::Result<()> {
+fn run(socket: &Socket, is_ip: bool, admin: &Rc<Admin>, stopped: &watch::Receiver<bool>) {
+    if let Err(error) = serve(socket, is_ip, admin, stopped) {
+        warn!(target: "admin", %error, "admin cannot run");
+    }
+}
+
+fn serve(socket: &Socket, is_ip: bool, admin: &Rc<Admin>, stopped: &watch::Receiver<bool>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
+        let socket = socket.try_clone()?;
         let acceptor = if is_ip {
             Acceptor::Tcp(TcpListener::from_std(socket.into())?)
         } else {
             Acceptor::Unix(UnixListener::from_std(socket.into())?)
         };
-        accept(acceptor, Rc::new(admin), stopped).await;
+        accept(acceptor, admin.clone(), stopped.clone()).await;
         Ok(())
     })
 }
