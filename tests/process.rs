@@ -48,7 +48,31 @@ fn an_unknown_field_is_refused_by_name() {
 }
 
 #[test]
-#[ignore = "pending: routes to unknown clusters are accepted"]
+fn all_that_is_wrong_is_told_at_once_with_its_place() {
+    let yaml = bootstrap()
+        .replace("stat_prefix: in", "stat_prefix: in\n          stat_prefiks: out")
+        .replace("route: { cluster: up }", "route: { cluster: nobody }")
+        .replace("name: main\n", "name: main\n    use_original_dst: true\n");
+    let output = validate(&yaml);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let text = text(&output);
+    assert!(text.contains("refused for 3 reasons"), "{text}");
+    for (field, reason) in
+        [("stat_prefiks", "did you mean"), ("cluster", "nobody"), ("use_original_dst", "not implemented")]
+    {
+        let line = text.lines().find(|line| line.contains(field) && line.contains(reason));
+        let line = line.unwrap_or_else(|| panic!("nothing of {field}:\n{text}"));
+        assert!(line.trim_start().starts_with("--config-yaml:"), "{line}");
+    }
+}
+
+#[test]
+fn init_only_ends_well_once_everything_is_ready() {
+    let output = run(&["--mode", "init_only", "--config-yaml", &bootstrap()]);
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
 fn an_unknown_cluster_is_refused_by_name() {
     let output = validate(&bootstrap().replace("route: { cluster: up }", "route: { cluster: nobody }"));
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));

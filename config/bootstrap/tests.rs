@@ -95,7 +95,7 @@ fn clusters_are_declared_before_listeners_refer_to_them() {
 fn feature_guards_of_the_runtime_are_accepted_noted_and_listed() {
     let config = good(
         "layered_runtime: { layers: [{ name: s, static_layer: { envoy: { reloadable_features: { x: true } }, \
-         envoy.restart_features.y: 5 } }, { name: t, static_layer: { envoy.reloadable_features.x: no } }, \
+         envoy.restart_features.y: 5 } }, { name: t, static_layer: { envoy.reloadable_features.x: false } }, \
          { name: a, admin_layer: {} }] }",
     );
     assert_eq!(config.without_effect.len(), 3);
