@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     RefusedStream,
     /// The route's time-out.
     Timeout,
+    /// The time-out of one attempt.
+    PerTryTimeout,
     /// `max_stream_duration` of the cluster.
     MaxStreamDuration,
     /// The request's own body broke off: nobody is left to be answered, or the client is at fault.
@@ -54,7 +56,7 @@ impl Failure {
             Self::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
             Self::Protocol => ResponseFlag::UpstreamProtocolError,
             Self::RemoteReset | Self::RefusedStream => ResponseFlag::UpstreamRemoteReset,
-            Self::Timeout => ResponseFlag::UpstreamRequestTimeout,
+            Self::Timeout | Self::PerTryTimeout => ResponseFlag::UpstreamRequestTimeout,
             Self::MaxStreamDuration => ResponseFlag::UpstreamMaxStreamDurationReached,
             Self::RequestBody(_) => ResponseFlag::DownstreamConnectionTermination,
         }
@@ -64,7 +66,7 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Protocol => StatusCode::BAD_GATEWAY,
-            Self::Timeout | Self::MaxStreamDuration => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::PerTryTimeout | Self::MaxStreamDuration => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -87,9 +89,12 @@ impl Failure {
             Self::Protocol => "protocol error",
             Self::RemoteReset => "remote reset",
             Self::RefusedStream => "remote refused stream reset",
-            Self::NoCluster | Self::NoHealthyHost | Self::Timeout | Self::MaxStreamDuration | Self::RequestBody(_) => {
-                return None;
-            }
+            Self::NoCluster
+            | Self::NoHealthyHost
+            | Self::Timeout
+            | Self::PerTryTimeout
+            | Self::MaxStreamDuration
+            | Self::RequestBody(_) => return None,
         })
     }
 
@@ -105,6 +110,7 @@ impl Failure {
             Self::NoCluster => "cluster_not_found".into(),
             Self::NoHealthyHost => "no_healthy_upstream".into(),
             Self::Timeout => "response_timeout".into(),
+            Self::PerTryTimeout => "upstream_per_try_timeout".into(),
             Self::MaxStreamDuration => "upstream_max_stream_duration_reached".into(),
             Self::RequestBody(error) => error.details.clone(),
             _ => "upstream_reset_before_response_started".into(),
@@ -130,7 +136,7 @@ impl Failure {
         }
         match self {
             Self::NoHealthyHost => "no healthy upstream",
-            Self::Timeout => "upstream request timeout",
+            Self::Timeout | Self::PerTryTimeout => "upstream request timeout",
             Self::MaxStreamDuration => "upstream max stream duration reached",
             _ => "",
         }

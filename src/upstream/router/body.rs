@@ -3,8 +3,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use nuncio_filter_api::{Body, BodyError};
+use nuncio_filter_api::{Body, BodyError, Request, ResponseHead};
 use nuncio_telemetry::{Protocol, ResponseFlag};
 
 use super::Config;
@@ -23,14 +24,50 @@ struct Stream {
     config: Arc<Config>,
     active: ActiveRequest,
     deadline: Deadline,
+    success: Success,
+}
+
+/// Whether a response is a success of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Success {
+    Yes,
+    No,
+    /// Its trailers will tell: it is gRPC.
+    Later,
+}
+
+// === impl Success ===
+
+impl Success {
+    pub(super) fn of(request: &Request, response: &ResponseHead) -> Self {
+        match response.status.is_server_error() {
+            true => Self::No,
+            false if !request.head.is_grpc() => Self::Yes,
+            false => Self::of_grpc(&response.headers).unwrap_or(Self::Later),
+        }
+    }
+
+    /// By grpc-status, if it is there. Envoy: the statuses that stand for faults of a server are errors of its host.
+    fn of_grpc(headers: &HeaderMap) -> Option<Self> {
+        /// Unknown, deadline exceeded, unimplemented, internal, unavailable, data loss.
+        const FAULTS: [&[u8]; 6] = [b"2", b"4", b"12", b"13", b"14", b"15"];
+        let status = headers.get("grpc-status")?.as_bytes();
+        Some(if FAULTS.contains(&status) { Self::No } else { Self::Yes })
+    }
 }
 
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
     /// Follows `body` to its end. A body that is here as a whole has ended.
-    pub(super) fn wrap(mut body: Body, config: Arc<Config>, active: ActiveRequest, deadline: Deadline) -> Body {
-        let stream = Stream { config, active, deadline };
+    pub(super) fn wrap(
+        mut body: Body,
+        config: Arc<Config>,
+        active: ActiveRequest,
+        deadline: Deadline,
+        success: Success,
+    ) -> Body {
+        let stream = Stream { config, active, deadline, success };
         let full = body.take_full();
         if full.is_some() || body.is_end() {
             stream.end();
@@ -64,6 +101,15 @@ impl HttpBody for UpstreamBody {
                 };
             }
         };
+        if let (Some(Ok(frame)), Success::Later) = (&frame, stream.success)
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            stream.success = Success::of_grpc(trailers).unwrap_or(Success::No);
+            match stream.success {
+                Success::Yes => stream.active.host.stats.rq_success.inc(),
+                _ => stream.active.host.stats.rq_error.inc(),
+            }
+        }
         if let Some(Err(error)) = &frame {
             if let Some(stream) = this.stream.take() {
                 stream.fail(error);
@@ -90,6 +136,10 @@ impl HttpBody for UpstreamBody {
 impl Stream {
     /// The response has ended as it should.
     fn end(self) {
+        // A gRPC response without trailers is none.
+        if self.success == Success::Later {
+            self.active.host.stats.rq_error.inc();
+        }
         let info = self.deadline.info();
         let env = &self.active.share.env;
         let now = env.clock.now();
@@ -110,17 +160,24 @@ impl Stream {
 
     /// The response broke off.
     fn fail(self, error: &BodyError) {
-        self.config.stats.rq_reset_after_downstream_response_started().inc();
+        self.abort();
         if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Protocol::Http2 {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
         }
-        self.active.host.stats.rq_error.inc();
+    }
+
+    /// Envoy: a host whose success was counted with the head of its response keeps it.
+    fn abort(&self) {
+        if self.success == Success::Later {
+            self.active.host.stats.rq_error.inc();
+            self.config.stats.rq_reset_after_downstream_response_started().inc();
+        }
     }
 
     /// The response took too long.
     fn expire(self, failure: &Failure) {
         let stats = &self.active.share.cluster.stats;
-        self.config.stats.rq_reset_after_downstream_response_started().inc();
+        self.abort();
         match failure {
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
             _ => {

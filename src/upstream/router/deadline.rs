@@ -6,6 +6,7 @@ use nuncio_filter_api::RequestHead;
 use nuncio_telemetry::StreamInfo;
 use tokio::time::Instant;
 
+use super::timeouts::Timeouts;
 use super::tunnel::asks_for_tunnel;
 use crate::failure::Failure;
 use crate::timer::Timer;
@@ -14,8 +15,8 @@ use crate::worker::ClusterShare;
 /// When a stream has taken too long.
 pub(super) struct Deadline {
     info: Rc<StreamInfo>,
-    /// For the response, from the end of the request on; `None` for ever.
-    timeout: Option<Duration>,
+    /// From the end of the request on.
+    timeouts: Timeouts,
     /// A tunnel was asked for and is not yet granted: its request has no end, and time runs from its beginning.
     is_asking: bool,
     /// `max_stream_duration` of the cluster.
@@ -26,20 +27,16 @@ pub(super) struct Deadline {
 // === impl Deadline ===
 
 impl Deadline {
-    pub(super) fn new(
-        share: &ClusterShare,
-        info: &Rc<StreamInfo>,
-        timeout: Option<Duration>,
-        head: &RequestHead,
-    ) -> Self {
+    pub(super) fn new(share: &ClusterShare, info: &Rc<StreamInfo>, timeouts: Timeouts, head: &RequestHead) -> Self {
         let max_stream_duration = share.cluster.config.http.common.max_stream_duration;
         let timer = share.env.timers.timer();
-        Self { info: info.clone(), timeout, is_asking: asks_for_tunnel(head), max_stream_duration, timer }
+        Self { info: info.clone(), timeouts, is_asking: asks_for_tunnel(head), max_stream_duration, timer }
     }
 
     /// The head of the response has come.
     pub(super) fn answered(&mut self) {
         self.is_asking = false;
+        self.timeouts.per_try = None;
     }
 
     /// The stream it bounds.
@@ -59,10 +56,12 @@ impl Deadline {
         let times = &self.info.times;
         // Envoy: the time of the response begins when the request has been received to its end.
         let begin = if self.is_asking { Some(self.info.start) } else { times.request_end.get() };
-        let timeout = self.timeout.and_then(|t| Some((begin? + t, Failure::Timeout)));
+        let timeout = self.timeouts.response.and_then(|t| Some((begin? + t, Failure::Timeout)));
+        let attempt = times.upstream_request_start.get();
+        let per_try = self.timeouts.per_try.and_then(|t| Some((begin?.max(attempt?) + t, Failure::PerTryTimeout)));
         let duration = self
             .max_stream_duration
             .and_then(|d| Some((times.upstream_request_start.get()? + d, Failure::MaxStreamDuration)));
-        timeout.into_iter().chain(duration).min_by_key(|(at, _)| *at)
+        timeout.into_iter().chain(per_try).chain(duration).min_by_key(|(at, _)| *at)
     }
 }

@@ -11,7 +11,7 @@ use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forwar
 use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo};
 
-use super::body::UpstreamBody;
+use super::body::{Success, UpstreamBody};
 use super::deadline::Deadline;
 use super::numbers::small_number;
 use super::tunnel;
@@ -58,8 +58,8 @@ impl Config {
             return Err(self.with_route_headers(reply, entry, request, cx).into());
         };
         self.check_strict_headers(&request.head)?;
-        let timeout = self.timeout(forward, &mut request.head, info.internal.get(), &clusters.env().timeout_value);
-        let mut deadline = Deadline::new(&cluster.shared, &info, timeout, &request.head);
+        let timeouts = self.timeouts(forward, &mut request.head, info.internal.get(), &clusters.env().timeout_value);
+        let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
         let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
@@ -143,9 +143,11 @@ impl Forwarding<'_> {
         let status = response.head.status;
         self.info.response_code.set(status.as_u16());
         self.count_status(status.as_u16());
-        match status.is_server_error() {
-            true => active.host.stats.rq_error.inc(),
-            false => active.host.stats.rq_success.inc(),
+        let success = Success::of(request, &response.head);
+        match success {
+            Success::Yes => active.host.stats.rq_success.inc(),
+            Success::No => active.host.stats.rq_error.inc(),
+            Success::Later => {}
         }
         if self.config.envoy_headers == EnvoyHeaders::Add
             && let Some(end) = self.info.times.request_end.get()
@@ -157,7 +159,7 @@ impl Forwarding<'_> {
             let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
         }
         self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
-        response.body = UpstreamBody::wrap(response.body, self.config.clone(), active, deadline);
+        response.body = UpstreamBody::wrap(response.body, self.config.clone(), active, deadline, success);
         response
     }
 
@@ -178,6 +180,10 @@ impl Forwarding<'_> {
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
             Failure::Timeout => {
                 stats.upstream_rq_timeout().inc();
+                host.inspect(|host| host.rq_timeout.inc());
+            }
+            Failure::PerTryTimeout => {
+                stats.upstream_rq_per_try_timeout().inc();
                 host.inspect(|host| host.rq_timeout.inc());
             }
             _ => {}

@@ -11,9 +11,10 @@ use super::numbers::LastNumber;
 static RQ_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
+static PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+
 /// Headers by which an internal client steers the router, and which end here.
-const STEERING: [&str; 8] = [
-    "x-envoy-upstream-rq-per-try-timeout-ms",
+const STEERING: [&str; 7] = [
     "x-envoy-upstream-alt-stat-name",
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-max-retries",
@@ -22,6 +23,15 @@ const STEERING: [&str; 8] = [
     "x-envoy-retriable-status-codes",
     "x-envoy-retriable-header-names",
 ];
+
+/// How long a response may take; `None` is for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Timeouts {
+    /// The whole of it.
+    pub(super) response: Option<Duration>,
+    /// Its head, from one attempt.
+    pub(super) per_try: Option<Duration>,
+}
 
 impl Config {
     /// Refuses values that are no numbers in the headers of `strict_check_headers`.
@@ -38,37 +48,48 @@ impl Config {
         Ok(())
     }
 
-    /// How long the response may take, by the route or by what an internal client asks for. Takes out of the request
-    /// what was meant for this proxy alone, and tells the host what is expected of it.
-    pub(super) fn timeout(
+    /// The time-outs of the route, or those that an internal client asks for. Takes out of the request what was meant
+    /// for this proxy alone, and tells the host what is expected of it.
+    pub(super) fn timeouts(
         &self,
         forward: &Forward,
         head: &mut RequestHead,
         is_internal: bool,
         numbers: &LastNumber,
-    ) -> Option<Duration> {
-        let mut timeout = forward.timeout(head);
+    ) -> Timeouts {
+        let mut timeouts = Timeouts { response: forward.timeout(head), per_try: None };
         // Requests from outside have lost these headers already.
         if is_internal {
-            let expected = head.headers.get(&EXPECTED_TIMEOUT).and_then(number);
-            let asked = head.headers.get(&RQ_TIMEOUT).and_then(number);
-            let millis = if self.respect_expected_timeout { expected.or(asked) } else { asked };
-            if let Some(millis) = millis {
-                timeout = Some(Duration::from_millis(millis)).filter(|t| !t.is_zero());
-            }
-            head.headers.remove(&RQ_TIMEOUT);
-            for name in STEERING {
-                head.headers.remove(name);
-            }
-            if self.respect_expected_timeout && expected.is_some() {
-                return timeout;
+            let expected =
+                head.headers.get(&EXPECTED_TIMEOUT).and_then(number).filter(|_| self.respect_expected_timeout);
+            timeouts.read(head, expected);
+            if expected.is_some() {
+                return timeouts;
             }
         }
-        if let (Some(timeout), EnvoyHeaders::Add) = (timeout, self.envoy_headers) {
+        if let (Some(timeout), EnvoyHeaders::Add) = (timeouts.per_try.or(timeouts.response), self.envoy_headers) {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             let _ = head.headers.try_insert(&EXPECTED_TIMEOUT, numbers.value(millis));
         }
-        timeout
+        timeouts
+    }
+}
+
+impl Timeouts {
+    /// Reads what an internal client asks for.
+    fn read(&mut self, head: &mut RequestHead, expected: Option<u64>) {
+        let millis = |n: u64| Some(Duration::from_millis(n)).filter(|t| !t.is_zero());
+        if let Some(asked) = expected.or_else(|| head.headers.get(&RQ_TIMEOUT).and_then(number)) {
+            self.response = millis(asked);
+        }
+        let per_try = head.headers.get(&PER_TRY_TIMEOUT).and_then(number).and_then(millis);
+        // Envoy: an attempt that may take as long as the whole has no time-out of its own.
+        self.per_try = per_try.filter(|t| self.response.is_none_or(|whole| *t < whole));
+        head.headers.remove(&RQ_TIMEOUT);
+        head.headers.remove(&PER_TRY_TIMEOUT);
+        for name in STEERING {
+            head.headers.remove(name);
+        }
     }
 }
 
