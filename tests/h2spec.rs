@@ -14,7 +14,6 @@ use std::process::Command;
 const CASES: u32 = 146;
 
 #[tokio::test]
-#[ignore = "pending: a POST to a direct response is reset without its response"]
 async fn every_case_of_h2spec_passes_in_strict_mode() {
     let required = std::env::var("NUNCIO_REQUIRE_H2SPEC").is_ok_and(|v| v == "1");
     let Some(h2spec) = find() else {

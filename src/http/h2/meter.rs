@@ -1,4 +1,5 @@
-//! Counts the frames of a downstream HTTP/2 connection as their bytes go by, and ends the connection that floods.
+//! Counts the frames of a downstream HTTP/2 connection as their bytes go by, ends the connection that floods, and
+//! closes what is left of one that has ended.
 //!
 //! The h2 crate bounds memory by itself; what it does not bound is work: frames that cost the peer nothing and carry
 //! nothing. Envoy's limits for them are applied here. Only frame headers are looked at.
@@ -10,8 +11,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
+use h2::Reason;
 use nuncio_config::protocol::Http2Options;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nuncio_filter_api::Io;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
 /// Length of a frame header (RFC 9113 §4.1).
@@ -25,6 +29,9 @@ mod kind {
     pub(super) const HEADERS: u8 = 1;
     pub(super) const PRIORITY: u8 = 2;
     pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
+    pub(super) const PING: u8 = 6;
+    pub(super) const GOAWAY: u8 = 7;
     pub(super) const WINDOW_UPDATE: u8 = 8;
     pub(super) const CONTINUATION: u8 = 9;
 }
@@ -32,9 +39,15 @@ mod kind {
 /// END_STREAM of DATA and HEADERS frames.
 const END_STREAM: u8 = 1;
 
+/// ACK of SETTINGS frames.
+const ACK: u8 = 1;
+
 /// Which limit a connection broke; each has a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FloodKind {
+    /// No flood: the h2 crate would call it a PROTOCOL_ERROR (RFC 9113 §4.2 has a code of its own).
+    #[error("a frame of a length that its type cannot have")]
+    FrameSize,
     #[error("too many frames in a row with an empty payload")]
     Empty,
     #[error("too many PRIORITY frames")]
@@ -72,33 +85,90 @@ impl From<&Http2Options> for Limits {
 }
 
 /// What the connection's tasks and its meter share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Metered {
     /// DATA frames sent: they earn WINDOW_UPDATE frames.
     pub(crate) data_sent: Cell<u64>,
     /// The limit broken, once one is.
     pub(crate) flood: Cell<Option<FloodKind>>,
+    /// The transport, once the h2 crate has let go of it: for [`Metered::close`].
+    left: Cell<Option<Left>>,
 }
 
-/// A transport whose incoming frames are counted.
-pub(crate) struct FrameMeter<T> {
-    io: T,
-    counts: Counts,
-    shared: Rc<Metered>,
+/// What remains of a connection whose protocol has ended.
+struct Left {
+    io: Io,
+    last_stream: u32,
+    /// The last write was taken whole, so that a frame may begin here.
+    between_frames: bool,
 }
 
-impl<T> FrameMeter<T> {
-    /// Meters `io`, from which nothing, not even the preface, was read yet.
-    pub(crate) fn new(io: T, limits: Limits, shared: Rc<Metered>) -> Self {
-        Self { io, counts: Counts::new(limits), shared }
+impl Metered {
+    /// Ends the connection so that the peer can read what was sent last: a reset would overtake it. The h2 crate sends
+    /// GOAWAY for the faults that it finds, this for those that the meter finds.
+    pub(crate) async fn close(&self) -> io::Result<()> {
+        let Some(mut left) = self.left.take() else { return Ok(()) };
+        if let Some(flood) = self.flood.get()
+            && left.between_frames
+        {
+            let reason =
+                if flood == FloodKind::FrameSize { Reason::FRAME_SIZE_ERROR } else { Reason::ENHANCE_YOUR_CALM };
+            left.io.write_all(&go_away(left.last_stream, reason)).await?;
+        }
+        left.io.shutdown().await?;
+        // Filled anew by each read: what a peer still says to a closed connection is of no interest.
+        let mut space = [0; 2048];
+        while left.io.read(&mut space).await? > 0 {}
+        Ok(())
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for FrameMeter<T> {
+/// RFC 9113 §6.8.
+fn go_away(last_stream: u32, reason: Reason) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(HEADER + 8);
+    frame.put_slice(&[0, 0, 8, kind::GOAWAY, 0, 0, 0, 0, 0]);
+    frame.put_u32(last_stream);
+    frame.put_u32(reason.into());
+    frame
+}
+
+/// A transport whose incoming frames are counted.
+pub(crate) struct FrameMeter {
+    /// There until drop.
+    io: Option<Io>,
+    counts: Counts,
+    shared: Rc<Metered>,
+    between_frames: bool,
+}
+
+impl FrameMeter {
+    /// Meters `io`, from which nothing, not even the preface, was read yet.
+    pub(crate) fn new(io: Io, limits: Limits, shared: Rc<Metered>) -> Self {
+        Self { io: Some(io), counts: Counts::new(limits), shared, between_frames: true }
+    }
+
+    fn io(&mut self) -> Pin<&mut Io> {
+        Pin::new(self.io.as_mut().expect("only drop takes it"))
+    }
+
+    fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.between_frames = matches!(done, Poll::Ready(Ok(n)) if n == asked);
+        done
+    }
+}
+
+impl Drop for FrameMeter {
+    fn drop(&mut self) {
+        let (last_stream, between_frames) = (self.counts.last_stream, self.between_frames);
+        self.shared.left.set(self.io.take().map(|io| Left { io, last_stream, between_frames }));
+    }
+}
+
+impl AsyncRead for FrameMeter {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        ready!(this.io().poll_read(cx, buf))?;
         if let Err(flood) = this.counts.take(&buf.filled()[before..], this.shared.data_sent.get()) {
             this.shared.flood.set(Some(flood));
             return Poll::Ready(Err(io::Error::other(flood)));
@@ -107,17 +177,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for FrameMeter<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for FrameMeter<T> {
+impl AsyncWrite for FrameMeter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let done = self.io().poll_write(cx, buf);
+        self.written(buf.len(), done)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.io().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        self.io().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -125,11 +196,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for FrameMeter<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let done = self.io().poll_write_vectored(cx, bufs);
+        self.written(bufs.iter().map(|b| b.len()).sum(), done)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 }
 
@@ -140,6 +212,7 @@ struct Counts {
     header: [u8; HEADER],
     have: usize,
     streams: u64,
+    last_stream: u32,
     empty: u32,
     priority: u64,
     window_updates: u64,
@@ -155,6 +228,7 @@ impl Counts {
             header: [0; HEADER],
             have: 0,
             streams: 0,
+            last_stream: 0,
             empty: 0,
             priority: 0,
             window_updates: 0,
@@ -185,11 +259,16 @@ impl Counts {
 
     /// Counts the frame whose header is complete.
     fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
-        let [l0, l1, l2, kind, flags, ..] = self.header;
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
         self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
+        check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
-                self.streams += u64::from(kind == kind::HEADERS);
+                if kind == kind::HEADERS {
+                    self.streams += 1;
+                    let id = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
+                    self.last_stream = self.last_stream.max(id);
+                }
                 let is_empty = self.skip == 0 && (kind == kind::CONTINUATION || flags & END_STREAM == 0);
                 self.empty = if is_empty { self.empty + 1 } else { 0 };
                 check(self.empty <= self.limits.empty, FloodKind::Empty)
@@ -208,6 +287,18 @@ impl Counts {
             // SETTINGS, PING, GOAWAY, and unknown types, which mean nothing to us.
             _ => check(self.control.take(), FloodKind::Control),
         }
+    }
+}
+
+/// RFC 9113 §6.4, §6.5, §6.7, §6.8, §6.9; other types have no fixed length.
+fn may_have_length(kind: u8, flags: u8, length: usize) -> bool {
+    match kind {
+        kind::RST_STREAM | kind::WINDOW_UPDATE => length == 4,
+        kind::SETTINGS if flags & ACK != 0 => length == 0,
+        kind::SETTINGS => length.is_multiple_of(6),
+        kind::PING => length == 8,
+        kind::GOAWAY => length >= 8,
+        _ => true,
     }
 }
 
@@ -293,6 +384,14 @@ mod tests {
     #[test]
     fn pings_flood_beyond_their_burst() {
         check_flood(&vec![frame(6, 0, 8); 1001], Some(FloodKind::Control));
+    }
+
+    #[test]
+    fn frames_of_impossible_lengths_are_refused() {
+        check_flood(&[frame(4, 0, 12), frame(4, 1, 0), frame(7, 0, 20)], None);
+        for (kind, flags, length) in [(4, 0, 7), (4, 1, 6), (6, 0, 7), (3, 0, 5), (8, 0, 3), (7, 0, 7)] {
+            check_flood(&[frame(kind, flags, length)], Some(FloodKind::FrameSize));
+        }
     }
 
     #[test]

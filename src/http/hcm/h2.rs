@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,8 @@ use crate::timer::{LazyTimer, earlier};
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
 const SEND_BUFFER: usize = 64 * 1024;
 
-type Io2 = FrameMeter<Io>;
+/// Bytes of a request that are read and dropped after its response was sent, at most.
+const ABANDONED: usize = 256 * 1024;
 
 /// Serves the connection to its end.
 pub(super) async fn serve(http: Rc<Http>, io: Io) {
@@ -51,17 +52,26 @@ pub(super) async fn serve(http: Rc<Http>, io: Io) {
         Some(Ok(connection)) => connection,
         Some(Err(_)) | None => {
             http.hcm.stats.protocol_error(&metered);
-            return;
+            return close(&http, &metered).await;
         }
     };
     let server = Rc::new(Server {
-        http,
-        metered,
+        http: http.clone(),
+        metered: metered.clone(),
         active: Cell::new(0),
         idle_since: Cell::new(Some(Instant::now())),
         waker: Cell::default(),
     });
-    server.run(connection, active).await;
+    server.run(connection, &active).await;
+    close(&http, &metered).await;
+}
+
+/// Lets the peer close first, for as long as `delayed_close_timeout` allows.
+async fn close(http: &Http, metered: &Metered) {
+    let timeout = http.hcm.timeouts.delayed_close;
+    if !timeout.is_zero() && tokio::time::timeout(timeout, metered.close()).await.is_err() {
+        http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc();
+    }
 }
 
 async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
@@ -103,7 +113,7 @@ impl Drop for Streams {
 }
 
 impl Server {
-    async fn run(self: Rc<Self>, mut connection: Connection<Io2, Bytes>, active: ActiveConnection) {
+    async fn run(self: Rc<Self>, mut connection: Connection<FrameMeter, Bytes>, active: &ActiveConnection) {
         let mut streams = Streams::default();
         let mut timer = LazyTimer::default();
         let mut drain = std::pin::pin!(self.drain());
@@ -133,7 +143,7 @@ impl Server {
                         connection.graceful_shutdown();
                     }
                 }
-                Event::Accepted(Some(Err(e))) => return self.failed(&e, &active),
+                Event::Accepted(Some(Err(e))) => return self.failed(&e, active),
                 Event::Accepted(None) => return,
                 Event::Dead => {
                     self.http.hcm.stats.http2.keepalive_timeout().inc();
@@ -190,7 +200,8 @@ impl Server {
         let now = http.worker.clock.now();
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http2));
-        let (head, body) = self.read(request, &info);
+        let abandoned = Rc::default();
+        let (head, body) = self.read(request, &info, &abandoned);
         let is_head = head.method == Method::HEAD;
         let too_many = head.headers.len() > http.hcm.codec.common.max_headers_count;
         let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
@@ -212,7 +223,31 @@ impl Server {
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
         };
-        self.send(&stream, respond, body, is_head, &mut deadline).await;
+        if let Some(send) = self.send(&stream, respond, body, is_head, &mut deadline).await {
+            drop(stream);
+            self.receive_rest(&abandoned).await;
+            // Dropped here and not before: where the request goes on even now, this tells the peer to end it.
+            drop(send);
+        }
+    }
+
+    /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it, by a reset. It is put off
+    /// for as long as a connection's close is: most requests end by then, and some clients lose a response to a reset.
+    async fn receive_rest(&self, abandoned: &Abandoned) {
+        let timeout = self.http.hcm.timeouts.delayed_close;
+        let Some(mut rest) = abandoned.take().filter(|_| !timeout.is_zero()) else { return };
+        let mut dropped = 0;
+        let receive = poll_fn(|cx| {
+            while dropped < ABANDONED {
+                let Some(Ok(data)) = ready!(rest.poll_data(cx)) else { break };
+                dropped += data.len();
+                // It fails only if the stream has ended meanwhile, and then there is no window to give back.
+                let _ = rest.flow_control().release_capacity(data.len());
+            }
+            Poll::Ready(())
+        });
+        // Either way the request is over.
+        let _ = tokio::time::timeout(timeout, receive).await;
     }
 
     fn expired(&self, expired: Expired, info: &StreamInfo) -> Reply {
@@ -232,7 +267,12 @@ impl Server {
         send.send_reset(reason);
     }
 
-    fn read(&self, request: http::Request<RecvStream>, info: &Rc<StreamInfo>) -> (RequestHead, Body) {
+    fn read(
+        &self,
+        request: http::Request<RecvStream>,
+        info: &Rc<StreamInfo>,
+        abandoned: &Abandoned,
+    ) -> (RequestHead, Body) {
         let (mut parts, stream) = request.into_parts();
         let protocol = parts.extensions.remove::<h2::ext::Protocol>();
         let authority = match parts.uri.authority() {
@@ -257,9 +297,13 @@ impl Server {
         }
         let length = head.headers.get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        (head, Body::stream(H2Body::new(stream, length, RequestBody(info.clone()))))
+        (
+            head,
+            Body::stream(H2Body::new(stream, length, RequestBody { info: info.clone(), abandoned: abandoned.clone() })),
+        )
     }
 
+    /// Sends the response; returns what to hold where the request goes on after it.
     async fn send(
         &self,
         stream: &Stream,
@@ -267,7 +311,7 @@ impl Server {
         mut body: Body,
         is_head: bool,
         deadline: &mut Deadline,
-    ) {
+    ) -> Option<SendStream<Bytes>> {
         let info = stream.info();
         let head = stream.response_head();
         let mut response = http::Response::new(());
@@ -275,15 +319,18 @@ impl Server {
         *response.headers_mut() = head.headers.clone();
         info.times.response_start.set(Some(self.http.worker.clock.now()));
         let end = is_head || body.is_end();
-        let Ok(mut send) = respond.send_response(response, end) else { return self.gone(stream) };
+        let Ok(mut send) = respond.send_response(response, end) else {
+            self.gone(stream);
+            return None;
+        };
         if end {
             info.times.response_end.set(info.times.response_start.get());
-            return self.abandon_request(info, &mut send);
+            return self.is_early(info).then_some(send);
         }
         match self.send_body(&mut send, &mut body, info, deadline).await {
             Ok(()) => {
                 info.times.response_end.set(Some(self.http.worker.clock.now()));
-                self.abandon_request(info, &mut send);
+                return self.is_early(info).then_some(send);
             }
             Err(Unsent::Upstream(error)) => {
                 info.flags.set(info.flags.get().union(error.flags));
@@ -297,14 +344,16 @@ impl Server {
                 self.reset(&mut send, Reason::NO_ERROR);
             }
         }
+        None
     }
 
-    /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it.
-    fn abandon_request(&self, info: &StreamInfo, send: &mut SendStream<Bytes>) {
-        if info.times.request_end.get().is_none() {
+    /// Whether the response is complete before its request.
+    fn is_early(&self, info: &StreamInfo) -> bool {
+        let is_early = info.times.request_end.get().is_none();
+        if is_early {
             self.http.hcm.stats.http.downstream_rq_response_before_rq_complete().inc();
-            send.send_reset(Reason::NO_ERROR);
         }
+        is_early
     }
 
     async fn send_body(
@@ -466,15 +515,21 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// A request body, as its stream sees it.
-struct RequestBody(Rc<StreamInfo>);
+struct RequestBody {
+    info: Rc<StreamInfo>,
+    abandoned: Abandoned,
+}
+
+/// What is left of a request body that nobody wants.
+type Abandoned = Rc<Cell<Option<RecvStream>>>;
 
 impl BodyEvents for RequestBody {
     fn data(&self, len: usize) {
-        self.0.bytes_received.set(self.0.bytes_received.get() + len as u64);
+        self.info.bytes_received.set(self.info.bytes_received.get() + len as u64);
     }
 
     fn ended(&self) {
-        self.0.times.request_end.set(Some(Instant::now()));
+        self.info.times.request_end.set(Some(Instant::now()));
     }
 
     fn error(&self, error: &h2::Error) -> BodyError {
@@ -485,6 +540,10 @@ impl BodyEvents for RequestBody {
         } else {
             BodyError::new(ResponseFlag::DownstreamProtocolError, "http2.violation.of.messaging.rule")
         }
+    }
+
+    fn abandoned(&self, stream: RecvStream) {
+        self.abandoned.set(Some(stream));
     }
 }
 

@@ -109,7 +109,7 @@ impl HcmStats {
             Some(FloodKind::WindowUpdate) => self.http2.inbound_window_update_frames_flood().inc(),
             Some(FloodKind::Control) => self.http2.outbound_control_flood().inc(),
             Some(FloodKind::Reset) => self.http.downstream_rq_too_many_premature_resets().inc(),
-            None => {}
+            Some(FloodKind::FrameSize) | None => {}
         }
     }
 }
