@@ -188,9 +188,11 @@ impl Server {
 
     fn accept(self: Rc<Self>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> AbortHandle {
         let active = Active::new(self.clone());
+        // Boxed: the runtime moves a task's future several times, and this one is large.
+        let stream = Box::pin(self.stream(request, respond));
         tokio::task::spawn_local(async move {
             let _active = active;
-            self.stream(request, respond).await;
+            stream.await;
         })
         .abort_handle()
     }
