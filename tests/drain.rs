@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-async fn post(proxy: &Running, path: &str) {
+pub(crate) async fn post(proxy: &Running, path: &str) {
     let request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
     assert_eq!(fetch(proxy.admin, &request).await.expect("admin answers").text(), "OK\n", "{path}");
 }

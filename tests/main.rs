@@ -13,6 +13,7 @@ mod listeners;
 mod mutations;
 mod parity;
 mod process;
+mod soak;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tidy;

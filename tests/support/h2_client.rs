@@ -61,6 +61,11 @@ impl H2Client {
         }
     }
 
+    /// Whether the connection takes no more requests.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        std::future::poll_fn(|cx| self.send.poll_ready(cx)).await.is_err()
+    }
+
     async fn exchange(
         &mut self,
         head: Request<()>,
