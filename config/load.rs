@@ -4,8 +4,8 @@
 //! `nuncio_proto` that breaks no rule of its protos, with warnings; or every reason for which there is none, each with
 //! path, place and, where a name was misspelt, what may have been meant.
 //!
-//! The way: text becomes a [`tree`], the tree becomes wire format by the schema ([`encode`]), wire format is checked
-//! against the rules ([`check`]), and prost decodes it. xDS resources enter at the third step. Start reading at
+//! The way: text becomes a `tree`, the tree becomes wire format by the schema (`encode`), wire format is checked
+//! against the rules (`check`), and prost decodes it. xDS resources enter at the third step. Start reading at
 //! [`Loader::load`].
 
 mod check;
