@@ -89,13 +89,12 @@ pub(super) fn parse(
     let mut fields = Fields::default();
     fields.collect(&head, Side::Response, settings.header_format.keeps_names())?;
     let framing = framing(&mut fields, &line, asked, settings)?;
-    if line.status == StatusCode::SWITCHING_PROTOCOLS {
-        if let Some(upgrade) = fields.upgrade.take() {
-            fields.keep_upgrade_fields(&upgrade);
-        }
-    } else {
-        fields.connection.remove_nominated(&mut fields.map);
+    if line.status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(upgrade) = fields.upgrade.take()
+    {
+        fields.keep_upgrade_fields(&upgrade);
     }
+    // Envoy: what Connection nominates in a response stays.
     let original = fields.names.take().map(|names| {
         // A reason that is not UTF-8 is not forwarded.
         let reason = ByteStr::from_utf8(head.bytes.slice(line.reason.clone())).unwrap_or_default();
