@@ -45,20 +45,20 @@ impl ConnectionField {
         self.close |= value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"close"));
     }
 
-    /// Removes what a request nominates. Refused, as in Envoy: 10 tokens or more, and nominations by which a client
-    /// would have removed what an earlier proxy told of it; here Host too, which HTTP/2 forbids to go missing.
-    pub(super) fn sanitize_request(&self, fields: &mut HeaderMap) -> Result<(), BadRequest> {
-        const TRUSTED: [&[u8]; 4] = [b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"host"];
+    /// Removes what a request nominates; whether Host is among it. Refused, as in Envoy: 10 tokens or more, and
+    /// nominations by which a client would have removed what an earlier proxy told of it.
+    pub(super) fn sanitize_request(&self, fields: &mut HeaderMap) -> Result<bool, BadRequest> {
+        const TRUSTED: [&[u8]; 3] = [b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"];
         let is_trusted = |token: &Bytes| token[0] == b':' || TRUSTED.iter().any(|t| token.eq_ignore_ascii_case(t));
         if self.tokens >= MAX_TOKENS || self.nominated.iter().any(is_trusted) {
             return Err(CONNECTION_REJECTED);
         }
         self.remove_nominated(fields);
-        Ok(())
+        Ok(self.nominated.iter().any(|token| token.eq_ignore_ascii_case(b"host")))
     }
 
-    /// Removes what the message nominates (RFC 9110 §7.6.1). TE is reduced to `trailers` elsewhere, and stays.
-    pub(super) fn remove_nominated(&self, fields: &mut HeaderMap) {
+    /// RFC 9110 §7.6.1. TE is reduced to `trailers` elsewhere, and stays.
+    fn remove_nominated(&self, fields: &mut HeaderMap) {
         for token in &self.nominated {
             if let Ok(name) = HeaderName::from_bytes(token)
                 && name != http::header::TE

@@ -58,6 +58,11 @@ pub(super) struct HeadField<'a> {
 }
 
 impl<'a> Head<'a> {
+    /// A head without fields: a request line of HTTP/0.9.
+    pub(super) fn of_line(bytes: &'a Bytes) -> Self {
+        Self { bytes, first_line: bytes.len(), fields: &[] }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.fields.len()
     }

@@ -156,6 +156,13 @@ fn parse_version(version: &[u8]) -> Result<Version, BadRequest> {
     }
 }
 
+/// The length of the request of HTTP/0.9 that `buf` begins with, if it does: a line with a target and no version.
+pub(super) fn simple_request(buf: &[u8]) -> Option<usize> {
+    let end = memchr::memchr(b'\n', buf)? + 1;
+    let line = buf[..end].trim_ascii_end();
+    (memchr::memchr_iter(b' ', line).count() == 1).then_some(end)
+}
+
 /// Parses a head into `parsed`.
 pub(super) fn parse(
     head: Head<'_>,
@@ -184,7 +191,10 @@ impl Request<'_> {
         match &upgrade {
             Some(upgrade) => self.fields.keep_upgrade_fields(upgrade.as_bytes()),
             None if connect => {}
-            None => self.fields.connection.sanitize_request(&mut self.fields.map)?,
+            None => {
+                let drops_host = self.fields.connection.sanitize_request(&mut self.fields.map)?;
+                self.fields.host.take_if(|_| drops_host);
+            }
         }
         let target = head.slice(self.line.target.clone());
         let target = target::parse(&self.line.method, target, self.settings.allow_absolute_url)?;

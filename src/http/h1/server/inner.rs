@@ -186,6 +186,14 @@ impl Inner {
             max_bytes: self.settings.max_headers_bytes,
             max_count: self.settings.max_headers_count,
         };
+        // Envoy: where HTTP/1.0 is accepted, so is HTTP/0.9, whose whole request is a line.
+        if self.settings.accept_http_10
+            && self.scan.first_line == 0
+            && let Some(end) = request_head::simple_request(buf)
+        {
+            let line = buf.split_to(end).freeze();
+            return request_head::parse(Head::of_line(&line), &self.settings, &mut self.parsed).map(|()| true);
+        }
         let check_line = |line: &[u8]| RequestLine::parse(line, &self.settings).map(drop);
         let parse = |head: Head<'_>| request_head::parse(head, &self.settings, &mut self.parsed);
         let taken = self.scan.take(buf, &limits, check_line, parse)?;

@@ -508,12 +508,21 @@ fn b23_a_connect_has_no_body_and_its_bytes_are_held() {
 
 #[test]
 fn b24_trusted_fields_cannot_be_nominated() {
-    for token in ["X-Forwarded-For", "x-forwarded-proto", "x-forwarded-host", ":path", "host", "close, X-Forwarded-For"]
-    {
+    for token in ["X-Forwarded-For", "x-forwarded-proto", "x-forwarded-host", ":path", "close, X-Forwarded-For"] {
         check(get(format!("Connection: {token}")), &["400 http1.connection_header_rejected"]);
     }
     check(get("Connection: 1,2,3,4,5,6,7,8,9,10"), &["400 http1.connection_header_rejected"]);
     check(get("Connection: 1,2,3,4,5,6,7,8,9"), PLAIN);
+    // Envoy: a host that is nominated goes missing, which the connection manager refuses.
+    check(get("Connection: Host"), &["GET / "]);
+}
+
+#[test]
+fn a_line_without_version_is_a_whole_request_where_old_versions_are_accepted() {
+    let settings = || ServerSettings { accept_http_10: true, ..Default::default() };
+    check_with(settings(), "GET /a\r\nHost: a\r\n\r\n", &["GET /a ", "close"]);
+    check_with(settings(), "GET /a\n", &["GET /a ", "close"]);
+    check_with(settings(), "GET\r\n", &["400 http1.codec_error"]);
 }
 
 #[test]
