@@ -27,7 +27,6 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-#[ignore = "pending: the connection stays open after the GOAWAY"]
 async fn an_idle_http2_connection_is_told_goodbye() {
     let proxy = with_hcm("common_http_protocol_options: { idle_timeout: 0.2s }\ndrain_timeout: 0.1s\n").await;
     let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
@@ -36,6 +35,7 @@ async fn an_idle_http2_connection_is_told_goodbye() {
     let goaway = frames.until(GOAWAY, None).await.expect("the proxy speaks").expect("a GOAWAY");
     assert_eq!(goaway.error_code(), 0);
     while frames.next().await.expect("frames or the end").is_some() {}
+    assert_eq!(proxy.stat("http.in.downstream_cx_idle_timeout").await, 1);
 }
 
 #[tokio::test]

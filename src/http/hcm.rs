@@ -106,7 +106,7 @@ impl Http {
             head.version,
             &self.hcm.stats,
         )?;
-        request_head::normalize_target(head, options, &self.connection)?;
+        request_head::normalize_target(head, options, &self.connection, &self.hcm.stats)?;
         let internal = request_head::prepare(head, options, info, &self.worker, &self.hcm.local_ip, origin.has_scheme);
         info.internal.set(internal);
         // Only logs look at it, and it costs an allocation.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method};
-use nuncio_config::protocol::Keepalive;
+use nuncio_config::protocol::{Keepalive, UnderscoresAction};
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, Scheme};
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::Http;
 use super::deadline::{Deadline, Expired};
+use super::request_head::has_underscore;
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
 use crate::h2::{BodyEvents, FrameMeter, H2Body, Limits, Metered};
@@ -153,6 +154,7 @@ impl Server {
                 // A connection that drained for as long as it may is closed with what it still carries.
                 Event::Drain if draining.is_some() => return active.closed_by(Closed::Local),
                 Event::Drain => {
+                    self.count_drain(started);
                     draining = Some(Instant::now());
                     connection.graceful_shutdown();
                 }
@@ -175,6 +177,19 @@ impl Server {
         let common = &self.http.hcm.codec.common;
         let idle = self.idle_since.get().zip(common.idle_timeout).map(|(since, t)| since + t);
         earlier(idle, common.max_connection_duration.map(|d| started + d))
+    }
+
+    /// Counts why the connection drains, unless its listener does.
+    fn count_drain(&self, started: Instant) {
+        let (stats, common) = (&self.http.hcm.stats.http, &self.http.hcm.codec.common);
+        if self.http.is_draining() {
+            return;
+        }
+        if common.max_connection_duration.is_some_and(|d| started.elapsed() >= d) {
+            stats.downstream_cx_max_duration_reached().inc();
+        } else {
+            stats.downstream_cx_idle_timeout().inc();
+        }
     }
 
     fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
@@ -205,14 +220,14 @@ impl Server {
         let abandoned = Rc::default();
         let (head, body) = self.read(request, &info, &abandoned);
         let is_head = head.method == Method::HEAD;
-        let too_many = head.headers.len() > http.hcm.codec.common.max_headers_count;
+        let fault = self.fault(&head);
         let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
         let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true, is_known: true };
         let mut stream = Stream::new(http.clone(), head, body, info.clone(), origin);
-        if too_many {
+        if let Some(details) = fault {
             // Envoy: the stream is reset; nothing of it is served.
-            stream.downstream_gone(ResponseFlag::DownstreamProtocolError, "http2.too_many_headers");
-            http.hcm.stats.http2.header_overflow().inc();
+            stream.downstream_gone(ResponseFlag::DownstreamRemoteReset, details);
+            http.hcm.stats.http.downstream_rq_rx_reset().inc();
             return respond.send_reset(Reason::INTERNAL_ERROR);
         }
         let reply = match guarded(stream.request_phase(), &mut respond, &mut deadline).await {
@@ -231,6 +246,20 @@ impl Server {
             // Dropped here and not before: where the request goes on even now, this tells the peer to end it.
             drop(send);
         }
+    }
+
+    /// Why Envoy's codec would not take this head, if it would not; counts it.
+    fn fault(&self, head: &RequestHead) -> Option<&'static str> {
+        let (stats, common) = (&self.http.hcm.stats.http2, &self.http.hcm.codec.common);
+        if head.headers.len() > common.max_headers_count {
+            stats.header_overflow().inc();
+            return Some("http2.too_many_headers");
+        }
+        if common.underscores == UnderscoresAction::RejectRequest && head.headers.keys().any(has_underscore) {
+            stats.requests_rejected_with_underscores_in_headers().inc();
+            return Some("http2.unexpected_underscore");
+        }
+        None
     }
 
     /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it, by a reset. It is put off

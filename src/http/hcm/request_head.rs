@@ -9,7 +9,7 @@ use http::header::{CONNECTION, Entry, HeaderName, HeaderValue, TE, TRANSFER_ENCO
 use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::protocol::UnderscoresAction;
 use nuncio_filter_api::{ByteStr, LocalReply, RequestHead, Scheme, Worker};
-use nuncio_telemetry::{Address, ConnectionInfo, Protocol, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, Protocol, ResponseFlag, StreamInfo};
 
 use super::config::{ClientAddress, HeadOptions, StripPort};
 use super::stats::HcmStats;
@@ -52,7 +52,7 @@ const INTERNAL_ONLY: [HeaderName; 15] = [
     HeaderName::from_static("x-envoy-internal"),
 ];
 
-/// `headers_with_underscores_action`.
+/// `headers_with_underscores_action`; what HTTP/2 refuses never gets here, since its codec resets the stream.
 pub(crate) fn apply_underscores(
     headers: &mut HeaderMap,
     action: UnderscoresAction,
@@ -62,16 +62,14 @@ pub(crate) fn apply_underscores(
     if action == UnderscoresAction::Allow {
         return Ok(());
     }
-    let with: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().contains('_')).cloned().collect();
+    let with: Vec<HeaderName> = headers.keys().filter(|k| has_underscore(k)).cloned().collect();
     if with.is_empty() {
         return Ok(());
     }
     if action == UnderscoresAction::RejectRequest {
-        match version {
-            Protocol::Http2 => stats.http2.requests_rejected_with_underscores_in_headers().inc(),
-            _ => stats.http1.requests_rejected_with_underscores_in_headers().inc(),
-        }
-        return Err(LocalReply::new(StatusCode::BAD_REQUEST, "http1.unexpected_underscore").body("Bad Request"));
+        stats.http1.requests_rejected_with_underscores_in_headers().inc();
+        let reply = LocalReply::new(StatusCode::BAD_REQUEST, "http1.unexpected_underscore").body("Bad Request");
+        return Err(reply.flag(ResponseFlag::DownstreamProtocolError));
     }
     for name in with {
         match version {
@@ -81,6 +79,10 @@ pub(crate) fn apply_underscores(
         headers.remove(name);
     }
     Ok(())
+}
+
+pub(crate) fn has_underscore(name: &HeaderName) -> bool {
+    name.as_str().contains('_')
 }
 
 /// Headers that must not cross the edge, which is where `use_remote_address` is on.
@@ -97,16 +99,17 @@ pub(crate) fn normalize_target(
     head: &mut RequestHead,
     options: &HeadOptions,
     connection: &ConnectionInfo,
+    stats: &HcmStats,
 ) -> Result<(), LocalReply> {
     let is_connect = head.method == Method::CONNECT && head.protocol.is_none();
     if !is_connect || !head.path.is_empty() {
-        normalize_path(head, options)?;
+        normalize_path(head, options, stats)?;
     }
     normalize_host(head, options, connection, is_connect);
     Ok(())
 }
 
-fn normalize_path(head: &mut RequestHead, options: &HeadOptions) -> Result<(), LocalReply> {
+fn normalize_path(head: &mut RequestHead, options: &HeadOptions, stats: &HcmStats) -> Result<(), LocalReply> {
     if head.path.is_empty() {
         return Err(LocalReply::new(StatusCode::NOT_FOUND, "missing_path_rejected"));
     }
@@ -122,8 +125,11 @@ fn normalize_path(head: &mut RequestHead, options: &HeadOptions) -> Result<(), L
             head.path = path.into();
             Ok(())
         }
-        Normalized::Rejected => Err(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")),
+        Normalized::Rejected => Err(unnormalizable(stats)),
+        // Envoy: a gRPC client follows no redirects.
+        Normalized::Redirect(_) if head.is_grpc() => Err(unnormalizable(stats)),
         Normalized::Redirect(path) => {
+            stats.http.downstream_rq_redirected_with_normalized_path().inc();
             let mut reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed");
             if let Ok(location) = HeaderValue::try_from(path) {
                 reply.headers.insert(http::header::LOCATION, location);
@@ -131,6 +137,11 @@ fn normalize_path(head: &mut RequestHead, options: &HeadOptions) -> Result<(), L
             Err(reply)
         }
     }
+}
+
+fn unnormalizable(stats: &HcmStats) -> LocalReply {
+    stats.http.downstream_rq_failed_path_normalization().inc();
+    LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")
 }
 
 fn normalize_host(head: &mut RequestHead, options: &HeadOptions, connection: &ConnectionInfo, is_connect: bool) {

@@ -50,8 +50,8 @@ pub(crate) struct Stream {
     response: Option<ResponseHead>,
     is_grpc: bool,
     origin: Origin,
-    /// The request was refused before it was read: Envoy then ends an HTTP/1 connection.
-    refused: Cell<bool>,
+    /// See [`Stream::ends_connection`].
+    ends_connection: bool,
     finished: Cell<bool>,
 }
 
@@ -70,7 +70,7 @@ impl Stream {
             response: None,
             is_grpc,
             origin,
-            refused: Cell::new(false),
+            ends_connection: false,
             finished: Cell::new(false),
         }
     }
@@ -88,7 +88,6 @@ impl Stream {
     /// Runs the request through head processing, routing and the filters, to the answer.
     pub(crate) async fn request_phase(&mut self) -> Reply {
         if let Err(reply) = self.http.admit(&mut self.request.head, &self.cx.info, self.origin) {
-            self.refused.set(reply.status == StatusCode::BAD_REQUEST);
             return reply.into();
         }
         self.cx.refresh_route(&self.request.head);
@@ -140,6 +139,9 @@ impl Stream {
                 response
             }
             Reply::Local(local) => {
+                // Envoy: an HTTP/1 connection on which we answer 400, for whatever reason, may be out of step.
+                self.ends_connection |=
+                    local.status == StatusCode::BAD_REQUEST || local.details == "request_payload_too_large";
                 local_reply::render(local, &self.http.hcm.local_replies, &self.request.head, self.is_grpc, info)
             }
         }
@@ -150,10 +152,9 @@ impl Stream {
         self.response.as_ref().expect("the codec asks for the head after respond() made it")
     }
 
-    /// Whether the connection cannot go on after the answer: the request was refused, or not taken whole.
+    /// Whether the connection cannot go on after the answer: the request was bad, or not taken whole.
     pub(crate) fn ends_connection(&self) -> bool {
-        let too_large = self.cx.info.response_code.get() == StatusCode::PAYLOAD_TOO_LARGE.as_u16();
-        self.refused.get() || (too_large && self.cx.info.local_reply.get())
+        self.ends_connection
     }
 
     /// Whether a response was begun.
