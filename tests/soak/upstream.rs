@@ -72,16 +72,19 @@ fn listen(port: u16) -> TcpListener {
     socket.listen(1024).expect("it is bound")
 }
 
-/// Answers until it is told to stop, and then ends between two requests without a word, as servers do.
+/// Answers until it is told to stop, and then ends between two requests without a word, as servers do. Its first
+/// request a connection gets to send: who has just connected would otherwise be cut in the act.
 async fn serve(stream: TcpStream, mut stopped: watch::Receiver<bool>, broken: Rc<Cell<u64>>) {
     let _ = stream.set_nodelay(true);
     let mut reader = Reader::new(stream);
+    let mut is_first = true;
     loop {
         tokio::select! {
             biased;
             _ = reader.get_mut().readable() => {}
-            _ = stopped.wait_for(|s| *s) => break,
+            _ = stopped.wait_for(|s| *s), if !is_first => break,
         }
+        is_first = false;
         let Ok(Some(message)) = reader.message(Kind::Request).await else { return };
         if reader.get_mut().write_all(&answer(message)).await.is_err() {
             return;
