@@ -5,13 +5,15 @@
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderValue, Method};
 use nuncio_config::route::RouteTable;
 use nuncio_filter_api::{LowerCx, RequestHead, Scheme};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::r#type::matcher::v3 as matcher;
+use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
 use proto::route_match::PathSpecifier;
 
 const ROUNDS: u32 = 200_000;
@@ -77,12 +79,15 @@ fn regexes(count: usize) {
 }
 
 fn time(name: &str, table: &RouteTable, head: &RequestHead) {
-    assert!(table.resolve(head, 0).is_some(), "{name} finds its route");
+    let address = Address::Ip(([127, 0, 0, 1], 1).into());
+    let connection = ConnectionInfo::new(1, address.clone(), address, tokio::time::Instant::now());
+    let info = StreamInfo::new(Rc::new(connection), tokio::time::Instant::now(), SystemTime::UNIX_EPOCH);
+    assert!(table.resolve(head, &info, 0).is_some(), "{name} finds its route");
     let mut best = f64::MAX;
     for _ in 0..5 {
         let start = Instant::now();
         for random in 0..ROUNDS {
-            black_box(table.resolve(black_box(head), u64::from(random)));
+            black_box(table.resolve(black_box(head), &info, u64::from(random)));
         }
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
     }

@@ -50,6 +50,11 @@ impl FormatString {
     }
 }
 
+/// Lowers a format string that makes a path or a host.
+pub(crate) fn format(text: &str, cx: &mut LowerCx<'_>) -> Result<Format, Refused> {
+    Format::parse(text).map_err(|e| refused(&e, cx))
+}
+
 /// Lowers a format string of a log line.
 pub(crate) fn text_format(text: &str, missing: Missing, cx: &mut LowerCx<'_>) -> Result<LineFormat, Refused> {
     Format::parse(text).map(|f| LineFormat::Text(f, missing)).map_err(|e| refused(&e, cx))

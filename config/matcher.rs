@@ -2,15 +2,19 @@
 //!
 //! In: the matcher messages. Out: compiled matchers that neither allocate nor fail.
 
+mod cookie;
 mod fraction;
 mod header;
+mod metadata;
 mod query;
 mod regex;
 mod string;
 
 pub use self::regex::{Regex, Substitution};
+pub use cookie::CookieMatcher;
 pub use fraction::Fraction;
 pub use header::HeaderMatcher;
 pub(crate) use header::{Field, is_tunnel};
+pub use metadata::MetadataMatcher;
 pub use query::QueryMatcher;
 pub use string::StringMatcher;

@@ -19,6 +19,7 @@ mod redirect;
 mod rewrite;
 mod split;
 mod trie;
+mod uri_template;
 mod virtual_host;
 
 use std::fmt;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use nuncio_filter_api::{ClusterName, RequestHead, Route, RouteRef, Routes};
-use nuncio_telemetry::Metadata;
+use nuncio_telemetry::{Metadata, StreamInfo};
 
 pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
@@ -37,11 +38,13 @@ pub use redirect::Redirect;
 pub use rewrite::EnvoyHeaders;
 pub use virtual_host::VirtualHost;
 
-use condition::Conditions;
+use condition::{Asked, Conditions};
 use hosts::Hosts;
 use level::Level;
 use paths::Paths;
 use split::Split;
+
+use crate::matcher::Field;
 
 /// A `RouteConfiguration`, ready to run and shared by all workers.
 pub struct RouteTable {
@@ -58,6 +61,8 @@ pub(crate) struct Config {
     level: Level,
     order: MutationOrder,
     path_parameters: PathParameters,
+    /// `vhost_header`: what names the virtual host in place of the authority.
+    host_field: Option<Field>,
     max_direct_response_body: u64,
     internal_only_headers: Box<[HeaderName]>,
     validate_clusters: Option<bool>,
@@ -148,15 +153,20 @@ impl fmt::Display for ClusterRef<'_> {
 
 impl RouteTable {
     /// The number of the entry for a request. `random` chooses among weighted clusters and decides fractions.
-    pub fn resolve(&self, head: &RequestHead, random: u64) -> Option<usize> {
-        let host = &self.virtual_hosts[self.hosts.find(&head.authority)? as usize];
+    pub fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<usize> {
+        let name = match &self.config.host_field {
+            None => &*head.authority,
+            Some(field) => field.first_in_request(head)?,
+        };
+        let host = &self.virtual_hosts[self.hosts.find(name)? as usize];
         if let Some(redirect) = host.tls_redirect
             && host.host.wants_tls(head)
         {
             return Some(redirect as usize);
         }
         let path = self.config.matched_path(&head.path).as_bytes();
-        let accept = |route: u32| host.routes[route as usize].accepts(head, path, random);
+        let asked = Asked { head, info, path, random };
+        let accept = |route: u32| host.routes[route as usize].accepts(asked);
         let route = host.paths.find(path, head, is_connect(head), accept)?;
         Some(host.routes[route as usize].target.entry(head, random))
     }
@@ -217,8 +227,8 @@ impl Config {
 }
 
 impl Slot {
-    fn accepts(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
-        self.conditions.as_ref().is_none_or(|conditions| conditions.hold(head, path, random))
+    fn accepts(&self, asked: Asked<'_>) -> bool {
+        self.conditions.as_ref().is_none_or(|conditions| conditions.hold(asked))
     }
 }
 
@@ -255,8 +265,8 @@ impl WorkerRoutes {
     }
 
     /// The route of a request.
-    pub fn resolve(self: &Rc<Self>, head: &RequestHead, random: u64) -> Option<RouteRef> {
-        let index = self.0.resolve(head, random)?;
+    pub fn resolve(self: &Rc<Self>, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
+        let index = self.0.resolve(head, info, random)?;
         Some(RouteRef::new(self.clone(), index))
     }
 }

@@ -23,11 +23,19 @@ impl Regex {
     /// Compiles the pattern.
     pub fn lower(matcher: proto::RegexMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pattern = pattern(matcher);
-        cx.at("regex", |cx| {
-            let (syntax, hir) = parse(&pattern, cx)?;
-            let full = compile(&format!(r"\A(?:{syntax})\z"), &pattern, cx)?;
-            Ok(Self { full, prefix: literal_prefix(&hir).into() })
-        })
+        cx.at("regex", |cx| Self::from_pattern(&pattern, cx))
+    }
+
+    /// Compiles a pattern.
+    pub(crate) fn from_pattern(pattern: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let (syntax, hir) = parse(pattern, cx)?;
+        let full = compile(&format!(r"\A(?:{syntax})\z"), pattern, cx)?;
+        Ok(Self { full, prefix: literal_prefix(&hir).into() })
+    }
+
+    /// The groups of a match of all of `input`.
+    pub(crate) fn captures<'a>(&self, input: &'a [u8]) -> Option<regex::bytes::Captures<'a>> {
+        self.full.captures(input)
     }
 
     /// Whether the expression matches all of `input`.

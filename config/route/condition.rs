@@ -1,12 +1,16 @@
 //! `RouteMatch`: which requests a route is for.
 
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
-use proto::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier};
+use nuncio_proto::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use nuncio_telemetry::StreamInfo;
+use proto::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier, TlsContextMatchOptions};
 
 use super::paths::{PathsBuilder, Place};
 use super::trie::Fold;
-use crate::matcher::{Fraction, HeaderMatcher, QueryMatcher, Regex};
+use super::uri_template::UriTemplate;
+use crate::matcher::{CookieMatcher, Fraction, HeaderMatcher, MetadataMatcher, QueryMatcher, Regex};
 
 /// A compiled `RouteMatch`.
 #[derive(Debug)]
@@ -26,7 +30,19 @@ pub(super) enum Path {
     },
     /// The expression itself is among the conditions.
     Regex,
+    /// Its expression is among the conditions.
+    Template(UriTemplate),
     Connect,
+}
+
+/// What a route is asked about.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) head: &'a RequestHead,
+    pub(super) info: &'a StreamInfo,
+    /// As much of the path as routes match.
+    pub(super) path: &'a [u8],
+    pub(super) random: u64,
 }
 
 /// What must hold besides the key of the path.
@@ -36,7 +52,17 @@ pub(super) struct Conditions {
     grpc: bool,
     headers: Box<[HeaderMatcher]>,
     query: Box<[QueryMatcher]>,
+    cookies: Box<[CookieMatcher]>,
+    metadata: Box<[MetadataMatcher]>,
+    certificate: Option<Certificate>,
     regex: Option<Regex>,
+}
+
+/// `tls_context`: what is asked of the client's certificate.
+#[derive(Clone, Copy, Debug)]
+struct Certificate {
+    presented: Option<bool>,
+    validated: Option<bool>,
 }
 
 impl Match {
@@ -54,23 +80,23 @@ impl Match {
             filter_state,
             path_specifier,
         } = message;
-        let supported = [
-            cx.unsupported("cookies", &cookies),
-            cx.unsupported("tls_context", &tls_context),
-            cx.unsupported("dynamic_metadata", &dynamic_metadata),
-            cx.unsupported("filter_state", &filter_state),
-        ];
+        let supported = cx.unsupported("filter_state", &filter_state);
         let fold = if case_sensitive.is_none_or(|c| c.value) { Fold::Exact } else { Fold::Lower };
         let path = Path::lower(path_specifier, fold, cx);
         let headers = cx.each("headers", headers, HeaderMatcher::lower);
         let query = cx.each("query_parameters", query_parameters, QueryMatcher::lower);
-        supported.into_iter().collect::<Result<(), _>>()?;
+        let cookies = cx.each("cookies", cookies, CookieMatcher::lower);
+        let metadata = cx.each("dynamic_metadata", dynamic_metadata, MetadataMatcher::lower);
+        supported?;
         let (path, regex) = path?;
         let conditions = Conditions {
             fraction: runtime_fraction.map(Fraction::lower_runtime),
             grpc: grpc.is_some_and(|GrpcRouteMatchOptions {}| true),
             headers: headers?.into(),
             query: query?.into(),
+            cookies: cookies?.into(),
+            metadata: metadata?.into(),
+            certificate: tls_context.map(Certificate::lower),
             regex,
         };
         Ok(Self { path, conditions: conditions.boxed() })
@@ -84,10 +110,18 @@ impl Match {
         match &self.path {
             Path::Key { key, place, fold } => paths.add(route, key, (*place, *fold), certain, headers),
             Path::Connect => paths.add_connect(route, certain),
-            Path::Regex => {
+            Path::Regex | Path::Template(_) => {
                 let prefix = conditions.and_then(|c| c.regex.as_ref()).map_or(&[][..], Regex::prefix);
                 paths.add(route, prefix, (Place::Anywhere, Fold::Exact), certain, headers);
             }
+        }
+    }
+
+    /// The template of `path_match_policy`.
+    pub(super) fn template(&self) -> Option<&UriTemplate> {
+        match &self.path {
+            Path::Template(template) => Some(template),
+            _ => None,
         }
     }
 
@@ -95,7 +129,7 @@ impl Match {
     pub(super) fn replaced(&self) -> Option<usize> {
         match &self.path {
             Path::Key { key, .. } => Some(key.len()),
-            Path::Regex | Path::Connect => None,
+            Path::Regex | Path::Template(_) | Path::Connect => None,
         }
     }
 }
@@ -116,28 +150,64 @@ impl Path {
                 return Ok((Self::Regex, Some(regex)));
             }
             Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => return Ok((Self::Connect, None)),
-            Some(policy @ PathSpecifier::PathMatchPolicy(_)) => {
-                cx.unsupported("path_match_policy", &Some(policy))?;
-                return Err(Refused);
+            Some(PathSpecifier::PathMatchPolicy(policy)) => {
+                let template = cx.at("path_match_policy", |cx| template(policy, cx))?;
+                let regex = template.regex.clone();
+                return Ok((Self::Template(template), Some(regex)));
             }
         };
         Ok((Self::Key { key: key.into_bytes().into(), place, fold }, None))
     }
 }
 
+fn template(policy: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<UriTemplate, Refused> {
+    let TypedExtensionConfig { name: _, typed_config } = policy;
+    cx.at("typed_config", |cx| {
+        let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
+        let UriTemplateMatchConfig { path_template } = crate::protocol::any_as(&any, cx)?;
+        cx.at("path_template", |cx| UriTemplate::lower(&path_template, cx))
+    })
+}
+
+impl Certificate {
+    fn lower(message: TlsContextMatchOptions) -> Self {
+        let TlsContextMatchOptions { presented, validated } = message;
+        Self { presented: presented.map(|p| p.value), validated: validated.map(|v| v.value) }
+    }
+
+    /// Whether a connection without TLS, of which there are no others yet, is what is asked for.
+    fn is_missing_one(self) -> bool {
+        !self.presented.unwrap_or(false) && !self.validated.unwrap_or(false)
+    }
+}
+
 impl Conditions {
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { fraction, grpc, headers, query, regex } = &self;
-        let none = fraction.is_none() && !grpc && headers.is_empty() && query.is_empty() && regex.is_none();
+        let Self { fraction, grpc, headers, query, cookies, metadata, certificate, regex } = &self;
+        let none = fraction.is_none()
+            && !grpc
+            && headers.is_empty()
+            && query.is_empty()
+            && cookies.is_empty()
+            && metadata.is_empty()
+            && certificate.is_none()
+            && regex.is_none();
         (!none).then(|| Box::new(self))
     }
 
-    /// Whether all of them hold for a request whose path, as far as routes match it, is `path`.
-    pub(super) fn hold(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
+    /// Whether all of them hold.
+    pub(super) fn hold(&self, asked: Asked<'_>) -> bool {
+        let Asked { head, info, path, random } = asked;
         self.fraction.as_ref().is_none_or(|f| f.holds(random))
             && (!self.grpc || head.is_grpc())
             && self.headers.iter().all(|h| h.matches_request(head))
             && (self.query.is_empty() || self.query.iter().all(|q| q.matches(head.path.as_bytes())))
+            && self.cookies.iter().all(|c| c.matches(&head.headers))
+            && self.certificate.is_none_or(Certificate::is_missing_one)
             && self.regex.as_ref().is_none_or(|r| r.is_match(path))
+            && (self.metadata.is_empty() || {
+                let metadata = info.metadata.borrow();
+                self.metadata.iter().all(|m| m.matches(metadata.as_deref()))
+            })
     }
 }

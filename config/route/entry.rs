@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{ByteStr, PerRoute, RequestHead, Route};
 use nuncio_telemetry::Metadata;
+use nuncio_telemetry::format::FormatCx;
 
 use super::forward::Cluster;
 use super::level::{BufferLimit, Level};
@@ -77,9 +78,9 @@ impl RouteEntry {
     }
 
     /// Location of the response to `head`: of a redirect, or of a direct response whose status asks for one.
-    pub fn location(&self, head: &RequestHead) -> Option<String> {
+    pub fn location(&self, head: &RequestHead, cx: &FormatCx<'_>) -> Option<String> {
         match self.action() {
-            Action::Redirect(redirect) => Some(redirect.location(head, self.route.replaced)),
+            Action::Redirect(redirect) => Some(redirect.location(head, self.route.replaced, cx)),
             Action::TlsRedirect => Some(format!("https://{}{}", head.authority, head.path)),
             Action::DirectResponse(direct) if direct.status == 201 || direct.status.is_redirection() => {
                 // Envoy: the Location of a redirect that changes nothing.

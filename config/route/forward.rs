@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, Refused, RequestHead};
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
+use nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::LegacyGrpcTimeout;
 use super::split::{Split, Weighted};
+use super::uri_template::{UriRewrite, UriTemplate};
 use crate::cluster::Priority;
 use crate::matcher::{Field, Substitution};
 use crate::protocol::{duration, non_zero};
@@ -74,6 +79,7 @@ pub(super) enum HostRewrite {
     Literal(ByteStr),
     Header(HeaderName),
     PathRegex(Substitution),
+    Format(Format),
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +88,8 @@ pub(super) enum PathRewrite {
     Keep,
     Prefix(Box<str>),
     Regex(Substitution),
+    Template(UriRewrite),
+    Format(Format),
 }
 
 /// What a route says of one kind of upgrade.
@@ -105,11 +113,21 @@ pub(super) enum Targets {
 }
 
 impl Forward {
-    /// Lowers the action, and to what clusters it leads.
-    pub(super) fn lower(action: proto::RouteAction, cx: &mut LowerCx<'_>) -> Result<(Self, Targets), Refused> {
+    /// Lowers the action of a route that matches paths by `template`, if it does, and to what clusters it leads.
+    pub(super) fn lower(
+        action: proto::RouteAction,
+        template: Option<&UriTemplate>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(Self, Targets), Refused> {
         let supported = refuse_unsupported(&action, cx);
         let targets = targets(action.cluster_specifier, cx);
-        let paths = PathRewrite::lower(action.prefix_rewrite, action.regex_rewrite, cx);
+        let rewrites = PathRewrites {
+            prefix: action.prefix_rewrite,
+            regex: action.regex_rewrite,
+            policy: action.path_rewrite_policy,
+            format: action.path_rewrite,
+        };
+        let paths = PathRewrite::lower(rewrites, template, cx);
         let hosts = host_rewrite(action.host_rewrite_specifier, cx);
         let upgrades = upgrades(action.upgrade_configs, cx);
         let timeout = cx.opt("timeout", action.timeout, duration);
@@ -161,8 +179,8 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         metadata_match,
         prefix_rewrite: _,
         regex_rewrite: _,
-        path_rewrite_policy,
-        path_rewrite,
+        path_rewrite_policy: _,
+        path_rewrite: _,
         append_x_forwarded_host: _,
         timeout: _,
         idle_timeout: _,
@@ -189,8 +207,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
     } = action;
     [
         cx.unsupported("metadata_match", metadata_match),
-        cx.unsupported("path_rewrite_policy", path_rewrite_policy),
-        cx.unsupported("path_rewrite", path_rewrite),
         cx.unsupported("flush_timeout", flush_timeout),
         cx.unsupported("early_data_policy", early_data_policy),
         cx.unsupported("retry_policy", retry_policy),
@@ -255,19 +271,51 @@ impl MaxStreamDuration {
     }
 }
 
+/// The fields that rewrite paths, of which one may be set.
+struct PathRewrites {
+    prefix: String,
+    regex: Option<RegexMatchAndSubstitute>,
+    policy: Option<TypedExtensionConfig>,
+    format: String,
+}
+
 impl PathRewrite {
-    fn lower(
-        prefix: String,
-        regex: Option<nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute>,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
-        match (prefix.is_empty(), regex) {
-            (true, None) => Ok(Self::Keep),
-            (false, None) => Ok(Self::Prefix(prefix.into())),
-            (true, Some(regex)) => cx.at("regex_rewrite", |cx| Substitution::lower(regex, cx)).map(Self::Regex),
-            (false, Some(_)) => Err(cx.invalid("specify only one of prefix_rewrite and regex_rewrite")),
+    fn lower(fields: PathRewrites, template: Option<&UriTemplate>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let PathRewrites { prefix, regex, policy, format } = fields;
+        let set = [!prefix.is_empty(), regex.is_some(), policy.is_some(), !format.is_empty()];
+        if set.into_iter().filter(|set| *set).count() > 1 {
+            let names = "prefix_rewrite, regex_rewrite, path_rewrite_policy and path_rewrite";
+            return Err(cx.invalid(format!("specify only one of {names}")));
+        }
+        if let Some(regex) = regex {
+            return cx.at("regex_rewrite", |cx| Substitution::lower(regex, cx)).map(Self::Regex);
+        }
+        if let Some(policy) = policy {
+            return cx.at("path_rewrite_policy", |cx| uri_rewrite(policy, template, cx)).map(Self::Template);
+        }
+        match (prefix.is_empty(), format.is_empty(), template) {
+            (false, _, Some(_)) => {
+                Err(cx.at("prefix_rewrite", |cx| cx.invalid("cannot be used with path_match_policy")))
+            }
+            (false, _, None) => Ok(Self::Prefix(prefix.into())),
+            (true, false, _) => cx.at("path_rewrite", |cx| crate::format::format(&format, cx)).map(Self::Format),
+            (true, true, _) => Ok(Self::Keep),
         }
     }
+}
+
+fn uri_rewrite(
+    policy: TypedExtensionConfig,
+    template: Option<&UriTemplate>,
+    cx: &mut LowerCx<'_>,
+) -> Result<UriRewrite, Refused> {
+    let TypedExtensionConfig { name: _, typed_config } = policy;
+    let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
+    cx.at("typed_config", |cx| {
+        let UriTemplateRewriteConfig { path_template_rewrite } = crate::protocol::any_as(&any, cx)?;
+        let template = template.ok_or_else(|| cx.invalid("needs a path_match_policy with a URI template"))?;
+        cx.at("path_template_rewrite", |cx| UriRewrite::lower(&path_template_rewrite, template, cx))
+    })
 }
 
 /// The rewrite of the Host, and whether it is to become the upstream host's name.
@@ -284,9 +332,9 @@ fn host_rewrite(specifier: Option<HostRewriteSpecifier>, cx: &mut LowerCx<'_>) -
         Some(HostRewriteSpecifier::HostRewritePathRegex(regex)) => {
             HostRewrite::PathRegex(cx.at("host_rewrite_path_regex", |cx| Substitution::lower(regex, cx))?)
         }
+        Some(HostRewriteSpecifier::HostRewrite(format)) if format.is_empty() => HostRewrite::Keep,
         Some(HostRewriteSpecifier::HostRewrite(format)) => {
-            cx.unsupported("host_rewrite", &format)?;
-            HostRewrite::Keep
+            HostRewrite::Format(cx.at("host_rewrite", |cx| crate::format::format(&format, cx))?)
         }
     };
     Ok((rewrite, false))

@@ -14,8 +14,10 @@ use super::hosts::{HostsBuilder, Port};
 use super::level::{BufferLimit, Level, LevelFields};
 use super::paths::PathsBuilder;
 use super::redirect::Redirect;
+use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
 use super::{Action, Config, Decorator, HostRoutes, MutationOrder, PathParameters, RouteTable, Slot, Target};
+use crate::matcher::Field;
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
@@ -67,7 +69,6 @@ impl Config {
             cx.unsupported("vhds", &vhds),
             cx.unsupported("cluster_specifier_plugins", &cluster_specifier_plugins),
             cx.unsupported("request_mirror_policies", &request_mirror_policies),
-            cx.unsupported("vhost_header", &vhost_header),
             cx.unsupported("route_specifiers", &route_specifiers),
         ];
         let level = LevelFields {
@@ -81,6 +82,8 @@ impl Config {
         let internal_only =
             cx.each("internal_only_headers", internal_only_headers, |n, cx| crate::value::header_name(&n, cx));
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        let host_field = Some(vhost_header).filter(|name| !name.is_empty());
+        let host_field = cx.opt("vhost_header", host_field, |name, cx| Field::lower(&name, cx));
         supported.into_iter().collect::<Result<(), _>>()?;
         Ok(Self {
             name: name.into(),
@@ -93,6 +96,7 @@ impl Config {
                 true => PathParameters::Ignored,
                 false => PathParameters::Matched,
             },
+            host_field: host_field?,
             max_direct_response_body: max_direct_response_body_size_bytes
                 .map_or(MAX_DIRECT_RESPONSE_BODY, |max| max.value)
                 .into(),
@@ -187,7 +191,8 @@ impl TableBuilder {
         let level = Level::lower(level, cx);
         let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit);
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
-        let action = self.lower_action(action, cx);
+        let template = matched.as_ref().ok().and_then(Match::template);
+        let action = self.lower_action(action, template, cx);
         supported.into_iter().collect::<Result<(), _>>()?;
         let (action, targets) = action?;
         let matched = matched?;
@@ -207,15 +212,16 @@ impl TableBuilder {
     fn lower_action(
         &self,
         action: Option<RouteOneof>,
+        template: Option<&UriTemplate>,
         cx: &mut LowerCx<'_>,
     ) -> Result<(Action, Option<Targets>), Refused> {
         match action {
             None => Err(cx.invalid("action is required")),
             Some(RouteOneof::Route(route)) => cx
-                .at("route", |cx| Forward::lower(route, cx))
+                .at("route", |cx| Forward::lower(route, template, cx))
                 .map(|(forward, targets)| (Action::Forward(forward), Some(targets))),
             Some(RouteOneof::Redirect(redirect)) => {
-                cx.at("redirect", |cx| Redirect::lower(redirect, cx)).map(|r| (Action::Redirect(r), None))
+                cx.at("redirect", |cx| Redirect::lower(redirect, template, cx)).map(|r| (Action::Redirect(r), None))
             }
             Some(RouteOneof::DirectResponse(direct)) => {
                 let max = self.config.max_direct_response_body;

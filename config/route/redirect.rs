@@ -1,9 +1,11 @@
 use http::StatusCode;
 use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_telemetry::format::{Format, FormatCx, Missing};
 use proto::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
 
-use super::rewrite::{replace_path, replace_prefix};
+use super::rewrite::{replace_path, replace_prefix, without_query, written};
+use super::uri_template::UriTemplate;
 use crate::matcher::Substitution;
 
 /// `RedirectAction`: the client is sent elsewhere.
@@ -25,6 +27,7 @@ enum PathChange {
     Path(Box<str>),
     Prefix(Box<str>),
     Regex(Substitution),
+    Format(Format),
 }
 
 #[derive(Debug, PartialEq)]
@@ -34,7 +37,11 @@ enum Query {
 }
 
 impl Redirect {
-    pub(super) fn lower(action: proto::RedirectAction, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(super) fn lower(
+        action: proto::RedirectAction,
+        template: Option<&UriTemplate>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
         let proto::RedirectAction {
             host_redirect,
             port_redirect,
@@ -49,11 +56,17 @@ impl Redirect {
             Some(PathRewriteSpecifier::PathRedirect(s)) if s.is_empty() => Ok(PathChange::Keep),
             Some(PathRewriteSpecifier::PrefixRewrite(s)) if s.is_empty() => Ok(PathChange::Keep),
             Some(PathRewriteSpecifier::PathRedirect(s)) => Ok(PathChange::Path(s.into())),
+            Some(PathRewriteSpecifier::PrefixRewrite(_)) if template.is_some() => {
+                Err(cx.at("prefix_rewrite", |cx| cx.invalid("cannot be used with path_match_policy")))
+            }
             Some(PathRewriteSpecifier::PrefixRewrite(s)) => Ok(PathChange::Prefix(s.into())),
             Some(PathRewriteSpecifier::RegexRewrite(r)) => {
                 cx.at("regex_rewrite", |cx| Substitution::lower(r, cx)).map(PathChange::Regex)
             }
-            Some(PathRewriteSpecifier::PathRewrite(s)) => cx.unsupported("path_rewrite", &s).map(|()| PathChange::Keep),
+            Some(PathRewriteSpecifier::PathRewrite(s)) if s.is_empty() => Ok(PathChange::Keep),
+            Some(PathRewriteSpecifier::PathRewrite(s)) => {
+                cx.at("path_rewrite", |cx| crate::format::format(&s, cx)).map(PathChange::Format)
+            }
         };
         let scheme = match scheme_rewrite_specifier {
             None | Some(SchemeRewriteSpecifier::HttpsRedirect(false)) => None,
@@ -71,20 +84,26 @@ impl Redirect {
     }
 
     /// The Location of the response to `head`, of whose path a prefix rewrite replaces `replaced` bytes.
-    pub(super) fn location(&self, head: &RequestHead, replaced: Option<usize>) -> String {
+    pub(super) fn location(&self, head: &RequestHead, replaced: Option<usize>, cx: &FormatCx<'_>) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(head.scheme.as_str());
         let host = if self.host.is_empty() { request_host(head, scheme, self.port) } else { &self.host };
         let port = self.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let path = self.path(&head.path, replaced);
+        let path = self.path(head, replaced, cx);
         let slash = if path.starts_with('/') { "" } else { "/" };
         format!("{scheme}://{host}{port}{slash}{path}")
     }
 
-    fn path(&self, path: &str, replaced: Option<usize>) -> String {
+    fn path(&self, head: &RequestHead, replaced: Option<usize>, cx: &FormatCx<'_>) -> String {
+        let path = &*head.path;
         let new = match &self.path {
             PathChange::Keep => path.to_owned(),
             PathChange::Prefix(new) => replace_prefix(path, replaced, new),
             PathChange::Regex(substitution) => replace_path(path, substitution).unwrap_or_else(|| path.to_owned()),
+            PathChange::Format(format) => match written(format, Missing::Empty, head, cx) {
+                Some(new) if new.contains('?') => return new,
+                Some(new) => new + &path[without_query(path).len()..],
+                None => path.to_owned(),
+            },
             // A query of its own takes the place of the request's, and is not stripped.
             PathChange::Path(new) if new.contains('?') => return new.clone().into(),
             PathChange::Path(new) => format!("{new}{}", path.find('?').map_or("", |at| &path[at..])),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use nuncio_filter_api::{ByteStr, RequestHead, ResponseHead};
-use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::format::{Format, FormatCx, Missing};
 
 use super::entry::RouteEntry;
 use super::forward::{Forward, HostRewrite, PathRewrite};
@@ -39,8 +39,8 @@ impl RouteEntry {
             rules.apply_request(head, cx);
         }
         if let Action::Forward(forward) = self.action() {
-            forward.rewrite_host(head, envoy);
-            forward.rewrite_path(head, self.route.replaced, envoy);
+            forward.rewrite_host(head, cx, envoy);
+            forward.rewrite_path(head, self.route.replaced, cx, envoy);
         }
     }
 
@@ -67,7 +67,7 @@ impl RouteEntry {
 }
 
 impl Forward {
-    fn rewrite_host(&self, head: &mut RequestHead, envoy: EnvoyHeaders) {
+    fn rewrite_host(&self, head: &mut RequestHead, cx: &FormatCx<'_>, envoy: EnvoyHeaders) {
         let host = match &self.host_rewrite {
             HostRewrite::Keep => return,
             HostRewrite::Literal(host) => host.clone(),
@@ -83,6 +83,11 @@ impl Forward {
                     None => path.into(),
                 }
             }
+            // Envoy: a missing value is a dash in a host, and nothing in a path.
+            HostRewrite::Format(format) => match written(format, Missing::Dash, head, cx) {
+                Some(host) => host.into(),
+                None => return,
+            },
         };
         if !host.is_empty() {
             self.set_host(head, host, envoy);
@@ -105,12 +110,21 @@ impl Forward {
         }
     }
 
-    fn rewrite_path(&self, head: &mut RequestHead, replaced: Option<usize>, envoy: EnvoyHeaders) {
+    fn rewrite_path(&self, head: &mut RequestHead, replaced: Option<usize>, cx: &FormatCx<'_>, envoy: EnvoyHeaders) {
         let path = match &self.path_rewrite {
             PathRewrite::Keep => return,
             PathRewrite::Prefix(new) => replace_prefix(&head.path, replaced, new),
             PathRewrite::Regex(substitution) => match replace_path(&head.path, substitution) {
                 Some(path) => path,
+                None => return,
+            },
+            PathRewrite::Template(template) => {
+                let (old, query) = head.path.split_at(without_query(&head.path).len());
+                // Envoy: a path that another filter made and that does not match is only noted as the original one.
+                template.apply(old).map_or_else(|| head.path.to_string(), |new| new + query)
+            }
+            PathRewrite::Format(format) => match written(format, Missing::Empty, head, cx) {
+                Some(new) => new + &head.path[without_query(&head.path).len()..],
                 None => return,
             },
         };
@@ -121,6 +135,15 @@ impl Forward {
         }
         head.path = path.into();
     }
+}
+
+/// What `format` makes of a request; `None` if that is nothing, or has what no path or host can have: it goes into the
+/// first line of an HTTP/1 request.
+pub(super) fn written(format: &Format, missing: Missing, head: &RequestHead, cx: &FormatCx<'_>) -> Option<String> {
+    let mut out = Vec::new();
+    format.write(&FormatCx { request: Some(head.view()), ..*cx }, missing, &mut out);
+    let clean = !out.is_empty() && out.iter().all(|b| *b > b' ' && *b != 0x7f);
+    String::from_utf8(out).ok().filter(|_| clean)
 }
 
 /// Appends `host` to x-forwarded-host unless it is the last one there.

@@ -65,13 +65,21 @@ fn info() -> StreamInfo {
     StreamInfo::new(Rc::new(connection), Instant::now(), SystemTime::UNIX_EPOCH)
 }
 
+fn resolve(table: &RouteTable, head: &RequestHead, random: u64) -> Option<usize> {
+    table.resolve(head, &info(), random)
+}
+
 /// The name of the route, or `-`.
 fn name(table: &RouteTable, head: &RequestHead) -> String {
-    table.resolve(head, 0).map_or("-".to_owned(), |i| table.entry(i).name().to_string())
+    resolve(table, head, 0).map_or("-".to_owned(), |i| table.entry(i).name().to_string())
+}
+
+fn location(entry: &RouteEntry, head: &RequestHead) -> Option<String> {
+    entry.location(head, &FormatCx::new(&info(), Instant::now(), SystemTime::UNIX_EPOCH))
 }
 
 fn rewritten(table: &RouteTable, mut head: RequestHead, envoy: EnvoyHeaders) -> RequestHead {
-    let entry = table.entry(table.resolve(&head, 0).expect("a route"));
+    let entry = table.entry(resolve(table, &head, 0).expect("a route"));
     let info = info();
     entry.rewrite_request(&mut head, &FormatCx::new(&info, Instant::now(), SystemTime::UNIX_EPOCH), envoy);
     head

@@ -57,14 +57,14 @@ fn serve(table: &RouteTable, seed: u8) {
 }
 
 fn request(table: &RouteTable, mut head: RequestHead, random: u64) {
-    let Some(index) = table.resolve(&head, random) else { return };
-    let entry = table.entry(index);
-    entry.location(&head);
     let address = Address::Ip(([127, 0, 0, 1], 1).into());
     let connection = ConnectionInfo::new(1, address.clone(), address, Instant::now());
     let info = StreamInfo::new(Rc::new(connection), Instant::now(), SystemTime::UNIX_EPOCH);
+    let Some(index) = table.resolve(&head, &info, random) else { return };
+    let entry = table.entry(index);
     let cx = FormatCx::new(&info, Instant::now(), SystemTime::UNIX_EPOCH);
+    entry.location(&head, &cx);
     entry.rewrite_request(&mut head, &cx, EnvoyHeaders::Add);
     entry.rewrite_response(&mut ResponseHead::new(StatusCode::OK), &head, &cx);
-    table.resolve(&head, random);
+    table.resolve(&head, &info, random);
 }

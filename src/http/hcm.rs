@@ -140,7 +140,7 @@ impl Http {
 
 impl RouteSource for Http {
     fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
-        let route = self.current_routes().resolve(head, random)?;
+        let route = self.current_routes().resolve(head, info, random)?;
         if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {
             info.idle_timeout.set(forward.idle_timeout.map(non_zero));
         }

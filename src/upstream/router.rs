@@ -163,7 +163,9 @@ impl Config {
             _ => (StatusCode::MOVED_PERMANENTLY, bytes::Bytes::new(), None),
         };
         let mut reply = LocalReply::new(status, "direct_response").body(body);
-        if let Some(location) = entry.location(&request.head).and_then(|l| HeaderValue::try_from(l).ok()) {
+        if let Some(location) =
+            entry.location(&request.head, &format_cx(cx)).and_then(|l| HeaderValue::try_from(l).ok())
+        {
             reply.headers.insert(http::header::LOCATION, location);
         }
         let mut reply = self.with_route_headers(reply, entry, request, cx);

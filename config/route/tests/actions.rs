@@ -79,12 +79,12 @@ fn weights_share_the_random_numbers() {
 - {match: {prefix: /}, route: {cluster: z}}
 ",
     );
-    let picks: Vec<_> = (0..100).map(|r| table.resolve(&get("h/"), r).unwrap()).collect();
+    let picks: Vec<_> = (0..100).map(|r| resolve(&table, &get("h/"), r).unwrap()).collect();
     assert_eq!(picks.iter().filter(|i| **i == 0).count(), 30);
     assert_eq!(picks.iter().filter(|i| **i == 2).count(), 70);
-    assert_eq!(table.resolve(&with(get("h/"), "x-random", "129"), 99), Some(0));
-    assert_eq!(table.resolve(&with(get("h/"), "x-random", "x"), 99), Some(2));
-    assert_eq!(table.resolve(&with(with(get("h/"), "x-random", "1"), "x-random", "1"), 99), Some(2));
+    assert_eq!(resolve(&table, &with(get("h/"), "x-random", "129"), 99), Some(0));
+    assert_eq!(resolve(&table, &with(get("h/"), "x-random", "x"), 99), Some(2));
+    assert_eq!(resolve(&table, &with(with(get("h/"), "x-random", "1"), "x-random", "1"), 99), Some(2));
     assert_eq!(&**table.entry(2).name(), "split");
     let refs: Vec<_> = table.cluster_refs().map(|r| (r.cluster.name.to_string(), r.to_string())).collect();
     let at = |i| format!("virtual_hosts[0].routes[0].route.weighted_clusters.clusters[{i}].name");
@@ -100,7 +100,7 @@ fn a_direct_response_has_its_body() {
         let table = routes(&format!("- {{match: {{prefix: /}}, direct_response: {{status: 404, {yaml}}}}}"));
         let Action::DirectResponse(direct) = first(&table).action() else { panic!("a direct response") };
         assert_eq!(direct.status.as_u16(), 404);
-        assert_eq!(first(&table).location(&get("h/")), None);
+        assert_eq!(location(first(&table), &get("h/")), None);
         let info = info();
         let cx = FormatCx::new(&info, Instant::now(), SystemTime::UNIX_EPOCH);
         let body = String::from_utf8(direct.body(&get("h/p"), &cx).to_vec()).unwrap();
@@ -136,7 +136,7 @@ virtual_hosts:
 fn a_worker_hands_out_references() {
     let table = Arc::new(routes("- {name: r, match: {prefix: /}, direct_response: {status: 200}}"));
     let worker = WorkerRoutes::new(table);
-    let route = worker.resolve(&get("h/"), 0).unwrap();
+    let route = worker.resolve(&get("h/"), &info(), 0).unwrap();
     assert_eq!(&**route.get().name(), "r");
     assert!(route.downcast::<RouteEntry>().is_some());
     assert_eq!(Rc::strong_count(&worker), 2);

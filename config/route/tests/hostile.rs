@@ -67,9 +67,9 @@ fn mutated_tables_are_lowered_or_refused_and_serve() {
 }
 
 fn exercise(table: &RouteTable, mut head: RequestHead, random: u64) {
-    let Some(index) = table.resolve(&head, random) else { return };
+    let Some(index) = resolve(table, &head, random) else { return };
     let entry = table.entry(index);
-    entry.location(&head);
+    location(entry, &head);
     entry.filter_configs("f", &mut |_| ());
     let info = info();
     let cx = FormatCx::new(&info, Instant::now(), SystemTime::UNIX_EPOCH);
@@ -77,7 +77,7 @@ fn exercise(table: &RouteTable, mut head: RequestHead, random: u64) {
     let mut response = nuncio_filter_api::ResponseHead::new(http::StatusCode::OK);
     entry.rewrite_response(&mut response, &head, &cx);
     // A rewritten head may be resolved again.
-    table.resolve(&head, random);
+    resolve(table, &head, random);
 }
 
 #[test]
@@ -90,5 +90,5 @@ fn a_message_without_anything_is_refused_by_what_it_lacks() {
         ["virtual_hosts[0].routes[0].match: is required", "virtual_hosts[0].routes[0]: action is required"]
     );
     let table = lower_in(proto::RouteConfiguration::default(), &env()).unwrap();
-    assert_eq!(table.resolve(&get("h/"), 0), None);
+    assert_eq!(resolve(&table, &get("h/"), 0), None);
 }

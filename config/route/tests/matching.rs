@@ -94,7 +94,7 @@ fn a_fraction_takes_its_share() {
 - {name: rest, match: {prefix: /}, direct_response: {status: 200}}
 ",
     );
-    let some = (0..1000).filter(|r| table.resolve(&get("h/"), *r) == Some(0)).count();
+    let some = (0..1000).filter(|r| resolve(&table, &get("h/"), *r) == Some(0)).count();
     assert_eq!(some, 300);
 }
 
@@ -156,9 +156,9 @@ virtual_hosts:
         ))
     };
     let redirects = |table: &RouteTable, head: &RequestHead| {
-        let entry = table.entry(table.resolve(head, 0).unwrap());
-        assert_eq!(matches!(entry.action(), Action::TlsRedirect), entry.location(head).is_some());
-        entry.location(head)
+        let entry = table.entry(resolve(table, head, 0).unwrap());
+        assert_eq!(matches!(entry.action(), Action::TlsRedirect), location(entry, head).is_some());
+        location(entry, head)
     };
     let external = with(get("h:80/p?q"), "x-forwarded-proto", "http");
     let secure = with(get("h:80/p?q"), "x-forwarded-proto", "https");
@@ -187,4 +187,58 @@ fn routes_that_differ_by_a_header_are_found_in_their_order() {
     assert_eq!(name(&table, &with(get("h/"), "x-a", "v39")), "r39");
     assert_eq!(name(&table, &with(get("h/"), "x-a", "v40")), "last");
     assert_eq!(name(&table, &with(with(get("h/"), "x-a", "v9"), "x-a", "v3")), "r3");
+}
+
+#[test]
+fn a_template_matches_whole_paths_and_only_its_case() {
+    let table = routes(
+        "
+- name: template
+  match:
+    case_sensitive: false
+    path_match_policy:
+      name: t
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig
+        path_template: '/v1/{user}/**'
+  direct_response: {status: 200}
+- {name: rest, match: {prefix: /}, direct_response: {status: 200}}
+",
+    );
+    check(&table, &[("h/v1/u/a/b?q", "template"), ("h/v1/u", "rest"), ("h/V1/u/a", "rest")]);
+}
+
+#[test]
+fn cookies_certificates_and_metadata_are_conditions() {
+    let table = routes(
+        "
+- {name: cookie, match: {prefix: /, cookies: [{name: c, string_match: {exact: v}}]}, direct_response: {status: 200}}
+- {name: tls, match: {prefix: /tls, tls_context: {presented: true}}, direct_response: {status: 200}}
+- {name: plain, match: {prefix: /tls, tls_context: {presented: false}}, direct_response: {status: 200}}
+- name: metadata
+  match: {prefix: /, dynamic_metadata: [{filter: f, path: [{key: k}], value: {string_match: {exact: v}}}]}
+  direct_response: {status: 200}
+",
+    );
+    assert_eq!(name(&table, &with(get("h/"), "cookie", "c=v")), "cookie");
+    check(&table, &[("h/", "-"), ("h/tls", "plain")]);
+    let info = info();
+    let fields = serde_json::json!({"k": "v"}).as_object().unwrap().clone();
+    *info.metadata.borrow_mut() = Some(Box::new(Metadata::from([("f".into(), fields)])));
+    assert_eq!(table.resolve(&get("h/"), &info, 0).map(|i| &**table.entry(i).name()), Some("metadata"));
+}
+
+#[test]
+fn another_header_may_name_the_virtual_host() {
+    let table = table(
+        "
+vhost_header: x-host
+virtual_hosts:
+- {name: a, domains: [a.test], routes: [{name: a, match: {prefix: /}, direct_response: {status: 200}}]}
+- {name: any, domains: ['*'], routes: [{name: any, match: {prefix: /}, direct_response: {status: 200}}]}
+",
+    );
+    assert_eq!(name(&table, &with(get("h/"), "x-host", "A.test")), "a");
+    assert_eq!(name(&table, &with(get("a.test/"), "x-host", "b.test")), "any");
+    check(&table, &[("a.test/", "-")]);
 }

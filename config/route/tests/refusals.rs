@@ -4,7 +4,7 @@ use super::*;
 fn everything_wrong_is_told_at_once() {
     let refusals = refused(
         "
-vhost_header: x-host
+vhds: {config_source: {ads: {}}}
 internal_only_headers: [x-a]
 request_headers_to_add: [{header: {key: ':path', value: v}}]
 virtual_hosts:
@@ -14,7 +14,7 @@ virtual_hosts:
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
     route: {cluster: c, hash_policy: [{header: {header_name: x}}]}
-  - match: {prefix: /, cookies: [{name: c, string_match: {exact: v}}]}
+  - match: {prefix: /, filter_state: [{key: k, string_match: {exact: v}}]}
     direct_response: {status: 200, body: {filename: /no/such/file}}
 - name: b
   domains: [A.test, '*']
@@ -23,14 +23,14 @@ virtual_hosts:
 ",
     );
     let expected = [
-        "vhost_header: not implemented yet",
+        "vhds: not implemented yet",
         "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
         "virtual_hosts[0].retry_policy: not implemented yet",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",
         "virtual_hosts[0].routes[0].route.hash_policy: not implemented yet",
-        "virtual_hosts[0].routes[1].match.cookies: not implemented yet",
+        "virtual_hosts[0].routes[1].match.filter_state: not implemented yet",
         "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
          (os error 2)",
         "virtual_hosts[1].domains[0]: duplicate entry of domain A.test; domains must be unique",
@@ -52,7 +52,7 @@ fn what_envoy_refuses_is_refused() {
     for (yaml, expected) in [
         (
             "route: {cluster: c, prefix_rewrite: /a, regex_rewrite: {pattern: {regex: a}, substitution: b}}",
-            "route: specify only one of prefix_rewrite and regex_rewrite",
+            "route: specify only one of prefix_rewrite, regex_rewrite, path_rewrite_policy and path_rewrite",
         ),
         (
             "route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}",

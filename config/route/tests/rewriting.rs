@@ -127,7 +127,7 @@ fn check_location(matched: &str, redirect: &str, url: &str, expected: &str) {
     let mut head = get(rest);
     head.scheme = Scheme::parse(scheme.as_bytes()).unwrap();
     head.headers.insert("x-forwarded-proto", scheme.parse().unwrap());
-    assert_eq!(table.entry(0).location(&head).as_deref(), Some(expected), "{redirect} of {url}");
+    assert_eq!(location(table.entry(0), &head).as_deref(), Some(expected), "{redirect} of {url}");
 }
 
 #[test]
@@ -173,4 +173,23 @@ fn a_redirect_has_its_status() {
         let Action::Redirect(redirect) = table.entry(0).action() else { panic!("a redirect") };
         assert_eq!(redirect.status.as_u16(), status);
     }
+}
+
+#[test]
+fn formats_make_paths_and_hosts() {
+    let table = routes(
+        "- {match: {prefix: /}, route: {cluster: c, path_rewrite: '/n%REQ(x-a)%', host_rewrite: 'h%REQ(x-a)%'}}",
+    );
+    let head = rewritten(&table, with(get("old/a?q"), "x-a", "v"), EnvoyHeaders::Add);
+    assert_eq!((&*head.path, &*head.authority), ("/nv?q", "hv"));
+    assert_eq!(head.headers["x-envoy-original-path"], "/a?q");
+    let head = rewritten(&table, get("old/a"), EnvoyHeaders::Add);
+    assert_eq!((&*head.path, &*head.authority), ("/n", "h-"));
+}
+
+#[test]
+fn a_format_never_breaks_the_request_line() {
+    let table = routes("- {match: {prefix: /}, route: {cluster: c, path_rewrite: '/%REQ(x-a)%'}}");
+    let head = rewritten(&table, with(get("h/a"), "x-a", "b HTTP/1.1"), EnvoyHeaders::Add);
+    assert_eq!(&*head.path, "/a");
 }

@@ -90,8 +90,8 @@ struct Fixture {
 struct Table(Rc<WorkerRoutes>);
 
 impl RouteSource for Table {
-    fn resolve(&self, head: &RequestHead, _info: &StreamInfo, random: u64) -> Option<RouteRef> {
-        self.0.resolve(head, random)
+    fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
+        self.0.resolve(head, info, random)
     }
 }
 
