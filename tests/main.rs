@@ -11,6 +11,7 @@ mod layers;
 mod limits;
 mod listeners;
 mod mutations;
+mod panics;
 mod parity;
 mod process;
 mod soak;

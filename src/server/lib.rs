@@ -24,12 +24,27 @@ use std::process::ExitCode;
 
 use cli::{Mode, Options};
 use logs::Logs;
+use nuncio_filter_api::{HttpFilterRow, NetworkFilterRow};
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ServerStats;
 use startup::{Start, StartError};
 
 /// Does what the command line `argv` says, the program's name included; returns when the process is to end.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    run_with(argv, Extensions::default())
+}
+
+/// Extensions of whoever embeds nuncio, beside those that it has.
+#[derive(Clone, Copy, Default)]
+pub struct Extensions {
+    /// HTTP filters.
+    pub http: &'static [HttpFilterRow],
+    /// Network filters.
+    pub network: &'static [NetworkFilterRow],
+}
+
+/// As [`run`], with further extensions.
+pub fn run_with(argv: impl IntoIterator<Item = OsString>, extensions: Extensions) -> ExitCode {
     let options = match Options::parse_from_argv(argv) {
         Ok(options) => options,
         Err(error) => {
@@ -44,7 +59,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     if options.hot_restart_version {
         return print(format_args!("disabled"));
     }
-    match start(options) {
+    match start(options, extensions) {
         Ok(code) => code,
         Err(error) => {
             // One block for the eyes of whoever started it, whatever the log's level and place.
@@ -54,19 +69,19 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn start(options: Options) -> Result<ExitCode, StartError> {
+fn start(options: Options, extensions: Extensions) -> Result<ExitCode, StartError> {
     let store = Store::new();
     let logs = Logs::start(&options, &store)?;
     panics::install(ServerStats::new(&store.scope("server")));
-    let started = configured(options, store, logs.clone());
+    let started = configured(options, extensions, store, logs.clone());
     logs.flush();
     started
 }
 
-fn configured(options: Options, store: Store, logs: Logs) -> Result<ExitCode, StartError> {
+fn configured(options: Options, extensions: Extensions, store: Store, logs: Logs) -> Result<ExitCode, StartError> {
     let mode = options.mode;
     let name = options.config_path.as_ref().map_or_else(|| "--config-yaml".into(), |p| p.display().to_string());
-    let start = Start::load(options, store, logs.files.clone())?;
+    let start = Start::load(options, extensions, store, logs.files.clone())?;
     if mode == Mode::Validate {
         return Ok(print(format_args!("configuration '{name}' OK")));
     }

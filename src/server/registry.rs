@@ -2,16 +2,18 @@
 
 use nuncio_filter_api::{HttpFilterRow, NetworkFilterRow, Registry};
 
+use crate::Extensions;
+
 /// Category of network filters in `--disable-extensions`.
 const NETWORK: &str = "envoy.filters.network";
 /// Category of HTTP filters in `--disable-extensions`.
 const HTTP: &str = "envoy.filters.http";
 
-/// All extensions, less those that `disabled` names as `category/name`. Names of none are given back.
-pub(crate) fn registry(disabled: &[String]) -> (Registry, Vec<String>) {
+/// All extensions, `more` included, less those that `disabled` names as `category/name`. Names of none are given back.
+pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<String>) {
     let mut all = Registry {
-        http: vec![nuncio_filters_http::TABLE, std::slice::from_ref(&nuncio_upstream::ROUTER)],
-        network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW)],
+        http: vec![nuncio_filters_http::TABLE, std::slice::from_ref(&nuncio_upstream::ROUTER), more.http],
+        network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW), more.network],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));
     if !known.is_empty() {
@@ -43,7 +45,7 @@ mod tests {
     #[test]
     fn a_disabled_extension_is_gone_and_an_unknown_one_is_named() {
         let disabled = ["envoy.filters.network/envoy.filters.network.echo".to_owned(), "x/y".to_owned()];
-        let (registry, unknown) = registry(&disabled);
+        let (registry, unknown) = registry(Extensions::default(), &disabled);
         assert_eq!(unknown, ["x/y"]);
         assert!(registry.network_filter("envoy.extensions.filters.network.echo.v3.Echo").is_none());
         assert!(registry.network_filter("envoy.extensions.filters.network.direct_response.v3.Config").is_some());
@@ -51,7 +53,7 @@ mod tests {
 
     #[test]
     fn the_readme_lists_the_extensions_that_there_are() {
-        let (registry, _) = registry(&[]);
+        let (registry, _) = registry(Extensions::default(), &[]);
         let http = registry.http.iter().copied().flatten().map(|row| (row.name, row.config));
         let network = registry.network.iter().copied().flatten().map(|row| (row.name, row.config));
         let mut rows: Vec<String> = http.chain(network).map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();

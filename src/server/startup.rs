@@ -16,6 +16,7 @@ use nuncio_telemetry::access_log::OpenError;
 use nuncio_telemetry::stats::Store;
 use tracing::{info, warn};
 
+use crate::Extensions;
 use crate::cli::{IpVersion, Options};
 use crate::registry;
 
@@ -61,18 +62,23 @@ pub(crate) struct Start {
 
 impl Start {
     /// Loads and lowers what `options` name.
-    pub(crate) fn load(options: Options, store: Store, files: Arc<FileManager>) -> Result<Self, StartError> {
+    pub(crate) fn load(
+        options: Options,
+        extensions: Extensions,
+        store: Store,
+        files: Arc<FileManager>,
+    ) -> Result<Self, StartError> {
         let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
         let loaded = Loader::new(unknown).load_bootstrap(sources(&options)?);
         let (loaded, clusters) = match loaded {
             Ok(loaded) => loaded,
-            Err(problems) => return Err(all_problems(problems, &options, store, files)?),
+            Err(problems) => return Err(all_problems(problems, &options, extensions, store, files)?),
         };
         if !options.skip_deprecated_logs {
             loaded.warnings.iter().for_each(|warning| warn!(target: "config", "{warning}"));
         }
         let unknown_fields = loaded.unknown_fields;
-        let (env, config) = lower(loaded, &clusters, &options, store, files).map_err(StartError::Config)?;
+        let (env, config) = lower(loaded, &clusters, &options, extensions, store, files).map_err(StartError::Config)?;
         for path in &config.without_effect {
             info!(target: "config", "{path} is set and has no effect here");
         }
@@ -88,11 +94,12 @@ impl Start {
 fn all_problems(
     mut problems: Vec<Problem>,
     options: &Options,
+    extensions: Extensions,
     store: Store,
     files: Arc<FileManager>,
 ) -> Result<StartError, StartError> {
     if let Ok((loaded, clusters)) = Loader::new(UnknownFields::Ignore).load_bootstrap(sources(options)?)
-        && let Err(more) = lower(loaded, &clusters, options, store, files)
+        && let Err(more) = lower(loaded, &clusters, options, extensions, store, files)
     {
         problems.extend(more);
     }
@@ -103,12 +110,13 @@ fn lower(
     loaded: Loaded<Bootstrap>,
     clusters: &StaticClusters,
     options: &Options,
+    extensions: Extensions,
     stats: Store,
     files: Arc<FileManager>,
 ) -> Result<(LowerEnv, BootstrapConfig), Vec<Problem>> {
     let Loaded { mut message, sources, .. } = loaded;
     override_node(&mut message, options);
-    let (registry, unknown) = registry::registry(&options.disable_extensions);
+    let (registry, unknown) = registry::registry(extensions, &options.disable_extensions);
     unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
     let env = LowerEnv {
         registry,
