@@ -33,7 +33,7 @@ use nuncio_telemetry::{Metadata, StreamInfo};
 pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
-pub use grpc_timeout::grpc_timeout;
+pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
 pub use redirect::Redirect;
 pub use rewrite::EnvoyHeaders;
 pub use virtual_host::VirtualHost;

@@ -11,7 +11,7 @@ use nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
-use super::grpc_timeout::LegacyGrpcTimeout;
+use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
 use crate::cluster::Priority;
@@ -61,7 +61,7 @@ impl ClusterHeader {
     }
 }
 
-/// `max_stream_duration`: overrides the connection manager's.
+/// `max_stream_duration`: overrides the connection manager's. Envoy: the route has no `timeout` then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxStreamDuration {
     /// Zero switches it off.
@@ -137,6 +137,7 @@ impl Forward {
         supported?;
         let (host_rewrite, auto_host_rewrite) = hosts?;
         let max_stream_duration = max_stream_duration?;
+        let timeout = non_zero(timeout?.unwrap_or(DEFAULT_TIMEOUT));
         let forward = Self {
             cluster_not_found: match action.cluster_not_found_response_code {
                 1 => StatusCode::NOT_FOUND,
@@ -146,13 +147,13 @@ impl Forward {
             idle_timeout: idle_timeout?,
             // Envoy: the older fields are dead where the newer one is set.
             grpc_timeout: grpc_timeout?.filter(|_| max_stream_duration.is_none()),
+            timeout: timeout.filter(|_| max_stream_duration.is_none()),
             max_stream_duration,
             priority: if action.priority == 1 { Priority::High } else { Priority::Default },
             auto_host_rewrite,
             append_x_forwarded_host: action.append_x_forwarded_host,
             host_rewrite,
             path_rewrite: paths?,
-            timeout: non_zero(timeout?.unwrap_or(DEFAULT_TIMEOUT)),
             upgrades: upgrades?,
         };
         Ok((forward, targets?))
@@ -163,6 +164,20 @@ impl Forward {
         match &self.grpc_timeout {
             Some(grpc) if head.is_grpc() => grpc.timeout(head),
             _ => self.timeout,
+        }
+    }
+
+    /// How long the whole stream may take, where the connection manager allows `manager`; `None`: for ever.
+    pub fn stream_duration(&self, head: &RequestHead, manager: Option<Duration>) -> Option<Duration> {
+        self.max_stream_duration.map_or(manager, |duration| duration.of(head, manager))
+    }
+
+    /// What grpc-timeout is to tell the upstream of a gRPC request that may take so long; `None`: it stays as it is.
+    pub fn told_grpc_timeout(&self, expected: Option<Duration>, stream: Option<Duration>) -> Option<Option<Duration>> {
+        match (&self.max_stream_duration, &self.grpc_timeout) {
+            (Some(_), _) => Some(stream),
+            (None, Some(_)) => expected.map(Some),
+            (None, None) => None,
         }
     }
 
@@ -268,6 +283,16 @@ impl MaxStreamDuration {
         let header_max = cx.opt("grpc_timeout_header_max", grpc_timeout_header_max, duration);
         let offset = cx.opt("grpc_timeout_header_offset", grpc_timeout_header_offset, duration);
         Ok(Self { max: max?, grpc_timeout_header_max: header_max?, grpc_timeout_header_offset: offset? })
+    }
+
+    /// How long the stream of a request may take, where the connection manager allows `manager`.
+    fn of(&self, head: &RequestHead, manager: Option<Duration>) -> Option<Duration> {
+        let Some((max, asked)) = self.grpc_timeout_header_max.and_then(|max| Some((max, grpc_timeout(head)?))) else {
+            return self.max.map_or(manager, non_zero);
+        };
+        let bounded = if max.is_zero() { asked } else { asked.min(max) };
+        // Unlike elsewhere zero is no time at all here.
+        Some(bounded.saturating_sub(self.grpc_timeout_header_offset.unwrap_or_default()))
     }
 }
 

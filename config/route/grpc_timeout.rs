@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use http::HeaderValue;
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::google::protobuf;
 
@@ -58,9 +59,22 @@ pub fn grpc_timeout(head: &RequestHead) -> Option<Duration> {
     })
 }
 
+/// The header's value that says `timeout`: milliseconds, or where they have more than eight digits the next larger unit.
+pub fn grpc_timeout_value(timeout: Duration) -> HeaderValue {
+    const MAX: u128 = 99_999_999;
+    let mut n = timeout.as_millis();
+    let mut unit = 'm';
+    for (larger, of) in [('S', 1000), ('M', 60), ('H', 60)] {
+        if n > MAX {
+            (n, unit) = (n / of, larger);
+        }
+    }
+    HeaderValue::try_from(format!("{}{unit}", n.min(MAX))).expect("digits and a letter are a header value")
+}
+
 #[cfg(test)]
 mod tests {
-    use http::{HeaderValue, Method};
+    use http::Method;
     use nuncio_filter_api::Scheme;
 
     use super::*;
@@ -82,6 +96,15 @@ mod tests {
         for malformed in ["", "S", "1", "-1S", "123456789S", "1s", "1.5S"] {
             assert_eq!(millis(malformed), None, "{malformed}");
         }
+    }
+
+    #[test]
+    fn a_value_has_eight_digits_at_most() {
+        let value = |secs| grpc_timeout_value(Duration::from_millis(secs)).to_str().unwrap().to_owned();
+        assert_eq!(
+            [0, 99_999_999, 100_000_500, 100_000_000_000, 6_000_000_000_000].map(value),
+            ["0m", "99999999m", "100000S", "1666666M", "1666666H"]
+        );
     }
 
     #[test]

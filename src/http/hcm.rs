@@ -143,6 +143,8 @@ impl RouteSource for Http {
         let route = self.current_routes().resolve(head, info, random)?;
         if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {
             info.idle_timeout.set(forward.idle_timeout.map(non_zero));
+            let manager = self.hcm.codec.common.max_stream_duration;
+            info.max_duration.set(Some(forward.stream_duration(head, manager)));
         }
         Some(route)
     }

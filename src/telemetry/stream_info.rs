@@ -266,6 +266,8 @@ pub struct StreamInfo {
     /// `idle_timeout` of the route, where it has one (the inner `None` switches it off): takes the place of the
     /// connection manager's.
     pub idle_timeout: Cell<Option<Option<Duration>>>,
+    /// `max_stream_duration` of the route, in the same way.
+    pub max_duration: Cell<Option<Option<Duration>>>,
     /// Whether a health-check filter answered.
     pub health_check: Cell<bool>,
     /// Dynamic metadata set by filters; boxed because most streams have none.
@@ -303,6 +305,7 @@ impl StreamInfo {
             local_reply: Cell::new(false),
             internal: Cell::new(false),
             idle_timeout: Cell::new(None),
+            max_duration: Cell::new(None),
             health_check: Cell::new(false),
             metadata: RefCell::new(None),
         }

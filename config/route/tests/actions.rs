@@ -47,6 +47,23 @@ fn timeouts_are_lowered() {
     };
     assert_eq!(forward_.max_stream_duration, Some(expected));
 
+    assert_eq!(forward_.stream_duration(&get("h/"), None), Some(Duration::from_secs(2)));
+    let asks = |timeout| with(get("h/"), "grpc-timeout", timeout);
+    assert_eq!(forward_.stream_duration(&asks("7S"), None), Some(Duration::from_secs(7)));
+
+    let duration = |fields: &str, request: &RequestHead| {
+        let table = forward(&format!("timeout: 3s, max_stream_duration: {fields}"));
+        assert_eq!(forward_of(&table).timeout(request), None, "the newer field goes before the older");
+        forward_of(&table).stream_duration(request, Some(Duration::from_secs(9))).map(|d| d.as_secs())
+    };
+    assert_eq!(duration("{}", &get("h/")), Some(9));
+    assert_eq!(duration("{max_stream_duration: 0s}", &get("h/")), None);
+    assert_eq!(duration("{max_stream_duration: 0s, grpc_timeout_header_max: 5s}", &asks("7S")), Some(5));
+    let shortened = "{grpc_timeout_header_max: 5s, grpc_timeout_header_offset: 2s}";
+    assert_eq!(duration(shortened, &asks("7S")), Some(3));
+    assert_eq!(duration(shortened, &asks("1S")), Some(0));
+    assert_eq!(duration(shortened, &asks("x")), Some(9));
+
     let table = forward("timeout: 3s, max_grpc_timeout: 10s");
     let grpc = with(with(get("h/"), "content-type", "application/grpc"), "grpc-timeout", "7S");
     assert_eq!(forward_of(&table).timeout(&get("h/")), Some(Duration::from_secs(3)));

@@ -12,6 +12,9 @@ use tokio::time::Instant;
 use super::Hcm;
 use crate::timer::{LazyTimer, earlier};
 
+/// The status that gRPC clients are told.
+const DEADLINE_EXCEEDED: u32 = 4;
+
 /// Which time-out struck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expired {
@@ -30,7 +33,10 @@ impl Expired {
         let reply = LocalReply::new(status, self.details());
         match self {
             Self::Idle => reply.body("stream timeout").flag(ResponseFlag::StreamIdleTimeout),
-            Self::Duration => reply.body("downstream duration timeout").flag(ResponseFlag::DurationTimeout),
+            // Envoy has a flag for it (DT), and does not set it.
+            Self::Duration => {
+                LocalReply { grpc_status: Some(DEADLINE_EXCEEDED), ..reply.body("downstream duration timeout") }
+            }
             Self::Request => LocalReply::new(StatusCode::REQUEST_TIMEOUT, self.details()).body("request timeout"),
         }
     }
@@ -40,8 +46,7 @@ impl Expired {
         info.set_details(self.details());
         match self {
             Self::Idle => info.flag(ResponseFlag::StreamIdleTimeout),
-            Self::Duration => info.flag(ResponseFlag::DurationTimeout),
-            Self::Request => {}
+            Self::Duration | Self::Request => {}
         }
     }
 
@@ -57,7 +62,7 @@ impl Expired {
 /// Watches one stream's time-outs.
 pub(crate) struct Deadline {
     idle: Option<Duration>,
-    end: Option<Instant>,
+    duration: Option<Duration>,
     request: Option<Instant>,
     info: Rc<StreamInfo>,
     /// Body bytes moved when last looked at: the stream was active since if there are more now. Whoever moves bytes
@@ -72,7 +77,7 @@ impl Deadline {
     pub(crate) fn new(hcm: &Hcm, info: &Rc<StreamInfo>, timer: LazyTimer) -> Self {
         Self {
             idle: hcm.timeouts.stream_idle,
-            end: hcm.codec.common.max_stream_duration.map(|d| info.start + d),
+            duration: hcm.codec.common.max_stream_duration,
             request: hcm.timeouts.request.map(|d| info.start + d),
             info: info.clone(),
             seen: 0,
@@ -93,14 +98,15 @@ impl Deadline {
             self.seen = moved;
             self.active = Instant::now();
         }
-        // A route's idle time-out takes the place of the listener's.
+        // A route's time-outs take the place of the listener's.
         let idle = self.info.idle_timeout.get().unwrap_or(self.idle).map(|d| self.active + d);
         let request = self.request.filter(|_| self.info.times.request_end.get().is_none());
-        let deadline = earlier(earlier(idle, self.end), request);
+        let end = self.info.max_duration.get().unwrap_or(self.duration).map(|d| self.info.start + d);
+        let deadline = earlier(earlier(idle, end), request);
         self.timer.poll_reached(deadline, cx).map(|()| {
             if deadline == request {
                 Expired::Request
-            } else if deadline == self.end {
+            } else if deadline == end {
                 Expired::Duration
             } else {
                 Expired::Idle

@@ -19,7 +19,7 @@ pub(super) struct Deadline {
     timeouts: Timeouts,
     /// A tunnel was asked for and is not yet granted: its request has no end, and time runs from its beginning.
     is_asking: bool,
-    /// `max_stream_duration` of the cluster.
+    /// `max_stream_duration` of the cluster, or what the request asks for.
     max_stream_duration: Option<Duration>,
     timer: Timer,
 }
@@ -28,7 +28,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn new(share: &ClusterShare, info: &Rc<StreamInfo>, timeouts: Timeouts, head: &RequestHead) -> Self {
-        let max_stream_duration = share.cluster.config.http.common.max_stream_duration;
+        let max_stream_duration = timeouts.stream.unwrap_or(share.cluster.config.http.common.max_stream_duration);
         let timer = share.env.timers.timer();
         Self { info: info.clone(), timeouts, is_asking: asks_for_tunnel(head), max_stream_duration, timer }
     }

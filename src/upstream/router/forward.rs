@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::HeaderName;
+use http::{HeaderName, StatusCode};
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
 use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo};
@@ -14,6 +14,7 @@ use nuncio_telemetry::{Protocol, StreamInfo};
 use super::body::{Success, UpstreamBody};
 use super::deadline::Deadline;
 use super::numbers::small_number;
+use super::timeouts::Timeouts;
 use super::tunnel;
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt};
@@ -32,6 +33,7 @@ struct Forwarding<'a> {
     cluster: Rc<WorkerCluster>,
     info: &'a Rc<StreamInfo>,
     worker: &'a Worker,
+    timeouts: Timeouts,
 }
 
 /// A failure, and the host that was chosen, if one was.
@@ -58,9 +60,9 @@ impl Config {
             return Err(self.with_route_headers(reply, entry, request, cx).into());
         };
         self.check_strict_headers(&request.head)?;
-        let timeouts = self.timeouts(forward, &mut request.head, info.internal.get(), &clusters.env().timeout_value);
+        let timeouts = self.timeouts(forward, &mut request.head, &info, &clusters.env().timeout_value);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
-        let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker };
+        let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
         match forwarding.run(request, cx, &mut deadline).await {
@@ -166,7 +168,10 @@ impl Forwarding<'_> {
     /// Counts a failure and makes its reply.
     fn fail(&self, failed: &Failed) -> LocalReply {
         let Failed { failure, host } = failed;
-        let reply = failure.reply();
+        let mut reply = failure.reply();
+        if self.timeouts.is_tolerated && matches!(failure, Failure::Timeout | Failure::PerTryTimeout) {
+            reply = LocalReply { status: StatusCode::NO_CONTENT, ..reply.body("") };
+        }
         self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
         // A host that was chosen but never noted was not asked: the queue was full, or time ran out in it.
         let host = host.as_ref().filter(|_| self.info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use nuncio_config::route::{EnvoyHeaders, Forward};
+use nuncio_config::route::{EnvoyHeaders, Forward, grpc_timeout_value};
 use nuncio_filter_api::{LocalReply, RequestHead};
-use nuncio_telemetry::ResponseFlag;
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
 
 use super::Config;
 use super::numbers::LastNumber;
@@ -11,6 +11,10 @@ use super::numbers::LastNumber;
 static RQ_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 
+/// An internal client that sends it takes a time-out for an answer: 204 instead of 504.
+static ALT_RESPONSE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
+static STREAM_DURATION: HeaderName = HeaderName::from_static("x-envoy-upstream-stream-duration-ms");
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 static PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 
 /// Headers by which an internal client steers the router, and which end here.
@@ -31,6 +35,10 @@ pub(super) struct Timeouts {
     pub(super) response: Option<Duration>,
     /// Its head, from one attempt.
     pub(super) per_try: Option<Duration>,
+    /// All of it, from one attempt, where the request goes before the cluster's `max_stream_duration`.
+    pub(super) stream: Option<Option<Duration>>,
+    /// A time-out is answered with 204.
+    pub(super) is_tolerated: bool,
 }
 
 impl Config {
@@ -54,37 +62,57 @@ impl Config {
         &self,
         forward: &Forward,
         head: &mut RequestHead,
-        is_internal: bool,
+        info: &StreamInfo,
         numbers: &LastNumber,
     ) -> Timeouts {
-        let mut timeouts = Timeouts { response: forward.timeout(head), per_try: None };
+        let mut timeouts = Timeouts { response: forward.timeout(head), ..Timeouts::default() };
+        // Envoy: whoever the client is.
+        timeouts.stream = head.headers.remove(&STREAM_DURATION).as_ref().and_then(number).map(millis);
         // Requests from outside have lost these headers already.
-        if is_internal {
+        let mut is_expected = false;
+        if info.internal.get() {
             let expected =
                 head.headers.get(&EXPECTED_TIMEOUT).and_then(number).filter(|_| self.respect_expected_timeout);
             timeouts.read(head, expected);
-            if expected.is_some() {
-                return timeouts;
-            }
+            is_expected = expected.is_some();
         }
-        if let (Some(timeout), EnvoyHeaders::Add) = (timeouts.per_try.or(timeouts.response), self.envoy_headers) {
+        let told = timeouts.per_try.or(timeouts.response);
+        if let (Some(timeout), EnvoyHeaders::Add, false) = (told, self.envoy_headers, is_expected) {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             let _ = head.headers.try_insert(&EXPECTED_TIMEOUT, numbers.value(millis));
+        }
+        if head.is_grpc() {
+            tell_grpc(head, forward.told_grpc_timeout(told, info.max_duration.get().flatten()));
         }
         timeouts
     }
 }
 
+fn tell_grpc(head: &mut RequestHead, timeout: Option<Option<Duration>>) {
+    match timeout {
+        None => {}
+        Some(None) => drop(head.headers.remove(&GRPC_TIMEOUT)),
+        Some(Some(timeout)) => {
+            let _ = head.headers.try_insert(&GRPC_TIMEOUT, grpc_timeout_value(timeout));
+        }
+    }
+}
+
+/// Zero is for ever.
+fn millis(n: u64) -> Option<Duration> {
+    Some(Duration::from_millis(n)).filter(|t| !t.is_zero())
+}
+
 impl Timeouts {
     /// Reads what an internal client asks for.
     fn read(&mut self, head: &mut RequestHead, expected: Option<u64>) {
-        let millis = |n: u64| Some(Duration::from_millis(n)).filter(|t| !t.is_zero());
         if let Some(asked) = expected.or_else(|| head.headers.get(&RQ_TIMEOUT).and_then(number)) {
             self.response = millis(asked);
         }
         let per_try = head.headers.get(&PER_TRY_TIMEOUT).and_then(number).and_then(millis);
         // Envoy: an attempt that may take as long as the whole has no time-out of its own.
         self.per_try = per_try.filter(|t| self.response.is_none_or(|whole| *t < whole));
+        self.is_tolerated = head.headers.remove(&ALT_RESPONSE).is_some();
         head.headers.remove(&RQ_TIMEOUT);
         head.headers.remove(&PER_TRY_TIMEOUT);
         for name in STEERING {
