@@ -78,6 +78,7 @@ impl HeaderMutations {
             mutation.apply(value, &mut head.headers);
             if mutation.removes(Pseudo::Authority) {
                 head.authority = ByteStr::EMPTY;
+                head.omits_host = true;
             }
             method |= mutation.removes(Pseudo::Method);
             path |= mutation.removes(Pseudo::Path);

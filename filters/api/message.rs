@@ -46,6 +46,8 @@ pub struct RequestHead {
     pub scheme: Scheme,
     /// `:authority` or Host; empty if the request had none.
     pub authority: ByteStr,
+    /// A filter took the authority away: an HTTP/1 upstream is sent no Host at all, as by Envoy.
+    pub omits_host: bool,
     /// `:path` with query, visible ASCII; empty only for CONNECT without extended CONNECT.
     pub path: ByteStr,
     /// `:protocol` of an extended CONNECT (RFC 8441), or the Upgrade value of an HTTP/1.1 upgrade that was accepted.
@@ -65,6 +67,7 @@ impl RequestHead {
             method,
             scheme,
             authority,
+            omits_host: false,
             path,
             protocol: None,
             version: Protocol::Http11,

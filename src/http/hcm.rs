@@ -160,6 +160,8 @@ impl Hcm {
         let mut cx = FormatCx::new(info, end, info.start_wall + end.saturating_duration_since(info.start));
         cx.request = request.map(RequestHead::view);
         cx.response = response.map(ResponseHead::view);
+        let trailers = info.response_trailers.borrow();
+        cx.trailers = trailers.as_deref();
         cx.log_type = AccessLogType::DownstreamEnd;
         for log in &self.logs {
             log.log(&cx);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::{Address, ResponseFlag, ResponseFlags};
@@ -270,6 +271,10 @@ pub struct StreamInfo {
     pub max_duration: Cell<Option<Option<Duration>>>,
     /// Whether a health-check filter answered.
     pub health_check: Cell<bool>,
+    /// An access log will be written: what only logs look at is worth noting.
+    pub is_logged: Cell<bool>,
+    /// The trailers as sent, or as they would be where the client takes none; boxed because most streams have none.
+    pub response_trailers: RefCell<Option<Box<HeaderMap>>>,
     /// Dynamic metadata set by filters; boxed because most streams have none.
     pub metadata: RefCell<Option<Box<Metadata>>>,
 }
@@ -307,7 +312,16 @@ impl StreamInfo {
             idle_timeout: Cell::new(None),
             max_duration: Cell::new(None),
             health_check: Cell::new(false),
+            is_logged: Cell::new(false),
+            response_trailers: RefCell::new(None),
             metadata: RefCell::new(None),
+        }
+    }
+
+    /// Keeps the trailers of the response, if a log will look at them.
+    pub fn note_trailers(&self, trailers: &HeaderMap) {
+        if self.is_logged.get() {
+            *self.response_trailers.borrow_mut() = Some(Box::new(trailers.clone()));
         }
     }
 

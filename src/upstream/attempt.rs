@@ -9,6 +9,7 @@ use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
 use nuncio_telemetry::{Protocol, StreamInfo};
+use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::host::Host;
@@ -61,12 +62,13 @@ impl Attempt<'_> {
     /// A kept connection that turns out to be closed is replaced once, where the request can do no harm twice.
     async fn run_http1(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
+        let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
         let mut is_retry = false;
         loop {
             let record = lease.record().clone();
             let active = ActiveRequest::begin(self.share, &record, self.priority)?;
-            self.note_connection(&record);
+            self.note_connection(&record, begun);
             let (connection, on_idle) = lease.begin();
             let options = ExchangeOptions {
                 info: self.info.cloned(),
@@ -87,12 +89,13 @@ impl Attempt<'_> {
     async fn run_http2(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http2(self.share, &self.host.host, self.priority);
         let mut is_retry = false;
+        let begun = self.begun();
         loop {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };
             let record = lease.record().clone();
             let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
-            self.note_connection(&record);
+            self.note_connection(&record, begun);
             active.leave = Some(lease);
             let error = match client.exchange(head, body, self.info.cloned()).await {
                 Ok(response) => return Ok(Answered { response, active }),
@@ -144,10 +147,18 @@ impl Attempt<'_> {
         acquired.map_err(Failure::Pool)
     }
 
-    fn note_connection(&self, record: &ConnectionRecord) {
+    /// When the wait for a connection begins, if a log will tell.
+    fn begun(&self) -> Option<Instant> {
+        self.info.filter(|info| info.is_logged.get()).map(|_| self.share.env.clock.now())
+    }
+
+    fn note_connection(&self, record: &ConnectionRecord, begun: Option<Instant>) {
         let Some(info) = self.info else { return };
-        info.times.upstream_request_start.set(Some(self.share.env.clock.now()));
+        let now = self.share.env.clock.now();
+        record.note_times(&info.times);
+        info.times.upstream_request_start.set(Some(now));
         let mut upstream = info.upstream.borrow_mut();
+        upstream.pool_ready = begun.map(|begun| now.saturating_duration_since(begun));
         upstream.connection_id = Some(record.id);
         upstream.protocol = Some(record.protocol);
         upstream.remote = Some(record.remote.clone());

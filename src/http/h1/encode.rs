@@ -93,7 +93,9 @@ pub(super) fn request_head(
     write_request_line(request, form.fully_qualified, out);
     let fields_start = out.len();
     let case = &form.case;
-    case.line(b"host", request.authority.as_bytes(), out);
+    if !request.omits_host || !request.authority.is_empty() {
+        case.line(b"host", request.authority.as_bytes(), out);
+    }
     let mut length = None;
     let mut has_upgrade = false;
     for (name, value) in &request.headers {

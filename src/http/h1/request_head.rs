@@ -209,6 +209,7 @@ impl Request<'_> {
             keep_alive: self.keep_alive(),
             head: RequestHead {
                 authority: self.authority(target.authority)?,
+                omits_host: false,
                 method: std::mem::take(&mut self.line.method),
                 scheme: target.scheme.unwrap_or(Scheme::Http),
                 path: target.path,

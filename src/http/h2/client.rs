@@ -92,7 +92,10 @@ impl H2Client {
                 Err(error) => return Err(unsent(failure(&error), body)),
             };
             drop(send);
-            Exchange { response, upload: Upload::new(stream, body, end), info, upgrade }.run().await
+            if let (Some(info), true) = (&info, end) {
+                info.times.upstream_request_end.set(info.times.upstream_request_start.get());
+            }
+            Exchange { response, upload: Upload::new(stream, body, end, info.clone()), info, upgrade }.run().await
         }
     }
 }
@@ -220,11 +223,12 @@ struct Upload {
     last: bool,
     consumed: bool,
     done: bool,
+    info: Option<Rc<StreamInfo>>,
 }
 
 impl Upload {
-    fn new(stream: SendStream<Bytes>, body: Body, done: bool) -> Self {
-        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done }
+    fn new(stream: SendStream<Bytes>, body: Body, done: bool, info: Option<Rc<StreamInfo>>) -> Self {
+        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done, info }
     }
 
     fn is_done(&self) -> bool {
@@ -283,9 +287,11 @@ impl Upload {
         };
         let part = self.pending.split_to(granted.min(self.pending.len()));
         let last = self.last && self.pending.is_empty();
-        if self.stream.send_data(part, last).is_err() || last {
-            self.done = true;
+        let sent = self.stream.send_data(part, last);
+        if last {
+            self.note_end();
         }
+        self.done = last || sent.is_err();
         Poll::Ready(())
     }
 
@@ -293,6 +299,13 @@ impl Upload {
         // It fails only if the peer has reset the stream, which the response tells better.
         let _ = send(&mut self.stream);
         self.done = true;
+        self.note_end();
+    }
+
+    fn note_end(&self) {
+        if let Some(info) = &self.info {
+            info.times.upstream_request_end.set(Some(Instant::now()));
+        }
     }
 }
 

@@ -155,6 +155,9 @@ impl H1 {
         let IncomingRequest { mut head, body, keep_alive, expects_continue, upgrade, has_host, absolute_form, .. } =
             request;
         info.protocol.set(Some(head.version));
+        if !self.http.hcm.logs.is_empty() {
+            info.times.request_headers_end.set(Some(self.http.worker.clock.now()));
+        }
         self.codec.track(info.clone());
         head.protocol = upgrade;
         if expects_continue && !self.http.hcm.head.proxy_100_continue {

@@ -217,6 +217,7 @@ impl Server {
         let now = http.worker.clock.now();
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http2));
+        info.times.request_headers_end.set(Some(now));
         let abandoned = Rc::default();
         let (head, body) = self.read(request, &info, &abandoned);
         let is_head = head.method == Method::HEAD;
@@ -416,6 +417,7 @@ impl Server {
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
+                    info.note_trailers(&trailers);
                     return send.send_trailers(trailers).map_err(|_| Unsent::Downstream);
                 }
             }

@@ -61,6 +61,7 @@ impl Stream {
         let is_grpc = head.is_grpc();
         let cx = StreamCx::new(info, http.worker.clone(), http.clone(), http.buffer_limit);
         http.hcm.stats.stream_begins(&cx.info);
+        cx.info.is_logged.set(!http.hcm.logs.is_empty());
         Self {
             http,
             request: Request { head, body },

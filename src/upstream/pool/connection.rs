@@ -8,7 +8,7 @@ use std::time::Duration;
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
 use nuncio_net::{ConnectError, ConnectOptions, connect};
-use nuncio_telemetry::{Address, Protocol};
+use nuncio_telemetry::{Address, Protocol, Timeline};
 use tokio::time::{Instant, timeout};
 
 use super::metered::Metered;
@@ -58,7 +58,8 @@ pub(crate) struct ConnectionRecord {
     opened: Instant,
     /// Takes no new requests from then on.
     pub(crate) expires: Option<Instant>,
-    is_connected: Cell<bool>,
+    /// When it was made.
+    connected: Cell<Option<Instant>>,
     /// Requests begun.
     requests: Cell<u64>,
     /// Whether it ended under a request.
@@ -141,7 +142,7 @@ impl ConnectionRecord {
             local: Cell::new(None),
             opened,
             expires,
-            is_connected: Cell::new(false),
+            connected: Cell::new(None),
             requests: Cell::new(0),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
@@ -155,7 +156,7 @@ impl ConnectionRecord {
         let stats = &self.share.cluster.stats;
         let failure = match timeout(config.connect_timeout, connect(&self.remote, options)).await {
             Ok(Ok(connected)) => {
-                self.is_connected.set(true);
+                self.connected.set(Some(self.share.env.clock.now()));
                 self.local.set(connected.local);
                 stats.upstream_cx_connect_ms().record(millis(self.age()));
                 return Ok(Metered::wrap(connected.io, self.clone()));
@@ -184,6 +185,12 @@ impl ConnectionRecord {
         let local = self.local.take();
         self.local.set(local.clone());
         local
+    }
+
+    /// Notes in `times` when it was made.
+    pub(crate) fn note_times(&self, times: &Timeline) {
+        times.upstream_connect_start.set(Some(self.opened));
+        times.upstream_connect_end.set(self.connected.get());
     }
 
     /// A request begins on it.
@@ -245,7 +252,7 @@ impl Drop for ConnectionRecord {
             }
         }
         stats.upstream_cx_length_ms().record(millis(self.age()));
-        if self.is_connected.get() {
+        if self.connected.get().is_some() {
             stats.upstream_rq_per_cx().record(self.requests.get());
         }
         self.host.stats.cx_active.dec();

@@ -69,6 +69,8 @@ impl UpstreamBody {
     ) -> Body {
         let stream = Stream { config, active, deadline, success };
         let full = body.take_full();
+        let times = &stream.deadline.info().times;
+        times.upstream_response_body_start.set(full.as_ref().and(times.upstream_response_start.get()));
         if full.is_some() || body.is_end() {
             stream.end();
             return full.map_or(body, Body::full);
@@ -101,6 +103,10 @@ impl HttpBody for UpstreamBody {
                 };
             }
         };
+        let times = &stream.deadline.info().times;
+        if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
+            times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
+        }
         if let (Some(Ok(frame)), Success::Later) = (&frame, stream.success)
             && let Some(trailers) = frame.trailers_ref()
         {

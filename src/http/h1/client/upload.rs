@@ -10,6 +10,7 @@ use http::HeaderMap;
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, RequestForm, SendFraming};
 use crate::h1::settings::{ClientSettings, HeaderFormat};
@@ -62,6 +63,10 @@ impl Upload {
             upstream.header_bytes_sent += size.fields;
             upstream.wire_bytes_sent += size.wire;
         }
+        let state = if framing == SendFraming::None { State::Queued } else { State::Sending };
+        if let (Some(info), State::Queued) = (info, state) {
+            info.times.upstream_request_end.set(info.times.upstream_request_start.get());
+        }
         Self {
             names: head.original_case.as_deref().cloned(),
             // Taken by the same path as every other body.
@@ -70,7 +75,7 @@ impl Upload {
             consumed: false,
             sender: BodySender::new(framing, settings.enable_trailers),
             tunnel: framing == SendFraming::Raw,
-            state: if framing == SendFraming::None { State::Queued } else { State::Sending },
+            state,
             format: settings.header_format,
         }
     }
@@ -138,6 +143,9 @@ impl Upload {
             };
             if let Some(info) = info {
                 info.upstream.borrow_mut().wire_bytes_sent += wire;
+                if self.state == State::Queued {
+                    info.times.upstream_request_end.set(Some(Instant::now()));
+                }
             }
         }
         Ok(())

@@ -167,6 +167,7 @@ impl<'a> Sending<'a> {
         let wire = self.sender.end(trailers, case, &mut connection.queue)?;
         if let Some(info) = &connection.info {
             info.wire_bytes_sent.set(info.wire_bytes_sent.get() + wire);
+            trailers.inspect(|trailers| info.note_trailers(trailers));
         }
         Ok(())
     }
