@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -69,6 +70,9 @@ impl Cluster {
         if changed {
             self.stats.membership_change().inc();
         }
+        let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
+        let new = set.hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).count();
+        self.stats.default_total_match_count().add(new as u64);
         self.stats.membership_total().set(set.hosts.len() as u64);
         self.stats.membership_healthy().set(set.healthy as u64);
         self.stats.membership_excluded().set(set.excluded as u64);

@@ -109,7 +109,11 @@ impl H1 {
         match self.read_head(now).await {
             Some(Incoming::Request(request)) => self.stream(request, info).await,
             Some(Incoming::Bad(bad)) => {
-                http.hcm.stats.http.downstream_cx_protocol_error().inc();
+                let stats = &http.hcm.stats.http;
+                stats.downstream_cx_protocol_error().inc();
+                // Envoy answers before the request is complete, and then takes the broken codec for a reset.
+                stats.downstream_rq_response_before_rq_complete().inc();
+                stats.downstream_rq_rx_reset().inc();
                 self.refuse(bad_request(bad), info).await
             }
             Some(Incoming::Closed) => {

@@ -89,6 +89,8 @@ crate::stats! {
         high_rq_retry_open: Gauge = "circuit_breakers.high.rq_retry_open",
 
         // Hosts.
+        /// Hosts made, each of which asked for the transport socket that is its own; there is one for all.
+        default_total_match_count: Counter = "default.total_match_count",
         membership_change: Counter,
         membership_total: Gauge,
         membership_healthy: Gauge,
