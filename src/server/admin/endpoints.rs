@@ -75,7 +75,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
     get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
         ("usedonly", "only metrics that were ever written"),
         ("filter", "only metrics whose name this regular expression finds"),
-        ("format", "text, json or prometheus"),
+        ("format", "text, html, json or prometheus"),
         ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
         ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
     ]),

@@ -64,8 +64,11 @@ fn rendered(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
     stats::refresh(&admin.shared.stats, state(&admin.shared.state), admin.started, connections);
     let mut body = String::new();
     render(&admin.shared.store, &query, &mut body);
-    let content_type = if query.format == Format::Json { super::JSON } else { TEXT };
-    Reply { content_type, ..Reply::text(body) }
+    match query.format {
+        Format::Html => Reply::html(body),
+        Format::Json => Reply { content_type: super::JSON, ..Reply::text(body) },
+        Format::Text | Format::Prometheus => Reply { content_type: TEXT, ..Reply::text(body) },
+    }
 }
 
 /// `/memory`

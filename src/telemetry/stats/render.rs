@@ -1,6 +1,7 @@
 //! The store as text, in the formats of Envoy's admin.
 
 mod entries;
+mod html;
 mod json;
 mod prometheus;
 mod query;
@@ -16,6 +17,7 @@ pub fn render(store: &Store, query: &Query, out: &mut String) {
         Format::Text => text::render(store, query, out),
         Format::Json => json::render(store, query, out),
         Format::Prometheus => prometheus::render(store, query, out),
+        Format::Html => html::render(store, query, out),
     }
 }
 

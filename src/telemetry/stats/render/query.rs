@@ -27,6 +27,8 @@ pub enum Format {
     Text,
     Json,
     Prometheus,
+    /// The text on a page, with a form for the parameters.
+    Html,
 }
 
 /// Which kinds of metrics to print.
@@ -57,7 +59,7 @@ pub enum Buckets {
 /// A parameter that asks for nothing we know; what it says is the body of a 400.
 #[derive(Debug, Error)]
 pub enum QueryError {
-    #[error("usage: /stats?format=(json|prometheus|text)\n\n")]
+    #[error("usage: /stats?format=(html|json|prometheus|text)\n\n")]
     Format,
     #[error("invalid &type= param")]
     Type,
@@ -122,6 +124,7 @@ impl Format {
             "" | "text" => Ok(Format::Text),
             "json" => Ok(Format::Json),
             "prometheus" => Ok(Format::Prometheus),
+            "html" => Ok(Format::Html),
             _ => Err(QueryError::Format),
         }
     }
