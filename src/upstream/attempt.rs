@@ -97,7 +97,7 @@ impl Attempt<'_> {
             let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             active.leave = Some(lease);
-            let error = match client.exchange(head, body, self.info.cloned()).await {
+            let error = match client.exchange(head, body, self.info.cloned(), self.informational.cloned()).await {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };

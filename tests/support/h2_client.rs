@@ -74,7 +74,7 @@ impl H2Client {
     ) -> Result<Message, h2::Error> {
         std::future::poll_fn(|cx| self.send.poll_ready(cx)).await?;
         let bodiless = body.is_empty() && trailers.is_none();
-        let (response, mut stream) = self.send.send_request(head, bodiless)?;
+        let (mut response, mut stream) = self.send.send_request(head, bodiless)?;
         if !bodiless {
             // The proxy may answer before it read the body: what the response says decides, not this error.
             let _ = stream.send_data(Bytes::copy_from_slice(body), trailers.is_none());
@@ -82,11 +82,12 @@ impl H2Client {
                 let _ = stream.send_trailers(trailers);
             }
         }
+        let interim = interim(&mut response).await;
         let response = response.await?;
         let (parts, mut stream) = response.into_parts();
         let mut message = Message {
             start: format!("HTTP/2 {}", parts.status.as_u16()),
-            headers: pairs(&parts.headers),
+            headers: interim.into_iter().chain(pairs(&parts.headers)).collect(),
             body: Vec::new(),
             trailers: Vec::new(),
             framing: Framing::None,
@@ -105,6 +106,15 @@ impl H2Client {
         }
         Ok(message)
     }
+}
+
+/// The interim responses, as headers by which they are seen.
+async fn interim(response: &mut h2::client::ResponseFuture) -> Vec<(String, String)> {
+    let mut seen = Vec::new();
+    while let Some(Ok(head)) = std::future::poll_fn(|cx| response.poll_informational(cx)).await {
+        seen.push(("(interim)".to_owned(), format!("{} {:?}", head.status().as_u16(), pairs(head.headers()))));
+    }
+    seen
 }
 
 /// Names and values in the order of the wire, values as Latin-1.

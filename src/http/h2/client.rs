@@ -69,12 +69,13 @@ impl H2Client {
         self.send.poll_ready(cx)
     }
 
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request and waits for the head of its response; interim responses go to `informational`, if it is there.
     pub fn exchange(
         &self,
         head: &RequestHead,
         body: Body,
         info: Option<Rc<StreamInfo>>,
+        informational: Option<Rc<dyn Fn(ResponseHead)>>,
     ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
         let request = request(head);
         let upgrade = head.protocol.clone();
@@ -95,7 +96,9 @@ impl H2Client {
             if let (Some(info), true) = (&info, end) {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
-            Exchange { response, upload: Upload::new(stream, body, end, info.clone()), info, upgrade }.run().await
+            Exchange { response, upload: Upload::new(stream, body, end, info.clone()), info, upgrade, informational }
+                .run()
+                .await
         }
     }
 }
@@ -159,6 +162,7 @@ struct Exchange {
     info: Option<Rc<StreamInfo>>,
     /// The protocol asked for by an extended CONNECT.
     upgrade: Option<ByteStr>,
+    informational: Option<Rc<dyn Fn(ResponseHead)>>,
 }
 
 impl Exchange {
@@ -167,6 +171,7 @@ impl Exchange {
             if let Err(error) = self.upload.advance(cx) {
                 return Poll::Ready(Err(ExchangeFailure::RequestBody(error)));
             }
+            self.pass_informational(cx);
             Pin::new(&mut self.response).poll(cx).map_err(|e| failure(&e))
         })
         .await;
@@ -178,6 +183,17 @@ impl Exchange {
                 sent: self.upload.sent(),
                 body: self.upload.into_body(),
             }),
+        }
+    }
+
+    /// Passes on the interim responses that are here.
+    fn pass_informational(&mut self, cx: &mut Context<'_>) {
+        let Some(informational) = &self.informational else { return };
+        while let Poll::Ready(Some(Ok(response))) = self.response.poll_informational(cx) {
+            let (parts, ()) = response.into_parts();
+            let mut head = ResponseHead::new(parts.status);
+            head.headers = parts.headers;
+            informational(head);
         }
     }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::protocol::{Keepalive, UnderscoresAction};
-use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, Scheme};
+use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, ResponseHead, Scheme};
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -231,12 +231,16 @@ impl Server {
             http.hcm.stats.http.downstream_rq_rx_reset().inc();
             return respond.send_reset(Reason::INTERNAL_ERROR);
         }
-        let reply = match guarded(stream.request_phase(), &mut respond, &mut deadline).await {
+        let interim = self.expectation(&mut stream.request.head, &mut respond);
+        if let Some(interim) = interim.clone() {
+            stream.set_informational(Rc::new(move |head| interim.set(Some(head))));
+        }
+        let reply = match guarded(stream.request_phase(), &mut respond, &mut deadline, interim.as_deref()).await {
             Ok(reply) => reply,
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => self.expired(expired, &info),
         };
-        let body = match guarded(stream.respond(reply), &mut respond, &mut deadline).await {
+        let body = match guarded(stream.respond(reply), &mut respond, &mut deadline, interim.as_deref()).await {
             Ok(body) => body,
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
@@ -259,6 +263,19 @@ impl Server {
         if common.underscores == UnderscoresAction::RejectRequest && head.headers.keys().any(has_underscore) {
             stats.requests_rejected_with_underscores_in_headers().inc();
             return Some("http2.unexpected_underscore");
+        }
+        None
+    }
+
+    /// Answers `expect: 100-continue`, or gives the place for the upstream's interim response where it is left to it.
+    fn expectation(&self, head: &mut RequestHead, respond: &mut SendResponse<Bytes>) -> Option<Rc<Interim>> {
+        if self.http.hcm.head.proxy_100_continue {
+            return Some(Rc::default());
+        }
+        let expects = head.headers.get(http::header::EXPECT);
+        if expects.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            head.headers.remove(http::header::EXPECT);
+            send_interim(respond, ResponseHead::new(StatusCode::CONTINUE));
         }
         None
     }
@@ -367,6 +384,8 @@ impl Server {
             Err(Unsent::Upstream(error)) => {
                 info.flags.set(info.flags.get().union(error.flags));
                 info.set_details(error.details);
+                // A reset drops what is queued: what was received before goes first, as in Envoy.
+                tokio::task::yield_now().await;
                 self.reset(&mut send, Reason::INTERNAL_ERROR);
             }
             Err(Unsent::Downstream) => self.gone(stream),
@@ -487,10 +506,15 @@ async fn guarded<T>(
     work: impl Future<Output = T>,
     respond: &mut SendResponse<Bytes>,
     deadline: &mut Deadline,
+    interim: Option<&Interim>,
 ) -> Result<T, Stopped> {
     let mut work = std::pin::pin!(work);
     poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        let polled = work.as_mut().poll(cx);
+        if let Some(head) = interim.and_then(Cell::take) {
+            send_interim(respond, head);
+        }
+        if let Poll::Ready(done) = polled {
             return Poll::Ready(Ok(done));
         }
         if respond.poll_reset(cx).is_ready() {
@@ -499,6 +523,17 @@ async fn guarded<T>(
         deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
     })
     .await
+}
+
+/// An interim response on its way to the client.
+type Interim = Cell<Option<ResponseHead>>;
+
+fn send_interim(respond: &mut SendResponse<Bytes>, head: ResponseHead) {
+    let mut response = http::Response::new(());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    // It fails only where the stream has ended, of which whoever sends the response will learn.
+    let _ = respond.send_informational(response);
 }
 
 enum Unsent {

@@ -81,9 +81,14 @@ impl Stream {
         &self.cx.info
     }
 
-    /// Lets the filters receive informational responses' heads through `send`.
+    /// Lets the filters receive informational responses' heads through `send`. Envoy: the first alone.
     pub(crate) fn set_informational(&mut self, send: Rc<dyn Fn(ResponseHead)>) {
-        self.cx.informational = Some(send);
+        let was_sent = Cell::new(false);
+        self.cx.informational = Some(Rc::new(move |head| {
+            if !was_sent.replace(true) {
+                send(head);
+            }
+        }));
     }
 
     /// Runs the request through head processing, routing and the filters, to the answer.

@@ -57,7 +57,8 @@ fn as_message(head: &http::request::Parts) -> Message {
 }
 
 async fn send(answer: Answer, to_head: bool, respond: &mut SendResponse<Bytes>) {
-    if let Some(mut message) = parse(&answer.bytes, Kind::Response).await {
+    let bytes = send_interim(&answer.bytes, respond).await;
+    if let Some(mut message) = parse(bytes, Kind::Response).await {
         if to_head {
             message.body.clear();
         }
@@ -84,6 +85,25 @@ async fn send(answer: Answer, to_head: bool, respond: &mut SendResponse<Bytes>) 
         Then::Reset | Then::Close => respond.send_reset(Reason::INTERNAL_ERROR),
         Then::Hang | Then::Echo | Then::CloseAtNext => std::future::pending().await,
     }
+}
+
+/// Sends the interim responses at the beginning of a script; returns what is behind them.
+async fn send_interim<'a>(mut bytes: &'a [u8], respond: &mut SendResponse<Bytes>) -> &'a [u8] {
+    const END: &[u8] = b"\r\n\r\n";
+    while bytes.starts_with(b"HTTP/1.1 1")
+        && let Some(end) = bytes.windows(END.len()).position(|window| window == END)
+        && let Some(message) = parse(&bytes[..end + END.len()], Kind::Response).await
+    {
+        let mut response = Response::builder().status(message.status());
+        for (name, value) in &message.headers {
+            response = response.header(name, value);
+        }
+        let response = response.body(()).expect("a script's response is well-formed");
+        let _ = respond.send_informational(response);
+        bytes = &bytes[end + END.len()..];
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    bytes
 }
 
 fn trailers(fields: &[(String, String)]) -> HeaderMap {

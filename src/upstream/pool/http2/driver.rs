@@ -37,6 +37,7 @@ impl Http2Connection {
                 if let Poll::Ready(end) = Pin::new(&mut driver).poll(cx) {
                     return Poll::Ready(End::Driver(end));
                 }
+                self.serve_waiting();
                 if idle.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(End::Idle);
                 }
@@ -57,6 +58,15 @@ impl Http2Connection {
         }
         self.is_lost.set(!is_ours);
         self.retire();
+    }
+
+    /// Serves those who wait: the host may have raised its SETTINGS_MAX_CONCURRENT_STREAMS, which nothing else tells.
+    fn serve_waiting(&self) {
+        if let Some(pool) = self.pool.upgrade()
+            && pool.queue.len() > 0
+        {
+            pool.serve();
+        }
     }
 
     /// Ends once there was no stream for `idle_timeout`, and retires the connection at `max_connection_duration`. The
