@@ -1,5 +1,8 @@
 //! A downstream HTTP/2 connection: a task for each stream, so that the panic of one is the end of one.
 
+mod keepalive;
+mod request_body;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -10,18 +13,21 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Method, StatusCode};
-use nuncio_config::protocol::{Keepalive, UnderscoresAction};
+use nuncio_config::protocol::UnderscoresAction;
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, ResponseHead, Scheme};
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use keepalive::KeepaliveState;
+use request_body::{Abandoned, RequestBody};
 
 use super::Http;
 use super::deadline::{Deadline, Expired};
 use super::request_head::has_underscore;
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
-use crate::h2::{BodyEvents, FrameMeter, H2Body, Limits, Metered};
+use crate::h2::{FrameMeter, H2Body, Limits, Metered};
 use crate::timer::{LazyTimer, earlier};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -579,80 +585,5 @@ fn join_cookies(headers: &mut HeaderMap) {
     let joined = crumbs.iter().map(|v| v.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
     if let Ok(joined) = http::HeaderValue::from_maybe_shared(Bytes::from(joined)) {
         headers.insert(http::header::COOKIE, joined);
-    }
-}
-
-/// A request body, as its stream sees it.
-struct RequestBody {
-    info: Rc<StreamInfo>,
-    abandoned: Abandoned,
-}
-
-/// What is left of a request body that nobody wants.
-type Abandoned = Rc<Cell<Option<RecvStream>>>;
-
-impl BodyEvents for RequestBody {
-    fn data(&self, len: usize) {
-        self.info.bytes_received.set(self.info.bytes_received.get() + len as u64);
-    }
-
-    fn ended(&self) {
-        self.info.times.request_end.set(Some(Instant::now()));
-    }
-
-    fn error(&self, error: &h2::Error) -> BodyError {
-        if error.is_reset() && error.is_remote() {
-            BodyError::new(ResponseFlag::DownstreamRemoteReset, "downstream_remote_disconnect")
-        } else if error.is_io() || error.is_go_away() {
-            BodyError::new(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect")
-        } else {
-            BodyError::new(ResponseFlag::DownstreamProtocolError, "http2.violation.of.messaging.rule")
-        }
-    }
-
-    fn abandoned(&self, stream: RecvStream) {
-        self.abandoned.set(Some(stream));
-    }
-}
-
-/// `connection_keepalive`: PINGs, and the end of a peer that does not answer them.
-struct KeepaliveState {
-    settings: Option<Keepalive>,
-    ping: Option<h2::PingPong>,
-    sent: bool,
-    at: Instant,
-    timer: LazyTimer,
-}
-
-impl KeepaliveState {
-    fn new(settings: Option<Keepalive>, ping: Option<h2::PingPong>) -> Self {
-        let settings = settings.filter(|s| s.interval.is_some());
-        Self { settings, ping, sent: false, at: Instant::now(), timer: LazyTimer::default() }
-    }
-
-    fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(settings), Some(ping)) = (&self.settings, &mut self.ping) else { return Poll::Pending };
-        let Some(interval) = settings.interval else { return Poll::Pending };
-        loop {
-            if self.sent {
-                match ping.poll_pong(cx) {
-                    Poll::Ready(Ok(_)) => {
-                        self.sent = false;
-                        self.at = Instant::now();
-                        continue;
-                    }
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => return self.timer.poll_reached(Some(self.at + settings.timeout), cx),
-                }
-            }
-            if self.timer.poll_reached(Some(self.at + interval), cx).is_pending() {
-                return Poll::Pending;
-            }
-            if ping.send_ping(h2::Ping::opaque()).is_err() {
-                return Poll::Ready(());
-            }
-            self.sent = true;
-            self.at = Instant::now();
-        }
     }
 }
