@@ -23,5 +23,6 @@ bench *args:
 # Every fuzz target for a minute each; needs cargo-fuzz and a nightly toolchain.
 fuzz-smoke seconds="60":
     cd fuzz && for target in $(cargo fuzz list); do \
-        cargo +nightly fuzz run "$target" -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=10 || exit 1; \
+        mkdir -p "corpus/$target" && \
+        cargo +nightly fuzz run "$target" "corpus/$target" "seeds/$target" -- -max_total_time={{seconds}} -rss_limit_mb=2048 -timeout=10 || exit 1; \
     done

@@ -46,6 +46,9 @@ pub(crate) struct ActiveRequest {
     has_ended: Cell<bool>,
 }
 
+/// How often one request may meet a kept connection that was closed before it.
+const STALE_RETRIES: u32 = 3;
+
 // === impl Attempt ===
 
 impl Attempt<'_> {
@@ -59,12 +62,13 @@ impl Attempt<'_> {
         }
     }
 
-    /// A kept connection that turns out to be closed is replaced once, where the request can do no harm twice.
+    /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
+    /// restarts closes all it has: the replacement may have been in use too, until then.
     async fn run_http1(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
         let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
-        let mut is_retry = false;
+        let mut retries = 0;
         loop {
             let record = lease.record().clone();
             let active = ActiveRequest::begin(self.share, &record, self.priority)?;
@@ -79,8 +83,8 @@ impl Attempt<'_> {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };
-            body = self.body_again(head, error, is_retry, &record)?;
-            is_retry = true;
+            body = self.body_again(head, error, retries, &record)?;
+            retries += 1;
             drop(active);
             lease = self.note_host(pool.acquire_busy_or_new().await)?;
         }
@@ -88,7 +92,7 @@ impl Attempt<'_> {
 
     async fn run_http2(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http2(self.share, &self.host.host, self.priority);
-        let mut is_retry = false;
+        let mut retries = 0;
         let begun = self.begun();
         loop {
             let lease = self.note_host(pool.acquire().await)?;
@@ -111,8 +115,8 @@ impl Attempt<'_> {
                 ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
                 _ => {}
             }
-            body = self.body_again(head, error, is_retry, &record)?;
-            is_retry = true;
+            body = self.body_again(head, error, retries, &record)?;
+            retries += 1;
         }
     }
 
@@ -121,10 +125,10 @@ impl Attempt<'_> {
         &self,
         head: &RequestHead,
         error: ExchangeError,
-        is_retry: bool,
+        retries: u32,
         record: &ConnectionRecord,
     ) -> Result<Body, Failure> {
-        if is_retry || !record.was_used_before() || !may_be_sent_again(head, &error) {
+        if retries == STALE_RETRIES || !record.was_used_before() || !may_be_sent_again(head, &error) {
             return Err(error.failure.into());
         }
         let Some(body) = error.body else { return Err(error.failure.into()) };

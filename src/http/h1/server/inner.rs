@@ -190,6 +190,7 @@ impl Inner {
         if self.settings.accept_http_10
             && self.scan.first_line == 0
             && let Some(end) = request_head::simple_request(buf)
+            && end <= limits.max_bytes
         {
             let line = buf.split_to(end).freeze();
             return request_head::parse(Head::of_line(&line), &self.settings, &mut self.parsed).map(|()| true);

@@ -518,6 +518,12 @@ fn b24_trusted_fields_cannot_be_nominated() {
 }
 
 #[test]
+fn a_line_over_the_limit_is_too_large_whatever_its_version() {
+    let settings = ServerSettings { accept_http_10: true, max_headers_bytes: 64, ..Default::default() };
+    check_with(settings, format!("GET \x01{}\n", "i".repeat(70)), LARGE);
+}
+
+#[test]
 fn a_line_without_version_is_a_whole_request_where_old_versions_are_accepted() {
     let settings = || ServerSettings { accept_http_10: true, ..Default::default() };
     check_with(settings(), "GET /a\r\nHost: a\r\n\r\n", &["GET /a ", "close"]);
