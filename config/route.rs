@@ -16,6 +16,7 @@ mod level;
 mod lower;
 mod paths;
 mod redirect;
+mod retry;
 mod rewrite;
 mod split;
 mod trie;
@@ -35,6 +36,7 @@ pub use entry::RouteEntry;
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
 pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
 pub use redirect::Redirect;
+pub use retry::{AvoidedHosts, BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
 pub use virtual_host::VirtualHost;
 

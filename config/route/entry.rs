@@ -10,6 +10,7 @@ use nuncio_telemetry::format::FormatCx;
 use super::forward::Cluster;
 use super::level::{BufferLimit, Level};
 use super::redirect::request_host;
+use super::retry::RetryPolicy;
 use super::split::Weighted;
 use super::virtual_host::VirtualHost;
 use super::{Action, Decorator};
@@ -64,6 +65,12 @@ impl RouteEntry {
     /// `metadata` of the route (`%METADATA(ROUTE:...)%`).
     pub fn metadata(&self) -> Option<&Arc<Metadata>> {
         self.route.metadata.as_ref()
+    }
+
+    /// When requests are sent again: what the route says, or else its virtual host.
+    pub fn retry_policy(&self) -> Option<&RetryPolicy> {
+        let Action::Forward(forward) = self.action() else { return None };
+        forward.retry.as_ref().or(self.route.virtual_host.retry.as_ref())
     }
 
     /// `decorator` of the route, for tracers.

@@ -12,6 +12,7 @@ use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
+use super::retry::{RetryPolicy, lower_hedge_policy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
 use crate::cluster::Priority;
@@ -36,6 +37,7 @@ pub struct Forward {
     pub append_x_forwarded_host: bool,
     pub(super) host_rewrite: HostRewrite,
     pub(super) path_rewrite: PathRewrite,
+    pub(super) retry: Option<RetryPolicy>,
     timeout: Option<Duration>,
     grpc_timeout: Option<LegacyGrpcTimeout>,
     upgrades: Box<[Upgrade]>,
@@ -130,6 +132,7 @@ impl Forward {
         let paths = PathRewrite::lower(rewrites, template, cx);
         let hosts = host_rewrite(action.host_rewrite_specifier, cx);
         let upgrades = upgrades(action.upgrade_configs, cx);
+        let retry = cx.opt("retry_policy", action.retry_policy, RetryPolicy::lower);
         let timeout = cx.opt("timeout", action.timeout, duration);
         let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
         let max_stream_duration = cx.opt("max_stream_duration", action.max_stream_duration, MaxStreamDuration::lower);
@@ -154,6 +157,7 @@ impl Forward {
             append_x_forwarded_host: action.append_x_forwarded_host,
             host_rewrite,
             path_rewrite: paths?,
+            retry: retry?,
             upgrades: upgrades?,
         };
         Ok((forward, targets?))
@@ -201,7 +205,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         idle_timeout: _,
         flush_timeout,
         early_data_policy,
-        retry_policy,
+        retry_policy: _,
         retry_policy_typed_config,
         request_mirror_policies,
         priority: _,
@@ -224,7 +228,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cx.unsupported("metadata_match", metadata_match),
         cx.unsupported("flush_timeout", flush_timeout),
         cx.unsupported("early_data_policy", early_data_policy),
-        cx.unsupported("retry_policy", retry_policy),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
         cx.unsupported("request_mirror_policies", request_mirror_policies),
         cx.unsupported("rate_limits", rate_limits),
@@ -234,7 +237,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cx.unsupported("internal_redirect_policy", internal_redirect_policy),
         cx.unsupported("internal_redirect_action", internal_redirect_action),
         cx.unsupported("max_internal_redirects", max_internal_redirects),
-        cx.unsupported("hedge_policy", hedge_policy),
+        hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
     ]
     .into_iter()
     .collect()

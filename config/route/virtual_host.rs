@@ -10,6 +10,7 @@ use proto::virtual_host::TlsRequirementType;
 use super::Config;
 use super::level::{BufferLimit, Level, LevelFields};
 use super::redirect::forwarded_scheme;
+use super::retry::{RetryPolicy, lower_hedge_policy};
 
 /// What the routes of a virtual host share.
 #[derive(Default)]
@@ -22,6 +23,9 @@ pub struct VirtualHost {
     pub include_attempt_count_in_response: bool,
     /// `metadata` (`%METADATA(VIRTUAL_HOST:...)%`).
     pub metadata: Option<Arc<Metadata>>,
+    /// `include_is_timeout_retry_header`: x-envoy-is-timeout-retry goes upstream with retries.
+    pub include_is_timeout_retry: bool,
+    pub(super) retry: Option<RetryPolicy>,
     pub(super) require_tls: RequireTls,
     pub(super) buffer_limit: Option<BufferLimit>,
     pub(super) level: Level,
@@ -61,6 +65,7 @@ impl VirtualHost {
             typed_per_filter_config: host.typed_per_filter_config,
         };
         let level = Level::lower(level, cx);
+        let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
         let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
         let lower = || {
             supported?;
@@ -69,6 +74,8 @@ impl VirtualHost {
                 include_request_attempt_count: host.include_request_attempt_count,
                 include_attempt_count_in_response: host.include_attempt_count_in_response,
                 metadata: metadata?.flatten(),
+                include_is_timeout_retry: host.include_is_timeout_retry_header,
+                retry: retry?,
                 require_tls: match TlsRequirementType::try_from(host.require_tls) {
                     Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
                     Ok(TlsRequirementType::All) => RequireTls::All,
@@ -114,10 +121,10 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         typed_per_filter_config: _,
         include_request_attempt_count: _,
         include_attempt_count_in_response: _,
-        retry_policy,
+        retry_policy: _,
         retry_policy_typed_config,
         hedge_policy,
-        include_is_timeout_retry_header,
+        include_is_timeout_retry_header: _,
         per_request_buffer_limit_bytes: _,
         request_body_buffer_limit: _,
         request_mirror_policies,
@@ -129,10 +136,8 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         cx.unsupported("virtual_clusters", virtual_clusters),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("cors", cors),
-        cx.unsupported("retry_policy", retry_policy),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
-        cx.unsupported("hedge_policy", hedge_policy),
-        cx.unsupported("include_is_timeout_retry_header", include_is_timeout_retry_header),
+        hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
         cx.unsupported("request_mirror_policies", request_mirror_policies),
         cx.unsupported("route_specifiers", route_specifiers),
     ]

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     RequestBody(nuncio_filter_api::BodyError),
 }
 
+const RESET: &str = "upstream connect error or disconnect/reset before headers. ";
+
 static OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 // === impl Failure ===
@@ -117,6 +119,16 @@ impl Failure {
         }
     }
 
+    /// The reply to the client, after so many attempts.
+    pub(crate) fn reply_after(&self, attempts: u32) -> LocalReply {
+        match self.reset_reason() {
+            Some(reason) if attempts > 1 => {
+                self.reply().body(format!("{RESET}retried and the latest reset reason: {reason}"))
+            }
+            _ => self.reply(),
+        }
+    }
+
     /// The reply to the client.
     pub(crate) fn reply(&self) -> LocalReply {
         let mut reply = LocalReply::new(self.status(), self.details());
@@ -132,7 +144,7 @@ impl Failure {
 
     fn body(&self) -> String {
         if let Some(reason) = self.reset_reason() {
-            return format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
+            return format!("{RESET}reset reason: {reason}");
         }
         match self {
             Self::NoHealthyHost => "no healthy upstream",

@@ -15,14 +15,15 @@ pub(crate) enum Resource {
     Connections,
     Pending,
     Requests,
+    Retries,
 }
 
 /// What one priority of a cluster uses of each resource.
 #[derive(Debug)]
 pub(crate) struct Limits {
     priority: Priority,
-    used: [AtomicU32; 3],
-    max: [u32; 3],
+    used: [AtomicU32; 4],
+    max: [u32; 4],
     remaining: Option<RemainingStats>,
 }
 
@@ -58,7 +59,7 @@ impl Limits {
         Self {
             priority,
             used: Default::default(),
-            max: [max_connections, max_pending_requests, max_requests],
+            max: [max_connections, max_pending_requests, max_requests, max_retries],
             remaining,
         }
     }
@@ -109,9 +110,11 @@ impl Limits {
             (Priority::Default, Resource::Connections) => stats.default_cx_open(),
             (Priority::Default, Resource::Pending) => stats.default_rq_pending_open(),
             (Priority::Default, Resource::Requests) => stats.default_rq_open(),
+            (Priority::Default, Resource::Retries) => stats.default_rq_retry_open(),
             (Priority::High, Resource::Connections) => stats.high_cx_open(),
             (Priority::High, Resource::Pending) => stats.high_rq_pending_open(),
             (Priority::High, Resource::Requests) => stats.high_rq_open(),
+            (Priority::High, Resource::Retries) => stats.high_rq_retry_open(),
         }
     }
 
@@ -122,6 +125,7 @@ impl Limits {
             Resource::Connections => stats.remaining_cx().set(remaining),
             Resource::Pending => stats.remaining_pending().set(remaining),
             Resource::Requests => stats.remaining_rq().set(remaining),
+            Resource::Retries => stats.remaining_retries().set(remaining),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! `envoy.filters.http.router`: sends a request where its route says.
 
+mod attempts;
 mod body;
 mod deadline;
 mod forward;
 mod numbers;
+mod replay;
+mod retry;
 #[cfg(test)]
 mod tests;
 mod timeouts;

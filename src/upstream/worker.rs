@@ -60,6 +60,8 @@ pub(crate) struct Codes {
     pub(crate) all: ResponseCodes,
     pub(crate) external: ResponseCodes,
     pub(crate) internal: ResponseCodes,
+    /// Those that were not passed on: the request was sent again.
+    retried: OnceCell<ResponseCodes>,
     pub(crate) external_time: RequestTimeStats,
     pub(crate) internal_time: RequestTimeStats,
 }
@@ -184,6 +186,12 @@ impl WorkerCluster {
 // === impl ClusterShare ===
 
 impl ClusterShare {
+    /// Counts a response that was not passed on: its request is sent again.
+    pub(crate) fn charge_retried(&self, status: u16) {
+        let codes = self.codes.retried.get_or_init(|| ResponseCodes::new(&self.cluster.scope().scope("retry")));
+        codes.charge(status);
+    }
+
     /// Settings of the cluster's HTTP/1 connections.
     pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
         self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config.http)))
@@ -256,6 +264,7 @@ impl Codes {
             internal: ResponseCodes::new(&internal),
             external_time: RequestTimeStats::new(&external),
             internal_time: RequestTimeStats::new(&internal),
+            retried: OnceCell::new(),
         }
     }
 }

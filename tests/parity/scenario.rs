@@ -8,8 +8,8 @@
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
 //! --- upstream h1 | h2 | refuse
-//! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS]
-//! what the upstream answers, as lines; a blank line ends the head
+//! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS] [times=N]
+//! what the upstream answers (N times), as lines; a blank line ends the head
 //! --- request [tunnel=TEXT] label
 //! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body
 //! --- raw [methods=GET,HEAD] label
@@ -181,7 +181,7 @@ impl Scenario {
     }
 
     fn response(&mut self, words: &str, lines: &[&str]) -> Result<(), String> {
-        let words = Words::new(words, &["upstream", "target", "then", "delay"]);
+        let words = Words::new(words, &["upstream", "target", "then", "delay", "times"]);
         let mut answer = Answer::bytes(if lines.is_empty() { Vec::new() } else { message(lines)? });
         answer.then = match words.option("then") {
             None => Then::Keep,
@@ -193,6 +193,9 @@ impl Scenario {
         };
         if let Some(delay) = words.option("delay") {
             answer.delay = Duration::from_millis(delay.parse().map_err(|e| format!("delay: {e}"))?);
+        }
+        if let Some(times) = words.option("times") {
+            answer.times = times.parse().map_err(|e| format!("times: {e}"))?;
         }
         let number = usize::from(words.option("upstream") == Some("2"));
         self.responses.push((number, words.option("target").unwrap_or("").to_owned(), answer));

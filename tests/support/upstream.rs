@@ -5,6 +5,7 @@ mod http2;
 
 use super::http1::Message;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -18,6 +19,8 @@ pub(crate) struct Answer {
     pub(crate) then: Then,
     /// Waited for before the answer.
     pub(crate) delay: Duration,
+    /// How often it is given, after which the next that fits takes its place.
+    pub(crate) times: usize,
 }
 
 /// What becomes of the connection after an answer.
@@ -45,7 +48,7 @@ impl Answer {
 
     /// Exactly these bytes, after which the connection is kept.
     pub(crate) fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), then: Then::Keep, delay: Duration::ZERO }
+        Self { bytes: bytes.into(), then: Then::Keep, delay: Duration::ZERO, times: usize::MAX }
     }
 
     pub(crate) fn then(self, then: Then) -> Self {
@@ -122,7 +125,8 @@ impl Script {
     pub(crate) async fn start(self) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let script = Arc::new(Shared { routes: self.routes, received: Mutex::new(Vec::new()) });
+        let left = self.routes.iter().map(|(_, answer)| AtomicUsize::new(answer.times)).collect();
+        let script = Arc::new(Shared { routes: self.routes, left, received: Mutex::new(Vec::new()) });
         let mut tasks = JoinSet::new();
         match self.protocol {
             // Bound and not listened at would be racy to get with std; a port that was just free is refused.
@@ -164,6 +168,8 @@ impl Upstream {
 
 struct Shared {
     routes: Vec<(String, Answer)>,
+    /// How often each may still be given.
+    left: Vec<AtomicUsize>,
     received: Mutex<Vec<Received>>,
 }
 
@@ -173,8 +179,11 @@ impl Shared {
     }
 
     fn answer(&self, target: &str) -> Answer {
-        let fits = self.routes.iter().find(|(prefix, _)| target.starts_with(prefix.as_str()));
-        fits.map_or_else(|| Answer::ok("ok"), |(_, answer)| answer.clone())
+        let fits = self.routes.iter().zip(&self.left).find(|((prefix, _), left)| {
+            target.starts_with(prefix.as_str())
+                && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        });
+        fits.map_or_else(|| Answer::ok("ok"), |((_, answer), _)| answer.clone())
     }
 }
 

@@ -39,6 +39,12 @@ impl Deadline {
         self.timeouts.per_try = None;
     }
 
+    /// Another attempt begins, which may take as long as the first.
+    pub(super) fn try_again(&mut self, per_try: Option<Duration>) {
+        self.timeouts.per_try = per_try;
+        self.info.times.upstream_request_start.set(None);
+    }
+
     /// The stream it bounds.
     pub(super) fn info(&self) -> &Rc<StreamInfo> {
         &self.info

@@ -8,12 +8,13 @@ use std::task::Poll;
 
 use http::{HeaderName, StatusCode};
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
-use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
+use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo};
 
 use super::body::{Success, UpstreamBody};
 use super::deadline::Deadline;
 use super::numbers::small_number;
+use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::tunnel;
 use super::{Config, entry_of, format_cx};
@@ -22,24 +23,24 @@ use crate::failure::Failure;
 use crate::pool::connection::millis;
 use crate::worker::{WorkerCluster, WorkerClusters, WorkerHost};
 
-static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// What one stream needs to know while its request is forwarded.
-struct Forwarding<'a> {
-    config: &'a Arc<Config>,
-    entry: &'a RouteEntry,
-    forward: &'a Forward,
-    cluster: Rc<WorkerCluster>,
-    info: &'a Rc<StreamInfo>,
-    worker: &'a Worker,
-    timeouts: Timeouts,
+pub(super) struct Forwarding<'a> {
+    pub(super) config: &'a Arc<Config>,
+    pub(super) entry: &'a RouteEntry,
+    pub(super) forward: &'a Forward,
+    pub(super) cluster: Rc<WorkerCluster>,
+    pub(super) info: &'a Rc<StreamInfo>,
+    pub(super) worker: &'a Worker,
+    pub(super) timeouts: Timeouts,
 }
 
 /// A failure, and the host that was chosen, if one was.
-struct Failed {
-    failure: Failure,
-    host: Option<Rc<WorkerHost>>,
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) host: Option<Rc<WorkerHost>>,
 }
 
 impl Config {
@@ -60,12 +61,18 @@ impl Config {
             return Err(self.with_route_headers(reply, entry, request, cx).into());
         };
         self.check_strict_headers(&request.head)?;
-        let timeouts = self.timeouts(forward, &mut request.head, &info, &clusters.env().timeout_value);
+        // Taken out of the request with what else was meant for this proxy alone.
+        let mut retries = Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority);
+        let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
         let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
-        match forwarding.run(request, cx, &mut deadline).await {
+        let outcome = match &mut retries {
+            None => forwarding.run(request, cx, &mut deadline).await,
+            Some(retries) => forwarding.run_with_retries(request, cx, &mut deadline, retries).await,
+        };
+        match outcome {
             Ok(answered) => Err(Reply::Response(forwarding.accept(answered, deadline, request, cx))),
             Err(failed) => {
                 let reply = forwarding.fail(&failed);
@@ -107,14 +114,26 @@ impl Forwarding<'_> {
 
     /// Chooses a host and gets its response, in time.
     async fn run(&self, request: &mut Request, cx: &StreamCx, deadline: &mut Deadline) -> Result<Answered, Failed> {
-        let Some(host) = self.cluster.pick() else {
+        let body = std::mem::take(&mut request.body);
+        self.attempt(self.cluster.pick(), request, body, cx, deadline).await
+    }
+
+    /// Gets a response from `host`, in time.
+    pub(super) async fn attempt(
+        &self,
+        host: Option<Rc<WorkerHost>>,
+        request: &mut Request,
+        body: Body,
+        cx: &StreamCx,
+        deadline: &mut Deadline,
+    ) -> Result<Answered, Failed> {
+        let Some(host) = host else {
             self.cluster.shared.cluster.stats.upstream_cx_none_healthy().inc();
             return Err(Failed { failure: Failure::NoHealthyHost, host: None });
         };
         if self.forward.auto_host_rewrite && !host.host.hostname.is_empty() {
             self.forward.set_host(&mut request.head, (&*host.host.hostname).into(), self.config.envoy_headers);
         }
-        let body = std::mem::take(&mut request.body);
         let (body, gate) = tunnel::hold_back(&request.head, body);
         let attempt = Attempt {
             share: &self.cluster.shared,
@@ -158,7 +177,8 @@ impl Forwarding<'_> {
             let _ = response.head.headers.try_insert(&SERVICE_TIME, small_number(time));
         }
         if self.entry.virtual_host().include_attempt_count_in_response {
-            let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
+            let attempts = self.info.upstream.borrow().attempts.into();
+            let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(attempts));
         }
         self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
         response.body = UpstreamBody::wrap(response.body, self.config.clone(), active, deadline, success);
@@ -167,17 +187,30 @@ impl Forwarding<'_> {
 
     /// Counts a failure and makes its reply.
     fn fail(&self, failed: &Failed) -> LocalReply {
-        let Failed { failure, host } = failed;
-        let mut reply = failure.reply();
-        if self.timeouts.is_tolerated && matches!(failure, Failure::Timeout | Failure::PerTryTimeout) {
+        let attempts = self.info.upstream.borrow().attempts;
+        let mut reply = failed.failure.reply_after(attempts);
+        if self.timeouts.is_tolerated && matches!(failed.failure, Failure::Timeout | Failure::PerTryTimeout) {
             reply = LocalReply { status: StatusCode::NO_CONTENT, ..reply.body("") };
         }
+        if self.entry.virtual_host().include_attempt_count_in_response {
+            reply.headers.insert(&ATTEMPT_COUNT, small_number(attempts.into()));
+        }
+        self.count_failure(failed);
+        if !matches!(failed.failure, Failure::RequestBody(_)) {
+            self.count_status(reply.status.as_u16());
+        }
+        reply
+    }
+
+    /// Counts the failure of an attempt.
+    pub(super) fn count_failure(&self, failed: &Failed) {
+        let Failed { failure, host } = failed;
         self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
         // A host that was chosen but never noted was not asked: the queue was full, or time ran out in it.
         let host = host.as_ref().filter(|_| self.info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
         let stats = &self.cluster.shared.cluster.stats;
         match failure {
-            Failure::RequestBody(_) => return reply,
+            Failure::RequestBody(_) => return,
             // An HTTP/2 connection may outlive a stream at fault; its driver counts what ends it.
             Failure::Protocol if self.info.upstream.borrow().protocol != Some(Protocol::Http2) => {
                 stats.upstream_cx_protocol_error().inc();
@@ -196,8 +229,6 @@ impl Forwarding<'_> {
         if !matches!(failure, Failure::RequestOverflow) {
             host.inspect(|host| host.rq_error.inc());
         }
-        self.count_status(reply.status.as_u16());
-        reply
     }
 
     fn count_status(&self, status: u16) {

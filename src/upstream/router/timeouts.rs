@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use nuncio_config::route::{EnvoyHeaders, Forward, grpc_timeout_value};
+use nuncio_config::route::{EnvoyHeaders, Forward, RouteEntry, grpc_timeout_value};
 use nuncio_filter_api::{LocalReply, RequestHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 
@@ -60,12 +60,14 @@ impl Config {
     /// for this proxy alone, and tells the host what is expected of it.
     pub(super) fn timeouts(
         &self,
+        entry: &RouteEntry,
         forward: &Forward,
         head: &mut RequestHead,
         info: &StreamInfo,
         numbers: &LastNumber,
     ) -> Timeouts {
-        let mut timeouts = Timeouts { response: forward.timeout(head), ..Timeouts::default() };
+        let per_try = entry.retry_policy().and_then(|policy| policy.per_try_timeout);
+        let mut timeouts = Timeouts { response: forward.timeout(head), per_try, ..Timeouts::default() };
         // Envoy: whoever the client is.
         timeouts.stream = head.headers.remove(&STREAM_DURATION).as_ref().and_then(number).map(millis);
         // Requests from outside have lost these headers already.
@@ -76,24 +78,32 @@ impl Config {
             timeouts.read(head, expected);
             is_expected = expected.is_some();
         }
-        let told = timeouts.per_try.or(timeouts.response);
-        if let (Some(timeout), EnvoyHeaders::Add, false) = (told, self.envoy_headers, is_expected) {
-            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            let _ = head.headers.try_insert(&EXPECTED_TIMEOUT, numbers.value(millis));
+        timeouts.bound_attempts();
+        if !is_expected {
+            self.tell_expected(timeouts.expected(Duration::ZERO), head, numbers);
         }
-        if head.is_grpc() {
-            tell_grpc(head, forward.told_grpc_timeout(told, info.max_duration.get().flatten()));
-        }
+        timeouts.tell_grpc(forward, Duration::ZERO, head, info);
         timeouts
     }
-}
 
-fn tell_grpc(head: &mut RequestHead, timeout: Option<Option<Duration>>) {
-    match timeout {
-        None => {}
-        Some(None) => drop(head.headers.remove(&GRPC_TIMEOUT)),
-        Some(Some(timeout)) => {
-            let _ = head.headers.try_insert(&GRPC_TIMEOUT, grpc_timeout_value(timeout));
+    /// Tells the host of another attempt how long that may take, now that `elapsed` is over.
+    pub(super) fn tell_again(
+        &self,
+        forward: &Forward,
+        timeouts: Timeouts,
+        elapsed: Duration,
+        head: &mut RequestHead,
+        info: &StreamInfo,
+        numbers: &LastNumber,
+    ) {
+        self.tell_expected(timeouts.expected(elapsed), head, numbers);
+        timeouts.tell_grpc(forward, elapsed, head, info);
+    }
+
+    fn tell_expected(&self, expected: Option<Duration>, head: &mut RequestHead, numbers: &LastNumber) {
+        if let (Some(timeout), EnvoyHeaders::Add) = (expected, self.envoy_headers) {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            let _ = head.headers.try_insert(&EXPECTED_TIMEOUT, numbers.value(millis));
         }
     }
 }
@@ -104,14 +114,38 @@ fn millis(n: u64) -> Option<Duration> {
 }
 
 impl Timeouts {
+    /// What is expected of an attempt that begins when `elapsed` is over.
+    fn expected(&self, elapsed: Duration) -> Option<Duration> {
+        let left = self.response.map(|whole| whole.saturating_sub(elapsed).max(Duration::from_millis(1)));
+        self.per_try.into_iter().chain(left).min()
+    }
+
+    fn tell_grpc(&self, forward: &Forward, elapsed: Duration, head: &mut RequestHead, info: &StreamInfo) {
+        if !head.is_grpc() {
+            return;
+        }
+        match forward.told_grpc_timeout(self.expected(elapsed), info.max_duration.get().flatten()) {
+            None => {}
+            Some(None) => drop(head.headers.remove(&GRPC_TIMEOUT)),
+            Some(Some(timeout)) => {
+                let _ = head.headers.try_insert(&GRPC_TIMEOUT, grpc_timeout_value(timeout));
+            }
+        }
+    }
+
+    /// Envoy: an attempt that may take as long as the whole has no time-out of its own.
+    fn bound_attempts(&mut self) {
+        self.per_try = self.per_try.filter(|t| self.response.is_none_or(|whole| *t < whole));
+    }
+
     /// Reads what an internal client asks for.
     fn read(&mut self, head: &mut RequestHead, expected: Option<u64>) {
         if let Some(asked) = expected.or_else(|| head.headers.get(&RQ_TIMEOUT).and_then(number)) {
             self.response = millis(asked);
         }
-        let per_try = head.headers.get(&PER_TRY_TIMEOUT).and_then(number).and_then(millis);
-        // Envoy: an attempt that may take as long as the whole has no time-out of its own.
-        self.per_try = per_try.filter(|t| self.response.is_none_or(|whole| *t < whole));
+        if let Some(asked) = head.headers.get(&PER_TRY_TIMEOUT).and_then(number) {
+            self.per_try = millis(asked);
+        }
         self.is_tolerated = head.headers.remove(&ALT_RESPONSE).is_some();
         head.headers.remove(&RQ_TIMEOUT);
         head.headers.remove(&PER_TRY_TIMEOUT);

@@ -1,0 +1,285 @@
+//! `RetryPolicy`: when a request is sent again, how often, and after which wait.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCanaryHostsPredicate;
+use nuncio_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use proto::retry_policy as pb;
+
+use crate::matcher::HeaderMatcher;
+use crate::protocol::{any_as, duration, message_name, non_zero};
+use crate::value::header_name;
+
+/// What `RetryPolicy` says.
+#[derive(Debug)]
+pub struct RetryPolicy {
+    /// `retry_on`
+    pub on: RetryOn,
+    /// `num_retries`, default 1.
+    pub num_retries: u32,
+    /// `per_try_timeout`
+    pub per_try_timeout: Option<Duration>,
+    /// `retriable_status_codes`
+    pub status_codes: Box<[u32]>,
+    /// `retry_back_off`
+    pub back_off: BackOff,
+    /// `rate_limited_retry_back_off`
+    pub rate_limited: Option<RateLimitedBackOff>,
+    /// `retriable_headers` of responses; one that matches is enough.
+    pub response_headers: Box<[HeaderMatcher]>,
+    /// `retriable_request_headers`: unless one matches, or there are none, nothing is sent again.
+    pub request_headers: Box<[HeaderMatcher]>,
+    /// `retry_host_predicate`: hosts that a retry rather not goes to.
+    pub avoided_hosts: Box<[AvoidedHosts]>,
+    /// `host_selection_retry_max_attempts`: how often another host is asked for instead.
+    pub host_selections: u32,
+}
+
+/// What is retried: a set of the words of `retry_on`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RetryOn(u32);
+
+/// The wait between attempts: a random part of the interval, which doubles each time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackOff {
+    /// `base_interval`, at least 1 ms.
+    pub base: Duration,
+    /// `max_interval`, default ten times the base.
+    pub max: Duration,
+}
+
+/// The wait that a response asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitedBackOff {
+    /// The headers to look at, in order.
+    pub headers: Box<[ResetHeader]>,
+    /// A longer wait than this is not obeyed. Default 5 min.
+    pub max: Duration,
+}
+
+/// A header that tells how long to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResetHeader {
+    /// Its name.
+    pub name: HeaderName,
+    /// What its number counts.
+    pub format: ResetFormat,
+}
+
+/// `ResetHeaderFormat`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetFormat {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since 1970.
+    UnixTimestamp,
+}
+
+/// A `retry_host_predicate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AvoidedHosts {
+    /// Hosts that were tried already.
+    Previous,
+    /// Hosts whose metadata `envoy.lb` has `canary: true`.
+    Canary,
+}
+
+/// Envoy's default of `base_interval`.
+const BASE_INTERVAL: Duration = Duration::from_millis(25);
+/// Envoy's default of `rate_limited_retry_back_off.max_interval`.
+const MAX_RESET_INTERVAL: Duration = Duration::from_secs(300);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+macro_rules! retry_on {
+    ($($name:ident $bit:literal $word:literal)*) => {
+        impl RetryOn {
+            $(#[doc = concat!("`", $word, "`")]
+            pub const $name: Self = Self(1 << $bit);)*
+
+            /// The word's bit.
+            fn of(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+retry_on! {
+    SERVER_ERROR 0 "5xx"
+    GATEWAY_ERROR 1 "gateway-error"
+    RESET 2 "reset"
+    RESET_BEFORE_REQUEST 3 "reset-before-request"
+    CONNECT_FAILURE 4 "connect-failure"
+    ENVOY_RATELIMITED 5 "envoy-ratelimited"
+    RETRIABLE_4XX 6 "retriable-4xx"
+    REFUSED_STREAM 7 "refused-stream"
+    RETRIABLE_STATUS_CODES 8 "retriable-status-codes"
+    RETRIABLE_HEADERS 9 "retriable-headers"
+    HTTP3_POST_CONNECT_FAILURE 10 "http3-post-connect-failure"
+    GRPC_CANCELLED 11 "cancelled"
+    GRPC_DEADLINE_EXCEEDED 12 "deadline-exceeded"
+    GRPC_INTERNAL 13 "internal"
+    GRPC_RESOURCE_EXHAUSTED 14 "resource-exhausted"
+    GRPC_UNAVAILABLE 15 "unavailable"
+}
+
+/// The first bit that stands for a gRPC status.
+const FIRST_GRPC: u32 = 11;
+
+// === impl RetryOn ===
+
+impl RetryOn {
+    /// All words of `retry_on`, those of gRPC included. Envoy: an unknown word is passed over.
+    pub fn parse(text: &str) -> Self {
+        Self(text.split(',').filter_map(|word| Self::of(word.trim())).fold(0, |all, one| all | one.0))
+    }
+
+    /// The words of x-envoy-retry-on.
+    pub fn parse_http(text: &str) -> Self {
+        Self(Self::parse(text).0 & ((1 << FIRST_GRPC) - 1))
+    }
+
+    /// The words of x-envoy-retry-grpc-on.
+    pub fn parse_grpc(text: &str) -> Self {
+        Self(Self::parse(text).0 & !((1 << FIRST_GRPC) - 1))
+    }
+
+    /// Both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether any of `other` is among them.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether nothing is retried.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+// === impl BackOff ===
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { base: BASE_INTERVAL, max: BASE_INTERVAL * 10 }
+    }
+}
+
+impl BackOff {
+    fn lower(message: pb::RetryBackOff, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::RetryBackOff { base_interval, max_interval } = message;
+        let base = cx.opt("base_interval", base_interval, duration);
+        let max = cx.opt("max_interval", max_interval, duration);
+        let base = base?.unwrap_or(BASE_INTERVAL).max(MILLISECOND);
+        let max = max?.map_or(base * 10, |max| max.max(MILLISECOND));
+        if max < base {
+            return Err(cx.at("max_interval", |cx| cx.invalid("must not be less than base_interval")));
+        }
+        Ok(Self { base, max })
+    }
+}
+
+// === impl RateLimitedBackOff ===
+
+impl RateLimitedBackOff {
+    fn lower(message: pb::RateLimitedRetryBackOff, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::RateLimitedRetryBackOff { reset_headers, max_interval } = message;
+        let headers = cx.each("reset_headers", reset_headers, |header, cx| {
+            let pb::ResetHeader { name, format } = header;
+            let name = cx.at("name", |cx| header_name(&name, cx))?;
+            let format = if format == 1 { ResetFormat::UnixTimestamp } else { ResetFormat::Seconds };
+            Ok(ResetHeader { name, format })
+        });
+        let max = cx.opt("max_interval", max_interval, duration);
+        Ok(Self { headers: headers?.into(), max: max?.map_or(MAX_RESET_INTERVAL, |max| max.max(MILLISECOND)) })
+    }
+}
+
+// === impl RetryPolicy ===
+
+impl RetryPolicy {
+    pub(super) fn lower(message: proto::RetryPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::RetryPolicy {
+            retry_on,
+            num_retries,
+            per_try_timeout,
+            per_try_idle_timeout,
+            retry_priority,
+            retry_host_predicate,
+            retry_options_predicates,
+            host_selection_retry_max_attempts,
+            retriable_status_codes,
+            retry_back_off,
+            rate_limited_retry_back_off,
+            retriable_headers,
+            retriable_request_headers,
+            refresh_cluster_on_retry,
+        } = message;
+        let supported = crate::refuse_set!(cx; per_try_idle_timeout, retry_priority, retry_options_predicates,
+            refresh_cluster_on_retry);
+        let per_try_timeout = cx.opt("per_try_timeout", per_try_timeout, duration);
+        let avoided = cx.each("retry_host_predicate", retry_host_predicate, AvoidedHosts::lower);
+        let back_off = cx.opt("retry_back_off", retry_back_off, BackOff::lower);
+        let rate_limited =
+            cx.opt("rate_limited_retry_back_off", rate_limited_retry_back_off, RateLimitedBackOff::lower);
+        let response_headers = cx.each("retriable_headers", retriable_headers, HeaderMatcher::lower);
+        let request_headers = cx.each("retriable_request_headers", retriable_request_headers, HeaderMatcher::lower);
+        supported?;
+        Ok(Self {
+            on: RetryOn::parse(&retry_on),
+            num_retries: num_retries.map_or(1, |n| n.value),
+            per_try_timeout: per_try_timeout?.and_then(non_zero),
+            status_codes: retriable_status_codes.into(),
+            back_off: back_off?.unwrap_or_default(),
+            rate_limited: rate_limited?,
+            response_headers: response_headers?.into(),
+            request_headers: request_headers?.into(),
+            avoided_hosts: avoided?.into(),
+            host_selections: u32::try_from(host_selection_retry_max_attempts).ok().filter(|n| *n > 0).unwrap_or(1),
+        })
+    }
+}
+
+impl AvoidedHosts {
+    fn lower(message: pb::RetryHostPredicate, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::RetryHostPredicate { name: _, config_type } = message;
+        let Some(pb::retry_host_predicate::ConfigType::TypedConfig(any)) = config_type else {
+            return Err(cx.invalid("typed_config is required"));
+        };
+        cx.at("typed_config", |cx| match message_name(&any).rsplit('.').next() {
+            Some("PreviousHostsPredicate") => any_as(&any, cx).map(|PreviousHostsPredicate {}| Self::Previous),
+            _ => any_as(&any, cx).map(|OmitCanaryHostsPredicate {}| Self::Canary),
+        })
+    }
+}
+
+/// Refuses what of `hedge_policy` would change anything: Envoy itself does nothing with the other fields.
+pub(super) fn lower_hedge_policy(message: &proto::HedgePolicy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let proto::HedgePolicy { initial_requests: _, additional_request_chance: _, hedge_on_per_try_timeout } = message;
+    cx.unsupported("hedge_on_per_try_timeout", hedge_on_per_try_timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_trimmed_and_unknown_ones_passed_over() {
+        let on = RetryOn::parse("5xx, reset,bogus,cancelled");
+        assert!(on.has(RetryOn::SERVER_ERROR) && on.has(RetryOn::RESET) && on.has(RetryOn::GRPC_CANCELLED));
+        assert!(!on.has(RetryOn::GATEWAY_ERROR));
+        assert_eq!(RetryOn::parse_http("5xx,cancelled"), RetryOn::SERVER_ERROR);
+        assert_eq!(RetryOn::parse_grpc("5xx,cancelled"), RetryOn::GRPC_CANCELLED);
+        assert!(RetryOn::parse("").is_empty());
+    }
+}

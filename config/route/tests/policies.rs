@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+use super::*;
+
+fn first(yaml: &str) -> RouteTable {
+    routes(&format!("- {{match: {{prefix: /}}, route: {{cluster: c, {yaml}}}}}"))
+}
+
+#[test]
+fn a_retry_policy_has_envoys_defaults() {
+    let table = first("retry_policy: {retry_on: 'reset, 5xx'}");
+    let policy = table.entry(0).retry_policy().unwrap();
+    assert!(policy.on.has(RetryOn::RESET) && policy.on.has(RetryOn::SERVER_ERROR));
+    assert_eq!((policy.num_retries, policy.host_selections), (1, 1));
+    assert_eq!((policy.back_off.base, policy.back_off.max), (Duration::from_millis(25), Duration::from_millis(250)));
+    assert_eq!(policy.per_try_timeout, None);
+}
+
+#[test]
+fn the_policy_of_the_route_wins_as_a_whole() {
+    let table = table(
+        "
+virtual_hosts:
+- name: h
+  domains: ['*']
+  retry_policy: {retry_on: 5xx, num_retries: 7}
+  routes:
+  - {match: {path: /own}, route: {cluster: c, retry_policy: {retry_on: reset}}}
+  - {match: {prefix: /}, route: {cluster: c}}
+",
+    );
+    assert_eq!(table.entry(0).retry_policy().unwrap().num_retries, 1);
+    assert_eq!(table.entry(1).retry_policy().unwrap().num_retries, 7);
+}
+
+#[test]
+fn intervals_are_at_least_a_millisecond_and_in_order() {
+    let table = first("retry_policy: {retry_back_off: {base_interval: 0.0001s}}");
+    let back_off = table.entry(0).retry_policy().unwrap().back_off;
+    assert_eq!((back_off.base, back_off.max), (Duration::from_millis(1), Duration::from_millis(10)));
+    let refusals = refused(
+        "virtual_hosts: [{name: h, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, \
+         retry_policy: {retry_back_off: {base_interval: 2s, max_interval: 1s}}}}]}]",
+    );
+    let path = "virtual_hosts[0].routes[0].route.retry_policy.retry_back_off.max_interval";
+    assert_eq!(refusals, [format!("{path}: must not be less than base_interval")]);
+}
+
+#[test]
+fn what_of_retries_is_not_there_is_refused_by_name() {
+    let refusals = refused(
+        "
+virtual_hosts:
+- name: h
+  domains: ['*']
+  hedge_policy: {hedge_on_per_try_timeout: true}
+  retry_policy: {per_try_idle_timeout: 1s, refresh_cluster_on_retry: true}
+",
+    );
+    let expected = [
+        "hedge_policy.hedge_on_per_try_timeout",
+        "retry_policy.per_try_idle_timeout",
+        "retry_policy.refresh_cluster_on_retry",
+    ];
+    assert_eq!(refusals, expected.map(|path| format!("virtual_hosts[0].{path}: not implemented yet")));
+}

@@ -1,0 +1,130 @@
+//! A request that is sent again until it has a response worth passing on, or may not be sent again.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use nuncio_filter_api::{Request, StreamCx};
+use nuncio_telemetry::Attempt as Previous;
+
+use super::deadline::Deadline;
+use super::forward::{ATTEMPT_COUNT, Failed, Forwarding};
+use super::numbers::small_number;
+use super::replay::Replay;
+use super::retry::{Decision, Retries};
+use crate::attempt::Answered;
+use crate::failure::Failure;
+
+static IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
+
+impl Forwarding<'_> {
+    /// As `run`, with retries.
+    pub(super) async fn run_with_retries(
+        &self,
+        request: &mut Request,
+        cx: &StreamCx,
+        deadline: &mut Deadline,
+        retries: &mut Retries<'_>,
+    ) -> Result<Answered, Failed> {
+        let limit = self.entry.buffer_limit(cx.buffer_limit as u64);
+        let replay = Replay::new(std::mem::take(&mut request.body), limit);
+        loop {
+            let host = retries.pick(&self.cluster);
+            let outcome = self.attempt(host, request, replay.body(), cx, deadline).await;
+            if replay.is_abandoned() {
+                self.cluster.shared.cluster.stats.retry_or_shadow_abandoned().inc();
+                return outcome;
+            }
+            match self.decide(&outcome, retries) {
+                Decision::Final => return outcome,
+                Decision::Denied(flag) => {
+                    self.info.flag(flag);
+                    return outcome;
+                }
+                Decision::After(wait) => {
+                    let timed_out = matches!(&outcome, Err(failed) if matches!(failed.failure, Failure::PerTryTimeout));
+                    self.give_up(outcome);
+                    deadline.try_again(self.timeouts.per_try);
+                    self.wait(wait, deadline).await?;
+                    self.begin_again(request, timed_out);
+                }
+            }
+        }
+    }
+
+    fn decide(&self, outcome: &Result<Answered, Failed>, retries: &mut Retries<'_>) -> Decision {
+        let share = &self.cluster.shared;
+        match outcome {
+            Ok(answered) => {
+                let clock = &self.worker.clock;
+                retries.after_response(&answered.response.head, share, clock.wall(clock.now()))
+            }
+            Err(failed) => {
+                let was_sent = self.info.times.upstream_request_start.get().is_some();
+                retries.after_failure(&failed.failure, was_sent, share)
+            }
+        }
+    }
+
+    /// Counts an attempt whose outcome is not passed on, and ends it.
+    fn give_up(&self, outcome: Result<Answered, Failed>) {
+        match outcome {
+            Ok(answered) => {
+                answered.active.host.stats.rq_error.inc();
+                if self.config.dynamic_stats {
+                    self.cluster.shared.charge_retried(answered.response.head.status.as_u16());
+                }
+                // A response without body leaves its connection as it was.
+                if answered.response.body.is_end() {
+                    answered.active.end();
+                }
+            }
+            Err(failed) => self.count_failure(&failed),
+        }
+    }
+
+    async fn wait(&self, wait: Duration, deadline: &mut Deadline) -> Result<(), Failed> {
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let until = self.worker.clock.now() + wait;
+        let mut timer = self.cluster.shared.env.timers.timer();
+        poll_fn(|task| match timer.poll_reached(until, task) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => deadline.poll_expired(task).map(|failure| Err(Failed { failure, host: None })),
+        })
+        .await
+    }
+
+    /// Makes of the request that was sent the one that is sent next.
+    fn begin_again(&self, request: &mut Request, timed_out: bool) {
+        let headers = &mut request.head.headers;
+        let attempts = {
+            let mut upstream = self.info.upstream.borrow_mut();
+            if let Some(host) = upstream.host.take() {
+                let previous = Previous {
+                    host,
+                    host_name: upstream.host_name.take(),
+                    connection_id: upstream.connection_id.take(),
+                };
+                upstream.previous.push(previous);
+            }
+            upstream.attempts += 1;
+            upstream.attempts
+        };
+        let host = self.entry.virtual_host();
+        if host.include_request_attempt_count {
+            let _ = headers.try_insert(&ATTEMPT_COUNT, small_number(attempts.into()));
+        }
+        if host.include_is_timeout_retry {
+            let value = HeaderValue::from_static(if timed_out { "true" } else { "false" });
+            let _ = headers.try_insert(&IS_TIMEOUT_RETRY, value);
+        }
+        let now = self.worker.clock.now();
+        let elapsed =
+            self.info.times.request_end.get().map_or(Duration::ZERO, |end| now.saturating_duration_since(end));
+        let numbers = &self.cluster.shared.env.timeout_value;
+        self.config.tell_again(self.forward, self.timeouts, elapsed, &mut request.head, self.info, numbers);
+    }
+}

@@ -1,0 +1,266 @@
+//! Whether a request is sent again, and when.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderName, StatusCode};
+use nuncio_config::cluster::Priority;
+use nuncio_config::route::{AvoidedHosts, BackOff, ResetFormat, RetryOn, RetryPolicy};
+use nuncio_filter_api::{RequestHead, ResponseHead, Rng};
+use nuncio_telemetry::ResponseFlag;
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::limits::Resource;
+use crate::pool::connection::PoolFailure;
+use crate::worker::{ClusterShare, WorkerCluster, WorkerHost};
+
+/// What is known of the retries of one request.
+pub(super) struct Retries<'a> {
+    policy: Option<&'a RetryPolicy>,
+    on: RetryOn,
+    left: u64,
+    /// From x-envoy-retriable-status-codes.
+    status_codes: Vec<u32>,
+    /// From x-envoy-retriable-header-names.
+    header_names: Vec<HeaderName>,
+    back_off: BackOff,
+    /// Of the next wait.
+    interval: Duration,
+    priority: Priority,
+    tried: Vec<Arc<Host>>,
+    /// Held from the decision for a retry to the next decision.
+    permit: Option<Permit>,
+}
+
+/// One of `max_retries`.
+struct Permit {
+    share: Rc<ClusterShare>,
+    priority: Priority,
+}
+
+/// What becomes of a request whose attempt has an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// The outcome is the client's.
+    Final,
+    /// The outcome is the client's for want of a retry, for the reason of the flag.
+    Denied(ResponseFlag),
+    /// It is sent again after this wait.
+    After(Duration),
+}
+
+/// Bounds on what an internal client may list in a header.
+const MAX_LISTED: usize = 64;
+
+// === impl Retries ===
+
+impl<'a> Retries<'a> {
+    /// `None` where nothing is to be retried. `asks`: the request's own headers are obeyed, as those of internal
+    /// clients are.
+    pub(super) fn new(
+        policy: Option<&'a RetryPolicy>,
+        head: &RequestHead,
+        asks: bool,
+        priority: Priority,
+    ) -> Option<Self> {
+        let asked = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|_| asks);
+        let http = asked("x-envoy-retry-on").map(RetryOn::parse_http).unwrap_or_default();
+        let grpc = asked("x-envoy-retry-grpc-on").map(RetryOn::parse_grpc).unwrap_or_default();
+        let on = policy.map(|p| p.on).unwrap_or_default().union(http).union(grpc);
+        let is_wanted = policy.is_none_or(|p| {
+            p.request_headers.is_empty() || p.request_headers.iter().any(|matcher| matcher.matches_request(head))
+        });
+        if on.is_empty() || !is_wanted {
+            return None;
+        }
+        let left = policy.map_or(1, |p| p.num_retries.into());
+        let back_off = policy.map(|p| p.back_off).unwrap_or_default();
+        let listed = |name| asked(name).into_iter().flat_map(|text| text.split(',').map(str::trim)).take(MAX_LISTED);
+        Some(Self {
+            policy,
+            on,
+            left: asked("x-envoy-max-retries").and_then(|text| text.parse().ok()).unwrap_or(left),
+            status_codes: listed("x-envoy-retriable-status-codes").filter_map(|code| code.parse().ok()).collect(),
+            header_names: listed("x-envoy-retriable-header-names").filter_map(|name| name.parse().ok()).collect(),
+            back_off,
+            interval: back_off.base,
+            priority,
+            tried: Vec::new(),
+            permit: None,
+        })
+    }
+
+    /// Chooses the host of the next attempt: of a retry another than the policy avoids, if one comes up.
+    pub(super) fn pick(&mut self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
+        let selections = if self.tried.is_empty() { 0 } else { self.policy.map_or(1, |p| p.host_selections) };
+        let mut host = cluster.pick()?;
+        for _ in 0..selections {
+            if !self.avoids(&host.host) {
+                break;
+            }
+            host = cluster.pick()?;
+        }
+        self.tried.push(host.host.clone());
+        Some(host)
+    }
+
+    fn avoids(&self, host: &Arc<Host>) -> bool {
+        self.policy.is_some_and(|policy| {
+            policy.avoided_hosts.iter().any(|avoided| match avoided {
+                AvoidedHosts::Previous => self.tried.iter().any(|tried| Arc::ptr_eq(tried, host)),
+                AvoidedHosts::Canary => is_canary(host),
+            })
+        })
+    }
+
+    /// What becomes of a request that was answered with `head`. `wall` is the time of day.
+    pub(super) fn after_response(
+        &mut self,
+        head: &ResponseHead,
+        share: &Rc<ClusterShare>,
+        wall: SystemTime,
+    ) -> Decision {
+        let wanted = self.wants_another_response(head);
+        let asked = wanted.then(|| self.reset_interval(&head.headers, wall)).flatten();
+        self.decide(wanted, asked, share)
+    }
+
+    /// What becomes of a request that failed; `was_sent`: a connection had taken it.
+    pub(super) fn after_failure(&mut self, failure: &Failure, was_sent: bool, share: &Rc<ClusterShare>) -> Decision {
+        match failure {
+            // No attempt failed: there was none, or the time of all of them is over.
+            Failure::NoCluster | Failure::NoHealthyHost | Failure::Timeout | Failure::RequestBody(_) => Decision::Final,
+            _ => self.decide(self.wants_another_attempt(failure, was_sent), None, share),
+        }
+    }
+
+    /// No outcome was retried any more; counts as Envoy does where one was before.
+    fn decide(&mut self, wanted: bool, asked: Option<Duration>, share: &Rc<ClusterShare>) -> Decision {
+        let stats = &share.cluster.stats;
+        if self.permit.take().is_some() && !wanted {
+            stats.upstream_rq_retry_success().inc();
+        }
+        if !wanted {
+            return Decision::Final;
+        }
+        if self.left == 0 {
+            stats.upstream_rq_retry_limit_exceeded().inc();
+            return Decision::Denied(ResponseFlag::UpstreamRetryLimitExceeded);
+        }
+        self.left -= 1;
+        let Some(permit) = Permit::take(share, self.priority) else {
+            stats.upstream_rq_retry_overflow().inc();
+            return Decision::Denied(ResponseFlag::UpstreamOverflow);
+        };
+        self.permit = Some(permit);
+        stats.upstream_rq_retry().inc();
+        Decision::After(match asked {
+            Some(asked) => {
+                stats.upstream_rq_retry_backoff_ratelimited().inc();
+                asked + random_part(&share.env.rng, asked / 2)
+            }
+            None => {
+                stats.upstream_rq_retry_backoff_exponential().inc();
+                let interval = self.interval;
+                self.interval = (interval * 2).min(self.back_off.max);
+                random_part(&share.env.rng, interval)
+            }
+        })
+    }
+
+    fn wants_another_response(&self, head: &ResponseHead) -> bool {
+        let on = |what| self.on.has(what);
+        let status = head.status;
+        if head.headers.contains_key("x-envoy-ratelimited") {
+            return on(RetryOn::ENVOY_RATELIMITED);
+        }
+        (on(RetryOn::SERVER_ERROR) && status.is_server_error())
+            || (on(RetryOn::GATEWAY_ERROR) && matches!(status.as_u16(), 502..=504))
+            || (on(RetryOn::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
+            || (on(RetryOn::RETRIABLE_STATUS_CODES) && self.has_retriable_status(status))
+            || (on(RetryOn::RETRIABLE_HEADERS) && self.has_retriable_header(head))
+            || self.has_retriable_grpc_status(&head.headers)
+    }
+
+    fn has_retriable_status(&self, status: StatusCode) -> bool {
+        let configured = self.policy.map_or(&[][..], |p| &p.status_codes);
+        configured.iter().chain(&self.status_codes).any(|code| *code == u32::from(status.as_u16()))
+    }
+
+    fn has_retriable_header(&self, head: &ResponseHead) -> bool {
+        let configured = self.policy.map_or(&[][..], |p| &p.response_headers);
+        configured.iter().any(|matcher| matcher.matches_response(head))
+            || self.header_names.iter().any(|name| head.headers.contains_key(name))
+    }
+
+    fn has_retriable_grpc_status(&self, headers: &HeaderMap) -> bool {
+        let status = match headers.get("grpc-status").map(|v| v.as_bytes()) {
+            Some(b"1") => RetryOn::GRPC_CANCELLED,
+            Some(b"4") => RetryOn::GRPC_DEADLINE_EXCEEDED,
+            Some(b"8") => RetryOn::GRPC_RESOURCE_EXHAUSTED,
+            Some(b"13") => RetryOn::GRPC_INTERNAL,
+            Some(b"14") => RetryOn::GRPC_UNAVAILABLE,
+            _ => return false,
+        };
+        self.on.has(status)
+    }
+
+    fn wants_another_attempt(&self, failure: &Failure, was_sent: bool) -> bool {
+        let on = |what| self.on.has(what);
+        if matches!(failure, Failure::Pool(PoolFailure::Overflow) | Failure::RequestOverflow) {
+            return false;
+        }
+        // Envoy: a failed attempt is what would become a 5xx.
+        on(RetryOn::RESET)
+            || on(RetryOn::SERVER_ERROR)
+            || on(RetryOn::GATEWAY_ERROR)
+            || (on(RetryOn::RESET_BEFORE_REQUEST) && !was_sent)
+            || (on(RetryOn::REFUSED_STREAM) && matches!(failure, Failure::RefusedStream))
+            || (on(RetryOn::CONNECT_FAILURE) && matches!(failure, Failure::Pool(_)))
+    }
+
+    /// How long the response asks to wait.
+    fn reset_interval(&self, headers: &HeaderMap, wall: SystemTime) -> Option<Duration> {
+        let rate_limited = self.policy?.rate_limited.as_ref()?;
+        let mut intervals = rate_limited.headers.iter().filter_map(|header| {
+            let number: u64 = headers.get(&header.name)?.to_str().ok()?.trim().parse().ok()?;
+            match header.format {
+                ResetFormat::Seconds => Some(Duration::from_secs(number)),
+                ResetFormat::UnixTimestamp => {
+                    let at = UNIX_EPOCH.checked_add(Duration::from_secs(number))?;
+                    at.duration_since(wall).ok().filter(|wait| !wait.is_zero())
+                }
+            }
+        });
+        // Envoy: what is longer than allowed is passed over.
+        intervals.find(|interval| *interval <= rate_limited.max).filter(|i| *i > Duration::from_millis(1))
+    }
+}
+
+/// A random share of `interval`, in whole milliseconds.
+fn random_part(rng: &Rng, interval: Duration) -> Duration {
+    let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 { Duration::ZERO } else { Duration::from_millis(rng.below(millis)) }
+}
+
+fn is_canary(host: &Host) -> bool {
+    let metadata = host.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
+    metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
+}
+
+// === impl Permit ===
+
+impl Permit {
+    fn take(share: &Rc<ClusterShare>, priority: Priority) -> Option<Self> {
+        let taken = share.cluster.limits(priority).try_take(Resource::Retries, &share.cluster.stats);
+        taken.then(|| Self { share: share.clone(), priority })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.share.cluster.limits(self.priority).give_back(Resource::Retries, &self.share.cluster.stats);
+    }
+}
