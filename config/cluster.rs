@@ -120,7 +120,11 @@ impl ClusterConfig {
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             http: http?,
             connect_timeout: connect_timeout?.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-            buffer_limit: proto.per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
+            // Envoy: zero is no limit.
+            buffer_limit: match proto.per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value) {
+                0 => u32::MAX,
+                limit => limit,
+            },
             bind: bind?.map(Arc::new),
             tcp_keepalive: tcp_keepalive?.flatten(),
             wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_config::cluster::UpstreamHttp;
+use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
@@ -194,7 +194,7 @@ impl ClusterShare {
 
     /// Settings of the cluster's HTTP/1 connections.
     pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
-        self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config.http)))
+        self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config)))
     }
 
     /// What is counted of HTTP/2 itself.
@@ -203,9 +203,10 @@ impl ClusterShare {
     }
 }
 
-fn http1_settings(http: &UpstreamHttp) -> ClientSettings {
+fn http1_settings(config: &ClusterConfig) -> ClientSettings {
     /// Envoy's limit of an HTTP/1 response's headers, unlike that of other versions.
     const DEFAULT_HEADERS_BYTES: usize = 80 * 1024;
+    let http = &config.http;
     let Http1Options { header_case, enable_trailers, allow_chunked_length, send_fully_qualified_url, .. } = &http.http1;
     let header_format = match *header_case {
         HeaderCase::Lower => HeaderFormat::Lower,
@@ -222,6 +223,7 @@ fn http1_settings(http: &UpstreamHttp) -> ClientSettings {
         allow_chunked_length: *allow_chunked_length,
         send_fully_qualified_url: *send_fully_qualified_url,
         header_format,
+        buffer_limit: config.buffer_limit as usize,
     }
 }
 

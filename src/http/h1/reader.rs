@@ -53,7 +53,7 @@ impl Reader {
         cx: &mut Context<'_>,
         expected: Option<u64>,
     ) -> Poll<io::Result<usize>> {
-        let most = if self.bulk || expected.is_some_and(|n| n > SCRATCH as u64) { BULK } else { SCRATCH };
+        let most = if expected.is_some_and(|n| n > SCRATCH as u64) { BULK } else { self.unknown_read() };
         let want = expected.map_or(most, |n| usize::try_from(n).unwrap_or(most).min(most));
         if self.buf.capacity() - self.buf.len() < want.min(MIN_ROOM) {
             // The same allocation again, if all that was read into it has been passed on.
@@ -63,6 +63,11 @@ impl Reader {
         let read = ready!(pin!(io.read_buf(&mut self.buf)).poll(cx))?;
         self.bulk = read == room && read >= SCRATCH;
         Poll::Ready(Ok(read))
+    }
+
+    /// Bytes that the next read of a body takes at most, where it is unknown how many will come.
+    pub(super) fn unknown_read(&self) -> usize {
+        if self.bulk { BULK } else { SCRATCH }
     }
 
     /// Gives the memory back where nothing is held.

@@ -95,6 +95,9 @@ pub struct ClientSettings {
     pub send_fully_qualified_url: bool,
     /// Case of request header names, and whether those of responses are kept.
     pub header_format: HeaderFormat,
+    /// Bytes that wait to be sent above which no more of a body is pulled, and bytes read of one at once, where this is
+    /// less than the codec's own bounds (`per_connection_buffer_limit_bytes`).
+    pub buffer_limit: usize,
 }
 
 impl Default for ClientSettings {
@@ -106,6 +109,7 @@ impl Default for ClientSettings {
             allow_chunked_length: false,
             send_fully_qualified_url: false,
             header_format: HeaderFormat::Lower,
+            buffer_limit: usize::MAX,
         }
     }
 }

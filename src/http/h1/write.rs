@@ -83,7 +83,12 @@ impl WriteQueue {
         self.len == 0 && !self.unflushed
     }
 
-    /// Whether more would be too much.
+    /// Whether so many bytes wait.
+    pub(super) fn holds(&self, limit: usize) -> bool {
+        self.len >= limit
+    }
+
+    /// Whether nobody should produce more.
     pub(super) fn is_full(&self) -> bool {
         // The framing buffer is given back only when all is written, so it must not grow while little is.
         self.len >= ENOUGH || self.parts.len() - self.written >= MAX_PARTS - 3 || self.framing.len() >= 2 * ENOUGH

@@ -36,11 +36,13 @@ pub struct H2Client {
 pub type Driver = Connection<Io, Bytes>;
 
 impl H2Client {
-    /// Begins a connection over `io`. `max_response_headers` is in bytes.
+    /// Begins a connection over `io`. `max_response_headers` is in bytes, and so is `buffer_limit`: what of one stream
+    /// may wait for the peer's window (`per_connection_buffer_limit_bytes`).
     pub async fn handshake(
         io: Io,
         options: &Http2Options,
         max_response_headers: usize,
+        buffer_limit: usize,
     ) -> Result<(Self, Driver), h2::Error> {
         let mut builder = Builder::new();
         builder
@@ -48,7 +50,7 @@ impl H2Client {
             .initial_connection_window_size(options.initial_connection_window_size)
             .header_table_size(options.hpack_table_size)
             .max_header_list_size(u32::try_from(max_response_headers).unwrap_or(u32::MAX))
-            .max_send_buffer_size(SEND_BUFFER)
+            .max_send_buffer_size(SEND_BUFFER.min(buffer_limit))
             .enable_push(false);
         let (send, driver) = builder.handshake(io).await?;
         Ok((Self { send }, driver))

@@ -141,7 +141,8 @@ impl Http2Pool {
         const DEFAULT_HEADERS_BYTES: usize = 60 * 1024;
         let http = &self.share.cluster.config.http;
         let max_headers = http.common.max_response_headers.unwrap_or(DEFAULT_HEADERS_BYTES);
-        let (client, driver) = match H2Client::handshake(io, &http.http2, max_headers).await {
+        let limit = self.share.cluster.config.buffer_limit as usize;
+        let (client, driver) = match H2Client::handshake(io, &http.http2, max_headers, limit).await {
             Ok(begun) => begun,
             Err(error) => {
                 self.queue.fail(&PoolFailure::Remote(error.to_string().into()));

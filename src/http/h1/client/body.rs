@@ -127,7 +127,11 @@ impl ResponseBody {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         let Some(exchange) = &mut self.exchange else { return Poll::Ready(Ok(())) };
-        let expected = self.decoder.remaining();
+        let limit = exchange.settings.buffer_limit;
+        let expected = match self.decoder.remaining() {
+            Some(remaining) => Some(remaining.min(limit as u64)),
+            None => (limit < exchange.reader.unknown_read()).then_some(limit as u64),
+        };
         let error = match ready!(exchange.reader.poll_read_body(&mut exchange.io, cx, expected)) {
             Ok(0) if matches!(self.decoder, Decoder::UntilEof) => {
                 self.exchange = None;

@@ -39,6 +39,8 @@ pub(super) struct Upload {
     tunnel: bool,
     state: State,
     format: HeaderFormat,
+    /// `per_connection_buffer_limit_bytes`
+    limit: usize,
 }
 
 impl Upload {
@@ -77,6 +79,7 @@ impl Upload {
             tunnel: framing == SendFraming::Raw,
             state,
             format: settings.header_format,
+            limit: settings.buffer_limit,
         }
     }
 
@@ -128,7 +131,7 @@ impl Upload {
         cx: &mut Context<'_>,
         info: Option<&Rc<StreamInfo>>,
     ) -> Result<(), BodyError> {
-        while self.state == State::Sending && !queue.is_full() {
+        while self.state == State::Sending && !queue.is_full() && !queue.holds(self.limit) {
             let wire = match self.body.poll_next(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.end(None, queue)?,

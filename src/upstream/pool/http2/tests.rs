@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
-use nuncio_config::cluster::{UpstreamHttp, UpstreamProtocol};
+use nuncio_config::cluster::{CircuitBreakers, Thresholds, UpstreamHttp, UpstreamProtocol};
 use nuncio_filter_api::{Body, RequestHead, Scheme};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,11 +33,16 @@ struct Fixture {
 
 impl Fixture {
     async fn new(change: impl FnOnce(&mut UpstreamHttp)) -> Rc<Self> {
+        Self::limited(Thresholds::default(), change).await
+    }
+
+    async fn limited(thresholds: Thresholds, change: impl FnOnce(&mut UpstreamHttp)) -> Rc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = cluster_config("c", vec![fixed(listener.local_addr().unwrap())]);
         let mut http = UpstreamHttp { protocol: UpstreamProtocol::Http2, ..UpstreamHttp::default() };
         change(&mut http);
         config.http = Arc::new(http);
+        config.circuit_breakers = CircuitBreakers::new(thresholds, Thresholds::default());
         let cluster = OneCluster::new(config);
         let stats = cluster.stats();
         Rc::new(Self { cluster, stats, listener })
@@ -263,4 +268,37 @@ fn a_cluster_that_is_gone_closes_its_connections() {
         assert!(f.cluster.worker.get(0).is_none());
         until(|| f.stats.upstream_cx_active().value() == 0).await;
     });
+}
+
+#[test]
+fn a_raised_limit_of_streams_serves_those_who_wait() {
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    let max_streams = |n: u8| [0, 0, 6, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, n];
+    on_worker(async move {
+        let f = Fixture::limited(Thresholds { max_connections: 1, ..Thresholds::default() }, |_| ()).await;
+        let begin = |f: Rc<Fixture>| tokio::task::spawn_local(async move { drop(f.get().await) });
+        let first = begin(f.clone());
+        let (mut socket, _) = f.listener.accept().await.unwrap();
+        socket.write_all(&max_streams(1)).await.unwrap();
+        socket.read_exact(&mut [0; b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()]).await.unwrap();
+        // Its own settings and the acknowledgement of ours.
+        while read_frame(&mut socket).await != (SETTINGS, 1) {}
+        let second = begin(f.clone());
+        until(|| f.stats.upstream_rq_pending_active().value() == 1).await;
+        socket.write_all(&max_streams(2)).await.unwrap();
+        while read_frame(&mut socket).await.0 != HEADERS {}
+        assert_eq!(f.stats.upstream_rq_total().value(), 2);
+        first.abort();
+        second.abort();
+    });
+}
+
+/// Type and flags of the next frame.
+async fn read_frame(socket: &mut TcpStream) -> (u8, u8) {
+    let mut head = [0; 9];
+    socket.read_exact(&mut head).await.unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    socket.read_exact(&mut vec![0; length]).await.unwrap();
+    (head[3], head[4])
 }
