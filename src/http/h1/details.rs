@@ -60,6 +60,12 @@ pub(super) fn downstream_gone() -> BodyError {
     BodyError::new(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect")
 }
 
+/// The upstream closed or reset the connection within its response.
+pub(super) fn upstream_gone() -> BodyError {
+    let details = "upstream_reset_after_response_started{connection_termination}";
+    BodyError::new(ResponseFlag::UpstreamConnectionTermination, details)
+}
+
 /// The upstream's bytes are not HTTP/1, or its message broke off.
 pub(super) fn upstream_protocol_error() -> BodyError {
     BodyError::new(ResponseFlag::UpstreamProtocolError, "upstream_reset_after_response_started{protocol_error}")

@@ -228,8 +228,7 @@ impl H1 {
     fn stopped(&self, stopped: Stopped, stream: &Stream) -> Option<Reply> {
         match stopped {
             Stopped::Gone => {
-                stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
-                self.gone();
+                self.left(stream);
                 None
             }
             Stopped::Expired(expired) => {
@@ -239,7 +238,9 @@ impl H1 {
         }
     }
 
-    fn gone(&self) {
+    /// The client left the stream.
+    fn left(&self, stream: &Stream) {
+        stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
         self.active.closed_by(Closed::Remote);
         let http = &self.http.hcm.stats.http;
         http.downstream_cx_destroy_active_rq().inc();
@@ -300,10 +301,10 @@ impl H1 {
     fn broken_off(&self, stream: &Stream, error: RespondError) {
         let info = stream.info();
         match error {
-            RespondError::Disconnected(_) => {
-                stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
-                self.gone();
-                return;
+            RespondError::Disconnected(_) => return self.left(stream),
+            // In a tunnel the host's half is told of it first.
+            RespondError::Body(error) if error.flags.has(ResponseFlag::DownstreamConnectionTermination) => {
+                return self.left(stream);
             }
             RespondError::Body(error) => {
                 info.flags.set(info.flags.get().union(error.flags));

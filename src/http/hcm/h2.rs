@@ -372,6 +372,12 @@ impl Server {
         let mut response = http::Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers.clone();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 8441 §5: HTTP/2 has no 101; what accepts an extended CONNECT is 200.
+            *response.status_mut() = StatusCode::OK;
+            response.headers_mut().remove(http::header::CONNECTION);
+            response.headers_mut().remove(http::header::UPGRADE);
+        }
         info.times.response_start.set(Some(self.http.worker.clock.now()));
         let end = is_head || body.is_end();
         let Ok(mut send) = respond.send_response(response, end) else {

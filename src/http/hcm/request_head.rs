@@ -195,7 +195,7 @@ pub(crate) fn prepare(
     local_ip: &ByteStr,
     has_scheme: bool,
 ) -> bool {
-    remove_hop_by_hop(&mut head.headers);
+    remove_hop_by_hop(head);
     let connection = &*info.connection;
     let client = apply_client_address(head, &options.client, connection, local_ip);
     if head.headers.keys().any(|k| k.as_str().starts_with("x-envoy-")) {
@@ -217,10 +217,15 @@ pub(crate) fn prepare(
 }
 
 /// Drops what concerns one connection only (RFC 9110 §7.6.1). The codec has taken Connection's meaning and the headers
-/// that it nominates already.
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
+/// that it nominates already. An upgrade asks for itself in the client's words, as in Envoy.
+fn remove_hop_by_hop(head: &mut RequestHead) {
+    let headers = &mut head.headers;
+    for name in [TRANSFER_ENCODING, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
         headers.remove(name);
+    }
+    if head.protocol.is_none() {
+        headers.remove(CONNECTION);
+        headers.remove(UPGRADE);
     }
     if let Some(te) = headers.get(TE) {
         // RFC 9110 §10.1.4: "trailers" is the one member that means something end to end.

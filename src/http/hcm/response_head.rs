@@ -13,17 +13,20 @@ use super::request_head::{append_list, name};
 pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Http, info: &StreamInfo) {
     let options = &http.hcm.head;
     let headers = &mut head.headers;
-    let upgraded = headers.get(UPGRADE).cloned();
-    for name in [CONNECTION, TRANSFER_ENCODING, UPGRADE, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
+    for name in [TRANSFER_ENCODING, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
         headers.remove(name);
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(value) = upgraded.or_else(|| HeaderValue::from_str(request.protocol.as_deref()?).ok())
+        && let Some(protocol) = &request.protocol
     {
-        // RFC 9110 §7.8: what was switched to is told to the client.
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, value);
-        http.hcm.stats.http.downstream_cx_upgrades_total().inc();
+        // RFC 9110 §7.8: what was switched to is told to the client, in the host's words if it has any.
+        headers.entry(CONNECTION).or_insert(HeaderValue::from_static("upgrade"));
+        if let (Entry::Vacant(v), Ok(protocol)) = (headers.entry(UPGRADE), HeaderValue::from_str(protocol)) {
+            v.insert(protocol);
+        }
+    } else {
+        headers.remove(CONNECTION);
+        headers.remove(UPGRADE);
     }
     if let Entry::Vacant(v) = headers.entry(DATE) {
         let now = info.times.response_start.get().unwrap_or(info.start);

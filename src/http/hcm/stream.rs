@@ -18,6 +18,7 @@ use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use smallvec::SmallVec;
 
 use super::chain::Enabled;
+use super::upgrade::Admitted;
 use super::{Http, response_head};
 use crate::local_reply;
 
@@ -50,6 +51,8 @@ pub(crate) struct Stream {
     response: Option<ResponseHead>,
     is_grpc: bool,
     origin: Origin,
+    /// It is in the gauge of upgrades.
+    is_upgrade: bool,
     /// See [`Stream::ends_connection`].
     ends_connection: bool,
     finished: Cell<bool>,
@@ -71,6 +74,7 @@ impl Stream {
             response: None,
             is_grpc,
             origin,
+            is_upgrade: false,
             ends_connection: false,
             finished: Cell::new(false),
         }
@@ -98,7 +102,13 @@ impl Stream {
         }
         self.cx.refresh_route(&self.request.head);
         let chain = match self.http.hcm.upgrades.check(&self.request.head, self.cx.route()) {
-            Ok(chain) => chain.unwrap_or(&self.http.hcm.chain),
+            Ok(Admitted::Request) => &self.http.hcm.chain,
+            Ok(Admitted::Upgrade(chain)) => {
+                self.is_upgrade = true;
+                self.http.hcm.stats.http.downstream_cx_upgrades_total().inc();
+                self.http.hcm.stats.http.downstream_cx_upgrades_active().inc();
+                chain.unwrap_or(&self.http.hcm.chain)
+            }
             Err(reply) => {
                 self.http.hcm.stats.http.downstream_rq_ws_on_non_ws_route().inc();
                 return reply.into();
@@ -163,18 +173,11 @@ impl Stream {
         self.ends_connection
     }
 
-    /// Whether a response was begun.
-    pub(crate) fn has_responded(&self) -> bool {
-        self.response.is_some()
-    }
-
     /// Notes that the client went away before the end.
     pub(crate) fn downstream_gone(&self, flag: ResponseFlag, details: &'static str) {
         let info = &self.cx.info;
         info.flag(flag);
-        if info.details.borrow().is_none() || !self.has_responded() {
-            info.set_details(details);
-        }
+        info.set_details(details);
     }
 
     /// Ends the stream: filters are told, stats and logs are written. Called once, by `drop` if not before.
@@ -186,6 +189,9 @@ impl Stream {
         info.times.complete.set(Some(self.http.worker.clock.now()));
         for filter in &mut self.filters {
             filter.complete(&self.cx);
+        }
+        if self.is_upgrade {
+            self.http.hcm.stats.http.downstream_cx_upgrades_active().dec();
         }
         self.http.hcm.stats.stream_ends(info);
         let request = self.origin.is_known.then_some(&self.request.head);

@@ -21,17 +21,20 @@ pub(crate) struct Upgrade {
 #[derive(Default)]
 pub(crate) struct Upgrades(pub(crate) Vec<Upgrade>);
 
+/// What a request may go on as.
+pub(crate) enum Admitted<'a> {
+    Request,
+    /// An upgrade, and the chain that its type has for itself.
+    Upgrade(Option<&'a Arc<Chain>>),
+}
+
 impl Upgrades {
-    /// Whether `head` may go on, and the chain that its upgrade type has for itself.
-    pub(crate) fn check(
-        &self,
-        head: &RequestHead,
-        route: Option<&RouteRef>,
-    ) -> Result<Option<&Arc<Chain>>, LocalReply> {
+    /// Whether `head` may go on, and as what.
+    pub(crate) fn check(&self, head: &RequestHead, route: Option<&RouteRef>) -> Result<Admitted<'_>, LocalReply> {
         let kind = match &head.protocol {
             Some(protocol) => &**protocol,
             None if head.method == Method::CONNECT => "CONNECT",
-            None => return Ok(None),
+            None => return Ok(Admitted::Request),
         };
         let listener = self.0.iter().find(|u| u.kind.eq_ignore_ascii_case(kind));
         let route = route.and_then(|r| r.downcast::<RouteEntry>()).and_then(|r| match r.action() {
@@ -40,9 +43,10 @@ impl Upgrades {
         });
         let enabled = route.map(|u| u.enabled).or(listener.map(|u| u.enabled)).unwrap_or(false);
         // A CONNECT that no route takes is answered by the router: no route.
-        if !enabled && kind != "CONNECT" {
-            return Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed"));
+        match enabled {
+            true => Ok(Admitted::Upgrade(listener.and_then(|u| u.chain.as_ref()))),
+            false if kind == "CONNECT" => Ok(Admitted::Request),
+            false => Err(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")),
         }
-        Ok(listener.and_then(|u| u.chain.as_ref()))
     }
 }

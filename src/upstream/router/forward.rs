@@ -73,7 +73,13 @@ impl Config {
             Some(retries) => forwarding.run_with_retries(request, cx, &mut deadline, retries).await,
         };
         match outcome {
-            Ok(answered) => Err(Reply::Response(forwarding.accept(answered, deadline, request, cx))),
+            Ok(answered) => {
+                let protocol = answered.active.record.protocol;
+                match tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
+                    Some(reply) => Err(reply.into()),
+                    None => Err(Reply::Response(forwarding.accept(answered, deadline, request, cx))),
+                }
+            }
             Err(failed) => {
                 let reply = forwarding.fail(&failed);
                 Err(self.with_route_headers(reply, entry, request, cx).into())

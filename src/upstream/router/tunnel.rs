@@ -7,13 +7,30 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
-use nuncio_filter_api::{Body, BodyError, RequestHead};
+use nuncio_filter_api::{Body, BodyError, LocalReply, RequestHead, ResponseHead};
+use nuncio_telemetry::Protocol;
 
 /// Whether the request asks for a tunnel.
 pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
     head.protocol.is_some() || head.method == Method::CONNECT
+}
+
+/// Envoy: a host that answers a WebSocket handshake otherwise than by 101 or an error has failed it. Its headers are
+/// passed on, and nothing else.
+pub(super) fn failed_handshake(head: &RequestHead, response: &ResponseHead, protocol: Protocol) -> Option<LocalReply> {
+    let asked = head.protocol.as_ref()?.eq_ignore_ascii_case("websocket");
+    let answered = response.status == StatusCode::SWITCHING_PROTOCOLS || response.status.as_u16() >= 400;
+    if !asked || answered || protocol == Protocol::Http2 {
+        return None;
+    }
+    let mut reply = LocalReply::new(response.status, "websocket_handshake_unsuccessful");
+    reply.headers = response.headers.clone();
+    reply.headers.remove(CONTENT_LENGTH);
+    reply.headers.remove(CONTENT_TYPE);
+    Some(reply)
 }
 
 /// Holds the body of a tunnel's request back until its gate is opened.

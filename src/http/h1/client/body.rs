@@ -32,19 +32,23 @@ pub(super) fn response(mut exchange: Box<Exchange>) -> Response {
         }
         ResponseFraming::Length(length) => stream(exchange, Decoder::Length(length)),
         ResponseFraming::Chunked => chunked(exchange),
-        ResponseFraming::UntilEof | ResponseFraming::Tunnel => stream(exchange, Decoder::UntilEof),
+        ResponseFraming::UntilEof => stream(exchange, Decoder::UntilEof),
+        ResponseFraming::Tunnel => {
+            let body = ResponseBody { is_tunnel: true, ..ResponseBody::new(exchange, Decoder::UntilEof) };
+            Body::stream(body)
+        }
     };
     Response { head, body }
 }
 
 fn stream(exchange: Box<Exchange>, decoder: Decoder) -> Body {
-    Body::stream(ResponseBody { exchange: Some(exchange), decoder, next: None, after: None })
+    Body::stream(ResponseBody::new(exchange, decoder))
 }
 
 /// A chunked body; one that is a single piece in the buffer is given as such.
 fn chunked(exchange: Box<Exchange>) -> Body {
     let decoder = Decoder::Chunked(Chunked::new(trailer_limits(&exchange)));
-    let mut body = ResponseBody { exchange: Some(exchange), decoder, next: None, after: None };
+    let mut body = ResponseBody::new(exchange, decoder);
     body.next = body.decode();
     if matches!(body.next, Some(Ok(Piece::Data(_)))) {
         body.after = body.look_ahead();
@@ -70,6 +74,7 @@ struct ResponseBody {
     /// `None` once the response has ended.
     exchange: Option<Box<Exchange>>,
     decoder: Decoder,
+    is_tunnel: bool,
     /// Decoded already, to be given out next.
     next: Option<Result<Piece, BodyError>>,
     /// Decoded already as well, to be given out then.
@@ -77,6 +82,10 @@ struct ResponseBody {
 }
 
 impl ResponseBody {
+    fn new(exchange: Box<Exchange>, decoder: Decoder) -> Self {
+        Self { exchange: Some(exchange), decoder, is_tunnel: false, next: None, after: None }
+    }
+
     /// The next piece in the buffer; what ends the response completes the exchange.
     fn decode(&mut self) -> Option<Result<Piece, BodyError>> {
         let exchange = self.exchange.as_mut()?;
@@ -133,6 +142,8 @@ impl ResponseBody {
             None => (limit < exchange.reader.unknown_read()).then_some(limit as u64),
         };
         let error = match ready!(exchange.reader.poll_read_body(&mut exchange.io, cx, expected)) {
+            // Envoy: the end of a tunnel is its breaking off, whatever the host meant by it.
+            Ok(0) | Err(_) if self.is_tunnel => details::upstream_gone(),
             Ok(0) if matches!(self.decoder, Decoder::UntilEof) => {
                 self.exchange = None;
                 return Poll::Ready(Ok(()));

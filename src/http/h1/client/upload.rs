@@ -108,7 +108,13 @@ impl Upload {
             return Ok(());
         }
         loop {
-            self.pull(queue, cx, info)?;
+            if let Err(error) = self.pull(queue, cx, info) {
+                // What a client sent into a tunnel before it left is still the host's; a request that breaks off is not.
+                if self.tunnel {
+                    let _ = queue.poll_write(io, cx);
+                }
+                return Err(error);
+            }
             if queue.is_empty() {
                 self.finish(io, cx);
                 return Ok(());

@@ -33,8 +33,8 @@ const MAX_BLANK: usize = 64;
 ///
 /// ```text
 /// Head -> Body -> Done -> Head         a request, with or without body
-///          \-> Held -> Raw -> Done     an upgrade or CONNECT, once the response accepts it
-/// Head, Body -> Fault                  Body, Held -> Gone
+///          \-> Held -> Raw             an upgrade or CONNECT, once the response accepts it
+/// Head, Body -> Fault                  Body, Held, Raw -> Gone
 /// ```
 #[derive(Debug)]
 pub(super) enum Recv {
@@ -258,7 +258,8 @@ impl Inner {
                     self.count(data.len() as u64, data.len() as u64);
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Recv::Raw if self.eof => self.recv = Recv::Done,
+                // Envoy: a client that closes its half of a tunnel has left it.
+                Recv::Raw if self.eof => self.recv = Recv::Gone,
                 Recv::Raw => {
                     ready!(self.poll_read_body(cx, None));
                 }

@@ -174,7 +174,8 @@ impl<'a> Sending<'a> {
 
     fn finish(&self, connection: &mut Inner, ended: Result<(), RespondError>) -> Result<Persistence, RespondError> {
         if let Err(error) = ended {
-            if self.close_delimited {
+            // Envoy: a tunnel has no end that could be mistaken.
+            if self.close_delimited && !self.tunnel {
                 connection.reset();
             }
             return Err(error);

@@ -280,7 +280,8 @@ fn a_101_that_was_asked_for_opens_a_tunnel() {
         request
     };
     let switching = "HTTP/1.1 101 Sw\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nraw";
-    let expected = "101 connection=upgrade upgrade=websocket | raw";
+    let expected = "101 connection=upgrade upgrade=websocket | raw \
+                    | upstream_reset_after_response_started{connection_termination}";
     check_all(ClientSettings::default(), asked, switching, After::Close, expected);
     check_all(
         ClientSettings::default(),
@@ -295,7 +296,8 @@ fn a_101_that_was_asked_for_opens_a_tunnel() {
 fn a_connect_opens_a_tunnel_with_its_2xx() {
     let connect = || request(Method::CONNECT);
     let opened = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nraw";
-    check_all(ClientSettings::default(), connect, opened, After::Close, "200 | raw");
+    let expected = "200 | raw | upstream_reset_after_response_started{connection_termination}";
+    check_all(ClientSettings::default(), connect, opened, After::Close, expected);
 }
 
 #[test]
