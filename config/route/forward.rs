@@ -378,6 +378,9 @@ fn upgrades(configs: Vec<UpgradeConfig>, cx: &mut LowerCx<'_>) -> Result<Box<[Up
         }
         seen.push(kind.clone());
         let terminate = connect_config.is_some();
+        if terminate && &*kind == "connect-udp" {
+            return Err(cx.not_implemented("terminating CONNECT-UDP"));
+        }
         if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post }) =
             connect_config
         {

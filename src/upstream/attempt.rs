@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Method;
+use http::{Method, StatusCode};
 use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
-use crate::pool::connection::{ConnectionRecord, PoolFailure};
+use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http2::Http2Lease;
+use crate::pool::tcp;
 use crate::worker::{ClusterShare, WorkerHost};
 
 /// A request to be sent to one host.
@@ -60,6 +61,18 @@ impl Attempt<'_> {
             }
             _ => self.run_http1(head, body).await,
         }
+    }
+
+    /// Connects, and makes of the connection and `body` the two directions of a tunnel.
+    pub(crate) async fn run_tunnel(&self, body: Body) -> Result<Answered, Failure> {
+        let begun = self.begun();
+        let (connection, record) = self.note_host(tcp::dial(self.share, &self.host.host, self.priority).await)?;
+        let active = ActiveRequest::begin(self.share, &record, self.priority)?;
+        self.note_connection(&record, begun);
+        let body = connection.tunnel(body, self.info.cloned());
+        // Envoy: to the client the connection is a host that grants its CONNECT.
+        let head = ResponseHead::new(StatusCode::OK);
+        Ok(Answered { response: Response { head, body }, active })
     }
 
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
@@ -164,7 +177,7 @@ impl Attempt<'_> {
         let mut upstream = info.upstream.borrow_mut();
         upstream.pool_ready = begun.map(|begun| now.saturating_duration_since(begun));
         upstream.connection_id = Some(record.id);
-        upstream.protocol = Some(record.protocol);
+        upstream.protocol = record.protocol;
         upstream.remote = Some(record.remote.clone());
         upstream.local = record.local();
     }
@@ -223,6 +236,11 @@ impl Drop for ActiveRequest {
             (Some(_), false) => {
                 stats.upstream_rq_tx_reset().inc();
                 self.share.http2_stats().tx_reset().inc();
+            }
+            // Envoy: the end that a host gives to a tunnel is that of its half; the connection is ours to close.
+            (None, true) if self.record.protocol.is_none() => {
+                self.record.closed_by.set(ClosedBy::Us);
+                self.record.break_off();
             }
             (_, true) => {}
         }

@@ -5,6 +5,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 mod metered;
 mod queue;
+pub(crate) mod tcp;
 
 use std::cell::OnceCell;
 use std::rc::Rc;

@@ -135,6 +135,14 @@ impl ClientConnection {
         }
     }
 
+    /// Makes the connection one end of a tunnel without HTTP: `body` is sent as it is, its end closes the peer's
+    /// receiving half, and what the peer sends is returned.
+    pub fn tunnel(self, body: Body, info: Option<Rc<StreamInfo>>) -> Body {
+        let mut exchange = self.exchange;
+        exchange.begin_raw(body, ExchangeOptions { info, ..ExchangeOptions::default() });
+        body::raw(exchange)
+    }
+
     #[cfg(test)]
     pub(super) const STATE_BYTES: usize = size_of::<Exchange>();
 

@@ -51,7 +51,8 @@ pub(crate) struct ConnectionRecord {
     priority: Priority,
     /// Unique in the process.
     pub(crate) id: u64,
-    pub(crate) protocol: Protocol,
+    /// `None`: it carries no HTTP.
+    pub(crate) protocol: Option<Protocol>,
     /// The address that is connected to.
     pub(crate) remote: Address,
     pub(crate) local: Cell<Option<Address>>,
@@ -108,7 +109,7 @@ impl ConnectionRecord {
         share: &Rc<ClusterShare>,
         host: &Arc<Host>,
         priority: Priority,
-        protocol: Protocol,
+        protocol: Option<Protocol>,
         on_close: Weak<dyn OnClose>,
         pool_has_none: bool,
     ) -> Option<Self> {
@@ -124,8 +125,9 @@ impl ConnectionRecord {
         stats.upstream_cx_total().inc();
         stats.upstream_cx_active().inc();
         match protocol {
-            Protocol::Http2 => stats.upstream_cx_http2_total().inc(),
-            _ => stats.upstream_cx_http1_total().inc(),
+            Some(Protocol::Http2) => stats.upstream_cx_http2_total().inc(),
+            Some(_) => stats.upstream_cx_http1_total().inc(),
+            None => {}
         }
         host.stats.cx_total.inc();
         host.stats.cx_active.inc();

@@ -128,7 +128,7 @@ impl Http1Pool {
             &self.share,
             &self.host,
             self.priority,
-            Protocol::Http11,
+            Some(Protocol::Http11),
             Rc::downgrade(&closing),
             has_none,
         ) else {

@@ -112,7 +112,7 @@ impl Http2Pool {
             &self.share,
             &self.host,
             self.priority,
-            Protocol::Http2,
+            Some(Protocol::Http2),
             Rc::downgrade(&closing),
             has_none,
         );

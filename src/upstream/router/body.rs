@@ -167,7 +167,8 @@ impl Stream {
     /// The response broke off.
     fn fail(self, error: &BodyError) {
         self.abort();
-        if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Protocol::Http2 {
+        if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Some(Protocol::Http2)
+        {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
         }
     }

@@ -148,7 +148,13 @@ impl Forwarding<'_> {
             info: Some(self.info),
             informational: cx.informational.as_ref(),
         };
-        let mut exchange = pin!(attempt.run(&request.head, body));
+        let is_terminated = tunnel::is_terminated(&request.head, self.forward);
+        let mut exchange = pin!(async {
+            match is_terminated {
+                true => attempt.run_tunnel(body).await,
+                false => attempt.run(&request.head, body).await,
+            }
+        });
         let answered = poll_fn(|task| match exchange.as_mut().poll(task) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => deadline.poll_expired(task).map(Err),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
+use nuncio_config::route::Forward;
 use nuncio_filter_api::{Body, BodyError, LocalReply, RequestHead, ResponseHead};
 use nuncio_telemetry::Protocol;
 
@@ -18,12 +19,21 @@ pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
     head.protocol.is_some() || head.method == Method::CONNECT
 }
 
+/// Whether the route ends the CONNECT here, and sends what it carries over a connection of its own.
+pub(super) fn is_terminated(head: &RequestHead, forward: &Forward) -> bool {
+    head.method == Method::CONNECT && head.protocol.is_none() && forward.upgrade("connect").is_some_and(|u| u.terminate)
+}
+
 /// Envoy: a host that answers a WebSocket handshake otherwise than by 101 or an error has failed it. Its headers are
 /// passed on, and nothing else.
-pub(super) fn failed_handshake(head: &RequestHead, response: &ResponseHead, protocol: Protocol) -> Option<LocalReply> {
+pub(super) fn failed_handshake(
+    head: &RequestHead,
+    response: &ResponseHead,
+    protocol: Option<Protocol>,
+) -> Option<LocalReply> {
     let asked = head.protocol.as_ref()?.eq_ignore_ascii_case("websocket");
     let answered = response.status == StatusCode::SWITCHING_PROTOCOLS || response.status.as_u16() >= 400;
-    if !asked || answered || protocol == Protocol::Http2 {
+    if !asked || answered || protocol == Some(Protocol::Http2) {
         return None;
     }
     let mut reply = LocalReply::new(response.status, "websocket_handshake_unsuccessful");

@@ -13,6 +13,11 @@ use crate::h1::decoder::{self, Decoder};
 use crate::h1::details;
 use crate::h1::response_head::ResponseFraming;
 
+/// What comes out of a connection that carries no HTTP: see [`ClientConnection::tunnel`].
+pub(super) fn raw(exchange: Box<Exchange>) -> Body {
+    Body::stream(ResponseBody { kind: Kind::Raw, ..ResponseBody::new(exchange, Decoder::UntilEof) })
+}
+
 /// The response whose head `exchange` has read. What is wholly in the buffer needs no exchange any more: that is
 /// completed here.
 pub(super) fn response(mut exchange: Box<Exchange>) -> Response {
@@ -34,8 +39,7 @@ pub(super) fn response(mut exchange: Box<Exchange>) -> Response {
         ResponseFraming::Chunked => chunked(exchange),
         ResponseFraming::UntilEof => stream(exchange, Decoder::UntilEof),
         ResponseFraming::Tunnel => {
-            let body = ResponseBody { is_tunnel: true, ..ResponseBody::new(exchange, Decoder::UntilEof) };
-            Body::stream(body)
+            Body::stream(ResponseBody { kind: Kind::Tunnel, ..ResponseBody::new(exchange, Decoder::UntilEof) })
         }
     };
     Response { head, body }
@@ -70,11 +74,20 @@ fn trailer_limits(exchange: &Exchange) -> TrailerLimits {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Message,
+    /// Bytes of another protocol. Envoy: its end is its breaking off, whatever the host meant by it.
+    Tunnel,
+    /// Bytes of a connection that never carried HTTP: the host may end them.
+    Raw,
+}
+
 struct ResponseBody {
     /// `None` once the response has ended.
     exchange: Option<Box<Exchange>>,
     decoder: Decoder,
-    is_tunnel: bool,
+    kind: Kind,
     /// Decoded already, to be given out next.
     next: Option<Result<Piece, BodyError>>,
     /// Decoded already as well, to be given out then.
@@ -83,7 +96,7 @@ struct ResponseBody {
 
 impl ResponseBody {
     fn new(exchange: Box<Exchange>, decoder: Decoder) -> Self {
-        Self { exchange: Some(exchange), decoder, is_tunnel: false, next: None, after: None }
+        Self { exchange: Some(exchange), decoder, kind: Kind::Message, next: None, after: None }
     }
 
     /// The next piece in the buffer; what ends the response completes the exchange.
@@ -142,8 +155,8 @@ impl ResponseBody {
             None => (limit < exchange.reader.unknown_read()).then_some(limit as u64),
         };
         let error = match ready!(exchange.reader.poll_read_body(&mut exchange.io, cx, expected)) {
-            // Envoy: the end of a tunnel is its breaking off, whatever the host meant by it.
-            Ok(0) | Err(_) if self.is_tunnel => details::upstream_gone(),
+            Ok(0) if self.kind == Kind::Tunnel => details::upstream_gone(),
+            Err(_) if self.kind != Kind::Message => details::upstream_gone(),
             Ok(0) if matches!(self.decoder, Decoder::UntilEof) => {
                 self.exchange = None;
                 return Poll::Ready(Ok(()));

@@ -63,6 +63,12 @@ impl Exchange {
         self.upload = Some(Upload::begin(head, body, &mut self.queue, &self.settings, self.options.info.as_ref()));
     }
 
+    /// Sends `body` as it is, and no head.
+    pub(super) fn begin_raw(&mut self, body: Body, options: ExchangeOptions) {
+        self.options = options;
+        self.upload = Some(Upload::raw(body));
+    }
+
     /// Counts body bytes received.
     pub(super) fn count(&self, wire: u64) {
         if let Some(info) = &self.options.info {

@@ -83,6 +83,20 @@ impl Upload {
         }
     }
 
+    /// Sends `body` as it is, and no head.
+    pub(super) fn raw(body: Body) -> Self {
+        Self {
+            names: None,
+            body,
+            full: None,
+            consumed: true,
+            sender: BodySender::new(SendFraming::Raw, false),
+            tunnel: true,
+            state: State::Sending,
+            format: HeaderFormat::Lower,
+        }
+    }
+
     /// Whether all of the request was written.
     pub(super) fn is_done(&self, queue: &WriteQueue) -> bool {
         matches!(self.state, State::Queued | State::Done) && queue.is_empty()
