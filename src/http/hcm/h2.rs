@@ -398,7 +398,9 @@ impl Server {
                 info.set_details(error.details);
                 // A reset drops what is queued: what was received before goes first, as in Envoy.
                 tokio::task::yield_now().await;
-                self.reset(&mut send, Reason::INTERNAL_ERROR);
+                // RFC 9113 §8.5: a tunnel whose other end broke off.
+                let is_tunnel = stream.request.head.protocol.is_some() || stream.request.head.method == Method::CONNECT;
+                self.reset(&mut send, if is_tunnel { Reason::CONNECT_ERROR } else { Reason::INTERNAL_ERROR });
             }
             Err(Unsent::Downstream) => self.gone(stream),
             Err(Unsent::Expired(expired)) => {
