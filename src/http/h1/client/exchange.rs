@@ -66,7 +66,7 @@ impl Exchange {
     /// Sends `body` as it is, and no head.
     pub(super) fn begin_raw(&mut self, body: Body, options: ExchangeOptions) {
         self.options = options;
-        self.upload = Some(Upload::raw(body));
+        self.upload = Some(Upload::raw(body, &self.settings));
     }
 
     /// Counts body bytes received.

@@ -84,7 +84,7 @@ impl Upload {
     }
 
     /// Sends `body` as it is, and no head.
-    pub(super) fn raw(body: Body) -> Self {
+    pub(super) fn raw(body: Body, settings: &ClientSettings) -> Self {
         Self {
             names: None,
             body,
@@ -94,6 +94,7 @@ impl Upload {
             tunnel: true,
             state: State::Sending,
             format: HeaderFormat::Lower,
+            limit: settings.buffer_limit,
         }
     }
 
