@@ -65,16 +65,9 @@ impl HcmStats {
         }
     }
 
-    /// A stream ended.
-    pub(crate) fn stream_ends(&self, info: &StreamInfo) {
+    /// A response with this status is about to be sent. Not later: who has read it may ask for its count.
+    pub(crate) fn stream_responds(&self, code: u16) {
         let http = &self.http;
-        http.downstream_rq_active().dec();
-        http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
-        http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
-        let code = info.response_code.get();
-        if code == 0 {
-            return;
-        }
         http.downstream_rq_completed().inc();
         match code / 100 {
             1 => http.downstream_rq_1xx().inc(),
@@ -85,6 +78,17 @@ impl HcmStats {
         }
         if let Some(listener) = &self.listener {
             count_in(listener, code);
+        }
+    }
+
+    /// A stream ended.
+    pub(crate) fn stream_ends(&self, info: &StreamInfo) {
+        let http = &self.http;
+        http.downstream_rq_active().dec();
+        http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
+        http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
+        if info.response_code.get() == 0 {
+            return;
         }
         let end = info.times.complete.get().unwrap_or(info.start);
         let elapsed = end.saturating_duration_since(info.start);

@@ -141,7 +141,9 @@ impl Stream {
             }
         }
         response_head::finalize(&mut response.head, &self.request.head, &self.http, &self.cx.info);
-        self.cx.info.response_code.set(response.head.status.as_u16());
+        let code = response.head.status.as_u16();
+        self.cx.info.response_code.set(code);
+        self.http.hcm.stats.stream_responds(code);
         self.response = Some(response.head);
         response.body
     }
