@@ -14,6 +14,7 @@ mod grpc_timeout;
 mod hosts;
 mod level;
 mod lower;
+mod mirror;
 mod paths;
 mod redirect;
 mod retry;
@@ -35,6 +36,7 @@ pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
 pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
+pub use mirror::MirrorPolicy;
 pub use redirect::Redirect;
 pub use retry::{AvoidedHosts, BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
@@ -65,6 +67,8 @@ pub(crate) struct Config {
     path_parameters: PathParameters,
     /// `vhost_header`: what names the virtual host in place of the authority.
     host_field: Option<Field>,
+    /// `request_mirror_policies` of all virtual hosts that have none.
+    mirrors: Arc<[MirrorPolicy]>,
     max_direct_response_body: u64,
     internal_only_headers: Box<[HeaderName]>,
     validate_clusters: Option<bool>,
@@ -198,7 +202,22 @@ impl RouteTable {
         self.config.metadata.as_ref()
     }
 
-    /// Every cluster that the table names, in the order of the configuration.
+    /// Every cluster that a mirror policy names, with the path of its field from the route configuration.
+    pub fn mirror_refs(&self) -> impl Iterator<Item = (String, &ClusterName)> {
+        let own = named("request_mirror_policies".to_owned(), &self.config.mirrors);
+        let hosts = self.virtual_hosts.iter().enumerate().flat_map(move |(number, host)| {
+            let inherited = Arc::ptr_eq(&host.host.mirrors, &self.config.mirrors);
+            let mirrors = if inherited { &[][..] } else { &host.host.mirrors };
+            let routes = host.routes.iter().enumerate().flat_map(move |(route, slot)| {
+                let mirrors = self.entries[slot.target.first()].own_mirror_policies();
+                named(format!("virtual_hosts[{number}].routes[{route}].route.request_mirror_policies"), mirrors)
+            });
+            named(format!("virtual_hosts[{number}].request_mirror_policies"), mirrors).chain(routes)
+        });
+        own.chain(hosts)
+    }
+
+    /// Every cluster that the routes name, in the order of the configuration.
     pub fn cluster_refs(&self) -> impl Iterator<Item = ClusterRef<'_>> {
         self.virtual_hosts.iter().enumerate().flat_map(move |(virtual_host, host)| {
             host.routes.iter().enumerate().flat_map(move |(route, slot)| {
@@ -235,12 +254,26 @@ impl Slot {
 }
 
 impl Target {
+    fn first(&self) -> usize {
+        match self {
+            Self::Entry(entry) | Self::Split(entry, _) => *entry as usize,
+        }
+    }
+
     fn entry(&self, head: &RequestHead, random: u64) -> usize {
         match self {
             Self::Entry(entry) => *entry as usize,
             Self::Split(first, split) => *first as usize + split.pick(head, random),
         }
     }
+}
+
+/// The clusters that these policies name, with their paths.
+fn named(path: String, policies: &[MirrorPolicy]) -> impl Iterator<Item = (String, &ClusterName)> {
+    policies.iter().enumerate().filter_map(move |(i, policy)| match &policy.cluster {
+        Cluster::Named(cluster) => Some((format!("{path}[{i}].cluster"), cluster)),
+        Cluster::Header(_) => None,
+    })
 }
 
 /// Whether `connect_matcher` takes the request: a CONNECT that is no upgrade, or CONNECT-UDP.

@@ -9,6 +9,7 @@ use nuncio_telemetry::format::FormatCx;
 
 use super::forward::Cluster;
 use super::level::{BufferLimit, Level};
+use super::mirror::MirrorPolicy;
 use super::redirect::request_host;
 use super::retry::RetryPolicy;
 use super::split::Weighted;
@@ -65,6 +66,18 @@ impl RouteEntry {
     /// `metadata` of the route (`%METADATA(ROUTE:...)%`).
     pub fn metadata(&self) -> Option<&Arc<Metadata>> {
         self.route.metadata.as_ref()
+    }
+
+    /// Where copies of requests go: what the route says, or else its virtual host, or else the table.
+    pub fn mirror_policies(&self) -> &[MirrorPolicy] {
+        match self.own_mirror_policies() {
+            [] => &self.route.virtual_host.mirrors,
+            own => own,
+        }
+    }
+
+    pub(super) fn own_mirror_policies(&self) -> &[MirrorPolicy] {
+        if let Action::Forward(forward) = self.action() { &forward.mirrors } else { &[] }
     }
 
     /// When requests are sent again: what the route says, or else its virtual host.

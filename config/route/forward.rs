@@ -12,6 +12,7 @@ use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
+use super::mirror::MirrorPolicy;
 use super::retry::{RetryPolicy, lower_hedge_policy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
@@ -37,6 +38,7 @@ pub struct Forward {
     pub append_x_forwarded_host: bool,
     pub(super) host_rewrite: HostRewrite,
     pub(super) path_rewrite: PathRewrite,
+    pub(super) mirrors: Box<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
     timeout: Option<Duration>,
     grpc_timeout: Option<LegacyGrpcTimeout>,
@@ -132,6 +134,7 @@ impl Forward {
         let paths = PathRewrite::lower(rewrites, template, cx);
         let hosts = host_rewrite(action.host_rewrite_specifier, cx);
         let upgrades = upgrades(action.upgrade_configs, cx);
+        let mirrors = cx.each("request_mirror_policies", action.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", action.retry_policy, RetryPolicy::lower);
         let timeout = cx.opt("timeout", action.timeout, duration);
         let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
@@ -157,6 +160,7 @@ impl Forward {
             append_x_forwarded_host: action.append_x_forwarded_host,
             host_rewrite,
             path_rewrite: paths?,
+            mirrors: mirrors?.into(),
             retry: retry?,
             upgrades: upgrades?,
         };
@@ -207,7 +211,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         early_data_policy,
         retry_policy: _,
         retry_policy_typed_config,
-        request_mirror_policies,
+        request_mirror_policies: _,
         priority: _,
         rate_limits,
         include_vh_rate_limits,
@@ -229,7 +233,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cx.unsupported("flush_timeout", flush_timeout),
         cx.unsupported("early_data_policy", early_data_policy),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
-        cx.unsupported("request_mirror_policies", request_mirror_policies),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
         cx.unsupported("hash_policy", hash_policy),

@@ -12,6 +12,7 @@ use super::entry::{RouteCommon, RouteEntry};
 use super::forward::{Forward, Targets};
 use super::hosts::{HostsBuilder, Port};
 use super::level::{BufferLimit, Level, LevelFields};
+use super::mirror::MirrorPolicy;
 use super::paths::PathsBuilder;
 use super::redirect::Redirect;
 use super::uri_template::UriTemplate;
@@ -68,7 +69,6 @@ impl Config {
         let supported = [
             cx.unsupported("vhds", &vhds),
             cx.unsupported("cluster_specifier_plugins", &cluster_specifier_plugins),
-            cx.unsupported("request_mirror_policies", &request_mirror_policies),
             cx.unsupported("route_specifiers", &route_specifiers),
         ];
         let level = LevelFields {
@@ -81,6 +81,7 @@ impl Config {
         let level = Level::lower(level, cx);
         let internal_only =
             cx.each("internal_only_headers", internal_only_headers, |n, cx| crate::value::header_name(&n, cx));
+        let mirrors = cx.each("request_mirror_policies", request_mirror_policies, MirrorPolicy::lower);
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
         let host_field = Some(vhost_header).filter(|name| !name.is_empty());
         let host_field = cx.opt("vhost_header", host_field, |name, cx| Field::lower(&name, cx));
@@ -97,6 +98,7 @@ impl Config {
                 false => PathParameters::Matched,
             },
             host_field: host_field?,
+            mirrors: mirrors?.into(),
             max_direct_response_body: max_direct_response_body_size_bytes
                 .map_or(MAX_DIRECT_RESPONSE_BODY, |max| max.value)
                 .into(),

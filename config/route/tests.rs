@@ -60,7 +60,7 @@ fn with(mut head: RequestHead, name: &'static str, value: &'static str) -> Reque
     head
 }
 
-fn info() -> StreamInfo {
+pub(super) fn info() -> StreamInfo {
     let address = Address::Ip(([127, 0, 0, 1], 1).into());
     let connection = ConnectionInfo::new(1, address.clone(), address, Instant::now());
     StreamInfo::new(Rc::new(connection), Instant::now(), SystemTime::UNIX_EPOCH)

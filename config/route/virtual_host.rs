@@ -9,6 +9,7 @@ use proto::virtual_host::TlsRequirementType;
 
 use super::Config;
 use super::level::{BufferLimit, Level, LevelFields};
+use super::mirror::MirrorPolicy;
 use super::redirect::forwarded_scheme;
 use super::retry::{RetryPolicy, lower_hedge_policy};
 
@@ -25,6 +26,7 @@ pub struct VirtualHost {
     pub metadata: Option<Arc<Metadata>>,
     /// `include_is_timeout_retry_header`: x-envoy-is-timeout-retry goes upstream with retries.
     pub include_is_timeout_retry: bool,
+    pub(super) mirrors: Arc<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
     pub(super) require_tls: RequireTls,
     pub(super) buffer_limit: Option<BufferLimit>,
@@ -65,6 +67,7 @@ impl VirtualHost {
             typed_per_filter_config: host.typed_per_filter_config,
         };
         let level = Level::lower(level, cx);
+        let mirrors = cx.each("request_mirror_policies", host.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
         let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
         let lower = || {
@@ -75,6 +78,7 @@ impl VirtualHost {
                 include_attempt_count_in_response: host.include_attempt_count_in_response,
                 metadata: metadata?.flatten(),
                 include_is_timeout_retry: host.include_is_timeout_retry_header,
+                mirrors: Some(mirrors?).filter(|own| !own.is_empty()).map_or(config.mirrors.clone(), Vec::into),
                 retry: retry?,
                 require_tls: match TlsRequirementType::try_from(host.require_tls) {
                     Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
@@ -127,7 +131,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         include_is_timeout_retry_header: _,
         per_request_buffer_limit_bytes: _,
         request_body_buffer_limit: _,
-        request_mirror_policies,
+        request_mirror_policies: _,
         metadata: _,
         route_specifiers,
     } = host;
@@ -138,7 +142,6 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         cx.unsupported("cors", cors),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
         hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
-        cx.unsupported("request_mirror_policies", request_mirror_policies),
         cx.unsupported("route_specifiers", route_specifiers),
     ]
     .into_iter()

@@ -4,6 +4,7 @@ mod attempts;
 mod body;
 mod deadline;
 mod forward;
+mod mirror;
 mod numbers;
 mod replay;
 mod retry;
@@ -41,6 +42,8 @@ pub const ROW: HttpFilterRow = HttpFilterRow {
 /// The router as configured.
 pub(crate) struct Config {
     stats: HttpStats,
+    /// The address that copies of requests are forwarded from.
+    local_ip: String,
     /// To find the cluster that a header names.
     names: Arc<ClusterNames>,
     /// Whether response codes and times are counted.
@@ -95,6 +98,7 @@ impl Config {
         supported?;
         Ok(Self {
             stats: HttpStats::new(cx.scope()),
+            local_ip: cx.env.local_ip.to_string(),
             names: cx.env.clusters.clone(),
             dynamic_stats: dynamic_stats.is_none_or(|v| v.value),
             envoy_headers: if suppress_envoy_headers { EnvoyHeaders::Suppress } else { EnvoyHeaders::Add },

@@ -64,3 +64,31 @@ virtual_hosts:
     ];
     assert_eq!(refusals, expected.map(|path| format!("virtual_hosts[0].{path}: not implemented yet")));
 }
+
+#[test]
+fn mirrors_are_those_of_the_most_specific_level_that_has_any() {
+    let table = table(
+        "
+request_mirror_policies: [{cluster: t}]
+virtual_hosts:
+- name: h
+  domains: [h]
+  request_mirror_policies: [{cluster: h}]
+  routes:
+  - {match: {path: /own}, route: {cluster: c, request_mirror_policies: [{cluster: a}, {cluster_header: x}]}}
+  - {match: {prefix: /}, route: {cluster: c}}
+- {name: any, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}
+",
+    );
+    let clusters =
+        |i| -> Vec<_> { table.entry(i).mirror_policies().iter().map(|m| format!("{:?}", m.cluster)).collect() };
+    assert_eq!(clusters(0).len(), 2);
+    assert!(clusters(1)[0].contains("\"h\"") && clusters(2)[0].contains("\"t\""));
+    let refs: Vec<_> = table.mirror_refs().map(|(path, cluster)| format!("{path}={}", cluster.name)).collect();
+    let expected = [
+        "request_mirror_policies[0].cluster=t",
+        "virtual_hosts[0].request_mirror_policies[0].cluster=h",
+        "virtual_hosts[0].routes[0].route.request_mirror_policies[0].cluster=a",
+    ];
+    assert_eq!(refs, expected);
+}

@@ -10,7 +10,7 @@ request_headers_to_add: [{header: {key: ':path', value: v}}]
 virtual_hosts:
 - name: a
   domains: [a.test, '*']
-  request_mirror_policies: [{cluster: c}]
+  rate_limits: [{actions: [{remote_address: {}}]}]
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
     route: {cluster: c, hash_policy: [{header: {header_name: x}}]}
@@ -25,7 +25,7 @@ virtual_hosts:
     let expected = [
         "vhds: not implemented yet",
         "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
-        "virtual_hosts[0].request_mirror_policies: not implemented yet",
+        "virtual_hosts[0].rate_limits: not implemented yet",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",

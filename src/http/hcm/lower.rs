@@ -366,6 +366,9 @@ fn validate_clusters(table: &RouteTable, cx: &mut LowerCx<'_>) -> Result<(), Ref
             let reason = format!("unknown cluster {:?}", unknown.cluster.name);
             result = Err(cx.at(&unknown.to_string(), |cx| cx.invalid(reason)));
         }
+        for (path, unknown) in table.mirror_refs().filter(|(_, named)| !cx.env.clusters.is_declared(&named.name)) {
+            result = Err(cx.at(&path, |cx| cx.invalid(format!("unknown cluster {:?}", unknown.name))));
+        }
     }
     result
 }

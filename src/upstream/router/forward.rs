@@ -68,6 +68,7 @@ impl Config {
         let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
+        forwarding.mirror(request, cx);
         let outcome = match &mut retries {
             None => forwarding.run(request, cx, &mut deadline).await,
             Some(retries) => forwarding.run_with_retries(request, cx, &mut deadline, retries).await,
@@ -116,6 +117,17 @@ impl Forwarding<'_> {
             let _ = head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
         }
         self.entry.rewrite_request(head, &format_cx(cx), self.config.envoy_headers);
+    }
+
+    /// Starts the copies of the request for other clusters. A tunnel has none: nobody would talk to its other end.
+    fn mirror(&self, request: &mut Request, cx: &StreamCx) {
+        let policies = self.entry.mirror_policies();
+        if policies.is_empty() || tunnel::asks_for_tunnel(&request.head) {
+            return;
+        }
+        let deadline = self.timeouts.response.map(|timeout| self.worker.clock.now() + timeout);
+        let body = std::mem::take(&mut request.body);
+        request.body = self.config.mirror(policies, &request.head, body, deadline, cx);
     }
 
     /// Chooses a host and gets its response, in time.
