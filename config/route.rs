@@ -20,6 +20,7 @@ mod redirect;
 mod retry;
 mod rewrite;
 mod split;
+mod stats;
 mod trie;
 mod uri_template;
 mod virtual_host;
@@ -40,6 +41,7 @@ pub use mirror::MirrorPolicy;
 pub use redirect::Redirect;
 pub use retry::{AvoidedHosts, BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
+pub use stats::RouteStats;
 pub use virtual_host::VirtualHost;
 
 use condition::{Asked, Conditions};

@@ -13,6 +13,7 @@ use super::mirror::MirrorPolicy;
 use super::redirect::request_host;
 use super::retry::RetryPolicy;
 use super::split::Weighted;
+use super::stats::RouteStats;
 use super::virtual_host::VirtualHost;
 use super::{Action, Decorator};
 
@@ -31,6 +32,7 @@ pub(super) struct RouteCommon {
     pub(super) action: Action,
     /// Bytes of the path that a prefix rewrite replaces; `None`: all but the query.
     pub(super) replaced: Option<usize>,
+    pub(super) stats: Option<Arc<RouteStats>>,
     pub(super) buffer_limit: Option<BufferLimit>,
     pub(super) metadata: Option<Arc<Metadata>>,
     pub(super) decorator: Option<Decorator>,
@@ -66,6 +68,11 @@ impl RouteEntry {
     /// `metadata` of the route (`%METADATA(ROUTE:...)%`).
     pub fn metadata(&self) -> Option<&Arc<Metadata>> {
         self.route.metadata.as_ref()
+    }
+
+    /// Where requests are counted, if there is a `stat_prefix`.
+    pub fn stats(&self) -> Option<&Arc<RouteStats>> {
+        self.route.stats.as_ref()
     }
 
     /// Where copies of requests go: what the route says, or else its virtual host, or else the table.

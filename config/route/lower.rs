@@ -15,6 +15,7 @@ use super::level::{BufferLimit, Level, LevelFields};
 use super::mirror::MirrorPolicy;
 use super::paths::PathsBuilder;
 use super::redirect::Redirect;
+use super::stats::RouteStats;
 use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
 use super::{Action, Config, Decorator, HostRoutes, MutationOrder, PathParameters, RouteTable, Slot, Target};
@@ -149,6 +150,7 @@ impl TableBuilder {
             level: Level::default(),
             action: Action::TlsRedirect,
             replaced: None,
+            stats: None,
             buffer_limit: None,
             metadata: None,
             decorator: None,
@@ -180,8 +182,7 @@ impl TableBuilder {
             route_specifiers,
             action,
         } = message;
-        let supported =
-            [cx.unsupported("stat_prefix", &stat_prefix), cx.unsupported("route_specifiers", &route_specifiers)];
+        let supported = cx.unsupported("route_specifiers", &route_specifiers);
         let matched = cx.at("match", |cx| Match::lower(r#match, cx));
         let level = LevelFields {
             request_headers_to_add,
@@ -195,7 +196,7 @@ impl TableBuilder {
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
         let template = matched.as_ref().ok().and_then(Match::template);
         let action = self.lower_action(action, template, cx);
-        supported.into_iter().collect::<Result<(), _>>()?;
+        supported?;
         let (action, targets) = action?;
         let matched = matched?;
         let route = Arc::new(RouteCommon {
@@ -204,6 +205,7 @@ impl TableBuilder {
             level: level?,
             action,
             replaced: matched.replaced(),
+            stats: (!stat_prefix.is_empty()).then(|| RouteStats::of_route(&host.name, &stat_prefix, cx)),
             buffer_limit,
             metadata: metadata?.flatten(),
             decorator: decorator.map(Decorator::lower),

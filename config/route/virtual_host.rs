@@ -12,6 +12,7 @@ use super::level::{BufferLimit, Level, LevelFields};
 use super::mirror::MirrorPolicy;
 use super::redirect::forwarded_scheme;
 use super::retry::{RetryPolicy, lower_hedge_policy};
+use super::stats::{RouteStats, VirtualClusters};
 
 /// What the routes of a virtual host share.
 #[derive(Default)]
@@ -26,6 +27,7 @@ pub struct VirtualHost {
     pub metadata: Option<Arc<Metadata>>,
     /// `include_is_timeout_retry_header`: x-envoy-is-timeout-retry goes upstream with retries.
     pub include_is_timeout_retry: bool,
+    virtual_clusters: Option<Box<VirtualClusters>>,
     pub(super) mirrors: Arc<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
     pub(super) require_tls: RequireTls,
@@ -67,6 +69,7 @@ impl VirtualHost {
             typed_per_filter_config: host.typed_per_filter_config,
         };
         let level = Level::lower(level, cx);
+        let virtual_clusters = VirtualClusters::lower(&host.name, host.virtual_clusters, cx);
         let mirrors = cx.each("request_mirror_policies", host.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
         let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
@@ -78,6 +81,7 @@ impl VirtualHost {
                 include_attempt_count_in_response: host.include_attempt_count_in_response,
                 metadata: metadata?.flatten(),
                 include_is_timeout_retry: host.include_is_timeout_retry_header,
+                virtual_clusters: virtual_clusters?,
                 mirrors: Some(mirrors?).filter(|own| !own.is_empty()).map_or(config.mirrors.clone(), Vec::into),
                 retry: retry?,
                 require_tls: match TlsRequirementType::try_from(host.require_tls) {
@@ -91,6 +95,11 @@ impl VirtualHost {
             })
         };
         (lower(), Parts { domains: host.domains, routes: host.routes })
+    }
+
+    /// Where a request is counted, and the name of that virtual cluster; `None` where there are none.
+    pub fn virtual_cluster(&self, head: &RequestHead) -> Option<(&Arc<RouteStats>, Option<&Arc<str>>)> {
+        self.virtual_clusters.as_ref().map(|clusters| clusters.find(head))
     }
 
     /// Whether the request must come again over TLS.
@@ -115,7 +124,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         routes: _,
         matcher,
         require_tls: _,
-        virtual_clusters,
+        virtual_clusters: _,
         rate_limits,
         request_headers_to_add: _,
         request_headers_to_remove: _,
@@ -137,7 +146,6 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
     } = host;
     [
         cx.unsupported("matcher", matcher),
-        cx.unsupported("virtual_clusters", virtual_clusters),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("cors", cors),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),

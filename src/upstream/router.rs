@@ -2,6 +2,7 @@
 
 mod attempts;
 mod body;
+mod counts;
 mod deadline;
 mod forward;
 mod mirror;

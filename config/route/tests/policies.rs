@@ -92,3 +92,30 @@ virtual_hosts:
     ];
     assert_eq!(refs, expected);
 }
+
+#[test]
+fn the_first_virtual_cluster_that_takes_a_request_counts_it() {
+    let table = table(
+        "
+virtual_hosts:
+- name: h
+  domains: ['*']
+  virtual_clusters:
+  - {name: a, headers: [{name: ':path', string_match: {prefix: /a}}, {name: ':method', string_match: {exact: GET}}]}
+  - {name: b, headers: [{name: ':path', string_match: {prefix: /}}, {name: x-b, present_match: true}]}
+  routes: [{match: {prefix: /}, stat_prefix: s, route: {cluster: c}}]
+",
+    );
+    let entry = table.entry(0);
+    let name = |head: &RequestHead| entry.virtual_host().virtual_cluster(head).unwrap().1.map(|name| name.to_string());
+    assert_eq!(name(&get("h/a")).as_deref(), Some("a"));
+    assert_eq!(name(&with(get("h/b"), "x-b", "1")).as_deref(), Some("b"));
+    assert_eq!(name(&get("h/b")), None);
+    assert!(entry.stats().is_some());
+}
+
+#[test]
+fn a_virtual_cluster_needs_headers() {
+    let refusals = refused("virtual_hosts: [{name: h, domains: ['*'], virtual_clusters: [{name: v}]}]");
+    assert_eq!(refusals, ["virtual_hosts[0].virtual_clusters[0].headers: is required"]);
+}

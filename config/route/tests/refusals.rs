@@ -78,7 +78,7 @@ fn what_envoy_refuses_is_refused() {
             "route: {cluster: c, upgrade_configs: [{upgrade_type: a, connect_config: {}}]}",
             "route.upgrade_configs[0]: upgrade type a is not CONNECT and has a connect_config",
         ),
-        ("stat_prefix: s, direct_response: {status: 200}", "stat_prefix: not implemented yet"),
+        ("route: {cluster: c, hash_policy: [{header: {header_name: x}}]}", "route.hash_policy: not implemented yet"),
         (
             "direct_response: {status: 200}, typed_per_filter_config: {f: {'@type': \
              type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}",

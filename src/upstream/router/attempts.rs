@@ -58,11 +58,11 @@ impl Forwarding<'_> {
         match outcome {
             Ok(answered) => {
                 let clock = &self.worker.clock;
-                retries.after_response(&answered.response.head, share, clock.wall(clock.now()))
+                retries.after_response(&answered.response.head, share, &self.counts, clock.wall(clock.now()))
             }
             Err(failed) => {
                 let was_sent = self.info.times.upstream_request_start.get().is_some();
-                retries.after_failure(&failed.failure, was_sent, share)
+                retries.after_failure(&failed.failure, was_sent, share, &self.counts)
             }
         }
     }

@@ -9,6 +9,7 @@ use nuncio_filter_api::{Body, BodyError, Request, ResponseHead};
 use nuncio_telemetry::{Protocol, ResponseFlag};
 
 use super::Config;
+use super::counts::Counts;
 use super::deadline::Deadline;
 use crate::attempt::ActiveRequest;
 use crate::failure::Failure;
@@ -22,6 +23,7 @@ pub(super) struct UpstreamBody {
 
 struct Stream {
     config: Arc<Config>,
+    counts: Counts,
     active: ActiveRequest,
     deadline: Deadline,
     success: Success,
@@ -63,11 +65,12 @@ impl UpstreamBody {
     pub(super) fn wrap(
         mut body: Body,
         config: Arc<Config>,
+        counts: Counts,
         active: ActiveRequest,
         deadline: Deadline,
         success: Success,
     ) -> Body {
-        let stream = Stream { config, active, deadline, success };
+        let stream = Stream { config, counts, active, deadline, success };
         let full = body.take_full();
         let times = &stream.deadline.info().times;
         times.upstream_response_body_start.set(full.as_ref().and(times.upstream_response_start.get()));
@@ -158,6 +161,7 @@ impl Stream {
         let time = millis(now.saturating_duration_since(begin));
         let codes = &self.active.share.codes;
         self.active.share.cluster.stats.upstream_rq_time().record(time);
+        self.counts.each(|stats| stats.counts.upstream_rq_time().record(time));
         match info.internal.get() {
             true => codes.internal_time.upstream_rq_time().record(time),
             false => codes.external_time.upstream_rq_time().record(time),

@@ -12,6 +12,7 @@ use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response,
 use nuncio_telemetry::{Protocol, StreamInfo};
 
 use super::body::{Success, UpstreamBody};
+use super::counts::Counts;
 use super::deadline::Deadline;
 use super::numbers::small_number;
 use super::retry::Retries;
@@ -35,6 +36,7 @@ pub(super) struct Forwarding<'a> {
     pub(super) info: &'a Rc<StreamInfo>,
     pub(super) worker: &'a Worker,
     pub(super) timeouts: Timeouts,
+    pub(super) counts: Counts,
 }
 
 /// A failure, and the host that was chosen, if one was.
@@ -64,8 +66,10 @@ impl Config {
         // Taken out of the request with what else was meant for this proxy alone.
         let mut retries = Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority);
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
+        let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
-        let forwarding = Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts };
+        let forwarding =
+            Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts, counts };
         forwarding.note_cluster();
         forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
@@ -172,6 +176,9 @@ impl Forwarding<'_> {
             Poll::Pending => deadline.poll_expired(task).map(Err),
         })
         .await;
+        if self.info.times.upstream_request_start.get().is_some() {
+            self.counts.each(|stats| stats.counts.upstream_rq_total().inc());
+        }
         if let Ok(answered) = &answered {
             deadline.answered();
             gate.open_if_granted(&request.head, answered.response.head.status);
@@ -205,7 +212,8 @@ impl Forwarding<'_> {
             let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(attempts));
         }
         self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
-        response.body = UpstreamBody::wrap(response.body, self.config.clone(), active, deadline, success);
+        response.body =
+            UpstreamBody::wrap(response.body, self.config.clone(), self.counts.clone(), active, deadline, success);
         response
     }
 
@@ -242,6 +250,7 @@ impl Forwarding<'_> {
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
             Failure::Timeout => {
                 stats.upstream_rq_timeout().inc();
+                self.counts.each(|stats| stats.counts.upstream_rq_timeout().inc());
                 host.inspect(|host| host.rq_timeout.inc());
             }
             Failure::PerTryTimeout => {
@@ -261,6 +270,7 @@ impl Forwarding<'_> {
         }
         let codes = &self.cluster.shared.codes;
         codes.all.charge(status);
+        self.counts.each(|stats| stats.codes.charge(status));
         match self.info.internal.get() {
             true => codes.internal.charge(status),
             false => codes.external.charge(status),

@@ -10,6 +10,7 @@ use nuncio_config::route::{AvoidedHosts, BackOff, ResetFormat, RetryOn, RetryPol
 use nuncio_filter_api::{RequestHead, ResponseHead, Rng};
 use nuncio_telemetry::ResponseFlag;
 
+use super::counts::Counts;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
@@ -120,42 +121,53 @@ impl<'a> Retries<'a> {
         &mut self,
         head: &ResponseHead,
         share: &Rc<ClusterShare>,
+        counts: &Counts,
         wall: SystemTime,
     ) -> Decision {
         let wanted = self.wants_another_response(head);
         let asked = wanted.then(|| self.reset_interval(&head.headers, wall)).flatten();
-        self.decide(wanted, asked, share)
+        self.decide(wanted, asked, share, counts)
     }
 
     /// What becomes of a request that failed; `was_sent`: a connection had taken it.
-    pub(super) fn after_failure(&mut self, failure: &Failure, was_sent: bool, share: &Rc<ClusterShare>) -> Decision {
+    pub(super) fn after_failure(
+        &mut self,
+        failure: &Failure,
+        was_sent: bool,
+        share: &Rc<ClusterShare>,
+        counts: &Counts,
+    ) -> Decision {
         match failure {
             // No attempt failed: there was none, or the time of all of them is over.
             Failure::NoCluster | Failure::NoHealthyHost | Failure::Timeout | Failure::RequestBody(_) => Decision::Final,
-            _ => self.decide(self.wants_another_attempt(failure, was_sent), None, share),
+            _ => self.decide(self.wants_another_attempt(failure, was_sent), None, share, counts),
         }
     }
 
-    /// No outcome was retried any more; counts as Envoy does where one was before.
-    fn decide(&mut self, wanted: bool, asked: Option<Duration>, share: &Rc<ClusterShare>) -> Decision {
+    /// Decides and counts: an outcome that is not retried is a success of the retries before it, as Envoy has it.
+    fn decide(&mut self, wanted: bool, asked: Option<Duration>, share: &Rc<ClusterShare>, counts: &Counts) -> Decision {
         let stats = &share.cluster.stats;
         if self.permit.take().is_some() && !wanted {
             stats.upstream_rq_retry_success().inc();
+            counts.each(|stats| stats.counts.upstream_rq_retry_success().inc());
         }
         if !wanted {
             return Decision::Final;
         }
         if self.left == 0 {
             stats.upstream_rq_retry_limit_exceeded().inc();
+            counts.each(|stats| stats.counts.upstream_rq_retry_limit_exceeded().inc());
             return Decision::Denied(ResponseFlag::UpstreamRetryLimitExceeded);
         }
         self.left -= 1;
         let Some(permit) = Permit::take(share, self.priority) else {
             stats.upstream_rq_retry_overflow().inc();
+            counts.each(|stats| stats.counts.upstream_rq_retry_overflow().inc());
             return Decision::Denied(ResponseFlag::UpstreamOverflow);
         };
         self.permit = Some(permit);
         stats.upstream_rq_retry().inc();
+        counts.each(|stats| stats.counts.upstream_rq_retry().inc());
         Decision::After(match asked {
             Some(asked) => {
                 stats.upstream_rq_retry_backoff_ratelimited().inc();
