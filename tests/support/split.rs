@@ -1,6 +1,7 @@
 //! How bytes are cut on their way to the proxy: a codec must not care.
 
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use tokio::io::{self, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -19,6 +20,16 @@ pub(crate) enum Split {
 }
 
 impl Split {
+    /// What `$NUNCIO_SPLIT` says instead of [`Split::Whole`], `bytes` or the size of the pieces: so that every test can
+    /// be run with its bytes cut anywhere.
+    fn or_of_environment(self) -> Self {
+        static SPLIT: LazyLock<Option<Split>> = LazyLock::new(|| match &*std::env::var("NUNCIO_SPLIT").ok()? {
+            "bytes" => Some(Split::Bytes),
+            size => Some(Split::Pieces(size.parse().expect("NUNCIO_SPLIT is `bytes` or a number"))),
+        });
+        if self == Split::Whole { SPLIT.unwrap_or(self) } else { self }
+    }
+
     /// How many bytes the next write may carry, after `sent` bytes.
     fn next(self, sent: usize) -> usize {
         match self {
@@ -42,7 +53,7 @@ pub(crate) struct SplitStream<S> {
 
 impl<S> SplitStream<S> {
     pub(crate) fn new(inner: S, split: Split) -> Self {
-        Self { inner, split, sent: 0, rest: false }
+        Self { inner, split: split.or_of_environment(), sent: 0, rest: false }
     }
 }
 
