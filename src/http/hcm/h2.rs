@@ -251,7 +251,7 @@ impl Server {
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
         };
-        if let Some(send) = self.send(&stream, respond, body, is_head, &mut deadline).await {
+        if let Some(send) = self.send(&mut stream, respond, body, is_head, &mut deadline).await {
             drop(stream);
             self.receive_rest(&abandoned).await;
             // Dropped here and not before: where the request goes on even now, this tells the peer to end it.
@@ -361,17 +361,17 @@ impl Server {
     /// Sends the response; returns what to hold where the request goes on after it.
     async fn send(
         &self,
-        stream: &Stream,
+        stream: &mut Stream,
         mut respond: SendResponse<Bytes>,
         mut body: Body,
         is_head: bool,
         deadline: &mut Deadline,
     ) -> Option<SendStream<Bytes>> {
+        let mut response = http::Response::new(());
+        *response.headers_mut() = stream.take_response_headers();
         let info = stream.info();
         let head = stream.response_head();
-        let mut response = http::Response::new(());
         *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers.clone();
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // RFC 8441 §5: HTTP/2 has no 101; what accepts an extended CONNECT is 200.
             *response.status_mut() = StatusCode::OK;

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use nuncio_filter_api::{
     Body, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, ResponseHead, Step, StreamCx, Verdict,
 };
@@ -168,6 +168,12 @@ impl Stream {
     /// The head of the response.
     pub(crate) fn response_head(&self) -> &ResponseHead {
         self.response.as_ref().expect("the codec asks for the head after respond() made it")
+    }
+
+    /// The fields of the response, for a codec that needs to own them; logs keep theirs.
+    pub(crate) fn take_response_headers(&mut self) -> HeaderMap {
+        let head = self.response.as_mut().expect("the codec asks for the head after respond() made it");
+        if self.cx.info.is_logged.get() { head.headers.clone() } else { std::mem::take(&mut head.headers) }
     }
 
     /// Whether the connection cannot go on after the answer: the request was bad, or not taken whole.
