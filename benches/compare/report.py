@@ -13,6 +13,14 @@ BARS = {
     ("h1-10m", "envoy"): 1.0,
 }
 
+# What nuncio may need at most, by work and column.
+LIMITS = {
+    ("idle", "idle_mb"): 25,
+    ("idle", "connection_kb"): 10,
+    ("clusters", "start_ms"): 1000,
+    ("clusters", "idle_mb"): 140,
+}
+
 COLUMNS = [
     ("cpu_us", "CPU us/request", "{:.1f}"),
     ("rate", "requests/s", "{:,.0f}"),
@@ -70,11 +78,35 @@ def of_first_and_last(samples, peers):
     return lines
 
 
+def summary(samples, works, peers):
+    """One line for each work: what a request costs nuncio, and that by what it costs the others."""
+    others = [p for p in peers if p != "nuncio"]
+    lines = ["| work | CPU us/request | " + " | ".join(f"/ {p}" for p in others) + " |", "|---" * (len(others) + 2) + "|"]
+    for work in works:
+        cost = median([s.get("cpu_us") for s in samples.get((work["name"], "nuncio"), [])])
+        if cost is not None:
+            found = [ratio(samples, work["name"], "nuncio", peer, "cpu_us") for peer in others]
+            cells = " | ".join("" if value is None else f"{value:.2f}" for value in found)
+            lines.append(f"| {work['what']} | {cost:.1f} | {cells} |")
+    return lines
+
+
+def limits(samples, work):
+    """How nuncio keeps its limits of memory and time."""
+    lines = []
+    for key, title, form in COLUMNS:
+        limit = LIMITS.get((work, key))
+        value = median([s.get(key) for s in samples.get((work, "nuncio"), [])])
+        if limit is not None and value is not None:
+            lines.append(f"- {title}, nuncio: {form.format(value)}, bar {limit}: {'met' if value <= limit else 'MISSED'}")
+    return lines
+
+
 def render(samples, works, peers, how):
-    lines = ["# nuncio beside Envoy, HAProxy and nginx", "", how, ""]
+    lines = ["# nuncio beside Envoy, HAProxy and nginx", "", how, "", *summary(samples, works, peers), ""]
     for work in works:
         lines += [f"## {work['name']}: {work['what']}", "", *table(samples, work["name"], peers), ""]
-        found = ratios(samples, work["name"], peers)
+        found = ratios(samples, work["name"], peers) + limits(samples, work["name"])
         if work["name"] == "route-last":
             found += of_first_and_last(samples, peers)
         lines += [*found, ""] if found else []
