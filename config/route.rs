@@ -21,6 +21,7 @@ mod retry;
 mod rewrite;
 mod split;
 mod stats;
+mod tree;
 mod trie;
 mod uri_template;
 mod virtual_host;
@@ -49,6 +50,7 @@ use hosts::Hosts;
 use level::Level;
 use paths::Paths;
 use split::Split;
+use tree::Tree;
 
 use crate::matcher::Field;
 
@@ -98,6 +100,19 @@ struct HostRoutes {
     host: Arc<VirtualHost>,
     /// The entry of the redirect to https, where `require_tls` asks for one.
     tls_redirect: Option<u32>,
+    routes: RouteSet,
+    /// `matcher`: chooses one of several sets, where there are no routes of the host itself.
+    tree: Option<Box<HostTree>>,
+}
+
+struct HostTree {
+    tree: Tree,
+    sets: Vec<RouteSet>,
+}
+
+/// Routes of which the first that matches is taken.
+#[derive(Default)]
+struct RouteSet {
     paths: Paths,
     routes: Vec<Slot>,
 }
@@ -173,10 +188,7 @@ impl RouteTable {
             return Some(redirect as usize);
         }
         let path = self.config.matched_path(&head.path).as_bytes();
-        let asked = Asked { head, info, path, random };
-        let accept = |route: u32| host.routes[route as usize].accepts(asked);
-        let route = host.paths.find(path, head, is_connect(head), accept)?;
-        Some(host.routes[route as usize].target.entry(head, random))
+        host.routes_for(head)?.find(Asked { head, info, path, random })
     }
 
     /// The entry numbered `index`, as [`RouteTable::resolve`] gave it.
@@ -210,7 +222,7 @@ impl RouteTable {
         let hosts = self.virtual_hosts.iter().enumerate().flat_map(move |(number, host)| {
             let inherited = Arc::ptr_eq(&host.host.mirrors, &self.config.mirrors);
             let mirrors = if inherited { &[][..] } else { &host.host.mirrors };
-            let routes = host.routes.iter().enumerate().flat_map(move |(route, slot)| {
+            let routes = host.routes.routes.iter().enumerate().flat_map(move |(route, slot)| {
                 let mirrors = self.entries[slot.target.first()].own_mirror_policies();
                 named(format!("virtual_hosts[{number}].routes[{route}].route.request_mirror_policies"), mirrors)
             });
@@ -219,10 +231,10 @@ impl RouteTable {
         own.chain(hosts)
     }
 
-    /// Every cluster that the routes name, in the order of the configuration.
+    /// Every cluster that the routes name, in the order of the configuration. Envoy: not those of trees (`matcher`).
     pub fn cluster_refs(&self) -> impl Iterator<Item = ClusterRef<'_>> {
         self.virtual_hosts.iter().enumerate().flat_map(move |(virtual_host, host)| {
-            host.routes.iter().enumerate().flat_map(move |(route, slot)| {
+            host.routes.routes.iter().enumerate().flat_map(move |(route, slot)| {
                 let (first, count) = match &slot.target {
                     Target::Entry(entry) => (*entry as usize, None),
                     Target::Split(first, split) => (*first as usize, Some(split.len())),
@@ -246,6 +258,24 @@ impl Config {
             PathParameters::Ignored => memchr::memchr3(b'?', b'#', b';', path.as_bytes()),
         };
         end.map_or(path, |end| &path[..end])
+    }
+}
+
+impl HostRoutes {
+    fn routes_for(&self, head: &RequestHead) -> Option<&RouteSet> {
+        match &self.tree {
+            None => Some(&self.routes),
+            Some(tree) => Some(&tree.sets[tree.tree.find(head)? as usize]),
+        }
+    }
+}
+
+impl RouteSet {
+    fn find(&self, asked: Asked<'_>) -> Option<usize> {
+        let Asked { head, path, random, .. } = asked;
+        let accept = |route: u32| self.routes[route as usize].accepts(asked);
+        let route = self.paths.find(path, head, is_connect(head), accept)?;
+        Some(self.routes[route as usize].target.entry(head, random))
     }
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use proto::route::Action as RouteOneof;
 
 use super::condition::Match;
@@ -16,10 +18,14 @@ use super::mirror::MirrorPolicy;
 use super::paths::PathsBuilder;
 use super::redirect::Redirect;
 use super::stats::RouteStats;
+use super::tree::Tree;
 use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
-use super::{Action, Config, Decorator, HostRoutes, MutationOrder, PathParameters, RouteTable, Slot, Target};
+use super::{
+    Action, Config, Decorator, HostRoutes, HostTree, MutationOrder, PathParameters, RouteSet, RouteTable, Slot, Target,
+};
 use crate::matcher::Field;
+use crate::protocol::{any_as, message_name};
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const MAX_DIRECT_RESPONSE_BODY: u32 = 4096;
@@ -128,19 +134,51 @@ impl TableBuilder {
         let host = Arc::new(host.unwrap_or_default());
         let domains = cx.each("domains", parts.domains, |domain, cx| self.domains.add(&domain, number, cx));
         let tls_redirect = (host.require_tls != RequireTls::None).then(|| self.add_tls_redirect(&host));
-        let routes = cx.each("routes", parts.routes, |route, cx| self.add_route(route, &host, cx));
+        if parts.matcher.is_some() && !parts.routes.is_empty() {
+            return Err(cx.invalid("only one of routes and matcher may be set"));
+        }
+        let routes = self.add_routes(parts.routes, &host, cx);
+        let tree = cx.opt("matcher", parts.matcher, |matcher, cx| self.add_tree(matcher, &host, cx));
         domains?;
-        let routes = routes?;
+        let (routes, tree) = (routes?, tree?);
         if refused {
             return Err(Refused);
         }
-        let mut paths = PathsBuilder::default();
-        for (i, (matched, _)) in routes.iter().enumerate() {
-            matched.index(to_number(i), &mut paths);
-        }
-        let paths = paths.build();
-        let routes = routes.into_iter().map(|(m, target)| Slot { conditions: m.conditions, target }).collect();
-        Ok(HostRoutes { host, tls_redirect, paths, routes })
+        Ok(HostRoutes { host, tls_redirect, routes, tree })
+    }
+
+    fn add_tree(
+        &mut self,
+        matcher: Matcher,
+        host: &Arc<VirtualHost>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Box<HostTree>, Refused> {
+        let mut sets = Vec::new();
+        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
+            let TypedExtensionConfig { name: _, typed_config } = action;
+            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
+            let set = cx.at("typed_config", |cx| {
+                if message_name(&any) == "envoy.config.route.v3.RouteList" {
+                    let proto::RouteList { routes } = any_as(&any, cx)?;
+                    return self.add_routes(routes, host, cx);
+                }
+                let route = any_as(&any, cx)?;
+                self.add_route(route, host, cx).map(|route| RouteSet::new(vec![route]))
+            })?;
+            sets.push(set);
+            Ok(to_number(sets.len() - 1))
+        };
+        let tree = Tree::lower(matcher, &mut leaf, cx)?;
+        Ok(Box::new(HostTree { tree, sets }))
+    }
+
+    fn add_routes(
+        &mut self,
+        routes: Vec<proto::Route>,
+        host: &Arc<VirtualHost>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<RouteSet, Refused> {
+        cx.each("routes", routes, |route, cx| self.add_route(route, host, cx)).map(RouteSet::new)
     }
 
     fn add_tls_redirect(&mut self, host: &Arc<VirtualHost>) -> u32 {
@@ -256,6 +294,20 @@ impl TableBuilder {
     fn add_entry(&mut self, entry: RouteEntry) -> u32 {
         self.entries.push(entry);
         to_number(self.entries.len() - 1)
+    }
+}
+
+impl RouteSet {
+    fn new(routes: Vec<(Match, Target)>) -> Self {
+        let mut paths = PathsBuilder::default();
+        for (i, (matched, _)) in routes.iter().enumerate() {
+            matched.index(to_number(i), &mut paths);
+        }
+        let paths = paths.build();
+        Self {
+            paths,
+            routes: routes.into_iter().map(|(m, target)| Slot { conditions: m.conditions, target }).collect(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod matching;
 mod policies;
 mod refusals;
 mod rewriting;
+mod tree;
 
 use std::rc::Rc;
 use std::time::SystemTime;

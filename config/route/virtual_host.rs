@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use nuncio_telemetry::Metadata;
 use proto::virtual_host::TlsRequirementType;
 
@@ -49,6 +50,7 @@ pub(super) enum RequireTls {
 pub(super) struct Parts {
     pub(super) domains: Vec<String>,
     pub(super) routes: Vec<proto::Route>,
+    pub(super) matcher: Option<Matcher>,
 }
 
 impl VirtualHost {
@@ -94,7 +96,7 @@ impl VirtualHost {
                 config,
             })
         };
-        (lower(), Parts { domains: host.domains, routes: host.routes })
+        (lower(), Parts { domains: host.domains, routes: host.routes, matcher: host.matcher })
     }
 
     /// Where a request is counted, and the name of that virtual cluster; `None` where there are none.
@@ -122,7 +124,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         name: _,
         domains: _,
         routes: _,
-        matcher,
+        matcher: _,
         require_tls: _,
         virtual_clusters: _,
         rate_limits,
@@ -145,7 +147,6 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         route_specifiers,
     } = host;
     [
-        cx.unsupported("matcher", matcher),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("cors", cors),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
