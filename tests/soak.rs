@@ -1,8 +1,8 @@
 //! Mixed load while proxies drain one after another and upstreams restart: no request may be lost.
 //!
 //! Runs for `$NUNCIO_SOAK_SECONDS`, 5 by default. Clients go where the newest proxy is, as behind a balancer, and leave
-//! a connection when they are told to; upstreams stop accepting, close their connections between two requests, and
-//! are replaced on the same port. A request that crosses such a close on the way is the upstream's loss: a GET is sent
+//! a connection when they are told to; upstreams restart on a listening socket that they hand on, closing their
+//! connections between two requests. A request that crosses such a close on the way is the upstream's loss: a GET is sent
 //! again on a fresh connection, a POST cannot be (RFC 9110 §9.2.2).
 
 mod upstream;
@@ -152,7 +152,7 @@ struct Soaked {
 }
 
 async fn soak(length: Duration) -> Soaked {
-    let upstreams = [Restarting::start(), Restarting::start()];
+    let upstreams = [Restarting::start().await, Restarting::start().await];
     let ports: Vec<u16> = upstreams.iter().map(Restarting::port).collect();
     let mut current = start(&ports).await;
     let load = Rc::new(Load {

@@ -2,11 +2,11 @@
 
 use crate::support::http1::{Kind, Message, Reader};
 use std::cell::Cell;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// A server of HTTP/1 on a port that it keeps.
@@ -22,8 +22,8 @@ pub(super) fn large() -> Vec<u8> {
 }
 
 impl Restarting {
-    pub(super) fn start() -> Self {
-        let listener = listen(0);
+    pub(super) async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("the test may listen");
         let port = listener.local_addr().expect("it is bound").port();
         Self { listener, port, broken: Rc::default() }
     }
@@ -37,8 +37,9 @@ impl Restarting {
         self.port
     }
 
-    /// Serves, and restarts each time `life` has passed.
-    pub(super) async fn run(mut self, life: Duration) {
+    /// Serves, and restarts each time `life` has passed. The listening socket is handed on, as servers do that lose no
+    /// connection over it: closing it would reset what waits to be accepted.
+    pub(super) async fn run(self, life: Duration) {
         loop {
             let (stop, stopped) = watch::channel(false);
             let until = tokio::time::sleep(life);
@@ -52,24 +53,9 @@ impl Restarting {
                     () = &mut until => break,
                 }
             }
-            // The next listens before this one stops, and what this one was given it still accepts.
-            let next = listen(self.port);
-            while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::from_millis(1), self.listener.accept()).await
-            {
-                tokio::task::spawn_local(serve(stream, stopped.clone(), self.broken.clone()));
-            }
-            self.listener = next;
             let _ = stop.send(true);
         }
     }
-}
-
-fn listen(port: u16) -> TcpListener {
-    let socket = TcpSocket::new_v4().expect("the test may open sockets");
-    socket.set_reuseport(true).expect("the option is known");
-    socket.set_reuseaddr(true).expect("the option is known");
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).expect("the port is ours");
-    socket.listen(1024).expect("it is bound")
 }
 
 /// Answers until it is told to stop, and then ends between two requests without a word, as servers do. Its first
@@ -78,10 +64,11 @@ async fn serve(stream: TcpStream, mut stopped: watch::Receiver<bool>, broken: Rc
     let _ = stream.set_nodelay(true);
     let mut reader = Reader::new(stream);
     let mut is_first = true;
+    let mut byte = [0];
     loop {
         tokio::select! {
             biased;
-            _ = reader.get_mut().readable() => {}
+            _ = reader.get_mut().peek(&mut byte) => {}
             _ = stopped.wait_for(|s| *s), if !is_first => break,
         }
         is_first = false;
