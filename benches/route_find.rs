@@ -19,13 +19,15 @@ use proto::route_match::PathSpecifier;
 const ROUNDS: u32 = 200_000;
 
 fn main() {
-    for count in [10, 1_000, 10_000] {
+    for count in [10, 1_000, 50_000] {
         prefixes(count);
         hosts(count);
     }
     nested(200);
     headers(10_000);
-    regexes(1_000);
+    regexes(10_000);
+    regexes_that_begin_alike(10_000);
+    build(50_000);
 }
 
 fn prefixes(count: usize) {
@@ -43,6 +45,27 @@ fn hosts(count: usize) {
     let table = table(hosts);
     time(&format!("route_find_host/{count}"), &table, &head(&format!("host-{}.example.com", count - 1), "/"));
     time(&format!("route_find_suffix/{count}"), &table, &head("www.example.org", "/"));
+}
+
+/// What tells them apart comes late in the path.
+fn regexes_that_begin_alike(count: usize) {
+    let routes = (0..count).map(|i| {
+        let regex = format!("/[a-z]+/v[0-9]+/item-{i}(/.*)?");
+        route(PathSpecifier::SafeRegex(matcher::RegexMatcher { regex, engine_type: None }), Vec::new())
+    });
+    let table = table(vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        time(&format!("route_find_inner_regex_{which}/{count}"), &table, &head("h", &format!("/shop/v1/item-{i}/x")));
+    }
+}
+
+/// An update of a large configuration, from the decoded message to the table.
+fn build(count: usize) {
+    let routes = (0..count).map(|i| route(PathSpecifier::Prefix(format!("/service-{i}/api/")), Vec::new()));
+    let hosts = vec![host("*".into(), routes.collect())];
+    let start = Instant::now();
+    black_box(table(hosts));
+    println!("{:<44} {:>10.1} ms", format!("route_table_build/{count}"), start.elapsed().as_secs_f64() * 1e3);
 }
 
 /// Every prefix begins the path; all but the last have a condition that does not hold.

@@ -17,6 +17,8 @@ pub struct Regex {
     full: regex::bytes::Regex,
     /// What every match begins with.
     prefix: Box<[u8]>,
+    /// What every match has somewhere.
+    literals: Box<[Box<[u8]>]>,
 }
 
 impl Regex {
@@ -30,7 +32,7 @@ impl Regex {
     pub(crate) fn from_pattern(pattern: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let (syntax, hir) = parse(pattern, cx)?;
         let full = compile(&format!(r"\A(?:{syntax})\z"), pattern, cx)?;
-        Ok(Self { full, prefix: literal_prefix(&hir).into() })
+        Ok(Self { full, prefix: literal_prefix(&hir).into(), literals: required_literals(&hir).into() })
     }
 
     /// The groups of a match of all of `input`.
@@ -46,6 +48,11 @@ impl Regex {
     /// The literal that every input it matches begins with; empty if there is none.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix
+    }
+
+    /// Literals that every input it matches has, each somewhere.
+    pub(crate) fn literals(&self) -> impl Iterator<Item = &[u8]> {
+        self.literals.iter().map(|literal| &**literal)
     }
 }
 
@@ -174,6 +181,22 @@ fn literal_prefix(hir: &Hir) -> Vec<u8> {
         }
     }
     prefix
+}
+
+/// The literals that every match has: those that no alternative and no repetition of zero times can pass by.
+fn required_literals(hir: &Hir) -> Vec<Box<[u8]>> {
+    let mut found = Vec::new();
+    let mut open = vec![hir];
+    while let Some(hir) = open.pop() {
+        match hir.kind() {
+            HirKind::Literal(literal) => found.push(literal.0.clone()),
+            HirKind::Concat(parts) => open.extend(parts),
+            HirKind::Capture(capture) => open.push(&capture.sub),
+            HirKind::Repetition(repetition) if repetition.min > 0 => open.push(&repetition.sub),
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -111,8 +111,8 @@ impl Match {
             Path::Key { key, place, fold } => paths.add(route, key, (*place, *fold), certain, headers),
             Path::Connect => paths.add_connect(route, certain),
             Path::Regex | Path::Template(_) => {
-                let prefix = conditions.and_then(|c| c.regex.as_ref()).map_or(&[][..], Regex::prefix);
-                paths.add(route, prefix, (Place::Anywhere, Fold::Exact), certain, headers);
+                let regex = conditions.and_then(|c| c.regex.as_ref());
+                paths.add_regex(route, regex, headers);
             }
         }
     }

@@ -1,13 +1,14 @@
 //! From the path of a request to the first route that takes it.
 //!
 //! Every route's path is a key of a trie: prefixes and exact paths as they are, a regular expression under the literal
-//! it begins with. One pass over the path meets all the keys that could match. Each key holds its routes in order, and
+//! it begins with, or, where many begin alike, under another literal that it must have ([`Screen`]). One pass over the path meets all the keys that could match. Each key holds its routes in order, and
 //! the lists met are merged by route number, so that the first route of the configuration that matches is found
 //! without looking at those that cannot.
 //!
 //! A key with many routes that differ by the value of one header keeps them by that value.
 
 mod build;
+mod screen;
 
 use std::collections::HashMap;
 
@@ -18,11 +19,14 @@ use super::trie::{Fold, Trie};
 use crate::matcher::Field;
 
 pub(super) use build::PathsBuilder;
+use screen::Screen;
 
 /// The path index of one virtual host.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     tries: Vec<Keys>,
+    /// Regular expressions of which many begin alike.
+    screen: Option<Screen>,
     /// Routes that match CONNECT requests, whatever their path.
     connect: Vec<Candidate>,
 }
@@ -110,6 +114,9 @@ impl Paths {
                     };
                     keys.add(keys.lists[key as usize], ends, head, &mut search);
                 });
+            }
+            if let Some(screen) = &self.screen {
+                screen.walk(path, |list| search.add(list, Place::End));
             }
         }
         search.run(&mut accept)

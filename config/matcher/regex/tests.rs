@@ -15,10 +15,27 @@ fn check(pattern: &str, matches: &[&str], others: &[&str]) {
     for input in matches {
         assert!(regex.is_match(input.as_bytes()), "{pattern} matches {input}");
         assert!(input.as_bytes().starts_with(regex.prefix()), "{pattern} has the prefix of {input}");
+        for literal in regex.literals() {
+            assert!(memchr::memmem::find(input.as_bytes(), literal).is_some(), "{pattern} has a literal of {input}");
+        }
     }
     for input in others {
         assert!(!regex.is_match(input.as_bytes()), "{pattern} does not match {input}");
     }
+}
+
+#[test]
+fn literals_that_every_match_has_are_known() {
+    let literals = |pattern| {
+        let regex = lower(pattern, &env()).expect(pattern);
+        let mut literals: Vec<_> = regex.literals().map(|l| String::from_utf8_lossy(l).into_owned()).collect();
+        literals.sort();
+        literals
+    };
+    assert_eq!(literals("/[a-z]+/x-1/.*"), ["/", "/x-1/"]);
+    assert_eq!(literals("(ab)+c?(d|ef)(g{0,3})"), ["ab"]);
+    assert!(literals("(?i)abc|d").is_empty());
+    check("(a(bc)+)?d.*e", &["de", "abcbcdxe"], &["abe"]);
 }
 
 #[test]

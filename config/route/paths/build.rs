@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{ByHeader, Candidate, Keys, Lists, Paths, Place, Span};
-use crate::matcher::Field;
+use super::{ByHeader, Candidate, Keys, Lists, Paths, Place, Screen, Span};
+use crate::matcher::{Field, Regex};
 use crate::route::trie::{Fold, Trie};
 
 /// Collects the routes of a virtual host in their order.
@@ -11,6 +11,7 @@ use crate::route::trie::{Fold, Trie};
 pub(in crate::route) struct PathsBuilder<'a> {
     exact: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
     lower: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
+    regexes: BTreeMap<&'a [u8], Vec<RegexRoute<'a>>>,
     connect: Vec<Candidate>,
 }
 
@@ -20,7 +21,14 @@ struct Route<'a> {
     headers: Vec<(&'a Field, &'a [u8])>,
 }
 
-/// Routes of one key from which on it pays to keep them by a header's value.
+/// A route whose path is a regular expression, and the values that its headers must have.
+struct RegexRoute<'a> {
+    route: u32,
+    regex: Option<&'a Regex>,
+    headers: Vec<(&'a Field, &'a [u8])>,
+}
+
+/// Routes of one key from which on it pays to keep them by a header's value, or by another literal.
 const MANY: usize = 8;
 
 impl<'a> PathsBuilder<'a> {
@@ -46,15 +54,56 @@ impl<'a> PathsBuilder<'a> {
         }
     }
 
+    /// Adds a route whose path is a regular expression; without one every path is tried.
+    pub(in crate::route) fn add_regex(
+        &mut self,
+        route: u32,
+        regex: Option<&'a Regex>,
+        headers: Vec<(&'a Field, &'a [u8])>,
+    ) {
+        let prefix = regex.map_or(&[][..], Regex::prefix);
+        self.regexes.entry(prefix).or_default().push(RegexRoute { route, regex, headers });
+    }
+
     /// Adds a route with `connect_matcher`.
     pub(in crate::route) fn add_connect(&mut self, route: u32, certain: bool) {
         self.connect.push(Candidate { route, place: Place::Anywhere, certain });
     }
 
-    pub(in crate::route) fn build(self) -> Paths {
+    pub(in crate::route) fn build(mut self) -> Paths {
+        let screen = self.screen();
         let tries = [(Fold::Exact, self.exact), (Fold::Lower, self.lower)];
         let tries = tries.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(fold, keys)| Keys::new(fold, keys));
-        Paths { tries: tries.collect(), connect: self.connect }
+        Paths { tries: tries.collect(), screen, connect: self.connect }
+    }
+
+    /// Puts the regular expressions under what they begin with, and of those of which many begin alike, and that no
+    /// header tells apart, makes a screen.
+    fn screen(&mut self) -> Option<Screen> {
+        let mut screened = Vec::new();
+        for (prefix, routes) in std::mem::take(&mut self.regexes) {
+            let many = routes.iter().filter(|r| r.headers.is_empty()).count() >= MANY;
+            for RegexRoute { route, regex, headers } in routes {
+                let candidate = Candidate { route, place: Place::Anywhere, certain: false };
+                match regex.filter(|_| many && headers.is_empty()) {
+                    Some(regex) => screened.push((candidate, regex)),
+                    None => self.insert(prefix, Route { candidate, headers }),
+                }
+            }
+        }
+        screened.sort_by_key(|(candidate, _)| *candidate);
+        let (screen, others) = Screen::new(screened);
+        for candidate in others {
+            self.insert(&[], Route { candidate, headers: Vec::new() });
+        }
+        screen
+    }
+
+    /// Adds a route to a key that has later ones already.
+    fn insert(&mut self, key: &[u8], route: Route<'a>) {
+        let list = self.exact.entry(key.to_vec()).or_default();
+        let at = list.partition_point(|other| other.candidate.route < route.candidate.route);
+        list.insert(at, route);
     }
 }
 
@@ -131,6 +180,6 @@ fn by_header(routes: Vec<Route<'_>>) -> (Vec<Candidate>, Vec<(&Field, ByValue<'_
     (plain, kept)
 }
 
-fn number(n: usize) -> u32 {
+pub(super) fn number(n: usize) -> u32 {
     u32::try_from(n).expect("a route configuration is smaller than 4 GB")
 }
