@@ -16,7 +16,7 @@ use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use nuncio_telemetry::Metadata;
 
-pub use circuit_breakers::{CircuitBreakers, Priority, Thresholds};
+pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
 pub use endpoint::{Endpoint, EndpointAddress, Health, Locality};
 pub use http::{UpstreamHttp, UpstreamProtocol};

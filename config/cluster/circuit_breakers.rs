@@ -25,10 +25,47 @@ pub struct Thresholds {
     pub max_pending_requests: u32,
     /// Requests in flight.
     pub max_requests: u32,
-    /// Retries in flight.
+    /// Retries in flight, where there is no budget.
     pub max_retries: u32,
+    /// `retry_budget`, which takes the place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
     /// Whether the `remaining_*` gauges are kept.
     pub track_remaining: bool,
+}
+
+/// A share of the requests in flight and waiting that may be retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// `budget_percent` in millionths.
+    millionths: u32,
+    /// `min_retry_concurrency`: so many are always allowed.
+    min: u32,
+}
+
+/// Envoy's default of `budget_percent`.
+const BUDGET_PERCENT: f64 = 20.0;
+/// Envoy's default of `min_retry_concurrency`.
+const MIN_RETRIES: u32 = 3;
+
+// === impl RetryBudget ===
+
+impl RetryBudget {
+    /// How many retries are allowed while so many requests are in flight or wait.
+    pub fn max(self, requests: u32) -> u32 {
+        let share = u64::from(requests) * u64::from(self.millionths) / 1_000_000;
+        u32::try_from(share).unwrap_or(u32::MAX).max(self.min)
+    }
+
+    fn lower(message: pb::thresholds::RetryBudget, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::thresholds::RetryBudget { budget_percent, min_retry_concurrency, budget_interval } = message;
+        cx.unsupported("budget_interval", &budget_interval)?;
+        let percent = budget_percent.map_or(BUDGET_PERCENT, |p| p.value);
+        Ok(Self {
+            // The rules of the field hold it between 0 and 100.
+            millionths: (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32,
+            min: min_retry_concurrency.map_or(MIN_RETRIES, |n| n.value),
+        })
+    }
 }
 
 // === impl CircuitBreakers ===
@@ -68,8 +105,8 @@ impl Thresholds {
             track_remaining,
             max_connection_pools,
         } = proto;
-        cx.unsupported("retry_budget", &retry_budget)?;
         cx.unsupported("max_connection_pools", &max_connection_pools)?;
+        let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower)?;
         let priority = if priority == RoutingPriority::High as i32 { Priority::High } else { Priority::Default };
         let default = Self::default();
         let thresholds = Self {
@@ -77,6 +114,7 @@ impl Thresholds {
             max_pending_requests: max_pending_requests.map_or(default.max_pending_requests, |v| v.value),
             max_requests: max_requests.map_or(default.max_requests, |v| v.value),
             max_retries: max_retries.map_or(default.max_retries, |v| v.value),
+            retry_budget,
             track_remaining,
         };
         Ok((priority, thresholds))
@@ -91,7 +129,30 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            retry_budget: None,
             track_remaining: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nuncio_proto::envoy::r#type::v3::Percent;
+    use nuncio_proto::google::protobuf::UInt32Value;
+
+    use super::*;
+
+    #[test]
+    fn a_budget_is_a_share_of_requests_but_never_less_than_the_minimum() {
+        let budget = |percent: Option<f64>, min: Option<u32>| {
+            let message = pb::thresholds::RetryBudget {
+                budget_percent: percent.map(|value| Percent { value }),
+                min_retry_concurrency: min.map(|value| UInt32Value { value }),
+                budget_interval: None,
+            };
+            RetryBudget::lower(message, &mut LowerCx::new(&crate::testing::env())).unwrap()
+        };
+        assert_eq!([0, 19, 20, 100].map(|n| budget(None, None).max(n)), [3, 3, 4, 20]);
+        assert_eq!([0, 9, 1000].map(|n| budget(Some(12.5), Some(0)).max(n)), [0, 1, 125]);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nuncio_config::cluster::{Priority, Thresholds};
+use nuncio_config::cluster::{Priority, RetryBudget, Thresholds};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Gauge, Scope};
 
@@ -24,6 +24,7 @@ pub(crate) struct Limits {
     priority: Priority,
     used: [AtomicU32; 4],
     max: [u32; 4],
+    retry_budget: Option<RetryBudget>,
     remaining: Option<RemainingStats>,
 }
 
@@ -42,8 +43,14 @@ nuncio_telemetry::stats! {
 impl Limits {
     /// Nothing used. `scope` is that of the cluster.
     pub(crate) fn new(priority: Priority, thresholds: &Thresholds, scope: &Scope) -> Self {
-        let Thresholds { max_connections, max_pending_requests, max_requests, max_retries, track_remaining } =
-            *thresholds;
+        let Thresholds {
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget,
+            track_remaining,
+        } = *thresholds;
         let remaining = track_remaining.then(|| {
             let name = match priority {
                 Priority::Default => "circuit_breakers.default",
@@ -60,13 +67,14 @@ impl Limits {
             priority,
             used: Default::default(),
             max: [max_connections, max_pending_requests, max_requests, max_retries],
+            retry_budget,
             remaining,
         }
     }
 
     /// Takes one, unless all are taken. Whoever got it gives it back.
     pub(crate) fn try_take(&self, resource: Resource, stats: &ClusterStats) -> bool {
-        let max = self.max[resource as usize];
+        let max = self.max(resource);
         let used = self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
         if used >= max {
             self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
@@ -99,10 +107,22 @@ impl Limits {
 
     fn took(&self, resource: Resource, used_before: u32, stats: &ClusterStats) {
         let used = used_before + 1;
+        // Envoy: whether the breaker counts as open goes by `max_retries`, even where there is a budget.
         if used >= self.max[resource as usize] {
             self.open_gauge(resource, stats).set(1);
         }
         self.update_remaining(resource, used);
+    }
+
+    /// The limit now: a budget of retries goes with the requests.
+    fn max(&self, resource: Resource) -> u32 {
+        match (resource, self.retry_budget) {
+            (Resource::Retries, Some(budget)) => {
+                let used = |resource: Resource| self.used[resource as usize].load(Ordering::Relaxed);
+                budget.max(used(Resource::Requests).saturating_add(used(Resource::Pending)))
+            }
+            _ => self.max[resource as usize],
+        }
     }
 
     fn open_gauge<'a>(&self, resource: Resource, stats: &'a ClusterStats) -> Gauge<'a> {
@@ -120,7 +140,10 @@ impl Limits {
 
     fn update_remaining(&self, resource: Resource, used: u32) {
         let Some(stats) = &self.remaining else { return };
-        let remaining = self.max[resource as usize].saturating_sub(used).into();
+        let remaining = match (resource, self.retry_budget) {
+            (Resource::Retries, Some(_)) => 0,
+            _ => self.max[resource as usize].saturating_sub(used).into(),
+        };
         match resource {
             Resource::Connections => stats.remaining_cx().set(remaining),
             Resource::Pending => stats.remaining_pending().set(remaining),

@@ -43,8 +43,14 @@ fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
     let name = &cluster.config.name.name;
     writeln!(out, "{name}::observability_name::{}", cluster.config.observable_name)?;
     for (priority, label) in [(Priority::Default, "default"), (Priority::High, "high")] {
-        let Thresholds { max_connections, max_pending_requests, max_requests, max_retries, track_remaining: _ } =
-            cluster.config.circuit_breakers.thresholds(priority);
+        let Thresholds {
+            max_connections,
+            max_pending_requests,
+            max_requests,
+            max_retries,
+            retry_budget: _,
+            track_remaining: _,
+        } = cluster.config.circuit_breakers.thresholds(priority);
         writeln!(out, "{name}::{label}_priority::max_connections::{max_connections}")?;
         writeln!(out, "{name}::{label}_priority::max_pending_requests::{max_pending_requests}")?;
         writeln!(out, "{name}::{label}_priority::max_requests::{max_requests}")?;
