@@ -16,7 +16,7 @@ pub mod header_rules;
 pub mod listener;
 pub mod load;
 pub mod matcher;
-mod metadata;
+pub mod metadata;
 pub mod protocol;
 pub mod route;
 pub mod socket;

@@ -1,3 +1,5 @@
+//! `core.v3.Metadata` as plain JSON.
+
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -8,14 +10,15 @@ use nuncio_telemetry::Metadata;
 use serde_json::Map;
 
 /// Lowers the metadata of a cluster, endpoint or route to plain JSON objects. `None` where there is none.
-pub(crate) fn lower_metadata(proto: pb::Metadata, cx: &mut LowerCx<'_>) -> Result<Option<Arc<Metadata>>, Refused> {
+pub fn lower_metadata(proto: pb::Metadata, cx: &mut LowerCx<'_>) -> Result<Option<Arc<Metadata>>, Refused> {
     let pb::Metadata { filter_metadata, typed_filter_metadata } = proto;
     cx.unsupported("typed_filter_metadata", &typed_filter_metadata)?;
     let metadata: Metadata = filter_metadata.into_iter().map(|(name, fields)| (name.into(), object(fields))).collect();
     Ok((!metadata.is_empty()).then(|| Arc::new(metadata)))
 }
 
-fn object(fields: Struct) -> Map<String, serde_json::Value> {
+/// A Struct as a JSON object.
+pub fn object(fields: Struct) -> Map<String, serde_json::Value> {
     fields.fields.into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 

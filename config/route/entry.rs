@@ -107,14 +107,22 @@ impl RouteEntry {
     /// Location of the response to `head`: of a redirect, or of a direct response whose status asks for one.
     pub fn location(&self, head: &RequestHead, cx: &FormatCx<'_>) -> Option<String> {
         match self.action() {
+            Action::DirectResponse(direct) if direct.status != 201 && !direct.status.is_redirection() => None,
+            _ => self.uri(head, cx),
+        }
+    }
+
+    /// The URL that a redirect or direct response sends to, whether or not its status makes clients follow it.
+    pub fn uri(&self, head: &RequestHead, cx: &FormatCx<'_>) -> Option<String> {
+        match self.action() {
             Action::Redirect(redirect) => Some(redirect.location(head, self.route.replaced, cx)),
             Action::TlsRedirect => Some(format!("https://{}{}", head.authority, head.path)),
-            Action::DirectResponse(direct) if direct.status == 201 || direct.status.is_redirection() => {
+            Action::DirectResponse(_) => {
                 // Envoy: the Location of a redirect that changes nothing.
                 let scheme = head.scheme.as_str();
                 Some(format!("{scheme}://{}{}", request_host(head, scheme, None), head.path))
             }
-            _ => None,
+            Action::Forward(_) | Action::NonForwarding => None,
         }
     }
 

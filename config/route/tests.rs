@@ -2,6 +2,7 @@ mod actions;
 mod hostile;
 mod linear;
 mod matching;
+mod places;
 mod policies;
 mod refusals;
 mod rewriting;
