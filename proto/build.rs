@@ -13,7 +13,10 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Our own files, for messages that the crate `envoy-types` lacks.
-const OWN: &[&str] = &["udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
+const OWN: &[&str] = &["nuncio/route_check.proto", "udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
+
+/// Folders of the crate `envoy-types` below which the files lie that ours import.
+const IMPORTS: &[&str] = &["data-plane-api", "protoc-gen-validate", "xds", "googleapis"];
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -24,9 +27,9 @@ fn main() {
         println!("cargo::rerun-if-changed={own}");
     }
 
-    let envoy =
-        fs::read(envoy_types(&here).join("src/generated/types.bin")).expect("envoy-types ships its descriptors");
-    let ours = compile(&here);
+    let envoy_types = envoy_types(&here);
+    let envoy = fs::read(envoy_types.join("src/generated/types.bin")).expect("envoy-types ships its descriptors");
+    let ours = compile(&here, &envoy_types.join("proto"));
     let mut packed = Packed::default();
     for set in [&envoy[..], &ours[..]] {
         each_file(set, |file| packed.add(file));
@@ -52,8 +55,9 @@ fn envoy_types(here: &Path) -> PathBuf {
     Path::new(manifest).parent().expect("a manifest lies in a folder").to_owned()
 }
 
-fn compile(here: &Path) -> Vec<u8> {
-    let mut compiler = protox::Compiler::new([here]).expect("our folder is readable");
+fn compile(here: &Path, imports: &Path) -> Vec<u8> {
+    let folders = std::iter::once(here.to_owned()).chain(IMPORTS.iter().map(|folder| imports.join(folder)));
+    let mut compiler = protox::Compiler::new(folders).expect("our folder and those of envoy-types are readable");
     compiler.include_imports(true);
     compiler.open_files(OWN).expect("our .proto files compile");
     compiler.encode_file_descriptor_set()

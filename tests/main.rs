@@ -14,6 +14,7 @@ mod mutations;
 mod panics;
 mod parity;
 mod process;
+mod route_check;
 mod soak;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;

@@ -7,9 +7,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 use nuncio_telemetry::logging::LogLevel;
 
+/// What else the first word may be.
+const TOOLS: &str = "Tools, each with a --help of its own:
+  nuncio route-check  Test a route table, as Envoy's router_check_tool does";
+
 /// An Envoy-compatible L4/L7 proxy.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "nuncio", disable_version_flag = true, max_term_width = 100)]
+#[command(name = "nuncio", disable_version_flag = true, max_term_width = 100, after_help = TOOLS)]
 pub struct Options {
     /// Path to the bootstrap: YAML, or by its ending .json, .pb or .pb_text
     #[arg(short = 'c', long, value_name = "PATH")]

@@ -13,6 +13,7 @@ mod logs;
 mod memory;
 mod panics;
 mod registry;
+mod route_check;
 mod snapshot;
 mod startup;
 mod stats;
@@ -45,13 +46,14 @@ pub struct Extensions {
 
 /// As [`run`], with further extensions.
 pub fn run_with(argv: impl IntoIterator<Item = OsString>, extensions: Extensions) -> ExitCode {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    // A tool is named by the first word, which is never one of Envoy's flags: those parse as if there were no tools.
+    if argv.get(1).is_some_and(|word| word == "route-check") {
+        return route_check::run(argv.into_iter().skip(1));
+    }
     let options = match Options::parse_from_argv(argv) {
         Ok(options) => options,
-        Err(error) => {
-            // --help too comes this way, and is no failure. Nothing can be done where printing fails.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return usage(&error),
     };
     if options.version {
         return print(format_args!("nuncio  version: {}", cli::version()));
@@ -67,6 +69,13 @@ pub fn run_with(argv: impl IntoIterator<Item = OsString>, extensions: Extensions
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what is wrong with the command line, or the help that was asked for, which is no failure.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be done where printing fails.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn start(options: Options, extensions: Extensions) -> Result<ExitCode, StartError> {

@@ -41,11 +41,11 @@ pub(crate) enum StartError {
     System { what: &'static str, source: std::io::Error },
 }
 
-fn reasons(problems: &[Problem]) -> String {
+pub(crate) fn reasons(problems: &[Problem]) -> String {
     if problems.len() == 1 { "one reason".to_owned() } else { format!("{} reasons", problems.len()) }
 }
 
-fn lines(problems: &[Problem]) -> String {
+pub(crate) fn lines(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
 }
 

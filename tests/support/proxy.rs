@@ -303,10 +303,10 @@ impl Drop for Process {
 }
 
 /// A new folder that lives as long as the value.
-struct Dir(PathBuf);
+pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("nuncio-test-{}-{number}", std::process::id()));
