@@ -78,9 +78,12 @@ async fn logs_are_reopened_by_admin_and_by_signal() {
                \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog\n    \
                path: $DIR/access.log\n    log_format: { text_format_source: { inline_string: \"%REQ(:PATH)%\\n\" } }\n";
     let pieces = Pieces { hcm: hcm.to_owned(), ..Pieces::default() };
-    let mut proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let mut proxy =
+        proxy(pieces.yaml()).argument("--file-flush-interval-msec").argument("10").upstream(http1()).run().await;
     for (rotations, by_signal) in [false, true].into_iter().enumerate() {
         get(proxy.addr(), &format!("/before-{rotations}")).await.expect("the proxy answers");
+        // The line comes after the response: rotated before, it would be in the new file, rightly.
+        wait_until("the line is written", || proxy.file("access.log").contains("/before")).await;
         std::fs::rename(proxy.dir().join("access.log"), proxy.dir().join(format!("old-{rotations}")))
             .expect("it exists");
         if by_signal {
@@ -90,15 +93,19 @@ async fn logs_are_reopened_by_admin_and_by_signal() {
         } else {
             post(&proxy, "/reopen_logs").await;
         }
-        let until = std::time::Instant::now() + crate::support::DEADLINE;
-        while !proxy.dir().join("access.log").exists() {
-            assert!(std::time::Instant::now() < until, "the log was not reopened");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait_until("the log is reopened", || proxy.dir().join("access.log").exists()).await;
     }
     get(proxy.addr(), "/after").await.expect("the proxy answers");
     assert!(proxy.stop().await.success());
     assert_eq!(proxy.file("old-0"), "/before-0\n");
     assert_eq!(proxy.file("old-1"), "/before-1\n");
     assert_eq!(proxy.file("access.log"), "/after\n");
+}
+
+async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + crate::support::DEADLINE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < until, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
