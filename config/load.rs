@@ -30,7 +30,7 @@ pub use split::StaticClusters;
 pub use tree::Position;
 
 use encode::encode;
-use findings::{Findings, Found};
+use findings::Findings;
 use nuncio_filter_api::{Invalid, InvalidKind};
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use prost::{Message, Name};
@@ -92,13 +92,31 @@ impl Loader {
         Ok((loaded.decode(&rest)?, clusters))
     }
 
+    /// What is left of a bootstrap that was refused, without the values that are wrong: to be lowered for the sake of
+    /// what else is wrong with it, never to be run. `None` if one of `sources` cannot be read at all.
+    pub fn salvage_bootstrap(&mut self, sources: Vec<Source>) -> Option<(Loaded<Bootstrap>, StaticClusters)> {
+        let attempt = self.attempt(&Bootstrap::full_name(), sources);
+        if !attempt.readable {
+            return None;
+        }
+        let (bytes, loaded) = attempt.loaded();
+        let (rest, clusters) = StaticClusters::split(bytes);
+        Some((loaded.decode(&rest).ok()?, clusters))
+    }
+
     /// The merged and checked message, encoded, and all else that is said of it.
     fn load_encoded(&mut self, name: &str, sources: Vec<Source>) -> Result<(Vec<u8>, Loaded<()>), Vec<Problem>> {
+        let attempt = self.attempt(name, sources);
+        if attempt.problems.is_empty() { Ok(attempt.loaded()) } else { Err(attempt.problems) }
+    }
+
+    fn attempt(&mut self, name: &str, sources: Vec<Source>) -> Attempt {
         let schema = self.schemas.find(name).expect("every message of nuncio_proto is described");
         let mut findings = Findings::new(self.unknown);
         let mut bytes = Vec::new();
         let mut trees = Vec::new();
         let mut problems = Vec::new();
+        let mut readable = true;
         for source in &sources {
             let before = findings.refused.len();
             let mut kept = None;
@@ -114,24 +132,20 @@ impl Loader {
                     bytes.extend(encode(&tree, source.spelling(), &schema, &mut self.schemas, &mut findings));
                     kept = Some(tree);
                 }
-                Err(e) => problems.push(source.problem(e)),
+                Err(e) => {
+                    readable = false;
+                    problems.push(source.problem(e));
+                }
             }
             trees.push(kept);
             problems.extend(findings.refused.drain(before..).map(|found| found.in_source(source)));
         }
         check::check(&schema, &bytes, &mut self.schemas, &mut findings);
-        let mut sources = Sources::new(sources, trees);
-        let follow = findings.refused.drain(..).filter(|found| !follows(found, &problems)).collect::<Vec<_>>();
+        let sources = Sources::new(sources, trees);
+        let follow = findings.refused.drain(..).filter(|found| !follows(&found.invalid.path, &problems));
+        let follow = follow.collect::<Vec<_>>();
         problems.extend(follow.into_iter().map(|found| sources.problem(found)));
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
-        // Before decoding, which takes the most memory.
-        sources.forget_trees();
-        let unknown_fields = findings.unknown_count;
-        let deprecated_fields = findings.deprecated_count;
-        Ok((bytes, Loaded { message: (), sources, warnings, unknown_fields, deprecated_fields }))
+        Attempt { bytes, sources, findings, problems, readable }
     }
 
     /// Loads a message from wire format, as xDS delivers it. `name` stands for the source in what is said about it.
@@ -141,6 +155,29 @@ impl Loader {
         bytes: Vec<u8>,
     ) -> Result<Loaded<T>, Vec<Problem>> {
         self.load(vec![Source::new(name, Format::Binary, bytes)])
+    }
+}
+
+/// What came of reading, encoding and checking.
+struct Attempt {
+    bytes: Vec<u8>,
+    sources: Sources,
+    findings: Findings,
+    /// Why it is refused, if it is.
+    problems: Vec<Problem>,
+    /// Whether every source had the form of what it was said to be.
+    readable: bool,
+}
+
+impl Attempt {
+    fn loaded(self) -> (Vec<u8>, Loaded<()>) {
+        let Self { bytes, mut sources, findings, problems: _, readable: _ } = self;
+        let warnings = findings.noted.into_iter().map(|noted| sources.warning(noted)).collect();
+        // Before decoding, which takes the most memory.
+        sources.forget_trees();
+        let unknown_fields = findings.unknown_count;
+        let deprecated_fields = findings.deprecated_count;
+        (bytes, Loaded { message: (), sources, warnings, unknown_fields, deprecated_fields })
     }
 }
 
@@ -157,13 +194,12 @@ impl Loaded<()> {
     }
 }
 
-/// Whether a rule was broken only because an error in the text left a value out, there, below, or around it.
-fn follows(found: &Found, errors: &[Problem]) -> bool {
+/// Whether something is wrong at `path` only because one of `errors` left a value out, there, below, or around it.
+pub fn follows(path: &str, errors: &[Problem]) -> bool {
     let is_below = |path: &str, top: &str| {
         path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
-    let found = &found.invalid.path;
-    errors.iter().any(|error| is_below(&error.invalid.path, found) || is_below(found, &error.invalid.path))
+    errors.iter().any(|error| is_below(&error.invalid.path, path) || is_below(path, &error.invalid.path))
 }
 
 #[cfg(test)]

@@ -66,6 +66,24 @@ fn all_that_is_wrong_is_told_at_once_with_its_place() {
     }
 }
 
+/// A value that cannot be read keeps nobody from hearing what else is wrong, and draws no complaints after it.
+#[test]
+fn what_is_wrong_beside_values_that_cannot_be_read_is_told_too() {
+    let yaml = bootstrap()
+        .replace("stat_prefix: in", "stat_prefix: ''\n          codec_type: HTTP7\n          stream_idle_timeout: 5x")
+        .replace("route: { cluster: up }", "route: { cluster: nobody }")
+        .replace("name: main\n", "name: main\n    use_original_dst: true\n");
+    let output = validate(&yaml);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let text = text(&output);
+    assert!(text.contains("refused for 5 reasons"), "{text}");
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    let wanted = ["use_original_dst", "stat_prefix", "codec_type", "stream_idle_timeout", "nobody"];
+    for (line, wanted) in lines.iter().zip(wanted) {
+        assert!(line.contains(wanted), "{wanted} is not told in the order of the text:\n{text}");
+    }
+}
+
 #[test]
 fn init_only_ends_well_once_everything_is_ready() {
     let output = run(&["--mode", "init_only", "--config-yaml", &bootstrap()]);

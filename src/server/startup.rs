@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use nuncio_config::bootstrap::{BootstrapConfig, node_names};
-use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, StaticClusters, UnknownFields};
+use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, StaticClusters, UnknownFields, follows};
 use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused};
 use nuncio_net::BindError;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
@@ -89,8 +89,8 @@ impl Start {
     }
 }
 
-/// What is wrong beyond the `problems` found while loading: where unknown fields alone kept the configuration from being
-/// lowered, it is lowered without them, so that one run tells all.
+/// What is wrong beyond the `problems` found while loading: what is left of the configuration is lowered without the
+/// values that are wrong, so that one run tells all.
 fn all_problems(
     mut problems: Vec<Problem>,
     options: &Options,
@@ -98,11 +98,13 @@ fn all_problems(
     store: Store,
     files: Arc<FileManager>,
 ) -> Result<StartError, StartError> {
-    if let Ok((loaded, clusters)) = Loader::new(UnknownFields::Ignore).load_bootstrap(sources(options)?)
-        && let Err(more) = lower(loaded, &clusters, options, extensions, store, files)
+    if let Some((loaded, clusters)) = Loader::new(UnknownFields::Ignore).salvage_bootstrap(sources(options)?)
+        && let Err(mut more) = lower(loaded, &clusters, options, extensions, store, files)
     {
+        more.retain(|problem| !follows(&problem.invalid.path, &problems));
         problems.extend(more);
     }
+    problems.sort_by_cached_key(|problem| problem.place.as_ref().map(|place| (place.source.clone(), place.position)));
     Ok(StartError::Config(problems))
 }
 
