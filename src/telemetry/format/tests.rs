@@ -293,8 +293,8 @@ fn flags_and_details_are_printed_for_grep() {
     x.info.flag(ResponseFlag::UpstreamConnectionFailure);
     x.info.set_details("a b\tc{d}");
     x.info.upstream.borrow_mut().transport_failure = Some("delayed connect error: 111".into());
-    check_text(&x, "RESPONSE_FLAGS", "UF,URX");
-    check_text(&x, "RESPONSE_FLAGS_LONG", "UpstreamConnectionFailure,UpstreamRetryLimitExceeded");
+    check_text(&x, "RESPONSE_FLAGS", "URX,UF");
+    check_text(&x, "RESPONSE_FLAGS_LONG", "UpstreamRetryLimitExceeded,UpstreamConnectionFailure");
     check_text(&x, "RESPONSE_CODE_DETAILS", "a_b_c{d}");
     check_text(&x, "RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)", "a b\tc{d}");
     check_text(&x, "UPSTREAM_TRANSPORT_FAILURE_REASON", "delayed_connect_error:_111");
