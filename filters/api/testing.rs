@@ -17,12 +17,13 @@ use http_body::{Body as HttpBody, Frame};
 use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
 use nuncio_telemetry::stats::Scope;
 use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
+use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
 use crate::{
     Body, BodyError, HttpFilter, HttpFilterConfig, HttpFilterRow, Invalid, LocalReply, LowerCx, LowerEnv, NodeNames,
     PerRoute, Registry, Reply, Request, RequestHead, Response, ResponseHead, Rng, Route, RouteRef, RouteSource, Routes,
-    Scheme, Step, StreamCx, Verdict, Worker,
+    Scheme, Step, StreamCx, Transport, Verdict, Worker,
 };
 
 /// The filter's name in the chain of a [`Harness`].
@@ -195,6 +196,11 @@ fn rendered(local: &LocalReply) -> Response {
     head.headers = local.headers.clone();
     Response { head, body: Body::full(local.body.clone()) }
 }
+
+// === connections ===
+
+/// A connection within the process: the other end is the client's.
+impl Transport for DuplexStream {}
 
 // === lowering ===
 

@@ -37,7 +37,8 @@ fuzz_target!(|data: (bool, &[u8], &str)| {
         format.write(&cx, Missing::Dash, &mut out);
     }
     let _ = Format::parse_header_value(text);
-    if let Ok(json) = JsonFormatter::compile(&[("key".to_owned(), JsonFormat::String(text.to_owned()))], Missing::Dash) {
+    if let Ok(json) = JsonFormatter::compile(&[("key".to_owned(), JsonFormat::String(text.to_owned()))], Missing::Dash)
+    {
         out.clear();
         json.write(&cx, &mut out);
         let line: Result<serde_json::Value, _> = serde_json::from_slice(&out);

@@ -2,49 +2,23 @@
 //! connection ends once its peer has gone.
 #![no_main]
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use nuncio_filter_api::{
     Body, Connection, Drain, DrainState, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, NetworkCx,
-    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, Step, StreamCx, Transport, Worker,
+    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, Step, StreamCx, Worker,
 };
 use nuncio_telemetry::{Address, ConnectionInfo};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::AsyncWriteExt;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a connection may go on after its peer has gone, in virtual time.
 const END: Duration = Duration::from_secs(3600);
-
-struct Pipe(DuplexStream);
-
-impl Transport for Pipe {}
-
-impl AsyncRead for Pipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
 
 /// Answers with the request's own body, whole or, by its path, as it comes or before it has come.
 struct Responder;
@@ -85,7 +59,8 @@ static ROWS: &[HttpFilterRow] =
 fn manager() -> Arc<dyn NetworkFilter> {
     use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
     use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
-    let any = nuncio_proto::google::protobuf::Any { type_url: format!("type.googleapis.com/{ROUTER}"), value: Vec::new() };
+    let any =
+        nuncio_proto::google::protobuf::Any { type_url: format!("type.googleapis.com/{ROUTER}"), value: Vec::new() };
     let message = proto::HttpConnectionManager {
         stat_prefix: "fuzz".to_owned(),
         codec_type: proto::http_connection_manager::CodecType::Http2.into(),
@@ -94,7 +69,9 @@ fn manager() -> Arc<dyn NetworkFilter> {
             config_type: Some(proto::http_filter::ConfigType::TypedConfig(any)),
             ..Default::default()
         }],
-        route_specifier: Some(proto::http_connection_manager::RouteSpecifier::RouteConfig(RouteConfiguration::default())),
+        route_specifier: Some(proto::http_connection_manager::RouteSpecifier::RouteConfig(
+            RouteConfiguration::default(),
+        )),
         ..Default::default()
     };
     let mut env = nuncio_filter_api::testing::env();
@@ -119,7 +96,7 @@ async fn connection(parts: Vec<&[u8]>) {
     let drain = Rc::new(Drain::new(tokio::sync::watch::channel(DrainState::Serving).1, worker.clone()));
     let cx = NetworkCx { worker, drain, buffer_limit: 1 << 20 };
     let manager = MANAGER.with(Arc::clone);
-    let served = tokio::task::spawn_local(manager.run(Connection { io: Io::new(Pipe(server)), info }, cx));
+    let served = tokio::task::spawn_local(manager.run(Connection { io: Io::new(server), info }, cx));
     let (mut read, mut write) = tokio::io::split(client);
     let discard = tokio::task::spawn_local(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
     for part in parts {

@@ -1,16 +1,13 @@
 //! The connection manager on an in-memory connection, with a filter that answers in place of the router.
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nuncio_config::route::RouteEntry;
 use nuncio_filter_api::{
     Body, Connection, Drain, DrainState, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, LowerEnv, NetworkCx,
-    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Step, StreamCx, Transport,
-    Worker,
+    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Step, StreamCx, Worker,
 };
 use nuncio_proto::envoy::config::route::v3 as route;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
@@ -18,36 +15,12 @@ use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::{Address, ConnectionInfo};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::Hcm;
 
 mod http1;
 mod http2;
-
-struct Pipe(DuplexStream);
-
-impl Transport for Pipe {}
-
-impl AsyncRead for Pipe {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
 
 /// Answers every request with its method, path and body; `/hang` never.
 struct Responder;
@@ -149,7 +122,7 @@ fn connect(hcm: &Arc<Hcm>) -> DuplexStream {
     let drain = Rc::new(Drain::new(tokio::sync::watch::channel(DrainState::Serving).1, worker.clone()));
     let cx = NetworkCx { worker, drain, buffer_limit: 1 << 20 };
     let hcm: Arc<dyn NetworkFilter> = hcm.clone();
-    tokio::task::spawn_local(hcm.run(Connection { io: Io::new(Pipe(server)), info }, cx));
+    tokio::task::spawn_local(hcm.run(Connection { io: Io::new(server), info }, cx));
     client
 }
 
