@@ -12,9 +12,11 @@ mod string;
 
 pub use self::regex::{Regex, Substitution};
 pub use cookie::CookieMatcher;
+pub(crate) use cookie::cookie;
 pub use fraction::Fraction;
 pub use header::HeaderMatcher;
 pub(crate) use header::{Field, is_tunnel};
 pub use metadata::MetadataMatcher;
 pub use query::QueryMatcher;
+pub(crate) use query::first_value;
 pub use string::StringMatcher;

@@ -41,7 +41,7 @@ impl QueryMatcher {
 }
 
 /// The first value of the parameter `name` in the query of `path`; empty if it has no `=`.
-fn first_value<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn first_value<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let query = &path[memchr::memchr(b'?', path)? + 1..];
     if query.is_empty() {
         return None;

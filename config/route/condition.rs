@@ -1,5 +1,10 @@
 //! `RouteMatch`: which requests a route is for.
 
+mod reasons;
+
+pub use reasons::Reason;
+pub(super) use reasons::path;
+
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;

@@ -99,6 +99,11 @@ macro_rules! retry_on {
             $(#[doc = concat!("`", $word, "`")]
             pub const $name: Self = Self(1 << $bit);)*
 
+            /// The words.
+            pub fn words(self) -> impl Iterator<Item = &'static str> {
+                [$((Self::$name, $word)),*].into_iter().filter(move |(on, _)| self.has(*on)).map(|(_, word)| word)
+            }
+
             /// The word's bit.
             fn of(word: &str) -> Option<Self> {
                 match word {

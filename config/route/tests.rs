@@ -1,4 +1,5 @@
 mod actions;
+mod explaining;
 mod hostile;
 mod linear;
 mod matching;
