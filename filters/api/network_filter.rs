@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -17,8 +18,8 @@ pub enum Flow {
     Done,
 }
 
-/// A network filter as configured: shared by all workers, one call for each connection.
-pub trait NetworkFilter: Send + Sync {
+/// A network filter as configured: shared by all workers, one call for each connection. Tools may ask which it is.
+pub trait NetworkFilter: Any + Send + Sync {
     /// Handles `connection`. A terminal filter returns [`Flow::Done`]; any other returns the connection, its transport
     /// perhaps wrapped. Dropping the future closes the connection.
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow>;

@@ -31,6 +31,7 @@ mod deadline;
 mod h1;
 mod h2;
 mod lower;
+mod preview;
 mod request_head;
 mod response_head;
 mod sniff;
@@ -39,6 +40,7 @@ mod stream;
 mod upgrade;
 
 pub use lower::ROW;
+pub use preview::Preview;
 
 /// The connection manager as configured; shared by all workers.
 pub(crate) struct Hcm {
