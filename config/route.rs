@@ -8,6 +8,7 @@
 mod condition;
 mod direct_response;
 mod entry;
+mod explain;
 mod filter_config;
 mod forward;
 mod grpc_timeout;
@@ -35,8 +36,10 @@ use http::{HeaderName, Method};
 use nuncio_filter_api::{ClusterName, RequestHead, Route, RouteRef, Routes};
 use nuncio_telemetry::{Metadata, StreamInfo};
 
+pub use condition::Reason;
 pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
+pub use explain::{Considered, Explanation, HostMatch};
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
 pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
 pub use mirror::MirrorPolicy;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod drain;
+mod explain;
 mod h2spec;
 mod http2_hostile;
 mod layers;

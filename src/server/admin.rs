@@ -3,6 +3,7 @@
 mod clusters;
 mod dump;
 mod endpoints;
+mod explain;
 mod info;
 mod logging;
 mod mutate;
@@ -98,7 +99,12 @@ impl Admin {
         bootstrap
     }
 
-    async fn answer(&self, method: &Method, path: &str, query: &str) -> Reply {
+    /// Whether a request's body has parameters too.
+    fn takes_body(method: &Method, path: &str) -> bool {
+        method == Method::POST && path == endpoints::EXPLAIN
+    }
+
+    async fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Reply {
         let Some(endpoint) = ENDPOINTS.iter().find(|e| e.path == path) else {
             let help = format!("invalid path. {}", pages::help_text());
             return Reply::text(help).status(StatusCode::NOT_FOUND);
@@ -107,7 +113,14 @@ impl Admin {
             let refusal = format!("Method {method} not allowed, POST required.");
             return Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED);
         }
-        match (endpoint.handle)(self, &Params::parse(query)) {
+        let mut params = Params::parse(query);
+        if !body.is_empty() {
+            match explain::parameters(body) {
+                Ok(more) => params.0.extend(more),
+                Err(error) => return Reply::bad_request(error),
+            }
+        }
+        match (endpoint.handle)(self, &params) {
             Outcome::Reply(reply) => reply,
             Outcome::Ask(request) => self.ask(request).await,
         }

@@ -9,6 +9,7 @@ use nuncio_telemetry::logging::LogLevel;
 
 /// What else the first word may be.
 const TOOLS: &str = "Tools, each with a --help of its own:
+  nuncio explain      Tell what becomes of a request, and why
   nuncio route-check  Test a route table, as Envoy's router_check_tool does";
 
 /// An Envoy-compatible L4/L7 proxy.

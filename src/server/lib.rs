@@ -9,6 +9,7 @@
 mod admin;
 pub mod cli;
 mod control;
+mod explain;
 mod logs;
 mod memory;
 mod panics;
@@ -48,8 +49,10 @@ pub struct Extensions {
 pub fn run_with(argv: impl IntoIterator<Item = OsString>, extensions: Extensions) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
     // A tool is named by the first word, which is never one of Envoy's flags: those parse as if there were no tools.
-    if argv.get(1).is_some_and(|word| word == "route-check") {
-        return route_check::run(argv.into_iter().skip(1));
+    match argv.get(1).and_then(|word| word.to_str()) {
+        Some("route-check") => return route_check::run(argv.into_iter().skip(1)),
+        Some("explain") => return explain::run(argv.into_iter().skip(1), extensions),
+        _ => {}
     }
     let options = match Options::parse_from_argv(argv) {
         Ok(options) => options,

@@ -22,6 +22,8 @@ use cases::Case;
 use coverage::Coverage;
 use source::Routes;
 
+pub(crate) use source::of_listener;
+
 /// Test a route table.
 #[derive(Debug, Parser)]
 #[command(name = "nuncio route-check", max_term_width = 100)]
@@ -104,12 +106,18 @@ fn check(args: &Args) -> Result<bool, ToolError> {
     if args.covall || args.detailed_coverage {
         coverage.untested().for_each(|route| out(format_args!("Missing test for {route}")));
     }
-    out(format_args!("Current route coverage: {percent}%"));
+    out(format_args!("Current route coverage: {}%", rounded(percent)));
     if percent < args.fail_under {
         err(format_args!("Failed to meet coverage requirement: {}%", args.fail_under));
         passed = false;
     }
     Ok(passed)
+}
+
+/// With as many digits as Envoy's tool prints of 66.6667.
+fn rounded(percent: f64) -> String {
+    let text = format!("{percent:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Who reads no further wants no more.

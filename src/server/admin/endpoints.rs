@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use super::{Admin, Params, Reply, clusters, dump, info, logging, mutate, pages};
+use super::{Admin, Params, Reply, clusters, dump, explain, info, logging, mutate, pages};
 use crate::control::Request;
 
 /// One path of the admin server.
@@ -43,51 +43,65 @@ impl Endpoint {
     }
 }
 
+/// The endpoint that explains, to which a body may bring the parameters.
+pub(super) const EXPLAIN: &str = "/explain";
+
 /// Every endpoint, in the order in which they are listed.
-pub(super) static ENDPOINTS: &[Endpoint] = &[
-    get("/", "this list as a page", |_, _| pages::home().into()),
-    get("/certs", "certificates in use", |_, _| info::certs().into()),
-    get("/clusters", "clusters, their hosts and what these did", |admin, params| {
-        clusters::clusters(admin, params).into()
-    })
-    .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
-    get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()),
-    post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
-        ("graceful", "first tell connections to close, for the drain time"),
-        ("skip_exit", "tell connections to close, but go on accepting"),
-        ("inboundonly", "only listeners with traffic_direction INBOUND"),
-    ]),
-    post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
-    post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
-    get("/help", "this list", |_, _| pages::help().into()),
-    get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
-    get("/listeners", "addresses listened on", |admin, params| info::listeners(admin, params).into())
-        .params(&[("format", "text or json")]),
-    post("/logging", "levels of the application log", |admin, params| logging::logging(admin, params).into())
-        .params(&[("level", "level of all loggers"), ("paths", "levels of some, as name:level,name:level")]),
-    get("/memory", "memory in use", |_, _| info::memory().into()),
-    post("/quitquitquit", "end the process", |_, _| Outcome::Ask(Request::Quit)),
-    get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
-    post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
-    post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
-    get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
-    get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
-    get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
-        ("usedonly", "only metrics that were ever written"),
-        ("filter", "only metrics whose name this regular expression finds"),
-        ("format", "text, html, json or prometheus"),
-        ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
-        ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
-    ]),
-    get("/stats/prometheus", "metrics for Prometheus", |admin, params| info::prometheus(admin, params).into()).params(
-        &[
+pub(super) static ENDPOINTS: &[Endpoint] =
+    &[
+        get("/", "this list as a page", |_, _| pages::home().into()),
+        get("/certs", "certificates in use", |_, _| info::certs().into()),
+        get("/clusters", "clusters, their hosts and what these did", |admin, params| {
+            clusters::clusters(admin, params).into()
+        })
+        .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
+        get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()),
+        post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
+            ("graceful", "first tell connections to close, for the drain time"),
+            ("skip_exit", "tell connections to close, but go on accepting"),
+            ("inboundonly", "only listeners with traffic_direction INBOUND"),
+        ]),
+        post(EXPLAIN, "what becomes of a request, and why", |admin, params| explain::answer(admin, params).into())
+            .params(&[
+                ("authority", "host of the request; required"),
+                ("path", "its path with query; / if not given"),
+                ("method", "its method; GET if not given"),
+                ("header", "a header as name: value; may be given again"),
+                ("source_address", "the client's IP address; 127.0.0.1 if not given"),
+                ("listener", "only the listener of this name"),
+                ("random_value", "chooses among weighted clusters and decides runtime fractions"),
+                ("format", "text or json"),
+            ]),
+        post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
+        post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
+        get("/help", "this list", |_, _| pages::help().into()),
+        get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
+        get("/listeners", "addresses listened on", |admin, params| info::listeners(admin, params).into())
+            .params(&[("format", "text or json")]),
+        post("/logging", "levels of the application log", |admin, params| logging::logging(admin, params).into())
+            .params(&[("level", "level of all loggers"), ("paths", "levels of some, as name:level,name:level")]),
+        get("/memory", "memory in use", |_, _| info::memory().into()),
+        post("/quitquitquit", "end the process", |_, _| Outcome::Ask(Request::Quit)),
+        get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
+        post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
+        post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
+        get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
+        get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
+        get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
             ("usedonly", "only metrics that were ever written"),
-            ("text_readouts", "text readouts as gauges of value 0"),
             ("filter", "only metrics whose name this regular expression finds"),
-            ("histogram_buckets", "cumulative or summary"),
-        ],
-    ),
-];
+            ("format", "text, html, json or prometheus"),
+            ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
+            ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
+        ]),
+        get("/stats/prometheus", "metrics for Prometheus", |admin, params| info::prometheus(admin, params).into())
+            .params(&[
+                ("usedonly", "only metrics that were ever written"),
+                ("text_readouts", "text readouts as gauges of value 0"),
+                ("filter", "only metrics whose name this regular expression finds"),
+                ("histogram_buckets", "cumulative or summary"),
+            ]),
+    ];
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -38,6 +38,8 @@ const WRITE_STALL: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 256;
 /// Longest request head in bytes.
 const MAX_HEAD: usize = 16 * 1024;
+/// Longest request body in bytes.
+const MAX_BODY: usize = 64 * 1024;
 /// Pause after accept(2) failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long answers under way may take when the process ends.
@@ -166,8 +168,14 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
 
 async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     admin.stats.request_begins();
-    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
-    let Reply { status, content_type, body } = admin.answer(request.method(), path, query).await;
+    let (head, body) = request.into_parts();
+    let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+    let body = match Admin::takes_body(&head.method, path) {
+        // A body that breaks off or is too long is none: what lacks is then named.
+        true => Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default(),
+        false => Bytes::new(),
+    };
+    let Reply { status, content_type, body } = admin.answer(&head.method, path, query, &body).await;
     admin.stats.request_ends(status);
     let mut response = Response::new(Full::new(Bytes::from(body.into_owned())));
     *response.status_mut() = status;

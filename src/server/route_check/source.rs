@@ -140,7 +140,8 @@ fn inline_tables(bootstrap: &Bootstrap) -> Vec<(String, RouteConfiguration)> {
         .collect()
 }
 
-fn of_listener(listener: &Listener) -> Vec<(String, RouteConfiguration)> {
+/// The route configurations that the connection managers of a listener hold themselves, with their paths.
+pub(crate) fn of_listener(listener: &Listener) -> Vec<(String, RouteConfiguration)> {
     let chains = listener.filter_chains.iter().enumerate().map(|(i, chain)| (format!("filter_chains[{i}]"), chain));
     let default = listener.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain));
     let mut found = Vec::new();

@@ -1,0 +1,267 @@
+//! The steps that a request takes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nuncio_config::cluster::{EndpointAddress, Health, LbPolicy};
+use nuncio_config::listener::ListenerConfig;
+use nuncio_config::route::{Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry};
+use nuncio_filter_api::{LowerEnv, RequestHead, Rng, Route, Scheme, Worker};
+use nuncio_http::hcm::Preview;
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
+use nuncio_proto::envoy::config::core::v3::address::Address as AddressMessage;
+use nuncio_proto::envoy::config::listener::v3::Listener;
+use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
+use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::{Address, ConnectionInfo};
+use nuncio_upstream::Snapshot;
+use tokio::time::Instant;
+
+use super::Query;
+use crate::route_check::of_listener;
+
+/// What is explained.
+pub(crate) struct Config<'a> {
+    /// As it was loaded.
+    pub(crate) bootstrap: &'a Bootstrap,
+    /// The listeners made of it.
+    pub(crate) listeners: Vec<Arc<ListenerConfig>>,
+    pub(crate) clusters: &'a Snapshot,
+    pub(crate) env: &'a LowerEnv,
+}
+
+/// What becomes of the request at one listener.
+pub(crate) struct Report {
+    pub(super) listener: String,
+    pub(super) filter_chain: String,
+    pub(super) route_config: String,
+    /// The request as it is routed.
+    pub(super) head: RequestHead,
+    /// The status and why, where the connection manager answers without routing.
+    pub(super) refused: Option<(u16, String)>,
+    pub(super) explanation: Option<Explanation>,
+    pub(super) taken: Option<Taken>,
+}
+
+/// The route that was taken.
+pub(super) struct Taken {
+    pub(super) place: EntryPlace,
+    pub(super) name: String,
+    /// What it does: keys and values in order.
+    pub(super) action: Vec<(&'static str, String)>,
+    pub(super) cluster: Option<ClusterReport>,
+}
+
+/// The cluster that the request goes to.
+pub(super) struct ClusterReport {
+    pub(super) name: String,
+    /// `None`: there is no such cluster.
+    pub(super) lb: Option<&'static str>,
+    pub(super) endpoints: Vec<EndpointReport>,
+}
+
+pub(super) struct EndpointReport {
+    pub(super) address: String,
+    pub(super) hostname: String,
+    pub(super) health: &'static str,
+    pub(super) weight: u32,
+    /// The load balancer may choose it.
+    pub(super) is_candidate: bool,
+}
+
+/// Explains the request at each listener that has a connection manager, or at the one that the query names.
+pub(crate) fn explain(config: &Config<'_>, query: &Query) -> Result<Vec<Report>, String> {
+    let wanted = |listener: &&Arc<ListenerConfig>| query.listener.as_ref().is_none_or(|name| *name == *listener.name);
+    let found = config.listeners.iter().filter(wanted);
+    let reports: Vec<Report> = found.filter_map(|listener| at(listener, config, query)).collect();
+    match (reports.is_empty(), &query.listener) {
+        (true, Some(name)) => Err(format!("no listener {name:?} has a connection manager")),
+        (true, None) => Err("no listener has a connection manager".to_owned()),
+        (false, _) => Ok(reports),
+    }
+}
+
+fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<Report> {
+    let chain = &listener.filter_chain;
+    let worker = Rc::new(Worker::new(0, Rng::seeded(0), Arc::default()));
+    let local = listener.sockets.first().map_or(Address::Pipe(Arc::from("")), |socket| socket.address.address.clone());
+    let connection = ConnectionInfo::new(0, Address::Ip((query.source, 0).into()), local, Instant::now());
+    let preview = Preview::new(chain.filters.last()?, connection, worker)?;
+    let message = said(listener, config.bootstrap)?;
+    let (authority, path) = (query.authority.as_str().into(), query.path.as_str().into());
+    let mut head = RequestHead::new(query.method.clone(), Scheme::Http, authority, path);
+    head.headers = query.headers.clone();
+    let refused = preview.admit(&mut head).err().map(|reply| (reply.status.as_u16(), reply.details.into_owned()));
+    let mut report = Report {
+        listener: listener.name.to_string(),
+        filter_chain: chain.name.to_string(),
+        route_config: message.name.clone(),
+        head,
+        refused,
+        explanation: None,
+        taken: None,
+    };
+    if report.refused.is_none() {
+        let (table, info) = (preview.routes(), preview.info());
+        report.explanation = Some(table.explain(&message, &report.head, info, query.random, config.env));
+        report.taken = table.resolve(&report.head, info, query.random).map(|number| {
+            let cx = FormatCx::new(info, info.start, info.start_wall);
+            Taken::new(table.entry(number), table.places()[number], &report.head, &cx, config.clusters)
+        });
+    }
+    Some(report)
+}
+
+/// The route configuration that the listener was given.
+fn said(listener: &ListenerConfig, bootstrap: &Bootstrap) -> Option<RouteConfiguration> {
+    let listeners = bootstrap.static_resources.iter().flat_map(|resources| &resources.listeners);
+    let message = listeners.into_iter().find(|message| name(message) == *listener.name)?;
+    of_listener(message).pop().map(|(_, table)| table)
+}
+
+/// Its name, or else its address, as lowering names it.
+fn name(message: &Listener) -> String {
+    if !message.name.is_empty() {
+        return message.name.clone();
+    }
+    match message.address.as_ref().and_then(|address| address.address.as_ref()) {
+        Some(AddressMessage::SocketAddress(socket)) => {
+            let port = match socket.port_specifier {
+                Some(nuncio_proto::envoy::config::core::v3::socket_address::PortSpecifier::PortValue(port)) => port,
+                _ => 0,
+            };
+            let (open, close) = if socket.address.contains(':') { ("[", "]") } else { ("", "") };
+            format!("{open}{}{close}:{port}", socket.address)
+        }
+        Some(AddressMessage::Pipe(pipe)) => pipe.path.clone(),
+        _ => String::new(),
+    }
+}
+
+// === impl Taken ===
+
+impl Taken {
+    fn new(entry: &RouteEntry, place: EntryPlace, head: &RequestHead, cx: &FormatCx<'_>, clusters: &Snapshot) -> Self {
+        let mut action = Vec::new();
+        let mut cluster = None;
+        match entry.action() {
+            Action::Forward(forward) => {
+                let name = cluster_name(entry, head);
+                action = of_forward(forward, entry, &name, place, head, cx);
+                cluster = Some(ClusterReport::new(name, clusters));
+            }
+            Action::Redirect(redirect) => {
+                action.push(("action", "redirect".to_owned()));
+                action.push(("status", redirect.status.as_str().to_owned()));
+            }
+            Action::TlsRedirect => {
+                action.push(("action", "redirect, as require_tls asks".to_owned()));
+                action.push(("status", "301".to_owned()));
+            }
+            Action::DirectResponse(direct) => {
+                action.push(("action", "direct_response".to_owned()));
+                action.push(("status", direct.status.as_str().to_owned()));
+                action.push(("body", String::from_utf8_lossy(&direct.body(head, cx)).into_owned()));
+            }
+            Action::NonForwarding => action.push(("action", "non_forwarding_action".to_owned())),
+        }
+        action.extend(entry.location(head, cx).map(|location| ("location", location)));
+        Self { place, name: entry.name().to_string(), action, cluster }
+    }
+}
+
+fn of_forward(
+    forward: &Forward,
+    entry: &RouteEntry,
+    cluster: &str,
+    place: EntryPlace,
+    head: &RequestHead,
+    cx: &FormatCx<'_>,
+) -> Vec<(&'static str, String)> {
+    let mut rewritten = head.clone();
+    entry.rewrite_request(&mut rewritten, cx, EnvoyHeaders::Add);
+    let chosen = match (place.weighted, entry.cluster()) {
+        (Some(number), _) => format!("weighted_clusters.clusters[{number}]"),
+        (None, Some(Cluster::Header(_))) => "cluster_header".to_owned(),
+        (None, _) => "cluster".to_owned(),
+    };
+    let timeout = forward.timeout(head).map_or("none".to_owned(), |timeout| format!("{timeout:?}"));
+    let mut action = vec![
+        ("action", "route".to_owned()),
+        ("cluster", cluster.to_owned()),
+        ("cluster_from", chosen),
+        ("upstream_path", rewritten.path.to_string()),
+        ("upstream_host", rewritten.authority.to_string()),
+        ("timeout", timeout),
+        ("retry", entry.retry_policy().map_or("none".to_owned(), retry)),
+    ];
+    if forward.auto_host_rewrite {
+        action.push(("auto_host_rewrite", "the host becomes the endpoint's name".to_owned()));
+    }
+    action
+}
+
+/// A retry policy in a line.
+fn retry(policy: &RetryPolicy) -> String {
+    let on: Vec<&str> = policy.on.words().collect();
+    let tries = policy.per_try_timeout.map(|timeout| format!(", {timeout:?} per try")).unwrap_or_default();
+    format!(
+        "on {}, {} times{tries}",
+        if on.is_empty() { "nothing".to_owned() } else { on.join(",") },
+        policy.num_retries
+    )
+}
+
+fn cluster_name(entry: &RouteEntry, head: &RequestHead) -> String {
+    match entry.cluster() {
+        Some(Cluster::Named(cluster)) => cluster.name.to_string(),
+        Some(Cluster::Header(header)) => header.name(head).unwrap_or_default().to_owned(),
+        None => String::new(),
+    }
+}
+
+// === impl ClusterReport ===
+
+impl ClusterReport {
+    fn new(name: String, clusters: &Snapshot) -> Self {
+        let Some(cluster) = clusters.iter().find(|cluster| *cluster.config.name.name == *name) else {
+            return Self { name, lb: None, endpoints: Vec::new() };
+        };
+        let lb = match cluster.config.lb {
+            LbPolicy::RoundRobin => "round robin",
+            LbPolicy::LeastRequest { .. } => "least request",
+            LbPolicy::Random => "random",
+        };
+        let set = cluster.hosts();
+        let resolved = set.hosts.iter().enumerate().map(|(i, host)| EndpointReport {
+            address: host.address().to_string(),
+            hostname: host.hostname.to_string(),
+            health: health(host.health),
+            weight: host.weight,
+            is_candidate: set.eligible.iter().any(|eligible| *eligible as usize == i),
+        });
+        let mut endpoints: Vec<_> = resolved.collect();
+        if endpoints.is_empty() {
+            // Nobody has asked DNS yet: the names stand for what it will say.
+            endpoints.extend(cluster.config.endpoints.iter().map(|endpoint| EndpointReport {
+                address: match &endpoint.address {
+                    EndpointAddress::Fixed(address) => address.to_string(),
+                    EndpointAddress::Named { name, port } => format!("{name}:{port}"),
+                },
+                hostname: endpoint.hostname.to_string(),
+                health: health(endpoint.health),
+                weight: endpoint.weight,
+                is_candidate: endpoint.health == Health::Healthy,
+            }));
+        }
+        Self { name, lb: Some(lb), endpoints }
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Healthy => "healthy",
+        Health::Unhealthy => "unhealthy",
+        Health::Draining => "draining",
+    }
+}
