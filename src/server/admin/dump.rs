@@ -3,15 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nuncio_config::load::{Defaults, to_json};
-use nuncio_config::protocol::message_name;
 use nuncio_proto::envoy::admin::v3 as proto;
-use nuncio_proto::envoy::config::listener::v3::{Filter, Listener, filter::ConfigType};
-use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
-use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use nuncio_proto::google::protobuf::{Any, Timestamp};
 use prost::{Message, Name};
 
 use super::{Admin, Params, Reply};
+use crate::route_check::of_listener;
 
 /// `/config_dump`
 pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
@@ -47,8 +44,8 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
         static_route_configs: resources
             .listeners
             .iter()
-            .flat_map(routes)
-            .map(|config| proto::routes_config_dump::StaticRouteConfig {
+            .flat_map(of_listener)
+            .map(|(_, config)| proto::routes_config_dump::StaticRouteConfig {
                 route_config: Some(any(&config)),
                 last_updated,
             })
@@ -64,24 +61,6 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
         any(&proto::SecretsConfigDump::default()),
     ];
     Reply::json(to_json(&proto::ConfigDump { configs }, Defaults::Omit))
-}
-
-/// The route configurations that the connection managers of a listener hold themselves.
-fn routes(listener: &Listener) -> Vec<RouteConfiguration> {
-    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-    chains.flat_map(|chain| &chain.filters).filter_map(inline_routes).collect()
-}
-
-fn inline_routes(filter: &Filter) -> Option<RouteConfiguration> {
-    let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { return None };
-    if message_name(any) != hcm::HttpConnectionManager::full_name() {
-        return None;
-    }
-    let manager = hcm::HttpConnectionManager::decode(&*any.value).ok()?;
-    match manager.route_specifier? {
-        hcm::http_connection_manager::RouteSpecifier::RouteConfig(config) => Some(config),
-        _ => None,
-    }
 }
 
 fn any<T: Message + Name>(message: &T) -> Any {
