@@ -48,6 +48,37 @@ async fn a_connection_ends_at_its_longest_duration() {
     assert_eq!(proxy.stat("http.in.downstream_cx_max_duration_reached").await, 1);
 }
 
+/// Before the first byte there is nothing to drain; the connection is counted all the same.
+#[tokio::test]
+async fn a_silent_connection_ends_at_its_longest_duration() {
+    let proxy = with_hcm("common_http_protocol_options: { max_connection_duration: 0.2s }\ndrain_timeout: 60s\n").await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+    for name in ["downstream_cx_max_duration_reached", "downstream_cx_total", "downstream_cx_destroy_local"] {
+        assert_eq!(proxy.stat(&format!("http.in.{name}")).await, 1, "{name}");
+    }
+    assert_eq!(proxy.stat("http.in.downstream_cx_http1_total").await, 0);
+    assert_eq!(proxy.stat("http.in.downstream_cx_active").await, 0);
+}
+
+/// A client that sends just as the time-out strikes loses nothing: it is answered, and told that this was the last.
+#[tokio::test]
+async fn an_idle_connection_answers_while_it_drains() {
+    for hcm in ["{ idle_timeout: 0.2s }", "{ max_connection_duration: 0.2s }"] {
+        let proxy = with_hcm(&format!("common_http_protocol_options: {hcm}\ndrain_timeout: 60s\n")).await;
+        let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        assert_eq!(client.request(request).await.expect("the proxy answers").header("connection"), None, "{hcm}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let last = client.request(request).await.expect("the proxy answers");
+        assert_eq!((last.status(), last.header("connection")), (200, Some("close")), "{hcm}");
+        assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+        let counted = proxy.stat("http.in.downstream_cx_max_duration_reached").await
+            + proxy.stat("http.in.downstream_cx_idle_timeout").await;
+        assert_eq!(counted, 1, "{hcm}");
+    }
+}
+
 #[tokio::test]
 async fn a_stream_ends_at_its_longest_duration() {
     let proxy = with_hcm("common_http_protocol_options: { max_stream_duration: 0.2s }\n").await;

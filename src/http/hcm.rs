@@ -75,10 +75,11 @@ impl NetworkFilter for Hcm {
         Box::pin(async move {
             let Connection { io, info } = connection;
             let http = Rc::new(Http::new(self, info, cx));
+            let active = http.hcm.stats.connection();
             match http.hcm.codec.codec {
-                CodecType::Http1 => h1::serve(http, io, Bytes::new()).await,
-                CodecType::Http2 => h2::serve(http, io).await,
-                CodecType::Auto => sniff::serve(http, io).await,
+                CodecType::Http1 => h1::serve(http, io, Bytes::new(), active).await,
+                CodecType::Http2 => h2::serve(http, io, active).await,
+                CodecType::Auto => sniff::serve(http, io, active).await,
             }
             Flow::Done
         })

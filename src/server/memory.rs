@@ -5,7 +5,8 @@
 pub(crate) struct Memory {
     /// Resident, not backed by files: the nearest to what the program asked for that is known without a lock.
     pub(crate) allocated: u64,
-    /// Private writable mappings: what the allocator got of the kernel.
+    /// What the allocator holds of the kernel, in memory or swapped out. Its reserve of addresses is not counted:
+    /// nobody has to find room for that.
     pub(crate) heap: u64,
     /// Resident, files and all.
     pub(crate) physical: u64,
@@ -23,7 +24,7 @@ impl Memory {
             let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
             kilobytes.unwrap_or_default() * 1024
         };
-        Self { allocated: field("RssAnon"), heap: field("VmData"), physical: field("VmRSS") }
+        Self { allocated: field("RssAnon"), heap: field("RssAnon") + field("VmSwap"), physical: field("VmRSS") }
     }
 }
 
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn figures_are_bytes() {
-        let status = "Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t    1024 kB\nVmData:\t 4096 kB\n";
+        let status = "Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t    1024 kB\nVmSwap:\t 3072 kB\n";
         assert_eq!(Memory::parse(status), Memory { allocated: 1 << 20, heap: 4 << 20, physical: 2 << 20 });
         assert_eq!(Memory::parse("odd"), Memory::default());
     }

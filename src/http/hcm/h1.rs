@@ -23,11 +23,10 @@ use crate::h1::{BadRequest, Incoming, IncomingRequest, Persistence, Readiness, R
 use crate::timer::{LazyTimer, earlier};
 
 /// Serves the connection to its end; `initial` was read from it already.
-pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes) {
+pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: ActiveConnection) {
     let codec = Rc::new(ServerConnection::new(io, http.hcm.h1_settings.clone(), initial));
-    let active = http.hcm.stats.connection(Protocol::Http11);
-    let started = http.worker.clock.now();
-    let mut connection = H1 { http, codec, active, started, timer: LazyTimer::default() };
+    active.speaks(Protocol::Http11);
+    let mut connection = H1 { http, codec, active, draining: None, timer: LazyTimer::default() };
     while connection.wait().await == Wait::Request {
         match Box::pin(connection.request()).await {
             Next::KeepAlive => {}
@@ -41,7 +40,8 @@ struct H1 {
     http: Rc<Http>,
     codec: Rc<ServerConnection>,
     active: ActiveConnection,
-    started: Instant,
+    /// Since when it drains: the next response closes it, or the end of the drain time.
+    draining: Option<Instant>,
     /// Of the connection while it is idle, then of its streams: it is set once in minutes.
     timer: LazyTimer,
 }
@@ -70,34 +70,47 @@ enum Stopped {
 impl H1 {
     /// Waits for the first byte of a request.
     async fn wait(&mut self) -> Wait {
-        let stats = &self.http.hcm.stats;
-        let common = &self.http.hcm.codec.common;
-        let idle = common.idle_timeout.map(|t| Instant::now() + t);
-        // Envoy: a connection that reached its age is told so with its next response, and closed after the drain time.
-        let age = common.max_connection_duration.map(|d| self.started + d + self.http.hcm.timeouts.drain);
+        let idle = self.http.hcm.codec.common.idle_timeout.map(|t| Instant::now() + t);
+        let age = self.age();
         let codec = self.codec.clone();
         let mut readable = std::pin::pin!(codec.readable());
-        let timer = &mut self.timer;
-        let ready = poll_fn(|cx| {
-            if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
-                return Poll::Ready(Some(ready));
-            }
-            timer.poll_reached(earlier(idle, age), cx).map(|()| None)
-        })
-        .await;
-        match ready {
-            Some(Readiness::Request) => return Wait::Request,
-            Some(Readiness::Closed) => self.active.closed_by(Closed::Remote),
-            None => {
-                self.active.closed_by(Closed::Local);
-                if age.is_some_and(|age| Instant::now() >= age) {
-                    stats.http.downstream_cx_max_duration_reached().inc();
-                } else {
-                    stats.http.downstream_cx_idle_timeout().inc();
+        loop {
+            let deadline = match self.draining {
+                Some(since) => Some(since + self.http.hcm.timeouts.drain),
+                None => earlier(idle, age),
+            };
+            let timer = &mut self.timer;
+            let ready = poll_fn(|cx| {
+                if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
+                    return Poll::Ready(Some(ready));
                 }
+                timer.poll_reached(deadline, cx).map(|()| None)
+            })
+            .await;
+            match ready {
+                Some(Readiness::Request) => return Wait::Request,
+                Some(Readiness::Closed) => {
+                    self.active.closed_by(Closed::Remote);
+                    return Wait::Closed;
+                }
+                None if self.draining.is_some() => {
+                    self.active.closed_by(Closed::Local);
+                    return Wait::Closed;
+                }
+                // Envoy: a request that crosses this on its way is answered still, for as long as the drain time.
+                None => self.drain(age),
             }
         }
-        Wait::Closed
+    }
+
+    /// When the connection is as old as it may become.
+    fn age(&self) -> Option<Instant> {
+        self.http.hcm.codec.common.max_connection_duration.map(|age| self.active.start() + age)
+    }
+
+    fn drain(&mut self, age: Option<Instant>) {
+        self.http.hcm.stats.timed_out(age);
+        self.draining = Some(Instant::now());
     }
 
     /// Serves one request.
@@ -319,18 +332,22 @@ impl H1 {
         self.active.closed_by(Closed::Local);
     }
 
-    fn persistence(&self, keep_alive: bool) -> Persistence {
+    fn persistence(&mut self, keep_alive: bool) -> Persistence {
         let stats = &self.http.hcm.stats.http;
         if !self.codec.is_request_complete() {
             stats.downstream_rq_response_before_rq_complete().inc();
             return Persistence::Close;
         }
-        let aged = self.http.hcm.codec.common.max_connection_duration.is_some_and(|d| self.started.elapsed() >= d);
+        let age = self.age();
+        if self.draining.is_none() && age.is_some_and(|age| Instant::now() >= age) {
+            self.drain(age);
+        }
+        let stats = &self.http.hcm.stats.http;
         if self.http.is_draining() {
             stats.downstream_cx_drain_close().inc();
             return Persistence::Close;
         }
-        if keep_alive && !aged { Persistence::KeepAlive } else { Persistence::Close }
+        if keep_alive && self.draining.is_none() { Persistence::KeepAlive } else { Persistence::Close }
     }
 
     /// Ends the connection so that the client can still read the response (RFC 9112 §9.6). Unlike Envoy we say at once

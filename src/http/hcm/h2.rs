@@ -37,10 +37,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 const ABANDONED: usize = 256 * 1024;
 
 /// Serves the connection to its end.
-pub(super) async fn serve(http: Rc<Http>, io: Io) {
+pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     let options = &http.hcm.codec;
     let h2 = &options.http2;
-    let active = http.hcm.stats.connection(Protocol::Http2);
+    active.speaks(Protocol::Http2);
     let metered = Rc::new(Metered::default());
     let io = FrameMeter::new(io, Limits::from(h2), metered.clone());
     let mut builder = Builder::new();

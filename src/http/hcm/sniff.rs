@@ -11,7 +11,9 @@ use bytes::{Buf, BytesMut};
 use nuncio_filter_api::{Io, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::stats::{ActiveConnection, Closed};
 use super::{Http, h1, h2};
+use crate::timer::earlier;
 
 /// How HTTP/2 connections begin (RFC 9113 §3.4), as far as no HTTP/1 request can.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -20,20 +22,25 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const FIRST_READ: usize = 4096;
 
 /// Reads until the protocol is known, then serves it.
-pub(super) async fn serve(http: Rc<Http>, mut io: Io) {
+pub(super) async fn serve(http: Rc<Http>, mut io: Io, active: ActiveConnection) {
     let mut first = BytesMut::new();
-    let idle = http.hcm.codec.common.idle_timeout;
+    let common = &http.hcm.codec.common;
+    // Envoy: a connection without a codec has nothing to drain, and is closed at once.
+    let idle = common.idle_timeout.map(|idle| active.start() + idle);
+    let age = common.max_connection_duration.map(|age| active.start() + age);
     let read = read_preface(&mut io, &mut first);
-    let read = match idle {
-        Some(idle) => tokio::time::timeout(idle, read).await,
+    let read = match earlier(idle, age) {
+        Some(deadline) => tokio::time::timeout_at(deadline, read).await,
         None => Ok(read.await),
     };
     match read {
-        Ok(Ok(true)) => h2::serve(http, Io::new(Replayed { first, io })).await,
-        Ok(Ok(false)) if !first.is_empty() => h1::serve(http, io, first.freeze()).await,
-        // Nothing was said, so there is nothing to count it under but the listener's own connections.
+        Ok(Ok(true)) => h2::serve(http, Io::new(Replayed { first, io }), active).await,
+        Ok(Ok(false)) if !first.is_empty() => h1::serve(http, io, first.freeze(), active).await,
         Ok(Ok(false) | Err(_)) => {}
-        Err(_) => http.hcm.stats.http.downstream_cx_idle_timeout().inc(),
+        Err(_) => {
+            active.closed_by(Closed::Local);
+            http.hcm.stats.timed_out(age);
+        }
     }
 }
 

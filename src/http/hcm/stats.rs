@@ -41,17 +41,20 @@ impl HcmStats {
     }
 
     /// Counts a connection for as long as the guard lives.
-    pub(crate) fn connection(self: &Arc<Self>, protocol: Protocol) -> ActiveConnection {
+    pub(crate) fn connection(self: &Arc<Self>) -> ActiveConnection {
         self.http.downstream_cx_total().inc();
         self.http.downstream_cx_active().inc();
-        if protocol == Protocol::Http2 {
-            self.http.downstream_cx_http2_total().inc();
-            self.http.downstream_cx_http2_active().inc();
+        let start = Instant::now();
+        ActiveConnection { stats: self.clone(), protocol: None.into(), start, closed: Closed::Remote.into() }
+    }
+
+    /// A connection reached the end of its life at `age`, if that is past, or else was idle for too long.
+    pub(crate) fn timed_out(&self, age: Option<Instant>) {
+        if age.is_some_and(|age| Instant::now() >= age) {
+            self.http.downstream_cx_max_duration_reached().inc();
         } else {
-            self.http.downstream_cx_http1_total().inc();
-            self.http.downstream_cx_http1_active().inc();
+            self.http.downstream_cx_idle_timeout().inc();
         }
-        ActiveConnection { stats: self.clone(), protocol, start: Instant::now(), closed: Closed::Remote.into() }
     }
 
     /// A request head arrived.
@@ -121,12 +124,31 @@ impl HcmStats {
 /// One connection in the gauges; counted as closed when dropped.
 pub(crate) struct ActiveConnection {
     stats: Arc<HcmStats>,
-    protocol: Protocol,
+    /// Unknown until the client has said something.
+    protocol: std::cell::Cell<Option<Protocol>>,
     start: Instant,
     closed: std::cell::Cell<Closed>,
 }
 
 impl ActiveConnection {
+    /// When it was accepted.
+    pub(crate) fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// Notes what the client speaks.
+    pub(crate) fn speaks(&self, protocol: Protocol) {
+        let http = &self.stats.http;
+        if protocol == Protocol::Http2 {
+            http.downstream_cx_http2_total().inc();
+            http.downstream_cx_http2_active().inc();
+        } else {
+            http.downstream_cx_http1_total().inc();
+            http.downstream_cx_http1_active().inc();
+        }
+        self.protocol.set(Some(protocol));
+    }
+
     /// Notes who closed the connection.
     pub(crate) fn closed_by(&self, closed: Closed) {
         self.closed.set(closed);
@@ -137,10 +159,10 @@ impl Drop for ActiveConnection {
     fn drop(&mut self) {
         let http = &self.stats.http;
         http.downstream_cx_active().dec();
-        if self.protocol == Protocol::Http2 {
-            http.downstream_cx_http2_active().dec();
-        } else {
-            http.downstream_cx_http1_active().dec();
+        match self.protocol.get() {
+            Some(Protocol::Http2) => http.downstream_cx_http2_active().dec(),
+            Some(_) => http.downstream_cx_http1_active().dec(),
+            None => {}
         }
         http.downstream_cx_destroy().inc();
         match self.closed.get() {
