@@ -120,7 +120,14 @@ impl H1 {
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http11));
         match self.read_head(now).await {
-            Some(Incoming::Request(request)) => self.stream(request, info).await,
+            Some(Incoming::Request(request)) => {
+                // Not by a future of its own, which would move the request twice more.
+                let (mut stream, mut deadline, next) = self.begin(request, info);
+                let next = self.exchange(&mut stream, &mut deadline, next == Persistence::KeepAlive).await;
+                stream.finish();
+                self.timer = deadline.into_timer();
+                next
+            }
             Some(Incoming::Bad(bad)) => {
                 let stats = &http.hcm.stats.http;
                 stats.downstream_cx_protocol_error().inc();
@@ -168,7 +175,8 @@ impl H1 {
         Next::Close
     }
 
-    async fn stream(&mut self, request: IncomingRequest, info: Rc<StreamInfo>) -> Next {
+    /// The stream of a request, its time-outs, and whether its connection may go on after it.
+    fn begin(&mut self, request: IncomingRequest, info: Rc<StreamInfo>) -> (Stream, Deadline, Persistence) {
         let IncomingRequest { mut head, body, keep_alive, expects_continue, upgrade, has_host, absolute_form, .. } =
             request;
         info.protocol.set(Some(head.version));
@@ -185,7 +193,7 @@ impl H1 {
             info.times.request_end.set(Some(info.start));
         }
         let timer = std::mem::take(&mut self.timer);
-        let mut deadline = Deadline::new(&self.http.hcm, &info, timer);
+        let deadline = Deadline::new(&self.http.hcm, &info, timer);
         let is_last = self.http.count_request();
         let mut stream = Stream::new(
             self.http.clone(),
@@ -198,13 +206,11 @@ impl H1 {
             let codec = self.codec.clone();
             stream.set_informational(Rc::new(move |head| codec.queue_informational(&head)));
         }
-        let next = self.exchange(&mut stream, &mut deadline, keep_alive && !is_last).await;
         if is_last {
             self.http.hcm.stats.http.downstream_cx_max_requests_reached().inc();
         }
-        stream.finish();
-        self.timer = deadline.into_timer();
-        next
+        let next = if keep_alive && !is_last { Persistence::KeepAlive } else { Persistence::Close };
+        (stream, deadline, next)
     }
 
     /// Gets the answer to the stream's request and writes it.
