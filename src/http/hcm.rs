@@ -20,6 +20,7 @@ use nuncio_filter_api::{
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
 use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use tokio::time::Instant;
 
 use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
 use self::stream::Origin;
@@ -129,6 +130,11 @@ impl Http {
     pub(crate) fn count_request(&self) -> bool {
         self.requests.set(self.requests.get() + 1);
         self.hcm.codec.common.max_requests_per_connection.is_some_and(|max| self.requests.get() >= max)
+    }
+
+    /// When a connection that began at `start` is as old as it may become.
+    pub(crate) fn age(&self, start: Instant) -> Option<Instant> {
+        self.hcm.codec.common.max_connection_duration.map(|age| start + age)
     }
 
     fn current_routes(&self) -> Rc<WorkerRoutes> {

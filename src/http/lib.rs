@@ -13,4 +13,4 @@ pub mod hcm;
 mod local_reply;
 pub mod path;
 mod request_id;
-mod timer;
+pub mod timer;

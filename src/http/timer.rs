@@ -9,13 +9,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// forward of it, or when it fires too early: a connection that serves a request every millisecond under a time-out of
 /// minutes sets it once in minutes.
 #[derive(Default)]
-pub(crate) struct LazyTimer {
+pub struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl LazyTimer {
     /// Ready once `deadline` has passed; `None` never is.
-    pub(crate) fn poll_reached(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_reached(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = deadline else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {

@@ -1,22 +1,22 @@
 //! Time-outs that are hardly ever reached.
 
 use std::cell::RefCell;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use nuncio_http::timer::LazyTimer;
+use tokio::time::Instant;
 
 /// Timers of a worker that wait for their next use. Setting one in the runtime and taking it out again costs more than
 /// all else that a time-out needs; one that is used again for the same time-out stays set, and is only moved when it
 /// fires too early.
 #[derive(Default)]
-pub(crate) struct Timers(RefCell<Vec<Pin<Box<Sleep>>>>);
+pub(crate) struct Timers(RefCell<Vec<LazyTimer>>);
 
 /// Waits for a deadline that its owner names at each poll.
 pub(crate) struct Timer {
     timers: Rc<Timers>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    timer: Option<LazyTimer>,
 }
 
 /// Timers kept for reuse.
@@ -27,11 +27,7 @@ const MAX_SPARE: usize = 1024;
 impl Timers {
     /// A timer, which takes a spare one when it is first polled.
     pub(crate) fn timer(self: &Rc<Self>) -> Timer {
-        Timer { timers: self.clone(), sleep: None }
-    }
-
-    fn take(&self, deadline: Instant) -> Pin<Box<Sleep>> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| Box::pin(sleep_until(deadline)))
+        Timer { timers: self.clone(), timer: None }
     }
 }
 
@@ -40,26 +36,17 @@ impl Timers {
 impl Timer {
     /// Ready once `deadline` has passed.
     pub(crate) fn poll_reached(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.sleep.get_or_insert_with(|| self.timers.take(deadline));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        let timer = self.timer.get_or_insert_with(|| self.timers.0.borrow_mut().pop().unwrap_or_default());
+        timer.poll_reached(Some(deadline), cx)
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let Some(sleep) = self.sleep.take() else { return };
+        let Some(timer) = self.timer.take() else { return };
         let mut spare = self.timers.0.borrow_mut();
         if spare.len() < MAX_SPARE {
-            spare.push(sleep);
+            spare.push(timer);
         }
     }
 }

@@ -71,7 +71,7 @@ impl H1 {
     /// Waits for the first byte of a request.
     async fn wait(&mut self) -> Wait {
         let idle = self.http.hcm.codec.common.idle_timeout.map(|t| Instant::now() + t);
-        let age = self.age();
+        let age = self.http.age(self.active.start());
         let codec = self.codec.clone();
         let mut readable = std::pin::pin!(codec.readable());
         loop {
@@ -101,11 +101,6 @@ impl H1 {
                 None => self.drain(age),
             }
         }
-    }
-
-    /// When the connection is as old as it may become.
-    fn age(&self) -> Option<Instant> {
-        self.http.hcm.codec.common.max_connection_duration.map(|age| self.active.start() + age)
     }
 
     fn drain(&mut self, age: Option<Instant>) {
@@ -344,7 +339,7 @@ impl H1 {
             stats.downstream_rq_response_before_rq_complete().inc();
             return Persistence::Close;
         }
-        let age = self.age();
+        let age = self.http.age(self.active.start());
         if self.draining.is_none() && age.is_some_and(|age| Instant::now() >= age) {
             self.drain(age);
         }

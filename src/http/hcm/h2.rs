@@ -126,7 +126,7 @@ impl Server {
         let mut drain = std::pin::pin!(self.drain());
         let mut draining: Option<Instant> = None;
         let mut keepalive = KeepaliveState::new(self.http.hcm.codec.http2.keepalive, connection.ping_pong());
-        let started = Instant::now();
+        let age = self.http.age(active.start());
         loop {
             let next = poll_fn(|cx| {
                 self.waker.set(Some(cx.waker().clone()));
@@ -139,7 +139,7 @@ impl Server {
                 if keepalive.poll_failed(cx).is_ready() {
                     return Poll::Ready(Event::Dead);
                 }
-                timer.poll_reached(self.deadline(started, draining), cx).map(|()| Event::Drain)
+                timer.poll_reached(self.deadline(age, draining), cx).map(|()| Event::Drain)
             })
             .await;
             match next {
@@ -160,7 +160,10 @@ impl Server {
                 // A connection that drained for as long as it may is closed with what it still carries.
                 Event::Drain if draining.is_some() => return active.closed_by(Closed::Local),
                 Event::Drain => {
-                    self.count_drain(started);
+                    // A listener that drains is no time-out.
+                    if !self.http.is_draining() {
+                        self.http.hcm.stats.timed_out(age);
+                    }
                     draining = Some(Instant::now());
                     connection.graceful_shutdown();
                 }
@@ -176,26 +179,13 @@ impl Server {
 
     /// When the connection is to drain, or where it does, to be closed: the peer has had the drain time to see the
     /// GOAWAY, and no stream is left.
-    fn deadline(&self, started: Instant, draining: Option<Instant>) -> Option<Instant> {
+    fn deadline(&self, age: Option<Instant>, draining: Option<Instant>) -> Option<Instant> {
         if let Some(since) = draining {
             return (self.active.get() == 0).then(|| since + self.http.hcm.timeouts.drain);
         }
-        let common = &self.http.hcm.codec.common;
-        let idle = self.idle_since.get().zip(common.idle_timeout).map(|(since, t)| since + t);
-        earlier(idle, common.max_connection_duration.map(|d| started + d))
-    }
-
-    /// Counts why the connection drains, unless its listener does.
-    fn count_drain(&self, started: Instant) {
-        let (stats, common) = (&self.http.hcm.stats.http, &self.http.hcm.codec.common);
-        if self.http.is_draining() {
-            return;
-        }
-        if common.max_connection_duration.is_some_and(|d| started.elapsed() >= d) {
-            stats.downstream_cx_max_duration_reached().inc();
-        } else {
-            stats.downstream_cx_idle_timeout().inc();
-        }
+        let idle_timeout = self.http.hcm.codec.common.idle_timeout;
+        let idle = self.idle_since.get().zip(idle_timeout).map(|(since, t)| since + t);
+        earlier(idle, age)
     }
 
     fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
@@ -224,8 +214,7 @@ impl Server {
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http2));
         info.times.request_headers_end.set(Some(now));
-        let abandoned = Rc::default();
-        let (head, body) = self.read(request, &info, &abandoned);
+        let (head, body, abandoned) = self.read(request, &info);
         let is_head = head.method == Method::HEAD;
         let fault = self.fault(&head);
         let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
@@ -253,7 +242,7 @@ impl Server {
         };
         if let Some(send) = self.send(&mut stream, respond, body, is_head, &mut deadline).await {
             drop(stream);
-            self.receive_rest(&abandoned).await;
+            self.receive_rest(abandoned).await;
             // Dropped here and not before: where the request goes on even now, this tells the peer to end it.
             drop(send);
         }
@@ -288,9 +277,10 @@ impl Server {
 
     /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it, by a reset. It is put off
     /// for as long as a connection's close is: most requests end by then, and some clients lose a response to a reset.
-    async fn receive_rest(&self, abandoned: &Abandoned) {
+    async fn receive_rest(&self, abandoned: Option<Abandoned>) {
         let timeout = self.http.hcm.timeouts.delayed_close;
-        let Some(mut rest) = abandoned.take().filter(|_| !timeout.is_zero()) else { return };
+        let rest = abandoned.and_then(|abandoned| abandoned.take());
+        let Some(mut rest) = rest.filter(|_| !timeout.is_zero()) else { return };
         let mut dropped = 0;
         let receive = poll_fn(|cx| {
             while dropped < ABANDONED {
@@ -322,12 +312,12 @@ impl Server {
         send.send_reset(reason);
     }
 
+    /// The head and the body of a request, and where the body's stream goes if nobody wants it.
     fn read(
         &self,
         request: http::Request<RecvStream>,
         info: &Rc<StreamInfo>,
-        abandoned: &Abandoned,
-    ) -> (RequestHead, Body) {
+    ) -> (RequestHead, Body, Option<Abandoned>) {
         let (mut parts, stream) = request.into_parts();
         let protocol = parts.extensions.remove::<h2::ext::Protocol>();
         let authority = match parts.uri.authority() {
@@ -348,14 +338,13 @@ impl Server {
         join_cookies(&mut head.headers);
         if stream.is_end_stream() {
             info.times.request_end.set(Some(info.start));
-            return (head, Body::empty());
+            return (head, Body::empty(), None);
         }
         let length = head.headers.get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
-        (
-            head,
-            Body::stream(H2Body::new(stream, length, RequestBody { info: info.clone(), abandoned: abandoned.clone() })),
-        )
+        let abandoned = Abandoned::default();
+        let events = RequestBody { info: info.clone(), abandoned: abandoned.clone() };
+        (head, Body::stream(H2Body::new(stream, length, events)), Some(abandoned))
     }
 
     /// Sends the response; returns what to hold where the request goes on after it.

@@ -11,7 +11,7 @@ use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use tokio::sync::watch;
 
 use super::stream::Origin;
-use super::{Hcm, Http};
+use super::{Hcm, Http, request_head};
 
 /// A connection manager with a connection that nobody made.
 pub struct Preview {
@@ -33,6 +33,7 @@ impl Preview {
 
     /// Does to the head what is done before it is routed, or tells how the request is answered instead.
     pub fn admit(&self, head: &mut RequestHead) -> Result<(), LocalReply> {
+        request_head::remove_hop_by_hop(head);
         self.http.admit(head, &self.info, Origin { has_host: true, has_scheme: false, is_known: true })
     }
 

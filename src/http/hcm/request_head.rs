@@ -29,6 +29,7 @@ pub(crate) mod name {
     pub(crate) const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
     pub(crate) const SERVICE_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-downstream-service-cluster");
     pub(crate) const SERVICE_NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
+    pub(crate) const FORCE_TRACE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
     pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     pub(crate) const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 }
@@ -45,11 +46,11 @@ const INTERNAL_ONLY: [HeaderName; 15] = [
     HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
     HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response"),
     HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
-    HeaderName::from_static("x-envoy-force-trace"),
+    name::FORCE_TRACE,
     HeaderName::from_static("x-envoy-ip-tags"),
     HeaderName::from_static("x-envoy-original-url"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
-    HeaderName::from_static("x-envoy-internal"),
+    name::INTERNAL,
 ];
 
 /// `headers_with_underscores_action`; what HTTP/2 refuses never gets here, since its codec resets the stream.
@@ -195,7 +196,6 @@ pub(crate) fn prepare(
     local_ip: &ByteStr,
     has_scheme: bool,
 ) -> bool {
-    remove_hop_by_hop(head);
     let connection = &*info.connection;
     let client = apply_client_address(head, &options.client, connection, local_ip);
     if head.headers.keys().any(|k| k.as_str().starts_with("x-envoy-")) {
@@ -216,9 +216,9 @@ pub(crate) fn prepare(
     client.internal
 }
 
-/// Drops what concerns one connection only (RFC 9110 §7.6.1). The codec has taken Connection's meaning and the headers
-/// that it nominates already. An upgrade asks for itself in the client's words, as in Envoy.
-fn remove_hop_by_hop(head: &mut RequestHead) {
+/// Drops what concerns one connection only (RFC 9110 §7.6.1). An upgrade asks for itself in the client's words, as in
+/// Envoy. For heads that came through no codec: HTTP/1's takes these fields out, and HTTP/2's refuses them.
+pub(crate) fn remove_hop_by_hop(head: &mut RequestHead) {
     let headers = &mut head.headers;
     for name in [TRANSFER_ENCODING, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
         headers.remove(name);

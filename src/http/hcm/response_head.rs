@@ -46,7 +46,7 @@ pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Ht
     if let Some(via) = &options.via {
         append_list(headers, VIA, via);
     }
-    let wanted = options.request_id.always_set_in_response || request.headers.contains_key("x-envoy-force-trace");
+    let wanted = options.request_id.always_set_in_response || request.headers.contains_key(name::FORCE_TRACE);
     if wanted && let Some(id) = request.headers.get(name::REQUEST_ID) {
         headers.insert(name::REQUEST_ID, id.clone());
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use nuncio_telemetry::stats::render::escape_html;
+
 use super::Reply;
 use super::endpoints::{ENDPOINTS, Endpoint};
 
@@ -28,15 +30,16 @@ pub(super) fn help_text() -> String {
 pub(super) fn home() -> Reply {
     let mut rows = String::new();
     for Endpoint { path, help, mutates, params, .. } in ENDPOINTS {
-        let path = escape(path);
+        let path = escape_html(path);
         let button = if *mutates {
             format!("<form action=\"{path}\" method=\"post\"><button>{path}</button></form>")
         } else {
             format!("<a href=\"{path}\">{path}</a>")
         };
-        let _ = writeln!(rows, "<tr><td>{button}</td><td>{}</td></tr>", escape(help));
+        let _ = writeln!(rows, "<tr><td>{button}</td><td>{}</td></tr>", escape_html(help));
         for (name, help) in *params {
-            let _ = writeln!(rows, "<tr><td class=\"param\">{}</td><td>{}</td></tr>", escape(name), escape(help));
+            let _ =
+                writeln!(rows, "<tr><td class=\"param\">{}</td><td>{}</td></tr>", escape_html(name), escape_html(help));
         }
     }
     Reply::html(format!("{HEAD}{rows}</table>\n</body>\n</html>\n"))
@@ -58,29 +61,13 @@ button { background: none; border: none; padding: 0; color: #06c; text-decoratio
 <table>
 ";
 
-/// Text as text, whatever it contains.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn markup_in_text_is_escaped() {
-        assert_eq!(escape("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
+        assert_eq!(escape_html("<a href='x'>&\""), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod prometheus;
 mod query;
 mod text;
 
+pub use html::escape_html;
 pub use query::{Buckets, Format, Query, QueryError, Types};
 
 use super::Store;

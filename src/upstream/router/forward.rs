@@ -57,7 +57,8 @@ impl Config {
         let Action::Forward(forward) = entry.action() else { unreachable!("the caller looked at the action") };
         let (worker, info) = (cx.worker.clone(), cx.info.clone());
         let clusters = WorkerClusters::of(&worker);
-        let Some(cluster) = self.find_cluster(entry, &request.head, &clusters) else {
+        let cluster = entry.cluster().and_then(|named| self.cluster_of(named, &request.head, &clusters));
+        let Some(cluster) = cluster else {
             self.stats.no_cluster().inc();
             let reply = LocalReply { status: forward.cluster_not_found, ..Failure::NoCluster.reply() };
             return Err(self.with_route_headers(reply, entry, request, cx).into());
@@ -92,13 +93,14 @@ impl Config {
         }
     }
 
-    fn find_cluster(
+    /// The cluster that a route or a mirror names, or has the request name.
+    pub(super) fn cluster_of(
         &self,
-        entry: &RouteEntry,
+        named: &RouteCluster,
         head: &RequestHead,
         clusters: &WorkerClusters,
     ) -> Option<Rc<WorkerCluster>> {
-        match entry.cluster()? {
+        match named {
             RouteCluster::Named(name) => clusters.get(name.id),
             RouteCluster::Header(header) => clusters.get(self.names.find(header.name(head)?)?.id),
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::cluster::Priority;
-use nuncio_config::route::{Cluster as RouteCluster, MirrorPolicy};
+use nuncio_config::route::MirrorPolicy;
 use nuncio_filter_api::{Body, BodyError, RequestHead, StreamCx};
 use nuncio_telemetry::ResponseFlag;
 use tokio::time::Instant;
@@ -78,7 +78,7 @@ impl Config {
         let whole = if body.is_end() { Some(Bytes::new()) } else { body.take_full() };
         let mut copies = Vec::new();
         for policy in policies.iter().filter(|policy| policy.applies(cx.random)) {
-            let Some(cluster) = self.mirror_cluster(policy, head, &clusters) else { continue };
+            let Some(cluster) = self.cluster_of(&policy.cluster, head, &clusters) else { continue };
             let Some(head) = self.copy_head(policy, head, cx) else { continue };
             let body = match &whole {
                 Some(bytes) => Body::full(bytes.clone()),
@@ -95,18 +95,6 @@ impl Config {
             Some(bytes) => Body::full(bytes),
             None if copies.is_empty() => body,
             None => Body::stream(Tee { body, copies }),
-        }
-    }
-
-    fn mirror_cluster(
-        &self,
-        policy: &MirrorPolicy,
-        head: &RequestHead,
-        clusters: &WorkerClusters,
-    ) -> Option<Rc<WorkerCluster>> {
-        match &policy.cluster {
-            RouteCluster::Named(name) => clusters.get(name.id),
-            RouteCluster::Header(header) => clusters.get(self.names.find(header.name(head)?)?.id),
         }
     }
 

@@ -66,7 +66,8 @@ impl<'a> Retries<'a> {
         asks: bool,
         priority: Priority,
     ) -> Option<Self> {
-        let asked = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).filter(|_| asks);
+        let headers = asks.then_some(&head.headers);
+        let asked = |name: &str| headers?.get(name)?.to_str().ok();
         let http = asked("x-envoy-retry-on").map(RetryOn::parse_http).unwrap_or_default();
         let grpc = asked("x-envoy-retry-grpc-on").map(RetryOn::parse_grpc).unwrap_or_default();
         let on = policy.map(|p| p.on).unwrap_or_default().union(http).union(grpc);

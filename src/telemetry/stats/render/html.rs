@@ -37,14 +37,13 @@ pub(super) fn render(store: &Store, query: &Query, out: &mut String) {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "<label><input type=\"checkbox\" name=\"usedonly\"{checked}> used only</label>");
     let _ = write!(out, "<label>filter <input name=\"filter\" value=\"");
-    escape(filter, out);
-    out.push_str("\"></label>\n");
+    let _ = writeln!(out, "{}\"></label>", escape_html(filter));
     choice("type", &TYPES, query.types, out);
     choice("histogram_buckets", &BUCKETS, query.buckets, out);
     out.push_str("<button>show</button>\n</form>\n<pre>\n");
     let mut metrics = String::new();
     text::render(store, query, &mut metrics);
-    escape(&metrics, out);
+    out.push_str(&escape_html(&metrics));
     out.push_str("</pre>\n</body>\n</html>\n");
 }
 
@@ -57,17 +56,20 @@ fn choice<T: Copy + PartialEq>(name: &str, values: &[(T, &str)], chosen: T, out:
     out.push_str("</select></label>\n");
 }
 
-/// Text as text, whatever it contains.
-fn escape(text: &str, out: &mut String) {
+/// Text as text of an HTML page, in an attribute too, whatever it contains.
+pub fn escape_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
             c => out.push(c),
         }
     }
+    out
 }
 
 #[cfg(test)]
