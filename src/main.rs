@@ -1,8 +1,9 @@
 use std::process::ExitCode;
 
-/// Chosen until a measurement says otherwise: each worker frees what it allocated, which mimalloc does without locks.
+mod allocator;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 fn main() -> ExitCode {
     nuncio::run(std::env::args_os())

@@ -6,6 +6,7 @@
 //! The future of a stream is boxed, so that an idle connection is no larger than its waiting.
 
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -26,9 +27,14 @@ use crate::timer::{LazyTimer, earlier};
 pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: ActiveConnection) {
     let codec = Rc::new(ServerConnection::new(io, http.hcm.h1_settings.clone(), initial));
     active.speaks(Protocol::Http11);
+    let worker = http.worker.clone();
     let mut connection = H1 { http, codec, active, draining: None, timer: LazyTimer::default() };
     while connection.wait().await == Wait::Request {
-        match Box::pin(connection.request()).await {
+        let next = {
+            let mut request = Box::pin(connection.request());
+            poll_fn(|cx| worker.clock.turn(|| request.as_mut().poll(cx))).await
+        };
+        match next {
             Next::KeepAlive => {}
             Next::Close => return connection.close().await,
             Next::Gone => return,
@@ -73,7 +79,7 @@ impl H1 {
         let idle = self.http.hcm.codec.common.idle_timeout.map(|t| Instant::now() + t);
         let age = self.http.age(self.active.start());
         let codec = self.codec.clone();
-        let mut readable = std::pin::pin!(codec.readable());
+        let mut readable = pin!(codec.readable());
         loop {
             let deadline = match self.draining {
                 Some(since) => Some(since + self.http.hcm.timeouts.drain),
@@ -148,7 +154,7 @@ impl H1 {
         let timeouts = &self.http.hcm.timeouts;
         let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
         let deadline = limits.into_iter().flatten().min().map(|t| start + t);
-        let mut head = std::pin::pin!(self.codec.read_head());
+        let mut head = pin!(self.codec.read_head());
         let timer = &mut self.timer;
         poll_fn(|cx| {
             if let Poll::Ready(incoming) = head.as_mut().poll(cx) {
@@ -210,14 +216,23 @@ impl H1 {
 
     /// Gets the answer to the stream's request and writes it.
     async fn exchange(&mut self, stream: &mut Stream, deadline: &mut Deadline, keep_alive: bool) -> Next {
-        let reply = match self.guarded(stream.request_phase(), deadline).await {
+        // Each future in a block of its own: their memory is the same, and none is moved.
+        let answered = {
+            let work = pin!(stream.request_phase());
+            self.guarded(work, deadline).await
+        };
+        let reply = match answered {
             Ok(reply) => self.faulty(reply),
             Err(stopped) => match self.stopped(stopped, stream) {
                 Some(reply) => reply,
                 None => return Next::Gone,
             },
         };
-        let body = match self.guarded(stream.respond(reply), deadline).await {
+        let responded = {
+            let work = pin!(stream.respond(reply));
+            self.guarded(work, deadline).await
+        };
+        let body = match responded {
             Ok(body) => body,
             Err(stopped) => match self.stopped(stopped, stream) {
                 Some(reply) => stream.respond(reply).await,
@@ -263,9 +278,12 @@ impl H1 {
     }
 
     /// Runs `work` unless the client leaves or a time-out strikes first.
-    async fn guarded<T>(&self, work: impl Future<Output = T>, deadline: &mut Deadline) -> Result<T, Stopped> {
-        let mut work = std::pin::pin!(work);
-        poll_fn(|cx| {
+    fn guarded<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+        deadline: &mut Deadline,
+    ) -> impl Future<Output = Result<T, Stopped>> {
+        poll_fn(move |cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
@@ -276,14 +294,13 @@ impl H1 {
             }
             deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
         })
-        .await
     }
 
     async fn write(&mut self, stream: &mut Stream, body: Body, deadline: &mut Deadline, keep_alive: bool) -> Next {
         let persistence = self.persistence(keep_alive && !stream.ends_connection());
         let info = stream.info().clone();
         info.times.response_start.set(Some(self.http.worker.clock.now()));
-        let mut respond = std::pin::pin!(self.codec.respond(stream.response_head(), body, persistence));
+        let mut respond = pin!(self.codec.respond(stream.response_head(), body, persistence));
         let written = poll_fn(|cx| {
             if let Poll::Ready(written) = respond.as_mut().poll(cx) {
                 return Poll::Ready(Ok(written));

@@ -5,6 +5,7 @@ mod request_body;
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -123,7 +124,7 @@ impl Server {
     async fn run(self: Rc<Self>, mut connection: Connection<FrameMeter, Bytes>, active: &ActiveConnection) {
         let mut streams = Streams::default();
         let mut timer = LazyTimer::default();
-        let mut drain = std::pin::pin!(self.drain());
+        let mut drain = pin!(self.drain());
         let mut draining: Option<Instant> = None;
         let mut keepalive = KeepaliveState::new(self.http.hcm.codec.http2.keepalive, connection.ping_pong());
         let age = self.http.age(active.start());
@@ -199,11 +200,12 @@ impl Server {
 
     fn accept(self: Rc<Self>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> AbortHandle {
         let active = Active::new(self.clone());
+        let http = self.http.clone();
         // Boxed: the runtime moves a task's future several times, and this one is large.
-        let stream = Box::pin(self.stream(request, respond));
+        let mut stream = Box::pin(self.stream(request, respond));
         tokio::task::spawn_local(async move {
             let _active = active;
-            stream.await;
+            poll_fn(|cx| http.worker.clock.turn(|| stream.as_mut().poll(cx))).await;
         })
         .abort_handle()
     }
@@ -230,12 +232,21 @@ impl Server {
         if let Some(interim) = interim.clone() {
             stream.set_informational(Rc::new(move |head| interim.set(Some(head))));
         }
-        let reply = match guarded(stream.request_phase(), &mut respond, &mut deadline, interim.as_deref()).await {
+        // Each future in a block of its own: their memory is the same, and none is moved.
+        let answered = {
+            let work = pin!(stream.request_phase());
+            guarded(work, &mut respond, &mut deadline, interim.as_deref()).await
+        };
+        let reply = match answered {
             Ok(reply) => reply,
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => self.expired(expired, &info),
         };
-        let body = match guarded(stream.respond(reply), &mut respond, &mut deadline, interim.as_deref()).await {
+        let responded = {
+            let work = pin!(stream.respond(reply));
+            guarded(work, &mut respond, &mut deadline, interim.as_deref()).await
+        };
+        let body = match responded {
             Ok(body) => body,
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
@@ -505,14 +516,13 @@ enum Stopped {
 }
 
 /// Runs `work` unless the client resets the stream or a time-out strikes first.
-async fn guarded<T>(
-    work: impl Future<Output = T>,
+fn guarded<T>(
+    mut work: Pin<&mut impl Future<Output = T>>,
     respond: &mut SendResponse<Bytes>,
     deadline: &mut Deadline,
     interim: Option<&Interim>,
-) -> Result<T, Stopped> {
-    let mut work = std::pin::pin!(work);
-    poll_fn(|cx| {
+) -> impl Future<Output = Result<T, Stopped>> {
+    poll_fn(move |cx| {
         let polled = work.as_mut().poll(cx);
         if let Some(head) = interim.and_then(Cell::take) {
             send_interim(respond, head);
@@ -525,7 +535,6 @@ async fn guarded<T>(
         }
         deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
     })
-    .await
 }
 
 /// An interim response on its way to the client.

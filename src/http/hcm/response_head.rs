@@ -1,7 +1,7 @@
 //! Envoy's contract for response headers between the filters and the codec.
 
 use http::header::{CONNECTION, DATE, Entry, SERVER, TRANSFER_ENCODING, UPGRADE, VIA};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use nuncio_filter_api::{RequestHead, ResponseHead};
 use nuncio_telemetry::StreamInfo;
 
@@ -13,8 +13,12 @@ use super::request_head::{append_list, name};
 pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Http, info: &StreamInfo) {
     let options = &http.hcm.head;
     let headers = &mut head.headers;
-    for name in [TRANSFER_ENCODING, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
-        headers.remove(name);
+    // Hardly any response has one of them, and a look costs less than five removals.
+    let is_hop_by_hop = headers.keys().any(is_hop_by_hop);
+    if is_hop_by_hop {
+        for name in [TRANSFER_ENCODING, name::KEEP_ALIVE, name::PROXY_CONNECTION] {
+            headers.remove(name);
+        }
     }
     if head.status == StatusCode::SWITCHING_PROTOCOLS
         && let Some(protocol) = &request.protocol
@@ -24,7 +28,7 @@ pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Ht
         if let (Entry::Vacant(v), Ok(protocol)) = (headers.entry(UPGRADE), HeaderValue::from_str(protocol)) {
             v.insert(protocol);
         }
-    } else {
+    } else if is_hop_by_hop {
         headers.remove(CONNECTION);
         headers.remove(UPGRADE);
     }
@@ -46,8 +50,16 @@ pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Ht
     if let Some(via) = &options.via {
         append_list(headers, VIA, via);
     }
-    let wanted = options.request_id.always_set_in_response || request.headers.contains_key(name::FORCE_TRACE);
+    let wanted = options.request_id.always_set_in_response || request.headers.keys().any(|k| *k == name::FORCE_TRACE);
     if wanted && let Some(id) = request.headers.get(name::REQUEST_ID) {
         headers.insert(name::REQUEST_ID, id.clone());
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == CONNECTION
+        || *name == TRANSFER_ENCODING
+        || *name == UPGRADE
+        || *name == name::KEEP_ALIVE
+        || *name == name::PROXY_CONNECTION
 }

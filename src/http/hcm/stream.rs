@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use http::{HeaderMap, StatusCode};
 use nuncio_filter_api::{
-    Body, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, ResponseHead, Step, StreamCx, Verdict,
+    Body, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, ResponseHead, Step, StreamCx,
 };
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use smallvec::SmallVec;
@@ -118,7 +118,11 @@ impl Stream {
         while let Some(filter) = chain.instantiate(&self.cx) {
             self.filters.push(filter);
             let filter = self.filters.last_mut().expect("it was just pushed");
-            if let Err(reply) = verdict(filter.request(&mut self.request, &mut self.cx)).await {
+            let verdict = match filter.request(&mut self.request, &mut self.cx) {
+                Step::Done(verdict) => verdict,
+                Step::Wait(future) => future.await,
+            };
+            if let Err(reply) = verdict {
                 return reply;
             }
         }
@@ -127,15 +131,23 @@ impl Stream {
     }
 
     /// Runs `reply` through the response path; returns the body to send after [`Stream::response_head`].
-    pub(crate) async fn respond(&mut self, reply: Reply) -> Body {
-        let mut response = self.take_reply(reply);
+    pub(crate) fn respond(&mut self, reply: Reply) -> impl Future<Output = Body> {
+        // Not within the future, which would then hold both the reply and the response made of it.
+        let response = self.take_reply(reply);
+        self.filter_response(response)
+    }
+
+    async fn filter_response(&mut self, mut response: Response) -> Body {
         // Envoy: filters behind the one that answered see the response too.
         while let Some(filter) = self.chain.as_mut().and_then(|c| c.instantiate_passed_over(&self.cx)) {
             self.filters.push(filter);
         }
         for i in (0..self.filters.len()).rev() {
-            let step = self.filters[i].response(&mut response, &self.request.head, &mut self.cx);
-            if let Err(reply) = verdict(step).await {
+            let verdict = match self.filters[i].response(&mut response, &self.request.head, &mut self.cx) {
+                Step::Done(verdict) => verdict,
+                Step::Wait(future) => future.await,
+            };
+            if let Err(reply) = verdict {
                 response = self.take_reply(reply);
                 break;
             }
@@ -210,12 +222,5 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.finish();
-    }
-}
-
-async fn verdict(step: Step<'_>) -> Verdict {
-    match step {
-        Step::Done(verdict) => verdict,
-        Step::Wait(future) => future.await,
     }
 }

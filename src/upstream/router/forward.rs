@@ -76,7 +76,8 @@ impl Config {
         forwarding.mirror(request, cx);
         let outcome = match &mut retries {
             None => forwarding.run(request, cx, &mut deadline).await,
-            Some(retries) => forwarding.run_with_retries(request, cx, &mut deadline, retries).await,
+            // Boxed: who is not sent again does not carry its future about.
+            Some(retries) => Box::pin(forwarding.run_with_retries(request, cx, &mut deadline, retries)).await,
         };
         match outcome {
             Ok(answered) => {
