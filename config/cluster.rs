@@ -18,9 +18,9 @@ use nuncio_telemetry::Metadata;
 
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
-pub use endpoint::{Endpoint, EndpointAddress, Health, Locality};
+pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
 pub use http::{UpstreamHttp, UpstreamProtocol};
-pub use lb::LbPolicy;
+pub use lb::{CommonLb, LbPolicy, LocalityBasis, LocalityLb, ZoneAware};
 
 use crate::metadata::lower_metadata;
 use crate::protocol::{duration, message_name};
@@ -30,8 +30,6 @@ use crate::socket::{BindConfig, TcpKeepalive};
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's `per_connection_buffer_limit_bytes`: 1 MiB.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
-/// Envoy's `healthy_panic_threshold`, in percent.
-const DEFAULT_PANIC_THRESHOLD: u8 = 50;
 
 /// A cluster. Small, because a configuration may hold tens of thousands: what is rarely set is boxed or shared.
 #[derive(Clone, Debug)]
@@ -44,10 +42,14 @@ pub struct ClusterConfig {
     pub discovery: Discovery,
     /// The hosts as configured, in order; for a DNS cluster the names to resolve.
     pub endpoints: Box<[Endpoint]>,
+    /// How the load is spread over the priorities and localities of `endpoints`.
+    pub assignment: AssignmentPolicy,
     /// How a host is chosen.
     pub lb: LbPolicy,
-    /// Below this percentage of healthy hosts all are used; 0 never.
-    pub panic_threshold: u8,
+    /// How localities count for it.
+    pub locality_lb: LocalityLb,
+    /// What is the same for all ways to choose a host.
+    pub common_lb: CommonLb,
     /// Limits.
     pub circuit_breakers: CircuitBreakers,
     /// HTTP towards the hosts.
@@ -85,11 +87,15 @@ impl ClusterConfig {
         refuse_unsupported(&proto, cx)?;
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
         let discovery = lower_discovery(&proto, cx);
-        let endpoints = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
-        let lb = LbPolicy::lower(proto.lb_policy, proto.lb_config, proto.load_balancing_policy, cx);
-        let panic_threshold = cx
-            .opt("common_lb_config", proto.common_lb_config, lb::lower_panic_threshold)
-            .map(|p| p.flatten().unwrap_or(DEFAULT_PANIC_THRESHOLD));
+        let assignment = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
+        let lb = lb::LoweredLb::lower(
+            proto.lb_policy,
+            proto.lb_config,
+            proto.load_balancing_policy,
+            proto.common_lb_config.as_ref(),
+            cx,
+        );
+        let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
         let http = UpstreamHttp::lower(
             http::Protos {
@@ -110,13 +116,17 @@ impl ClusterConfig {
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
+        let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
+        let lb::LoweredLb { policy: lb, locality: locality_lb } = lb?;
         Ok(Self {
             name,
             observable_name,
             discovery: discovery?,
-            endpoints: endpoints?.into(),
-            lb: lb?,
-            panic_threshold: panic_threshold?,
+            endpoints: endpoints.into(),
+            assignment,
+            lb,
+            locality_lb,
+            common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             http: http?,
             connect_timeout: connect_timeout?.unwrap_or(DEFAULT_CONNECT_TIMEOUT),

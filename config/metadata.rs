@@ -9,6 +9,42 @@ use nuncio_proto::google::protobuf::{Struct, Value};
 use nuncio_telemetry::Metadata;
 use serde_json::Map;
 
+/// What a request asks of the metadata of its host: values of fields under `envoy.lb`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetadataMatch {
+    /// By name, each name once.
+    criteria: Box<[(Arc<str>, serde_json::Value)]>,
+}
+
+/// Where the fields are that hosts are chosen by.
+const LB: &str = "envoy.lb";
+
+// === impl MetadataMatch ===
+
+impl MetadataMatch {
+    /// Lowers `metadata_match`. `None` where it asks for nothing.
+    pub fn lower(proto: pb::Metadata) -> Option<Self> {
+        let mut proto = proto;
+        // Envoy reads this one namespace.
+        let fields = proto.filter_metadata.remove(LB)?;
+        (!fields.fields.is_empty()).then(|| Self::default().with(&object(fields)))
+    }
+
+    /// The same with `fields` added, which win.
+    pub fn with(&self, fields: &Map<String, serde_json::Value>) -> Self {
+        let kept = self.criteria.iter().filter(|(name, _)| !fields.contains_key(&**name)).cloned();
+        let added = fields.iter().map(|(name, value)| (Arc::from(name.as_str()), value.clone()));
+        let mut criteria: Vec<_> = kept.chain(added).collect();
+        criteria.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self { criteria: criteria.into() }
+    }
+
+    /// Names and the values that are asked for, in order of name.
+    pub fn criteria(&self) -> &[(Arc<str>, serde_json::Value)] {
+        &self.criteria
+    }
+}
+
 /// Lowers the metadata of a cluster, endpoint or route to plain JSON objects. `None` where there is none.
 pub fn lower_metadata(proto: pb::Metadata, cx: &mut LowerCx<'_>) -> Result<Option<Arc<Metadata>>, Refused> {
     let pb::Metadata { filter_metadata, typed_filter_metadata } = proto;
@@ -30,5 +66,35 @@ fn json(value: Value) -> serde_json::Value {
         Some(Kind::BoolValue(b)) => b.into(),
         Some(Kind::StructValue(s)) => serde_json::Value::Object(object(s)),
         Some(Kind::ListValue(l)) => l.values.into_iter().map(json).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(of: &[(&str, &str)]) -> Struct {
+        let value = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        Struct { fields: of.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect() }
+    }
+
+    fn criteria(of: &MetadataMatch) -> Vec<String> {
+        of.criteria().iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn a_match_is_made_of_the_fields_for_load_balancing() {
+        let namespaces = [(LB, fields(&[("version", "1"), ("stage", "prod")])), ("other", fields(&[("x", "y")]))];
+        let filter_metadata = namespaces.into_iter().map(|(name, fields)| (name.to_owned(), fields)).collect();
+        let lowered = MetadataMatch::lower(pb::Metadata { filter_metadata, ..Default::default() }).unwrap();
+        assert_eq!(criteria(&lowered), [r#"stage="prod""#, r#"version="1""#]);
+        assert_eq!(MetadataMatch::lower(pb::Metadata::default()), None);
+    }
+
+    #[test]
+    fn fields_that_are_added_win() {
+        let base = MetadataMatch::default().with(&object(fields(&[("a", "1"), ("c", "1")])));
+        let both = base.with(&object(fields(&[("b", "2"), ("a", "2")])));
+        assert_eq!(criteria(&both), [r#"a="2""#, r#"b="2""#, r#"c="1""#]);
     }
 }

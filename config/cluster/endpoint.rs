@@ -23,8 +23,39 @@ pub struct Endpoint {
     pub health: Health,
     /// Region, zone and sub-zone.
     pub locality: Option<Arc<Locality>>,
+    /// `priority` of its locality: 0 is used first.
+    pub priority: u32,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+}
+
+/// What a load assignment says beside its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssignmentPolicy {
+    /// In percent: so much more than all is taken to be enough.
+    pub overprovisioning_factor: u32,
+    /// Whether the weights of hosts, rather than their number, make the health of a priority.
+    pub weighted_priority_health: bool,
+    /// Weights of localities; one that is not listed has none.
+    pub locality_weights: Box<[LocalityWeight]>,
+}
+
+/// The weight of a locality within its priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalityWeight {
+    /// The locality.
+    pub locality: Option<Arc<Locality>>,
+    /// The priority.
+    pub priority: u32,
+    /// At least 1.
+    pub weight: u32,
+}
+
+/// The endpoints of a cluster with what else its assignment says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Assignment {
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) policy: AssignmentPolicy,
 }
 
 /// Where an endpoint is.
@@ -44,17 +75,23 @@ pub enum EndpointAddress {
 /// What the configuration says of an endpoint's health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// UNKNOWN or HEALTHY.
+    /// UNKNOWN: taken for healthy.
     #[default]
+    Unknown,
+    /// HEALTHY
     Healthy,
-    /// UNHEALTHY or TIMEOUT: used in panic alone.
+    /// UNHEALTHY: used in panic alone.
     Unhealthy,
     /// DRAINING: unhealthy and said to leave.
     Draining,
+    /// TIMEOUT: as UNHEALTHY.
+    Timeout,
+    /// DEGRADED: used where there are too few healthy ones.
+    Degraded,
 }
 
 /// Where an endpoint stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locality {
     /// Region.
     pub region: Arc<str>,
@@ -69,86 +106,123 @@ pub(super) fn lower(
     proto: Option<pb::ClusterLoadAssignment>,
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
-) -> Result<Vec<Endpoint>, Refused> {
-    let Some(proto) = proto else { return check_count(Vec::new(), 0, discovery, cx) };
+) -> Result<Assignment, Refused> {
+    let Some(proto) = proto else { return check_count(Assignment::default(), 0, discovery, cx) };
     cx.at("load_assignment", |cx| {
         // The cluster's own name counts where the assignment is part of it.
         let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
         cx.unsupported("named_endpoints", &named_endpoints)?;
-        cx.opt("policy", policy, |p, cx| refuse_policy(&p, cx))?;
+        let policy = cx.opt("policy", policy, AssignmentPolicy::lower)?.unwrap_or_default();
+        let mut assignment = Assignment { endpoints: Vec::new(), policy };
         let localities = endpoints.len();
-        let lowered = cx.each("endpoints", endpoints, |l, cx| lower_locality(l, discovery, cx))?;
-        check_count(lowered.into_iter().flatten().collect(), localities, discovery, cx)
+        let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, discovery, cx))?;
+        let mut weights = Vec::new();
+        for LocalityEndpoints { endpoints, weight } in lowered {
+            assignment.endpoints.extend(endpoints);
+            weights.extend(weight);
+        }
+        assignment.policy.locality_weights = weights.into();
+        check_count(assignment, localities, discovery, cx)
     })
 }
 
 fn check_count(
-    endpoints: Vec<Endpoint>,
+    assignment: Assignment,
     localities: usize,
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
-) -> Result<Vec<Endpoint>, Refused> {
-    if matches!(discovery, Some(Discovery::LogicalDns(_))) && (localities != 1 || endpoints.len() != 1) {
+) -> Result<Assignment, Refused> {
+    if matches!(discovery, Some(Discovery::LogicalDns(_))) && (localities != 1 || assignment.endpoints.len() != 1) {
         return Err(cx.invalid("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint"));
     }
-    Ok(endpoints)
+    Ok(assignment)
 }
 
-fn refuse_policy(proto: &pb::cluster_load_assignment::Policy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let pb::cluster_load_assignment::Policy {
-        drop_overloads,
-        // It spreads load over priorities, of which there is one.
-        overprovisioning_factor: _,
-        endpoint_stale_after,
-        weighted_priority_health,
-    } = proto;
-    cx.unsupported("drop_overloads", drop_overloads)?;
-    cx.unsupported("endpoint_stale_after", endpoint_stale_after)?;
-    cx.unsupported("weighted_priority_health", weighted_priority_health)
+// === impl AssignmentPolicy ===
+
+/// Envoy's `overprovisioning_factor`, in percent.
+const DEFAULT_OVERPROVISIONING: u32 = 140;
+
+impl Default for AssignmentPolicy {
+    fn default() -> Self {
+        Self {
+            overprovisioning_factor: DEFAULT_OVERPROVISIONING,
+            weighted_priority_health: false,
+            locality_weights: Box::default(),
+        }
+    }
 }
 
-fn lower_locality(
-    proto: pb::LocalityLbEndpoints,
-    discovery: Option<&Discovery>,
-    cx: &mut LowerCx<'_>,
-) -> Result<Vec<Endpoint>, Refused> {
-    let pb::LocalityLbEndpoints {
-        locality,
-        metadata,
-        lb_endpoints,
-        // Read by locality-weighted load balancing alone, which is refused where it is asked for.
-        load_balancing_weight: _,
-        priority,
-        // Envoy does not read it.
-        proximity: _,
-        lb_config,
-    } = proto;
-    cx.unsupported("priority", &priority)?;
-    cx.unsupported("metadata", &metadata)?;
-    let lb_config_field = match &lb_config {
-        Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
-        _ => "load_balancer_endpoints",
-    };
-    cx.unsupported(lb_config_field, &lb_config)?;
-    let locality = locality.map(|l| {
-        let core::Locality { region, zone, sub_zone } = l;
-        Arc::new(Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })
-    });
-    cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, locality.clone(), discovery, cx))
+impl AssignmentPolicy {
+    fn lower(proto: pb::cluster_load_assignment::Policy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::cluster_load_assignment::Policy {
+            drop_overloads,
+            overprovisioning_factor,
+            endpoint_stale_after,
+            weighted_priority_health,
+        } = proto;
+        cx.unsupported("drop_overloads", &drop_overloads)?;
+        cx.unsupported("endpoint_stale_after", &endpoint_stale_after)?;
+        let overprovisioning_factor = overprovisioning_factor.map_or(DEFAULT_OVERPROVISIONING, |v| v.value);
+        Ok(Self { overprovisioning_factor, weighted_priority_health, locality_weights: Box::default() })
+    }
+}
+
+/// The endpoints of one locality at one priority.
+struct LocalityEndpoints {
+    endpoints: Vec<Endpoint>,
+    weight: Option<LocalityWeight>,
+}
+
+// === impl LocalityEndpoints ===
+
+impl LocalityEndpoints {
+    fn lower(
+        proto: pb::LocalityLbEndpoints,
+        discovery: Option<&Discovery>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let pb::LocalityLbEndpoints {
+            locality,
+            metadata,
+            lb_endpoints,
+            load_balancing_weight,
+            priority,
+            // Envoy does not read it.
+            proximity: _,
+            lb_config,
+        } = proto;
+        cx.unsupported("metadata", &metadata)?;
+        let lb_config_field = match &lb_config {
+            Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
+            _ => "load_balancer_endpoints",
+        };
+        cx.unsupported(lb_config_field, &lb_config)?;
+        let locality = locality.map(|l| {
+            let core::Locality { region, zone, sub_zone } = l;
+            Arc::new(Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })
+        });
+        let at = (&locality, priority);
+        let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, at, discovery, cx))?;
+        let weight = load_balancing_weight.map(|w| LocalityWeight { locality, priority, weight: w.value });
+        Ok(Self { endpoints, weight })
+    }
 }
 
 fn lower_endpoint(
     proto: pb::LbEndpoint,
-    locality: Option<Arc<Locality>>,
+    (locality, priority): (&Option<Arc<Locality>>, u32),
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Endpoint, Refused> {
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = proto;
     let health = match HealthStatus::try_from(health_status) {
-        Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
-        Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) => Health::Unhealthy,
+        Ok(HealthStatus::Unknown) => Health::Unknown,
+        Ok(HealthStatus::Healthy) => Health::Healthy,
+        Ok(HealthStatus::Unhealthy) => Health::Unhealthy,
         Ok(HealthStatus::Draining) => Health::Draining,
-        Ok(HealthStatus::Degraded) => return Err(cx.at("health_status", |cx| cx.not_implemented("DEGRADED"))),
+        Ok(HealthStatus::Timeout) => Health::Timeout,
+        Ok(HealthStatus::Degraded) => Health::Degraded,
         Err(_) => return Err(cx.at("health_status", |cx| cx.invalid("is no health status"))),
     };
     let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
@@ -172,7 +246,8 @@ fn lower_endpoint(
         cx.unsupported("observability_name", &observability_name)?;
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
         let weight = load_balancing_weight.map_or(1, |w| w.value);
-        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, metadata })
+        let locality = locality.clone();
+        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, priority, metadata })
     })
 }
 

@@ -56,7 +56,7 @@ fn a_cluster_that_says_nothing_has_envoys_defaults() {
     let c = lower(cluster(&["127.0.0.1"])).unwrap();
     assert_eq!((&*c.name.name, &*c.observable_name), ("c", "c"));
     assert!(matches!(c.discovery, Discovery::Static));
-    assert_eq!((c.lb, c.panic_threshold), (LbPolicy::RoundRobin, 50));
+    assert_eq!((c.lb, c.common_lb.panic_threshold), (LbPolicy::RoundRobin, 50));
     assert_eq!((c.connect_timeout, c.buffer_limit), (Duration::from_secs(5), 1 << 20));
     let limits = c.circuit_breakers.thresholds(Priority::High);
     assert_eq!((limits.max_connections, limits.max_pending_requests), (1024, 1024));

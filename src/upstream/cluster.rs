@@ -1,14 +1,15 @@
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, Priority};
+use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, LocalityLb, Priority};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::watch;
 
-use crate::host::{Host, HostSet};
+use crate::host::Host;
+use crate::host_set::{HostSet, Localities};
 use crate::limits::Limits;
 
 /// A cluster, shared by all workers.
@@ -20,6 +21,8 @@ pub struct Cluster {
     pub(crate) limits: [Limits; 2],
     store: Store,
     hosts: ArcSwap<HostSet>,
+    /// Taken by those who change `hosts`, never on the data path.
+    writer: Mutex<()>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
     version: AtomicU64,
     /// True once the hosts are known, or known not to be found.
@@ -37,7 +40,8 @@ impl Cluster {
             [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
         let is_static = matches!(config.discovery, Discovery::Static);
         let cluster = Self {
-            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), config.panic_threshold)),
+            hosts: ArcSwap::from_pointee(host_set(&config, Vec::new())),
+            writer: Mutex::new(()),
             config,
             stats,
             limits,
@@ -63,19 +67,37 @@ impl Cluster {
 
     /// Replaces the hosts; workers see them at their next pick.
     pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
-        let set = HostSet::new(hosts, self.config.panic_threshold);
+        // A poisoned lock means that a change panicked before it was published: the hosts are whole.
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let set = host_set(&self.config, hosts);
         let before = self.hosts.load();
         let changed = before.hosts.len() != set.hosts.len()
-            || before.hosts.iter().zip(&set.hosts).any(|(a, b)| !Arc::ptr_eq(a, b));
+            || before.hosts.iter().zip(&*set.hosts).any(|(a, b)| !Arc::ptr_eq(a, b));
         if changed {
             self.stats.membership_change().inc();
         }
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
         let new = set.hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).count();
         self.stats.default_total_match_count().add(new as u64);
+        self.publish(set);
+    }
+
+    /// Takes notice of the health of the hosts, whose flags someone has changed; workers see it at their next pick.
+    ///
+    /// It looks at every host, so that it is not for workers.
+    pub fn update_health(&self) {
+        // As in `set_hosts`.
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let set =
+            self.hosts.load().refreshed(&self.config.assignment, &self.config.common_lb, localities(&self.config));
+        self.publish(set);
+    }
+
+    fn publish(&self, set: HostSet) {
         self.stats.membership_total().set(set.hosts.len() as u64);
-        self.stats.membership_healthy().set(set.healthy as u64);
-        self.stats.membership_excluded().set(set.excluded as u64);
+        self.stats.membership_healthy().set(set.healthy() as u64);
+        self.stats.membership_degraded().set(set.degraded() as u64);
+        self.stats.membership_excluded().set(set.excluded() as u64);
         // Envoy keeps this gauge for STRICT_DNS alone, and never below 1.
         if matches!(self.config.discovery, Discovery::StrictDns(_)) {
             self.stats.max_host_weight().set(set.max_weight().max(1).into());
@@ -102,6 +124,17 @@ impl Cluster {
     /// The prefix of its stats.
     pub(crate) fn scope(&self) -> Scope {
         scope(&self.store, &self.config)
+    }
+}
+
+fn host_set(config: &ClusterConfig, hosts: Vec<Arc<Host>>) -> HostSet {
+    HostSet::new(hosts, &config.assignment, &config.common_lb, localities(config))
+}
+
+fn localities(config: &ClusterConfig) -> Localities {
+    match config.locality_lb {
+        LocalityLb::ZoneAware(_) => Localities::Ignored,
+        LocalityLb::Weighted => Localities::Grouped,
     }
 }
 

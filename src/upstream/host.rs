@@ -1,9 +1,13 @@
+mod flags;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use nuncio_config::cluster::{Endpoint, Health, Locality};
+use nuncio_config::cluster::{Endpoint, Locality};
 use nuncio_telemetry::{Address, Metadata};
+
+pub use flags::{HealthFlag, HealthFlags};
 
 /// One host of a cluster, shared by all workers.
 #[derive(Debug)]
@@ -13,14 +17,27 @@ pub struct Host {
     pub hostname: Arc<str>,
     /// Share of the load, at least 1.
     pub weight: u32,
-    /// Health as configured.
-    pub health: Health,
+    /// `priority` of its locality: 0 is used first.
+    pub priority: u32,
     /// Where it stands.
     pub locality: Option<Arc<Locality>>,
     /// Metadata of the endpoint.
     pub metadata: Option<Arc<Metadata>>,
+    /// [`HealthFlags`] now.
+    flags: AtomicU32,
     /// What was counted for it.
     pub stats: HostStats,
+}
+
+/// What load balancing makes of a host's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CoarseHealth {
+    /// Chosen in panic alone.
+    Unhealthy,
+    /// Chosen where there are too few healthy ones.
+    Degraded,
+    /// Chosen.
+    Healthy,
 }
 
 /// A logical host keeps its identity while DNS moves it.
@@ -62,21 +79,6 @@ pub struct HostCounter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct HostGauge(AtomicU64);
 
-/// The hosts of a cluster at one time.
-#[derive(Debug)]
-pub struct HostSet {
-    /// All of them, in order of configuration or of resolution.
-    pub hosts: Vec<Arc<Host>>,
-    /// Places in `hosts` of those that a load balancer may choose.
-    pub eligible: Vec<u32>,
-    /// Number of healthy ones.
-    pub healthy: usize,
-    /// Number of draining ones, which count for nothing.
-    pub excluded: usize,
-    /// Whether too few are healthy, so that all are eligible.
-    pub in_panic: bool,
-}
-
 // === impl Host ===
 
 impl Host {
@@ -96,12 +98,13 @@ impl Host {
     }
 
     fn with_address(endpoint: &Endpoint, address: HostAddress, hostname: Arc<str>) -> Self {
-        let Endpoint { address: _, hostname: _, weight, health, locality, metadata } = endpoint;
+        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata } = endpoint;
         Self {
             address,
             hostname,
             weight: *weight,
-            health: *health,
+            priority: *priority,
+            flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             locality: locality.clone(),
             metadata: metadata.clone(),
             stats: HostStats::default(),
@@ -123,13 +126,33 @@ impl Host {
         }
     }
 
-    /// What `/clusters` says of its health.
-    pub fn health_flags(&self) -> &'static str {
-        match self.health {
-            Health::Healthy => "healthy",
-            Health::Unhealthy => "/failed_eds_health",
-            Health::Draining => "/eds_status_draining",
-        }
+    /// What is known of its health now. It counts for load balancing once
+    /// [`Cluster::update_health`](crate::Cluster::update_health) has been called.
+    pub fn flags(&self) -> HealthFlags {
+        HealthFlags::from_bits(self.flags.load(Ordering::Acquire))
+    }
+
+    /// Sets a flag. False if it was set already.
+    pub fn set_flag(&self, flag: HealthFlag) -> bool {
+        let bit = HealthFlags::from(flag).bits();
+        self.flags.fetch_or(bit, Ordering::AcqRel) & bit == 0
+    }
+
+    /// Clears a flag. False if it was not set.
+    pub fn clear_flag(&self, flag: HealthFlag) -> bool {
+        let bit = HealthFlags::from(flag).bits();
+        self.flags.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// What load balancing makes of its flags.
+    pub fn health(&self) -> CoarseHealth {
+        self.flags().coarse()
+    }
+
+    /// Whether its metadata calls it a canary.
+    pub fn is_canary(&self) -> bool {
+        let metadata = self.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
+        metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
     }
 }
 
@@ -167,72 +190,5 @@ impl HostGauge {
     /// The number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
-    }
-}
-
-// === impl HostSet ===
-
-impl HostSet {
-    /// A set with the hosts that may be chosen worked out. `panic_threshold` is in percent.
-    pub fn new(hosts: Vec<Arc<Host>>, panic_threshold: u8) -> Self {
-        /// Envoy's overprovisioning factor, in percent: so much more than all is taken to be enough.
-        const OVERPROVISIONING: usize = 140;
-        let healthy: Vec<u32> =
-            (0..).zip(&hosts).filter(|(_, h)| h.health == Health::Healthy).map(|(i, _)| i).collect();
-        let excluded = hosts.iter().filter(|h| h.health == Health::Draining).count();
-        let counted = (hosts.len() - excluded).max(1);
-        let available = healthy.len() * OVERPROVISIONING / counted;
-        let in_panic = available < 100 && healthy.len() * 100 < usize::from(panic_threshold) * counted;
-        let count = healthy.len();
-        let eligible = if in_panic { (0..).zip(&hosts).map(|(i, _)| i).collect() } else { healthy };
-        Self { hosts, eligible, healthy: count, excluded, in_panic }
-    }
-
-    /// The greatest weight of a host, for the gauge `max_host_weight`.
-    pub fn max_weight(&self) -> u32 {
-        self.hosts.iter().map(|h| h.weight).max().unwrap_or(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use nuncio_config::cluster::EndpointAddress;
-
-    use super::*;
-
-    fn set(health: &[Health], panic_threshold: u8) -> HostSet {
-        let host = |health: &Health| {
-            let address: Address = "127.0.0.1:80".parse::<std::net::SocketAddr>().unwrap().into();
-            let endpoint = Endpoint {
-                address: EndpointAddress::Fixed(address.clone()),
-                hostname: "".into(),
-                weight: 1,
-                health: *health,
-                locality: None,
-                metadata: None,
-            };
-            Arc::new(Host::new(&endpoint, address))
-        };
-        HostSet::new(health.iter().map(host).collect(), panic_threshold)
-    }
-
-    #[test]
-    fn unhealthy_hosts_are_chosen_in_panic_alone() {
-        use Health::{Draining, Healthy, Unhealthy};
-        assert_eq!(set(&[Healthy, Unhealthy], 50).eligible, [0]);
-        assert_eq!(set(&[Unhealthy, Healthy, Unhealthy], 50).eligible, [0, 1, 2]);
-        assert_eq!(set(&[Unhealthy, Draining], 0).eligible, [] as [u32; 0]);
-        // As Envoy 1.40 does: who drains is neither missed nor, unless there is nobody else, used.
-        assert_eq!(set(&[Draining, Draining, Healthy], 50).eligible, [2]);
-        assert_eq!(set(&[Draining], 50).eligible, [0]);
-        assert!(set(&[], 50).in_panic, "Envoy counts lb_healthy_panic for an empty cluster");
-    }
-
-    #[test]
-    fn panic_needs_more_than_a_high_threshold_to_be_missed() {
-        use Health::{Healthy, Unhealthy};
-        // Three of four are 105 % of what is needed.
-        assert!(!set(&[Healthy, Healthy, Healthy, Unhealthy], 90).in_panic);
-        assert!(set(&[Healthy, Healthy, Unhealthy, Unhealthy], 90).in_panic);
     }
 }

@@ -1,117 +1,172 @@
 //! Load balancing: which of the hosts that may be chosen gets a request. State belongs to one worker.
 
 mod edf;
+mod picker;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{OnceCell, RefCell};
 
-use nuncio_config::cluster::LbPolicy;
+use nuncio_config::cluster::{ClusterConfig, LbPolicy, LocalityLb};
+use nuncio_config::metadata::MetadataMatch;
 use nuncio_filter_api::Rng;
+use nuncio_telemetry::stats::catalogue::ClusterStats;
 
-use crate::host::HostSet;
+use crate::host::Host;
+use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
+use picker::Picker;
 
 /// A load balancer over one [`HostSet`]; a new set gets a new one.
 #[derive(Debug)]
-pub(crate) enum LoadBalancer {
-    RoundRobin(RoundRobin),
-    LeastRequest { choices: u32, weighted: Option<RefCell<Edf>> },
-    Random,
+pub(crate) struct LoadBalancer {
+    policy: LbPolicy,
+    fail_traffic_on_panic: bool,
+    /// Whether a locality is chosen first, by weight.
+    by_locality: bool,
+    /// As `HostSet::priorities`.
+    priorities: Box<[PriorityPickers]>,
 }
 
-/// Hosts in turn.
+/// Those of one priority, each made when it is first used.
 #[derive(Debug)]
-pub(crate) enum RoundRobin {
-    /// All weights are equal: the place of the next.
-    Equal(Cell<usize>),
-    /// By earliest deadline.
-    Weighted(RefCell<Edf>),
+struct PriorityPickers {
+    all: OnceCell<Picker>,
+    healthy: HealthPickers,
+    degraded: HealthPickers,
+}
+
+/// Those of the hosts of one priority that are as healthy as each other.
+#[derive(Debug)]
+struct HealthPickers {
+    hosts: OnceCell<Picker>,
+    /// By weight, where there are localities that have one.
+    schedule: OnceCell<Option<RefCell<Edf>>>,
+    /// As `PriorityHosts::localities`.
+    localities: Box<[OnceCell<Picker>]>,
+}
+
+/// What a request asks of the host that is chosen for it. The default asks for nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PickContext<'a> {
+    /// What the route's hash policies made of the request.
+    #[expect(dead_code, reason = "read by the policies that hash, which are on their way")]
+    pub(crate) hash: Option<u64>,
+    /// What the route asks of the metadata of the host.
+    #[expect(dead_code, reason = "read by subsets, which are on their way")]
+    pub(crate) metadata: Option<&'a MetadataMatch>,
+    /// Hosts that are passed over where another comes up.
+    pub(crate) avoid: Option<Avoid<'a>>,
+    /// The share of the load of each priority, instead of that of the host set.
+    pub(crate) load: Option<&'a PriorityLoad>,
+}
+
+/// Hosts that are passed over where another comes up.
+#[derive(Clone, Copy)]
+pub(crate) struct Avoid<'a> {
+    /// Whether a host is one of them.
+    pub(crate) is_avoided: &'a dyn Fn(&Host) -> bool,
+    /// How often another is looked for.
+    pub(crate) selections: u32,
+}
+
+/// What balancing draws on.
+#[derive(Clone, Copy)]
+pub(crate) struct LbEnv<'a> {
+    pub(crate) set: &'a HostSet,
+    pub(crate) rng: &'a Rng,
+    pub(crate) stats: &'a ClusterStats,
 }
 
 // === impl LoadBalancer ===
 
 impl LoadBalancer {
-    pub(crate) fn new(policy: LbPolicy, set: &HostSet, rng: &Rng) -> Self {
-        match policy {
-            LbPolicy::RoundRobin => Self::RoundRobin(RoundRobin::new(set, rng)),
-            LbPolicy::LeastRequest { choices } => {
-                Self::LeastRequest { choices, weighted: has_weights(set).then(|| RefCell::new(schedule(set, rng))) }
-            }
-            LbPolicy::Random => Self::Random,
+    pub(crate) fn new(config: &ClusterConfig, set: &HostSet) -> Self {
+        Self {
+            policy: config.lb,
+            fail_traffic_on_panic: match &config.locality_lb {
+                LocalityLb::ZoneAware(zone_aware) => zone_aware.fail_traffic_on_panic,
+                LocalityLb::Weighted => false,
+            },
+            by_locality: config.locality_lb == LocalityLb::Weighted,
+            priorities: set.priorities.iter().map(PriorityPickers::new).collect(),
         }
     }
 
     /// The place in `set.hosts` of the host for the next request; `None` if there is none to choose from.
-    pub(crate) fn pick(&self, set: &HostSet, rng: &Rng) -> Option<usize> {
-        let eligible = set.eligible.as_slice();
-        let chosen = match (eligible, self) {
-            ([], _) => return None,
-            ([only], _) => *only,
-            (_, Self::RoundRobin(RoundRobin::Equal(next))) => {
-                let at = next.get();
-                next.set(if at + 1 >= eligible.len() { 0 } else { at + 1 });
-                eligible[at]
+    pub(crate) fn pick(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        let mut place = self.pick_once(cx, env)?;
+        if let Some(Avoid { is_avoided, selections }) = cx.avoid {
+            for _ in 0..selections {
+                if !is_avoided(&env.set.hosts[place]) {
+                    break;
+                }
+                place = self.pick_once(cx, env)?;
             }
-            (_, Self::RoundRobin(RoundRobin::Weighted(edf))) => {
-                edf.borrow_mut().next(|host| f64::from(set.hosts[host as usize].weight))
-            }
-            (_, Self::LeastRequest { weighted: Some(edf), .. }) => {
-                edf.borrow_mut().next(|host| least_request_weight(set, host))
-            }
-            (_, Self::LeastRequest { choices, weighted: None }) => least_active(set, *choices, rng),
-            (_, Self::Random) => random(eligible, rng),
+        }
+        Some(place)
+    }
+
+    fn pick_once(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        let (candidates, picker) = match env.set.is_plain && cx.load.is_none() && !self.by_locality {
+            true => (&env.set.priorities[0].healthy, &self.priorities[0].healthy.hosts),
+            false => self.source(cx, env)?,
         };
-        Some(chosen as usize)
+        let place = match candidates.places() {
+            [] => return None,
+            [only] => *only,
+            _ => picker.get_or_init(|| Picker::new(self.policy, candidates, env)).pick(candidates, env),
+        };
+        Some(place as usize)
     }
-}
 
-fn random(eligible: &[u32], rng: &Rng) -> u32 {
-    eligible[rng.below(eligible.len() as u64) as usize]
-}
-
-/// The least busy of `choices` hosts drawn with replacement; of equally busy ones the first drawn.
-fn least_active(set: &HostSet, choices: u32, rng: &Rng) -> u32 {
-    let active = |host: u32| set.hosts[host as usize].stats.rq_active.get();
-    let mut best = random(&set.eligible, rng);
-    for _ in 1..choices {
-        let other = random(&set.eligible, rng);
-        if active(other) < active(best) {
-            best = other;
+    /// The hosts among which the next request's is chosen. `None`: no host rather than any.
+    fn source<'a>(&'a self, cx: &PickContext<'_>, env: LbEnv<'a>) -> Option<(&'a Candidates, &'a OnceCell<Picker>)> {
+        let load = cx.load.unwrap_or(&env.set.load);
+        let (priority, availability) = load.choose(env.rng.u64());
+        let (hosts, pickers) = (&env.set.priorities[priority], &self.priorities[priority]);
+        if hosts.in_panic {
+            env.stats.lb_healthy_panic().inc();
+            return (!self.fail_traffic_on_panic).then_some((&hosts.all, &pickers.all));
         }
-    }
-    best
-}
-
-/// Envoy: where weights differ, a host's weight is divided by its load at the time it was last chosen.
-fn least_request_weight(set: &HostSet, host: u32) -> f64 {
-    let host = &set.hosts[host as usize];
-    f64::from(host.weight) / (host.stats.rq_active.get() + 1) as f64
-}
-
-fn has_weights(set: &HostSet) -> bool {
-    let mut weights = set.eligible.iter().map(|&host| set.hosts[host as usize].weight);
-    let first = weights.next();
-    weights.any(|weight| Some(weight) != first)
-}
-
-/// A schedule that begins at a random place, so that the workers do not all begin with the same host.
-fn schedule(set: &HostSet, rng: &Rng) -> Edf {
-    let weight = |host: u32| f64::from(set.hosts[host as usize].weight);
-    let mut edf = Edf::new(&set.eligible, weight);
-    for _ in 0..rng.below(set.eligible.len().max(1) as u64) {
-        edf.next(weight);
-    }
-    edf
-}
-
-// === impl RoundRobin ===
-
-impl RoundRobin {
-    fn new(set: &HostSet, rng: &Rng) -> Self {
-        if has_weights(set) {
-            Self::Weighted(RefCell::new(schedule(set, rng)))
-        } else {
-            Self::Equal(Cell::new(rng.below(set.eligible.len().max(1) as u64) as usize))
+        let (candidates, pickers) = match availability {
+            Availability::Healthy => (&hosts.healthy, &pickers.healthy),
+            Availability::Degraded => (&hosts.degraded, &pickers.degraded),
+        };
+        if let Some(locality) =
+            self.by_locality.then(|| pickers.choose_locality(hosts, availability, env.rng)).flatten()
+        {
+            return Some((hosts.localities[locality].of(availability), &pickers.localities[locality]));
         }
+        Some((candidates, &pickers.hosts))
+    }
+}
+
+// === impl PriorityPickers ===
+
+impl PriorityPickers {
+    fn new(hosts: &PriorityHosts) -> Self {
+        Self { all: OnceCell::new(), healthy: HealthPickers::new(hosts), degraded: HealthPickers::new(hosts) }
+    }
+}
+
+// === impl HealthPickers ===
+
+impl HealthPickers {
+    fn new(hosts: &PriorityHosts) -> Self {
+        let localities = hosts.localities.iter().map(|_| OnceCell::new()).collect();
+        Self { hosts: OnceCell::new(), schedule: OnceCell::new(), localities }
+    }
+
+    /// The place in `hosts.localities` of the next. `None` where none has a weight and a host.
+    fn choose_locality(&self, hosts: &PriorityHosts, availability: Availability, rng: &Rng) -> Option<usize> {
+        let weight = |at: u32| {
+            let locality = &hosts.localities[at as usize];
+            locality.effective_weight(locality.of(availability))
+        };
+        let schedule = self.schedule.get_or_init(|| {
+            let weighted: Vec<u32> = (0..hosts.localities.len() as u32).filter(|at| weight(*at) > 0.0).collect();
+            (!weighted.is_empty()).then(|| RefCell::new(Edf::starting_anywhere(&weighted, weight, rng)))
+        });
+        schedule.as_ref().map(|schedule| schedule.borrow_mut().next(weight) as usize)
     }
 }
 

@@ -15,6 +15,7 @@ mod discovery;
 mod dns;
 mod failure;
 mod host;
+mod host_set;
 mod lb;
 mod limits;
 mod pool;
@@ -27,6 +28,7 @@ mod worker;
 
 pub use cluster::Cluster;
 pub use clusters::{Clusters, Snapshot};
-pub use host::{Host, HostCounter, HostGauge, HostSet, HostStats};
+pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
+pub use host_set::{Candidates, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
 pub use worker::WorkerClusters;

@@ -11,6 +11,7 @@ use nuncio_filter_api::{Body, BodyError, ClusterName, Request, Response, Upstrea
 
 use crate::attempt::{ActiveRequest, Answered, Attempt};
 use crate::failure::Failure;
+use crate::lb::PickContext;
 use crate::worker::WorkerClusters;
 
 impl Upstreams for WorkerClusters {
@@ -23,7 +24,7 @@ impl Upstreams for WorkerClusters {
         Box::pin(async move {
             let cluster = cluster.ok_or(Failure::NoCluster)?;
             let stats = &cluster.shared.cluster.stats;
-            let Some(host) = cluster.pick() else {
+            let Some(host) = cluster.pick(&PickContext::default()) else {
                 stats.upstream_cx_none_healthy().inc();
                 return Err(Failure::NoHealthyHost.into());
             };

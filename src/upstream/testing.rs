@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nuncio_config::cluster::{
-    CircuitBreakers, ClusterConfig, Discovery, DnsConfig, DnsFamily, DnsResolverConfig, Endpoint, EndpointAddress,
-    Health, LbPolicy, Priority, UpstreamHttp,
+    AssignmentPolicy, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily, DnsResolverConfig,
+    Endpoint, EndpointAddress, Health, LbPolicy, LocalityLb, Priority, UpstreamHttp,
 };
 use nuncio_filter_api::{ClusterNames, Rng};
 use nuncio_telemetry::Address;
@@ -17,11 +17,20 @@ use nuncio_telemetry::stats::catalogue::ClusterStats;
 use tokio::net::UdpSocket;
 
 use crate::Clusters;
+use crate::lb::PickContext;
 use crate::pool::http1::Http1Pool;
 use crate::worker::{WorkerClusters, WorkerHost};
 
 pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
-    Endpoint { address, hostname: "".into(), weight: 1, health: Health::Healthy, locality: None, metadata: None }
+    Endpoint {
+        address,
+        hostname: "".into(),
+        weight: 1,
+        health: Health::Healthy,
+        locality: None,
+        priority: 0,
+        metadata: None,
+    }
 }
 
 pub(crate) fn fixed(address: SocketAddr) -> Endpoint {
@@ -38,8 +47,10 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         observable_name: name.into(),
         discovery: Discovery::Static,
         endpoints: endpoints.into(),
+        assignment: AssignmentPolicy::default(),
         lb: LbPolicy::RoundRobin,
-        panic_threshold: 50,
+        locality_lb: LocalityLb::default(),
+        common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         http: Arc::<UpstreamHttp>::default(),
         connect_timeout: Duration::from_secs(5),
@@ -70,13 +81,13 @@ impl OneCluster {
     }
 
     pub(crate) fn host(&self) -> Rc<WorkerHost> {
-        self.worker.get(0).unwrap().pick().unwrap()
+        self.worker.get(0).unwrap().pick(&PickContext::default()).unwrap()
     }
 
     /// The HTTP/1 pool of the host that is picked.
     pub(crate) fn http1(&self) -> Rc<Http1Pool> {
         let cluster = self.worker.get(0).unwrap();
-        let host = cluster.pick().unwrap();
+        let host = cluster.pick(&PickContext::default()).unwrap();
         host.pools.http1(&cluster.shared, &host.host, Priority::Default).clone()
     }
 }

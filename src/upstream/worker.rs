@@ -15,8 +15,9 @@ use nuncio_telemetry::stats::catalogue::{Http2Stats, RequestTimeStats};
 
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
-use crate::host::{Host, HostSet};
-use crate::lb::LoadBalancer;
+use crate::host::Host;
+use crate::host_set::HostSet;
+use crate::lb::{LbEnv, LoadBalancer, PickContext};
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
@@ -149,7 +150,7 @@ impl WorkerClusters {
 
 impl WorkerCluster {
     fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>) -> Self {
-        let balanced = RefCell::new(Rc::new(Balanced::new(&cluster, env, None)));
+        let balanced = RefCell::new(Rc::new(Balanced::new(&cluster, None)));
         let codes = Codes::new(&cluster);
         let shared = ClusterShare {
             cluster,
@@ -162,12 +163,11 @@ impl WorkerCluster {
     }
 
     /// Chooses the host for a request.
-    pub(crate) fn pick(&self) -> Option<Rc<WorkerHost>> {
+    pub(crate) fn pick(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
-        if balanced.set.in_panic {
-            self.shared.cluster.stats.lb_healthy_panic().inc();
-        }
-        let at = balanced.balancer.pick(&balanced.set, &self.shared.env.rng)?;
+        let ClusterShare { cluster, env, .. } = &*self.shared;
+        let env = LbEnv { set: &balanced.set, rng: &env.rng, stats: &cluster.stats };
+        let at = balanced.balancer.pick(cx, env)?;
         let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
         Some(host.clone())
     }
@@ -177,7 +177,7 @@ impl WorkerCluster {
         if current.version == self.shared.cluster.version() {
             return current;
         }
-        let next = Rc::new(Balanced::new(&self.shared.cluster, &self.shared.env, Some(&current)));
+        let next = Rc::new(Balanced::new(&self.shared.cluster, Some(&current)));
         *self.balanced.borrow_mut() = next.clone();
         next
     }
@@ -239,11 +239,11 @@ impl WorkerHost {
 
 impl Balanced {
     /// The hosts as they are now; those that were there `before` keep their pools.
-    fn new(cluster: &Cluster, env: &WorkerEnv, before: Option<&Self>) -> Self {
+    fn new(cluster: &Cluster, before: Option<&Self>) -> Self {
         // The version first: hosts that change meanwhile are then looked at again.
         let version = cluster.version();
         let set = cluster.hosts();
-        let balancer = LoadBalancer::new(cluster.config.lb, &set, &env.rng);
+        let balancer = LoadBalancer::new(&cluster.config, &set);
         let mut kept: HashMap<*const Host, Rc<WorkerHost>> = HashMap::new();
         if let Some(before) = before {
             kept.extend(before.hosts.iter().filter_map(OnceCell::get).map(|h| (Arc::as_ptr(&h.host), h.clone())));

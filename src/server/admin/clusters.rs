@@ -9,7 +9,7 @@ use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::google::protobuf::UInt32Value;
-use nuncio_upstream::{Cluster, Host};
+use nuncio_upstream::{Cluster, HealthFlag, HealthFlags, Host};
 use regex::Regex;
 
 use super::info::address;
@@ -57,7 +57,7 @@ fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{name}::{label}_priority::max_retries::{max_retries}")?;
     }
     writeln!(out, "{name}::added_via_api::false")?;
-    for host in &cluster.hosts().hosts {
+    for host in &*cluster.hosts().hosts {
         write_host(name, host, out)?;
     }
     Ok(())
@@ -71,13 +71,13 @@ fn write_host(cluster: &str, host: &Host, out: &mut String) -> std::fmt::Result 
     }
     let locality = host.locality.as_deref();
     line("hostname", &host.hostname)?;
-    line("health_flags", &host.health_flags())?;
+    line("health_flags", &host.flags())?;
     line("weight", &host.weight)?;
     line("region", &locality.map_or("", |l| &l.region))?;
     line("zone", &locality.map_or("", |l| &l.zone))?;
     line("sub_zone", &locality.map_or("", |l| &l.sub_zone))?;
-    line("canary", &false)?;
-    line("priority", &0)?;
+    line("canary", &host.is_canary())?;
+    line("priority", &host.priority)?;
     // Envoy: -1 until outlier detection has one.
     line("success_rate", &-1)?;
     line("local_origin_success_rate", &-1)
@@ -141,11 +141,6 @@ fn host_status(host: &Arc<Host>) -> proto::HostStatus {
     };
     let counters = counters(host).into_iter().map(metric(proto::simple_metric::Type::Counter));
     let gauges = gauges(host).into_iter().map(metric(proto::simple_metric::Type::Gauge));
-    let eds_health_status = match host.health {
-        Health::Healthy => core::HealthStatus::Healthy,
-        Health::Unhealthy => core::HealthStatus::Unhealthy,
-        Health::Draining => core::HealthStatus::Draining,
-    } as i32;
     let locality = host.locality.as_deref().map(|l| core::Locality {
         region: l.region.to_string(),
         zone: l.zone.to_string(),
@@ -154,10 +149,31 @@ fn host_status(host: &Arc<Host>) -> proto::HostStatus {
     proto::HostStatus {
         address: Some(address(&host.address())),
         stats: counters.chain(gauges).collect(),
-        health_status: Some(proto::HostHealthStatus { eds_health_status, ..proto::HostHealthStatus::default() }),
+        health_status: Some(health_status(host.flags())),
         weight: host.weight,
         hostname: host.hostname.to_string(),
+        priority: host.priority,
         locality: Some(locality.unwrap_or_default()),
         ..proto::HostStatus::default()
+    }
+}
+
+fn health_status(flags: HealthFlags) -> proto::HostHealthStatus {
+    let eds_health_status = match flags.health_of_discovery() {
+        Health::Unknown | Health::Healthy => core::HealthStatus::Healthy,
+        Health::Unhealthy | Health::Timeout => core::HealthStatus::Unhealthy,
+        Health::Draining => core::HealthStatus::Draining,
+        Health::Degraded => core::HealthStatus::Degraded,
+    };
+    proto::HostHealthStatus {
+        failed_active_health_check: flags.has(HealthFlag::FailedActiveHc),
+        failed_outlier_check: flags.has(HealthFlag::FailedOutlierCheck),
+        failed_active_degraded_check: flags.has(HealthFlag::DegradedActiveHc),
+        pending_dynamic_removal: flags.has(HealthFlag::PendingDynamicRemoval),
+        pending_active_hc: flags.has(HealthFlag::PendingActiveHc),
+        excluded_via_immediate_hc_fail: flags.has(HealthFlag::ExcludedViaImmediateHcFail),
+        active_hc_timeout: flags.has(HealthFlag::ActiveHcTimeout),
+        failed_degraded_outlier_detection: flags.has(HealthFlag::DegradedOutlierDetection),
+        eds_health_status: eds_health_status as i32,
     }
 }

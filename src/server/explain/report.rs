@@ -236,9 +236,9 @@ impl ClusterReport {
         let resolved = set.hosts.iter().enumerate().map(|(i, host)| EndpointReport {
             address: host.address().to_string(),
             hostname: host.hostname.to_string(),
-            health: health(host.health),
+            health: health(host.flags().health_of_discovery()),
             weight: host.weight,
-            is_candidate: set.eligible.iter().any(|eligible| *eligible as usize == i),
+            is_candidate: set.is_candidate(i),
         });
         let mut endpoints: Vec<_> = resolved.collect();
         if endpoints.is_empty() {
@@ -251,7 +251,7 @@ impl ClusterReport {
                 hostname: endpoint.hostname.to_string(),
                 health: health(endpoint.health),
                 weight: endpoint.weight,
-                is_candidate: endpoint.health == Health::Healthy,
+                is_candidate: matches!(endpoint.health, Health::Unknown | Health::Healthy),
             }));
         }
         Self { name, lb: Some(lb), endpoints }
@@ -260,8 +260,9 @@ impl ClusterReport {
 
 fn health(health: Health) -> &'static str {
     match health {
-        Health::Healthy => "healthy",
-        Health::Unhealthy => "unhealthy",
+        Health::Unknown | Health::Healthy => "healthy",
+        Health::Unhealthy | Health::Timeout => "unhealthy",
+        Health::Degraded => "degraded",
         Health::Draining => "draining",
     }
 }

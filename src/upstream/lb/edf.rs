@@ -1,6 +1,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use nuncio_filter_api::Rng;
+
 /// Chooses by earliest deadline first: a host of weight w comes round every 1/w of a turn, which spreads the turns of
 /// a heavy host evenly. O(log n) for each choice.
 #[derive(Debug)]
@@ -22,10 +24,19 @@ struct Entry {
 
 impl Edf {
     /// A schedule of `hosts`, which are not none.
-    pub(crate) fn new(hosts: &[u32], weight: impl Fn(u32) -> f64) -> Self {
+    fn new(hosts: &[u32], weight: impl Fn(u32) -> f64) -> Self {
         let mut edf = Self { now: 0.0, order: 0, heap: BinaryHeap::with_capacity(hosts.len()) };
         for &host in hosts {
             edf.push(host, weight(host));
+        }
+        edf
+    }
+
+    /// A schedule that begins at a random place, so that the workers do not all begin with the same host.
+    pub(crate) fn starting_anywhere(hosts: &[u32], weight: impl Fn(u32) -> f64, rng: &Rng) -> Self {
+        let mut edf = Self::new(hosts, &weight);
+        for _ in 0..rng.below(hosts.len() as u64) {
+            edf.next(&weight);
         }
         edf
     }

@@ -1,35 +1,46 @@
 use std::sync::Arc;
 
-use nuncio_config::cluster::{Endpoint, EndpointAddress, Health};
-use nuncio_telemetry::Address;
+use nuncio_config::cluster::{ClusterConfig, Endpoint, Health, Locality, LocalityWeight};
+use nuncio_telemetry::stats::Store;
 
 use super::*;
-use crate::host::Host;
+use crate::cluster::Cluster;
+use crate::testing::{cluster_config, fixed};
 
-fn set(weights: &[u32]) -> HostSet {
-    let host = |weight: &u32| {
-        let address: Address = "127.0.0.1:80".parse::<std::net::SocketAddr>().unwrap().into();
-        let endpoint = Endpoint {
-            address: EndpointAddress::Fixed(address.clone()),
-            hostname: "".into(),
-            weight: *weight,
-            health: Health::Healthy,
-            locality: None,
-            metadata: None,
-        };
-        Arc::new(Host::new(&endpoint, address))
-    };
-    HostSet::new(weights.iter().map(host).collect(), 50)
+/// A cluster with one worker's balancer.
+struct Fixture {
+    cluster: Cluster,
+    rng: Rng,
 }
 
-fn shares(policy: LbPolicy, set: &HostSet, picks: usize) -> Vec<usize> {
-    let rng = Rng::seeded(7);
-    let lb = LoadBalancer::new(policy, set, &rng);
-    let mut shares = vec![0; set.hosts.len()];
-    for _ in 0..picks {
-        shares[lb.pick(set, &rng).unwrap()] += 1;
+impl Fixture {
+    fn new(policy: LbPolicy, weights: &[u32]) -> Self {
+        let endpoint = |weight: &u32| Endpoint { weight: *weight, ..fixed(([127, 0, 0, 1], 80).into()) };
+        Self::of(ClusterConfig { lb: policy, ..cluster_config("c", weights.iter().map(endpoint).collect()) })
     }
-    shares
+
+    fn of(config: ClusterConfig) -> Self {
+        Self { cluster: Cluster::new(config, &Store::new()), rng: Rng::seeded(7) }
+    }
+
+    fn picks(&self, cx: &PickContext<'_>, count: usize) -> Vec<usize> {
+        let set = self.cluster.hosts();
+        let lb = LoadBalancer::new(&self.cluster.config, &set);
+        let env = LbEnv { set: &set, rng: &self.rng, stats: &self.cluster.stats };
+        (0..count).filter_map(|_| lb.pick(cx, env)).collect()
+    }
+
+    fn shares(&self, count: usize) -> Vec<usize> {
+        let mut shares = vec![0; self.cluster.hosts().hosts.len()];
+        for place in self.picks(&PickContext::default(), count) {
+            shares[place] += 1;
+        }
+        shares
+    }
+}
+
+fn shares(policy: LbPolicy, weights: &[u32], picks: usize) -> Vec<usize> {
+    Fixture::new(policy, weights).shares(picks)
 }
 
 /// Whether `shares` are what chance gives at equal odds: chi-square below its value for p = 0.001 at 9 degrees.
@@ -41,69 +52,173 @@ fn is_uniform(shares: &[usize]) -> bool {
 
 #[test]
 fn round_robin_gives_each_host_the_same() {
-    assert_eq!(shares(LbPolicy::RoundRobin, &set(&[1, 1, 1]), 300), [100, 100, 100]);
-    assert_eq!(shares(LbPolicy::RoundRobin, &set(&[4, 4]), 300), [150, 150]);
+    assert_eq!(shares(LbPolicy::RoundRobin, &[1, 1, 1], 300), [100, 100, 100]);
+    assert_eq!(shares(LbPolicy::RoundRobin, &[4, 4], 300), [150, 150]);
 }
 
 #[test]
 fn round_robin_follows_weights_and_spreads_them() {
-    let set = set(&[1, 2, 7]);
-    assert_eq!(shares(LbPolicy::RoundRobin, &set, 1000), [100, 200, 700]);
-    let rng = Rng::seeded(1);
-    let lb = LoadBalancer::new(LbPolicy::RoundRobin, &set, &rng);
-    let picks: Vec<usize> = (0..100).map(|_| lb.pick(&set, &rng).unwrap()).collect();
+    let f = Fixture::new(LbPolicy::RoundRobin, &[1, 2, 7]);
+    assert_eq!(f.shares(1000), [100, 200, 700]);
+    let picks = f.picks(&PickContext::default(), 100);
     let longest = picks.chunk_by(|a, b| a == b).map(<[usize]>::len).max().unwrap();
     assert!(longest <= 5, "the heavy host's turns are spread: {picks:?}");
 }
 
 #[test]
 fn workers_begin_at_different_hosts() {
-    let set = set(&[1; 10]);
-    let first = |seed| {
-        let rng = Rng::seeded(seed);
-        LoadBalancer::new(LbPolicy::RoundRobin, &set, &rng).pick(&set, &rng).unwrap()
-    };
-    let firsts: std::collections::BTreeSet<usize> = (0..50).map(first).collect();
+    let f = Fixture::new(LbPolicy::RoundRobin, &[1; 10]);
+    let firsts: std::collections::BTreeSet<usize> = (0..50).map(|_| f.picks(&PickContext::default(), 1)[0]).collect();
     assert!(firsts.len() > 5, "{firsts:?}");
 }
 
 #[test]
 fn random_is_uniform() {
-    let shares = shares(LbPolicy::Random, &set(&[1; 10]), 10_000);
+    let shares = shares(LbPolicy::Random, &[1; 10], 10_000);
     assert!(is_uniform(&shares), "{shares:?}");
 }
 
 #[test]
 fn least_request_is_uniform_among_idle_hosts() {
-    let shares = shares(LbPolicy::LeastRequest { choices: 2 }, &set(&[1; 10]), 10_000);
+    let shares = shares(LbPolicy::LeastRequest { choices: 2 }, &[1; 10], 10_000);
     assert!(is_uniform(&shares), "{shares:?}");
 }
 
 #[test]
 fn least_request_shuns_a_busy_host() {
-    let set = set(&[1; 10]);
-    set.hosts[3].stats.rq_active.inc();
-    let shares = shares(LbPolicy::LeastRequest { choices: 2 }, &set, 10_000);
+    let f = Fixture::new(LbPolicy::LeastRequest { choices: 2 }, &[1; 10]);
+    f.cluster.hosts().hosts[3].stats.rq_active.inc();
+    let shares = f.shares(10_000);
     // It is chosen only if it is drawn twice: 1 in 100.
     assert!((50..150).contains(&shares[3]), "{shares:?}");
 }
 
 #[test]
 fn weighted_least_request_divides_by_the_load() {
-    let set = set(&[1, 3]);
-    assert_eq!(shares(LbPolicy::LeastRequest { choices: 2 }, &set, 400), [100, 300]);
+    let f = Fixture::new(LbPolicy::LeastRequest { choices: 2 }, &[1, 3]);
+    assert_eq!(f.shares(400), [100, 300]);
     for _ in 0..2 {
-        set.hosts[1].stats.rq_active.inc();
+        f.cluster.hosts().hosts[1].stats.rq_active.inc();
     }
-    let shares = shares(LbPolicy::LeastRequest { choices: 2 }, &set, 400);
+    let shares = f.shares(400);
     assert!((195..=205).contains(&shares[0]), "{shares:?}");
 }
 
 #[test]
 fn an_empty_set_has_nothing_to_pick() {
-    let rng = Rng::seeded(1);
     for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }, LbPolicy::Random] {
-        let set = set(&[]);
-        assert_eq!(LoadBalancer::new(policy, &set, &rng).pick(&set, &rng), None);
+        assert_eq!(shares(policy, &[], 10), [] as [usize; 0]);
     }
+}
+
+/// Hosts of two priorities: 0 to 9 and 10 to 19, of which so many are healthy.
+fn failing_over(healthy: [usize; 2], threshold: u8) -> Fixture {
+    let endpoint = |n: u16| {
+        let (priority, at) = (u32::from(n / 10), usize::from(n % 10));
+        let health = if at < healthy[priority as usize] { Health::Healthy } else { Health::Unhealthy };
+        Endpoint { priority, health, ..fixed(([127, 0, 0, 1], n).into()) }
+    };
+    let mut config = cluster_config("c", (0..20).map(endpoint).collect());
+    config.common_lb.panic_threshold = threshold;
+    Fixture::of(config)
+}
+
+#[test]
+fn requests_follow_the_load_of_the_priorities() {
+    // 5 of 10 can do 70 %.
+    let shares = failing_over([5, 10], 50).shares(10_000);
+    let first: usize = shares[..5].iter().sum();
+    assert!((6_800..7_200).contains(&first), "{shares:?}");
+    assert_eq!(shares[5..10].iter().sum::<usize>(), 0, "the unhealthy are left alone: {shares:?}");
+    assert_eq!(first + shares[10..].iter().sum::<usize>(), 10_000);
+}
+
+#[test]
+fn a_priority_in_panic_uses_all_its_hosts_and_counts_it() {
+    // 28 % and 56 % are 84 % together: the first gets a third of the load, and panics.
+    let f = failing_over([2, 4], 30);
+    let shares = f.shares(9_000);
+    assert!(shares[..10].iter().all(|share| *share > 0), "{shares:?}");
+    assert!(shares[14..].iter().all(|share| *share == 0), "{shares:?}");
+    let panics = f.cluster.stats.lb_healthy_panic().value() as usize;
+    assert_eq!(panics, shares[..10].iter().sum::<usize>());
+}
+
+#[test]
+fn traffic_may_rather_fail_than_go_anywhere() {
+    let mut f = failing_over([0, 0], 50);
+    assert_eq!(f.picks(&PickContext::default(), 10).len(), 10);
+    f.cluster.config.locality_lb =
+        LocalityLb::ZoneAware(nuncio_config::cluster::ZoneAware { fail_traffic_on_panic: true, ..Default::default() });
+    assert_eq!(f.picks(&PickContext::default(), 10), [0_usize; 0]);
+    assert_eq!(f.cluster.stats.lb_healthy_panic().value(), 20);
+}
+
+#[test]
+fn a_request_may_have_a_load_of_its_own() {
+    let load = PriorityLoad { healthy: [0, 100].into(), degraded: [0, 0].into() };
+    let f = failing_over([10, 10], 50);
+    let picks = f.picks(&PickContext { load: Some(&load), ..PickContext::default() }, 100);
+    assert!(picks.iter().all(|place| *place >= 10), "{picks:?}");
+}
+
+#[test]
+fn avoided_hosts_are_passed_over_while_selections_last() {
+    let f = Fixture::new(LbPolicy::RoundRobin, &[1, 1, 1]);
+    let hosts = f.cluster.hosts().hosts.clone();
+    let is_avoided = |host: &Host| !std::ptr::eq(host, &*hosts[1]);
+    let pick = |selections| {
+        let avoid = Some(Avoid { is_avoided: &is_avoided, selections });
+        f.picks(&PickContext { avoid, ..PickContext::default() }, 30)
+    };
+    assert!(pick(2).iter().all(|place| *place == 1));
+    assert!(pick(1).iter().any(|place| *place != 1));
+}
+
+#[test]
+fn a_change_of_health_counts_once_it_is_told() {
+    let f = Fixture::new(LbPolicy::RoundRobin, &[1, 1, 1]);
+    let host = f.cluster.hosts().hosts[1].clone();
+    assert!(host.set_flag(crate::HealthFlag::FailedActiveHc));
+    assert_eq!(f.shares(30), [10, 10, 10]);
+    f.cluster.update_health();
+    assert_eq!(f.shares(30), [15, 0, 15]);
+    assert_eq!(f.cluster.stats.membership_healthy().value(), 2);
+    assert_eq!(f.cluster.stats.membership_change().value(), 1);
+    assert!(host.clear_flag(crate::HealthFlag::FailedActiveHc));
+    f.cluster.update_health();
+    assert_eq!(f.shares(30), [10, 10, 10]);
+}
+
+/// Two hosts in each zone, the first `unhealthy` of all of which are unhealthy.
+fn zones(weights: &[(&str, Option<u32>)], unhealthy: usize) -> Fixture {
+    let locality = |zone: &str| Some(Arc::new(Locality { zone: zone.into(), ..Locality::default() }));
+    let mut endpoints = Vec::new();
+    for (zone, _) in weights.iter().flat_map(|zone| [zone; 2]) {
+        let health = if endpoints.len() < unhealthy { Health::Unhealthy } else { Health::Healthy };
+        let at = ([127, 0, 0, 1], 80).into();
+        endpoints.push(Endpoint { locality: locality(zone), health, ..fixed(at) });
+    }
+    let weighted = weights.iter().filter_map(|(zone, weight)| Some((zone, (*weight)?)));
+    let weights = weighted.map(|(zone, weight)| LocalityWeight { locality: locality(zone), priority: 0, weight });
+    let mut config = cluster_config("c", endpoints);
+    config.assignment.locality_weights = weights.collect();
+    config.locality_lb = LocalityLb::Weighted;
+    Fixture::of(config)
+}
+
+#[test]
+fn localities_share_the_load_by_weight() {
+    assert_eq!(zones(&[("a", Some(1)), ("b", Some(3))], 0).shares(400), [50, 50, 150, 150]);
+    assert_eq!(zones(&[("a", Some(1)), ("b", None)], 0).shares(100), [50, 50, 0, 0], "without weight there is no load");
+    assert_eq!(zones(&[("a", None), ("b", None)], 0).shares(100), [25; 4], "without weights localities do not count");
+}
+
+#[test]
+fn a_locality_with_unhealthy_hosts_gets_less() {
+    // One of two is healthy: 70 % of its weight.
+    let shares = zones(&[("a", Some(1)), ("b", Some(1))], 1).shares(1_700);
+    assert_eq!(shares[0], 0);
+    assert!((699..=701).contains(&shares[1]), "{shares:?}");
+    assert_eq!(zones(&[("a", Some(1)), ("b", Some(1))], 2).shares(100), [0, 0, 50, 50]);
 }

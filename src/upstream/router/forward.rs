@@ -21,6 +21,7 @@ use super::tunnel;
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt};
 use crate::failure::Failure;
+use crate::lb::PickContext;
 use crate::pool::connection::millis;
 use crate::worker::{WorkerCluster, WorkerClusters, WorkerHost};
 
@@ -140,7 +141,7 @@ impl Forwarding<'_> {
     /// Chooses a host and gets its response, in time.
     async fn run(&self, request: &mut Request, cx: &StreamCx, deadline: &mut Deadline) -> Result<Answered, Failed> {
         let body = std::mem::take(&mut request.body);
-        self.attempt(self.cluster.pick(), request, body, cx, deadline).await
+        self.attempt(self.cluster.pick(&PickContext::default()), request, body, cx, deadline).await
     }
 
     /// Gets a response from `host`, in time.

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{Config, format_cx};
 use crate::attempt::Attempt;
 use crate::failure::Failure;
+use crate::lb::PickContext;
 use crate::pool::connection::millis;
 use crate::worker::{WorkerCluster, WorkerClusters};
 
@@ -143,7 +144,7 @@ impl Copy {
 
     async fn exchange(&self, body: Body) -> Result<(), Failure> {
         let shared = &self.cluster.shared;
-        let Some(host) = self.cluster.pick() else {
+        let Some(host) = self.cluster.pick(&PickContext::default()) else {
             shared.cluster.stats.upstream_cx_none_healthy().inc();
             return Err(Failure::NoHealthyHost);
         };

@@ -13,6 +13,7 @@ use nuncio_telemetry::ResponseFlag;
 use super::counts::Counts;
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::lb::{Avoid, PickContext};
 use crate::limits::Resource;
 use crate::pool::connection::PoolFailure;
 use crate::worker::{ClusterShare, WorkerCluster, WorkerHost};
@@ -97,22 +98,18 @@ impl<'a> Retries<'a> {
     /// Chooses the host of the next attempt: of a retry another than the policy avoids, if one comes up.
     pub(super) fn pick(&mut self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
         let selections = if self.tried.is_empty() { 0 } else { self.policy.map_or(1, |p| p.host_selections) };
-        let mut host = cluster.pick()?;
-        for _ in 0..selections {
-            if !self.avoids(&host.host) {
-                break;
-            }
-            host = cluster.pick()?;
-        }
+        let is_avoided = |host: &Host| self.avoids(host);
+        let avoid = (selections > 0).then_some(Avoid { is_avoided: &is_avoided, selections });
+        let host = cluster.pick(&PickContext { avoid, ..PickContext::default() })?;
         self.tried.push(host.host.clone());
         Some(host)
     }
 
-    fn avoids(&self, host: &Arc<Host>) -> bool {
+    fn avoids(&self, host: &Host) -> bool {
         self.policy.is_some_and(|policy| {
             policy.avoided_hosts.iter().any(|avoided| match avoided {
-                AvoidedHosts::Previous => self.tried.iter().any(|tried| Arc::ptr_eq(tried, host)),
-                AvoidedHosts::Canary => is_canary(host),
+                AvoidedHosts::Previous => self.tried.iter().any(|tried| std::ptr::eq(&**tried, host)),
+                AvoidedHosts::Canary => host.is_canary(),
             })
         })
     }
@@ -256,11 +253,6 @@ impl<'a> Retries<'a> {
 fn random_part(rng: &Rng, interval: Duration) -> Duration {
     let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 { Duration::ZERO } else { Duration::from_millis(rng.below(millis)) }
-}
-
-fn is_canary(host: &Host) -> bool {
-    let metadata = host.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
-    metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
 }
 
 // === impl Permit ===

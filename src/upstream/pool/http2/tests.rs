@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::attempt::{Answered, Attempt};
 use crate::failure::Failure;
+use crate::lb::PickContext;
 use crate::testing::{OneCluster, cluster_config, fixed, on_worker, until};
 
 /// What the upstream does with a request.
@@ -61,7 +62,7 @@ impl Fixture {
 
     async fn send(&self, body: Body) -> Result<(u16, Body), Failure> {
         let cluster = self.cluster.worker.get(0).unwrap();
-        let host = cluster.pick().unwrap();
+        let host = cluster.pick(&PickContext::default()).unwrap();
         let priority = Priority::Default;
         let attempt = Attempt { share: &cluster.shared, host: &host, priority, info: None, informational: None };
         let head = RequestHead::new(Method::GET, Scheme::Http, "a.test".into(), "/".into());

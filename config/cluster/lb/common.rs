@@ -1,0 +1,182 @@
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::cluster::v3::cluster::CommonLbConfig;
+use nuncio_proto::envoy::config::cluster::v3::cluster::common_lb_config as pb;
+use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as common;
+use nuncio_proto::envoy::r#type::v3::Percent;
+
+/// What is the same for all ways to choose a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommonLb {
+    /// Below this percentage of healthy hosts all are used; 0 never.
+    pub panic_threshold: u8,
+}
+
+/// How localities count when a host is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalityLb {
+    /// The locality of this proxy is preferred, where it is known.
+    ZoneAware(ZoneAware),
+    /// A locality is chosen by its weight first.
+    Weighted,
+}
+
+/// Zone-aware routing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Percentage of requests that are routed so.
+    pub routing_enabled: u8,
+    /// With fewer hosts than this there is none.
+    pub min_cluster_size: u64,
+    /// No host rather than any where there are too few healthy ones.
+    pub fail_traffic_on_panic: bool,
+    /// All requests stay in the local zone if it has so many healthy hosts.
+    pub force_local_zone: Option<u32>,
+    /// What the share of a locality is measured by.
+    pub basis: LocalityBasis,
+}
+
+/// What the share of a locality is measured by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalityBasis {
+    /// The number of its healthy hosts.
+    #[default]
+    HealthyHosts,
+    /// Their weight.
+    HealthyWeight,
+}
+
+// === impl CommonLb ===
+
+/// Envoy's `healthy_panic_threshold`, in percent.
+const DEFAULT_PANIC_THRESHOLD: u8 = 50;
+
+impl Default for CommonLb {
+    fn default() -> Self {
+        Self { panic_threshold: DEFAULT_PANIC_THRESHOLD }
+    }
+}
+
+impl CommonLb {
+    pub(in crate::cluster) fn lower(proto: CommonLbConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let CommonLbConfig {
+            healthy_panic_threshold,
+            update_merge_window,
+            ignore_new_hosts_until_first_hc,
+            close_connections_on_host_set_change,
+            consistent_hashing_lb_config,
+            override_host_status,
+            // Part of the policy that it is for.
+            locality_config_specifier: _,
+        } = proto;
+        cx.unsupported("update_merge_window", &update_merge_window)?;
+        cx.unsupported("ignore_new_hosts_until_first_hc", &ignore_new_hosts_until_first_hc)?;
+        cx.unsupported("close_connections_on_host_set_change", &close_connections_on_host_set_change)?;
+        cx.unsupported("consistent_hashing_lb_config", &consistent_hashing_lb_config)?;
+        cx.unsupported("override_host_status", &override_host_status)?;
+        let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
+        Ok(Self { panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD) })
+    }
+}
+
+/// Envoy rounds to the nearest whole percent.
+fn percent(percent: Percent, cx: &mut LowerCx<'_>) -> Result<u8, Refused> {
+    if !(0.0..=100.0).contains(&percent.value) {
+        return Err(cx.invalid("a percentage lies between 0 and 100"));
+    }
+    Ok(percent.value.round() as u8)
+}
+
+// === impl LocalityLb ===
+
+impl Default for LocalityLb {
+    fn default() -> Self {
+        Self::ZoneAware(ZoneAware::default())
+    }
+}
+
+impl LocalityLb {
+    /// Lowers that of `common_lb_config`.
+    pub(super) fn lower_common(
+        proto: Option<pb::LocalityConfigSpecifier>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        match proto {
+            None => Ok(Self::default()),
+            Some(pb::LocalityConfigSpecifier::LocalityWeightedLbConfig(pb::LocalityWeightedLbConfig {})) => {
+                Ok(Self::Weighted)
+            }
+            Some(pb::LocalityConfigSpecifier::ZoneAwareLbConfig(zone_aware)) => {
+                cx.at("zone_aware_lb_config", |cx| ZoneAware::lower_common(zone_aware, cx)).map(Self::ZoneAware)
+            }
+        }
+    }
+
+    /// Lowers that of a policy.
+    pub(super) fn lower(proto: Option<common::LocalityLbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use common::locality_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
+        let Some(common::LocalityLbConfig { locality_config_specifier }) = proto else { return Ok(Self::default()) };
+        match locality_config_specifier {
+            None => Ok(Self::default()),
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => Ok(Self::Weighted),
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone_aware)) => cx
+                .at("locality_lb_config", |cx| cx.at("zone_aware_lb_config", |cx| ZoneAware::lower(zone_aware, cx)))
+                .map(Self::ZoneAware),
+        }
+    }
+}
+
+// === impl ZoneAware ===
+
+/// Envoy's `min_cluster_size`.
+const DEFAULT_MIN_CLUSTER_SIZE: u64 = 6;
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self {
+            routing_enabled: 100,
+            min_cluster_size: DEFAULT_MIN_CLUSTER_SIZE,
+            fail_traffic_on_panic: false,
+            force_local_zone: None,
+            basis: LocalityBasis::HealthyHosts,
+        }
+    }
+}
+
+impl ZoneAware {
+    fn lower_common(proto: pb::ZoneAwareLbConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::ZoneAwareLbConfig { routing_enabled, min_cluster_size, fail_traffic_on_panic } = proto;
+        Ok(Self {
+            routing_enabled: cx.opt("routing_enabled", routing_enabled, percent)?.unwrap_or(100),
+            min_cluster_size: min_cluster_size.map_or(DEFAULT_MIN_CLUSTER_SIZE, |v| v.value),
+            fail_traffic_on_panic,
+            ..Self::default()
+        })
+    }
+
+    // A deprecated field is configuration too.
+    #[allow(deprecated)]
+    fn lower(proto: common::locality_lb_config::ZoneAwareLbConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use common::locality_lb_config::zone_aware_lb_config::{ForceLocalZone, LocalityBasis as Basis};
+        let common::locality_lb_config::ZoneAwareLbConfig {
+            routing_enabled,
+            min_cluster_size,
+            fail_traffic_on_panic,
+            force_locality_direct_routing,
+            force_local_zone,
+            locality_basis,
+        } = proto;
+        cx.unsupported("force_locality_direct_routing", &force_locality_direct_routing)?;
+        let basis = match Basis::try_from(locality_basis) {
+            Ok(Basis::HealthyHostsNum) => LocalityBasis::HealthyHosts,
+            Ok(Basis::HealthyHostsWeight) => LocalityBasis::HealthyWeight,
+            Err(_) => return Err(cx.at("locality_basis", |cx| cx.invalid("is no basis"))),
+        };
+        Ok(Self {
+            routing_enabled: cx.opt("routing_enabled", routing_enabled, percent)?.unwrap_or(100),
+            min_cluster_size: min_cluster_size.map_or(DEFAULT_MIN_CLUSTER_SIZE, |v| v.value),
+            fail_traffic_on_panic,
+            force_local_zone: force_local_zone.map(|ForceLocalZone { min_size }| min_size.map_or(1, |v| v.value)),
+            basis,
+        })
+    }
+}

@@ -1,0 +1,109 @@
+//! The hosts of a cluster at one time, by priority and locality, with the share of the load that each priority gets.
+
+mod load;
+mod priority;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use nuncio_config::cluster::{AssignmentPolicy, CommonLb};
+
+use crate::host::Host;
+
+pub(crate) use load::Availability;
+pub use load::PriorityLoad;
+pub use priority::{Candidates, LocalityHosts, PriorityHosts};
+
+/// The hosts of a cluster at one time.
+#[derive(Debug)]
+pub struct HostSet {
+    /// All of them by priority, and within a priority in order of configuration or of resolution.
+    pub hosts: Arc<[Arc<Host>]>,
+    /// By priority, at least one; a priority without hosts among those that have some is empty.
+    pub priorities: Box<[PriorityHosts]>,
+    /// How much of the load goes to each priority.
+    pub load: PriorityLoad,
+    /// Whether the healthy hosts of the first priority get it all.
+    pub(crate) is_plain: bool,
+}
+
+/// Whether hosts are told apart by locality, which costs memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Localities {
+    Ignored,
+    Grouped,
+}
+
+// === impl HostSet ===
+
+impl HostSet {
+    /// The set of `hosts`, which are in any order.
+    pub(crate) fn new(
+        mut hosts: Vec<Arc<Host>>,
+        policy: &AssignmentPolicy,
+        common: &CommonLb,
+        localities: Localities,
+    ) -> Self {
+        // Stable: within a priority the order remains.
+        hosts.sort_by_key(|host| host.priority);
+        Self::of_sorted(hosts.into(), policy, common, localities)
+    }
+
+    /// The set of the same hosts with the health that they have now.
+    pub(crate) fn refreshed(&self, policy: &AssignmentPolicy, common: &CommonLb, localities: Localities) -> Self {
+        Self::of_sorted(self.hosts.clone(), policy, common, localities)
+    }
+
+    fn of_sorted(
+        hosts: Arc<[Arc<Host>]>,
+        policy: &AssignmentPolicy,
+        common: &CommonLb,
+        localities: Localities,
+    ) -> Self {
+        let mut priorities = Vec::with_capacity(1);
+        let mut rest = 0..hosts.len();
+        while !rest.is_empty() || priorities.is_empty() {
+            let here = hosts[rest.clone()].partition_point(|host| host.priority as usize <= priorities.len());
+            let range = rest.start..rest.start + here;
+            rest.start = range.end;
+            priorities.push(PriorityHosts::new(priorities.len() as u32, &hosts, range, policy, localities));
+        }
+        let load = PriorityLoad::distribute(&mut priorities, common.panic_threshold);
+        let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
+        Self { hosts, priorities: priorities.into(), load, is_plain }
+    }
+
+    /// Number of healthy hosts.
+    pub fn healthy(&self) -> usize {
+        self.priorities.iter().map(|p| p.healthy.len()).sum()
+    }
+
+    /// Number of degraded hosts.
+    pub fn degraded(&self) -> usize {
+        self.priorities.iter().map(|p| p.degraded.len()).sum()
+    }
+
+    /// Number of hosts that count neither as healthy nor as missing.
+    pub fn excluded(&self) -> usize {
+        self.priorities.iter().map(|p| p.excluded).sum()
+    }
+
+    /// The greatest weight of a host, for the gauge `max_host_weight`.
+    pub(crate) fn max_weight(&self) -> u32 {
+        self.hosts.iter().map(|h| h.weight).max().unwrap_or(0)
+    }
+
+    /// Whether a load balancer may choose the host at `place` now.
+    pub fn is_candidate(&self, place: usize) -> bool {
+        let Some(host) = self.hosts.get(place) else { return false };
+        let priority = &self.priorities[host.priority as usize];
+        let at = u32::try_from(place).unwrap_or(u32::MAX);
+        let share = |load: &[u32]| load[host.priority as usize] > 0;
+        if priority.in_panic {
+            return share(&self.load.healthy) || share(&self.load.degraded);
+        }
+        (share(&self.load.healthy) && priority.healthy.has(at))
+            || (share(&self.load.degraded) && priority.degraded.has(at))
+    }
+}

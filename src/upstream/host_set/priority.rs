@@ -1,0 +1,229 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use nuncio_config::cluster::{AssignmentPolicy, Locality};
+
+use super::{Availability, Localities};
+use crate::host::{CoarseHealth, Host};
+
+/// The hosts of one priority.
+#[derive(Debug)]
+pub struct PriorityHosts {
+    /// All of them.
+    pub all: Candidates,
+    /// The healthy ones.
+    pub healthy: Candidates,
+    /// The degraded ones.
+    pub degraded: Candidates,
+    /// Number of those that count neither as healthy nor as missing.
+    pub excluded: usize,
+    /// By locality, ordered by region, zone and sub-zone; empty where localities do not count.
+    pub localities: Box<[LocalityHosts]>,
+    /// How much of what is asked of it the priority can do with its healthy hosts, in percent, at most 100.
+    pub health: u32,
+    /// The same for its degraded hosts.
+    pub degraded_health: u32,
+    /// Whether too few are healthy, so that all are used.
+    pub in_panic: bool,
+}
+
+/// The hosts of one locality at one priority.
+#[derive(Debug)]
+pub struct LocalityHosts {
+    /// Where it is.
+    pub locality: Option<Arc<Locality>>,
+    /// Its weight; 0 where it has none.
+    pub weight: u32,
+    /// All hosts.
+    pub all: Candidates,
+    /// The healthy ones.
+    pub healthy: Candidates,
+    /// The degraded ones.
+    pub degraded: Candidates,
+    /// Number of those that count neither as healthy nor as missing.
+    pub excluded: usize,
+    overprovisioning_factor: u32,
+}
+
+/// Hosts among which one is chosen.
+#[derive(Debug, Default)]
+pub struct Candidates {
+    /// Places in `HostSet::hosts`.
+    places: Box<[u32]>,
+    /// Whether their weights differ.
+    pub(crate) is_weighted: bool,
+}
+
+/// Hosts of one group by health.
+#[derive(Default)]
+struct Sorted {
+    all: Vec<u32>,
+    healthy: Vec<u32>,
+    degraded: Vec<u32>,
+    excluded: usize,
+    /// Sums of weights, as they are counted for `weighted_priority_health`.
+    weights: Weights,
+}
+
+#[derive(Default)]
+struct Weights {
+    healthy: u64,
+    degraded: u64,
+    counted: u64,
+}
+
+// === impl PriorityHosts ===
+
+impl PriorityHosts {
+    /// The hosts in `range`, which are those of `priority`.
+    pub(super) fn new(
+        priority: u32,
+        hosts: &[Arc<Host>],
+        range: Range<usize>,
+        policy: &AssignmentPolicy,
+        localities: Localities,
+    ) -> Self {
+        let mut sorted = Sorted::default();
+        let mut by_locality: BTreeMap<Option<&Arc<Locality>>, Sorted> = BTreeMap::new();
+        sorted.all.reserve_exact(range.len());
+        sorted.healthy.reserve_exact(range.len());
+        for place in range {
+            let host = &hosts[place];
+            sorted.add(place as u32, host);
+            if localities == Localities::Grouped {
+                by_locality.entry(host.locality.as_ref()).or_default().add(place as u32, host);
+            }
+        }
+        let (health, degraded_health) = sorted.health(policy);
+        let weight = |locality: Option<&Arc<Locality>>| {
+            let weights = policy.locality_weights.iter().rev();
+            let mut of_locality = weights.filter(|w| w.priority == priority && w.locality.as_ref() == locality);
+            of_locality.next().map_or(0, |w| w.weight)
+        };
+        let localities = by_locality.into_iter().map(|(locality, sorted)| {
+            let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
+            LocalityHosts {
+                locality: locality.cloned(),
+                weight: weight(locality),
+                all: Candidates::new(all, hosts),
+                healthy: Candidates::new(healthy, hosts),
+                degraded: Candidates::new(degraded, hosts),
+                excluded,
+                overprovisioning_factor: policy.overprovisioning_factor,
+            }
+        });
+        let localities = localities.collect();
+        let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
+        Self {
+            all: Candidates::new(all, hosts),
+            healthy: Candidates::new(healthy, hosts),
+            degraded: Candidates::new(degraded, hosts),
+            excluded,
+            localities,
+            health,
+            degraded_health,
+            in_panic: false,
+        }
+    }
+
+    /// The percentage of hosts that are healthy or degraded; 0 where there are none.
+    pub(super) fn available_percent(&self) -> f64 {
+        let counted = self.all.len() - self.excluded;
+        if counted == 0 { 0.0 } else { 100.0 * (self.healthy.len() + self.degraded.len()) as f64 / counted as f64 }
+    }
+}
+
+// === impl LocalityHosts ===
+
+impl LocalityHosts {
+    /// Its hosts of this kind.
+    pub(crate) fn of(&self, availability: Availability) -> &Candidates {
+        match availability {
+            Availability::Healthy => &self.healthy,
+            Availability::Degraded => &self.degraded,
+        }
+    }
+
+    /// Its weight, less where too few of its hosts are among the `eligible` ones: `healthy` or `degraded`.
+    pub(crate) fn effective_weight(&self, eligible: &Candidates) -> f64 {
+        let counted = self.all.len().saturating_sub(self.excluded);
+        if counted == 0 {
+            return 0.0;
+        }
+        let available = eligible.len() as f64 / counted as f64;
+        f64::from(self.weight) * (f64::from(self.overprovisioning_factor) / 100.0 * available).min(1.0)
+    }
+}
+
+// === impl Sorted ===
+
+impl Sorted {
+    fn add(&mut self, place: u32, host: &Host) {
+        let flags = host.flags();
+        let weight = u64::from(host.weight);
+        self.all.push(place);
+        match flags.coarse() {
+            CoarseHealth::Healthy => {
+                self.healthy.push(place);
+                self.weights.healthy += weight;
+            }
+            CoarseHealth::Degraded => {
+                self.degraded.push(place);
+                self.weights.degraded += weight;
+            }
+            CoarseHealth::Unhealthy => {}
+        }
+        match flags.is_excluded() {
+            true => self.excluded += 1,
+            false => self.weights.counted += weight,
+        }
+    }
+
+    /// Health and degraded health in percent.
+    fn health(&self, policy: &AssignmentPolicy) -> (u32, u32) {
+        let counted = (self.all.len() - self.excluded) as u64;
+        if counted == 0 {
+            return (0, 0);
+        }
+        let (healthy, degraded, counted) = match policy.weighted_priority_health {
+            true => (self.weights.healthy, self.weights.degraded, self.weights.counted),
+            false => (self.healthy.len() as u64, self.degraded.len() as u64, counted),
+        };
+        let percent = |available: u64| {
+            let percent = u128::from(available) * u128::from(policy.overprovisioning_factor) / u128::from(counted);
+            percent.min(100) as u32
+        };
+        (percent(healthy), percent(degraded))
+    }
+}
+
+// === impl Candidates ===
+
+impl Candidates {
+    fn new(places: Vec<u32>, hosts: &[Arc<Host>]) -> Self {
+        let mut weights = places.iter().map(|&place| hosts[place as usize].weight);
+        let first = weights.next();
+        let is_weighted = weights.any(|weight| Some(weight) != first);
+        Self { places: places.into(), is_weighted }
+    }
+
+    /// Places in `HostSet::hosts`, in rising order.
+    pub fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    pub(super) fn has(&self, place: u32) -> bool {
+        self.places.binary_search(&place).is_ok()
+    }
+}

@@ -1,0 +1,81 @@
+use std::cell::{Cell, RefCell};
+
+use nuncio_config::cluster::LbPolicy;
+use nuncio_filter_api::Rng;
+
+use super::LbEnv;
+use super::edf::Edf;
+use crate::host::Host;
+use crate::host_set::Candidates;
+
+/// Chooses among hosts that are all as good.
+#[derive(Debug)]
+pub(super) enum Picker {
+    /// Hosts in turn, each as often as another: the place of the next.
+    InTurn(Cell<usize>),
+    /// By earliest deadline.
+    ByWeight(RefCell<Edf>),
+    /// By earliest deadline, where a host's weight is divided by its load at the time it was last chosen.
+    ByWeightAndLoad(RefCell<Edf>),
+    /// The least busy of so many drawn at random.
+    LeastRequest(u32),
+    Random,
+}
+
+// === impl Picker ===
+
+impl Picker {
+    /// For `candidates`, of which there are more than one.
+    pub(super) fn new(policy: LbPolicy, candidates: &Candidates, env: LbEnv<'_>) -> Self {
+        match (policy, candidates.is_weighted) {
+            (LbPolicy::RoundRobin, false) => Self::InTurn(Cell::new(env.rng.below(candidates.len() as u64) as usize)),
+            (LbPolicy::RoundRobin, true) => Self::ByWeight(RefCell::new(schedule(candidates, env))),
+            (LbPolicy::LeastRequest { choices }, false) => Self::LeastRequest(choices),
+            (LbPolicy::LeastRequest { .. }, true) => Self::ByWeightAndLoad(RefCell::new(schedule(candidates, env))),
+            (LbPolicy::Random, _) => Self::Random,
+        }
+    }
+
+    /// The place in the host set of the next.
+    pub(super) fn pick(&self, candidates: &Candidates, env: LbEnv<'_>) -> u32 {
+        let places = candidates.places();
+        let host = |place: u32| &*env.set.hosts[place as usize];
+        match self {
+            Self::InTurn(next) => {
+                let at = next.get();
+                next.set(if at + 1 >= places.len() { 0 } else { at + 1 });
+                places[at]
+            }
+            Self::ByWeight(edf) => edf.borrow_mut().next(|place| f64::from(host(place).weight)),
+            Self::ByWeightAndLoad(edf) => edf.borrow_mut().next(|place| least_request_weight(host(place))),
+            Self::LeastRequest(choices) => least_active(places, *choices, env),
+            Self::Random => random(places, env.rng),
+        }
+    }
+}
+
+fn random(places: &[u32], rng: &Rng) -> u32 {
+    places[rng.below(places.len() as u64) as usize]
+}
+
+/// The least busy of `choices` hosts drawn with replacement; of equally busy ones the first drawn.
+fn least_active(places: &[u32], choices: u32, env: LbEnv<'_>) -> u32 {
+    let active = |place: u32| env.set.hosts[place as usize].stats.rq_active.get();
+    let mut best = random(places, env.rng);
+    for _ in 1..choices {
+        let other = random(places, env.rng);
+        if active(other) < active(best) {
+            best = other;
+        }
+    }
+    best
+}
+
+fn least_request_weight(host: &Host) -> f64 {
+    f64::from(host.weight) / (host.stats.rq_active.get() + 1) as f64
+}
+
+fn schedule(candidates: &Candidates, env: LbEnv<'_>) -> Edf {
+    let weight = |place: u32| f64::from(env.set.hosts[place as usize].weight);
+    Edf::starting_anywhere(candidates.places(), weight, env.rng)
+}
