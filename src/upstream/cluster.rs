@@ -71,11 +71,7 @@ impl Cluster {
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let set = host_set(&self.config, hosts);
         let before = self.hosts.load();
-        let changed = before.hosts.len() != set.hosts.len()
-            || before.hosts.iter().zip(&*set.hosts).any(|(a, b)| !Arc::ptr_eq(a, b));
-        if changed {
-            self.stats.membership_change().inc();
-        }
+        self.stats.membership_change().add(set.changed_priorities(&before));
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
         let new = set.hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).count();
         self.stats.default_total_match_count().add(new as u64);

@@ -89,6 +89,21 @@ impl HostSet {
         self.priorities.iter().map(|p| p.excluded).sum()
     }
 
+    /// In how many priorities the hosts are others than those `before`: Envoy takes each for a change of its own.
+    pub(crate) fn changed_priorities(&self, before: &Self) -> u64 {
+        let differs = |priority: usize| {
+            let (now, then) = (self.hosts_of(priority), before.hosts_of(priority));
+            now.len() != then.len() || now.iter().zip(then).any(|(a, b)| !Arc::ptr_eq(a, b))
+        };
+        (0..self.priorities.len().max(before.priorities.len())).filter(|priority| differs(*priority)).count() as u64
+    }
+
+    fn hosts_of(&self, priority: usize) -> &[Arc<Host>] {
+        let places = self.priorities.get(priority).map_or(&[][..], |p| p.all.places());
+        let first = places.first().map_or(0, |first| *first as usize);
+        &self.hosts[first..first + places.len()]
+    }
+
     /// The greatest weight of a host, for the gauge `max_host_weight`.
     pub(crate) fn max_weight(&self) -> u32 {
         self.hosts.iter().map(|h| h.weight).max().unwrap_or(0)

@@ -16,7 +16,12 @@ pub(super) fn compare(scenario: &Scenario, theirs: &Report, ours: &Report) -> Re
             differences += &format!("[{}]\n{difference}", step.label);
         }
     }
-    for (what, theirs, ours) in [("stats", &theirs.stats, &ours.stats), ("access log", &theirs.log, &ours.log)] {
+    let lists = [
+        ("stats", &theirs.stats, &ours.stats),
+        ("admin", &theirs.admin, &ours.admin),
+        ("access log", &theirs.log, &ours.log),
+    ];
+    for (what, theirs, ours) in lists {
         let difference = diff(theirs, ours);
         if !difference.is_empty() {
             differences += &format!("[{what}]\n{difference}");

@@ -35,6 +35,7 @@ impl Patience {
 pub(super) struct Report {
     pub(super) steps: Vec<Seen>,
     pub(super) stats: Vec<String>,
+    pub(super) admin: Vec<String>,
     pub(super) log: Vec<String>,
 }
 
@@ -56,6 +57,7 @@ impl Report {
             text.extend(seen.lines.iter().map(|line| format!("  {line}\n")));
         }
         text.extend(self.stats.iter().map(|line| format!("  stat {line}\n")));
+        text.extend(self.admin.iter().map(|line| format!("  admin {line}\n")));
         text.extend(self.log.iter().map(|line| format!("  log {line}\n")));
         text
     }
@@ -73,26 +75,29 @@ pub(super) async fn run(
     for (at, upstream) in running.upstreams().iter().enumerate() {
         mask.port(upstream.port(), ["upstream", "upstream2"][at]);
     }
-    let mut report = Report { steps: Vec::new(), stats: Vec::new(), log: Vec::new() };
+    let mut report = Report { steps: Vec::new(), stats: Vec::new(), admin: Vec::new(), log: Vec::new() };
     for step in &scenario.steps {
         let mut seen = Seen::default();
-        let local = match act(step, running.addr(), split, patience, &mut seen).await {
-            Ok(local) => Some(local),
-            Err(e) => {
+        for _ in 0..step.times {
+            seen = Seen::default();
+            match act(step, running.addr(), split, patience, &mut seen).await {
+                Ok(local) => mask.port(local.port(), "client"),
                 // A reset is told by its kind alone: the words are the kernel's.
-                seen.lines.push(format!("> (client: {:?})", e.kind()));
-                None
+                Err(e) => seen.lines.push(format!("> (client: {:?})", e.kind())),
             }
-        };
-        received(&running, &mut seen);
-        if let Some(local) = local {
-            mask.port(local.port(), "client");
+            received(&running, &mut seen);
         }
         seen.lines = seen.lines.iter().map(|line| mask.apply(line)).collect();
         report.steps.push(seen);
     }
-    if !scenario.stats.is_empty() {
+    if !scenario.stats.is_empty() || !scenario.admin.is_empty() {
         tokio::time::sleep(patience.scale(60)).await;
+    }
+    for path in &scenario.admin {
+        let answer = running.admin(path).await;
+        report.admin.extend(answer.lines().map(|line| mask.apply(&visible(line))));
+    }
+    if !scenario.stats.is_empty() {
         let stats = running.stats().await;
         for name in &scenario.stats {
             let value = stats.iter().find(|(n, _)| n == name).map_or("(absent)", |(_, value)| value);
@@ -101,6 +106,9 @@ pub(super) async fn run(
     }
     running.stop().await;
     report.log = running.file("access.log").lines().map(|line| mask.apply(&visible(line))).collect();
+    if scenario.sorted_log {
+        report.log.sort();
+    }
     Ok(report)
 }
 

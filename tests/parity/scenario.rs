@@ -10,7 +10,7 @@
 //! --- upstream h1 | h2 | refuse
 //! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS] [times=N]
 //! what the upstream answers (N times), as lines; a blank line ends the head
-//! --- request [tunnel=TEXT] label
+//! --- request [tunnel=TEXT] [times=N] label
 //! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body
 //! --- raw [methods=GET,HEAD] label
 //! bytes as they are, line breaks of the file dropped
@@ -22,6 +22,10 @@
 //! nuncio still differs here: tolerated, and told; NUNCIO_PARITY=pending shows how
 //! --- stats
 //! names whose values are compared at the end
+//! --- admin
+//! paths of the admin interface, whose answers are compared at the end
+//! --- sorted_log
+//! the lines of the access log may come in any order
 //! --- mask
 //! regex => replacement
 //! ```
@@ -44,6 +48,8 @@ pub(super) struct Scenario {
     pub(super) responses: Vec<(usize, String, Answer)>,
     pub(super) steps: Vec<Step>,
     pub(super) stats: Vec<String>,
+    pub(super) admin: Vec<String>,
+    pub(super) sorted_log: bool,
     pub(super) masks: Vec<(Regex, String)>,
     /// Why a difference is tolerated for now.
     pub(super) pending: Option<String>,
@@ -60,6 +66,8 @@ pub(super) enum Kind {
 pub(super) struct Step {
     pub(super) label: String,
     pub(super) action: Action,
+    /// It is done so often; what is seen is that of the last time.
+    pub(super) times: usize,
     pub(super) expect: Option<Expect>,
 }
 
@@ -143,7 +151,9 @@ impl Scenario {
             "raw" => self.raw(words, lines)?,
             "h2" => self.steps.push(h2_step(words, lines)?),
             "expect" => self.expect(words)?,
-            "stats" => self.stats.extend(lines.iter().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty())),
+            "stats" => self.stats.extend(words_of(lines)),
+            "admin" => self.admin.extend(words_of(lines)),
+            "sorted_log" => self.sorted_log = true,
             "mask" => self.mask(lines)?,
             "pending" => self.pending = Some(words.to_owned()),
             unknown => return Err(format!("no such block as {unknown}")),
@@ -203,7 +213,8 @@ impl Scenario {
     }
 
     fn request(&mut self, words: &str, lines: &[&str]) -> Result<(), String> {
-        let words = Words::new(words, &["tunnel"]);
+        let words = Words::new(words, &["tunnel", "times"]);
+        let times = words.option("times").map_or(Ok(1), str::parse).map_err(|e| format!("times: {e}"))?;
         let first = lines.first().copied().unwrap_or_default();
         let method = first.split(' ').next().unwrap_or_default().to_owned();
         self.steps.push(Step {
@@ -214,6 +225,7 @@ impl Scenario {
                 tunnel: words.option("tunnel").map(unescape).transpose()?,
                 raw: false,
             },
+            times,
             expect: None,
         });
         Ok(())
@@ -225,7 +237,7 @@ impl Scenario {
         let text = lines.concat();
         let label = if words.label.is_empty() { text.chars().take(70).collect() } else { words.label };
         let action = Action::Http1 { bytes: unescape(&text)?, methods, tunnel: None, raw: true };
-        self.steps.push(Step { label, action, expect: None });
+        self.steps.push(Step { label, action, times: 1, expect: None });
         Ok(())
     }
 
@@ -259,6 +271,10 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+fn words_of(lines: &[&str]) -> impl Iterator<Item = String> {
+    lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty())
 }
 
 fn access_log(text: &str) -> String {
@@ -313,7 +329,7 @@ fn h2_step(label: &str, lines: &[&str]) -> Result<Step, String> {
     let head = request.body(()).map_err(|e| e.to_string())?;
     let label = if label.is_empty() { format!("{} {path} over HTTP/2", head.method()) } else { label.to_owned() };
     let trailers = (!trailers.is_empty()).then_some(trailers);
-    Ok(Step { label, action: Action::Http2 { head, body, trailers }, expect: None })
+    Ok(Step { label, action: Action::Http2 { head, body, trailers }, times: 1, expect: None })
 }
 
 #[test]

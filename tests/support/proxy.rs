@@ -173,10 +173,14 @@ impl Running {
         &self.upstreams
     }
 
+    /// What the admin interface answers.
+    pub(crate) async fn admin(&self, path: &str) -> String {
+        client::get(self.admin, path).await.expect("admin answers").text()
+    }
+
     /// Name and value of every counter and gauge.
     pub(crate) async fn stats(&self) -> Vec<(String, String)> {
-        let response = client::get(self.admin, "/stats").await.expect("admin answers");
-        let lines = response.text();
+        let lines = self.admin("/stats").await;
         lines.lines().filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
     }
 
