@@ -2,7 +2,9 @@
 //!
 //! In: the matcher messages. Out: compiled matchers that neither allocate nor fail.
 
+mod cidr;
 mod cookie;
+mod filter_state;
 mod fraction;
 mod header;
 mod metadata;
@@ -11,8 +13,10 @@ mod regex;
 mod string;
 
 pub use self::regex::{Regex, Substitution};
+pub use cidr::Cidr;
 pub use cookie::CookieMatcher;
 pub(crate) use cookie::cookie;
+pub use filter_state::FilterStateMatcher;
 pub use fraction::Fraction;
 pub use header::HeaderMatcher;
 pub(crate) use header::{Field, is_tunnel};

@@ -15,7 +15,9 @@ use proto::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier, T
 use super::paths::{PathsBuilder, Place};
 use super::trie::Fold;
 use super::uri_template::UriTemplate;
-use crate::matcher::{CookieMatcher, Fraction, HeaderMatcher, MetadataMatcher, QueryMatcher, Regex};
+use crate::matcher::{
+    CookieMatcher, FilterStateMatcher, Fraction, HeaderMatcher, MetadataMatcher, QueryMatcher, Regex,
+};
 
 /// A compiled `RouteMatch`.
 #[derive(Debug)]
@@ -59,6 +61,7 @@ pub(super) struct Conditions {
     query: Box<[QueryMatcher]>,
     cookies: Box<[CookieMatcher]>,
     metadata: Box<[MetadataMatcher]>,
+    filter_state: Box<[FilterStateMatcher]>,
     certificate: Option<Certificate>,
     regex: Option<Regex>,
 }
@@ -85,14 +88,13 @@ impl Match {
             filter_state,
             path_specifier,
         } = message;
-        let supported = cx.unsupported("filter_state", &filter_state);
         let fold = if case_sensitive.is_none_or(|c| c.value) { Fold::Exact } else { Fold::Lower };
         let path = Path::lower(path_specifier, fold, cx);
         let headers = cx.each("headers", headers, HeaderMatcher::lower);
         let query = cx.each("query_parameters", query_parameters, QueryMatcher::lower);
         let cookies = cx.each("cookies", cookies, CookieMatcher::lower);
         let metadata = cx.each("dynamic_metadata", dynamic_metadata, MetadataMatcher::lower);
-        supported?;
+        let filter_state = cx.each("filter_state", filter_state, FilterStateMatcher::lower);
         let (path, regex) = path?;
         let conditions = Conditions {
             fraction: runtime_fraction.map(Fraction::lower_runtime),
@@ -101,6 +103,7 @@ impl Match {
             query: query?.into(),
             cookies: cookies?.into(),
             metadata: metadata?.into(),
+            filter_state: filter_state?.into(),
             certificate: tls_context.map(Certificate::lower),
             regex,
         };
@@ -188,13 +191,14 @@ impl Certificate {
 
 impl Conditions {
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { fraction, grpc, headers, query, cookies, metadata, certificate, regex } = &self;
+        let Self { fraction, grpc, headers, query, cookies, metadata, filter_state, certificate, regex } = &self;
         let none = fraction.is_none()
             && !grpc
             && headers.is_empty()
             && query.is_empty()
             && cookies.is_empty()
             && metadata.is_empty()
+            && filter_state.is_empty()
             && certificate.is_none()
             && regex.is_none();
         (!none).then(|| Box::new(self))
@@ -213,6 +217,10 @@ impl Conditions {
             && (self.metadata.is_empty() || {
                 let metadata = info.metadata.borrow();
                 self.metadata.iter().all(|m| m.matches(metadata.as_deref()))
+            })
+            && (self.filter_state.is_empty() || {
+                let state = info.filter_state.borrow();
+                self.filter_state.iter().all(|m| m.matches(&state))
             })
     }
 }

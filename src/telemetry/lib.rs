@@ -6,6 +6,7 @@
 
 pub mod access_log;
 mod address;
+mod filter_state;
 mod flags;
 pub mod format;
 pub mod logging;
@@ -13,5 +14,6 @@ pub mod stats;
 mod stream_info;
 
 pub use address::Address;
+pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{Attempt, CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo};

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::{Address, ResponseFlag, ResponseFlags};
+use crate::{Address, FilterState, ResponseFlag, ResponseFlags};
 
 /// The HTTP version spoken on one side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,6 +150,27 @@ pub struct Timeline {
     pub complete: Cell<Option<Instant>>,
 }
 
+impl Timeline {
+    /// Forgets all but when the head of the request was there; the whole of it is there at `now`.
+    fn begin_again(&self, now: Instant) {
+        self.request_end.set(Some(now));
+        for point in [
+            &self.upstream_connect_start,
+            &self.upstream_connect_end,
+            &self.upstream_request_start,
+            &self.upstream_request_end,
+            &self.upstream_response_start,
+            &self.upstream_response_body_start,
+            &self.upstream_response_end,
+            &self.response_start,
+            &self.response_end,
+            &self.complete,
+        ] {
+            point.set(None);
+        }
+    }
+}
+
 /// An attempt that was given up for another (a retry, or the next address of a host).
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -277,6 +298,8 @@ pub struct StreamInfo {
     pub response_trailers: RefCell<Option<Box<HeaderMap>>>,
     /// Dynamic metadata set by filters; boxed because most streams have none.
     pub metadata: RefCell<Option<Box<Metadata>>>,
+    /// What filters leave for each other.
+    pub filter_state: RefCell<FilterState>,
 }
 
 impl StreamInfo {
@@ -315,7 +338,28 @@ impl StreamInfo {
             is_logged: Cell::new(false),
             response_trailers: RefCell::new(None),
             metadata: RefCell::new(None),
+            filter_state: RefCell::default(),
         }
+    }
+
+    /// Forgets all but what concerns the client: its request is handled anew from `now` on.
+    pub fn begin_again(&self, now: Instant) {
+        self.times.begin_again(now);
+        self.response_code.set(0);
+        *self.details.borrow_mut() = None;
+        self.flags.set(ResponseFlags::NONE);
+        *self.route_name.borrow_mut() = None;
+        *self.virtual_cluster.borrow_mut() = None;
+        *self.upstream.borrow_mut() = UpstreamInfo::default();
+        *self.route_metadata.borrow_mut() = None;
+        *self.virtual_host_metadata.borrow_mut() = None;
+        self.local_reply.set(false);
+        self.idle_timeout.set(None);
+        self.max_duration.set(None);
+        self.health_check.set(false);
+        *self.response_trailers.borrow_mut() = None;
+        *self.metadata.borrow_mut() = None;
+        self.filter_state.borrow_mut().end_filter_chain();
     }
 
     /// Keeps the trailers of the response, if a log will look at them.

@@ -116,6 +116,13 @@ impl Match {
                 add(format!("dynamic metadata {:?}", said.filter), json(said), "another value, or none".into());
             }
         }
+        let state = info.filter_state.borrow();
+        for (compiled, said) in conditions.filter_state.iter().zip(&message.filter_state) {
+            if !compiled.matches(&state) {
+                let actual = compiled.looks_at(&state).map_or_else(|| "absent".into(), |value| format!("{value:?}"));
+                add(format!("filter state {:?}", said.key), json(said), actual);
+            }
+        }
     }
 }
 

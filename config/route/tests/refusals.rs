@@ -14,7 +14,7 @@ virtual_hosts:
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
     route: {cluster: c, hash_policy: [{header: {header_name: x}}]}
-  - match: {prefix: /, filter_state: [{key: k, string_match: {exact: v}}]}
+  - match: {prefix: /, filter_state: [{key: k, address_match: {ranges: [{address_prefix: x}]}}]}
     direct_response: {status: 200, body: {filename: /no/such/file}}
 - name: b
   domains: [A.test, '*']
@@ -30,7 +30,7 @@ virtual_hosts:
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",
         "virtual_hosts[0].routes[0].route.hash_policy: not implemented yet",
-        "virtual_hosts[0].routes[1].match.filter_state: not implemented yet",
+        "virtual_hosts[0].routes[1].match.filter_state[0].address_match.ranges[0]: \"x\" is not an IP address",
         "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
          (os error 2)",
         "virtual_hosts[1].domains[0]: duplicate entry of domain A.test; domains must be unique",

@@ -1,9 +1,9 @@
 //! The connection manager's configuration, lowered.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use nuncio_config::matcher::Cidr;
 use nuncio_config::protocol::{CommonOptions, Http1Options, Http2Options};
 use nuncio_filter_api::Scheme;
 
@@ -68,30 +68,6 @@ pub(crate) struct RequestIdOptions {
     pub(crate) generate: bool,
     pub(crate) preserve_external: bool,
     pub(crate) always_set_in_response: bool,
-}
-
-/// An IP prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cidr {
-    pub(crate) address: IpAddr,
-    pub(crate) len: u8,
-}
-
-impl Cidr {
-    /// Whether `ip` is in the range; an IPv4-mapped IPv6 address counts as IPv4.
-    pub(crate) fn contains(self, ip: IpAddr) -> bool {
-        match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32 - u32::from(self.len.min(32));
-                (u64::from(u32::from(net) ^ u32::from(ip)) >> shift) == 0
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128 - u32::from(self.len.min(128));
-                (u128::from(net) ^ u128::from(ip)).checked_shr(shift).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
-    }
 }
 
 /// What shapes a request head before routing and a response head after the filters.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nuncio_config::access_log::lower as lower_access_log;
 use nuncio_config::extension;
+use nuncio_config::matcher::Cidr;
 use nuncio_config::protocol::{self, CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
 use nuncio_config::route::RouteTable;
 use nuncio_filter_api::{ByteStr, HttpFilterConfig, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
@@ -16,7 +17,7 @@ use prost::Message;
 
 use super::chain::{Chain, Entry};
 use super::config::{
-    Cidr, ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
+    ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
 use super::upgrade::{Upgrade, Upgrades};
 use super::{Hcm, stats};
@@ -382,9 +383,7 @@ fn lower_internal(
     let internal_ranges = cx.at("internal_address_config", |cx| {
         cx.each("cidr_ranges", cidr_ranges, |range, cx| {
             let core::CidrRange { address_prefix, prefix_len } = range;
-            let address =
-                address_prefix.parse().map_err(|_| cx.invalid(format!("{address_prefix:?} is not an IP address")))?;
-            Ok(Cidr { address, len: prefix_len.map_or(0, |l| u8::try_from(l.value).unwrap_or(u8::MAX)) })
+            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
         })
     })?;
     Ok(ClientAddress { internal_ranges, internal_unix_sockets: unix_sockets, ..ClientAddress::default() })

@@ -2,6 +2,7 @@
 
 mod address;
 mod fields;
+mod filter_state;
 mod grpc;
 mod headers;
 mod metadata;
@@ -58,6 +59,7 @@ enum Operator {
     QueryParam(Box<str>),
     QueryParams(path::Decoding),
     Metadata(metadata::MetadataOp),
+    FilterState(filter_state::FilterStateOp),
     GrpcStatus(grpc::Style),
     ServerName(server_name::ServerNameOp),
     /// Known since the format was loaded: the host name, an environment variable.
@@ -112,6 +114,7 @@ impl Operator {
             Self::QueryParam(name) => text(path::query_param(cx, name, out)),
             Self::QueryParams(decoding) => text(path::query_params(cx, *decoding, out)),
             Self::Metadata(op) => op.write(cx, out),
+            Self::FilterState(op) => op.write(cx, out),
             Self::GrpcStatus(style) => style.write(cx, out),
             Self::ServerName(op) => text(op.write(cx, out)),
             Self::Constant(value) => push(out, value.as_bytes()),

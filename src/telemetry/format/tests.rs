@@ -4,7 +4,7 @@ mod fuzz;
 mod support;
 
 use super::*;
-use crate::{Address, Attempt, ResponseFlag};
+use crate::{Address, Attempt, FilterValue, LifeSpan, ResponseFlag};
 use support::{Exchange, check, check_text, json, refused};
 
 #[test]
@@ -178,9 +178,33 @@ fn header_values_understand_the_bracket_form_of_metadata() {
         Format::parse_header_value(text).unwrap().write(&x.cx(), Missing::Empty, &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), expected, "{text}");
     }
-    let error = Format::parse_header_value("%PER_REQUEST_STATE(k)%").unwrap_err();
-    assert_eq!(error.kind, FormatErrorKind::NotImplemented { name: "FILTER_STATE" });
+    x.info.filter_state.borrow_mut().set("k", FilterValue::Text("left".into()), LifeSpan::Request);
+    let mut out = Vec::new();
+    Format::parse_header_value("%PER_REQUEST_STATE(k)%").unwrap().write(&x.cx(), Missing::Empty, &mut out);
+    assert_eq!(out, b"left");
     assert!(Format::parse_header_value("%DYNAMIC_METADATA([1])% %").is_err());
+}
+
+#[test]
+fn filter_state_is_text_or_json() {
+    let x = Exchange::direct();
+    let set = |name, value| x.info.filter_state.borrow_mut().set(name, value, LifeSpan::FilterChain);
+    set("t", FilterValue::Text("text".into()));
+    set("n", FilterValue::Number(7));
+    for (operator, text, json) in [
+        ("FILTER_STATE(t:PLAIN)", "text", r#""text""#),
+        ("FILTER_STATE(t)", r#""text""#, r#""text""#),
+        ("FILTER_STATE(t:PLAIN):2", "te", r#""te""#),
+        ("FILTER_STATE(n)", "7", "7"),
+        ("FILTER_STATE(n:PLAIN)", "7", r#""7""#),
+        ("FILTER_STATE(none)", "-", "null"),
+        ("FILTER_STATE(t:FIELD:f)", "-", "null"),
+    ] {
+        check(&x, operator, text, json);
+    }
+    for refused in ["FILTER_STATE()", "FILTER_STATE(:PLAIN)", "FILTER_STATE(k:JSON)", "FILTER_STATE(k:FIELD)"] {
+        assert!(Format::parse(&format!("%{refused}%")).is_err(), "{refused}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::format::time::{TimeFormat, Zone};
 
 use super::address::{AddressOp, End, Mask, Part};
 use super::fields::{Count, Port, Text};
+use super::filter_state::FilterStateOp;
 use super::grpc::Style;
 use super::headers::{HeaderOp, Place};
 use super::metadata::{MetadataOp, Owner};
@@ -150,6 +151,7 @@ const TABLE: &[(&str, Takes, Make)] = &[
     // Headers and metadata.
     ("CLUSTER_METADATA", Argument, With(|a| metadata(Owner::Cluster, a))),
     ("DYNAMIC_METADATA", ArgumentAndLength, With(|a| metadata(Owner::Stream, a))),
+    ("FILTER_STATE", ArgumentAndLength, With(|a| Ok(Operator::FilterState(FilterStateOp::parse(a)?)))),
     ("METADATA", ArgumentAndLength, With(|a| Ok(Operator::Metadata(MetadataOp::parse_typed(a)?)))),
     ("PATH", OptionalAndLength, With(|a| Ok(Operator::Path(PathOp::parse(a)?)))),
     ("QUERY_PARAM", ArgumentAndLength, With(|a| Ok(Operator::QueryParam(a.into())))),
@@ -221,7 +223,6 @@ const TABLE: &[(&str, Takes, Make)] = &[
     // Not implemented yet.
     ("CEL", ArgumentAndLength, Refused),
     ("FILE_CONTENT", ArgumentAndLength, Refused),
-    ("FILTER_STATE", ArgumentAndLength, Refused),
     ("PER_REQUEST_STATE", ArgumentAndLength, Refused),
     ("SECRET", ArgumentAndLength, Refused),
     ("TYPED_CEL", ArgumentAndLength, Refused),

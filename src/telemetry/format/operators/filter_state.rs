@@ -1,0 +1,65 @@
+//! `%FILTER_STATE(key:PLAIN)%`.
+
+use crate::format::FormatCx;
+use crate::format::escape::push_value;
+
+use super::Written;
+
+/// A look-up in the filter state of a stream.
+#[derive(Debug)]
+pub(super) struct FilterStateOp {
+    key: Box<str>,
+    style: Style,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Plain,
+    /// JSON.
+    Typed,
+    /// A field of an object. None of ours has any.
+    Field,
+}
+
+impl FilterStateOp {
+    /// `key`, `key:PLAIN`, `key:TYPED` or `key:FIELD:name`.
+    pub(super) fn parse(argument: &str) -> Result<Self, String> {
+        let mut parts = argument.splitn(3, ':');
+        let (key, style, field) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+        if key.is_empty() {
+            return Err("it needs a key".to_owned());
+        }
+        let style = match style.unwrap_or_default() {
+            "PLAIN" => Style::Plain,
+            "TYPED" | "" => Style::Typed,
+            "FIELD" => Style::Field,
+            other => return Err(format!("{other:?} is none of PLAIN, TYPED and FIELD")),
+        };
+        if (style == Style::Field) != field.is_some_and(|name| !name.is_empty()) {
+            return Err("FIELD, and nothing else, is followed by a name".to_owned());
+        }
+        Ok(Self { key: key.into(), style })
+    }
+
+    pub(super) fn write(&self, cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Written {
+        let state = cx.info.filter_state.borrow();
+        let Some(value) = state.get(&self.key) else { return Written::Missing };
+        match self.style {
+            Style::Plain => match value.text() {
+                Some(text) => {
+                    out.extend_from_slice(text.as_bytes());
+                    Written::Text
+                }
+                None => Written::Missing,
+            },
+            Style::Typed => match value.json() {
+                Some(json) => {
+                    push_value(out, &json);
+                    Written::Json
+                }
+                None => Written::Missing,
+            },
+            Style::Field => Written::Missing,
+        }
+    }
+}
