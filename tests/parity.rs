@@ -39,7 +39,29 @@ macro_rules! scenario_files {
 }
 
 scenario_files! {
-    access_log codec filters forwarded framing http2 lb_priority local_reply path request_id response_headers route_action route_match route_mirror route_retry route_stats route_tree routing stats syntax upgrade upstream
+    access_log
+    codec
+    filters
+    forwarded
+    framing
+    http2
+    lb_priority
+    local_reply
+    path
+    request_id
+    response_headers
+    route_action
+    route_match
+    route_mirror
+    route_redirect_internal
+    route_retry
+    route_stats
+    route_tree
+    routing
+    stats
+    syntax
+    upgrade
+    upstream
 }
 
 #[test]

@@ -12,6 +12,7 @@ use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
+use super::internal_redirect::InternalRedirect;
 use super::mirror::MirrorPolicy;
 use super::retry::{RetryPolicy, lower_hedge_policy};
 use super::split::{Split, Weighted};
@@ -40,6 +41,8 @@ pub struct Forward {
     pub(super) path_rewrite: PathRewrite,
     pub(super) mirrors: Box<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
+    /// Which redirects are followed here, if any are.
+    pub internal_redirect: Option<Box<InternalRedirect>>,
     timeout: Option<Duration>,
     grpc_timeout: Option<LegacyGrpcTimeout>,
     upgrades: Box<[Upgrade]>,
@@ -136,6 +139,9 @@ impl Forward {
         let upgrades = upgrades(action.upgrade_configs, cx);
         let mirrors = cx.each("request_mirror_policies", action.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", action.retry_policy, RetryPolicy::lower);
+        let redirect = cx.opt("internal_redirect_policy", action.internal_redirect_policy, InternalRedirect::lower);
+        let older_redirect =
+            InternalRedirect::of_action(action.internal_redirect_action, action.max_internal_redirects);
         let timeout = cx.opt("timeout", action.timeout, duration);
         let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
         let max_stream_duration = cx.opt("max_stream_duration", action.max_stream_duration, MaxStreamDuration::lower);
@@ -162,6 +168,7 @@ impl Forward {
             path_rewrite: paths?,
             mirrors: mirrors?.into(),
             retry: retry?,
+            internal_redirect: redirect?.or(older_redirect).map(Box::new),
             upgrades: upgrades?,
         };
         Ok((forward, targets?))
@@ -220,9 +227,9 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         max_grpc_timeout: _,
         grpc_timeout_offset: _,
         upgrade_configs: _,
-        internal_redirect_policy,
-        internal_redirect_action,
-        max_internal_redirects,
+        internal_redirect_policy: _,
+        internal_redirect_action: _,
+        max_internal_redirects: _,
         hedge_policy,
         max_stream_duration: _,
         cluster_specifier: _,
@@ -237,9 +244,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
         cx.unsupported("hash_policy", hash_policy),
         cx.unsupported("cors", cors),
-        cx.unsupported("internal_redirect_policy", internal_redirect_policy),
-        cx.unsupported("internal_redirect_action", internal_redirect_action),
-        cx.unsupported("max_internal_redirects", max_internal_redirects),
         hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
     ]
     .into_iter()

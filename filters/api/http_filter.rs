@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use http::{HeaderMap, StatusCode};
 use nuncio_telemetry::{ResponseFlag, ResponseFlags};
 
-use crate::{Request, RequestHead, Response, StreamCx};
+use crate::{Request, RequestHead, Response, ResponseHead, StreamCx};
 
 /// Go on, or answer here: a reply runs the response path of every filter.
 pub type Verdict = Result<(), Reply>;
@@ -31,6 +31,9 @@ pub enum Reply {
     Local(LocalReply),
     /// A whole response: what the router got from upstream.
     Response(Response),
+    /// None: the request, as the filter left it, begins anew as if it had just come, and the filters with it. What is
+    /// noted of it until then is logged with this head of a response, which the client is not sent.
+    Again(Box<ResponseHead>),
 }
 
 impl From<LocalReply> for Reply {

@@ -100,11 +100,13 @@ impl Harness {
         let (response, reply) = match reply {
             Ok(response) => (response, None),
             Err(Reply::Response(response)) => (response, None),
+            Err(Reply::Again(head)) => (Response { head: *head, body: Body::empty() }, None),
             Err(Reply::Local(local)) => (rendered(&local), Some(local)),
         };
         let response = match stream.response(response).await {
             Ok(response) => response,
             Err(Reply::Response(response)) => response,
+            Err(Reply::Again(head)) => Response { head: *head, body: Body::empty() },
             Err(Reply::Local(local)) => rendered(&local),
         };
         let response = Whole::read(response.head, response.body).await;

@@ -121,6 +121,11 @@ impl Http {
         Ok(())
     }
 
+    /// As [`Http::admit`], for a request that begins anew: it has been told what it is told, and only its target is new.
+    pub(crate) fn readmit(&self, head: &mut RequestHead) -> Result<(), LocalReply> {
+        request_head::normalize_target(head, &self.hcm.head, &self.connection, &self.hcm.stats)
+    }
+
     /// Whether connections are to be ended with their next response.
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.is_draining()

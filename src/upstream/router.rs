@@ -7,6 +7,7 @@ mod deadline;
 mod forward;
 mod mirror;
 mod numbers;
+mod redirect;
 mod replay;
 mod retry;
 #[cfg(test)]

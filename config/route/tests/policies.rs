@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::*;
 
 fn first(yaml: &str) -> RouteTable {
@@ -118,4 +120,48 @@ virtual_hosts:
 fn a_virtual_cluster_needs_headers() {
     let refusals = refused("virtual_hosts: [{name: h, domains: ['*'], virtual_clusters: [{name: v}]}]");
     assert_eq!(refusals, ["virtual_hosts[0].virtual_clusters[0].headers: is required"]);
+}
+
+fn redirect(yaml: &str) -> Option<(u32, Vec<u16>)> {
+    let table = first(yaml);
+    let Action::Forward(forward) = table.entry(0).action() else { panic!("it forwards") };
+    let policy = forward.internal_redirect.as_ref()?;
+    let followed = (200..600).filter(|code| policy.follows(StatusCode::from_u16(*code).unwrap()));
+    Some((policy.max, followed.collect()))
+}
+
+#[test]
+fn a_redirect_policy_has_envoys_defaults() {
+    assert_eq!(redirect("timeout: 1s"), None);
+    assert_eq!(redirect("internal_redirect_policy: {}"), Some((1, vec![302])));
+    let codes = "internal_redirect_policy: {max_internal_redirects: 0, redirect_response_codes: [303, 200, 301]}";
+    assert_eq!(redirect(codes), Some((0, vec![301, 303])));
+}
+
+#[test]
+fn the_older_fields_hold_where_the_newer_is_not_set() {
+    let older = "internal_redirect_action: HANDLE_INTERNAL_REDIRECT, max_internal_redirects: 3";
+    assert_eq!(redirect(older), Some((3, vec![302])));
+    assert_eq!(redirect("internal_redirect_action: PASS_THROUGH_INTERNAL_REDIRECT"), None);
+    let both = format!("{older}, internal_redirect_policy: {{redirect_response_codes: [307]}}");
+    assert_eq!(redirect(&both), Some((1, vec![307])));
+}
+
+#[test]
+fn what_a_redirect_policy_cannot_do_is_refused_by_place() {
+    let refusals = refused(
+        "virtual_hosts: [{name: h, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, \
+         internal_redirect_policy: {response_headers_to_copy: [Host], predicates: [{name: p, typed_config: {'@type': \
+         type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}]}}}]}]",
+    );
+    let policy = "virtual_hosts[0].routes[0].route.internal_redirect_policy";
+    let other = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+    let safe = "envoy.extensions.internal_redirect.safe_cross_scheme.v3.SafeCrossSchemeConfig";
+    assert_eq!(
+        refusals,
+        [
+            format!("{policy}.predicates[0].typed_config: {other} here (only {safe} is) is not implemented yet"),
+            format!("{policy}.response_headers_to_copy[0]: may be neither Host nor a pseudo-header"),
+        ]
+    );
 }

@@ -68,6 +68,12 @@ impl HcmStats {
         }
     }
 
+    /// A request begins anew: Envoy counts it as another one.
+    pub(crate) fn stream_begins_again(&self, info: &StreamInfo) {
+        self.http.downstream_rq_active().dec();
+        self.stream_begins(info);
+    }
+
     /// A response with this status is about to be sent. Not later: who has read it may ask for its count.
     pub(crate) fn stream_responds(&self, code: u16) {
         let http = &self.http;

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! new -> request_phase -> respond -> (the codec pulls the body) -> finish
-//!            |  Err(reply) of any filter, or the router's response
-//!            '-- dropped by a time-out: respond(local reply)
+//!            |  |  Err(reply) of any filter, or the router's response
+//!            |  '- Err(Reply::Again): begins anew, with a log entry of its own and filters made afresh
+//!            '---- dropped by a time-out: respond(local reply)
 //! ```
 //! Dropping a stream at any point finishes it: filters are told, logs are written, gauges go back.
 
@@ -53,6 +54,8 @@ pub(crate) struct Stream {
     origin: Origin,
     /// It is in the gauge of upgrades.
     is_upgrade: bool,
+    /// The request began anew. Envoy: what its client may say of itself was seen to the first time.
+    is_again: bool,
     /// See [`Stream::ends_connection`].
     ends_connection: bool,
     finished: Cell<bool>,
@@ -75,6 +78,7 @@ impl Stream {
             is_grpc,
             origin,
             is_upgrade: false,
+            is_again: false,
             ends_connection: false,
             finished: Cell::new(false),
         }
@@ -95,9 +99,22 @@ impl Stream {
         }));
     }
 
-    /// Runs the request through head processing, routing and the filters, to the answer.
+    /// Runs the request through head processing, routing and the filters, to the answer; anew where a filter says so.
     pub(crate) async fn request_phase(&mut self) -> Reply {
-        if let Err(reply) = self.http.admit(&mut self.request.head, &self.cx.info, self.origin) {
+        loop {
+            match self.pass().await {
+                Reply::Again(response) => self.begin_again(*response),
+                reply => return reply,
+            }
+        }
+    }
+
+    async fn pass(&mut self) -> Reply {
+        let admitted = match self.is_again {
+            false => self.http.admit(&mut self.request.head, &self.cx.info, self.origin),
+            true => self.http.readmit(&mut self.request.head),
+        };
+        if let Err(reply) = admitted {
             return reply.into();
         }
         self.cx.refresh_route(&self.request.head);
@@ -128,6 +145,28 @@ impl Stream {
         }
         // The chain's last filter always answers; lowering checked that it is terminal.
         LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into()
+    }
+
+    /// Ends what was until now as if it were a stream of its own, which `response` ended. Envoy: but for the count of
+    /// responses, as there is none.
+    fn begin_again(&mut self, response: ResponseHead) {
+        let info = self.cx.info.clone();
+        info.response_code.set(response.status.as_u16());
+        info.set_details("internal_redirect");
+        info.times.complete.set(Some(self.http.worker.clock.now()));
+        self.end_filters();
+        self.http.hcm.log(Some(&self.request.head), Some(&response), &info);
+        let again = self.request.body.remaining().unwrap_or(0);
+        info.begin_again(self.http.worker.clock.now());
+        info.bytes_received.set(info.bytes_received.get() + again);
+        self.http.hcm.stats.stream_begins_again(&info);
+        if self.http.count_request() {
+            self.http.hcm.stats.http.downstream_cx_max_requests_reached().inc();
+            self.ends_connection = true;
+        }
+        self.is_again = true;
+        self.is_grpc = self.request.head.is_grpc();
+        self.cx.random = self.http.worker.rng.u64();
     }
 
     /// Runs `reply` through the response path; returns the body to send after [`Stream::response_head`].
@@ -174,6 +213,11 @@ impl Stream {
                     local.status == StatusCode::BAD_REQUEST || local.details == "request_payload_too_large";
                 local_reply::render(local, &self.http.hcm.local_replies, &self.request.head, self.is_grpc, info)
             }
+            // Only requests begin anew; a filter that says so of a response is at fault.
+            Reply::Again(_) => {
+                let local = LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "response_cannot_begin_anew");
+                self.take_reply(local.into())
+            }
         }
     }
 
@@ -207,15 +251,25 @@ impl Stream {
         }
         let info = &self.cx.info;
         info.times.complete.set(Some(self.http.worker.clock.now()));
-        for filter in &mut self.filters {
-            filter.complete(&self.cx);
-        }
-        if self.is_upgrade {
-            self.http.hcm.stats.http.downstream_cx_upgrades_active().dec();
-        }
+        self.end_filters();
+        let info = &self.cx.info;
         self.http.hcm.stats.stream_ends(info);
         let request = self.origin.is_known.then_some(&self.request.head);
         self.http.hcm.log(request, self.response.as_ref(), info);
+    }
+}
+
+impl Stream {
+    /// Tells the filters that this is the end.
+    fn end_filters(&mut self) {
+        for filter in &mut self.filters {
+            filter.complete(&self.cx);
+        }
+        self.filters.clear();
+        self.chain = None;
+        if std::mem::take(&mut self.is_upgrade) {
+            self.http.hcm.stats.http.downstream_cx_upgrades_active().dec();
+        }
     }
 }
 

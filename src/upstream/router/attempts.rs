@@ -15,27 +15,37 @@ use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use crate::attempt::Answered;
 use crate::failure::Failure;
+use crate::lb::PickContext;
 
 static IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 
 impl Forwarding<'_> {
-    /// As `run`, with retries.
-    pub(super) async fn run_with_retries(
+    /// The body of `request` for as many attempts as it takes.
+    pub(super) fn keep_body(&self, request: &mut Request, cx: &StreamCx) -> Replay {
+        let limit = self.entry.buffer_limit(cx.buffer_limit as u64);
+        Replay::new(std::mem::take(&mut request.body), limit)
+    }
+
+    /// As `run`, with a body that is kept, and with retries.
+    pub(super) async fn run_again(
         &self,
         request: &mut Request,
+        replay: &Replay,
         cx: &StreamCx,
         deadline: &mut Deadline,
-        retries: &mut Retries<'_>,
+        retries: &mut Option<Retries<'_>>,
     ) -> Result<Answered, Failed> {
-        let limit = self.entry.buffer_limit(cx.buffer_limit as u64);
-        let replay = Replay::new(std::mem::take(&mut request.body), limit);
         loop {
-            let host = retries.pick(&self.cluster);
+            let host = match retries {
+                Some(retries) => retries.pick(&self.cluster),
+                None => self.cluster.pick(&PickContext::default()),
+            };
             let outcome = self.attempt(host, request, replay.body(), cx, deadline).await;
             if replay.is_abandoned() {
                 self.cluster.shared.cluster.stats.retry_or_shadow_abandoned().inc();
                 return outcome;
             }
+            let Some(retries) = retries else { return outcome };
             match self.decide(&outcome, retries) {
                 Decision::Final => return outcome,
                 Decision::Denied(flag) => {

@@ -9,7 +9,7 @@ use std::task::Poll;
 use http::{HeaderName, StatusCode};
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
 use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
-use nuncio_telemetry::{Protocol, StreamInfo};
+use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo};
 
 use super::body::{Success, UpstreamBody};
 use super::counts::Counts;
@@ -72,21 +72,27 @@ impl Config {
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
         let forwarding =
             Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts, counts };
-        forwarding.note_cluster();
+        note_cluster(&mut info.upstream.borrow_mut(), Some(&forwarding.cluster));
+        info.upstream.borrow_mut().attempts = 1;
         forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
-        let outcome = match &mut retries {
+        let is_kept = retries.is_some() || forward.internal_redirect.is_some();
+        let replay = is_kept.then(|| forwarding.keep_body(request, cx));
+        let outcome = match &replay {
             None => forwarding.run(request, cx, &mut deadline).await,
             // Boxed: who is not sent again does not carry its future about.
-            Some(retries) => Box::pin(forwarding.run_with_retries(request, cx, &mut deadline, retries)).await,
+            Some(replay) => Box::pin(forwarding.run_again(request, replay, cx, &mut deadline, &mut retries)).await,
         };
         match outcome {
             Ok(answered) => {
                 let protocol = answered.active.record.protocol;
-                match tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
-                    Some(reply) => Err(reply.into()),
-                    None => Err(Reply::Response(forwarding.accept(answered, deadline, request, cx))),
+                if let Some(reply) = tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
+                    return Err(reply.into());
                 }
+                if let Some(response) = forwarding.follow(&answered, request, replay.as_ref(), cx) {
+                    return Err(Reply::Again(response));
+                }
+                Err(Reply::Response(forwarding.accept(answered, deadline, request, cx)))
             }
             Err(failed) => {
                 let reply = forwarding.fail(&failed);
@@ -109,16 +115,15 @@ impl Config {
     }
 }
 
-impl Forwarding<'_> {
-    fn note_cluster(&self) {
-        let config = &self.cluster.shared.cluster.config;
-        let mut upstream = self.info.upstream.borrow_mut();
-        upstream.cluster = Some(config.observable_name.clone());
-        upstream.cluster_raw = Some(config.name.name.clone());
-        upstream.cluster_metadata = config.metadata.clone();
-        upstream.attempts = 1;
-    }
+/// Notes the cluster that a route leads to.
+pub(super) fn note_cluster(upstream: &mut UpstreamInfo, cluster: Option<&WorkerCluster>) {
+    let config = cluster.map(|cluster| &cluster.shared.cluster.config);
+    upstream.cluster = config.map(|config| config.observable_name.clone());
+    upstream.cluster_raw = config.map(|config| config.name.name.clone());
+    upstream.cluster_metadata = config.and_then(|config| config.metadata.clone());
+}
 
+impl Forwarding<'_> {
     /// Makes of the request that was received the one that is sent.
     fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
         if self.entry.virtual_host().include_request_attempt_count {

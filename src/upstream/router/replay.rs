@@ -61,6 +61,19 @@ impl Replay {
         Body::stream(Reader { kept: self.0.clone(), next: 0 })
     }
 
+    /// All of the body, without trailers; `None` where it was not kept.
+    pub(super) fn whole(&self) -> Option<Body> {
+        let kept = self.0.borrow();
+        if kept.is_abandoned {
+            return None;
+        }
+        let data = |piece: &Piece| if let Piece::Data(data) = piece { Some(data.clone()) } else { None };
+        Some(match kept.frames.as_slice() {
+            [Piece::Data(whole)] => Body::full(whole.clone()),
+            pieces => Body::full(pieces.iter().filter_map(data).collect::<Vec<_>>().concat()),
+        })
+    }
+
     /// More than the limit was read: what was sent cannot be sent again.
     pub(super) fn is_abandoned(&self) -> bool {
         self.0.borrow().is_abandoned

@@ -186,6 +186,7 @@ impl Outcome {
                 let details = info.details.borrow().clone().unwrap_or_default().into_owned();
                 (head.status, head.headers, details, info.flags.get(), body)
             }
+            Reply::Again(head) => (head.status, head.headers, String::new(), info.flags.get(), Body::empty()),
         };
         let (mut text, mut broken) = (String::new(), None);
         while let Some(frame) = body.next().await {
