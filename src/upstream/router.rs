@@ -17,6 +17,7 @@ mod tunnel;
 
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
 use nuncio_config::route::{Action, EnvoyHeaders, RouteEntry};
 use nuncio_filter_api::{
@@ -141,7 +142,7 @@ impl HttpFilter for Router {
         };
         let Some(entry) = route.downcast::<RouteEntry>() else { return Step::Done(Err(no_route().into())) };
         match entry.action() {
-            Action::Forward(_) => Step::Wait(Box::pin(self.config.forward(request, cx, route))),
+            Action::Forward(_) => Step::Wait(forwarding(&self.config, request, cx, route)),
             // Envoy counts redirects here as well.
             Action::Redirect(_) | Action::TlsRedirect | Action::DirectResponse(_) => {
                 stats.rq_direct_response().inc();
@@ -155,6 +156,17 @@ impl HttpFilter for Router {
             }
         }
     }
+}
+
+/// [`Config::forward`], made where it stays: within a larger function it is made elsewhere and copied.
+#[inline(never)]
+fn forwarding<'a>(
+    config: &'a Arc<Config>,
+    request: &'a mut Request,
+    cx: &'a mut StreamCx,
+    route: RouteRef,
+) -> LocalBoxFuture<'a, Verdict> {
+    Box::pin(config.forward(request, cx, route))
 }
 
 fn no_route() -> LocalReply {

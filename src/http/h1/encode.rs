@@ -55,12 +55,30 @@ impl NameCase<'_> {
     }
 
     fn line(&self, name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+        if matches!(self.format, HeaderFormat::Lower) {
+            return write_parts([name, b": ", value, b"\r\n"], out);
+        }
         out.reserve(name.len() + value.len() + 4);
         self.write(name, out);
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Appends `parts`, whose room is looked for once. A head is some forty parts.
+fn write_parts<const N: usize>(parts: [&[u8]; N], out: &mut Vec<u8>) {
+    let len = parts.iter().map(|part| part.len()).sum();
+    out.reserve(len);
+    let start = out.len();
+    let mut room = out.spare_capacity_mut();
+    for part in parts {
+        let (this, rest) = room.split_at_mut(part.len());
+        this.write_copy_of_slice(part);
+        room = rest;
+    }
+    // SAFETY: just so many bytes were written behind the old length.
+    unsafe { out.set_len(start + len) };
 }
 
 /// Upper case after everything that is no letter or digit.

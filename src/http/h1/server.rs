@@ -1,7 +1,7 @@
 //! The server side of a connection.
 //!
 //! ```text
-//! readable -> read_head -> (request body is pulled | response is written)* -> readable
+//! readable -> poll_head -> take_request -> (request body is pulled | response is written)* -> readable
 //! ```
 
 mod body;
@@ -62,18 +62,24 @@ impl ServerConnection {
         poll_fn(|cx| self.inner.borrow_mut().poll_readable(cx)).await
     }
 
-    /// Reads the head of the next request.
-    pub async fn read_head(&self) -> Incoming {
-        match poll_fn(|cx| self.inner.borrow_mut().poll_head(cx)).await {
-            Ok(_) => body::begin(&self.inner).map_or(Incoming::Closed, Incoming::Request),
-            Err(bad) => Incoming::Bad(bad),
-        }
+    /// Reads the head of the next request, which [`ServerConnection::take_request`] then gives.
+    pub fn poll_head(&self, cx: &mut Context<'_>) -> Poll<Result<(), BadRequest>> {
+        self.inner.borrow_mut().poll_head(cx).map_ok(|_| ())
     }
 
-    /// [`ServerConnection::readable`], then [`ServerConnection::read_head`].
+    /// Begins the request whose head was read; `None` where the client closed the connection instead. By itself, since
+    /// a request handed up through polls would be copied by each.
+    pub fn take_request(&self) -> Option<IncomingRequest> {
+        body::begin(&self.inner)
+    }
+
+    /// The next request, read with [`ServerConnection::readable`] and [`ServerConnection::poll_head`].
     pub async fn next_request(&self) -> Incoming {
         match self.readable().await {
-            Readiness::Request => self.read_head().await,
+            Readiness::Request => match poll_fn(|cx| self.poll_head(cx)).await {
+                Ok(()) => self.take_request().map_or(Incoming::Closed, Incoming::Request),
+                Err(bad) => Incoming::Bad(bad),
+            },
             Readiness::Closed => Incoming::Closed,
         }
     }

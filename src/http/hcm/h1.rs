@@ -20,7 +20,7 @@ use super::Http;
 use super::deadline::{Deadline, Expired};
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
-use crate::h1::{BadRequest, Incoming, IncomingRequest, Persistence, Readiness, RespondError, ServerConnection};
+use crate::h1::{BadRequest, IncomingRequest, Persistence, Readiness, RespondError, ServerConnection};
 use crate::timer::{LazyTimer, earlier};
 
 /// Serves the connection to its end; `initial` was read from it already.
@@ -31,7 +31,7 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: Active
     let mut connection = H1 { http, codec, active, draining: None, timer: LazyTimer::default() };
     while connection.wait().await == Wait::Request {
         let next = {
-            let mut request = Box::pin(connection.request());
+            let mut request = connection.boxed_request();
             poll_fn(|cx| worker.clock.turn(|| request.as_mut().poll(cx))).await
         };
         match next {
@@ -114,6 +114,12 @@ impl H1 {
         self.draining = Some(Instant::now());
     }
 
+    /// [`H1::request`], made where it stays: within a larger function it is made elsewhere and copied.
+    #[inline(never)]
+    fn boxed_request(&mut self) -> Pin<Box<impl Future<Output = Next>>> {
+        Box::pin(self.request())
+    }
+
     /// Serves one request.
     async fn request(&mut self) -> Next {
         let http = self.http.clone();
@@ -121,44 +127,47 @@ impl H1 {
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http11));
         match self.read_head(now).await {
-            Some(Incoming::Request(request)) => {
-                // Not by a future of its own, which would move the request twice more.
-                let (mut stream, mut deadline, next) = self.begin(request, info);
-                let next = self.exchange(&mut stream, &mut deadline, next == Persistence::KeepAlive).await;
-                stream.finish();
-                self.timer = deadline.into_timer();
-                next
-            }
-            Some(Incoming::Bad(bad)) => {
+            Some(Ok(())) => {}
+            Some(Err(bad)) => {
                 let stats = &http.hcm.stats.http;
                 stats.downstream_cx_protocol_error().inc();
                 // Envoy answers before the request is complete, and then takes the broken codec for a reset.
                 stats.downstream_rq_response_before_rq_complete().inc();
                 stats.downstream_rq_rx_reset().inc();
-                self.refuse(bad_request(bad), info).await
-            }
-            Some(Incoming::Closed) => {
-                self.active.closed_by(Closed::Remote);
-                Next::Gone
+                return self.refuse(bad_request(bad), info).await;
             }
             None => {
                 http.hcm.stats.http.downstream_rq_header_timeout().inc();
                 let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
-                self.refuse(reply.body("request header timeout"), info).await
+                return self.refuse(reply.body("request header timeout"), info).await;
             }
         }
+        let Some(mut request) = self.codec.take_request() else {
+            self.active.closed_by(Closed::Remote);
+            return Next::Gone;
+        };
+        // Made here, where they stay: they are too large to be handed about.
+        let next = self.begin(&mut request, &info);
+        let mut deadline = Deadline::new(&http.hcm, &info, std::mem::take(&mut self.timer));
+        let IncomingRequest { head, body, has_host, absolute_form, .. } = request;
+        let origin = Origin { has_host, has_scheme: absolute_form, is_known: true };
+        let mut stream = Stream::new(http, head, body, info, origin);
+        self.pass_informational(&mut stream);
+        let next = self.exchange(&mut stream, &mut deadline, next == Persistence::KeepAlive).await;
+        stream.finish();
+        self.timer = deadline.into_timer();
+        next
     }
 
     /// Reads a head; `None` if it takes too long.
-    async fn read_head(&mut self, start: Instant) -> Option<Incoming> {
+    async fn read_head(&mut self, start: Instant) -> Option<Result<(), BadRequest>> {
         let timeouts = &self.http.hcm.timeouts;
         let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
         let deadline = limits.into_iter().flatten().min().map(|t| start + t);
-        let mut head = pin!(self.codec.read_head());
-        let timer = &mut self.timer;
+        let (codec, timer) = (&self.codec, &mut self.timer);
         poll_fn(|cx| {
-            if let Poll::Ready(incoming) = head.as_mut().poll(cx) {
-                return Poll::Ready(Some(incoming));
+            if let Poll::Ready(head) = codec.poll_head(cx) {
+                return Poll::Ready(Some(head));
             }
             timer.poll_reached(deadline, cx).map(|()| None)
         })
@@ -176,42 +185,33 @@ impl H1 {
         Next::Close
     }
 
-    /// The stream of a request, its time-outs, and whether its connection may go on after it.
-    fn begin(&mut self, request: IncomingRequest, info: Rc<StreamInfo>) -> (Stream, Deadline, Persistence) {
-        let IncomingRequest { mut head, body, keep_alive, expects_continue, upgrade, has_host, absolute_form, .. } =
-            request;
-        info.protocol.set(Some(head.version));
+    /// Begins a request; tells whether its connection may go on after it.
+    fn begin(&mut self, request: &mut IncomingRequest, info: &Rc<StreamInfo>) -> Persistence {
+        info.protocol.set(Some(request.head.version));
         if !self.http.hcm.logs.is_empty() {
             info.times.request_headers_end.set(Some(self.http.worker.clock.now()));
         }
         self.codec.track(info.clone());
-        head.protocol = upgrade;
-        if expects_continue && !self.http.hcm.head.proxy_100_continue {
-            head.headers.remove(http::header::EXPECT);
+        request.head.protocol = request.upgrade.take();
+        if request.expects_continue && !self.http.hcm.head.proxy_100_continue {
+            request.head.headers.remove(http::header::EXPECT);
             self.codec.queue_informational(&ResponseHead::new(StatusCode::CONTINUE));
         }
-        if body.is_end() {
+        if request.body.is_end() {
             info.times.request_end.set(Some(info.start));
         }
-        let timer = std::mem::take(&mut self.timer);
-        let deadline = Deadline::new(&self.http.hcm, &info, timer);
         let is_last = self.http.count_request();
-        let mut stream = Stream::new(
-            self.http.clone(),
-            head,
-            body,
-            info,
-            Origin { has_host, has_scheme: absolute_form, is_known: true },
-        );
+        if is_last {
+            self.http.hcm.stats.http.downstream_cx_max_requests_reached().inc();
+        }
+        if request.keep_alive && !is_last { Persistence::KeepAlive } else { Persistence::Close }
+    }
+
+    fn pass_informational(&self, stream: &mut Stream) {
         if self.http.hcm.head.proxy_100_continue {
             let codec = self.codec.clone();
             stream.set_informational(Rc::new(move |head| codec.queue_informational(&head)));
         }
-        if is_last {
-            self.http.hcm.stats.http.downstream_cx_max_requests_reached().inc();
-        }
-        let next = if keep_alive && !is_last { Persistence::KeepAlive } else { Persistence::Close };
-        (stream, deadline, next)
     }
 
     /// Gets the answer to the stream's request and writes it.

@@ -93,9 +93,9 @@ impl Http1Pool {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
-            // What the host sent while nothing was asked belongs to no request. Looking costs no system call unless
-            // the kernel has announced something.
-            if idle.connection.poll_idle_closed(&mut cx).is_pending() {
+            // What the host sent while nothing was asked belongs to no request. There is nothing to see where the kernel
+            // has announced nothing.
+            if !self.watch.is_raised() || idle.connection.poll_idle_closed(&mut cx).is_pending() {
                 return Some(Lease { connection: Some(idle.connection), member: idle.member });
             }
             idle.member.record.spoilt_while_idle();

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -26,7 +27,11 @@ pub(super) struct Watch {
 
 /// Wakes the task. A waker of its own, since connections need one before the task has run.
 #[derive(Default)]
-struct Signal(AtomicWaker);
+struct Signal {
+    task: AtomicWaker,
+    /// Something happened on an idle connection, and the task has not looked at it yet.
+    is_raised: AtomicBool,
+}
 
 // === impl Watch ===
 
@@ -42,25 +47,30 @@ impl Watch {
         &self.waker
     }
 
+    /// Whether something happened on an idle connection that was not looked at yet.
+    pub(super) fn is_raised(&self) -> bool {
+        self.signal.is_raised.load(Ordering::Relaxed)
+    }
+
     /// A connection of `pool` has become idle.
     pub(super) fn look_after(&self, pool: &Rc<Http1Pool>) {
         if !self.is_started.replace(true) {
             tokio::task::spawn_local(run(Rc::downgrade(pool), self.signal.clone(), self.is_armed.clone()));
         } else if !self.is_armed.get() {
-            self.signal.0.wake();
+            self.signal.task.wake();
         }
     }
 
     /// The pool is gone.
     pub(super) fn end(&self) {
-        self.signal.0.wake();
+        self.signal.task.wake();
     }
 }
 
 async fn run(pool: Weak<Http1Pool>, signal: Arc<Signal>, is_armed: Rc<Cell<bool>>) {
     let mut timer = pin!(None);
     std::future::poll_fn(|cx| {
-        signal.0.register(cx.waker());
+        signal.task.register(cx.waker());
         loop {
             let Some(pool) = pool.upgrade() else { return Poll::Ready(()) };
             let next = pool.sweep();
@@ -83,6 +93,7 @@ impl Http1Pool {
     /// Closes idle connections whose time is over. Gives the time at which the next one's is.
     fn sweep(&self) -> Option<Instant> {
         let now = self.share.env.clock.now();
+        self.watch.signal.is_raised.store(false, Ordering::Relaxed);
         let mut cx = Context::from_waker(self.watch.waker());
         let mut next: Option<Instant> = None;
         let stats = &self.share.cluster.stats;
@@ -117,10 +128,12 @@ impl Http1Pool {
 
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
-        self.0.wake();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.0.wake();
+        // Read and written by one thread alone: that of the worker.
+        self.is_raised.store(true, Ordering::Relaxed);
+        self.task.wake();
     }
 }
