@@ -68,17 +68,16 @@ impl NameCase<'_> {
 
 /// Appends `parts`, whose room is looked for once. A head is some forty parts.
 fn write_parts<const N: usize>(parts: [&[u8]; N], out: &mut Vec<u8>) {
-    let len = parts.iter().map(|part| part.len()).sum();
+    let len: usize = parts.iter().map(|part| part.len()).sum();
     out.reserve(len);
-    let start = out.len();
-    let mut room = out.spare_capacity_mut();
+    let mut end = out.len();
     for part in parts {
-        let (this, rest) = room.split_at_mut(part.len());
-        this.write_copy_of_slice(part);
-        room = rest;
+        // SAFETY: all parts together fit behind the old length, and none of them lies there.
+        unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), out.as_mut_ptr().add(end), part.len()) };
+        end += part.len();
     }
-    // SAFETY: just so many bytes were written behind the old length.
-    unsafe { out.set_len(start + len) };
+    // SAFETY: everything up to here was written.
+    unsafe { out.set_len(end) };
 }
 
 /// Upper case after everything that is no letter or digit.
