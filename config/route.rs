@@ -47,7 +47,7 @@ pub use internal_redirect::{InternalRedirect, RedirectPredicate, Schemes};
 pub use mirror::MirrorPolicy;
 pub use places::EntryPlace;
 pub use redirect::Redirect;
-pub use retry::{AvoidedHosts, BackOff, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
+pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
 pub use stats::RouteStats;
 pub use virtual_host::VirtualHost;

@@ -51,6 +51,7 @@ scenario_files! {
     request_id
     response_headers
     route_action
+    route_hedge
     route_match
     route_mirror
     route_redirect_internal

@@ -11,7 +11,7 @@ use super::forward::Cluster;
 use super::level::{BufferLimit, Level};
 use super::mirror::MirrorPolicy;
 use super::redirect::request_host;
-use super::retry::RetryPolicy;
+use super::retry::{Hedging, RetryPolicy};
 use super::split::Weighted;
 use super::stats::RouteStats;
 use super::virtual_host::VirtualHost;
@@ -91,6 +91,12 @@ impl RouteEntry {
     pub fn retry_policy(&self) -> Option<&RetryPolicy> {
         let Action::Forward(forward) = self.action() else { return None };
         forward.retry.as_ref().or(self.route.virtual_host.retry.as_ref())
+    }
+
+    /// What becomes of an attempt that takes too long: what the route says, or else its virtual host.
+    pub fn hedging(&self) -> Hedging {
+        let Action::Forward(forward) = self.action() else { return Hedging::Off };
+        forward.hedging.or(self.route.virtual_host.hedging).unwrap_or(Hedging::Off)
     }
 
     /// `decorator` of the route, for tracers.

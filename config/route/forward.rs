@@ -14,7 +14,7 @@ use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig}
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
 use super::internal_redirect::InternalRedirect;
 use super::mirror::MirrorPolicy;
-use super::retry::{RetryPolicy, lower_hedge_policy};
+use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
 use crate::cluster::Priority;
@@ -41,6 +41,7 @@ pub struct Forward {
     pub(super) path_rewrite: PathRewrite,
     pub(super) mirrors: Box<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedging: Option<Hedging>,
     /// Which redirects are followed here, if any are.
     pub internal_redirect: Option<Box<InternalRedirect>>,
     timeout: Option<Duration>,
@@ -168,6 +169,7 @@ impl Forward {
             path_rewrite: paths?,
             mirrors: mirrors?.into(),
             retry: retry?,
+            hedging: action.hedge_policy.map(Hedging::lower),
             internal_redirect: redirect?.or(older_redirect).map(Box::new),
             upgrades: upgrades?,
         };
@@ -230,7 +232,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         internal_redirect_policy: _,
         internal_redirect_action: _,
         max_internal_redirects: _,
-        hedge_policy,
+        hedge_policy: _,
         max_stream_duration: _,
         cluster_specifier: _,
         host_rewrite_specifier: _,
@@ -244,7 +246,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
         cx.unsupported("hash_policy", hash_policy),
         cx.unsupported("cors", cors),
-        hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
     ]
     .into_iter()
     .collect()

@@ -22,6 +22,8 @@ pub struct RetryPolicy {
     pub num_retries: u32,
     /// `per_try_timeout`
     pub per_try_timeout: Option<Duration>,
+    /// `per_try_idle_timeout`
+    pub per_try_idle_timeout: Option<Duration>,
     /// `retriable_status_codes`
     pub status_codes: Box<[u32]>,
     /// `retry_back_off`
@@ -230,9 +232,10 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = message;
-        let supported = crate::refuse_set!(cx; per_try_idle_timeout, retry_priority, retry_options_predicates,
+        let supported = crate::refuse_set!(cx; retry_priority, retry_options_predicates,
             refresh_cluster_on_retry);
         let per_try_timeout = cx.opt("per_try_timeout", per_try_timeout, duration);
+        let per_try_idle = cx.opt("per_try_idle_timeout", per_try_idle_timeout, duration);
         let avoided = cx.each("retry_host_predicate", retry_host_predicate, AvoidedHosts::lower);
         let back_off = cx.opt("retry_back_off", retry_back_off, BackOff::lower);
         let rate_limited =
@@ -244,6 +247,7 @@ impl RetryPolicy {
             on: RetryOn::parse(&retry_on),
             num_retries: num_retries.map_or(1, |n| n.value),
             per_try_timeout: per_try_timeout?.and_then(non_zero),
+            per_try_idle_timeout: per_try_idle?.and_then(non_zero),
             status_codes: retriable_status_codes.into(),
             back_off: back_off?.unwrap_or_default(),
             rate_limited: rate_limited?,
@@ -268,10 +272,21 @@ impl AvoidedHosts {
     }
 }
 
-/// Refuses what of `hedge_policy` would change anything: Envoy itself does nothing with the other fields.
-pub(super) fn lower_hedge_policy(message: &proto::HedgePolicy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let proto::HedgePolicy { initial_requests: _, additional_request_chance: _, hedge_on_per_try_timeout } = message;
-    cx.unsupported("hedge_on_per_try_timeout", hedge_on_per_try_timeout)
+/// What `HedgePolicy` says. Envoy itself does nothing with its other fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedging {
+    /// An attempt that takes too long is given up for the next.
+    Off,
+    /// `hedge_on_per_try_timeout`: it goes on beside the next.
+    OnPerTryTimeout,
+}
+
+impl Hedging {
+    pub(super) fn lower(message: proto::HedgePolicy) -> Self {
+        let proto::HedgePolicy { initial_requests: _, additional_request_chance: _, hedge_on_per_try_timeout } =
+            message;
+        if hedge_on_per_try_timeout { Self::OnPerTryTimeout } else { Self::Off }
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::Config;
 use super::level::{BufferLimit, Level, LevelFields};
 use super::mirror::MirrorPolicy;
 use super::redirect::forwarded_scheme;
-use super::retry::{RetryPolicy, lower_hedge_policy};
+use super::retry::{Hedging, RetryPolicy};
 use super::stats::{RouteStats, VirtualClusters};
 
 /// What the routes of a virtual host share.
@@ -31,6 +31,7 @@ pub struct VirtualHost {
     virtual_clusters: Option<Box<VirtualClusters>>,
     pub(super) mirrors: Arc<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
+    pub(super) hedging: Option<Hedging>,
     pub(super) require_tls: RequireTls,
     pub(super) buffer_limit: Option<BufferLimit>,
     pub(super) level: Level,
@@ -86,6 +87,7 @@ impl VirtualHost {
                 virtual_clusters: virtual_clusters?,
                 mirrors: Some(mirrors?).filter(|own| !own.is_empty()).map_or(config.mirrors.clone(), Vec::into),
                 retry: retry?,
+                hedging: host.hedge_policy.map(Hedging::lower),
                 require_tls: match TlsRequirementType::try_from(host.require_tls) {
                     Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
                     Ok(TlsRequirementType::All) => RequireTls::All,
@@ -138,7 +140,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         include_attempt_count_in_response: _,
         retry_policy: _,
         retry_policy_typed_config,
-        hedge_policy,
+        hedge_policy: _,
         include_is_timeout_retry_header: _,
         per_request_buffer_limit_bytes: _,
         request_body_buffer_limit: _,
@@ -150,7 +152,6 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("cors", cors),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
-        hedge_policy.as_ref().map_or(Ok(()), |policy| cx.at("hedge_policy", |cx| lower_hedge_policy(policy, cx))),
         cx.unsupported("route_specifiers", route_specifiers),
     ]
     .into_iter()

@@ -151,6 +151,17 @@ pub struct Timeline {
 }
 
 impl Timeline {
+    fn adopt_upstream(&self, other: &Self) {
+        for (mine, theirs) in [
+            (&self.upstream_connect_start, &other.upstream_connect_start),
+            (&self.upstream_connect_end, &other.upstream_connect_end),
+            (&self.upstream_request_start, &other.upstream_request_start),
+            (&self.upstream_request_end, &other.upstream_request_end),
+        ] {
+            mine.set(theirs.get());
+        }
+    }
+
     /// Forgets all but when the head of the request was there; the whole of it is there at `now`.
     fn begin_again(&self, now: Instant) {
         self.request_end.set(Some(now));
@@ -360,6 +371,22 @@ impl StreamInfo {
         *self.response_trailers.borrow_mut() = None;
         *self.metadata.borrow_mut() = None;
         self.filter_state.borrow_mut().end_filter_chain();
+    }
+
+    /// Takes over what `other` noted of the upstream side: that of the attempt which stands for all.
+    pub fn adopt_upstream(&self, other: &Self) {
+        self.times.adopt_upstream(&other.times);
+        let theirs = other.upstream.take();
+        let mut upstream = self.upstream.borrow_mut();
+        let mine = std::mem::take(&mut *upstream);
+        *upstream = UpstreamInfo {
+            cluster: mine.cluster,
+            cluster_raw: mine.cluster_raw,
+            cluster_metadata: mine.cluster_metadata,
+            previous: mine.previous,
+            attempts: mine.attempts,
+            ..theirs
+        };
     }
 
     /// Keeps the trailers of the response, if a log will look at them.

@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Timeout,
     /// The time-out of one attempt.
     PerTryTimeout,
+    /// The time for which one attempt may do nothing.
+    PerTryIdleTimeout,
     /// `max_stream_duration` of the cluster.
     MaxStreamDuration,
     /// The request's own body broke off: nobody is left to be answered, or the client is at fault.
@@ -58,7 +60,7 @@ impl Failure {
             Self::ConnectionTermination => ResponseFlag::UpstreamConnectionTermination,
             Self::Protocol => ResponseFlag::UpstreamProtocolError,
             Self::RemoteReset | Self::RefusedStream => ResponseFlag::UpstreamRemoteReset,
-            Self::Timeout | Self::PerTryTimeout => ResponseFlag::UpstreamRequestTimeout,
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => ResponseFlag::UpstreamRequestTimeout,
             Self::MaxStreamDuration => ResponseFlag::UpstreamMaxStreamDurationReached,
             Self::RequestBody(_) => ResponseFlag::DownstreamConnectionTermination,
         }
@@ -68,10 +70,17 @@ impl Failure {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Protocol => StatusCode::BAD_GATEWAY,
-            Self::Timeout | Self::PerTryTimeout | Self::MaxStreamDuration => StatusCode::GATEWAY_TIMEOUT,
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout | Self::MaxStreamDuration => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+
+    /// Whether it took too long, all in all or one attempt.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout)
     }
 
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
@@ -95,6 +104,7 @@ impl Failure {
             | Self::NoHealthyHost
             | Self::Timeout
             | Self::PerTryTimeout
+            | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
             | Self::RequestBody(_) => return None,
         })
@@ -113,6 +123,7 @@ impl Failure {
             Self::NoHealthyHost => "no_healthy_upstream".into(),
             Self::Timeout => "response_timeout".into(),
             Self::PerTryTimeout => "upstream_per_try_timeout".into(),
+            Self::PerTryIdleTimeout => "upstream_per_try_idle_timeout".into(),
             Self::MaxStreamDuration => "upstream_max_stream_duration_reached".into(),
             Self::RequestBody(error) => error.details.clone(),
             _ => "upstream_reset_before_response_started".into(),
@@ -148,7 +159,7 @@ impl Failure {
         }
         match self {
             Self::NoHealthyHost => "no healthy upstream",
-            Self::Timeout | Self::PerTryTimeout => "upstream request timeout",
+            Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => "upstream request timeout",
             Self::MaxStreamDuration => "upstream max stream duration reached",
             _ => "",
         }

@@ -5,6 +5,7 @@ mod body;
 mod counts;
 mod deadline;
 mod forward;
+mod hedge;
 mod mirror;
 mod numbers;
 mod redirect;

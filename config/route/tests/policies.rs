@@ -55,16 +55,10 @@ fn what_of_retries_is_not_there_is_refused_by_name() {
 virtual_hosts:
 - name: h
   domains: ['*']
-  hedge_policy: {hedge_on_per_try_timeout: true}
-  retry_policy: {per_try_idle_timeout: 1s, refresh_cluster_on_retry: true}
+  retry_policy: {refresh_cluster_on_retry: true}
 ",
     );
-    let expected = [
-        "hedge_policy.hedge_on_per_try_timeout",
-        "retry_policy.per_try_idle_timeout",
-        "retry_policy.refresh_cluster_on_retry",
-    ];
-    assert_eq!(refusals, expected.map(|path| format!("virtual_hosts[0].{path}: not implemented yet")));
+    assert_eq!(refusals, ["virtual_hosts[0].retry_policy.refresh_cluster_on_retry: not implemented yet"]);
 }
 
 #[test]
@@ -164,4 +158,22 @@ fn what_a_redirect_policy_cannot_do_is_refused_by_place() {
             format!("{policy}.response_headers_to_copy[0]: may be neither Host nor a pseudo-header"),
         ]
     );
+}
+
+#[test]
+fn the_hedge_policy_of_the_route_wins_even_if_it_is_empty() {
+    let table = table(
+        "
+virtual_hosts:
+- name: h
+  domains: ['*']
+  hedge_policy: {hedge_on_per_try_timeout: true, initial_requests: 3}
+  routes:
+  - {match: {path: /own}, route: {cluster: c, hedge_policy: {}}}
+  - {match: {path: /direct}, direct_response: {status: 200}}
+  - {match: {prefix: /}, route: {cluster: c}}
+",
+    );
+    let hedging = [0, 1, 2].map(|entry| table.entry(entry).hedging());
+    assert_eq!(hedging, [Hedging::Off, Hedging::Off, Hedging::OnPerTryTimeout]);
 }

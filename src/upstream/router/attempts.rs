@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use nuncio_filter_api::{Request, StreamCx};
-use nuncio_telemetry::Attempt as Previous;
+use nuncio_telemetry::{Attempt as Previous, StreamInfo};
 
 use super::deadline::Deadline;
 use super::forward::{ATTEMPT_COUNT, Failed, Forwarding};
@@ -46,15 +46,17 @@ impl Forwarding<'_> {
                 return outcome;
             }
             let Some(retries) = retries else { return outcome };
-            match self.decide(&outcome, retries) {
+            let was_sent = self.info.times.upstream_request_start.get().is_some();
+            let decision = self.decide(outcome.as_ref().map_err(|failed| &failed.failure), was_sent, retries);
+            match decision {
                 Decision::Final => return outcome,
                 Decision::Denied(flag) => {
                     self.info.flag(flag);
                     return outcome;
                 }
                 Decision::After(wait) => {
-                    let timed_out = matches!(&outcome, Err(failed) if matches!(failed.failure, Failure::PerTryTimeout));
-                    self.give_up(outcome);
+                    let timed_out = matches!(&outcome, Err(failed) if failed.failure.is_timeout());
+                    self.give_up(outcome, self.info);
                     deadline.try_again(self.timeouts.per_try);
                     self.wait(wait, deadline).await?;
                     self.begin_again(request, timed_out);
@@ -63,22 +65,25 @@ impl Forwarding<'_> {
         }
     }
 
-    fn decide(&self, outcome: &Result<Answered, Failed>, retries: &mut Retries<'_>) -> Decision {
+    /// What becomes of a request whose attempt has this outcome; `was_sent`: a connection had taken it.
+    pub(super) fn decide(
+        &self,
+        outcome: Result<&Answered, &Failure>,
+        was_sent: bool,
+        retries: &mut Retries<'_>,
+    ) -> Decision {
         let share = &self.cluster.shared;
         match outcome {
             Ok(answered) => {
                 let clock = &self.worker.clock;
                 retries.after_response(&answered.response.head, share, &self.counts, clock.wall(clock.now()))
             }
-            Err(failed) => {
-                let was_sent = self.info.times.upstream_request_start.get().is_some();
-                retries.after_failure(&failed.failure, was_sent, share, &self.counts)
-            }
+            Err(failure) => retries.after_failure(failure, was_sent, share, &self.counts),
         }
     }
 
-    /// Counts an attempt whose outcome is not passed on, and ends it.
-    fn give_up(&self, outcome: Result<Answered, Failed>) {
+    /// Counts an attempt with this record whose outcome is not passed on, and ends it.
+    pub(super) fn give_up(&self, outcome: Result<Answered, Failed>, info: &StreamInfo) {
         match outcome {
             Ok(answered) => {
                 answered.active.host.stats.rq_error.inc();
@@ -90,7 +95,7 @@ impl Forwarding<'_> {
                     answered.active.end();
                 }
             }
-            Err(failed) => self.count_failure(&failed),
+            Err(failed) => self.count_failure(&failed, info),
         }
     }
 
@@ -108,7 +113,7 @@ impl Forwarding<'_> {
     }
 
     /// Makes of the request that was sent the one that is sent next.
-    fn begin_again(&self, request: &mut Request, timed_out: bool) {
+    pub(super) fn begin_again(&self, request: &mut Request, timed_out: bool) {
         let headers = &mut request.head.headers;
         let attempts = {
             let mut upstream = self.info.upstream.borrow_mut();

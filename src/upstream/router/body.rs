@@ -106,6 +106,7 @@ impl HttpBody for UpstreamBody {
                 };
             }
         };
+        stream.deadline.progressed(&stream.active.share.env.clock);
         let times = &stream.deadline.info().times;
         if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
             times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
@@ -191,6 +192,10 @@ impl Stream {
         self.abort();
         match failure {
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
+            Failure::PerTryIdleTimeout => {
+                stats.upstream_rq_per_try_idle_timeout().inc();
+                self.active.host.stats.rq_timeout.inc();
+            }
             _ => {
                 stats.upstream_rq_timeout().inc();
                 self.active.host.stats.rq_timeout.inc();

@@ -2,7 +2,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_filter_api::RequestHead;
+use nuncio_filter_api::{Clock, RequestHead};
 use nuncio_telemetry::StreamInfo;
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ pub(super) struct Deadline {
     is_asking: bool,
     /// `max_stream_duration` of the cluster, or what the request asks for.
     max_stream_duration: Option<Duration>,
+    /// When the attempt last got any further, where it may not be idle for long.
+    progress: Option<Instant>,
     timer: Timer,
 }
 
@@ -30,19 +32,40 @@ impl Deadline {
     pub(super) fn new(share: &ClusterShare, info: &Rc<StreamInfo>, timeouts: Timeouts, head: &RequestHead) -> Self {
         let max_stream_duration = timeouts.stream.unwrap_or(share.cluster.config.http.common.max_stream_duration);
         let timer = share.env.timers.timer();
-        Self { info: info.clone(), timeouts, is_asking: asks_for_tunnel(head), max_stream_duration, timer }
+        let is_asking = asks_for_tunnel(head);
+        Self { info: info.clone(), timeouts, is_asking, max_stream_duration, progress: None, timer }
     }
 
     /// The head of the response has come.
-    pub(super) fn answered(&mut self) {
+    pub(super) fn answered(&mut self, clock: &Clock) {
         self.is_asking = false;
         self.timeouts.per_try = None;
+        self.progressed(clock);
+    }
+
+    /// A part of the response has come.
+    pub(super) fn progressed(&mut self, clock: &Clock) {
+        if self.timeouts.per_try_idle.is_some() {
+            self.progress = Some(clock.now());
+        }
     }
 
     /// Another attempt begins, which may take as long as the first.
     pub(super) fn try_again(&mut self, per_try: Option<Duration>) {
         self.timeouts.per_try = per_try;
+        self.progress = None;
         self.info.times.upstream_request_start.set(None);
+    }
+
+    /// What one attempt may take.
+    pub(super) fn max_stream_duration(&self) -> Option<Duration> {
+        self.max_stream_duration
+    }
+
+    /// From here on attempts may take as long as the whole.
+    pub(super) fn spare_attempts(&mut self) {
+        self.timeouts.per_try = None;
+        self.timeouts.per_try_idle = None;
     }
 
     /// The stream it bounds.
@@ -65,9 +88,13 @@ impl Deadline {
         let timeout = self.timeouts.response.and_then(|t| Some((begin? + t, Failure::Timeout)));
         let attempt = times.upstream_request_start.get();
         let per_try = self.timeouts.per_try.and_then(|t| Some((begin?.max(attempt?) + t, Failure::PerTryTimeout)));
+        let idle = self.timeouts.per_try_idle.and_then(|t| {
+            let since = begin?.max(attempt?);
+            Some((self.progress.map_or(since, |progress| since.max(progress)) + t, Failure::PerTryIdleTimeout))
+        });
         let duration = self
             .max_stream_duration
             .and_then(|d| Some((times.upstream_request_start.get()? + d, Failure::MaxStreamDuration)));
-        timeout.into_iter().chain(per_try).chain(duration).min_by_key(|(at, _)| *at)
+        timeout.into_iter().chain(per_try).chain(idle).chain(duration).min_by_key(|(at, _)| *at)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use http::{HeaderName, StatusCode};
-use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, RouteEntry};
+use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, Hedging, RouteEntry};
 use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo};
 
@@ -78,10 +78,19 @@ impl Config {
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
         let replay = is_kept.then(|| forwarding.keep_body(request, cx));
-        let outcome = match &replay {
-            None => forwarding.run(request, cx, &mut deadline).await,
+        let is_hedging = timeouts.hedging == Hedging::OnPerTryTimeout;
+        if is_hedging {
+            deadline.spare_attempts();
+        }
+        let outcome = match (&replay, &mut retries) {
+            (None, _) => forwarding.run(request, cx, &mut deadline).await,
             // Boxed: who is not sent again does not carry its future about.
-            Some(replay) => Box::pin(forwarding.run_again(request, replay, cx, &mut deadline, &mut retries)).await,
+            (Some(replay), Some(retries)) if is_hedging && !tunnel::asks_for_tunnel(&request.head) => {
+                Box::pin(forwarding.run_hedged(request, replay, cx, &mut deadline, retries)).await
+            }
+            (Some(replay), retries) => {
+                Box::pin(forwarding.run_again(request, replay, cx, &mut deadline, retries)).await
+            }
         };
         match outcome {
             Ok(answered) => {
@@ -149,6 +158,22 @@ impl Forwarding<'_> {
         self.attempt(self.cluster.pick(&PickContext::default()), request, body, cx, deadline).await
     }
 
+    /// The host that was chosen, which the request is addressed to.
+    pub(super) fn chosen(
+        &self,
+        host: Option<Rc<WorkerHost>>,
+        head: &mut RequestHead,
+    ) -> Result<Rc<WorkerHost>, Failed> {
+        let Some(host) = host else {
+            self.cluster.shared.cluster.stats.upstream_cx_none_healthy().inc();
+            return Err(Failed { failure: Failure::NoHealthyHost, host: None });
+        };
+        if self.forward.auto_host_rewrite && !host.host.hostname.is_empty() {
+            self.forward.set_host(head, (&*host.host.hostname).into(), self.config.envoy_headers);
+        }
+        Ok(host)
+    }
+
     /// Gets a response from `host`, in time.
     pub(super) async fn attempt(
         &self,
@@ -158,13 +183,7 @@ impl Forwarding<'_> {
         cx: &StreamCx,
         deadline: &mut Deadline,
     ) -> Result<Answered, Failed> {
-        let Some(host) = host else {
-            self.cluster.shared.cluster.stats.upstream_cx_none_healthy().inc();
-            return Err(Failed { failure: Failure::NoHealthyHost, host: None });
-        };
-        if self.forward.auto_host_rewrite && !host.host.hostname.is_empty() {
-            self.forward.set_host(&mut request.head, (&*host.host.hostname).into(), self.config.envoy_headers);
-        }
+        let host = self.chosen(host, &mut request.head)?;
         let (body, gate) = tunnel::hold_back(&request.head, body);
         let attempt = Attempt {
             share: &self.cluster.shared,
@@ -185,11 +204,9 @@ impl Forwarding<'_> {
             Poll::Pending => deadline.poll_expired(task).map(Err),
         })
         .await;
-        if self.info.times.upstream_request_start.get().is_some() {
-            self.counts.each(|stats| stats.counts.upstream_rq_total().inc());
-        }
+        self.count_attempt(self.info);
         if let Ok(answered) = &answered {
-            deadline.answered();
+            deadline.answered(&self.worker.clock);
             gate.open_if_granted(&request.head, answered.response.head.status);
         }
         answered.map_err(|failure| Failed { failure, host: Some(host.clone()) })
@@ -230,30 +247,37 @@ impl Forwarding<'_> {
     fn fail(&self, failed: &Failed) -> LocalReply {
         let attempts = self.info.upstream.borrow().attempts;
         let mut reply = failed.failure.reply_after(attempts);
-        if self.timeouts.is_tolerated && matches!(failed.failure, Failure::Timeout | Failure::PerTryTimeout) {
+        if self.timeouts.is_tolerated && failed.failure.is_timeout() {
             reply = LocalReply { status: StatusCode::NO_CONTENT, ..reply.body("") };
         }
         if self.entry.virtual_host().include_attempt_count_in_response {
             reply.headers.insert(&ATTEMPT_COUNT, small_number(attempts.into()));
         }
-        self.count_failure(failed);
+        self.count_failure(failed, self.info);
         if !matches!(failed.failure, Failure::RequestBody(_)) {
             self.count_status(reply.status.as_u16());
         }
         reply
     }
 
-    /// Counts the failure of an attempt.
-    pub(super) fn count_failure(&self, failed: &Failed) {
+    /// Counts an attempt with this record, if a connection took it.
+    pub(super) fn count_attempt(&self, info: &StreamInfo) {
+        if info.times.upstream_request_start.get().is_some() {
+            self.counts.each(|stats| stats.counts.upstream_rq_total().inc());
+        }
+    }
+
+    /// Counts the failure of an attempt with this record.
+    pub(super) fn count_failure(&self, failed: &Failed, info: &StreamInfo) {
         let Failed { failure, host } = failed;
         self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
         // A host that was chosen but never noted was not asked: the queue was full, or time ran out in it.
-        let host = host.as_ref().filter(|_| self.info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
+        let host = host.as_ref().filter(|_| info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
         let stats = &self.cluster.shared.cluster.stats;
         match failure {
             Failure::RequestBody(_) => return,
             // An HTTP/2 connection may outlive a stream at fault; its driver counts what ends it.
-            Failure::Protocol if self.info.upstream.borrow().protocol != Some(Protocol::Http2) => {
+            Failure::Protocol if info.upstream.borrow().protocol != Some(Protocol::Http2) => {
                 stats.upstream_cx_protocol_error().inc();
             }
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
@@ -266,6 +290,10 @@ impl Forwarding<'_> {
                 stats.upstream_rq_per_try_timeout().inc();
                 host.inspect(|host| host.rq_timeout.inc());
             }
+            Failure::PerTryIdleTimeout => {
+                stats.upstream_rq_per_try_idle_timeout().inc();
+                host.inspect(|host| host.rq_timeout.inc());
+            }
             _ => {}
         }
         if !matches!(failure, Failure::RequestOverflow) {
@@ -273,7 +301,7 @@ impl Forwarding<'_> {
         }
     }
 
-    fn count_status(&self, status: u16) {
+    pub(super) fn count_status(&self, status: u16) {
         if !self.config.dynamic_stats {
             return;
         }

@@ -49,7 +49,7 @@ impl Replay {
         Self(Rc::new(RefCell::new(Kept { source, frames, bytes, limit, is_abandoned: bytes > limit })))
     }
 
-    /// The body from its beginning. The one before must be dropped.
+    /// The body from its beginning. Until its end was read, there may be only one.
     pub(super) fn body(&self) -> Body {
         let kept = self.0.borrow();
         if kept.frames.is_empty() && kept.source.is_end() {
@@ -121,9 +121,14 @@ impl HttpBody for Reader {
             })));
         }
         let polled = kept.source.poll_next(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            kept.keep(frame);
-            this.next = kept.frames.len();
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                kept.keep(frame);
+                this.next = kept.frames.len();
+            }
+            // Another attempt may come to the end as well.
+            Poll::Ready(None) => kept.source = Body::empty(),
+            _ => {}
         }
         polled
     }
@@ -185,10 +190,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_body_that_was_read_to_its_end_has_several_readers() {
+        let replay = Replay::new(Body::stream(Pieces(vec!["a", "b"])), 10);
+        let mut first = replay.body();
+        while first.next().await.is_some() {}
+        let (second, third) = (replay.body(), replay.body());
+        assert_eq!(read(second, 9).await, "ab");
+        assert_eq!(read(third, 9).await, "ab");
+        assert!(first.next().await.is_none());
+        assert_eq!(replay.whole().unwrap().take_full().unwrap(), "ab");
+    }
+
+    #[tokio::test]
     async fn a_body_beyond_the_limit_is_sent_but_not_kept() {
         let replay = Replay::new(Body::stream(Pieces(vec!["ab", "cd", "ef"])), 3);
         assert_eq!(read(replay.body(), 9).await, "abcdef");
-        assert!(replay.is_abandoned());
+        assert!(replay.is_abandoned() && replay.whole().is_none());
     }
 
     #[tokio::test]

@@ -142,14 +142,19 @@ impl<'a> Retries<'a> {
         }
     }
 
+    /// What becomes of a request whose attempt takes too long, where that goes on. Envoy: whatever the policy retries.
+    pub(super) fn after_delay(&mut self, share: &Rc<ClusterShare>, counts: &Counts) -> Decision {
+        self.decide(true, None, share, counts)
+    }
+
     /// Decides and counts: an outcome that is not retried is a success of the retries before it, as Envoy has it.
     fn decide(&mut self, wanted: bool, asked: Option<Duration>, share: &Rc<ClusterShare>, counts: &Counts) -> Decision {
         let stats = &share.cluster.stats;
-        if self.permit.take().is_some() && !wanted {
-            stats.upstream_rq_retry_success().inc();
-            counts.each(|stats| stats.counts.upstream_rq_retry_success().inc());
-        }
         if !wanted {
+            if self.permit.take().is_some() {
+                stats.upstream_rq_retry_success().inc();
+                counts.each(|stats| stats.counts.upstream_rq_retry_success().inc());
+            }
             return Decision::Final;
         }
         if self.left == 0 {
@@ -158,6 +163,7 @@ impl<'a> Retries<'a> {
             return Decision::Denied(ResponseFlag::UpstreamRetryLimitExceeded);
         }
         self.left -= 1;
+        self.permit = None;
         let Some(permit) = Permit::take(share, self.priority) else {
             stats.upstream_rq_retry_overflow().inc();
             counts.each(|stats| stats.counts.upstream_rq_retry_overflow().inc());
@@ -180,7 +186,8 @@ impl<'a> Retries<'a> {
         })
     }
 
-    fn wants_another_response(&self, head: &ResponseHead) -> bool {
+    /// Whether the policy retries what is answered with `head`.
+    pub(super) fn wants_another_response(&self, head: &ResponseHead) -> bool {
         let on = |what| self.on.has(what);
         let status = head.status;
         if head.headers.contains_key("x-envoy-ratelimited") {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
-use nuncio_config::route::{EnvoyHeaders, Forward, RouteEntry, grpc_timeout_value};
+use nuncio_config::route::{EnvoyHeaders, Forward, Hedging, RouteEntry, grpc_timeout_value};
 use nuncio_filter_api::{LocalReply, RequestHead};
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 
@@ -15,12 +15,12 @@ static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-
 static ALT_RESPONSE: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 static STREAM_DURATION: HeaderName = HeaderName::from_static("x-envoy-upstream-stream-duration-ms");
 static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+static HEDGE: HeaderName = HeaderName::from_static("x-envoy-hedge-on-per-try-timeout");
 static PER_TRY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 
 /// Headers by which an internal client steers the router, and which end here.
-const STEERING: [&str; 7] = [
+const STEERING: [&str; 6] = [
     "x-envoy-upstream-alt-stat-name",
-    "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-max-retries",
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
@@ -29,12 +29,16 @@ const STEERING: [&str; 7] = [
 ];
 
 /// How long a response may take; `None` is for ever.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeouts {
     /// The whole of it.
     pub(super) response: Option<Duration>,
     /// Its head, from one attempt.
     pub(super) per_try: Option<Duration>,
+    /// Any part of it, from one attempt, after the part before.
+    pub(super) per_try_idle: Option<Duration>,
+    /// What becomes of an attempt that takes too long.
+    pub(super) hedging: Hedging,
     /// All of it, from one attempt, where the request goes before the cluster's `max_stream_duration`.
     pub(super) stream: Option<Option<Duration>>,
     /// A time-out is answered with 204.
@@ -66,10 +70,16 @@ impl Config {
         info: &StreamInfo,
         numbers: &LastNumber,
     ) -> Timeouts {
-        let per_try = entry.retry_policy().and_then(|policy| policy.per_try_timeout);
-        let mut timeouts = Timeouts { response: forward.timeout(head), per_try, ..Timeouts::default() };
-        // Envoy: whoever the client is.
-        timeouts.stream = head.headers.remove(&STREAM_DURATION).as_ref().and_then(number).map(millis);
+        let policy = entry.retry_policy();
+        let mut timeouts = Timeouts {
+            response: forward.timeout(head),
+            per_try: policy.and_then(|policy| policy.per_try_timeout),
+            per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
+            hedging: entry.hedging(),
+            // Envoy: whoever the client is.
+            stream: head.headers.remove(&STREAM_DURATION).as_ref().and_then(number).map(millis),
+            is_tolerated: false,
+        };
         // Requests from outside have lost these headers already.
         let mut is_expected = false;
         if info.internal.get() {
@@ -117,7 +127,9 @@ impl Timeouts {
     /// What is expected of an attempt that begins when `elapsed` is over.
     fn expected(&self, elapsed: Duration) -> Option<Duration> {
         let left = self.response.map(|whole| whole.saturating_sub(elapsed).max(Duration::from_millis(1)));
-        self.per_try.into_iter().chain(left).min()
+        // An attempt that goes on beside the next has the time of the whole.
+        let per_try = self.per_try.filter(|_| self.hedging == Hedging::Off);
+        per_try.into_iter().chain(left).min()
     }
 
     fn tell_grpc(&self, forward: &Forward, elapsed: Duration, head: &mut RequestHead, info: &StreamInfo) {
@@ -145,6 +157,13 @@ impl Timeouts {
         }
         if let Some(asked) = head.headers.get(&PER_TRY_TIMEOUT).and_then(number) {
             self.per_try = millis(asked);
+        }
+        if let Some(asked) = head.headers.remove(&HEDGE) {
+            match asked.as_bytes() {
+                b"true" => self.hedging = Hedging::OnPerTryTimeout,
+                b"false" => self.hedging = Hedging::Off,
+                _ => {}
+            }
         }
         self.is_tolerated = head.headers.remove(&ALT_RESPONSE).is_some();
         head.headers.remove(&RQ_TIMEOUT);
