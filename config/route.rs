@@ -12,10 +12,12 @@ mod explain;
 mod filter_config;
 mod forward;
 mod grpc_timeout;
+mod hash_policy;
 mod hosts;
 mod internal_redirect;
 mod level;
 mod lower;
+mod metadata_match;
 mod mirror;
 mod paths;
 mod places;
@@ -43,7 +45,9 @@ pub use entry::RouteEntry;
 pub use explain::{Considered, Explanation, HostMatch};
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
 pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
+pub use hash_policy::HashPolicies;
 pub use internal_redirect::{InternalRedirect, RedirectPredicate, Schemes};
+pub use metadata_match::MetadataMatch;
 pub use mirror::MirrorPolicy;
 pub use places::EntryPlace;
 pub use redirect::Redirect;
@@ -279,10 +283,10 @@ impl HostRoutes {
 
 impl RouteSet {
     fn find(&self, asked: Asked<'_>) -> Option<usize> {
-        let Asked { head, path, random, .. } = asked;
+        let Asked { head, path, .. } = asked;
         let accept = |route: u32| self.routes[route as usize].accepts(asked);
         let route = self.paths.find(path, head, is_connect(head), accept)?;
-        Some(self.routes[route as usize].target.entry(head, random))
+        Some(self.routes[route as usize].target.entry(asked))
     }
 }
 
@@ -299,10 +303,10 @@ impl Target {
         }
     }
 
-    fn entry(&self, head: &RequestHead, random: u64) -> usize {
+    fn entry(&self, asked: Asked<'_>) -> usize {
         match self {
             Self::Entry(entry) => *entry as usize,
-            Self::Split(first, split) => *first as usize + split.pick(head, random),
+            Self::Split(first, split) => *first as usize + split.pick(asked),
         }
     }
 }

@@ -18,7 +18,12 @@ const ROUTES: &str = r#"
       prefix_rewrite: /
       host_rewrite_literal: api.internal
       timeout: 3s
-      weighted_clusters: { clusters: [{ name: up, weight: 1 }, { name: named, weight: 1 }] }
+      hash_policy: [{ header: { header_name: x-user } }]
+      metadata_match: { filter_metadata: { envoy.lb: { stage: prod, zone: 1 } } }
+      weighted_clusters:
+        clusters:
+        - { name: up, weight: 1 }
+        - { name: named, weight: 1, metadata_match: { filter_metadata: { envoy.lb: { stage: canary } } } }
 - name: rest
   domains: ["*"]
   routes:
@@ -84,6 +89,8 @@ taken: virtual_hosts[0].routes[2].route.weighted_clusters.clusters[1]
   upstream_host: api.internal
   timeout: 3s
   retry: on 5xx,reset, 3 times
+  hash: none: by chance
+  metadata_match: stage="canary", zone=1.0
 cluster "named": round robin
   localhost:9: healthy, weight 1, candidate
 "#,

@@ -52,6 +52,7 @@ scenario_files! {
     response_headers
     route_action
     route_hedge
+    route_hash
     route_match
     route_mirror
     route_redirect_internal

@@ -8,7 +8,9 @@ use nuncio_telemetry::Metadata;
 use nuncio_telemetry::format::FormatCx;
 
 use super::forward::Cluster;
+use super::hash_policy::HashPolicies;
 use super::level::{BufferLimit, Level};
+use super::metadata_match::MetadataMatch;
 use super::mirror::MirrorPolicy;
 use super::redirect::request_host;
 use super::retry::{Hedging, RetryPolicy};
@@ -42,12 +44,25 @@ pub(super) struct RouteCommon {
 pub(super) struct WeightedLevel {
     pub(super) level: Level,
     pub(super) host_rewrite: Option<ByteStr>,
+    /// With what the route asks for.
+    pub(super) metadata_match: Option<Arc<MetadataMatch>>,
+}
+
+impl RouteCommon {
+    fn metadata_match(&self) -> Option<&Arc<MetadataMatch>> {
+        if let Action::Forward(forward) = &self.action { forward.metadata_match.as_ref() } else { None }
+    }
 }
 
 impl RouteEntry {
     pub(super) fn weighted(route: Arc<RouteCommon>, weighted: Weighted) -> Self {
-        let Weighted { cluster, level, host_rewrite } = weighted;
-        Self { route, cluster: Some(cluster), weighted: Some(Box::new(WeightedLevel { level, host_rewrite })) }
+        let Weighted { cluster, level, host_rewrite, metadata_match } = weighted;
+        let metadata_match = match (metadata_match, route.metadata_match()) {
+            (Some(own), Some(above)) => Some(Arc::new(own.over(above))),
+            (own, _) => own,
+        };
+        let weighted = WeightedLevel { level, host_rewrite, metadata_match };
+        Self { route, cluster: Some(cluster), weighted: Some(Box::new(weighted)) }
     }
 
     /// What becomes of a request.
@@ -97,6 +112,17 @@ impl RouteEntry {
     pub fn hedging(&self) -> Hedging {
         let Action::Forward(forward) = self.action() else { return Hedging::Off };
         forward.hedging.or(self.route.virtual_host.hedging).unwrap_or(Hedging::Off)
+    }
+
+    /// What requests are hashed by, where hosts are chosen by hash.
+    pub fn hash_policies(&self) -> Option<&HashPolicies> {
+        if let Action::Forward(forward) = self.action() { forward.hash.as_deref() } else { None }
+    }
+
+    /// Which endpoints may be chosen, where the cluster has subsets: what the weighted cluster and the route ask for.
+    pub fn metadata_match(&self) -> Option<&Arc<MetadataMatch>> {
+        let own = self.weighted.as_ref().and_then(|weighted| weighted.metadata_match.as_ref());
+        own.or(self.route.metadata_match())
     }
 
     /// `decorator` of the route, for tracers.

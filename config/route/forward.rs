@@ -1,5 +1,6 @@
 //! `RouteAction`: the request goes to a cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
@@ -12,7 +13,9 @@ use nuncio_telemetry::format::Format;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
+use super::hash_policy::HashPolicies;
 use super::internal_redirect::InternalRedirect;
+use super::metadata_match::MetadataMatch;
 use super::mirror::MirrorPolicy;
 use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
@@ -44,6 +47,8 @@ pub struct Forward {
     pub(super) hedging: Option<Hedging>,
     /// Which redirects are followed here, if any are.
     pub internal_redirect: Option<Box<InternalRedirect>>,
+    pub(super) metadata_match: Option<Arc<MetadataMatch>>,
+    pub(super) hash: Option<Arc<HashPolicies>>,
     timeout: Option<Duration>,
     grpc_timeout: Option<LegacyGrpcTimeout>,
     upgrades: Box<[Upgrade]>,
@@ -128,7 +133,9 @@ impl Forward {
         cx: &mut LowerCx<'_>,
     ) -> Result<(Self, Targets), Refused> {
         let supported = refuse_unsupported(&action, cx);
-        let targets = targets(action.cluster_specifier, cx);
+        let hash = HashPolicies::lower("hash_policy", action.hash_policy, cx).map(|hash| hash.map(Arc::new));
+        let metadata_match = cx.opt("metadata_match", action.metadata_match, MetadataMatch::lower);
+        let targets = targets(action.cluster_specifier, hash.as_ref().ok().and_then(Option::as_ref), cx);
         let rewrites = PathRewrites {
             prefix: action.prefix_rewrite,
             regex: action.regex_rewrite,
@@ -171,6 +178,8 @@ impl Forward {
             retry: retry?,
             hedging: action.hedge_policy.map(Hedging::lower),
             internal_redirect: redirect?.or(older_redirect).map(Box::new),
+            metadata_match: metadata_match?.flatten(),
+            hash: hash?,
             upgrades: upgrades?,
         };
         Ok((forward, targets?))
@@ -208,7 +217,7 @@ impl Forward {
 fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let proto::RouteAction {
         cluster_not_found_response_code: _,
-        metadata_match,
+        metadata_match: _,
         prefix_rewrite: _,
         regex_rewrite: _,
         path_rewrite_policy: _,
@@ -224,7 +233,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         priority: _,
         rate_limits,
         include_vh_rate_limits,
-        hash_policy,
+        hash_policy: _,
         cors,
         max_grpc_timeout: _,
         grpc_timeout_offset: _,
@@ -238,20 +247,22 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         host_rewrite_specifier: _,
     } = action;
     [
-        cx.unsupported("metadata_match", metadata_match),
         cx.unsupported("flush_timeout", flush_timeout),
         cx.unsupported("early_data_policy", early_data_policy),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
-        cx.unsupported("hash_policy", hash_policy),
         cx.unsupported("cors", cors),
     ]
     .into_iter()
     .collect()
 }
 
-fn targets(specifier: Option<ClusterSpecifier>, cx: &mut LowerCx<'_>) -> Result<Targets, Refused> {
+fn targets(
+    specifier: Option<ClusterSpecifier>,
+    hash: Option<&Arc<HashPolicies>>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Targets, Refused> {
     match specifier {
         None => Err(cx.invalid("cluster_specifier is required")),
         Some(ClusterSpecifier::Cluster(name)) => cx.at("cluster", |cx| Cluster::named(&name, cx)).map(Targets::One),
@@ -259,7 +270,7 @@ fn targets(specifier: Option<ClusterSpecifier>, cx: &mut LowerCx<'_>) -> Result<
             cx.at("cluster_header", |cx| Cluster::header(&name, cx)).map(Targets::One)
         }
         Some(ClusterSpecifier::WeightedClusters(clusters)) => cx
-            .at("weighted_clusters", |cx| Split::lower(clusters, cx))
+            .at("weighted_clusters", |cx| Split::lower(clusters, hash, cx))
             .map(|(split, clusters)| Targets::Split(split, clusters)),
         Some(plugin @ ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
             cx.unsupported("cluster_specifier_plugin", &Some(plugin)).and(Err(Refused))

@@ -1,21 +1,35 @@
 //! `weighted_clusters`: the random bits of a request choose one of several clusters.
 
+use std::sync::Arc;
+
 use http::HeaderName;
 use nuncio_filter_api::{ByteStr, LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 use proto::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
 
+use super::condition::Asked;
 use super::forward::Cluster;
+use super::hash_policy::HashPolicies;
 use super::level::{Level, LevelFields};
+use super::metadata_match::MetadataMatch;
 
 /// How the clusters share the requests.
 #[derive(Debug)]
 pub(super) struct Split {
     /// For each cluster the sum of its weight and those before it; the last is the total, which is not 0.
     ends: Box<[u32]>,
-    /// A header with a number that takes the place of the random bits.
-    header: Option<HeaderName>,
+    /// What takes the place of the random bits, where the request has it.
+    source: Option<Source>,
+}
+
+/// `random_value_specifier`
+#[derive(Debug)]
+enum Source {
+    /// A header with a number.
+    Header(HeaderName),
+    /// The hash by the route's policies.
+    Hash(Arc<HashPolicies>),
 }
 
 /// One of the clusters.
@@ -23,25 +37,27 @@ pub(super) struct Weighted {
     pub(super) cluster: Cluster,
     pub(super) level: Level,
     pub(super) host_rewrite: Option<ByteStr>,
+    pub(super) metadata_match: Option<Arc<MetadataMatch>>,
 }
 
 impl Split {
     pub(super) fn lower(
         message: proto::WeightedCluster,
+        hash: Option<&Arc<HashPolicies>>,
         cx: &mut LowerCx<'_>,
     ) -> Result<(Self, Vec<Weighted>), Refused> {
         // Envoy takes the sum of the weights whatever the deprecated total says, and weights from runtime where there
         // is a layer of it, which is refused elsewhere.
         let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix: _, random_value_specifier } =
             message;
-        let header = match random_value_specifier {
+        let source = match random_value_specifier {
             None => Ok(None),
             Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => Ok(None),
             Some(RandomValueSpecifier::HeaderName(name)) => {
-                cx.at("header_name", |cx| crate::value::header_name(&name, cx)).map(Some)
+                cx.at("header_name", |cx| crate::value::header_name(&name, cx)).map(|name| Some(Source::Header(name)))
             }
-            Some(RandomValueSpecifier::UseHashPolicy(hash)) => {
-                cx.unsupported("use_hash_policy", &hash.value).map(|()| None)
+            Some(RandomValueSpecifier::UseHashPolicy(used)) => {
+                Ok(hash.filter(|_| used.value).map(|hash| Source::Hash(hash.clone())))
             }
         };
         let mut sum = 0u32;
@@ -58,7 +74,7 @@ impl Split {
         if sum == 0 {
             return Err(cx.invalid("the sum of weights must be greater than 0"));
         }
-        Ok((Self { ends: ends.into(), header: header? }, clusters))
+        Ok((Self { ends: ends.into(), source: source? }, clusters))
     }
 
     /// The number of clusters.
@@ -67,8 +83,15 @@ impl Split {
     }
 
     /// The number of the cluster for this request.
-    pub(super) fn pick(&self, head: &RequestHead, random: u64) -> usize {
-        let value = self.header.as_ref().and_then(|name| header_number(head, name)).unwrap_or(random);
+    pub(super) fn pick(&self, asked: Asked<'_>) -> usize {
+        let Asked { head, info, random, .. } = asked;
+        let value = match &self.source {
+            None => None,
+            Some(Source::Header(name)) => header_number(head, name),
+            // A cookie is generated for the host that is chosen, not for its cluster.
+            Some(Source::Hash(policies)) => policies.hash(head, info, None),
+        };
+        let value = value.unwrap_or(random);
         let total = self.ends.last().copied().unwrap_or(1);
         let selected = value % u64::from(total);
         self.ends.partition_point(|end| u64::from(*end) <= selected)
@@ -100,7 +123,7 @@ impl Weighted {
             typed_per_filter_config,
             host_rewrite_specifier,
         } = message;
-        let supported = cx.unsupported("metadata_match", &metadata_match);
+        let metadata_match = cx.opt("metadata_match", metadata_match, MetadataMatch::lower);
         let cluster = match (name.is_empty(), cluster_header.is_empty()) {
             (false, true) => cx.at("name", |cx| Cluster::named(&name, cx)),
             (true, false) => cx.at("cluster_header", |cx| Cluster::header(&cluster_header, cx)),
@@ -119,7 +142,7 @@ impl Weighted {
             None => None,
         };
         let weight = weight.ok_or_else(|| cx.at("weight", |cx| cx.invalid("is required")));
-        supported?;
-        Ok((weight?.value, Self { cluster: cluster?, level: level?, host_rewrite }))
+        let metadata_match = metadata_match?.flatten();
+        Ok((weight?.value, Self { cluster: cluster?, level: level?, host_rewrite, metadata_match }))
     }
 }

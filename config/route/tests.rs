@@ -7,6 +7,7 @@ mod places;
 mod policies;
 mod refusals;
 mod rewriting;
+mod selection;
 mod tree;
 
 use std::rc::Rc;

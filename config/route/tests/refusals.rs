@@ -13,7 +13,7 @@ virtual_hosts:
   rate_limits: [{actions: [{remote_address: {}}]}]
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
-    route: {cluster: c, hash_policy: [{header: {header_name: x}}]}
+    route: {cluster: c, hash_policy: [{filter_state: {key: x}}]}
   - match: {prefix: /, filter_state: [{key: k, address_match: {ranges: [{address_prefix: x}]}}]}
     direct_response: {status: 200, body: {filename: /no/such/file}}
 - name: b
@@ -29,7 +29,8 @@ virtual_hosts:
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",
-        "virtual_hosts[0].routes[0].route.hash_policy: not implemented yet",
+        "virtual_hosts[0].routes[0].route.hash_policy[0].filter_state: hashing an object of the filter state is not \
+         implemented yet",
         "virtual_hosts[0].routes[1].match.filter_state[0].address_match.ranges[0]: \"x\" is not an IP address",
         "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
          (os error 2)",
@@ -78,7 +79,6 @@ fn what_envoy_refuses_is_refused() {
             "route: {cluster: c, upgrade_configs: [{upgrade_type: a, connect_config: {}}]}",
             "route.upgrade_configs[0]: upgrade type a is not CONNECT and has a connect_config",
         ),
-        ("route: {cluster: c, hash_policy: [{header: {header_name: x}}]}", "route.hash_policy: not implemented yet"),
         (
             "direct_response: {status: 200}, typed_per_filter_config: {f: {'@type': \
              type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}",

@@ -195,6 +195,15 @@ fn of_forward(
         ("timeout", timeout),
         ("retry", entry.retry_policy().map_or("none".to_owned(), retry)),
     ];
+    if let Some(policies) = entry.hash_policies() {
+        // What is generated for want of a cookie belongs to a connection, and there is none.
+        let hash = policies.hash(&rewritten, cx.info, None);
+        action.push(("hash", hash.map_or("none: by chance".to_owned(), |hash| format!("{hash:016x}"))));
+    }
+    if let Some(metadata) = entry.metadata_match() {
+        let criteria = metadata.criteria().map(|(name, value)| format!("{name}={value}"));
+        action.push(("metadata_match", criteria.collect::<Vec<_>>().join(", ")));
+    }
     if forward.auto_host_rewrite {
         action.push(("auto_host_rewrite", "the host becomes the endpoint's name".to_owned()));
     }
