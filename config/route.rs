@@ -24,6 +24,7 @@ mod places;
 mod redirect;
 mod retry;
 mod rewrite;
+mod scope;
 mod split;
 mod stats;
 mod tree;
@@ -53,6 +54,7 @@ pub use places::EntryPlace;
 pub use redirect::Redirect;
 pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
+pub use scope::{Scope, ScopedRoutes};
 pub use stats::RouteStats;
 pub use virtual_host::VirtualHost;
 

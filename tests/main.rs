@@ -16,6 +16,7 @@ mod panics;
 mod parity;
 mod process;
 mod route_check;
+mod scopes;
 mod soak;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;

@@ -57,6 +57,7 @@ scenario_files! {
     route_mirror
     route_redirect_internal
     route_retry
+    route_scoped
     route_stats
     route_tree
     routing

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 use nuncio_config::protocol::non_zero;
-use nuncio_config::route::{Action, RouteEntry, RouteTable, WorkerRoutes};
+use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
 use nuncio_filter_api::{
     ByteStr, Connection, Drain, Flow, LocalReply, NetworkCx, NetworkFilter, RequestHead, ResponseHead, RouteRef,
     RouteSource, Worker,
@@ -41,7 +41,7 @@ mod stream;
 mod upgrade;
 
 pub use lower::ROW;
-pub use preview::Preview;
+pub use preview::{Chosen, Preview};
 
 /// The connection manager as configured; shared by all workers.
 pub(crate) struct Hcm {
@@ -52,12 +52,18 @@ pub(crate) struct Hcm {
     pub(crate) upgrades: upgrade::Upgrades,
     pub(crate) local_replies: LocalReplies,
     pub(crate) stats: Arc<stats::HcmStats>,
-    /// Swapped by a route update; a connection sees the new table with its next request.
-    pub(crate) routes: Arc<ArcSwap<RouteTable>>,
+    pub(crate) routes: Routes,
     pub(crate) h1_settings: Arc<crate::h1::ServerSettings>,
     pub(crate) logs: Vec<AccessLog>,
     /// What loopback peers are called in X-Forwarded-For.
     pub(crate) local_ip: ByteStr,
+}
+
+/// `route_specifier`
+pub(crate) enum Routes {
+    /// Swapped by a route update; a connection sees the new table with its next request.
+    Table(Arc<ArcSwap<RouteTable>>),
+    Scoped(ScopedRoutes),
 }
 
 /// One connection's share of the manager.
@@ -67,7 +73,8 @@ pub(crate) struct Http {
     pub(crate) worker: Rc<Worker>,
     pub(crate) drain: Rc<Drain>,
     pub(crate) buffer_limit: usize,
-    routes: RefCell<Rc<WorkerRoutes>>,
+    /// The table that the last request was routed by.
+    routes: RefCell<Option<Rc<WorkerRoutes>>>,
     requests: Cell<u64>,
 }
 
@@ -93,7 +100,7 @@ impl NetworkFilter for Hcm {
 
 impl Http {
     fn new(hcm: Arc<Hcm>, connection: Rc<ConnectionInfo>, cx: NetworkCx) -> Self {
-        let routes = RefCell::new(WorkerRoutes::new(hcm.routes.load_full()));
+        let routes = RefCell::default();
         let buffer_limit = cx.buffer_limit as usize;
         Self { hcm, connection, worker: cx.worker, drain: cx.drain, buffer_limit, routes, requests: Cell::new(0) }
     }
@@ -111,7 +118,10 @@ impl Http {
             &self.hcm.stats,
         )?;
         request_head::normalize_target(head, options, &self.connection, &self.hcm.stats)?;
-        let internal = request_head::prepare(head, options, info, &self.worker, &self.hcm.local_ip, origin.has_scheme);
+        let internal =
+            request_head::prepare(head, options, info, &self.worker, &self.hcm.local_ip, origin.has_scheme, |head| {
+                self.remove_internal_only(head);
+            });
         info.internal.set(internal);
         // Only logs look at it, and it costs an allocation.
         if !self.hcm.logs.is_empty() {
@@ -142,19 +152,41 @@ impl Http {
         self.hcm.codec.common.max_connection_duration.map(|age| start + age)
     }
 
-    fn current_routes(&self) -> Rc<WorkerRoutes> {
-        let latest = self.hcm.routes.load();
-        let mut routes = self.routes.borrow_mut();
-        if !Arc::ptr_eq(routes.table(), &latest) {
-            *routes = WorkerRoutes::new(latest.clone());
+    /// The table of a request; `None` where no scope is its own.
+    fn routes_for(&self, head: &RequestHead) -> Option<Rc<WorkerRoutes>> {
+        match &self.hcm.routes {
+            Routes::Table(table) => Some(self.of_table(&table.load())),
+            Routes::Scoped(scopes) => Some(self.of_table(&scopes.scope(scopes.find(head)?).table)),
         }
-        routes.clone()
+    }
+
+    fn of_table(&self, latest: &Arc<RouteTable>) -> Rc<WorkerRoutes> {
+        let mut routes = self.routes.borrow_mut();
+        match &*routes {
+            Some(known) if Arc::ptr_eq(known.table(), latest) => known.clone(),
+            _ => routes.insert(WorkerRoutes::new(latest.clone())).clone(),
+        }
+    }
+
+    /// Removes what only internal callers may say according to the routes (`internal_only_headers`).
+    fn remove_internal_only(&self, head: &mut RequestHead) {
+        let remove = |table: &RouteTable, head: &mut RequestHead| {
+            table.internal_only_headers().iter().for_each(|name| drop(head.headers.remove(name)));
+        };
+        match &self.hcm.routes {
+            Routes::Table(table) => remove(&table.load(), head),
+            Routes::Scoped(scopes) => {
+                if let Some(scope) = scopes.find(head) {
+                    remove(&scopes.scope(scope).table, head);
+                }
+            }
+        }
     }
 }
 
 impl RouteSource for Http {
     fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
-        let route = self.current_routes().resolve(head, info, random)?;
+        let route = self.routes_for(head)?.resolve(head, info, random)?;
         if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {
             info.idle_timeout.set(forward.idle_timeout.map(non_zero));
             let manager = self.hcm.codec.common.max_stream_duration;

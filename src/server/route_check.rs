@@ -22,7 +22,7 @@ use cases::Case;
 use coverage::Coverage;
 use source::Routes;
 
-pub(crate) use source::of_listener;
+pub(crate) use source::{Inline, of_listener};
 
 /// Test a route table.
 #[derive(Debug, Parser)]

@@ -3,7 +3,8 @@
 //! ```text
 //! === name of the scenario
 //! # a comment, before the first block
-//! --- hcm | listener | filters | router | route_config | vhosts | vhost | routes | cluster | clusters | bootstrap
+//! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters
+//! --- bootstrap
 //! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
@@ -169,6 +170,7 @@ impl Scenario {
             "filters" => &mut pieces.filters,
             "router" => &mut pieces.router,
             "route_config" => &mut pieces.route_config,
+            "scoped_routes" => &mut pieces.scoped_routes,
             "vhosts" => &mut pieces.vhosts,
             "vhost" => &mut pieces.vhost,
             "routes" => &mut pieces.routes,

@@ -14,6 +14,8 @@ pub(crate) struct Pieces {
     pub(crate) router: String,
     /// Further fields of the route configuration.
     pub(crate) route_config: String,
+    /// `scoped_routes` instead of a route configuration.
+    pub(crate) scoped_routes: String,
     /// All virtual hosts, as list items, instead of the one that takes every host.
     pub(crate) vhosts: String,
     /// Further fields of that one virtual host.
@@ -50,11 +52,7 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: in
           <hcm 10>
-          route_config:
-            name: routes
-            <route_config 12>
-            virtual_hosts:
-            <vhosts 12>
+          <routing 10>
           http_filters:
           <filters 10>
           - name: router
@@ -96,8 +94,14 @@ impl Pieces {
                 "bootstrap" => self.bootstrap.clone(),
                 "listener" => self.listener.clone(),
                 "hcm" => format!("{delayed_close}{}", self.hcm),
-                "route_config" => self.route_config.clone(),
-                "vhosts" => or(&self.vhosts, &vhost),
+                "routing" if !self.scoped_routes.is_empty() => {
+                    format!("scoped_routes:\n{}", indent(&self.scoped_routes, 2))
+                }
+                "routing" => format!(
+                    "route_config:\n  name: routes\n{}  virtual_hosts:\n{}",
+                    indent(&self.route_config, 2),
+                    indent(&or(&self.vhosts, &vhost), 2)
+                ),
                 "router" => self.router.clone(),
                 "filters" => self.filters.clone(),
                 "cluster" => cluster.clone(),

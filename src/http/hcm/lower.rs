@@ -9,7 +9,7 @@ use nuncio_config::access_log::lower as lower_access_log;
 use nuncio_config::extension;
 use nuncio_config::matcher::Cidr;
 use nuncio_config::protocol::{self, CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
-use nuncio_config::route::RouteTable;
+use nuncio_config::route::{RouteTable, ScopedRoutes};
 use nuncio_filter_api::{ByteStr, HttpFilterConfig, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
@@ -20,7 +20,7 @@ use super::config::{
     ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
 use super::upgrade::{Upgrade, Upgrades};
-use super::{Hcm, stats};
+use super::{Hcm, Routes, stats};
 use crate::h1;
 use crate::local_reply::LocalReplies;
 use crate::path::{EscapedSlashes, PathOptions};
@@ -243,7 +243,7 @@ impl Hcm {
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),
             stats: Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix)),
-            routes: Arc::new(ArcSwap::new(Arc::new(routes?))),
+            routes: routes?,
             logs: logs?,
             local_ip: ByteStr::from(cx.env.local_ip.to_string()),
             codec,
@@ -345,16 +345,22 @@ fn lower_upgrade(
 fn lower_routes(
     specifier: Option<proto::http_connection_manager::RouteSpecifier>,
     cx: &mut LowerCx<'_>,
-) -> Result<RouteTable, Refused> {
+) -> Result<Routes, Refused> {
     use proto::http_connection_manager::RouteSpecifier;
+    let table = |config, cx: &mut LowerCx<'_>| {
+        let table = RouteTable::lower(config, cx)?;
+        validate_clusters(&table, cx)?;
+        Ok(table)
+    };
     match specifier {
-        Some(RouteSpecifier::RouteConfig(config)) => cx.at("route_config", |cx| {
-            let table = RouteTable::lower(config, cx)?;
-            validate_clusters(&table, cx)?;
-            Ok(table)
-        }),
+        Some(RouteSpecifier::RouteConfig(config)) => {
+            let table = cx.at("route_config", |cx| table(config, cx))?;
+            Ok(Routes::Table(Arc::new(ArcSwap::new(Arc::new(table)))))
+        }
+        Some(RouteSpecifier::ScopedRoutes(scopes)) => {
+            cx.at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, cx)).map(Routes::Scoped)
+        }
         Some(RouteSpecifier::Rds(_)) => Err(cx.at("rds", |cx| cx.not_implemented("route discovery"))),
-        Some(RouteSpecifier::ScopedRoutes(_)) => Err(cx.at("scoped_routes", |cx| cx.not_implemented("scoped routing"))),
         None => Err(cx.invalid("one of route_config, rds and scoped_routes is required")),
     }
 }

@@ -11,7 +11,15 @@ use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use tokio::sync::watch;
 
 use super::stream::Origin;
-use super::{Hcm, Http, request_head};
+use super::{Hcm, Http, Routes, request_head};
+
+/// The routes that a request is held against.
+pub struct Chosen {
+    /// Number of the scope, where there are scopes.
+    pub scope: Option<usize>,
+    /// The table in force.
+    pub table: Arc<RouteTable>,
+}
 
 /// A connection manager with a connection that nobody made.
 pub struct Preview {
@@ -37,9 +45,14 @@ impl Preview {
         self.http.admit(head, &self.info, Origin { has_host: true, has_scheme: false, is_known: true })
     }
 
-    /// The table in force.
-    pub fn routes(&self) -> Arc<RouteTable> {
-        self.http.current_routes().table().clone()
+    /// The routes for a request; `None` where no scope is its own.
+    pub fn routes(&self, head: &RequestHead) -> Option<Chosen> {
+        match &self.http.hcm.routes {
+            Routes::Table(table) => Some(Chosen { scope: None, table: table.load_full() }),
+            Routes::Scoped(scopes) => {
+                scopes.find(head).map(|scope| Chosen { scope: Some(scope), table: scopes.scope(scope).table.clone() })
+            }
+        }
     }
 
     /// The record of the stream.

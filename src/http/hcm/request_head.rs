@@ -186,8 +186,9 @@ fn strip_trailing_dot(authority: &mut ByteStr) {
     }
 }
 
-/// Applies the contract to `head`, whose target is normal already, and notes the client's address in `info`. Returns
-/// whether the request is internal.
+/// Applies the contract to `head`, whose target is normal already, and notes the client's address in `info`. From an
+/// outsider's request `sanitize_by_routes` takes what the routes keep for insiders. Returns whether the request is
+/// internal.
 pub(crate) fn prepare(
     head: &mut RequestHead,
     options: &HeadOptions,
@@ -195,14 +196,16 @@ pub(crate) fn prepare(
     worker: &Worker,
     local_ip: &ByteStr,
     has_scheme: bool,
+    sanitize_by_routes: impl FnOnce(&mut RequestHead),
 ) -> bool {
     let connection = &*info.connection;
     let client = apply_client_address(head, &options.client, connection, local_ip);
     if head.headers.keys().any(|k| k.as_str().starts_with("x-envoy-")) {
         sanitize(&mut head.headers, client.internal, client.edge);
     }
-    if client.internal {
-        head.headers.insert(name::INTERNAL, HeaderValue::from_static("true"));
+    match client.internal {
+        true => drop(head.headers.insert(name::INTERNAL, HeaderValue::from_static("true"))),
+        false => sanitize_by_routes(head),
     }
     if client.edge
         && let Some(value) = address_value(&client.address)

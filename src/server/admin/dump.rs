@@ -4,11 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::ScopedRoutes;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::scoped_routes::ConfigSpecifier;
 use nuncio_proto::google::protobuf::{Any, Timestamp};
 use prost::{Message, Name};
 
 use super::{Admin, Params, Reply};
-use crate::route_check::of_listener;
+use crate::route_check::{Inline, of_listener};
 
 /// `/config_dump`
 pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
@@ -40,27 +42,43 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             .collect(),
         ..proto::ListenersConfigDump::default()
     };
-    let routes = proto::RoutesConfigDump {
-        static_route_configs: resources
-            .listeners
-            .iter()
-            .flat_map(of_listener)
-            .map(|(_, config)| proto::routes_config_dump::StaticRouteConfig {
-                route_config: Some(any(&config)),
-                last_updated,
-            })
-            .collect(),
-        ..proto::RoutesConfigDump::default()
-    };
+    let mut scopes = proto::ScopedRoutesConfigDump::default();
+    let mut routes = proto::RoutesConfigDump::default();
+    for (_, inline) in resources.listeners.iter().flat_map(of_listener) {
+        match inline {
+            Inline::Table(table) => {
+                let route_config = Some(any(&table));
+                let table = proto::routes_config_dump::StaticRouteConfig { route_config, last_updated };
+                routes.static_route_configs.push(table);
+            }
+            Inline::Scoped(scoped) => scopes.inline_scoped_route_configs.push(scoped_routes(scoped, last_updated)),
+        }
+    }
     let configs = vec![
         any(&proto::BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated }),
         any(&clusters),
         any(&listeners),
-        any(&proto::ScopedRoutesConfigDump::default()),
+        any(&scopes),
         any(&routes),
         any(&proto::SecretsConfigDump::default()),
     ];
     Reply::json(to_json(&proto::ConfigDump { configs }, Defaults::Omit))
+}
+
+fn scoped_routes(
+    message: ScopedRoutes,
+    last_updated: Option<Timestamp>,
+) -> proto::scoped_routes_config_dump::InlineScopedRouteConfigs {
+    let scopes = match &message.config_specifier {
+        Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => &*list.scoped_route_configurations,
+        _ => &[],
+    };
+    let scoped_route_configs = scopes.iter().map(any).collect();
+    proto::scoped_routes_config_dump::InlineScopedRouteConfigs {
+        name: message.name,
+        scoped_route_configs,
+        last_updated,
+    }
 }
 
 fn any<T: Message + Name>(message: &T) -> Any {

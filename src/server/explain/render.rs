@@ -22,15 +22,17 @@ pub(super) fn text(reports: &[Report]) -> String {
 }
 
 fn write_report(report: &Report, out: &mut String) -> fmt::Result {
-    let Report { listener, filter_chain, route_config, head, refused, explanation, taken } = report;
-    writeln!(out, "listener {listener:?}, filter chain {filter_chain:?}, route configuration {route_config:?}")?;
+    let Report { listener, filter_chain, scope, route_config, head, refused, explanation, taken } = report;
+    let scope = scope.as_ref().map(|scope| format!(", scope {scope:?}")).unwrap_or_default();
+    writeln!(out, "listener {listener:?}, filter chain {filter_chain:?}{scope}, route configuration {route_config:?}")?;
     let internal = if head.headers.contains_key("x-envoy-internal") { "internal" } else { "external" };
     writeln!(out, "request {} {}://{}{}, {internal}", head.method, head.scheme.as_str(), head.authority, head.path)?;
     if let Some((status, details)) = refused {
         return writeln!(out, "answered with {status} before routing: {details}");
     }
-    if let Some(explanation) = explanation {
-        write_explanation(explanation, out)?;
+    match explanation {
+        Some(explanation) => write_explanation(explanation, out)?,
+        None => writeln!(out, "no scope has the request's key")?,
     }
     match taken {
         None => writeln!(out, "no route: answered with 404"),
@@ -97,10 +99,11 @@ pub(super) fn json(reports: &[Report]) -> String {
 }
 
 fn report(report: &Report) -> Value {
-    let Report { listener, filter_chain, route_config, head, refused, explanation, taken } = report;
+    let Report { listener, filter_chain, scope, route_config, head, refused, explanation, taken } = report;
     json!({
         "listener": listener,
         "filter_chain": filter_chain,
+        "scope": scope,
         "route_config": route_config,
         "request": {
             "method": head.method.as_str(),

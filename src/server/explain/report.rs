@@ -7,18 +7,17 @@ use nuncio_config::cluster::{EndpointAddress, Health, LbPolicy};
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::route::{Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry};
 use nuncio_filter_api::{LowerEnv, RequestHead, Rng, Route, Scheme, Worker};
-use nuncio_http::hcm::Preview;
+use nuncio_http::hcm::{Chosen, Preview};
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3::address::Address as AddressMessage;
 use nuncio_proto::envoy::config::listener::v3::Listener;
-use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::{Address, ConnectionInfo};
 use nuncio_upstream::Snapshot;
 use tokio::time::Instant;
 
 use super::Query;
-use crate::route_check::of_listener;
+use crate::route_check::{Inline, of_listener};
 
 /// What is explained.
 pub(crate) struct Config<'a> {
@@ -34,6 +33,8 @@ pub(crate) struct Config<'a> {
 pub(crate) struct Report {
     pub(super) listener: String,
     pub(super) filter_chain: String,
+    /// Name of the scope, where there are scopes and one is the request's own.
+    pub(super) scope: Option<String>,
     pub(super) route_config: String,
     /// The request as it is routed.
     pub(super) head: RequestHead,
@@ -87,7 +88,7 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
     let local = listener.sockets.first().map_or(Address::Pipe(Arc::from("")), |socket| socket.address.address.clone());
     let connection = ConnectionInfo::new(0, Address::Ip((query.source, 0).into()), local, Instant::now());
     let preview = Preview::new(chain.filters.last()?, connection, worker)?;
-    let message = said(listener, config.bootstrap)?;
+    let inline = said(listener, config.bootstrap)?;
     let (authority, path) = (query.authority.as_str().into(), query.path.as_str().into());
     let mut head = RequestHead::new(query.method.clone(), Scheme::Http, authority, path);
     head.headers = query.headers.clone();
@@ -95,14 +96,20 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
     let mut report = Report {
         listener: listener.name.to_string(),
         filter_chain: chain.name.to_string(),
-        route_config: message.name.clone(),
+        scope: None,
+        route_config: String::new(),
         head,
         refused,
         explanation: None,
         taken: None,
     };
-    if report.refused.is_none() {
-        let (table, info) = (preview.routes(), preview.info());
+    let chosen = preview.routes(&report.head);
+    let Some((scope, message)) = inline.table(chosen.as_ref().and_then(|chosen| chosen.scope)) else {
+        return Some(report);
+    };
+    (report.scope, report.route_config) = (scope, message.name.clone());
+    if let (Some(Chosen { table, .. }), None) = (chosen, &report.refused) {
+        let info = preview.info();
         report.explanation = Some(table.explain(&message, &report.head, info, query.random, config.env));
         report.taken = table.resolve(&report.head, info, query.random).map(|number| {
             let cx = FormatCx::new(info, info.start, info.start_wall);
@@ -112,11 +119,11 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
     Some(report)
 }
 
-/// The route configuration that the listener was given.
-fn said(listener: &ListenerConfig, bootstrap: &Bootstrap) -> Option<RouteConfiguration> {
+/// The routes that the listener was given.
+fn said(listener: &ListenerConfig, bootstrap: &Bootstrap) -> Option<Inline> {
     let listeners = bootstrap.static_resources.iter().flat_map(|resources| &resources.listeners);
     let message = listeners.into_iter().find(|message| name(message) == *listener.name)?;
-    of_listener(message).pop().map(|(_, table)| table)
+    of_listener(message).pop().map(|(_, inline)| inline)
 }
 
 /// Its name, or else its address, as lowering names it.

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hcm::http_connection_manager::RouteSpecifier;
 use nuncio_config::load::{Format, Loader, Problem, Source, Sources, UnknownFields};
 use nuncio_config::protocol::message_name;
 use nuncio_config::route::RouteTable;
 use nuncio_filter_api::{ClusterNames, Invalid, LowerCx, LowerEnv, NodeNames, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::listener::v3::{Listener, filter::ConfigType};
-use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
+use nuncio_proto::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
 use nuncio_telemetry::stats::Store;
@@ -134,14 +135,60 @@ fn inline_tables(bootstrap: &Bootstrap) -> Vec<(String, RouteConfiguration)> {
     let listeners = bootstrap.static_resources.iter().flat_map(|resources| &resources.listeners).enumerate();
     listeners
         .flat_map(|(i, listener)| {
-            let tables = of_listener(listener).into_iter();
+            let tables = of_listener(listener).into_iter().flat_map(|(path, inline)| inline.tables(&path));
             tables.map(move |(path, table)| (format!("static_resources.listeners[{i}].{path}"), table))
         })
         .collect()
 }
 
-/// The route configurations that the connection managers of a listener hold themselves, with their paths.
-pub(crate) fn of_listener(listener: &Listener) -> Vec<(String, RouteConfiguration)> {
+/// Routes that a connection manager holds itself.
+pub(crate) enum Inline {
+    /// `route_config`
+    Table(RouteConfiguration),
+    /// `scoped_routes`
+    Scoped(hcm::ScopedRoutes),
+}
+
+impl Inline {
+    /// All tables, with their paths behind that of the connection manager.
+    fn tables(self, manager: &str) -> Vec<(String, RouteConfiguration)> {
+        let scopes = match self {
+            Self::Table(table) => return vec![(format!("{manager}.route_config"), table)],
+            Self::Scoped(routes) => scopes(routes),
+        };
+        let path = format!("{manager}.scoped_routes.scoped_route_configurations_list.scoped_route_configurations");
+        let tables = scopes
+            .into_iter()
+            .enumerate()
+            .filter_map(|(i, scope)| Some((format!("{path}[{i}].route_configuration"), scope.route_configuration?)));
+        tables.collect()
+    }
+
+    /// The table alone, or that of the scope numbered `scope`, which is called so.
+    pub(crate) fn table(self, scope: Option<usize>) -> Option<(Option<String>, RouteConfiguration)> {
+        match (self, scope) {
+            (Self::Table(table), _) => Some((None, table)),
+            (Self::Scoped(routes), Some(scope)) => {
+                let scope = scopes(routes).into_iter().nth(scope)?;
+                Some((Some(scope.name), scope.route_configuration?))
+            }
+            (Self::Scoped(_), None) => None,
+        }
+    }
+}
+
+/// The scopes that are given inline.
+fn scopes(routes: hcm::ScopedRoutes) -> Vec<ScopedRouteConfiguration> {
+    match routes.config_specifier {
+        Some(hcm::scoped_routes::ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
+            list.scoped_route_configurations
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The routes that the connection managers of a listener hold themselves, with the paths of these.
+pub(crate) fn of_listener(listener: &Listener) -> Vec<(String, Inline)> {
     let chains = listener.filter_chains.iter().enumerate().map(|(i, chain)| (format!("filter_chains[{i}]"), chain));
     let default = listener.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain));
     let mut found = Vec::new();
@@ -153,9 +200,12 @@ pub(crate) fn of_listener(listener: &Listener) -> Vec<(String, RouteConfiguratio
             }
             // What the loader checked decodes.
             let manager = hcm::HttpConnectionManager::decode(&*any.value).unwrap_or_default();
-            if let Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(table)) = manager.route_specifier {
-                found.push((format!("{path}.filters[{i}].typed_config.route_config"), table));
-            }
+            let inline = match manager.route_specifier {
+                Some(RouteSpecifier::RouteConfig(table)) => Inline::Table(table),
+                Some(RouteSpecifier::ScopedRoutes(scopes)) => Inline::Scoped(scopes),
+                Some(RouteSpecifier::Rds(_)) | None => continue,
+            };
+            found.push((format!("{path}.filters[{i}].typed_config"), inline));
         }
     }
     found
