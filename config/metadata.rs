@@ -39,6 +39,11 @@ impl MetadataMatch {
         Self { criteria: criteria.into() }
     }
 
+    /// What a weighted cluster asks for in addition to its route, or in place of it.
+    pub fn over(&self, route: &Self) -> Self {
+        route.with(&self.criteria.iter().map(|(name, value)| (name.to_string(), value.clone())).collect())
+    }
+
     /// Names and the values that are asked for, in order of name.
     pub fn criteria(&self) -> &[(Arc<str>, serde_json::Value)] {
         &self.criteria

@@ -113,6 +113,13 @@ impl LoweredLb {
 // === impl LbPolicy ===
 
 impl LbPolicy {
+    /// Whether hosts are chosen by the hash of a request. Envoy makes none for the others, and no cookie for it.
+    pub fn is_by_hash(self) -> bool {
+        match self {
+            Self::RoundRobin | Self::LeastRequest { .. } | Self::Random => false,
+        }
+    }
+
     fn lower(policy: i32, config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         match Policy::try_from(policy) {
             Ok(Policy::RoundRobin) => Self::lower_round_robin(config, cx),

@@ -10,7 +10,6 @@ use nuncio_telemetry::format::FormatCx;
 use super::forward::Cluster;
 use super::hash_policy::HashPolicies;
 use super::level::{BufferLimit, Level};
-use super::metadata_match::MetadataMatch;
 use super::mirror::MirrorPolicy;
 use super::redirect::request_host;
 use super::retry::{Hedging, RetryPolicy};
@@ -18,6 +17,7 @@ use super::split::Weighted;
 use super::stats::RouteStats;
 use super::virtual_host::VirtualHost;
 use super::{Action, Decorator};
+use crate::metadata::MetadataMatch;
 
 /// One place where requests can end: a route, or one of the clusters of a route that splits its requests.
 pub struct RouteEntry {

@@ -15,13 +15,13 @@ use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig}
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
 use super::hash_policy::HashPolicies;
 use super::internal_redirect::InternalRedirect;
-use super::metadata_match::MetadataMatch;
 use super::mirror::MirrorPolicy;
 use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
 use crate::cluster::Priority;
 use crate::matcher::{Field, Substitution};
+use crate::metadata::MetadataMatch;
 use crate::protocol::{duration, non_zero};
 use crate::value::header_name;
 
@@ -134,7 +134,6 @@ impl Forward {
     ) -> Result<(Self, Targets), Refused> {
         let supported = refuse_unsupported(&action, cx);
         let hash = HashPolicies::lower("hash_policy", action.hash_policy, cx).map(|hash| hash.map(Arc::new));
-        let metadata_match = cx.opt("metadata_match", action.metadata_match, MetadataMatch::lower);
         let targets = targets(action.cluster_specifier, hash.as_ref().ok().and_then(Option::as_ref), cx);
         let rewrites = PathRewrites {
             prefix: action.prefix_rewrite,
@@ -178,7 +177,7 @@ impl Forward {
             retry: retry?,
             hedging: action.hedge_policy.map(Hedging::lower),
             internal_redirect: redirect?.or(older_redirect).map(Box::new),
-            metadata_match: metadata_match?.flatten(),
+            metadata_match: action.metadata_match.and_then(MetadataMatch::lower).map(Arc::new),
             hash: hash?,
             upgrades: upgrades?,
         };

@@ -12,7 +12,7 @@ use super::condition::Asked;
 use super::forward::Cluster;
 use super::hash_policy::HashPolicies;
 use super::level::{Level, LevelFields};
-use super::metadata_match::MetadataMatch;
+use crate::metadata::MetadataMatch;
 
 /// How the clusters share the requests.
 #[derive(Debug)]
@@ -123,7 +123,6 @@ impl Weighted {
             typed_per_filter_config,
             host_rewrite_specifier,
         } = message;
-        let metadata_match = cx.opt("metadata_match", metadata_match, MetadataMatch::lower);
         let cluster = match (name.is_empty(), cluster_header.is_empty()) {
             (false, true) => cx.at("name", |cx| Cluster::named(&name, cx)),
             (true, false) => cx.at("cluster_header", |cx| Cluster::header(&cluster_header, cx)),
@@ -142,7 +141,7 @@ impl Weighted {
             None => None,
         };
         let weight = weight.ok_or_else(|| cx.at("weight", |cx| cx.invalid("is required")));
-        let metadata_match = metadata_match?.flatten();
+        let metadata_match = metadata_match.and_then(MetadataMatch::lower).map(Arc::new);
         Ok((weight?.value, Self { cluster: cluster?, level: level?, host_rewrite, metadata_match }))
     }
 }

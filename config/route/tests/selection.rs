@@ -6,7 +6,7 @@ fn table_of(action: &str) -> RouteTable {
 
 fn criteria(entry: &RouteEntry) -> Vec<(String, String)> {
     let criteria = entry.metadata_match().into_iter().flat_map(|metadata| metadata.criteria());
-    criteria.map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+    criteria.map(|(name, value)| (name.to_string(), value.to_string())).collect()
 }
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -208,7 +208,7 @@ fn of_forward(
         action.push(("hash", hash.map_or("none: by chance".to_owned(), |hash| format!("{hash:016x}"))));
     }
     if let Some(metadata) = entry.metadata_match() {
-        let criteria = metadata.criteria().map(|(name, value)| format!("{name}={value}"));
+        let criteria = metadata.criteria().iter().map(|(name, value)| format!("{name}={value}"));
         action.push(("metadata_match", criteria.collect::<Vec<_>>().join(", ")));
     }
     if forward.auto_host_rewrite {

@@ -15,7 +15,6 @@ use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use crate::attempt::Answered;
 use crate::failure::Failure;
-use crate::lb::PickContext;
 
 static IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 
@@ -37,8 +36,8 @@ impl Forwarding<'_> {
     ) -> Result<Answered, Failed> {
         loop {
             let host = match retries {
-                Some(retries) => retries.pick(&self.cluster),
-                None => self.cluster.pick(&PickContext::default()),
+                Some(retries) => retries.pick(&self.cluster, self.pick_context(&request.head)),
+                None => self.cluster.pick(&self.pick_context(&request.head)),
             };
             let outcome = self.attempt(host, request, replay.body(), cx, deadline).await;
             if replay.is_abandoned() {

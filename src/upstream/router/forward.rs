@@ -1,12 +1,14 @@
 //! A request on its way to a host and the response on its way back.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
+use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, Hedging, RouteEntry};
 use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo};
@@ -38,6 +40,10 @@ pub(super) struct Forwarding<'a> {
     pub(super) worker: &'a Worker,
     pub(super) timeouts: Timeouts,
     pub(super) counts: Counts,
+    /// What the load balancer is asked for besides the route's own: where a filter left it.
+    pub(super) metadata: Option<Arc<MetadataMatch>>,
+    /// Cookies by which the client is to be known again, for the response.
+    pub(super) cookies: RefCell<Vec<HeaderValue>>,
 }
 
 /// A failure, and the host that was chosen, if one was.
@@ -70,8 +76,18 @@ impl Config {
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
-        let forwarding =
-            Forwarding { config: self, entry, forward, cluster, info: &info, worker: &worker, timeouts, counts };
+        let forwarding = Forwarding {
+            config: self,
+            entry,
+            forward,
+            cluster,
+            info: &info,
+            worker: &worker,
+            timeouts,
+            counts,
+            metadata: metadata_match(entry, &info),
+            cookies: RefCell::default(),
+        };
         note_cluster(&mut info.upstream.borrow_mut(), Some(&forwarding.cluster));
         info.upstream.borrow_mut().attempts = 1;
         forwarding.prepare(&mut request.head, cx);
@@ -132,6 +148,17 @@ pub(super) fn note_cluster(upstream: &mut UpstreamInfo, cluster: Option<&WorkerC
     upstream.cluster_metadata = config.and_then(|config| config.metadata.clone());
 }
 
+/// What the route asks of the metadata of hosts, and over it what filters ask.
+fn metadata_match(entry: &RouteEntry, info: &StreamInfo) -> Option<Arc<MetadataMatch>> {
+    let dynamic = info.metadata.borrow();
+    let asked = dynamic.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
+    match (entry.metadata_match(), asked) {
+        (route, None) => route.cloned(),
+        (Some(route), Some(fields)) => Some(Arc::new(route.with(fields))),
+        (None, Some(fields)) => Some(Arc::new(MetadataMatch::default().with(fields))),
+    }
+}
+
 impl Forwarding<'_> {
     /// Makes of the request that was received the one that is sent.
     fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
@@ -152,10 +179,20 @@ impl Forwarding<'_> {
         request.body = self.config.mirror(policies, &request.head, body, deadline, cx);
     }
 
+    /// What `head`, which is sent, asks of its host.
+    pub(super) fn pick_context(&self, head: &RequestHead) -> PickContext<'_> {
+        let by_hash = self.cluster.shared.cluster.config.lb.is_by_hash();
+        let policies = self.entry.hash_policies().filter(|_| by_hash);
+        // Envoy: a cookie is generated for each attempt, and each is told.
+        let hash = policies.and_then(|policies| policies.hash(head, self.info, Some(&mut self.cookies.borrow_mut())));
+        PickContext { hash, metadata: self.metadata.as_deref(), ..PickContext::default() }
+    }
+
     /// Chooses a host and gets its response, in time.
     async fn run(&self, request: &mut Request, cx: &StreamCx, deadline: &mut Deadline) -> Result<Answered, Failed> {
         let body = std::mem::take(&mut request.body);
-        self.attempt(self.cluster.pick(&PickContext::default()), request, body, cx, deadline).await
+        let host = self.cluster.pick(&self.pick_context(&request.head));
+        self.attempt(host, request, body, cx, deadline).await
     }
 
     /// The host that was chosen, which the request is addressed to.
@@ -236,6 +273,9 @@ impl Forwarding<'_> {
         if self.entry.virtual_host().include_attempt_count_in_response {
             let attempts = self.info.upstream.borrow().attempts.into();
             let _ = response.head.headers.try_insert(&ATTEMPT_COUNT, small_number(attempts));
+        }
+        for cookie in self.cookies.take() {
+            let _ = response.head.headers.try_append(http::header::SET_COOKIE, cookie);
         }
         self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
         response.body =

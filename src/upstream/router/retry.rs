@@ -96,11 +96,11 @@ impl<'a> Retries<'a> {
     }
 
     /// Chooses the host of the next attempt: of a retry another than the policy avoids, if one comes up.
-    pub(super) fn pick(&mut self, cluster: &WorkerCluster) -> Option<Rc<WorkerHost>> {
+    pub(super) fn pick(&mut self, cluster: &WorkerCluster, cx: PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let selections = if self.tried.is_empty() { 0 } else { self.policy.map_or(1, |p| p.host_selections) };
         let is_avoided = |host: &Host| self.avoids(host);
         let avoid = (selections > 0).then_some(Avoid { is_avoided: &is_avoided, selections });
-        let host = cluster.pick(&PickContext { avoid, ..PickContext::default() })?;
+        let host = cluster.pick(&PickContext { avoid, ..cx })?;
         self.tried.push(host.host.clone());
         Some(host)
     }
