@@ -5,7 +5,7 @@ mod cluster_manager;
 mod runtime;
 
 pub use admin::AdminConfig;
-pub use cluster_manager::ClusterManagerConfig;
+pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
 pub use runtime::{RuntimeConfig, RuntimeLayer};
 
 use std::collections::HashMap;
@@ -62,10 +62,10 @@ impl BootstrapConfig {
         clusters: &StaticClusters,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
-        // node: its names are in the environment of lowering, the rest is for control planes, as are
-        // node_context_params. stats_flush: without sinks nothing is flushed but what admin computes when asked.
+        // node: its names are in the environment of lowering, its locality counts for clusters, the rest is for control
+        // planes, as are node_context_params. stats_flush: without sinks nothing is flushed but what admin computes when asked.
         let proto::Bootstrap {
-            node: _,
+            node,
             node_context_params: _,
             static_resources,
             dynamic_resources,
@@ -130,7 +130,8 @@ impl BootstrapConfig {
         let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
         let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let cluster_manager = cx.at("cluster_manager", |cx| {
-            ClusterManagerConfig::lower(cluster_manager.unwrap_or_default(), &mut without_effect, cx)
+            let manager = cluster_manager.unwrap_or_default();
+            ClusterManagerConfig::lower(manager, node.as_ref(), &mut without_effect, cx)
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
@@ -139,11 +140,16 @@ impl BootstrapConfig {
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
         let (listeners, clusters) = resources?;
+        let cluster_manager = cluster_manager?;
+        cx.at("cluster_manager", |cx| {
+            let local = cluster_manager.local_cluster.as_ref();
+            local.map_or(Ok(()), |local| cx.at("local_cluster_name", |cx| local.check(&clusters, cx)))
+        })?;
         Ok(Self {
             admin: admin?.flatten(),
             listeners,
             clusters,
-            cluster_manager: cluster_manager?,
+            cluster_manager,
             runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),

@@ -46,6 +46,7 @@ scenario_files! {
     framing
     http2
     lb_priority
+    lb_zone
     local_reply
     path
     request_id

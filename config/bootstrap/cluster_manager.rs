@@ -1,21 +1,35 @@
 //! `bootstrap.v3.ClusterManager`: what all clusters share.
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
+use nuncio_proto::envoy::config::core::v3 as core;
 
+use crate::cluster::{ClusterConfig, Locality};
 use crate::refuse_set;
 use crate::socket::BindConfig;
 
 /// What all clusters share.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClusterManagerConfig {
     /// How upstream sockets are bound where the cluster does not say.
     pub upstream_bind_config: Option<BindConfig>,
+    /// For zone-aware routing.
+    pub local_cluster: Option<LocalCluster>,
+}
+
+/// The cluster that this proxy is a host of.
+#[derive(Clone, Debug)]
+pub struct LocalCluster {
+    /// Its name.
+    pub name: ClusterName,
+    /// Where this proxy stands.
+    pub locality: Option<Locality>,
 }
 
 impl ClusterManagerConfig {
     pub(super) fn lower(
         manager: proto::ClusterManager,
+        node: Option<&core::Node>,
         without_effect: &mut Vec<String>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
@@ -30,9 +44,27 @@ impl ClusterManagerConfig {
             // A worker makes its state of a cluster at first use in any case.
             without_effect.push(format!("{}.enable_deferred_cluster_creation", cx.path()));
         }
-        let refused = refuse_set!(cx; local_cluster_name, outlier_detection, load_stats_config);
+        let refused = refuse_set!(cx; outlier_detection, load_stats_config);
+        let local_cluster = (!local_cluster_name.is_empty()).then(|| LocalCluster {
+            name: cx.env.clusters.intern(&local_cluster_name),
+            locality: node.and_then(|node| node.locality.clone()).and_then(Locality::lower),
+        });
         let bind = cx.opt("upstream_bind_config", upstream_bind_config, BindConfig::lower);
         refused?;
-        Ok(Self { upstream_bind_config: bind? })
+        Ok(Self { upstream_bind_config: bind?, local_cluster })
+    }
+}
+
+impl LocalCluster {
+    /// Refuses a local cluster that is none of `clusters`, or has hosts at several priorities.
+    pub(super) fn check(&self, clusters: &[ClusterConfig], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        let name = &self.name.name;
+        let Some(cluster) = clusters.iter().find(|cluster| cluster.name.name == *name) else {
+            return Err(cx.invalid(format!("local cluster '{name}' must be defined")));
+        };
+        match cluster.endpoints.iter().any(|endpoint| endpoint.priority > 0) {
+            true => Err(cx.invalid(format!("unexpected non-zero priority for local cluster '{name}'"))),
+            false => Ok(()),
+        }
     }
 }

@@ -168,6 +168,17 @@ impl AssignmentPolicy {
     }
 }
 
+// === impl Locality ===
+
+impl Locality {
+    /// `None` where it says nothing: that is the same as none at all.
+    pub(crate) fn lower(proto: core::Locality) -> Option<Self> {
+        let core::Locality { region, zone, sub_zone } = proto;
+        let locality = Self { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() };
+        (locality != Self::default()).then_some(locality)
+    }
+}
+
 /// The endpoints of one locality at one priority.
 struct LocalityEndpoints {
     endpoints: Vec<Endpoint>,
@@ -198,10 +209,7 @@ impl LocalityEndpoints {
             _ => "load_balancer_endpoints",
         };
         cx.unsupported(lb_config_field, &lb_config)?;
-        let locality = locality.map(|l| {
-            let core::Locality { region, zone, sub_zone } = l;
-            Arc::new(Locality { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() })
-        });
+        let locality = locality.and_then(Locality::lower).map(Arc::new);
         let at = (&locality, priority);
         let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, at, discovery, cx))?;
         let weight = load_balancing_weight.map(|w| LocalityWeight { locality, priority, weight: w.value });

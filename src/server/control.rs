@@ -126,7 +126,7 @@ impl Control {
         state.set_state(INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
-        let clusters = Clusters::new(&store, config.cluster_manager.upstream_bind_config);
+        let clusters = Clusters::managed(&store, config.cluster_manager);
         clusters.update(config.clusters);
         let manager = ListenerManagerStats::new(&store.scope("listener_manager"));
         let ids = ConnectionIds::default();

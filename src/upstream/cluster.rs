@@ -3,13 +3,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use nuncio_config::bootstrap::LocalCluster;
 use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, LocalityLb, Priority};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::watch;
 
 use crate::host::Host;
-use crate::host_set::{HostSet, Localities};
+use crate::host_set::{HostSet, Layout, Localities};
 use crate::limits::Limits;
 
 /// A cluster, shared by all workers.
@@ -20,6 +21,8 @@ pub struct Cluster {
     pub stats: ClusterStats,
     pub(crate) limits: [Limits; 2],
     store: Store,
+    /// For zone-aware routing.
+    pub(crate) local: Option<Arc<LocalCluster>>,
     hosts: ArcSwap<HostSet>,
     /// Taken by those who change `hosts`, never on the data path.
     writer: Mutex<()>,
@@ -33,14 +36,15 @@ pub struct Cluster {
 
 impl Cluster {
     /// The cluster with the hosts that its configuration names; those behind DNS names come with discovery.
-    pub fn new(config: ClusterConfig, store: &Store) -> Self {
+    pub fn new(config: ClusterConfig, store: &Store, local: Option<Arc<LocalCluster>>) -> Self {
         let scope = scope(store, &config);
         let stats = ClusterStats::new(&scope);
         let limits =
             [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
         let is_static = matches!(config.discovery, Discovery::Static);
         let cluster = Self {
-            hosts: ArcSwap::from_pointee(host_set(&config, Vec::new())),
+            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref()))),
+            local,
             writer: Mutex::new(()),
             config,
             stats,
@@ -69,7 +73,7 @@ impl Cluster {
     pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
         // A poisoned lock means that a change panicked before it was published: the hosts are whole.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = host_set(&self.config, hosts);
+        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref()));
         let before = self.hosts.load();
         self.stats.membership_change().add(set.changed_priorities(&before));
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
@@ -84,8 +88,7 @@ impl Cluster {
     pub fn update_health(&self) {
         // As in `set_hosts`.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set =
-            self.hosts.load().refreshed(&self.config.assignment, &self.config.common_lb, localities(&self.config));
+        let set = self.hosts.load().refreshed(layout(&self.config, self.local.as_deref()));
         self.publish(set);
     }
 
@@ -123,15 +126,12 @@ impl Cluster {
     }
 }
 
-fn host_set(config: &ClusterConfig, hosts: Vec<Arc<Host>>) -> HostSet {
-    HostSet::new(hosts, &config.assignment, &config.common_lb, localities(config))
-}
-
-fn localities(config: &ClusterConfig) -> Localities {
-    match config.locality_lb {
-        LocalityLb::ZoneAware(_) => Localities::Ignored,
-        LocalityLb::Weighted => Localities::Grouped,
-    }
+fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>) -> Layout<'a> {
+    let localities = match (local, &config.locality_lb) {
+        (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
+        (local, _) => Localities::Grouped { local: local.and_then(|local| local.locality.as_ref()) },
+    };
+    Layout { policy: &config.assignment, panic_threshold: config.common_lb.panic_threshold, localities }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {

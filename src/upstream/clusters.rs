@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::socket::BindConfig;
 use nuncio_telemetry::stats::Store;
@@ -24,6 +25,7 @@ pub struct Clusters {
     store: Store,
     /// How the sockets of clusters that say nothing of it are bound.
     bind: Option<Arc<BindConfig>>,
+    local: Option<Arc<LocalCluster>>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
 }
@@ -39,6 +41,12 @@ pub struct Snapshot {
 impl Clusters {
     /// No clusters yet. `bind` is for those that will not say how their sockets are bound.
     pub fn new(store: &Store, bind: Option<BindConfig>) -> Arc<Self> {
+        Self::managed(store, ClusterManagerConfig { upstream_bind_config: bind, local_cluster: None })
+    }
+
+    /// No clusters yet, with what all will share.
+    pub fn managed(store: &Store, config: ClusterManagerConfig) -> Arc<Self> {
+        let ClusterManagerConfig { upstream_bind_config: bind, local_cluster } = config;
         Arc::new(Self {
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
@@ -46,6 +54,7 @@ impl Clusters {
             changed: watch::Sender::new(()),
             store: store.clone(),
             bind: bind.map(Arc::new),
+            local: local_cluster.map(Arc::new),
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
         })
@@ -62,7 +71,7 @@ impl Clusters {
             if next.by_id.len() <= at {
                 next.by_id.resize(at + 1, None);
             }
-            let cluster = Arc::new(Cluster::new(config, &self.store));
+            let cluster = Arc::new(Cluster::new(config, &self.store, self.local.clone()));
             match next.by_id[at].replace(cluster) {
                 Some(_) => self.stats.cluster_modified().inc(),
                 None => self.stats.cluster_added().inc(),

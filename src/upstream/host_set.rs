@@ -7,7 +7,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use nuncio_config::cluster::{AssignmentPolicy, CommonLb};
+use nuncio_config::cluster::{AssignmentPolicy, Locality};
 
 use crate::host::Host;
 
@@ -28,48 +28,51 @@ pub struct HostSet {
     pub(crate) is_plain: bool,
 }
 
+/// How hosts become a set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout<'a> {
+    /// What their assignment says.
+    pub(crate) policy: &'a AssignmentPolicy,
+    /// Below this percentage of healthy hosts all are used; 0 never.
+    pub(crate) panic_threshold: u8,
+    pub(crate) localities: Localities<'a>,
+}
+
 /// Whether hosts are told apart by locality, which costs memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Localities {
+pub(crate) enum Localities<'a> {
     Ignored,
-    Grouped,
+    /// By locality, the local one, if there is one, before all others.
+    Grouped {
+        local: Option<&'a Locality>,
+    },
 }
 
 // === impl HostSet ===
 
 impl HostSet {
     /// The set of `hosts`, which are in any order.
-    pub(crate) fn new(
-        mut hosts: Vec<Arc<Host>>,
-        policy: &AssignmentPolicy,
-        common: &CommonLb,
-        localities: Localities,
-    ) -> Self {
+    pub(crate) fn new(mut hosts: Vec<Arc<Host>>, layout: Layout<'_>) -> Self {
         // Stable: within a priority the order remains.
         hosts.sort_by_key(|host| host.priority);
-        Self::of_sorted(hosts.into(), policy, common, localities)
+        Self::of_sorted(hosts.into(), layout)
     }
 
     /// The set of the same hosts with the health that they have now.
-    pub(crate) fn refreshed(&self, policy: &AssignmentPolicy, common: &CommonLb, localities: Localities) -> Self {
-        Self::of_sorted(self.hosts.clone(), policy, common, localities)
+    pub(crate) fn refreshed(&self, layout: Layout<'_>) -> Self {
+        Self::of_sorted(self.hosts.clone(), layout)
     }
 
-    fn of_sorted(
-        hosts: Arc<[Arc<Host>]>,
-        policy: &AssignmentPolicy,
-        common: &CommonLb,
-        localities: Localities,
-    ) -> Self {
+    fn of_sorted(hosts: Arc<[Arc<Host>]>, layout: Layout<'_>) -> Self {
         let mut priorities = Vec::with_capacity(1);
         let mut rest = 0..hosts.len();
         while !rest.is_empty() || priorities.is_empty() {
             let here = hosts[rest.clone()].partition_point(|host| host.priority as usize <= priorities.len());
             let range = rest.start..rest.start + here;
             rest.start = range.end;
-            priorities.push(PriorityHosts::new(priorities.len() as u32, &hosts, range, policy, localities));
+            priorities.push(PriorityHosts::new(priorities.len() as u32, &hosts, range, layout));
         }
-        let load = PriorityLoad::distribute(&mut priorities, common.panic_threshold);
+        let load = PriorityLoad::distribute(&mut priorities, layout.panic_threshold);
         let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
         Self { hosts, priorities: priorities.into(), load, is_plain }
     }

@@ -2,6 +2,7 @@
 
 mod edf;
 mod picker;
+mod zone;
 
 use std::cell::{OnceCell, RefCell};
 
@@ -14,6 +15,7 @@ use crate::host::Host;
 use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
 use picker::Picker;
+use zone::{ZoneChoice, ZoneRouting};
 
 /// A load balancer over one [`HostSet`]; a new set gets a new one.
 #[derive(Debug)]
@@ -22,6 +24,10 @@ pub(crate) struct LoadBalancer {
     fail_traffic_on_panic: bool,
     /// Whether a locality is chosen first, by weight.
     by_locality: bool,
+    /// For the first priority, where the local zone is preferred.
+    zone: Option<ZoneRouting>,
+    /// Whether the healthy hosts of the first priority get it all, wherever they are.
+    is_plain: bool,
     /// As `HostSet::priorities`.
     priorities: Box<[PriorityPickers]>,
 }
@@ -72,6 +78,9 @@ pub(crate) struct Avoid<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct LbEnv<'a> {
     pub(crate) set: &'a HostSet,
+    /// The hosts of the cluster that this proxy is one of, where there is one.
+    pub(crate) local: Option<&'a HostSet>,
+    pub(crate) panic_threshold: u8,
     pub(crate) rng: &'a Rng,
     pub(crate) stats: &'a ClusterStats,
 }
@@ -79,15 +88,20 @@ pub(crate) struct LbEnv<'a> {
 // === impl LoadBalancer ===
 
 impl LoadBalancer {
-    pub(crate) fn new(config: &ClusterConfig, set: &HostSet) -> Self {
+    /// For hosts as they are now.
+    pub(crate) fn new(config: &ClusterConfig, env: LbEnv<'_>) -> Self {
+        let (zone, fail_traffic_on_panic) = match &config.locality_lb {
+            LocalityLb::ZoneAware(zone) => (ZoneRouting::new(zone, env), zone.fail_traffic_on_panic),
+            LocalityLb::Weighted => (None, false),
+        };
+        let by_locality = config.locality_lb == LocalityLb::Weighted;
         Self {
             policy: config.lb,
-            fail_traffic_on_panic: match &config.locality_lb {
-                LocalityLb::ZoneAware(zone_aware) => zone_aware.fail_traffic_on_panic,
-                LocalityLb::Weighted => false,
-            },
-            by_locality: config.locality_lb == LocalityLb::Weighted,
-            priorities: set.priorities.iter().map(PriorityPickers::new).collect(),
+            fail_traffic_on_panic,
+            by_locality,
+            is_plain: env.set.is_plain && !by_locality && zone.is_none(),
+            zone,
+            priorities: env.set.priorities.iter().map(PriorityPickers::new).collect(),
         }
     }
 
@@ -106,7 +120,7 @@ impl LoadBalancer {
     }
 
     fn pick_once(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
-        let (candidates, picker) = match env.set.is_plain && cx.load.is_none() && !self.by_locality {
+        let (candidates, picker) = match self.is_plain && cx.load.is_none() {
             true => (&env.set.priorities[0].healthy, &self.priorities[0].healthy.hosts),
             false => self.source(cx, env)?,
         };
@@ -127,16 +141,21 @@ impl LoadBalancer {
             env.stats.lb_healthy_panic().inc();
             return (!self.fail_traffic_on_panic).then_some((&hosts.all, &pickers.all));
         }
-        let (candidates, pickers) = match availability {
-            Availability::Healthy => (&hosts.healthy, &pickers.healthy),
-            Availability::Degraded => (&hosts.degraded, &pickers.degraded),
+        let pickers = pickers.of(availability);
+        let locality = match (&self.zone, priority) {
+            _ if self.by_locality => pickers.choose_locality(hosts, availability, env.rng),
+            (Some(zone), 0) => match zone.choose(env) {
+                ZoneChoice::Locality(at) => Some(at),
+                ZoneChoice::Anywhere => None,
+                ZoneChoice::LocalPanic if self.fail_traffic_on_panic => return None,
+                ZoneChoice::LocalPanic => None,
+            },
+            _ => None,
         };
-        if let Some(locality) =
-            self.by_locality.then(|| pickers.choose_locality(hosts, availability, env.rng)).flatten()
-        {
-            return Some((hosts.localities[locality].of(availability), &pickers.localities[locality]));
-        }
-        Some((candidates, &pickers.hosts))
+        Some(match locality {
+            Some(at) => (hosts.localities[at].of(availability), &pickers.localities[at]),
+            None => (hosts.of(availability), &pickers.hosts),
+        })
     }
 }
 
@@ -145,6 +164,13 @@ impl LoadBalancer {
 impl PriorityPickers {
     fn new(hosts: &PriorityHosts) -> Self {
         Self { all: OnceCell::new(), healthy: HealthPickers::new(hosts), degraded: HealthPickers::new(hosts) }
+    }
+
+    fn of(&self, availability: Availability) -> &HealthPickers {
+        match availability {
+            Availability::Healthy => &self.healthy,
+            Availability::Degraded => &self.degraded,
+        }
     }
 }
 

@@ -71,9 +71,22 @@ pub(crate) struct Codes {
 struct Balanced {
     version: u64,
     set: Arc<HostSet>,
+    /// Where zones count.
+    local: Option<LocalHosts>,
     balancer: LoadBalancer,
     /// As `set.hosts`; each is made when it is first chosen.
     hosts: Box<[OnceCell<Rc<WorkerHost>>]>,
+}
+
+/// The hosts of the cluster that this proxy is one of.
+struct LocalHosts {
+    /// Of the clusters.
+    generation: u64,
+    /// `None` where it is gone.
+    cluster: Option<Arc<Cluster>>,
+    /// Of its hosts.
+    version: u64,
+    set: Option<Arc<HostSet>>,
 }
 
 /// One host as one worker sees it.
@@ -150,7 +163,6 @@ impl WorkerClusters {
 
 impl WorkerCluster {
     fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>) -> Self {
-        let balanced = RefCell::new(Rc::new(Balanced::new(&cluster, None)));
         let codes = Codes::new(&cluster);
         let shared = ClusterShare {
             cluster,
@@ -159,25 +171,24 @@ impl WorkerCluster {
             http1_settings: OnceCell::new(),
             http2_stats: OnceCell::new(),
         };
+        let balanced = RefCell::new(Rc::new(Balanced::new(&shared, None)));
         Self { shared: Rc::new(shared), balanced }
     }
 
     /// Chooses the host for a request.
     pub(crate) fn pick(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
-        let ClusterShare { cluster, env, .. } = &*self.shared;
-        let env = LbEnv { set: &balanced.set, rng: &env.rng, stats: &cluster.stats };
-        let at = balanced.balancer.pick(cx, env)?;
+        let at = balanced.balancer.pick(cx, balanced.env(&self.shared))?;
         let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
         Some(host.clone())
     }
 
     fn balanced(&self) -> Rc<Balanced> {
         let current = self.balanced.borrow().clone();
-        if current.version == self.shared.cluster.version() {
+        if current.is_current(&self.shared) {
             return current;
         }
-        let next = Rc::new(Balanced::new(&self.shared.cluster, Some(&current)));
+        let next = Rc::new(Balanced::new(&self.shared, Some(&current)));
         *self.balanced.borrow_mut() = next.clone();
         next
     }
@@ -239,18 +250,62 @@ impl WorkerHost {
 
 impl Balanced {
     /// The hosts as they are now; those that were there `before` keep their pools.
-    fn new(cluster: &Cluster, before: Option<&Self>) -> Self {
+    fn new(share: &ClusterShare, before: Option<&Self>) -> Self {
+        let cluster = &share.cluster;
         // The version first: hosts that change meanwhile are then looked at again.
         let version = cluster.version();
         let set = cluster.hosts();
-        let balancer = LoadBalancer::new(&cluster.config, &set);
+        let local = LocalHosts::new(cluster, &share.env.clusters);
+        let balancer = LoadBalancer::new(&cluster.config, lb_env(share, &set, local.as_ref()));
         let mut kept: HashMap<*const Host, Rc<WorkerHost>> = HashMap::new();
         if let Some(before) = before {
             kept.extend(before.hosts.iter().filter_map(OnceCell::get).map(|h| (Arc::as_ptr(&h.host), h.clone())));
         }
-        let cell = |host: &Arc<Host>| kept.remove(&Arc::as_ptr(host)).map_or_else(OnceCell::new, OnceCell::from);
+        let cell = |host: &Arc<Host>| match kept.is_empty() {
+            true => OnceCell::new(),
+            false => kept.remove(&Arc::as_ptr(host)).map_or_else(OnceCell::new, OnceCell::from),
+        };
         let hosts = set.hosts.iter().map(cell).collect();
-        Self { version, set, balancer, hosts }
+        Self { version, set, local, balancer, hosts }
+    }
+
+    fn is_current(&self, share: &ClusterShare) -> bool {
+        self.version == share.cluster.version()
+            && self.local.as_ref().is_none_or(|local| local.is_current(&share.env.clusters))
+    }
+
+    fn env<'a>(&'a self, share: &'a ClusterShare) -> LbEnv<'a> {
+        lb_env(share, &self.set, self.local.as_ref())
+    }
+}
+
+fn lb_env<'a>(share: &'a ClusterShare, set: &'a HostSet, local: Option<&'a LocalHosts>) -> LbEnv<'a> {
+    LbEnv {
+        set,
+        local: local.and_then(|local| local.set.as_deref()),
+        panic_threshold: share.cluster.config.common_lb.panic_threshold,
+        rng: &share.env.rng,
+        stats: &share.cluster.stats,
+    }
+}
+
+// === impl LocalHosts ===
+
+impl LocalHosts {
+    /// `None` where zones do not count.
+    fn new(cluster: &Cluster, clusters: &Clusters) -> Option<Self> {
+        let name = &cluster.local.as_ref()?.name;
+        // The generation and the version first, as above.
+        let generation = clusters.generation();
+        let cluster = clusters.snapshot().get(name.id).cloned();
+        let version = cluster.as_ref().map_or(0, |cluster| cluster.version());
+        let set = cluster.as_ref().map(|cluster| cluster.hosts());
+        Some(Self { generation, cluster, version, set })
+    }
+
+    fn is_current(&self, clusters: &Clusters) -> bool {
+        self.generation == clusters.generation()
+            && self.cluster.as_ref().is_none_or(|cluster| cluster.version() == self.version)
     }
 }
 

@@ -21,16 +21,30 @@ fn chains_refused(chains: &str, expected: &[&str]) {
 fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
     refused(
         "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
-         cluster_manager: { local_cluster_name: l }, layered_runtime: { layers: [{ name: s, static_layer: { a: { b: 1 } } }] }, \
+         cluster_manager: { load_stats_config: { set_node_on_first_message_only: true } }, layered_runtime: { layers: [{ name: s, static_layer: { a: { b: 1 } } }] }, \
          static_resources: { secrets: [{ name: s }] } }",
         &[
             "watchdogs: not implemented yet",
             "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
             "stats_config.use_all_default_tags: not implemented yet",
             "layered_runtime.layers[0].static_layer[\"a\"][\"b\"]: the runtime key a.b is not implemented yet",
-            "cluster_manager.local_cluster_name: not implemented yet",
+            "cluster_manager.load_stats_config: not implemented yet",
             "static_resources.secrets: not implemented yet",
         ],
+    );
+}
+
+#[test]
+fn the_local_cluster_is_one_of_the_static_ones() {
+    let local = "cluster_manager: { local_cluster_name: c }";
+    refused(&format!("{{ {local} }}"), &["cluster_manager.local_cluster_name: local cluster 'c' must be defined"]);
+    let endpoint = "{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 1 } } } }";
+    refused(
+        &format!(
+            "{{ {local}, static_resources: {{ clusters: [{{ name: c, load_assignment: {{ cluster_name: c, \
+             endpoints: [{{ priority: 1, lb_endpoints: [{endpoint}] }}] }} }}] }} }}"
+        ),
+        &["cluster_manager.local_cluster_name: unexpected non-zero priority for local cluster 'c'"],
     );
 }
 

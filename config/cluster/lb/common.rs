@@ -165,7 +165,6 @@ impl ZoneAware {
             force_local_zone,
             locality_basis,
         } = proto;
-        cx.unsupported("force_locality_direct_routing", &force_locality_direct_routing)?;
         let basis = match Basis::try_from(locality_basis) {
             Ok(Basis::HealthyHostsNum) => LocalityBasis::HealthyHosts,
             Ok(Basis::HealthyHostsWeight) => LocalityBasis::HealthyWeight,
@@ -175,7 +174,10 @@ impl ZoneAware {
             routing_enabled: cx.opt("routing_enabled", routing_enabled, percent)?.unwrap_or(100),
             min_cluster_size: min_cluster_size.map_or(DEFAULT_MIN_CLUSTER_SIZE, |v| v.value),
             fail_traffic_on_panic,
-            force_local_zone: force_local_zone.map(|ForceLocalZone { min_size }| min_size.map_or(1, |v| v.value)),
+            force_local_zone: match force_local_zone {
+                Some(ForceLocalZone { min_size }) => Some(min_size.map_or(1, |v| v.value)),
+                None => force_locality_direct_routing.then_some(1),
+            },
             basis,
         })
     }

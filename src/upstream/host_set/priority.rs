@@ -1,10 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use nuncio_config::cluster::{AssignmentPolicy, Locality};
 
-use super::{Availability, Localities};
+use super::{Availability, Layout, Localities};
 use crate::host::{CoarseHealth, Host};
 
 /// The hosts of one priority.
@@ -18,8 +18,10 @@ pub struct PriorityHosts {
     pub degraded: Candidates,
     /// Number of those that count neither as healthy nor as missing.
     pub excluded: usize,
-    /// By locality, ordered by region, zone and sub-zone; empty where localities do not count.
+    /// By locality: the local one, then by region, zone and sub-zone; empty where localities do not count.
     pub localities: Box<[LocalityHosts]>,
+    /// Whether the first of `localities` is the local one.
+    pub(crate) has_local: bool,
     /// How much of what is asked of it the priority can do with its healthy hosts, in percent, at most 100.
     pub health: u32,
     /// The same for its degraded hosts.
@@ -77,43 +79,18 @@ struct Weights {
 
 impl PriorityHosts {
     /// The hosts in `range`, which are those of `priority`.
-    pub(super) fn new(
-        priority: u32,
-        hosts: &[Arc<Host>],
-        range: Range<usize>,
-        policy: &AssignmentPolicy,
-        localities: Localities,
-    ) -> Self {
+    pub(super) fn new(priority: u32, hosts: &[Arc<Host>], range: Range<usize>, layout: Layout<'_>) -> Self {
         let mut sorted = Sorted::default();
-        let mut by_locality: BTreeMap<Option<&Arc<Locality>>, Sorted> = BTreeMap::new();
         sorted.all.reserve_exact(range.len());
         sorted.healthy.reserve_exact(range.len());
-        for place in range {
-            let host = &hosts[place];
-            sorted.add(place as u32, host);
-            if localities == Localities::Grouped {
-                by_locality.entry(host.locality.as_ref()).or_default().add(place as u32, host);
-            }
+        for place in range.clone() {
+            sorted.add(place as u32, &hosts[place]);
         }
-        let (health, degraded_health) = sorted.health(policy);
-        let weight = |locality: Option<&Arc<Locality>>| {
-            let weights = policy.locality_weights.iter().rev();
-            let mut of_locality = weights.filter(|w| w.priority == priority && w.locality.as_ref() == locality);
-            of_locality.next().map_or(0, |w| w.weight)
+        let (health, degraded_health) = sorted.health(layout.policy);
+        let (localities, has_local) = match layout.localities {
+            Localities::Ignored => (Box::default(), false),
+            Localities::Grouped { local } => by_locality(priority, hosts, range, layout.policy, local),
         };
-        let localities = by_locality.into_iter().map(|(locality, sorted)| {
-            let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
-            LocalityHosts {
-                locality: locality.cloned(),
-                weight: weight(locality),
-                all: Candidates::new(all, hosts),
-                healthy: Candidates::new(healthy, hosts),
-                degraded: Candidates::new(degraded, hosts),
-                excluded,
-                overprovisioning_factor: policy.overprovisioning_factor,
-            }
-        });
-        let localities = localities.collect();
         let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
         Self {
             all: Candidates::new(all, hosts),
@@ -121,17 +98,72 @@ impl PriorityHosts {
             degraded: Candidates::new(degraded, hosts),
             excluded,
             localities,
+            has_local,
             health,
             degraded_health,
             in_panic: false,
         }
     }
 
+    /// Its hosts of this kind.
+    pub(crate) fn of(&self, availability: Availability) -> &Candidates {
+        match availability {
+            Availability::Healthy => &self.healthy,
+            Availability::Degraded => &self.degraded,
+        }
+    }
+
     /// The percentage of hosts that are healthy or degraded; 0 where there are none.
-    pub(super) fn available_percent(&self) -> f64 {
+    pub(crate) fn available_percent(&self) -> f64 {
         let counted = self.all.len() - self.excluded;
         if counted == 0 { 0.0 } else { 100.0 * (self.healthy.len() + self.degraded.len()) as f64 / counted as f64 }
     }
+}
+
+/// The hosts in `range` by locality, and whether the first locality is the local one.
+fn by_locality(
+    priority: u32,
+    hosts: &[Arc<Host>],
+    range: Range<usize>,
+    policy: &AssignmentPolicy,
+    local: Option<&Locality>,
+) -> (Box<[LocalityHosts]>, bool) {
+    let mut groups: Vec<(Option<&Arc<Locality>>, Sorted)> = Vec::new();
+    let mut by_value: HashMap<Option<&Arc<Locality>>, usize> = HashMap::new();
+    let mut last = 0;
+    for place in range {
+        let locality = hosts[place].locality.as_ref();
+        // Hosts of one locality mostly follow each other, and share it.
+        let is_last = groups.get(last).is_some_and(|(other, _)| other.map(Arc::as_ptr) == locality.map(Arc::as_ptr));
+        if !is_last {
+            last = *by_value.entry(locality).or_insert_with(|| {
+                groups.push((locality, Sorted::default()));
+                groups.len() - 1
+            });
+        }
+        groups[last].1.add(place as u32, &hosts[place]);
+    }
+    let is_local = |locality: Option<&Arc<Locality>>| local.is_some() && locality.map(|l| &**l) == local;
+    groups.sort_by_key(|(locality, _)| (!is_local(*locality), *locality));
+    let has_local = groups.first().is_some_and(|(locality, _)| is_local(*locality));
+    let weight = |locality: Option<&Arc<Locality>>| {
+        // The last one that is given counts.
+        let mut weights = policy.locality_weights.iter().rev();
+        weights.find(|w| w.priority == priority && w.locality.as_ref() == locality).map_or(0, |w| w.weight)
+    };
+    let localities = groups.into_iter().map(|(locality, sorted)| {
+        let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
+        LocalityHosts {
+            locality: locality.cloned(),
+            weight: weight(locality),
+            all: Candidates::new(all, hosts),
+            healthy: Candidates::new(healthy, hosts),
+            degraded: Candidates::new(degraded, hosts),
+            excluded,
+            overprovisioning_factor: policy.overprovisioning_factor,
+        }
+    });
+    (localities.collect(), has_local)
 }
 
 // === impl LocalityHosts ===

@@ -28,8 +28,11 @@ fn mixed(priorities: &[(usize, usize, usize)]) -> Vec<Arc<Host>> {
 }
 
 fn set_of(hosts: Vec<Arc<Host>>, panic_threshold: u8) -> HostSet {
-    let common = CommonLb { panic_threshold };
-    HostSet::new(hosts, &AssignmentPolicy::default(), &common, Localities::Ignored)
+    HostSet::new(hosts, Layout { panic_threshold, ..layout(&AssignmentPolicy::default()) })
+}
+
+fn layout(policy: &AssignmentPolicy) -> Layout<'_> {
+    Layout { policy, panic_threshold: 50, localities: Localities::Ignored }
 }
 
 fn load(priorities: &[(usize, usize, usize)], panic_threshold: u8) -> (Vec<u32>, Vec<u32>) {
@@ -124,7 +127,7 @@ fn weights_make_the_health_of_a_priority_where_asked() {
     let hosts = hosts([endpoint(1, Healthy), endpoint(9, Unhealthy), endpoint(100, Draining)]);
     let health = |weighted_priority_health| {
         let policy = AssignmentPolicy { weighted_priority_health, ..AssignmentPolicy::default() };
-        HostSet::new(hosts.clone(), &policy, &CommonLb::default(), Localities::Ignored).priorities[0].health
+        HostSet::new(hosts.clone(), layout(&policy)).priorities[0].health
     };
     assert_eq!((health(false), health(true)), (70, 14));
 }
@@ -133,7 +136,7 @@ fn weights_make_the_health_of_a_priority_where_asked() {
 fn overprovisioning_is_configured() {
     let health = |overprovisioning_factor| {
         let policy = AssignmentPolicy { overprovisioning_factor, ..AssignmentPolicy::default() };
-        HostSet::new(mixed(&[(1, 0, 1)]), &policy, &CommonLb::default(), Localities::Ignored).priorities[0].health
+        HostSet::new(mixed(&[(1, 0, 1)]), layout(&policy)).priorities[0].health
     };
     assert_eq!((health(100), health(140), health(u32::MAX)), (50, 70, 100));
 }
@@ -147,11 +150,24 @@ fn hosts_are_grouped_by_locality() {
     let endpoint = |zone, health| Endpoint { locality: at(zone), ..endpoint(0, health) };
     let hosts =
         hosts([endpoint("b", Healthy), endpoint("a", Healthy), endpoint("b", Unhealthy), endpoint("c", Healthy)]);
-    let set = HostSet::new(hosts, &policy, &CommonLb::default(), Localities::Grouped);
-    let seen: Vec<_> = set.priorities[0]
-        .localities
-        .iter()
-        .map(|l| (&*l.locality.as_ref().unwrap().zone, l.weight, l.all.places(), l.effective_weight(&l.healthy)))
-        .collect();
-    assert_eq!(seen, [("a", 3, &[1][..], 3.0), ("b", 7, &[0, 2], 7.0 * 0.7), ("c", 0, &[3], 0.0)]);
+    let seen = |local: Option<&Locality>| -> Vec<_> {
+        let layout = Layout { localities: Localities::Grouped { local }, ..layout(&policy) };
+        let set = HostSet::new(hosts.clone(), layout);
+        let priority = &set.priorities[0];
+        assert_eq!(priority.has_local, local == at("b").as_deref());
+        let seen = |l: &LocalityHosts| {
+            (
+                l.locality.as_ref().unwrap().zone.to_string(),
+                l.weight,
+                l.all.places().to_vec(),
+                l.effective_weight(&l.healthy),
+            )
+        };
+        priority.localities.iter().map(seen).collect()
+    };
+    let [a, b, c] =
+        [("a".into(), 3, vec![1], 3.0), ("b".into(), 7, vec![0, 2], 7.0 * 0.7), ("c".into(), 0, vec![3], 0.0)];
+    assert_eq!(seen(None), [a.clone(), b.clone(), c.clone()]);
+    assert_eq!(seen(at("d").as_deref()), [a.clone(), b.clone(), c.clone()]);
+    assert_eq!(seen(at("b").as_deref()), [b, a, c], "the local one comes first");
 }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use nuncio_config::bootstrap::LocalCluster;
 use nuncio_config::cluster::{ClusterConfig, Endpoint, Health, Locality, LocalityWeight};
 use nuncio_telemetry::stats::Store;
 
@@ -10,6 +11,8 @@ use crate::testing::{cluster_config, fixed};
 /// A cluster with one worker's balancer.
 struct Fixture {
     cluster: Cluster,
+    /// The cluster that the proxy is one of.
+    local: Option<Cluster>,
     rng: Rng,
 }
 
@@ -20,13 +23,20 @@ impl Fixture {
     }
 
     fn of(config: ClusterConfig) -> Self {
-        Self { cluster: Cluster::new(config, &Store::new()), rng: Rng::seeded(7) }
+        Self { cluster: Cluster::new(config, &Store::new(), None), local: None, rng: Rng::seeded(7) }
     }
 
     fn picks(&self, cx: &PickContext<'_>, count: usize) -> Vec<usize> {
         let set = self.cluster.hosts();
-        let lb = LoadBalancer::new(&self.cluster.config, &set);
-        let env = LbEnv { set: &set, rng: &self.rng, stats: &self.cluster.stats };
+        let local = self.local.as_ref().map(Cluster::hosts);
+        let env = LbEnv {
+            set: &set,
+            local: local.as_deref(),
+            panic_threshold: self.cluster.config.common_lb.panic_threshold,
+            rng: &self.rng,
+            stats: &self.cluster.stats,
+        };
+        let lb = LoadBalancer::new(&self.cluster.config, env);
         (0..count).filter_map(|_| lb.pick(cx, env)).collect()
     }
 
@@ -221,4 +231,72 @@ fn a_locality_with_unhealthy_hosts_gets_less() {
     assert_eq!(shares[0], 0);
     assert!((699..=701).contains(&shares[1]), "{shares:?}");
     assert_eq!(zones(&[("a", Some(1)), ("b", Some(1))], 2).shares(100), [0, 0, 50, 50]);
+}
+
+/// Hosts in zones `a`, `b` and so on.
+fn zoned(hosts: &[usize]) -> Cluster {
+    let mut endpoints = Vec::new();
+    for (zone, count) in "abcdef".chars().zip(hosts) {
+        let locality = Arc::new(Locality { zone: zone.to_string().into(), ..Locality::default() });
+        let endpoint = Endpoint { locality: Some(locality), ..fixed(([127, 0, 0, 1], 80).into()) };
+        endpoints.extend(std::iter::repeat_n(endpoint, *count));
+    }
+    let name = cluster_config("local", Vec::new()).name;
+    let locality = Some(Locality { zone: "a".into(), ..Locality::default() });
+    Cluster::new(cluster_config("c", endpoints), &Store::new(), Some(Arc::new(LocalCluster { name, locality })))
+}
+
+/// How many of 10,000 requests go to each zone.
+fn zone_shares(hosts: &[usize], proxies: &[usize]) -> (Fixture, Vec<usize>) {
+    let f = Fixture { cluster: zoned(hosts), local: Some(zoned(proxies)), rng: Rng::seeded(3) };
+    let shares = f.shares(10_000);
+    let mut first = 0;
+    let zones = hosts.iter().map(|count| {
+        first += count;
+        shares[first - count..first].iter().sum()
+    });
+    let zones = zones.collect();
+    (f, zones)
+}
+
+/// As `is_uniform`, for any shares and up to 5 degrees of freedom.
+fn is_as(shares: &[usize], expected: &[f64]) -> bool {
+    let total = shares.iter().sum::<usize>() as f64 / expected.iter().sum::<f64>();
+    let terms = shares.iter().zip(expected).map(|(&s, e)| match e * total {
+        0.0 => {
+            if s == 0 {
+                0.0
+            } else {
+                f64::INFINITY
+            }
+        }
+        e => (s as f64 - e).powi(2) / e,
+    });
+    terms.sum::<f64>() < 20.52
+}
+
+#[test]
+fn requests_stay_in_the_local_zone_while_it_has_its_share_of_hosts() {
+    let (f, zones) = zone_shares(&[4, 2], &[1, 1]);
+    assert_eq!(zones, [10_000, 0]);
+    assert_eq!(f.cluster.stats.lb_zone_routing_all_directly().value(), 10_000);
+}
+
+#[test]
+fn a_zone_with_too_few_hosts_sends_the_rest_where_there_is_room() {
+    // 40, 40 and 20 % of the proxies stand where 25, 50 and 25 % of the hosts do: 62.5 % stay, and the rest goes to the
+    // others as 10 to 5.
+    let (f, zones) = zone_shares(&[2, 4, 2], &[2, 2, 1]);
+    assert!(is_as(&zones, &[0.625, 0.25, 0.125]), "{zones:?}");
+    let stats = &f.cluster.stats;
+    assert_eq!(stats.lb_zone_routing_sampled().value() as usize, zones[0]);
+    assert_eq!(stats.lb_zone_routing_cross_zone().value() as usize, 10_000 - zones[0]);
+}
+
+#[test]
+fn a_zone_without_hosts_sends_all_where_there_is_room() {
+    let (_, zones) = zone_shares(&[0, 2, 6], &[2, 1, 1]);
+    assert!(is_as(&zones, &[0.0, 0.0, 1.0]), "zone b has 25 % of both: {zones:?}");
+    let (_, zones) = zone_shares(&[0, 3, 3], &[2, 1, 1]);
+    assert!(is_as(&zones, &[0.0, 0.5, 0.5]), "{zones:?}");
 }
