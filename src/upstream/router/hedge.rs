@@ -140,7 +140,8 @@ impl<'a, 'b> Race<'a, 'b> {
         retries: &mut Retries<'_>,
     ) -> Result<(), Failed> {
         let forwarding = self.forwarding;
-        let host = forwarding.chosen(retries.pick(&forwarding.cluster), &mut request.head)?;
+        let host = retries.pick(&forwarding.cluster, forwarding.pick_context(&request.head));
+        let host = forwarding.chosen(host, &mut request.head)?;
         let stream = forwarding.info;
         let info = Rc::new(StreamInfo::new(stream.connection.clone(), stream.start, stream.start_wall));
         info.is_logged.set(stream.is_logged.get());
