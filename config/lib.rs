@@ -16,6 +16,7 @@ pub mod header_rules;
 pub mod listener;
 pub mod load;
 pub mod matcher;
+pub(crate) mod matching;
 pub mod metadata;
 pub mod protocol;
 pub mod route;

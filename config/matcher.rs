@@ -21,6 +21,7 @@ pub use fraction::Fraction;
 pub use header::HeaderMatcher;
 pub(crate) use header::{Field, is_tunnel};
 pub use metadata::MetadataMatcher;
+pub(crate) use metadata::ValueMatcher;
 pub use query::QueryMatcher;
-pub(crate) use query::first_value;
+pub(crate) use query::{first_decoded_value, first_value};
 pub use string::StringMatcher;

@@ -20,14 +20,14 @@ mod lower;
 mod mirror;
 mod paths;
 mod places;
+mod plugin;
 mod redirect;
 mod retry;
 mod rewrite;
 mod scope;
 mod split;
 mod stats;
-mod tree;
-mod trie;
+pub(crate) mod trie;
 mod uri_template;
 mod virtual_host;
 
@@ -36,7 +36,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderName, Method};
-use nuncio_filter_api::{ClusterName, RequestHead, Route, RouteRef, Routes};
+use nuncio_filter_api::{ClusterName, ClusterNames, RequestHead, Route, RouteRef, Routes};
 use nuncio_telemetry::{Metadata, StreamInfo};
 
 pub use condition::Reason;
@@ -49,6 +49,7 @@ pub use hash_policy::HashPolicies;
 pub use internal_redirect::{InternalRedirect, RedirectPredicate, Schemes};
 pub use mirror::MirrorPolicy;
 pub use places::EntryPlace;
+pub use plugin::ClusterMatcher;
 pub use redirect::Redirect;
 pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
@@ -60,10 +61,11 @@ use condition::{Asked, Conditions};
 use hosts::Hosts;
 use level::Level;
 use paths::Paths;
+use plugin::Plugins;
 use split::Split;
-use tree::Tree;
 
 use crate::matcher::Field;
+use crate::matching::{MatchingData, Tree};
 
 /// A `RouteConfiguration`, ready to run and shared by all workers.
 pub struct RouteTable {
@@ -88,6 +90,9 @@ pub(crate) struct Config {
     internal_only_headers: Box<[HeaderName]>,
     validate_clusters: Option<bool>,
     metadata: Option<Arc<Metadata>>,
+    plugins: Plugins,
+    /// To find the cluster that a header names.
+    names: Arc<ClusterNames>,
 }
 
 /// `most_specific_header_mutations_wins`: what is applied last wins.
@@ -199,7 +204,16 @@ impl RouteTable {
             return Some(redirect as usize);
         }
         let path = self.config.matched_path(&head.path).as_bytes();
-        host.routes_for(head)?.find(Asked { head, info, path, random })
+        host.routes_for(head, info)?.find(Asked { head, info, path, random })
+    }
+
+    /// The cluster that a request goes to, where its entry does not name it but chooses one for each.
+    pub fn chosen_cluster(&self, entry: &RouteEntry, head: &RequestHead, info: &StreamInfo) -> Option<ClusterName> {
+        match entry.cluster()? {
+            Cluster::Named(_) => None,
+            Cluster::Header(header) => self.config.names.find(header.name(head)?),
+            Cluster::Matcher(matcher) => matcher.find(head, info).cloned(),
+        }
     }
 
     /// The entry numbered `index`, as [`RouteTable::resolve`] gave it.
@@ -254,7 +268,7 @@ impl RouteTable {
                     Cluster::Named(cluster) => {
                         Some(ClusterRef { cluster, virtual_host, route, weighted: count.map(|_| i) })
                     }
-                    Cluster::Header(_) => None,
+                    Cluster::Header(_) | Cluster::Matcher(_) => None,
                 })
             })
         })
@@ -273,10 +287,13 @@ impl Config {
 }
 
 impl HostRoutes {
-    fn routes_for(&self, head: &RequestHead) -> Option<&RouteSet> {
+    fn routes_for(&self, head: &RequestHead, info: &StreamInfo) -> Option<&RouteSet> {
         match &self.tree {
             None => Some(&self.routes),
-            Some(tree) => Some(&tree.sets[tree.tree.find(head)? as usize]),
+            Some(tree) => {
+                let found = tree.tree.find(MatchingData { head, info }).ok().flatten()?;
+                Some(&tree.sets[found as usize])
+            }
         }
     }
 }
@@ -315,7 +332,7 @@ impl Target {
 fn named(path: String, policies: &[MirrorPolicy]) -> impl Iterator<Item = (String, &ClusterName)> {
     policies.iter().enumerate().filter_map(move |(i, policy)| match &policy.cluster {
         Cluster::Named(cluster) => Some((format!("{path}[{i}].cluster"), cluster)),
-        Cluster::Header(_) => None,
+        Cluster::Header(_) | Cluster::Matcher(_) => None,
     })
 }
 
@@ -345,7 +362,8 @@ impl WorkerRoutes {
     /// The route of a request.
     pub fn resolve(self: &Rc<Self>, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
         let index = self.0.resolve(head, info, random)?;
-        Some(RouteRef::new(self.clone(), index))
+        let cluster = self.0.chosen_cluster(self.0.entry(index), head, info);
+        Some(RouteRef::new(self.clone(), index, cluster))
     }
 }
 

@@ -13,10 +13,18 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Our own files, for messages that the crate `envoy-types` lacks.
-const OWN: &[&str] = &["nuncio/route_check.proto", "udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];
+const OWN: &[&str] = &[
+    "nuncio/route_check.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/matcher/v3/cel.proto",
+    "xds/type/matcher/v3/domain.proto",
+    "xds/type/matcher/v3/http_inputs.proto",
+    "xds/type/matcher/v3/ip.proto",
+    "xds/type/v3/typed_struct.proto",
+];
 
 /// Folders of the crate `envoy-types` below which the files lie that ours import.
-const IMPORTS: &[&str] = &["data-plane-api", "protoc-gen-validate", "xds", "googleapis"];
+const IMPORTS: &[&str] = &["data-plane-api", "protoc-gen-validate", "xds", "googleapis", "cel-spec/proto"];
 
 fn main() {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));

@@ -58,7 +58,8 @@ impl MetadataMatcher {
 }
 
 impl ValueMatcher {
-    fn lower_required(
+    /// Lowers a required field.
+    pub(crate) fn lower_required(
         field: &str,
         message: Option<proto::ValueMatcher>,
         cx: &mut LowerCx<'_>,

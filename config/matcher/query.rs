@@ -1,5 +1,8 @@
+use std::borrow::Cow;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use percent_encoding::percent_decode;
 use proto::query_parameter_matcher::QueryParameterMatchSpecifier as Specifier;
 
 use super::StringMatcher;
@@ -42,19 +45,26 @@ impl QueryMatcher {
 
 /// The first value of the parameter `name` in the query of `path`; empty if it has no `=`.
 pub(crate) fn first_value<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let query = &path[memchr::memchr(b'?', path)? + 1..];
-    if query.is_empty() {
-        return None;
-    }
+    parameters(path).find_map(|(key, value)| (key == name).then_some(value))
+}
+
+/// The same, where both names and values are percent-decoded.
+pub(crate) fn first_decoded_value<'a>(path: &'a [u8], name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    let (_, value) = parameters(path).find(|(key, _)| percent_decode(key).eq(name.iter().copied()))?;
+    Some(percent_decode(value).into())
+}
+
+/// Names and values in the query of `path`.
+fn parameters(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let query = memchr::memchr(b'?', path).map_or(&path[..0], |at| &path[at + 1..]);
+    let is_empty = query.is_empty();
     // Envoy takes no parameter after a final `&`, but takes an empty one between two.
     let query = query.strip_suffix(b"&").unwrap_or(query);
-    query.split(|b| *b == b'&').find_map(|parameter| {
-        let (key, value) = match memchr::memchr(b'=', parameter) {
-            Some(at) => (&parameter[..at], &parameter[at + 1..]),
-            None => (parameter, &parameter[..0]),
-        };
-        (key == name).then_some(value)
-    })
+    let all = query.split(|b| *b == b'&').map(|parameter| match memchr::memchr(b'=', parameter) {
+        Some(at) => (&parameter[..at], &parameter[at + 1..]),
+        None => (parameter, &parameter[..0]),
+    });
+    all.take(if is_empty { 0 } else { usize::MAX })
 }
 
 #[cfg(test)]
@@ -75,5 +85,8 @@ mod tests {
         assert_eq!(value("/a?", ""), None);
         assert_eq!(value("/a?x&", ""), None);
         assert_eq!(value("/a?x&&y", ""), Some(""));
+        let decoded = |path: &'static str| first_decoded_value(path.as_bytes(), b"x y").map(|v| v.into_owned());
+        assert_eq!(decoded("/a?x%20y=%31+").as_deref(), Some(&b"1+"[..]));
+        assert_eq!(decoded("/a?x+y=1"), None);
     }
 }

@@ -64,6 +64,8 @@ pub(super) struct Conditions {
     filter_state: Box<[FilterStateMatcher]>,
     certificate: Option<Certificate>,
     regex: Option<Regex>,
+    /// An optional plugin that is not known would choose the cluster: no request takes the route.
+    nothing: bool,
 }
 
 /// `tls_context`: what is asked of the client's certificate.
@@ -106,8 +108,14 @@ impl Match {
             filter_state: filter_state?.into(),
             certificate: tls_context.map(Certificate::lower),
             regex,
+            nothing: false,
         };
         Ok(Self { path, conditions: conditions.boxed() })
+    }
+
+    /// Lets no request take the route.
+    pub(super) fn take_nothing(&mut self) {
+        self.conditions.get_or_insert_default().nothing = true;
     }
 
     /// Adds the route to the index of its virtual host.
@@ -191,7 +199,8 @@ impl Certificate {
 
 impl Conditions {
     fn boxed(self) -> Option<Box<Self>> {
-        let Self { fraction, grpc, headers, query, cookies, metadata, filter_state, certificate, regex } = &self;
+        let Self { fraction, grpc, headers, query, cookies, metadata, filter_state, certificate, regex, nothing } =
+            &self;
         let none = fraction.is_none()
             && !grpc
             && headers.is_empty()
@@ -200,14 +209,16 @@ impl Conditions {
             && metadata.is_empty()
             && filter_state.is_empty()
             && certificate.is_none()
-            && regex.is_none();
+            && regex.is_none()
+            && !nothing;
         (!none).then(|| Box::new(self))
     }
 
     /// Whether all of them hold.
     pub(super) fn hold(&self, asked: Asked<'_>) -> bool {
         let Asked { head, info, path, random } = asked;
-        self.fraction.as_ref().is_none_or(|f| f.holds(random))
+        !self.nothing
+            && self.fraction.as_ref().is_none_or(|f| f.holds(random))
             && (!self.grpc || head.is_grpc())
             && self.headers.iter().all(|h| h.matches_request(head))
             && (self.query.is_empty() || self.query.iter().all(|q| q.matches(head.path.as_bytes())))

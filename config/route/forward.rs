@@ -16,6 +16,7 @@ use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
 use super::hash_policy::HashPolicies;
 use super::internal_redirect::InternalRedirect;
 use super::mirror::MirrorPolicy;
+use super::plugin::{ClusterMatcher, Plugin, Plugins};
 use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
@@ -55,12 +56,14 @@ pub struct Forward {
 }
 
 /// Where an entry sends requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Cluster {
     /// `cluster`
     Named(ClusterName),
     /// `cluster_header`: the first value of this header is the cluster's name.
     Header(ClusterHeader),
+    /// A plugin: matchers choose the cluster.
+    Matcher(Arc<ClusterMatcher>),
 }
 
 /// A header or pseudo-header that names a cluster.
@@ -123,6 +126,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) enum Targets {
     One(Cluster),
     Split(Split, Vec<Weighted>),
+    /// An optional plugin that is not known would say.
+    Nowhere,
 }
 
 impl Forward {
@@ -130,11 +135,12 @@ impl Forward {
     pub(super) fn lower(
         action: proto::RouteAction,
         template: Option<&UriTemplate>,
+        plugins: &Plugins,
         cx: &mut LowerCx<'_>,
     ) -> Result<(Self, Targets), Refused> {
         let supported = refuse_unsupported(&action, cx);
         let hash = HashPolicies::lower("hash_policy", action.hash_policy, cx).map(|hash| hash.map(Arc::new));
-        let targets = targets(action.cluster_specifier, hash.as_ref().ok().and_then(Option::as_ref), cx);
+        let targets = targets(action.cluster_specifier, hash.as_ref().ok().and_then(Option::as_ref), plugins, cx);
         let rewrites = PathRewrites {
             prefix: action.prefix_rewrite,
             regex: action.regex_rewrite,
@@ -260,8 +266,10 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
 fn targets(
     specifier: Option<ClusterSpecifier>,
     hash: Option<&Arc<HashPolicies>>,
+    plugins: &Plugins,
     cx: &mut LowerCx<'_>,
 ) -> Result<Targets, Refused> {
+    let of_plugin = |plugin: Plugin| plugin.map_or(Targets::Nowhere, |matcher| Targets::One(Cluster::Matcher(matcher)));
     match specifier {
         None => Err(cx.invalid("cluster_specifier is required")),
         Some(ClusterSpecifier::Cluster(name)) => cx.at("cluster", |cx| Cluster::named(&name, cx)).map(Targets::One),
@@ -271,11 +279,11 @@ fn targets(
         Some(ClusterSpecifier::WeightedClusters(clusters)) => cx
             .at("weighted_clusters", |cx| Split::lower(clusters, hash, cx))
             .map(|(split, clusters)| Targets::Split(split, clusters)),
-        Some(plugin @ ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
-            cx.unsupported("cluster_specifier_plugin", &Some(plugin)).and(Err(Refused))
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => {
+            cx.at("cluster_specifier_plugin", |cx| plugins.named(&name, cx)).map(of_plugin)
         }
-        Some(plugin @ ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
-            cx.unsupported("inline_cluster_specifier_plugin", &Some(plugin)).and(Err(Refused))
+        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(plugin)) => {
+            cx.at("inline_cluster_specifier_plugin", |cx| super::plugin::lower(plugin, cx)).map(of_plugin)
         }
     }
 }

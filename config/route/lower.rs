@@ -16,15 +16,16 @@ use super::hosts::{HostsBuilder, Port};
 use super::level::{BufferLimit, Level, LevelFields};
 use super::mirror::MirrorPolicy;
 use super::paths::PathsBuilder;
+use super::plugin::Plugins;
 use super::redirect::Redirect;
 use super::stats::RouteStats;
-use super::tree::Tree;
 use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
 use super::{
     Action, Config, Decorator, HostRoutes, HostTree, MutationOrder, PathParameters, RouteSet, RouteTable, Slot, Target,
 };
 use crate::matcher::Field;
+use crate::matching::{Inputs, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
@@ -73,11 +74,7 @@ impl Config {
             metadata,
             route_specifiers,
         } = message;
-        let supported = [
-            cx.unsupported("vhds", &vhds),
-            cx.unsupported("cluster_specifier_plugins", &cluster_specifier_plugins),
-            cx.unsupported("route_specifiers", &route_specifiers),
-        ];
+        let supported = [cx.unsupported("vhds", &vhds), cx.unsupported("route_specifiers", &route_specifiers)];
         let level = LevelFields {
             request_headers_to_add,
             request_headers_to_remove,
@@ -90,6 +87,7 @@ impl Config {
             cx.each("internal_only_headers", internal_only_headers, |n, cx| crate::value::header_name(&n, cx));
         let mirrors = cx.each("request_mirror_policies", request_mirror_policies, MirrorPolicy::lower);
         let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        let plugins = Plugins::lower(cluster_specifier_plugins, cx);
         let host_field = Some(vhost_header).filter(|name| !name.is_empty());
         let host_field = cx.opt("vhost_header", host_field, |name, cx| Field::lower(&name, cx));
         supported.into_iter().collect::<Result<(), _>>()?;
@@ -112,6 +110,8 @@ impl Config {
             internal_only_headers: internal_only?.into(),
             validate_clusters: validate_clusters.map(|v| v.value),
             metadata: metadata?.flatten(),
+            plugins: plugins?,
+            names: cx.env.clusters.clone(),
         })
     }
 }
@@ -168,7 +168,9 @@ impl TableBuilder {
             sets.push(set);
             Ok(to_number(sets.len() - 1))
         };
-        let tree = Tree::lower(matcher, &mut leaf, cx)?;
+        // Envoy: `keep_matching` is for trees whose actions are passed over by whoever asks.
+        let mut rules = TreeRules { inputs: Inputs::Headers, keep_matching: false, leaf: &mut leaf };
+        let tree = Tree::lower(matcher, &mut rules, cx)?;
         Ok(Box::new(HostTree { tree, sets }))
     }
 
@@ -236,7 +238,10 @@ impl TableBuilder {
         let action = self.lower_action(action, template, cx);
         supported?;
         let (action, targets) = action?;
-        let matched = matched?;
+        let mut matched = matched?;
+        if matches!(targets, Some(Targets::Nowhere)) {
+            matched.take_nothing();
+        }
         let route = Arc::new(RouteCommon {
             name: name.into(),
             virtual_host: host.clone(),
@@ -260,7 +265,7 @@ impl TableBuilder {
         match action {
             None => Err(cx.invalid("action is required")),
             Some(RouteOneof::Route(route)) => cx
-                .at("route", |cx| Forward::lower(route, template, cx))
+                .at("route", |cx| Forward::lower(route, template, &self.config.plugins, cx))
                 .map(|(forward, targets)| (Action::Forward(forward), Some(targets))),
             Some(RouteOneof::Redirect(redirect)) => {
                 cx.at("redirect", |cx| Redirect::lower(redirect, template, cx)).map(|r| (Action::Redirect(r), None))
@@ -271,15 +276,16 @@ impl TableBuilder {
                     .map(|d| (Action::DirectResponse(d), None))
             }
             Some(RouteOneof::NonForwardingAction(proto::NonForwardingAction {})) => Ok((Action::NonForwarding, None)),
-            Some(filter @ RouteOneof::FilterAction(_)) => {
-                cx.unsupported("filter_action", &Some(filter)).and(Err(Refused))
-            }
+            // Envoy: what a filter may make of the action is its own affair; the router has no cluster for it.
+            Some(RouteOneof::FilterAction(proto::FilterAction { action: _ })) => Ok((Action::NonForwarding, None)),
         }
     }
 
     fn add_entries(&mut self, route: Arc<RouteCommon>, targets: Option<Targets>) -> Target {
         match targets {
-            None => Target::Entry(self.add_entry(RouteEntry { route, cluster: None, weighted: None })),
+            None | Some(Targets::Nowhere) => {
+                Target::Entry(self.add_entry(RouteEntry { route, cluster: None, weighted: None }))
+            }
             Some(Targets::One(cluster)) => {
                 Target::Entry(self.add_entry(RouteEntry { route, cluster: Some(cluster), weighted: None }))
             }
@@ -318,6 +324,6 @@ impl Decorator {
     }
 }
 
-fn to_number(n: usize) -> u32 {
+pub(super) fn to_number(n: usize) -> u32 {
     u32::try_from(n).expect("a route configuration has fewer than 2^32 routes")
 }

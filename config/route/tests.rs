@@ -4,6 +4,7 @@ mod hostile;
 mod linear;
 mod matching;
 mod places;
+mod plugin;
 mod policies;
 mod refusals;
 mod rewriting;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Immutable once built; values are numbers that the caller gives meaning to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trie {
+pub(crate) struct Trie {
     /// The children of a node lie side by side, sorted by the first byte of their labels.
     nodes: Vec<Node>,
     /// First byte of each node's label; the root has none and is given 0.
@@ -29,7 +29,7 @@ const FEW: usize = 16;
 
 /// How bytes of the input are compared with those of the keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fold {
+pub(crate) enum Fold {
     Exact,
     /// ASCII letters of the input are taken as lower case, as the keys must be.
     Lower,
@@ -37,7 +37,7 @@ pub(super) enum Fold {
 
 impl Trie {
     /// Builds from keys in ascending order, none twice. The value of a key is its place in `keys`.
-    pub(super) fn new<K: AsRef<[u8]>>(keys: &[K]) -> Self {
+    pub(crate) fn new<K: AsRef<[u8]>>(keys: &[K]) -> Self {
         let mut trie = Self::default();
         trie.push(&[]);
         // Breadth first, with the work in a queue: the depth of the keys is the depth of no stack.
@@ -91,7 +91,7 @@ impl Trie {
 
     /// Calls `each` with every key that begins `input`, shortest first: its length and its value.
     #[inline]
-    pub(super) fn walk(&self, input: &[u8], fold: Fold, mut each: impl FnMut(usize, u32)) {
+    pub(crate) fn walk(&self, input: &[u8], fold: Fold, mut each: impl FnMut(usize, u32)) {
         let Some(mut node) = self.nodes.first() else { return };
         let mut at = 0;
         loop {

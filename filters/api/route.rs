@@ -3,6 +3,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::ClusterName;
+
 /// A filter's own configuration for a virtual host, route or weighted cluster, as its row lowered it.
 pub type PerRoute = Arc<dyn Any + Send + Sync>;
 
@@ -37,12 +39,19 @@ pub trait Routes {
 pub struct RouteRef {
     table: Rc<dyn Routes>,
     index: usize,
+    cluster: Option<ClusterName>,
 }
 
 impl RouteRef {
-    /// The route numbered `index` of `table`.
-    pub fn new(table: Rc<dyn Routes>, index: usize) -> Self {
-        Self { table, index }
+    /// The route numbered `index` of `table`, and the cluster that it chose for the one request, if it does not name it.
+    pub fn new(table: Rc<dyn Routes>, index: usize, cluster: Option<ClusterName>) -> Self {
+        Self { table, index, cluster }
+    }
+
+    /// The cluster that the route chose for this request when it was found. Envoy: what filters change later does not
+    /// change it, unless they have the route found anew.
+    pub fn chosen_cluster(&self) -> Option<&ClusterName> {
+        self.cluster.as_ref()
     }
 
     /// The route.

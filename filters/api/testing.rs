@@ -325,7 +325,7 @@ struct TestRoute {
 impl RouteSource for TestRoutes {
     fn resolve(&self, _head: &RequestHead, _info: &StreamInfo, _random: u64) -> Option<RouteRef> {
         self.lookups.set(self.lookups.get() + 1);
-        Some(RouteRef::new(self.table.clone(), 0))
+        Some(RouteRef::new(self.table.clone(), 0, None))
     }
 }
 

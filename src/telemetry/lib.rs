@@ -6,6 +6,7 @@
 
 pub mod access_log;
 mod address;
+pub mod cel;
 mod filter_state;
 mod flags;
 pub mod format;

@@ -21,6 +21,8 @@
 //! nuncio's own outcome of the step above, where it is deliberately not Envoy's
 //! --- pending reason
 //! nuncio still differs here: tolerated, and told; NUNCIO_PARITY=pending shows how
+//! --- alone reason
+//! Envoy cannot be asked here: nuncio is held against the outcomes that the steps state
 //! --- stats
 //! names whose values are compared at the end
 //! --- admin
@@ -54,6 +56,8 @@ pub(super) struct Scenario {
     pub(super) masks: Vec<(Regex, String)>,
     /// Why a difference is tolerated for now.
     pub(super) pending: Option<String>,
+    /// Envoy is not asked.
+    pub(super) alone: bool,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -156,6 +160,7 @@ impl Scenario {
             "admin" => self.admin.extend(words_of(lines)),
             "sorted_log" => self.sorted_log = true,
             "mask" => self.mask(lines)?,
+            "alone" => self.alone = true,
             "pending" => self.pending = Some(words.to_owned()),
             unknown => return Err(format!("no such block as {unknown}")),
         }

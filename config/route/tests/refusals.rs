@@ -19,7 +19,7 @@ virtual_hosts:
 - name: b
   domains: [A.test, '*']
   routes:
-  - {match: {prefix: /}, filter_action: {}}
+  - {match: {prefix: /}, direct_response: {status: 200}}
 ",
     );
     let expected = [
@@ -36,7 +36,6 @@ virtual_hosts:
          (os error 2)",
         "virtual_hosts[1].domains[0]: duplicate entry of domain A.test; domains must be unique",
         "virtual_hosts[1].domains[1]: only a single wildcard domain (`*`) is permitted",
-        "virtual_hosts[1].routes[0].filter_action: not implemented yet",
     ];
     assert_eq!(refusals, expected);
 }

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use nuncio_config::cluster::{EndpointAddress, Health, LbPolicy};
 use nuncio_config::listener::ListenerConfig;
-use nuncio_config::route::{Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry};
+use nuncio_config::route::{
+    Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry, RouteTable,
+};
 use nuncio_filter_api::{LowerEnv, RequestHead, Rng, Route, Scheme, Worker};
 use nuncio_http::hcm::{Chosen, Preview};
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3::address::Address as AddressMessage;
 use nuncio_proto::envoy::config::listener::v3::Listener;
 use nuncio_telemetry::format::FormatCx;
-use nuncio_telemetry::{Address, ConnectionInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
 use nuncio_upstream::Snapshot;
 use tokio::time::Instant;
 
@@ -113,7 +115,9 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
         report.explanation = Some(table.explain(&message, &report.head, info, query.random, config.env));
         report.taken = table.resolve(&report.head, info, query.random).map(|number| {
             let cx = FormatCx::new(info, info.start, info.start_wall);
-            Taken::new(table.entry(number), table.places()[number], &report.head, &cx, config.clusters)
+            let entry = table.entry(number);
+            let name = cluster_name(&table, entry, &report.head, info);
+            Taken::new(entry, table.places()[number], name, &report.head, &cx, config.clusters)
         });
     }
     Some(report)
@@ -148,12 +152,18 @@ fn name(message: &Listener) -> String {
 // === impl Taken ===
 
 impl Taken {
-    fn new(entry: &RouteEntry, place: EntryPlace, head: &RequestHead, cx: &FormatCx<'_>, clusters: &Snapshot) -> Self {
+    fn new(
+        entry: &RouteEntry,
+        place: EntryPlace,
+        name: String,
+        head: &RequestHead,
+        cx: &FormatCx<'_>,
+        clusters: &Snapshot,
+    ) -> Self {
         let mut action = Vec::new();
         let mut cluster = None;
         match entry.action() {
             Action::Forward(forward) => {
-                let name = cluster_name(entry, head);
                 action = of_forward(forward, entry, &name, place, head, cx);
                 cluster = Some(ClusterReport::new(name, clusters));
             }
@@ -190,6 +200,7 @@ fn of_forward(
     let chosen = match (place.weighted, entry.cluster()) {
         (Some(number), _) => format!("weighted_clusters.clusters[{number}]"),
         (None, Some(Cluster::Header(_))) => "cluster_header".to_owned(),
+        (None, Some(Cluster::Matcher(_))) => "the matcher of a cluster specifier plugin".to_owned(),
         (None, _) => "cluster".to_owned(),
     };
     let timeout = forward.timeout(head).map_or("none".to_owned(), |timeout| format!("{timeout:?}"));
@@ -228,10 +239,13 @@ fn retry(policy: &RetryPolicy) -> String {
     )
 }
 
-fn cluster_name(entry: &RouteEntry, head: &RequestHead) -> String {
+fn cluster_name(table: &RouteTable, entry: &RouteEntry, head: &RequestHead, info: &StreamInfo) -> String {
     match entry.cluster() {
         Some(Cluster::Named(cluster)) => cluster.name.to_string(),
         Some(Cluster::Header(header)) => header.name(head).unwrap_or_default().to_owned(),
+        Some(Cluster::Matcher(_)) => {
+            table.chosen_cluster(entry, head, info).map_or(String::new(), |cluster| cluster.name.to_string())
+        }
         None => String::new(),
     }
 }

@@ -139,7 +139,7 @@ impl Case {
             }
         }
         if outcome.forward.is_some() {
-            outcome.cluster = cluster(entry, &self.head);
+            outcome.cluster = cluster(entry, &self.head, &info);
             let counted = entry.virtual_host().virtual_cluster(&self.head);
             // Envoy: what no virtual cluster takes is in one called "other", if there are any.
             outcome.virtual_cluster = counted.map_or("", |(_, name)| name.map_or("other", |n| &**n)).to_owned();
@@ -163,10 +163,13 @@ impl<'a> Outcome<'a> {
 }
 
 /// The name of the cluster that the request goes to.
-fn cluster(entry: &RouteEntry, head: &RequestHead) -> String {
+fn cluster(entry: &RouteEntry, head: &RequestHead, info: &StreamInfo) -> String {
     match entry.cluster() {
         Some(Cluster::Named(cluster)) => cluster.name.to_string(),
         Some(Cluster::Header(header)) => header.name(head).unwrap_or_default().to_owned(),
+        Some(Cluster::Matcher(matcher)) => {
+            matcher.find(head, info).map_or(String::new(), |cluster| cluster.name.to_string())
+        }
         None => String::new(),
     }
 }

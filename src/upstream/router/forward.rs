@@ -64,7 +64,7 @@ impl Config {
         let Action::Forward(forward) = entry.action() else { unreachable!("the caller looked at the action") };
         let (worker, info) = (cx.worker.clone(), cx.info.clone());
         let clusters = WorkerClusters::of(&worker);
-        let cluster = entry.cluster().and_then(|named| self.cluster_of(named, &request.head, &clusters));
+        let cluster = cluster_of(&route, &clusters);
         let Some(cluster) = cluster else {
             self.stats.no_cluster().inc();
             let reply = LocalReply { status: forward.cluster_not_found, ..Failure::NoCluster.reply() };
@@ -126,8 +126,8 @@ impl Config {
         }
     }
 
-    /// The cluster that a route or a mirror names, or has the request name.
-    pub(super) fn cluster_of(
+    /// The cluster that a mirror names, or has the request name.
+    pub(super) fn mirror_cluster(
         &self,
         named: &RouteCluster,
         head: &RequestHead,
@@ -136,6 +136,8 @@ impl Config {
         match named {
             RouteCluster::Named(name) => clusters.get(name.id),
             RouteCluster::Header(header) => clusters.get(self.names.find(header.name(head)?)?.id),
+            // No mirror has one.
+            RouteCluster::Matcher(_) => None,
         }
     }
 }
@@ -156,6 +158,14 @@ fn metadata_match(entry: &RouteEntry, info: &StreamInfo) -> Option<Arc<MetadataM
         (route, None) => route.cloned(),
         (Some(route), Some(fields)) => Some(Arc::new(route.with(fields))),
         (None, Some(fields)) => Some(Arc::new(MetadataMatch::default().with(fields))),
+    }
+}
+
+/// The cluster that a route leads its request to.
+pub(super) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<Rc<WorkerCluster>> {
+    match entry_of(route).cluster() {
+        Some(RouteCluster::Named(name)) => clusters.get(name.id),
+        _ => clusters.get(route.chosen_cluster()?.id),
     }
 }
 

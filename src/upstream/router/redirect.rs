@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use nuncio_config::route::{InternalRedirect, RedirectPredicate, RouteEntry, Schemes};
-use nuncio_filter_api::{Body, ByteStr, Request, RequestHead, ResponseHead, Route, RouteRef, Scheme, StreamCx};
+use nuncio_config::route::{InternalRedirect, RedirectPredicate, Schemes};
+use nuncio_filter_api::{Body, ByteStr, Request, RequestHead, ResponseHead, Route, Scheme, StreamCx};
 use nuncio_telemetry::{FilterState, FilterValue, LifeSpan};
 
-use super::forward::{Forwarding, note_cluster};
+use super::forward::{Forwarding, cluster_of, note_cluster};
 use super::replay::Replay;
 use crate::attempt::Answered;
 use crate::worker::WorkerClusters;
@@ -113,7 +113,7 @@ impl Forwarding<'_> {
         }
         let (head, body) = moved(policy, response, &request.head, &location, body);
         cx.refresh_route(&head);
-        self.note_target(cx, &head);
+        self.note_target(cx);
         let route = cx.route().ok_or(Refusal::NoRoute)?;
         let mut state = cx.info.filter_state.borrow_mut();
         let (from, to) = (self.entry.name(), route.get().name());
@@ -127,11 +127,8 @@ impl Forwarding<'_> {
 
 impl Forwarding<'_> {
     /// Notes for the logs the cluster that the new route leads to: Envoy finds it with the route.
-    fn note_target(&self, cx: &StreamCx, head: &RequestHead) {
-        let entry = cx.route().and_then(RouteRef::downcast::<RouteEntry>);
-        let clusters = WorkerClusters::of(self.worker);
-        let cluster =
-            entry.and_then(RouteEntry::cluster).and_then(|named| self.config.cluster_of(named, head, &clusters));
+    fn note_target(&self, cx: &StreamCx) {
+        let cluster = cx.route().and_then(|route| cluster_of(route, &WorkerClusters::of(self.worker)));
         note_cluster(&mut cx.info.upstream.borrow_mut(), cluster.as_deref());
     }
 }

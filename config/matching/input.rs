@@ -1,0 +1,208 @@
+//! What matchers of a tree look at.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment;
+use nuncio_proto::envoy::extensions::matching::common_inputs::network::v3 as network;
+use nuncio_proto::envoy::r#type::matcher::v3 as envoy;
+use nuncio_proto::google::protobuf::Any;
+use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_telemetry::Address;
+use serde_json::Value;
+
+use super::{Insufficient, MatchingData, typed_config, unknown};
+use crate::matcher::{Field, first_decoded_value};
+use crate::protocol::{any_as, message_name};
+
+/// Which inputs a tree may look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// All of a request.
+    Request,
+    /// Envoy: routes are chosen by request headers, and by what is the same for all requests.
+    Headers,
+}
+
+/// One piece of data.
+#[derive(Debug)]
+pub(super) enum Input {
+    Header(Field),
+    Query(Box<[u8]>),
+    DestinationIp,
+    DestinationPort,
+    SourceIp,
+    SourcePort,
+    DirectSourceIp,
+    SourceType,
+    ServerName,
+    /// Namespace and path.
+    Metadata(Box<str>, Box<[String]>),
+    /// As it was when the configuration was loaded.
+    Environment(Option<Box<[u8]>>),
+    /// All attributes at once, for expressions.
+    Attributes,
+    /// What a listener without network namespace does not have.
+    Missing,
+    /// What there is only with TLS, with a response, or at the end of the request.
+    Later,
+}
+
+/// The messages of inputs that take a field or are looked at otherwise than by a plain value.
+const KNOWN: &[&str] = &[
+    "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+    "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput",
+    "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput",
+    "envoy.extensions.matching.common_inputs.network.v3.SourceIPInput",
+    "xds.type.matcher.v3.HttpAttributesCelMatchInput",
+];
+
+/// The package of most inputs.
+const NETWORK: &str = "envoy.extensions.matching.common_inputs.network.v3.";
+const TLS: &str = "envoy.extensions.matching.common_inputs.ssl.v3.";
+
+impl Input {
+    pub(super) fn lower(
+        extension: TypedExtensionConfig,
+        inputs: Inputs,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        typed_config(extension, cx, |any, cx| {
+            let input = match message_name(&any) {
+                "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" => {
+                    let envoy::HttpRequestHeaderMatchInput { header_name } = any_as(&any, cx)?;
+                    return cx.at("header_name", |cx| Field::lower(&header_name, cx)).map(Self::Header);
+                }
+                "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" => {
+                    let environment::Config { name } = any_as(&any, cx)?;
+                    return Ok(Self::environment(&name));
+                }
+                "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Self::Attributes,
+                name => match (name.strip_prefix(NETWORK), name.strip_prefix(TLS)) {
+                    (Some(name), _) => Self::lower_network(name, &any, cx)?,
+                    // Envoy: on a connection without TLS these are never there.
+                    (_, Some("UriSanInput" | "DnsSanInput" | "SubjectInput")) => Self::Later,
+                    _ => Self::lower_http(name, &any, cx)?,
+                },
+            };
+            match inputs {
+                Inputs::Request => Ok(input),
+                Inputs::Headers => {
+                    Err(cx.invalid(format!("{}: routes are chosen by request headers alone", message_name(&any))))
+                }
+            }
+        })
+    }
+
+    fn lower_http(name: &str, any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        Ok(match name {
+            "envoy.type.matcher.v3.HttpRequestQueryParamMatchInput" => {
+                let envoy::HttpRequestQueryParamMatchInput { query_param } = any_as(any, cx)?;
+                Self::Query(query_param.into_bytes().into())
+            }
+            "envoy.type.matcher.v3.HttpRequestTrailerMatchInput"
+            | "envoy.type.matcher.v3.HttpResponseHeaderMatchInput"
+            | "envoy.type.matcher.v3.HttpResponseTrailerMatchInput"
+            | "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput"
+            | "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput"
+            | "envoy.type.matcher.v3.HttpResponseLocalReplyMatchInput" => Self::Later,
+            other => return Err(unknown("input", other, KNOWN, cx)),
+        })
+    }
+
+    fn lower_network(name: &str, any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use network::dynamic_metadata_input::{PathSegment, path_segment::Segment};
+        Ok(match name {
+            "DestinationIPInput" => Self::DestinationIp,
+            "DestinationPortInput" => Self::DestinationPort,
+            "SourceIPInput" => Self::SourceIp,
+            "SourcePortInput" => Self::SourcePort,
+            "DirectSourceIPInput" => Self::DirectSourceIp,
+            "SourceTypeInput" => Self::SourceType,
+            "ServerNameInput" => Self::ServerName,
+            "NetworkNamespaceInput" => Self::Missing,
+            "DynamicMetadataInput" => {
+                let network::DynamicMetadataInput { filter, path } = any_as(any, cx)?;
+                let path = cx.each("path", path, |PathSegment { segment }, cx| match segment {
+                    Some(Segment::Key(key)) => Ok(key),
+                    None => Err(cx.invalid("segment is required")),
+                })?;
+                Self::Metadata(filter.into(), path.into())
+            }
+            // Envoy: these two are for connections only.
+            "TransportProtocolInput" | "ApplicationProtocolInput" => {
+                return Err(cx.invalid(format!("{NETWORK}{name} is no input for HTTP requests")));
+            }
+            _ => return Err(unknown("input", message_name(any), KNOWN, cx)),
+        })
+    }
+
+    fn environment(name: &str) -> Self {
+        // A name with `=` or NUL cannot be set, and would make var_os panic on some platforms.
+        let value = if name.contains(['=', '\0']) { None } else { std::env::var_os(name) };
+        Self::Environment(value.map(|value| value.into_encoded_bytes().into()))
+    }
+
+    /// Whether it is for expressions alone.
+    pub(super) fn is_attributes(&self) -> bool {
+        matches!(self, Self::Attributes)
+    }
+
+    /// The text that most matchers look at; none where there is no value, or one of another kind.
+    pub(super) fn text<'a>(&'a self, data: MatchingData<'a>) -> Result<Option<Cow<'a, [u8]>>, Insufficient> {
+        let connection = &data.info.connection;
+        Ok(match self {
+            Self::Header(field) => joined(field, data),
+            Self::Query(name) => first_decoded_value(data.head.path.as_bytes(), name),
+            Self::DestinationIp => connection.local.ip().map(ip_text),
+            Self::DestinationPort => connection.local.port().map(port_text),
+            Self::SourceIp => data.info.remote.borrow().ip().map(ip_text),
+            Self::SourcePort => data.info.remote.borrow().port().map(port_text),
+            Self::DirectSourceIp => connection.direct_remote.ip().map(ip_text),
+            Self::SourceType => is_local(&data.info.remote.borrow(), &connection.local).then(|| b"local"[..].into()),
+            Self::ServerName => connection.server_name.borrow().as_ref().map(|name| name.as_bytes().to_vec().into()),
+            Self::Environment(value) => value.as_deref().map(Cow::Borrowed),
+            Self::Metadata(..) | Self::Attributes | Self::Missing => None,
+            Self::Later => return Err(Insufficient),
+        })
+    }
+
+    /// Looks at the value of metadata; it is given none if there is no such value.
+    pub(super) fn with_metadata<R>(&self, data: MatchingData<'_>, look: impl FnOnce(Option<&Value>) -> R) -> Option<R> {
+        let Self::Metadata(namespace, path) = self else { return None };
+        let metadata = data.info.metadata.borrow();
+        let find = || {
+            let (first, rest) = path.split_first()?;
+            let value = metadata.as_ref()?.get(&**namespace)?.get(first)?;
+            rest.iter().try_fold(value, |value, key| value.as_object()?.get(key))
+        };
+        Some(look(find()))
+    }
+}
+
+/// All values of a header in a request, joined by commas.
+fn joined<'a>(field: &Field, data: MatchingData<'a>) -> Option<Cow<'a, [u8]>> {
+    let Field::Header(name) = field else {
+        return field.first_in_request(data.head).filter(|text| !text.is_empty()).map(|text| text.as_bytes().into());
+    };
+    let mut values = data.head.headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    let first = values.next()?;
+    Some(values.fold(Cow::Borrowed(first), |joined, value| [&*joined, value].join(&b","[..]).into()))
+}
+
+fn ip_text<'a>(address: IpAddr) -> Cow<'a, [u8]> {
+    address.to_string().into_bytes().into()
+}
+
+fn port_text<'a>(port: u16) -> Cow<'a, [u8]> {
+    port.to_string().into_bytes().into()
+}
+
+/// Whether a peer is on this host.
+fn is_local(remote: &Address, local: &Address) -> bool {
+    match (remote.ip(), local.ip()) {
+        (None, _) => true,
+        (Some(remote), local) => remote.is_loopback() || Some(remote) == local,
+    }
+}

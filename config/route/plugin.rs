@@ -1,0 +1,120 @@
+//! Plugins that choose the cluster of a request once its route is known.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nuncio_filter_api::{ClusterName, InvalidKind, LowerCx, Refused, RequestHead};
+use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::router::cluster_specifiers::matcher::v3::{
+    ClusterAction, MatcherClusterSpecifier,
+};
+use nuncio_proto::google::protobuf::Any;
+use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_telemetry::StreamInfo;
+
+use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
+use crate::protocol::{any_as, message_name};
+
+/// A plugin that is configured, or is optional and unknown: Envoy passes over the routes of such a one.
+pub(super) type Plugin = Option<Arc<ClusterMatcher>>;
+
+/// `cluster_specifier_plugins` by name.
+#[derive(Default)]
+pub(super) struct Plugins(Vec<(String, Plugin)>);
+
+/// A tree of matchers, whose leaves are clusters.
+pub struct ClusterMatcher {
+    tree: Tree,
+    clusters: Box<[ClusterName]>,
+}
+
+// === impl Plugins ===
+
+impl Plugins {
+    pub(super) fn lower(plugins: Vec<proto::ClusterSpecifierPlugin>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let plugins = cx.each("cluster_specifier_plugins", plugins, |plugin, cx| {
+            let name = plugin.extension.as_ref().map(|extension| extension.name.clone()).unwrap_or_default();
+            Ok((name, lower(plugin, cx)?))
+        });
+        plugins.map(Self)
+    }
+
+    /// The plugin of this name. Envoy: of several the first.
+    pub(super) fn named(&self, name: &str, cx: &mut LowerCx<'_>) -> Result<Plugin, Refused> {
+        let found = self.0.iter().find(|(known, _)| known == name);
+        found.map(|(_, plugin)| plugin.clone()).ok_or_else(|| {
+            cx.invalid(format!("{name:?} is none of the cluster_specifier_plugins of this route configuration"))
+        })
+    }
+}
+
+/// Lowers one plugin.
+pub(super) fn lower(plugin: proto::ClusterSpecifierPlugin, cx: &mut LowerCx<'_>) -> Result<Plugin, Refused> {
+    let proto::ClusterSpecifierPlugin { extension, is_optional } = plugin;
+    let Some(extension) = extension else {
+        return Err(cx.at("extension", |cx| cx.invalid("is required")));
+    };
+    cx.at("extension", |cx| {
+        let Some(any) = extension.typed_config else {
+            return Err(cx.at("typed_config", |cx| cx.invalid("is required")));
+        };
+        cx.at("typed_config", |cx| lower_typed(&any, is_optional, cx))
+    })
+}
+
+/// The message of the one that nuncio has.
+const MATCHER: &str = "envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier";
+
+fn lower_typed(any: &Any, is_optional: bool, cx: &mut LowerCx<'_>) -> Result<Plugin, Refused> {
+    let message = message_name(any);
+    if message == MATCHER {
+        let MatcherClusterSpecifier { cluster_matcher } = any_as(any, cx)?;
+        let matcher = cluster_matcher.ok_or_else(|| cx.at("cluster_matcher", |cx| cx.invalid("is required")))?;
+        let matcher = cx.at("cluster_matcher", |cx| ClusterMatcher::lower(matcher, cx))?;
+        return Ok(Some(Arc::new(matcher)));
+    }
+    let known_to_envoy = message.starts_with("envoy.extensions.router.cluster_specifiers.");
+    match known_to_envoy {
+        true => Err(cx.not_implemented(format_args!("{message} as a cluster specifier plugin"))),
+        false if is_optional => Ok(None),
+        false => {
+            let (_, reason) = crate::extension::unknown("cluster specifier plugin", message, [MATCHER].into_iter());
+            Err(cx.record(InvalidKind::UnknownType, reason))
+        }
+    }
+}
+
+// === impl ClusterMatcher ===
+
+impl ClusterMatcher {
+    fn lower(message: nuncio_proto::xds::r#type::matcher::v3::Matcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let mut clusters = Vec::new();
+        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
+            let TypedExtensionConfig { name: _, typed_config } = action;
+            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
+            cx.at("typed_config", |cx| {
+                let ClusterAction { cluster } = any_as(&any, cx)?;
+                if cluster.is_empty() {
+                    return Err(cx.at("cluster", |cx| cx.invalid("must not be empty")));
+                }
+                clusters.push(cx.env.clusters.intern(&cluster));
+                Ok(super::lower::to_number(clusters.len() - 1))
+            })
+        };
+        let mut rules = TreeRules { inputs: Inputs::Request, keep_matching: true, leaf: &mut leaf };
+        let tree = Tree::lower(message, &mut rules, cx)?;
+        Ok(Self { tree, clusters: clusters.into() })
+    }
+
+    /// The cluster of a request; none where nothing matches, or what would is not known yet.
+    pub fn find(&self, head: &RequestHead, info: &StreamInfo) -> Option<&ClusterName> {
+        let found = self.tree.find(MatchingData { head, info }).ok().flatten()?;
+        self.clusters.get(found as usize)
+    }
+}
+
+impl fmt::Debug for ClusterMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterMatcher").field("clusters", &self.clusters).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! Expressions (CEL) about a stream, as Envoy evaluates them.
+//!
+//! In: an expression as a tree, and a stream. Out: its value, or nothing where it has none. Envoy's dialect has no
+//! comprehensions, and neither joins strings or lists nor makes strings of other values; so the work of an expression
+//! is bounded by its own length and that of what it looks at. We walk the tree ourselves, rather than by a crate, since
+//! attributes are looked up only when they are asked for and mostly borrowed, and configuration has the tree itself,
+//! not text.
+
+mod attributes;
+mod eval;
+mod functions;
+mod time;
+mod value;
+
+pub use attributes::Activation;
+pub use functions::InvalidCall;
+
+use regex::bytes::Regex;
+
+use attributes::Root;
+use eval::Env;
+use functions::Function;
+use value::Value;
+
+/// An expression, ready to be evaluated.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    root: Expr,
+    looks_at_response: bool,
+}
+
+/// A part of an expression.
+#[derive(Clone, Debug)]
+pub struct Expr(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Constant(Constant),
+    Attribute(Root),
+    /// The name of a type.
+    Type(&'static str),
+    /// A name that nothing has. Envoy takes it, and finds no value.
+    Nothing,
+    Select {
+        operand: Box<Expr>,
+        field: Box<str>,
+        /// Asks whether the field is there.
+        test: bool,
+    },
+    Call(Function, Box<[Expr]>),
+    /// `matches` with a literal pattern, which is most of them.
+    Matches(Box<Expr>, Regex),
+    List(Box<[Expr]>),
+    Map(Box<[(Expr, Expr)]>),
+}
+
+/// A literal.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the names are those of CEL's types")]
+pub enum Constant {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    String(Box<str>),
+    Bytes(Box<[u8]>),
+}
+
+/// Why a name cannot be used in an expression.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not implemented yet")]
+pub struct NotImplemented(pub &'static str);
+
+// === impl Expression ===
+
+impl Expression {
+    /// An expression, whole.
+    pub fn new(root: Expr) -> Self {
+        let looks_at_response = root.looks_at_response();
+        Self { root, looks_at_response }
+    }
+
+    /// Whether it is true; false also where it has no value or one of another type.
+    pub fn matches(&self, activation: &Activation<'_>) -> bool {
+        let metadata = activation.info.metadata.borrow();
+        let env = Env { activation, metadata: metadata.as_deref() };
+        matches!(env.eval(&self.root), Ok(Value::Bool(true)))
+    }
+
+    /// Whether it asks for anything of the response.
+    pub fn looks_at_response(&self) -> bool {
+        self.looks_at_response
+    }
+}
+
+// === impl Expr ===
+
+impl Expr {
+    /// A literal.
+    pub fn constant(constant: Constant) -> Self {
+        Self(Kind::Constant(constant))
+    }
+
+    /// A name that stands alone.
+    pub fn ident(name: &str) -> Result<Self, NotImplemented> {
+        if let Some(name) = value::type_named(name) {
+            return Ok(Self(Kind::Type(name)));
+        }
+        Ok(Self(Root::named(name)?.map_or(Kind::Nothing, Kind::Attribute)))
+    }
+
+    /// `operand.field`, or with `test` whether there is such a field.
+    pub fn select(operand: Self, field: &str, test: bool) -> Self {
+        Self(Kind::Select { operand: Box::new(operand), field: field.into(), test })
+    }
+
+    /// A call of the function of this name; the target of a call as a method is the first of its arguments.
+    pub fn call(name: &str, mut arguments: Vec<Self>) -> Result<Self, InvalidCall> {
+        let function = Function::named(name, arguments.len())?;
+        if let (Function::Matches, [_, Self(Kind::Constant(Constant::String(literal)))]) = (function, &arguments[..]) {
+            let pattern = functions::pattern(literal)?;
+            return Ok(Self(Kind::Matches(Box::new(arguments.swap_remove(0)), pattern)));
+        }
+        if let (Function::Time(_), [_, Self(Kind::Constant(Constant::String(zone)))]) = (function, &arguments[..])
+            && time::parse_zone(zone.as_bytes()).is_none()
+        {
+            return Err(InvalidCall::Zone(zone.to_string()));
+        }
+        Ok(Self(Kind::Call(function, arguments.into())))
+    }
+
+    /// `[elements]`
+    pub fn list(elements: Vec<Self>) -> Self {
+        Self(Kind::List(elements.into()))
+    }
+
+    /// `{key: value}`
+    pub fn map(entries: Vec<(Self, Self)>) -> Self {
+        Self(Kind::Map(entries.into()))
+    }
+
+    /// Its depth is bounded by whoever read it.
+    fn looks_at_response(&self) -> bool {
+        match &self.0 {
+            Kind::Constant(_) | Kind::Type(_) | Kind::Nothing => false,
+            Kind::Attribute(root) => *root == Root::Response,
+            Kind::Select { operand, .. } | Kind::Matches(operand, _) => operand.looks_at_response(),
+            Kind::Call(_, parts) | Kind::List(parts) => parts.iter().any(Self::looks_at_response),
+            Kind::Map(entries) => entries.iter().any(|(k, v)| k.looks_at_response() || v.looks_at_response()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Evaluation: from the tree to a value.
+
+use super::attributes::{Activation, Map};
+use super::functions::Function;
+use super::value::Value;
+use super::{Expr, Kind};
+use crate::Metadata;
+
+/// Why there is no value: a key that is missing, a type that does not fit, a number out of range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NoValue;
+
+/// What an expression is evaluated on.
+#[derive(Clone, Copy)]
+pub(super) struct Env<'a> {
+    pub(super) activation: &'a Activation<'a>,
+    /// The stream's dynamic metadata.
+    pub(super) metadata: Option<&'a Metadata>,
+}
+
+impl<'a> Env<'a> {
+    /// The value of `expr`. Its depth is bounded by whoever read it.
+    pub(super) fn eval(&self, expr: &'a Expr) -> Result<Value<'a>, NoValue> {
+        match &expr.0 {
+            Kind::Constant(constant) => Ok(constant.into()),
+            Kind::Attribute(root) => Ok(Value::Map(Map::Group(*root))),
+            Kind::Type(name) => Ok(Value::Type(name)),
+            Kind::Nothing => Err(NoValue),
+            Kind::Select { operand, field, test } => {
+                let Value::Map(map) = self.eval(operand)? else { return Err(NoValue) };
+                let found = map.get(&Value::text(field), self);
+                if *test { Ok(Value::Bool(found.is_some())) } else { found.ok_or(NoValue) }
+            }
+            Kind::Call(function, arguments) => self.call(*function, arguments),
+            Kind::Matches(text, pattern) => match self.eval(text)? {
+                Value::String(text) => Ok(Value::Bool(pattern.is_match(&text))),
+                _ => Err(NoValue),
+            },
+            Kind::List(elements) => elements.iter().map(|e| self.eval(e)).collect::<Result<_, _>>().map(Value::List),
+            Kind::Map(entries) => {
+                let mut all: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(entries.len());
+                for (key, value) in entries {
+                    let key = self.eval(key)?;
+                    if all.iter().any(|(known, _)| known.equals(&key)) {
+                        return Err(NoValue);
+                    }
+                    all.push((key, self.eval(value)?));
+                }
+                Ok(Value::Map(Map::Literal(all)))
+            }
+        }
+    }
+
+    fn call(&self, function: Function, arguments: &'a [Expr]) -> Result<Value<'a>, NoValue> {
+        match (function, arguments) {
+            (Function::And, [a, b]) => self.decide(a, b, false),
+            (Function::Or, [a, b]) => self.decide(a, b, true),
+            (Function::Conditional, [condition, yes, no]) => match self.eval(condition)? {
+                Value::Bool(true) => self.eval(yes),
+                Value::Bool(false) => self.eval(no),
+                _ => Err(NoValue),
+            },
+            (Function::NotStrictlyFalse, [a]) => Ok(Value::Bool(!matches!(self.eval(a), Ok(Value::Bool(false))))),
+            (_, [a]) => function.of_one(self.eval(a)?, self),
+            (_, [a, b]) => function.of_two(self.eval(a)?, self.eval(b)?, self),
+            _ => Err(NoValue),
+        }
+    }
+
+    /// `&&` and `||`: one side that is `decisive` is enough, whatever becomes of the other.
+    fn decide(&self, a: &'a Expr, b: &'a Expr, decisive: bool) -> Result<Value<'a>, NoValue> {
+        let a = self.eval(a);
+        if matches!(a, Ok(Value::Bool(a)) if a == decisive) {
+            return a;
+        }
+        match (a, self.eval(b)) {
+            (_, Ok(Value::Bool(b))) if b == decisive => Ok(Value::Bool(b)),
+            (Ok(Value::Bool(_)), Ok(Value::Bool(_))) => Ok(Value::Bool(!decisive)),
+            _ => Err(NoValue),
+        }
+    }
+}
