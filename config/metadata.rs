@@ -44,6 +44,15 @@ impl MetadataMatch {
         route.with(&self.criteria.iter().map(|(name, value)| (name.to_string(), value.clone())).collect())
     }
 
+    /// Whether `metadata` has it all. A list has each of its elements.
+    pub fn is_met_by(&self, metadata: Option<&Metadata>) -> bool {
+        let fields = metadata.and_then(|metadata| metadata.get(LB));
+        self.criteria.iter().all(|(name, wanted)| match fields.and_then(|fields| fields.get(&**name)) {
+            Some(serde_json::Value::Array(list)) => list.contains(wanted),
+            found => found == Some(wanted),
+        })
+    }
+
     /// Names and the values that are asked for, in order of name.
     pub fn criteria(&self) -> &[(Arc<str>, serde_json::Value)] {
         &self.criteria
@@ -94,6 +103,18 @@ mod tests {
         let lowered = MetadataMatch::lower(pb::Metadata { filter_metadata, ..Default::default() }).unwrap();
         assert_eq!(criteria(&lowered), [r#"stage="prod""#, r#"version="1""#]);
         assert_eq!(MetadataMatch::lower(pb::Metadata::default()), None);
+    }
+
+    #[test]
+    fn a_host_needs_every_field() {
+        let wanted = MetadataMatch::default().with(&object(fields(&[("a", "1"), ("b", "2")])));
+        let met = |json: serde_json::Value| {
+            let metadata = Metadata::from([(LB.into(), json.as_object().unwrap().clone())]);
+            wanted.is_met_by(Some(&metadata))
+        };
+        assert!(met(serde_json::json!({"a": "1", "b": ["3", "2"], "c": 4})));
+        assert!(!met(serde_json::json!({"a": "1"})) && !met(serde_json::json!({"a": "1", "b": 2})));
+        assert!(!wanted.is_met_by(None) && MetadataMatch::default().is_met_by(None));
     }
 
     #[test]

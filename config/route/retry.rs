@@ -6,10 +6,13 @@ use http::HeaderName;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCanaryHostsPredicate;
+use nuncio_proto::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
 use nuncio_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use nuncio_proto::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use proto::retry_policy as pb;
 
 use crate::matcher::HeaderMatcher;
+use crate::metadata::MetadataMatch;
 use crate::protocol::{any_as, duration, message_name, non_zero};
 use crate::value::header_name;
 
@@ -36,6 +39,8 @@ pub struct RetryPolicy {
     pub request_headers: Box<[HeaderMatcher]>,
     /// `retry_host_predicate`: hosts that a retry rather not goes to.
     pub avoided_hosts: Box<[AvoidedHosts]>,
+    /// `retry_priority`: after so many attempts at a time, priorities that were tried are left out.
+    pub previous_priorities: Option<u32>,
     /// `host_selection_retry_max_attempts`: how often another host is asked for instead.
     pub host_selections: u32,
 }
@@ -81,12 +86,14 @@ pub enum ResetFormat {
 }
 
 /// A `retry_host_predicate`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AvoidedHosts {
     /// Hosts that were tried already.
     Previous,
     /// Hosts whose metadata `envoy.lb` has `canary: true`.
     Canary,
+    /// Hosts with this metadata.
+    WithMetadata(MetadataMatch),
 }
 
 /// Envoy's default of `base_interval`.
@@ -232,11 +239,12 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = message;
-        let supported = crate::refuse_set!(cx; retry_priority, retry_options_predicates,
+        let supported = crate::refuse_set!(cx; retry_options_predicates,
             refresh_cluster_on_retry);
         let per_try_timeout = cx.opt("per_try_timeout", per_try_timeout, duration);
         let per_try_idle = cx.opt("per_try_idle_timeout", per_try_idle_timeout, duration);
         let avoided = cx.each("retry_host_predicate", retry_host_predicate, AvoidedHosts::lower);
+        let previous_priorities = cx.opt("retry_priority", retry_priority, update_frequency);
         let back_off = cx.opt("retry_back_off", retry_back_off, BackOff::lower);
         let rate_limited =
             cx.opt("rate_limited_retry_back_off", rate_limited_retry_back_off, RateLimitedBackOff::lower);
@@ -254,9 +262,23 @@ impl RetryPolicy {
             response_headers: response_headers?.into(),
             request_headers: request_headers?.into(),
             avoided_hosts: avoided?.into(),
+            previous_priorities: previous_priorities?,
             host_selections: u32::try_from(host_selection_retry_max_attempts).ok().filter(|n| *n > 0).unwrap_or(1),
         })
     }
+}
+
+/// `update_frequency` of the one priority predicate that there is.
+fn update_frequency(message: pb::RetryPriority, cx: &mut LowerCx<'_>) -> Result<u32, Refused> {
+    let pb::RetryPriority { name: _, config_type } = message;
+    let Some(pb::retry_priority::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(cx.invalid("typed_config is required"));
+    };
+    cx.at("typed_config", |cx| {
+        let PreviousPrioritiesConfig { update_frequency } = any_as(&any, cx)?;
+        let frequency = u32::try_from(update_frequency).ok().filter(|n| *n > 0);
+        frequency.ok_or_else(|| cx.at("update_frequency", |cx| cx.invalid("must be greater than 0")))
+    })
 }
 
 impl AvoidedHosts {
@@ -267,6 +289,9 @@ impl AvoidedHosts {
         };
         cx.at("typed_config", |cx| match message_name(&any).rsplit('.').next() {
             Some("PreviousHostsPredicate") => any_as(&any, cx).map(|PreviousHostsPredicate {}| Self::Previous),
+            Some("OmitHostMetadataConfig") => any_as(&any, cx).map(|OmitHostMetadataConfig { metadata_match }| {
+                Self::WithMetadata(metadata_match.and_then(MetadataMatch::lower).unwrap_or_default())
+            }),
             _ => any_as(&any, cx).map(|OmitCanaryHostsPredicate {}| Self::Canary),
         })
     }

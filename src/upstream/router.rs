@@ -8,6 +8,7 @@ mod forward;
 mod hedge;
 mod mirror;
 mod numbers;
+mod priorities;
 mod redirect;
 mod replay;
 mod retry;

@@ -11,6 +11,7 @@ use nuncio_filter_api::{RequestHead, ResponseHead, Rng};
 use nuncio_telemetry::ResponseFlag;
 
 use super::counts::Counts;
+use super::priorities::PreviousPriorities;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::lb::{Avoid, PickContext};
@@ -32,6 +33,8 @@ pub(super) struct Retries<'a> {
     interval: Duration,
     priority: Priority,
     tried: Vec<Arc<Host>>,
+    /// Which priorities retries go to, where that is not as for other requests. Boxed, as it hardly ever is.
+    priorities: Option<Box<PreviousPriorities>>,
     /// Held from the decision for a retry to the next decision.
     permit: Option<Permit>,
 }
@@ -91,6 +94,7 @@ impl<'a> Retries<'a> {
             interval: back_off.base,
             priority,
             tried: Vec::new(),
+            priorities: policy.and_then(|p| p.previous_priorities).map(|n| Box::new(PreviousPriorities::new(n))),
             permit: None,
         })
     }
@@ -98,9 +102,16 @@ impl<'a> Retries<'a> {
     /// Chooses the host of the next attempt: of a retry another than the policy avoids, if one comes up.
     pub(super) fn pick(&mut self, cluster: &WorkerCluster, cx: PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let selections = if self.tried.is_empty() { 0 } else { self.policy.map_or(1, |p| p.host_selections) };
+        let mut priorities = self.priorities.take();
         let is_avoided = |host: &Host| self.avoids(host);
         let avoid = (selections > 0).then_some(Avoid { is_avoided: &is_avoided, selections });
-        let host = cluster.pick(&PickContext { avoid, ..cx })?;
+        let load = priorities.as_mut().and_then(|p| p.load(&cluster.shared.cluster.hosts()));
+        let host = cluster.pick(&PickContext { avoid, load, ..cx });
+        self.priorities = priorities;
+        let host = host?;
+        if let Some(priorities) = &mut self.priorities {
+            priorities.attempts(host.host.priority);
+        }
         self.tried.push(host.host.clone());
         Some(host)
     }
@@ -110,6 +121,7 @@ impl<'a> Retries<'a> {
             policy.avoided_hosts.iter().any(|avoided| match avoided {
                 AvoidedHosts::Previous => self.tried.iter().any(|tried| std::ptr::eq(&**tried, host)),
                 AvoidedHosts::Canary => host.is_canary(),
+                AvoidedHosts::WithMetadata(wanted) => wanted.is_met_by(host.metadata.as_deref()),
             })
         })
     }
