@@ -2,7 +2,7 @@
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, End};
-use crate::support::frames::{END_STREAM, Frames, GOAWAY};
+use crate::support::frames::{END_STREAM, Frames, GOAWAY, RST_STREAM, SETTINGS};
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, Then, http1};
@@ -132,4 +132,35 @@ async fn a_timeout_of_nothing_is_none() {
     let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
     client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
     assert_eq!(client.end(Duration::from_millis(300)).await.expect("no bytes"), End::Open);
+}
+
+/// A client that takes 5 bytes of a response and no more.
+async fn unread(hcm: &str, route: &str) -> (Option<u32>, u64, u64) {
+    let routes = format!("- match: {{ prefix: / }}\n  route: {{ cluster: up{route} }}\n");
+    let pieces = Pieces { hcm: hcm.to_owned(), routes, ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1().route("/", "more than five bytes")).run().await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    frames.frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 5]).await.expect("the proxy reads");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    frames.headers(1, END_STREAM, &fields).await.expect("the proxy reads");
+    let reset = tokio::time::timeout(Duration::from_secs(1), frames.until(RST_STREAM, Some(1))).await;
+    let code = reset.ok().map(|frame| frame.expect("the proxy speaks").expect("a reset").error_code());
+    (code, proxy.stat("http2.tx_flush_timeout").await, proxy.stat("http.in.downstream_rq_idle_timeout").await)
+}
+
+/// What Envoy 1.40 does with the same settings, save that there `idle_timeout` of a route alone ends nothing.
+#[tokio::test]
+async fn a_response_that_nobody_takes_is_ended() {
+    const INTERNAL_ERROR: u32 = 2;
+    for (hcm, route, code) in [
+        ("", ", flush_timeout: 0.2s", Some(INTERNAL_ERROR)),
+        ("stream_idle_timeout: 0.2s\n", ", flush_timeout: 0s", None),
+        ("stream_flush_timeout: 0.2s\n", "", Some(INTERNAL_ERROR)),
+        ("stream_flush_timeout: 0.2s\n", ", idle_timeout: 20s", Some(INTERNAL_ERROR)),
+        ("stream_flush_timeout: 20s\n", ", flush_timeout: 0.2s", Some(INTERNAL_ERROR)),
+        ("stream_flush_timeout: 20s\n", ", idle_timeout: 0.2s", None),
+        ("stream_idle_timeout: 0.2s\n", "", Some(INTERNAL_ERROR)),
+    ] {
+        assert_eq!(unread(hcm, route).await, (code, code.is_some().into(), 0), "{hcm}{route}");
+    }
 }

@@ -33,6 +33,8 @@ pub struct Forward {
     pub cluster_not_found: StatusCode,
     /// `idle_timeout`, where it overrides the connection manager's `stream_idle_timeout`; zero switches it off.
     pub idle_timeout: Option<Duration>,
+    /// `flush_timeout`, where it overrides the connection manager's `stream_flush_timeout`; zero switches it off.
+    pub flush_timeout: Option<Duration>,
     /// `max_stream_duration`
     pub max_stream_duration: Option<MaxStreamDuration>,
     /// `priority`
@@ -157,6 +159,7 @@ impl Forward {
             InternalRedirect::of_action(action.internal_redirect_action, action.max_internal_redirects);
         let timeout = cx.opt("timeout", action.timeout, duration);
         let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
+        let flush_timeout = cx.opt("flush_timeout", action.flush_timeout, duration);
         let max_stream_duration = cx.opt("max_stream_duration", action.max_stream_duration, MaxStreamDuration::lower);
         let grpc_timeout = LegacyGrpcTimeout::lower(action.max_grpc_timeout, action.grpc_timeout_offset, cx);
         supported?;
@@ -170,6 +173,7 @@ impl Forward {
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
             idle_timeout: idle_timeout?,
+            flush_timeout: flush_timeout?,
             // Envoy: the older fields are dead where the newer one is set.
             grpc_timeout: grpc_timeout?.filter(|_| max_stream_duration.is_none()),
             timeout: timeout.filter(|_| max_stream_duration.is_none()),
@@ -230,7 +234,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         append_x_forwarded_host: _,
         timeout: _,
         idle_timeout: _,
-        flush_timeout,
+        flush_timeout: _,
         early_data_policy,
         retry_policy: _,
         retry_policy_typed_config,
@@ -252,7 +256,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         host_rewrite_specifier: _,
     } = action;
     [
-        cx.unsupported("flush_timeout", flush_timeout),
         cx.unsupported("early_data_policy", early_data_policy),
         cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
         cx.unsupported("rate_limits", rate_limits),

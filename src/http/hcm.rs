@@ -189,6 +189,7 @@ impl RouteSource for Http {
         let route = self.routes_for(head)?.resolve(head, info, random)?;
         if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {
             info.idle_timeout.set(forward.idle_timeout.map(non_zero));
+            info.flush_timeout.set(forward.flush_timeout.map(non_zero));
             let manager = self.hcm.codec.common.max_stream_duration;
             info.max_duration.set(Some(forward.stream_duration(head, manager)));
         }

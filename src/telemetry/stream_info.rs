@@ -299,6 +299,8 @@ pub struct StreamInfo {
     /// `idle_timeout` of the route, where it has one (the inner `None` switches it off): takes the place of the
     /// connection manager's.
     pub idle_timeout: Cell<Option<Option<Duration>>>,
+    /// `flush_timeout` of the route, in the same way.
+    pub flush_timeout: Cell<Option<Option<Duration>>>,
     /// `max_stream_duration` of the route, in the same way.
     pub max_duration: Cell<Option<Option<Duration>>>,
     /// Whether a health-check filter answered.
@@ -344,6 +346,7 @@ impl StreamInfo {
             local_reply: Cell::new(false),
             internal: Cell::new(false),
             idle_timeout: Cell::new(None),
+            flush_timeout: Cell::new(None),
             max_duration: Cell::new(None),
             health_check: Cell::new(false),
             is_logged: Cell::new(false),
@@ -366,6 +369,7 @@ impl StreamInfo {
         *self.virtual_host_metadata.borrow_mut() = None;
         self.local_reply.set(false);
         self.idle_timeout.set(None);
+        self.flush_timeout.set(None);
         self.max_duration.set(None);
         self.health_check.set(false);
         *self.response_trailers.borrow_mut() = None;

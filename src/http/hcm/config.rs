@@ -40,6 +40,8 @@ pub(crate) enum StripPort {
 pub(crate) struct Timeouts {
     /// Without a byte of a stream moving, default 5 min.
     pub(crate) stream_idle: Option<Duration>,
+    /// `stream_flush_timeout`: for the client to take what is left of a response; that of `stream_idle` if not set.
+    pub(crate) stream_flush: Option<Option<Duration>>,
     /// For the whole request to arrive.
     pub(crate) request: Option<Duration>,
     /// For the request's head to arrive.

@@ -20,6 +20,8 @@ const DEADLINE_EXCEEDED: u32 = 4;
 pub(crate) enum Expired {
     /// `stream_idle_timeout` or a route's `idle_timeout`.
     Idle,
+    /// `stream_flush_timeout` or a route's `flush_timeout`.
+    Flush,
     /// `max_stream_duration`.
     Duration,
     /// `request_timeout`.
@@ -32,7 +34,7 @@ impl Expired {
         let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
         let reply = LocalReply::new(status, self.details());
         match self {
-            Self::Idle => reply.body("stream timeout").flag(ResponseFlag::StreamIdleTimeout),
+            Self::Idle | Self::Flush => reply.body("stream timeout").flag(ResponseFlag::StreamIdleTimeout),
             // Envoy has a flag for it (DT), and does not set it.
             Self::Duration => {
                 LocalReply { grpc_status: Some(DEADLINE_EXCEEDED), ..reply.body("downstream duration timeout") }
@@ -41,18 +43,21 @@ impl Expired {
         }
     }
 
-    /// Notes in `info` that a response that was begun is broken off.
+    /// Notes in `info` that a response that was begun is broken off. Envoy: not of one that only its client has not got.
     pub(crate) fn note(self, info: &StreamInfo) {
+        if self == Self::Flush {
+            return;
+        }
         info.set_details(self.details());
         match self {
             Self::Idle => info.flag(ResponseFlag::StreamIdleTimeout),
-            Self::Duration | Self::Request => {}
+            Self::Flush | Self::Duration | Self::Request => {}
         }
     }
 
     fn details(self) -> &'static str {
         match self {
-            Self::Idle => "stream_idle_timeout",
+            Self::Idle | Self::Flush => "stream_idle_timeout",
             Self::Duration => "max_duration_timeout",
             Self::Request => "request_overall_timeout",
         }
@@ -62,6 +67,8 @@ impl Expired {
 /// Watches one stream's time-outs.
 pub(crate) struct Deadline {
     idle: Option<Duration>,
+    flush: Option<Option<Duration>>,
+    is_flushing: bool,
     duration: Option<Duration>,
     request: Option<Instant>,
     info: Rc<StreamInfo>,
@@ -77,6 +84,8 @@ impl Deadline {
     pub(crate) fn new(hcm: &Hcm, info: &Rc<StreamInfo>, timer: LazyTimer) -> Self {
         Self {
             idle: hcm.timeouts.stream_idle,
+            flush: hcm.timeouts.stream_flush,
+            is_flushing: false,
             duration: hcm.codec.common.max_stream_duration,
             request: hcm.timeouts.request.map(|d| info.start + d),
             info: info.clone(),
@@ -91,6 +100,12 @@ impl Deadline {
         self.timer
     }
 
+    /// All of the response is here: from now on, and anew with all that the client takes, its time runs.
+    pub(crate) fn flush(&mut self) {
+        self.is_flushing = true;
+        self.active = Instant::now();
+    }
+
     /// Ready with the time-out that struck. To be polled after the work it bounds.
     pub(crate) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
         let moved = self.info.bytes_received.get() + self.info.bytes_sent.get();
@@ -99,7 +114,9 @@ impl Deadline {
             self.active = Instant::now();
         }
         // A route's time-outs take the place of the listener's.
-        let idle = self.info.idle_timeout.get().unwrap_or(self.idle).map(|d| self.active + d);
+        let idle = self.info.idle_timeout.get().unwrap_or(self.idle);
+        let flush = || self.info.flush_timeout.get().or(self.flush).unwrap_or(idle);
+        let idle = if self.is_flushing { flush() } else { idle }.map(|d| self.active + d);
         let request = self.request.filter(|_| self.info.times.request_end.get().is_none());
         let end = self.info.max_duration.get().unwrap_or(self.duration).map(|d| self.info.start + d);
         let deadline = earlier(earlier(idle, end), request);
@@ -108,6 +125,8 @@ impl Deadline {
                 Expired::Request
             } else if deadline == end {
                 Expired::Duration
+            } else if self.is_flushing {
+                Expired::Flush
             } else {
                 Expired::Idle
             }

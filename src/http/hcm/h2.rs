@@ -403,6 +403,10 @@ impl Server {
                 self.reset(&mut send, if is_tunnel { Reason::CONNECT_ERROR } else { Reason::INTERNAL_ERROR });
             }
             Err(Unsent::Downstream) => self.gone(stream),
+            Err(Unsent::Expired(expired @ Expired::Flush)) => {
+                self.http.hcm.stats.expired(expired);
+                send.send_reset(Reason::INTERNAL_ERROR);
+            }
             Err(Unsent::Expired(expired)) => {
                 self.http.hcm.stats.expired(expired);
                 expired.note(info);
@@ -475,6 +479,9 @@ impl Server {
             if data.is_empty() || send.capacity() >= data.len() {
                 self.metered.data_sent.set(self.metered.data_sent.get() + 1);
                 return send.send_data(data, end).map_err(|_| Unsent::Downstream);
+            }
+            if end {
+                deadline.flush();
             }
             let granted = poll_fn(|cx| match send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(n))) => Poll::Ready(Ok(n)),

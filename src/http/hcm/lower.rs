@@ -118,7 +118,6 @@ impl Hcm {
         let refused = [
             cx.unsupported("tracing", &tracing),
             cx.unsupported("http3_protocol_options", &http3_protocol_options),
-            cx.unsupported("stream_flush_timeout", &stream_flush_timeout),
             cx.unsupported("drain_timeout_jitter", &drain_timeout_jitter),
             cx.unsupported("access_log_flush_interval", &access_log_flush_interval),
             cx.unsupported("flush_access_log_on_new_request", &flush_access_log_on_new_request),
@@ -161,6 +160,7 @@ impl Hcm {
                     None => Some(STREAM_IDLE),
                     Some(d) => non_zero(d),
                 },
+                stream_flush: cx.opt("stream_flush_timeout", stream_flush_timeout, duration)?.map(non_zero),
                 request: cx.opt("request_timeout", request_timeout, duration)?.and_then(non_zero),
                 request_headers: cx
                     .opt("request_headers_timeout", request_headers_timeout, duration)?

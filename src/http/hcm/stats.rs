@@ -108,6 +108,10 @@ impl HcmStats {
     pub(crate) fn expired(&self, expired: Expired) {
         match expired {
             Expired::Idle => self.http.downstream_rq_idle_timeout().inc(),
+            Expired::Flush => {
+                self.http2.tx_flush_timeout().inc();
+                self.http2.tx_reset().inc();
+            }
             Expired::Duration => self.http.downstream_rq_max_duration_reached().inc(),
             Expired::Request => self.http.downstream_rq_timeout().inc(),
         }
