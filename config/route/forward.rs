@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::early_data::v3::DefaultEarlyDataPolicy;
 use nuncio_proto::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 use nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use nuncio_telemetry::format::Format;
@@ -119,6 +120,8 @@ pub struct Upgrade {
     pub enabled: bool,
     /// The CONNECT ends here: its payload is sent upstream as it is.
     pub terminate: bool,
+    /// So is a POST, as if it were a CONNECT.
+    pub allow_post: bool,
 }
 
 /// Envoy's default of a route's `timeout`.
@@ -237,7 +240,8 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         flush_timeout: _,
         early_data_policy,
         retry_policy: _,
-        retry_policy_typed_config,
+        // Envoy does nothing with it.
+        retry_policy_typed_config: _,
         request_mirror_policies: _,
         priority: _,
         rate_limits,
@@ -256,14 +260,22 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         host_rewrite_specifier: _,
     } = action;
     [
-        cx.unsupported("early_data_policy", early_data_policy),
-        cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
+        early_data_policy.as_ref().map_or(Ok(()), |policy| cx.at("early_data_policy", |cx| early_data(policy, cx))),
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
         cx.unsupported("cors", cors),
     ]
     .into_iter()
     .collect()
+}
+
+/// Says which requests may be sent before a TLS handshake is over. Clusters with TLS are refused where they are configured.
+fn early_data(policy: &TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let TypedExtensionConfig { name: _, typed_config } = policy;
+    cx.at("typed_config", |cx| {
+        let any = typed_config.as_ref().ok_or_else(|| cx.invalid("is required"))?;
+        crate::protocol::any_as(any, cx).map(|DefaultEarlyDataPolicy {}| ())
+    })
 }
 
 fn targets(
@@ -407,21 +419,19 @@ fn upgrades(configs: Vec<UpgradeConfig>, cx: &mut LowerCx<'_>) -> Result<Box<[Up
         }
         seen.push(kind.clone());
         let terminate = connect_config.is_some();
+        let allow_post = connect_config.as_ref().is_some_and(|config| config.allow_post);
         if terminate && &*kind == "connect-udp" {
             return Err(cx.not_implemented("terminating CONNECT-UDP"));
         }
-        if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post }) =
+        if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post: _ }) =
             connect_config
         {
-            cx.at("connect_config", |cx| {
-                cx.unsupported("proxy_protocol_config", &proxy_protocol_config)?;
-                cx.unsupported("allow_post", &allow_post)
-            })?;
+            cx.at("connect_config", |cx| cx.unsupported("proxy_protocol_config", &proxy_protocol_config))?;
             if !matches!(&*kind, "connect" | "connect-udp") {
                 return Err(cx.invalid(format!("upgrade type {upgrade_type} is not CONNECT and has a connect_config")));
             }
         }
-        Ok(Upgrade { kind, enabled: enabled.is_none_or(|e| e.value), terminate })
+        Ok(Upgrade { kind, enabled: enabled.is_none_or(|e| e.value), terminate, allow_post })
     });
     upgrades.map(Vec::into)
 }

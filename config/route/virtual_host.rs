@@ -139,7 +139,8 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         include_request_attempt_count: _,
         include_attempt_count_in_response: _,
         retry_policy: _,
-        retry_policy_typed_config,
+        // Envoy does nothing with it.
+        retry_policy_typed_config: _,
         hedge_policy: _,
         include_is_timeout_retry_header: _,
         per_request_buffer_limit_bytes: _,
@@ -151,7 +152,6 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
     [
         cx.unsupported("rate_limits", rate_limits),
         cx.unsupported("cors", cors),
-        cx.unsupported("retry_policy_typed_config", retry_policy_typed_config),
         cx.unsupported("route_specifiers", route_specifiers),
     ]
     .into_iter()

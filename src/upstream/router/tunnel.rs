@@ -21,7 +21,12 @@ pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
 
 /// Whether the route ends the CONNECT here, and sends what it carries over a connection of its own.
 pub(super) fn is_terminated(head: &RequestHead, forward: &Forward) -> bool {
-    head.method == Method::CONNECT && head.protocol.is_none() && forward.upgrade("connect").is_some_and(|u| u.terminate)
+    let upgrade = || forward.upgrade("connect").filter(|_| head.protocol.is_none());
+    match head.method {
+        Method::CONNECT => upgrade().is_some_and(|upgrade| upgrade.terminate),
+        Method::POST => upgrade().is_some_and(|upgrade| upgrade.allow_post),
+        _ => false,
+    }
 }
 
 /// Envoy: a host that answers a WebSocket handshake otherwise than by 101 or an error has failed it. Its headers are
