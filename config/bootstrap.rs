@@ -211,7 +211,11 @@ fn lower_static(
     let names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
     // Clusters first: what listeners refer to.
     let clusters = cx.each("clusters", loaded.iter(), |cluster, cx| match cluster {
-        Ok(cluster) => ClusterConfig::lower(cluster, cx).inspect(|cluster| cx.env.clusters.declare(&cluster.name)),
+        Ok(cluster) => {
+            // Also where it is refused: routes that name it are not at fault.
+            cx.env.clusters.declare(&cx.env.clusters.intern(&cluster.name));
+            ClusterConfig::lower(cluster, cx)
+        }
         Err(error) => Err(cx.invalid(error.to_string())),
     });
     let listeners = cx.each("listeners", listeners, |v, cx| ListenerConfig::lower(v, cx).map(Arc::new));

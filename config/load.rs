@@ -140,6 +140,7 @@ impl Loader {
             trees.push(kept);
             problems.extend(findings.refused.drain(before..).map(|found| found.in_source(source)));
         }
+        findings.known_wrong = problems.iter().map(|problem| problem.invalid.path.clone()).collect();
         check::check(&schema, &bytes, &mut self.schemas, &mut findings);
         let sources = Sources::new(sources, trees);
         let follow = findings.refused.drain(..).filter(|found| !follows(&found.invalid.path, &problems));

@@ -174,7 +174,11 @@ impl Checker<'_> {
 
     fn oneofs(&mut self, message: &Message, fields: &Fields<'_>, path: &Path<'_>) {
         for (index, oneof) in message.oneofs.iter().enumerate() {
-            if oneof.required && !fields.has_oneof(message, index as u16) {
+            let mut members = message.fields.iter().filter(|field| field.oneof == Some(index as u16));
+            if oneof.required
+                && !fields.has_oneof(message, index as u16)
+                && !members.any(|member| self.findings.is_known_wrong(&path.field(&member.name)))
+            {
                 self.wrong(&path.field(&oneof.name), "value is required");
             }
         }

@@ -85,6 +85,8 @@ pub(super) struct Findings {
     /// How many were refused, those since taken from the list among them.
     count: usize,
     suggestions: usize,
+    /// Where values were refused that are now missing.
+    pub(super) known_wrong: Vec<String>,
     pub(super) noted: Vec<Noted>,
     /// Unknown fields met and let pass.
     pub(super) unknown_count: u64,
@@ -100,6 +102,7 @@ impl Findings {
             refused: Vec::new(),
             count: 0,
             suggestions: 0,
+            known_wrong: Vec::new(),
             noted: Vec::new(),
             unknown_count: 0,
             deprecated_count: 0,
@@ -110,6 +113,14 @@ impl Findings {
     /// Whether no more are taken, so that the walk may as well end.
     pub(super) fn is_full(&self) -> bool {
         self.count >= MAX_FINDINGS
+    }
+
+    /// Whether the value at `path`, or one in it, was refused before.
+    pub(super) fn is_known_wrong(&self, path: &Path<'_>) -> bool {
+        !self.known_wrong.is_empty() && {
+            let path = path.text();
+            self.known_wrong.iter().any(|wrong| wrong.starts_with(&path))
+        }
     }
 
     pub(super) fn wrong(&mut self, path: &Path<'_>, at: Option<Position>, reason: impl Into<String>) {

@@ -40,7 +40,8 @@ impl Reader<'_> {
             Some(b'"') => self.string(),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't' | b'f' | b'n') => self.literal(),
-            Some(_) => Err(self.wrong("expected a value")),
+            Some(b']' | b'}') => Err(self.wrong("expected a value: JSON has no comma after the last one")),
+            Some(_) => Err(self.wrong("expected a value in JSON (a file in YAML is called .yaml or .yml)")),
             None => Err(self.wrong("unexpected end of the document")),
         }
     }
