@@ -36,6 +36,14 @@ pub enum Reply {
     Again(Box<ResponseHead>),
 }
 
+impl Reply {
+    /// Whether it is the answer to a client that is no longer there: its request broke off.
+    pub fn tells_of_lost_client(&self) -> bool {
+        let Self::Local(LocalReply { flags, .. }) = self else { return false };
+        flags.has(ResponseFlag::DownstreamConnectionTermination) || flags.has(ResponseFlag::DownstreamRemoteReset)
+    }
+}
+
 impl From<LocalReply> for Reply {
     fn from(reply: LocalReply) -> Self {
         Self::Local(reply)

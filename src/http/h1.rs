@@ -39,6 +39,7 @@ pub use details::BadRequest;
 pub use request_head::IncomingRequest;
 pub use server::{Incoming, Persistence, Readiness, RespondError, ServerConnection};
 pub use settings::{ClientSettings, HeaderFormat, OwnHeaderCase, ServerSettings};
+pub(crate) use target::is_authority;
 
 /// Parses the request head at the start of `bytes`; `None` if it is not complete. For fuzzing and benches: a connection
 /// does the same without copying.

@@ -3,6 +3,7 @@
 mod body;
 pub mod client;
 mod meter;
+mod trailers;
 
 pub(crate) use body::{BodyEvents, H2Body};
 pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};

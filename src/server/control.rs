@@ -24,6 +24,7 @@ use crate::logs::Logs;
 use crate::snapshot::Snapshot;
 use crate::startup::{Start, StartError};
 use crate::stats;
+use crate::watchdog::Watchdog;
 use crate::worker::{Command, Shared, WorkerHandle};
 
 /// `server.state` while listeners serve.
@@ -139,7 +140,10 @@ impl Control {
         }
         manager.total_listeners_active().set(listeners.len() as u64);
         let snapshot = ArcSwap::from_pointee(Snapshot { listeners: listeners.clone() });
-        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats });
+        let watchdog = Watchdog::spawn(&store);
+        let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
+        spawn_local(watchdog.watch("main_thread", "main_thread").run());
+        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog });
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -18,6 +18,7 @@ mod route_check;
 mod snapshot;
 mod startup;
 mod stats;
+mod watchdog;
 mod worker;
 
 use std::ffi::OsString;

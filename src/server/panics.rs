@@ -9,8 +9,10 @@ use tracing::error;
 pub(crate) fn install(stats: ServerStats) {
     // Makes its slot now: the first panic may hold the lock that making it would take.
     stats.panics().add(0);
+    stats.envoy_bug_failures().add(0);
     std::panic::set_hook(Box::new(move |info| {
         stats.panics().inc();
+        stats.envoy_bug_failures().inc();
         let thread = std::thread::current();
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let payload = info.payload();

@@ -17,6 +17,7 @@ pub(crate) fn start(store: &Store, concurrency: usize, version: Option<u64>) -> 
     stats.concurrency().set(concurrency as u64);
     stats.days_until_first_cert_expiring().set(NO_CERTIFICATE);
     stats.hot_restart_epoch().set(0);
+    stats.hot_restart_generation().set(1);
     stats.version().set(version.unwrap_or_else(own_version));
     stats
 }

@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 use tracing::{error, info};
 
 use crate::snapshot::Snapshot;
+use crate::watchdog::Watchdog;
 
 /// Commands that may wait for a worker. They come with configuration updates and admin requests, not with traffic.
 const COMMANDS: usize = 64;
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) clusters: Arc<Clusters>,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) stats: ServerStats,
+    pub(crate) watchdog: Arc<Watchdog>,
 }
 
 /// The control thread's end of a worker.
@@ -97,6 +99,7 @@ fn serve(index: usize, shared: &Shared, commands: &mut mpsc::Receiver<Command>) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = LocalSet::new();
     let served = tasks.block_on(&runtime, async {
+        tokio::task::spawn_local(shared.watchdog.watch(&format!("worker_{index}"), "workers").run());
         let mut active = Active::start(index, shared)?;
         active.obey(commands).await;
         Ok(())
@@ -159,6 +162,7 @@ mod tests {
         let shared = Arc::new(Shared {
             stats: crate::stats::start(&store, 1, None),
             clusters: Clusters::new(&store, None),
+            watchdog: Watchdog::spawn(&store).unwrap(),
             store,
             state: Arc::default(),
             snapshot: ArcSwap::default(),

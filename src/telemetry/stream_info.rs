@@ -214,6 +214,8 @@ pub struct UpstreamInfo {
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.
     pub protocol: Option<Protocol>,
+    /// Statuses of the interim responses over HTTP/1 that are not counted yet, the first few of them.
+    pub interim: Vec<u16>,
     /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`; 0 if none was made.
     pub attempts: u32,
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.

@@ -11,7 +11,7 @@ use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_telemetry::stats::ResponseCodes;
-use nuncio_telemetry::stats::catalogue::{Http2Stats, RequestTimeStats};
+use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStats};
 
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
@@ -53,6 +53,7 @@ pub(crate) struct ClusterShare {
     pub(crate) env: Rc<WorkerEnv>,
     pub(crate) codes: Codes,
     http1_settings: OnceCell<Arc<ClientSettings>>,
+    http1_stats: OnceCell<Http1Stats>,
     http2_stats: OnceCell<Http2Stats>,
 }
 
@@ -169,6 +170,7 @@ impl WorkerCluster {
             env: env.clone(),
             codes,
             http1_settings: OnceCell::new(),
+            http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
         };
         let balanced = RefCell::new(Rc::new(Balanced::new(&shared, None)));
@@ -206,6 +208,11 @@ impl ClusterShare {
     /// Settings of the cluster's HTTP/1 connections.
     pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
         self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config)))
+    }
+
+    /// What is counted of HTTP/1 itself.
+    pub(crate) fn http1_stats(&self) -> &Http1Stats {
+        self.http1_stats.get_or_init(|| Http1Stats::new(&self.cluster.scope().scope("http1")))
     }
 
     /// What is counted of HTTP/2 itself.

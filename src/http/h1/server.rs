@@ -8,7 +8,7 @@ mod body;
 mod inner;
 mod respond;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -143,9 +143,9 @@ impl ServerConnection {
     }
 
     /// Reads and drops what the client still sends until it closes: for use with `delayed_close_timeout` after
-    /// [`ServerConnection::shutdown`], so that a reset does not overtake the response.
-    pub async fn closed_by_client(&self) {
-        poll_fn(|cx| self.inner.borrow_mut().poll_discard(cx)).await;
+    /// [`ServerConnection::shutdown`], so that a reset does not overtake the response. Counts what it drops.
+    pub async fn closed_by_client(&self, dropped: &Cell<u64>) {
+        poll_fn(|cx| self.inner.borrow_mut().poll_discard(dropped, cx)).await;
     }
 
     #[cfg(test)]

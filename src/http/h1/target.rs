@@ -78,7 +78,7 @@ pub(super) fn check_characters(target: &[u8]) -> Result<(), BadRequest> {
 
 /// The characters of `uri-host [":" port]`. Stricter than Envoy: userinfo and commas are refused, by which two readers
 /// of one Host could see two hosts.
-pub(super) fn is_authority(host: &[u8]) -> bool {
+pub(crate) fn is_authority(host: &[u8]) -> bool {
     host.iter().all(|b| AUTHORITY[usize::from(*b)])
 }
 

@@ -2,9 +2,11 @@
 //! closes what is left of one that has ended.
 //!
 //! The h2 crate bounds memory by itself; what it does not bound is work: frames that cost the peer nothing and carry
-//! nothing. Envoy's limits for them are applied here. Only frame headers are looked at.
+//! nothing. Envoy's limits for them are applied here. Only frame headers are looked at, and the trailers of requests,
+//! whose pseudo-header fields the h2 crate would drop in silence.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,8 +17,11 @@ use bytes::{BufMut, BytesMut};
 use h2::Reason;
 use nuncio_config::protocol::Http2Options;
 use nuncio_filter_api::Io;
+use nuncio_telemetry::stats::catalogue::{Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
+
+use super::trailers::TrailerScan;
 
 /// Length of a frame header (RFC 9113 §4.1).
 const HEADER: usize = 9;
@@ -36,8 +41,14 @@ mod kind {
     pub(super) const CONTINUATION: u8 = 9;
 }
 
+/// Streams whose trailers would be recognised: more than are usual, and few enough to be searched.
+const MOST_UNFINISHED: usize = 512;
+
 /// END_STREAM of DATA and HEADERS frames.
 const END_STREAM: u8 = 1;
+
+/// END_HEADERS of HEADERS and CONTINUATION frames.
+const END_HEADERS: u8 = 4;
 
 /// ACK of SETTINGS frames.
 const ACK: u8 = 1;
@@ -48,6 +59,9 @@ pub(crate) enum FloodKind {
     /// No flood: the h2 crate would call it a PROTOCOL_ERROR (RFC 9113 §4.2 has a code of its own).
     #[error("a frame of a length that its type cannot have")]
     FrameSize,
+    /// No flood either: RFC 9113 §8.1 forbids them.
+    #[error("pseudo-header fields in trailers")]
+    PseudoTrailers,
     #[error("too many frames in a row with an empty payload")]
     Empty,
     #[error("too many PRIORITY frames")]
@@ -89,6 +103,8 @@ impl From<&Http2Options> for Limits {
 pub(crate) struct Metered {
     /// DATA frames sent: they earn WINDOW_UPDATE frames.
     pub(crate) data_sent: Cell<u64>,
+    /// Streams that the peer opened.
+    pub(crate) opened: Cell<u64>,
     /// The limit broken, once one is.
     pub(crate) flood: Cell<Option<FloodKind>>,
     /// The transport, once the h2 crate has let go of it: for [`Metered::close`].
@@ -111,8 +127,11 @@ impl Metered {
         if let Some(flood) = self.flood.get()
             && left.between_frames
         {
-            let reason =
-                if flood == FloodKind::FrameSize { Reason::FRAME_SIZE_ERROR } else { Reason::ENHANCE_YOUR_CALM };
+            let reason = match flood {
+                FloodKind::FrameSize => Reason::FRAME_SIZE_ERROR,
+                FloodKind::PseudoTrailers => Reason::PROTOCOL_ERROR,
+                _ => Reason::ENHANCE_YOUR_CALM,
+            };
             left.io.write_all(&go_away(left.last_stream, reason)).await?;
         }
         left.io.shutdown().await?;
@@ -132,19 +151,21 @@ fn go_away(last_stream: u32, reason: Reason) -> BytesMut {
     frame
 }
 
-/// A transport whose incoming frames are counted.
+/// A transport whose incoming frames, and bytes both ways, are counted.
 pub(crate) struct FrameMeter {
     /// There until drop.
     io: Option<Io>,
     counts: Counts,
     shared: Rc<Metered>,
+    http: HttpStats,
+    http2: Http2Stats,
     between_frames: bool,
 }
 
 impl FrameMeter {
     /// Meters `io`, from which nothing, not even the preface, was read yet.
-    pub(crate) fn new(io: Io, limits: Limits, shared: Rc<Metered>) -> Self {
-        Self { io: Some(io), counts: Counts::new(limits), shared, between_frames: true }
+    pub(crate) fn new(io: Io, limits: Limits, shared: Rc<Metered>, http: HttpStats, http2: Http2Stats) -> Self {
+        Self { io: Some(io), counts: Counts::new(limits), shared, http, http2, between_frames: true }
     }
 
     fn io(&mut self) -> Pin<&mut Io> {
@@ -152,6 +173,9 @@ impl FrameMeter {
     }
 
     fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = done {
+            self.http.downstream_cx_tx_bytes_total().add(n as u64);
+        }
         self.between_frames = matches!(done, Poll::Ready(Ok(n)) if n == asked);
         done
     }
@@ -169,7 +193,15 @@ impl AsyncRead for FrameMeter {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(this.io().poll_read(cx, buf))?;
-        if let Err(flood) = this.counts.take(&buf.filled()[before..], this.shared.data_sent.get()) {
+        let read = &buf.filled()[before..];
+        this.http.downstream_cx_rx_bytes_total().add(read.len() as u64);
+        let trailers = this.counts.trailers;
+        let taken = this.counts.take(read, this.shared.data_sent.get());
+        this.shared.opened.set(this.counts.opened);
+        if this.counts.trailers != trailers {
+            this.http2.trailers().add(this.counts.trailers - trailers);
+        }
+        if let Err(flood) = taken {
             this.shared.flood.set(Some(flood));
             return Poll::Ready(Err(io::Error::other(flood)));
         }
@@ -211,8 +243,15 @@ struct Counts {
     skip: usize,
     header: [u8; HEADER],
     have: usize,
+    /// HEADERS frames, and what they were.
     streams: u64,
+    opened: u64,
+    trailers: u64,
     last_stream: u32,
+    /// Streams whose requests go on, as far as is known: the first are forgotten where there are too many.
+    unfinished: VecDeque<u32>,
+    /// The payload that is being received belongs to trailers.
+    scan: Option<TrailerScan>,
     empty: u32,
     priority: u64,
     window_updates: u64,
@@ -228,7 +267,11 @@ impl Counts {
             header: [0; HEADER],
             have: 0,
             streams: 0,
+            opened: 0,
+            trailers: 0,
             last_stream: 0,
+            unfinished: VecDeque::new(),
+            scan: None,
             empty: 0,
             priority: 0,
             window_updates: 0,
@@ -242,6 +285,9 @@ impl Counts {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len());
                 self.skip -= n;
+                if let Some(scan) = &mut self.scan {
+                    check(!scan.finds_pseudo(&bytes[..n], self.skip == 0), FloodKind::PseudoTrailers)?;
+                }
                 bytes = &bytes[n..];
                 continue;
             }
@@ -261,13 +307,19 @@ impl Counts {
     fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
         self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
+        let stream = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
         check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
-                if kind == kind::HEADERS {
-                    self.streams += 1;
-                    let id = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
-                    self.last_stream = self.last_stream.max(id);
+                match kind {
+                    kind::HEADERS => self.headers(flags, stream),
+                    kind::CONTINUATION => {
+                        self.scan.iter_mut().for_each(|scan| scan.continues(flags & END_HEADERS != 0));
+                    }
+                    _ => self.scan = None,
+                }
+                if kind != kind::CONTINUATION && flags & END_STREAM != 0 {
+                    self.finished(stream);
                 }
                 let is_empty = self.skip == 0 && (kind == kind::CONTINUATION || flags & END_STREAM == 0);
                 self.empty = if is_empty { self.empty + 1 } else { 0 };
@@ -283,9 +335,39 @@ impl Counts {
                 let earned = self.streams + self.limits.window_updates_per_data.saturating_mul(data_sent);
                 check(self.window_updates <= 5 + 2 * earned, FloodKind::WindowUpdate)
             }
-            kind::RST_STREAM => check(self.resets.take(), FloodKind::Reset),
+            kind::RST_STREAM => {
+                self.finished(stream);
+                check(self.resets.take(), FloodKind::Reset)
+            }
             // SETTINGS, PING, GOAWAY, and unknown types, which mean nothing to us.
             _ => check(self.control.take(), FloodKind::Control),
+        }
+    }
+
+    /// A client's streams have growing numbers (RFC 9113 §5.1.1): HEADERS of an older one are trailers, if its request
+    /// has not ended.
+    fn headers(&mut self, flags: u8, stream: u32) {
+        self.streams += 1;
+        self.scan = None;
+        if stream > self.last_stream {
+            self.opened += 1;
+            self.last_stream = stream;
+            if flags & END_STREAM == 0 {
+                if self.unfinished.len() == MOST_UNFINISHED {
+                    self.unfinished.pop_front();
+                }
+                self.unfinished.push_back(stream);
+            }
+        } else if self.unfinished.contains(&stream) {
+            self.trailers += 1;
+            self.scan = Some(TrailerScan::new(flags));
+        }
+    }
+
+    /// The request of `stream` has ended.
+    fn finished(&mut self, stream: u32) {
+        if let Some(at) = self.unfinished.iter().position(|s| *s == stream) {
+            self.unfinished.remove(at);
         }
     }
 }

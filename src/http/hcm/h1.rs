@@ -5,6 +5,7 @@
 //! ```
 //! The future of a stream is boxed, so that an idle connection is no larger than its waiting.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -36,7 +37,7 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: Active
         };
         match next {
             Next::KeepAlive => {}
-            Next::Close => return connection.close().await,
+            Next::Close(closer) => return connection.close(closer).await,
             Next::Gone => return,
         }
     }
@@ -62,9 +63,18 @@ enum Wait {
 enum Next {
     KeepAlive,
     /// The response is written; the client is given time to read it.
-    Close,
+    Close(Closer),
     /// There is nobody to wait for.
     Gone,
+}
+
+/// Who closes a connection, as far as stats are concerned: either way both sides do.
+#[derive(PartialEq, Eq)]
+enum Closer {
+    /// We do: request and response are complete.
+    Us,
+    /// Whoever is first. Envoy: after an error the client is given the time to close.
+    First,
 }
 
 /// Why a stream's work was given up.
@@ -133,7 +143,6 @@ impl H1 {
                 stats.downstream_cx_protocol_error().inc();
                 // Envoy answers before the request is complete, and then takes the broken codec for a reset.
                 stats.downstream_rq_response_before_rq_complete().inc();
-                stats.downstream_rq_rx_reset().inc();
                 return self.refuse(bad_request(bad), info).await;
             }
             None => {
@@ -143,7 +152,8 @@ impl H1 {
             }
         }
         let Some(mut request) = self.codec.take_request() else {
-            self.active.closed_by(Closed::Remote);
+            let stream = self.unknown(info);
+            self.left(&stream);
             return Next::Gone;
         };
         // Made here, where they stay: they are too large to be handed about.
@@ -176,13 +186,19 @@ impl H1 {
 
     /// Answers a request whose head could not be read.
     async fn refuse(&mut self, reply: LocalReply, info: Rc<StreamInfo>) -> Next {
-        let head = RequestHead::new(Method::GET, Scheme::Http, ByteStr::EMPTY, ByteStr::EMPTY);
-        let mut stream = Stream::new(self.http.clone(), head, Body::empty(), info, Origin::UNKNOWN);
+        let mut stream = self.unknown(info);
         let body = stream.respond(reply.into()).await;
-        self.codec.track(stream.info().clone());
         let _ = self.codec.respond(stream.response_head(), body, Persistence::Close).await;
         self.active.closed_by(Closed::Local);
-        Next::Close
+        stream.finish();
+        Next::Close(Closer::First)
+    }
+
+    /// The stream of a request whose head did not become one.
+    fn unknown(&self, info: Rc<StreamInfo>) -> Stream {
+        self.codec.track(info.clone());
+        let head = RequestHead::new(Method::GET, Scheme::Http, ByteStr::EMPTY, ByteStr::EMPTY);
+        Stream::new(self.http.clone(), head, Body::empty(), info, Origin::UNKNOWN)
     }
 
     /// Begins a request; tells whether its connection may go on after it.
@@ -195,6 +211,7 @@ impl H1 {
         request.head.protocol = request.upgrade.take();
         if request.expects_continue && !self.http.hcm.head.proxy_100_continue {
             request.head.headers.remove(http::header::EXPECT);
+            self.http.hcm.stats.stream_responds(StatusCode::CONTINUE.as_u16());
             self.codec.queue_informational(&ResponseHead::new(StatusCode::CONTINUE));
         }
         if request.body.is_end() {
@@ -222,6 +239,10 @@ impl H1 {
             self.guarded(work, deadline).await
         };
         let reply = match answered {
+            Ok(reply) if reply.tells_of_lost_client() => {
+                self.left(stream);
+                return Next::Gone;
+            }
             Ok(reply) => self.faulty(reply),
             Err(stopped) => match self.stopped(stopped, stream) {
                 Some(reply) => reply,
@@ -271,10 +292,7 @@ impl H1 {
     fn left(&self, stream: &Stream) {
         stream.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
         self.active.closed_by(Closed::Remote);
-        let http = &self.http.hcm.stats.http;
-        http.downstream_cx_destroy_active_rq().inc();
-        http.downstream_cx_destroy_remote_active_rq().inc();
-        http.downstream_rq_rx_reset().inc();
+        self.active.ends_with_requests();
     }
 
     /// Runs `work` unless the client leaves or a time-out strikes first.
@@ -310,10 +328,17 @@ impl H1 {
         .await;
         info.times.response_end.set(Some(self.http.worker.clock.now()));
         match written {
-            Ok(Ok(Persistence::KeepAlive)) => Next::KeepAlive,
+            Ok(Ok(Persistence::KeepAlive)) => {
+                stream.completed();
+                Next::KeepAlive
+            }
             Ok(Ok(Persistence::Close)) => {
                 self.active.closed_by(Closed::Local);
-                Next::Close
+                let is_complete = self.codec.is_request_complete();
+                if is_complete {
+                    stream.completed();
+                }
+                Next::Close(if is_complete && !stream.ends_connection() { Closer::Us } else { Closer::First })
             }
             Ok(Err(error)) => {
                 self.broken_off(stream, error);
@@ -370,14 +395,18 @@ impl H1 {
 
     /// Ends the connection so that the client can still read the response (RFC 9112 §9.6). Unlike Envoy we say at once
     /// that nothing more will come; then as there the client has `delayed_close_timeout` to close.
-    async fn close(self) {
-        let timeout = self.http.hcm.timeouts.delayed_close;
+    async fn close(self, closer: Closer) {
+        let (stats, timeout) = (&self.http.hcm.stats.http, self.http.hcm.timeouts.delayed_close);
         if timeout.is_zero() || self.codec.shutdown().await.is_err() {
             return;
         }
-        if tokio::time::timeout(timeout, self.codec.closed_by_client()).await.is_err() {
-            self.http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc();
+        let dropped = Cell::new(0);
+        match tokio::time::timeout(timeout, self.codec.closed_by_client(&dropped)).await {
+            Ok(()) if closer == Closer::First => self.active.closed_by(Closed::Remote),
+            Ok(()) => {}
+            Err(_) => stats.downstream_cx_delayed_close_timeout().inc(),
         }
+        stats.downstream_cx_rx_bytes_total().add(dropped.get());
     }
 }
 

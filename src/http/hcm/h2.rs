@@ -1,7 +1,9 @@
 //! A downstream HTTP/2 connection: a task for each stream, so that the panic of one is the end of one.
 
+mod head;
 mod keepalive;
 mod request_body;
+mod streams;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -13,21 +15,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use nuncio_config::protocol::UnderscoresAction;
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, ResponseHead, Scheme};
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use head::{host, join_cookies};
 use keepalive::KeepaliveState;
 use request_body::{Abandoned, RequestBody};
+use streams::{Active, Streams};
 
 use super::Http;
 use super::deadline::{Deadline, Expired};
 use super::request_head::has_underscore;
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
+use crate::h1::is_authority;
 use crate::h2::{FrameMeter, H2Body, Limits, Metered};
 use crate::timer::{LazyTimer, earlier};
 
@@ -37,13 +42,17 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a request that are read and dropped after its response was sent, at most.
 const ABANDONED: usize = 256 * 1024;
 
+/// Details of a request that breaks the rules of messages.
+const MESSAGING: &str = "http2.violation.of.messaging.rule";
+
 /// Serves the connection to its end.
 pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     let options = &http.hcm.codec;
     let h2 = &options.http2;
     active.speaks(Protocol::Http2);
     let metered = Rc::new(Metered::default());
-    let io = FrameMeter::new(io, Limits::from(h2), metered.clone());
+    let stats = &http.hcm.stats;
+    let io = FrameMeter::new(io, Limits::from(h2), metered.clone(), stats.http.clone(), stats.http2.clone());
     let mut builder = Builder::new();
     builder
         .initial_window_size(h2.initial_stream_window_size)
@@ -60,25 +69,32 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
         Some(Ok(connection)) => connection,
         Some(Err(_)) | None => {
             http.hcm.stats.protocol_error(&metered);
-            return close(&http, &metered).await;
+            return close(&http, &metered, &active).await;
         }
     };
     let server = Rc::new(Server {
         http: http.clone(),
         metered: metered.clone(),
+        accepted: Cell::new(0),
         active: Cell::new(0),
+        answered: Cell::new(0),
         idle_since: Cell::new(Some(Instant::now())),
         waker: Cell::default(),
     });
-    server.run(connection, &active).await;
-    close(&http, &metered).await;
+    server.clone().run(connection, &active).await;
+    server.count_unfinished(&active);
+    close(&http, &metered, &active).await;
 }
 
 /// Lets the peer close first, for as long as `delayed_close_timeout` allows.
-async fn close(http: &Http, metered: &Metered) {
+async fn close(http: &Http, metered: &Metered, active: &ActiveConnection) {
     let timeout = http.hcm.timeouts.delayed_close;
-    if !timeout.is_zero() && tokio::time::timeout(timeout, metered.close()).await.is_err() {
-        http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc();
+    if timeout.is_zero() {
+        return;
+    }
+    match tokio::time::timeout(timeout, metered.close()).await {
+        Ok(_) => active.closed_by(Closed::Remote),
+        Err(_) => http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc(),
     }
 }
 
@@ -93,31 +109,14 @@ async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Outp
 struct Server {
     http: Rc<Http>,
     metered: Rc<Metered>,
+    /// Requests that became streams, all and those under way.
+    accepted: Cell<u64>,
     active: Cell<usize>,
+    /// Those under way of which only the rest of the request is awaited.
+    answered: Cell<usize>,
     idle_since: Cell<Option<Instant>>,
     /// The connection's task, to be told when the last stream ends: its idle time begins then.
     waker: Cell<Option<Waker>>,
-}
-
-/// Aborts the connection's streams when it ends, in whatever way.
-#[derive(Default)]
-struct Streams(Vec<AbortHandle>);
-
-impl Streams {
-    fn push(&mut self, handle: AbortHandle) {
-        if self.0.len() == self.0.capacity() {
-            self.0.retain(|h| !h.is_finished());
-        }
-        self.0.push(handle);
-    }
-}
-
-impl Drop for Streams {
-    fn drop(&mut self) {
-        for stream in &self.0 {
-            stream.abort();
-        }
-    }
 }
 
 impl Server {
@@ -189,6 +188,18 @@ impl Server {
         earlier(idle, age)
     }
 
+    /// Counts what the end of the connection cuts off, and the heads that the h2 crate refused without telling.
+    fn count_unfinished(&self, active: &ActiveConnection) {
+        let refused = self.metered.opened.get().saturating_sub(self.accepted.get());
+        self.http.hcm.stats.heads_refused(refused);
+        if self.active.get() > self.answered.get() || (refused > 0 && active.is_closed_by(Closed::Local)) {
+            active.ends_with_requests();
+        }
+        // What ends the connection is no stream's fault alone.
+        let resets = if active.is_closed_by(Closed::Local) { refused.saturating_sub(1) } else { refused };
+        self.http.hcm.stats.http2.rx_messaging_error().add(resets);
+    }
+
     fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
         if error.is_io() && self.metered.flood.get().is_none() {
             active.closed_by(Closed::Remote);
@@ -225,8 +236,11 @@ impl Server {
         if let Some(details) = fault {
             // Envoy: the stream is reset; nothing of it is served.
             stream.downstream_gone(ResponseFlag::DownstreamRemoteReset, details);
-            http.hcm.stats.http.downstream_rq_rx_reset().inc();
-            return respond.send_reset(Reason::INTERNAL_ERROR);
+            return respond.send_reset(if details == MESSAGING {
+                Reason::PROTOCOL_ERROR
+            } else {
+                Reason::INTERNAL_ERROR
+            });
         }
         let interim = self.expectation(&mut stream.request.head, &mut respond);
         if let Some(interim) = interim.clone() {
@@ -238,6 +252,7 @@ impl Server {
             guarded(work, &mut respond, &mut deadline, interim.as_deref()).await
         };
         let reply = match answered {
+            Ok(reply) if reply.tells_of_lost_client() => return self.gone(&stream),
             Ok(reply) => reply,
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => self.expired(expired, &info),
@@ -251,9 +266,16 @@ impl Server {
             Err(Stopped::Gone) => return self.gone(&stream),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
         };
-        if let Some(send) = self.send(&mut stream, respond, body, is_head, &mut deadline).await {
-            drop(stream);
-            self.receive_rest(abandoned).await;
+        let send = self.send(&mut stream, respond, body, is_head, &mut deadline).await;
+        stream.finish();
+        drop(stream);
+        if let Some(send) = send {
+            self.answered.set(self.answered.get() + 1);
+            let goes_on = self.receive_rest(abandoned).await;
+            self.answered.set(self.answered.get() - 1);
+            if goes_on {
+                self.http.hcm.stats.http2.tx_reset().inc();
+            }
             // Dropped here and not before: where the request goes on even now, this tells the peer to end it.
             drop(send);
         }
@@ -270,6 +292,11 @@ impl Server {
             stats.requests_rejected_with_underscores_in_headers().inc();
             return Some("http2.unexpected_underscore");
         }
+        // RFC 9113 §8.3.1 forbids userinfo; all else that HTTP/1 has no host of goes the same way.
+        if !is_authority(head.authority.as_bytes()) {
+            stats.rx_messaging_error().inc();
+            return Some(MESSAGING);
+        }
         None
     }
 
@@ -281,6 +308,7 @@ impl Server {
         let expects = head.headers.get(http::header::EXPECT);
         if expects.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
             head.headers.remove(http::header::EXPECT);
+            self.http.hcm.stats.stream_responds(StatusCode::CONTINUE.as_u16());
             send_interim(respond, ResponseHead::new(StatusCode::CONTINUE));
         }
         None
@@ -288,22 +316,24 @@ impl Server {
 
     /// RFC 9113 §8.1: a response that is complete before its request asks for no more of it, by a reset. It is put off
     /// for as long as a connection's close is: most requests end by then, and some clients lose a response to a reset.
-    async fn receive_rest(&self, abandoned: Option<Abandoned>) {
+    /// Says whether the request goes on even then.
+    async fn receive_rest(&self, abandoned: Option<Abandoned>) -> bool {
         let timeout = self.http.hcm.timeouts.delayed_close;
-        let rest = abandoned.and_then(|abandoned| abandoned.take());
-        let Some(mut rest) = rest.filter(|_| !timeout.is_zero()) else { return };
+        let Some(mut rest) = abandoned.and_then(|abandoned| abandoned.take()) else { return false };
+        if timeout.is_zero() {
+            return true;
+        }
         let mut dropped = 0;
         let receive = poll_fn(|cx| {
             while dropped < ABANDONED {
-                let Some(Ok(data)) = ready!(rest.poll_data(cx)) else { break };
+                let Some(Ok(data)) = ready!(rest.poll_data(cx)) else { return Poll::Ready(false) };
                 dropped += data.len();
                 // It fails only if the stream has ended meanwhile, and then there is no window to give back.
                 let _ = rest.flow_control().release_capacity(data.len());
             }
-            Poll::Ready(())
+            Poll::Ready(true)
         });
-        // Either way the request is over.
-        let _ = tokio::time::timeout(timeout, receive).await;
+        tokio::time::timeout(timeout, receive).await.unwrap_or(true)
     }
 
     fn expired(&self, expired: Expired, info: &StreamInfo) -> Reply {
@@ -313,7 +343,6 @@ impl Server {
 
     fn gone(&self, stream: &Stream) {
         stream.downstream_gone(ResponseFlag::DownstreamRemoteReset, "downstream_remote_disconnect");
-        self.http.hcm.stats.http.downstream_rq_rx_reset().inc();
         self.http.hcm.stats.http2.rx_reset().inc();
     }
 
@@ -386,12 +415,12 @@ impl Server {
         };
         if end {
             info.times.response_end.set(info.times.response_start.get());
-            return self.is_early(info).then_some(send);
+            return self.ended(stream).then_some(send);
         }
         match self.send_body(&mut send, &mut body, info, deadline).await {
             Ok(()) => {
                 info.times.response_end.set(Some(self.http.worker.clock.now()));
-                return self.is_early(info).then_some(send);
+                return self.ended(stream).then_some(send);
             }
             Err(Unsent::Upstream(error)) => {
                 info.flags.set(info.flags.get().union(error.flags));
@@ -416,11 +445,13 @@ impl Server {
         None
     }
 
-    /// Whether the response is complete before its request.
-    fn is_early(&self, info: &StreamInfo) -> bool {
-        let is_early = info.times.request_end.get().is_none();
+    /// The response is complete: whether it is so before its request.
+    fn ended(&self, stream: &Stream) -> bool {
+        let is_early = stream.info().times.request_end.get().is_none();
         if is_early {
             self.http.hcm.stats.http.downstream_rq_response_before_rq_complete().inc();
+        } else {
+            stream.completed();
         }
         is_early
     }
@@ -559,44 +590,4 @@ enum Unsent {
     Upstream(BodyError),
     Downstream,
     Expired(Expired),
-}
-
-/// Counts a stream as active for as long as it lives.
-struct Active(Rc<Server>);
-
-impl Active {
-    fn new(server: Rc<Server>) -> Self {
-        server.active.set(server.active.get() + 1);
-        server.idle_since.set(None);
-        Self(server)
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
-        if self.0.active.get() == 0 {
-            self.0.idle_since.set(Some(Instant::now()));
-            if let Some(waker) = self.0.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-}
-
-/// RFC 9113 §8.3.1: a request without `:authority` names its host in Host.
-fn host(headers: &HeaderMap) -> ByteStr {
-    headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).map_or(ByteStr::EMPTY, ByteStr::from)
-}
-
-/// RFC 9113 §8.2.3: cookie crumbs are one field again before anything but HTTP/2 sees them.
-fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs = headers.get_all(http::header::COOKIE);
-    if crumbs.iter().nth(1).is_none() {
-        return;
-    }
-    let joined = crumbs.iter().map(|v| v.as_bytes()).collect::<Vec<_>>().join(&b"; "[..]);
-    if let Ok(joined) = http::HeaderValue::from_maybe_shared(Bytes::from(joined)) {
-        headers.insert(http::header::COOKIE, joined);
-    }
 }

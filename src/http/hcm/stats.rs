@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats};
+use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, TracingStats};
 use nuncio_telemetry::stats::{Scope, Store};
 use nuncio_telemetry::{Protocol, StreamInfo};
 use tokio::time::Instant;
@@ -25,6 +25,8 @@ pub(crate) struct HcmStats {
     pub(crate) http: HttpStats,
     pub(crate) http1: Http1Stats,
     pub(crate) http2: Http2Stats,
+    /// Held to be listed.
+    _tracing: TracingStats,
     /// `listener.<address>.http.<stat_prefix>`
     listener: Option<ListenerHttpStats>,
 }
@@ -35,6 +37,7 @@ impl HcmStats {
         Self {
             listener: listener.map(|scope| ListenerHttpStats::new(&scope.scope(&prefix))),
             http: HttpStats::new(&store.scope(&prefix)),
+            _tracing: TracingStats::new(&store.scope(&format!("{prefix}.tracing"))),
             http1: Http1Stats::new(&store.scope("http1")),
             http2: Http2Stats::new(&store.scope("http2")),
         }
@@ -45,7 +48,13 @@ impl HcmStats {
         self.http.downstream_cx_total().inc();
         self.http.downstream_cx_active().inc();
         let start = Instant::now();
-        ActiveConnection { stats: self.clone(), protocol: None.into(), start, closed: Closed::Remote.into() }
+        ActiveConnection {
+            stats: self.clone(),
+            protocol: None.into(),
+            start,
+            closed: Closed::Remote.into(),
+            with_requests: false.into(),
+        }
     }
 
     /// A connection reached the end of its life at `age`, if that is past, or else was idle for too long.
@@ -74,7 +83,8 @@ impl HcmStats {
         self.stream_begins(info);
     }
 
-    /// A response with this status is about to be sent. Not later: who has read it may ask for its count.
+    /// A response with this status, interim ones included, is about to be sent. Not later: who has read it may ask for
+    /// its count.
     pub(crate) fn stream_responds(&self, code: u16) {
         let http = &self.http;
         http.downstream_rq_completed().inc();
@@ -90,10 +100,13 @@ impl HcmStats {
         }
     }
 
-    /// A stream ended.
-    pub(crate) fn stream_ends(&self, info: &StreamInfo) {
+    /// A stream ended. Envoy: what did not end by request and response both being complete was reset, by whomever.
+    pub(crate) fn stream_ends(&self, info: &StreamInfo, is_complete: bool) {
         let http = &self.http;
         http.downstream_rq_active().dec();
+        if !is_complete {
+            http.downstream_rq_rx_reset().inc();
+        }
         http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
         http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
         if info.response_code.get() == 0 {
@@ -117,6 +130,13 @@ impl HcmStats {
         }
     }
 
+    /// Heads of HTTP/2 requests were refused before they became streams.
+    pub(crate) fn heads_refused(&self, count: u64) {
+        self.http.downstream_rq_total().add(count);
+        self.http.downstream_rq_http2_total().add(count);
+        self.http.downstream_rq_rx_reset().add(count);
+    }
+
     /// An HTTP/2 peer broke the protocol or a flood limit.
     pub(crate) fn protocol_error(&self, metered: &Metered) {
         self.http.downstream_cx_protocol_error().inc();
@@ -126,6 +146,7 @@ impl HcmStats {
             Some(FloodKind::WindowUpdate) => self.http2.inbound_window_update_frames_flood().inc(),
             Some(FloodKind::Control) => self.http2.outbound_control_flood().inc(),
             Some(FloodKind::Reset) => self.http.downstream_rq_too_many_premature_resets().inc(),
+            Some(FloodKind::PseudoTrailers) => self.http2.rx_messaging_error().inc(),
             Some(FloodKind::FrameSize) | None => {}
         }
     }
@@ -138,6 +159,8 @@ pub(crate) struct ActiveConnection {
     protocol: std::cell::Cell<Option<Protocol>>,
     start: Instant,
     closed: std::cell::Cell<Closed>,
+    /// Requests were under way when it ended.
+    with_requests: std::cell::Cell<bool>,
 }
 
 impl ActiveConnection {
@@ -163,6 +186,16 @@ impl ActiveConnection {
     pub(crate) fn closed_by(&self, closed: Closed) {
         self.closed.set(closed);
     }
+
+    /// Whether that is who closed it, as far as is known.
+    pub(crate) fn is_closed_by(&self, closed: Closed) -> bool {
+        self.closed.get() == closed
+    }
+
+    /// Notes that it ends while requests are under way.
+    pub(crate) fn ends_with_requests(&self) {
+        self.with_requests.set(true);
+    }
 }
 
 impl Drop for ActiveConnection {
@@ -178,6 +211,13 @@ impl Drop for ActiveConnection {
         match self.closed.get() {
             Closed::Local => http.downstream_cx_destroy_local().inc(),
             Closed::Remote => http.downstream_cx_destroy_remote().inc(),
+        }
+        if self.with_requests.get() {
+            http.downstream_cx_destroy_active_rq().inc();
+            match self.closed.get() {
+                Closed::Local => http.downstream_cx_destroy_local_active_rq().inc(),
+                Closed::Remote => http.downstream_cx_destroy_remote_active_rq().inc(),
+            }
         }
         http.downstream_cx_length_ms().record(self.start.elapsed().as_millis().try_into().unwrap_or(u64::MAX));
     }

@@ -58,6 +58,8 @@ pub(crate) struct Stream {
     is_again: bool,
     /// See [`Stream::ends_connection`].
     ends_connection: bool,
+    /// Request and response both came to their ends.
+    is_complete: Cell<bool>,
     finished: Cell<bool>,
 }
 
@@ -80,6 +82,7 @@ impl Stream {
             is_upgrade: false,
             is_again: false,
             ends_connection: false,
+            is_complete: Cell::new(false),
             finished: Cell::new(false),
         }
     }
@@ -92,8 +95,10 @@ impl Stream {
     /// Lets the filters receive informational responses' heads through `send`. Envoy: the first alone.
     pub(crate) fn set_informational(&mut self, send: Rc<dyn Fn(ResponseHead)>) {
         let was_sent = Cell::new(false);
+        let stats = self.http.hcm.stats.clone();
         self.cx.informational = Some(Rc::new(move |head| {
             if !was_sent.replace(true) {
+                stats.stream_responds(head.status.as_u16());
                 send(head);
             }
         }));
@@ -209,8 +214,11 @@ impl Stream {
             }
             Reply::Local(local) => {
                 // Envoy: an HTTP/1 connection on which we answer 400, for whatever reason, may be out of step.
-                self.ends_connection |=
-                    local.status == StatusCode::BAD_REQUEST || local.details == "request_payload_too_large";
+                let is_too_large = local.details == "request_payload_too_large";
+                if is_too_large {
+                    self.http.hcm.stats.http.downstream_rq_too_large().inc();
+                }
+                self.ends_connection |= local.status == StatusCode::BAD_REQUEST || is_too_large;
                 local_reply::render(local, &self.http.hcm.local_replies, &self.request.head, self.is_grpc, info)
             }
             // Only requests begin anew; a filter that says so of a response is at fault.
@@ -244,6 +252,11 @@ impl Stream {
         info.set_details(details);
     }
 
+    /// Notes that request and response both came to their ends: nothing of the stream was reset.
+    pub(crate) fn completed(&self) {
+        self.is_complete.set(true);
+    }
+
     /// Ends the stream: filters are told, stats and logs are written. Called once, by `drop` if not before.
     pub(crate) fn finish(&mut self) {
         if self.finished.replace(true) {
@@ -253,7 +266,7 @@ impl Stream {
         info.times.complete.set(Some(self.http.worker.clock.now()));
         self.end_filters();
         let info = &self.cx.info;
-        self.http.hcm.stats.stream_ends(info);
+        self.http.hcm.stats.stream_ends(info, self.is_complete.get());
         let request = self.origin.is_known.then_some(&self.request.head);
         self.http.hcm.log(request, self.response.as_ref(), info);
     }
@@ -275,6 +288,10 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // Dropped from outside: its connection ended below it.
+        if !self.finished.get() && self.cx.info.flags.get().is_empty() && !std::thread::panicking() {
+            self.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
+        }
         self.finish();
     }
 }

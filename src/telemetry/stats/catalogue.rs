@@ -1,10 +1,9 @@
 //! Envoy's names for the core, each block beside its prefix.
 //!
 //! Taken from Envoy 1.40's `/stats` with listeners, an HTTP connection manager and clusters of HTTP/1 and HTTP/2.
-//! Left out is what counts parts of Envoy that have no counterpart here: `main_thread`, `workers` and
-//! `server.*.watchdog_*`, `dns.cares`, `server.envoy_*`, `server.debug_assertion_failures`,
-//! `server.stats_recent_lookups`, `http2.nghttp2_*` and `http2.oghttp2_*`, and `tracing` until there is any. A metric is listed
-//! although nothing counts it yet where zero is the truth, as for HTTP/3: dashboards find it.
+//! Left out is what counts parts of Envoy that have no counterpart here: `dns.cares`, `http.async-client`, `overload`,
+//! `server.stats_recent_lookups`, `thread_local_cluster_manager`, `http2.nghttp2_*` and `http2.oghttp2_*`. A metric is
+//! listed although nothing counts it yet where zero is the truth, as for HTTP/3: dashboards find it.
 //!
 //! Slots lie in the order of declaration, so what a request writes stands together, first.
 
@@ -16,6 +15,8 @@ mod server;
 
 pub use cluster::{ClusterStats, RequestTimeStats, VirtualClusterStats};
 pub use codec::{Http1Stats, Http2Stats};
-pub use http::HttpStats;
+pub use http::{HttpStats, TracingStats};
 pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
-pub use server::{ClusterManagerStats, FilesystemStats, ListenerManagerStats, RuntimeStats, ServerStats};
+pub use server::{
+    ClusterManagerStats, FilesystemStats, ListenerManagerStats, RuntimeStats, ServerStats, WatchdogStats,
+};

@@ -125,8 +125,14 @@ impl ConnectionRecord {
         stats.upstream_cx_total().inc();
         stats.upstream_cx_active().inc();
         match protocol {
-            Some(Protocol::Http2) => stats.upstream_cx_http2_total().inc(),
-            Some(_) => stats.upstream_cx_http1_total().inc(),
+            Some(Protocol::Http2) => {
+                stats.upstream_cx_http2_total().inc();
+                share.http2_stats();
+            }
+            Some(_) => {
+                stats.upstream_cx_http1_total().inc();
+                share.http1_stats();
+            }
             None => {}
         }
         host.stats.cx_total.inc();

@@ -267,6 +267,8 @@ impl Forwarding<'_> {
         self.info.set_details("via_upstream");
         let status = response.head.status;
         self.info.response_code.set(status.as_u16());
+        let interim = std::mem::take(&mut self.info.upstream.borrow_mut().interim);
+        interim.into_iter().for_each(|status| self.count_status(status));
         self.count_status(status.as_u16());
         let success = Success::of(request, &response.head);
         match success {

@@ -15,6 +15,9 @@ use crate::h1::response_head::{self, Asked, ParsedResponse, ResponseFraming, Sta
 use crate::h1::settings::ClientSettings;
 use crate::h1::write::WriteQueue;
 
+/// Interim responses to one request that are noted to be counted: a host may send any number of them.
+const MAX_INTERIM: usize = 16;
+
 /// A client connection, and the exchange it is in: a request sent and a response awaited or being read. It lives in one
 /// place for as long as its connection does, since moving it would cost more than a head to parse.
 pub(super) struct Exchange {
@@ -92,9 +95,7 @@ impl Exchange {
                 if self.parsed.as_ref().is_some_and(|parsed| parsed.framing != ResponseFraming::Interim) {
                     return Poll::Ready(Ok(()));
                 }
-                if let (Some(parsed), Some(informational)) = (self.parsed.take(), &self.options.informational) {
-                    informational(parsed.head);
-                }
+                self.pass_interim();
             }
             match ready!(self.reader.poll_read(&mut self.io, cx, usize::MAX)) {
                 Ok(0) if self.reader.buf.is_empty() => return Poll::Ready(Err(ExchangeFailure::Closed)),
@@ -102,6 +103,19 @@ impl Exchange {
                 Ok(_) => self.received = true,
                 Err(error) => return Poll::Ready(Err(ExchangeFailure::Io(error))),
             }
+        }
+    }
+
+    fn pass_interim(&mut self) {
+        let Some(parsed) = self.parsed.take() else { return };
+        if let Some(info) = &self.options.info {
+            let interim = &mut info.upstream.borrow_mut().interim;
+            if interim.len() < MAX_INTERIM {
+                interim.push(parsed.head.status.as_u16());
+            }
+        }
+        if let Some(informational) = &self.options.informational {
+            informational(parsed.head);
         }
     }
 

@@ -1,5 +1,6 @@
 //! State of a server connection and its receiving half.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -142,19 +143,27 @@ impl Inner {
         self.current = Current::NONE;
         loop {
             self.skip_blank_lines();
+            let received = self.reader.buf.len();
             match self.take_head() {
                 Ok(true) => return Poll::Ready(Ok(true)),
                 Ok(false) => {}
                 Err(bad) => {
-                    self.recv = Recv::Fault(bad);
+                    self.give_up(received, Recv::Fault(bad));
                     return Poll::Ready(Err(bad));
                 }
             }
             if self.eof || ready!(self.poll_read(cx, usize::MAX)) == 0 {
-                self.recv = Recv::Gone;
+                self.give_up(received, Recv::Gone);
                 return Poll::Ready(Ok(false));
             }
         }
+    }
+
+    /// No head will come of the bytes received: they count as those of the request that was none.
+    fn give_up(&mut self, received: usize, state: Recv) {
+        self.current.wire_bytes = received as u64;
+        self.reader.buf.clear();
+        self.recv = state;
     }
 
     fn skip_blank_lines(&mut self) {
@@ -284,6 +293,7 @@ impl Inner {
         let piece = match decoder.decode(&mut self.reader.buf) {
             Ok(piece) => piece,
             Err(bad) => {
+                self.count(0, (before - self.reader.buf.len()) as u64);
                 self.recv = Recv::Fault(bad);
                 return Some(Err(bad.body_error()));
             }
@@ -385,12 +395,15 @@ impl Inner {
         }
     }
 
-    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.eof {
+    pub(super) fn poll_discard(&mut self, dropped: &Cell<u64>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            dropped.set(dropped.get() + self.reader.buf.len() as u64);
             self.reader.buf.clear();
+            if self.eof {
+                return Poll::Ready(());
+            }
             ready!(self.poll_read(cx, usize::MAX));
         }
-        Poll::Ready(())
     }
 
     pub(super) fn queue_informational(&mut self, head: &ResponseHead) {

@@ -87,4 +87,13 @@ crate::stats! {
         downstream_rq_too_many_premature_resets: Counter,
         downstream_rq_ws_on_non_ws_route: Counter,
     }
+
+    /// `http.<stat prefix>.tracing`: why requests were traced, or could not be; none is until tracing is configured.
+    pub struct TracingStats {
+        client_enabled: Counter,
+        health_check: Counter,
+        not_traceable: Counter,
+        random_sampling: Counter,
+        service_forced: Counter,
+    }
 }

@@ -41,10 +41,23 @@ crate::stats! {
         wip_protos: Counter,
         /// Flushes of the stats that were skipped since the one before had not ended.
         dropped_stat_flushes: Counter,
+        /// How many processes have taken over from each other, this one included.
+        hot_restart_generation: Gauge,
+        /// Faults of the program that it noticed and survived: here, panics.
+        envoy_bug_failures: Counter,
+        /// Checks of the program's own state that failed; a release has none.
+        debug_assertion_failures: Counter,
+        envoy_notifications: Counter,
         /// Ours: panics that ended a stream, a connection or a task, and nothing else.
         panics: Counter,
         /// Ours: workers started again after they died.
         worker_restarts: Counter,
+    }
+
+    /// `server.<thread>`, `main_thread` and `workers`: times that a thread did not come back to its event loop.
+    pub struct WatchdogStats {
+        watchdog_miss: Counter,
+        watchdog_mega_miss: Counter,
     }
 
     /// `listener_manager`
