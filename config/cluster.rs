@@ -84,7 +84,7 @@ pub enum Discovery {
 impl ClusterConfig {
     /// Lowers one cluster.
     pub fn lower(proto: pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        refuse_unsupported(&proto, cx)?;
+        let supported = refuse_unsupported(&proto, cx);
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
         let discovery = lower_discovery(&proto, cx);
         let assignment = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
@@ -116,6 +116,7 @@ impl ClusterConfig {
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
+        supported?;
         let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
         let lb::LoweredLb { policy: lb, locality: locality_lb } = lb?;
         Ok(Self {

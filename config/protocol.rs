@@ -25,6 +25,8 @@ pub struct CommonOptions {
     pub idle_timeout: Option<Duration>,
     /// A connection drains after this.
     pub max_connection_duration: Option<Duration>,
+    /// Per cent of it by which a downstream connection may live longer, at random. Envoy: no upstream one does.
+    pub max_connection_duration_jitter: f64,
     /// Header fields of one message; default 100.
     pub max_headers_count: usize,
     /// A stream is ended after this.
@@ -47,6 +49,7 @@ impl Default for CommonOptions {
         Self {
             idle_timeout: Some(DEFAULT_IDLE),
             max_connection_duration: None,
+            max_connection_duration_jitter: 0.0,
             max_headers_count: DEFAULT_HEADERS_COUNT,
             max_stream_duration: None,
             underscores: UnderscoresAction::Allow,
@@ -70,22 +73,23 @@ impl CommonOptions {
             headers_with_underscores_action,
             max_requests_per_connection,
         } = proto;
-        cx.unsupported("max_connection_duration_jitter", &max_connection_duration_jitter)?;
+        let idle_timeout = cx.opt("idle_timeout", idle_timeout, duration);
+        let max_connection_duration = cx.opt("max_connection_duration", max_connection_duration, duration);
+        let max_stream_duration = cx.opt("max_stream_duration", max_stream_duration, duration);
         let underscores = match headers_with_underscores_action {
             1 => UnderscoresAction::RejectRequest,
             2 => UnderscoresAction::DropHeader,
             _ => UnderscoresAction::Allow,
         };
         Ok(Self {
-            idle_timeout: match cx.opt("idle_timeout", idle_timeout, duration)? {
+            idle_timeout: match idle_timeout? {
                 None => Some(DEFAULT_IDLE),
                 Some(d) => non_zero(d),
             },
-            max_connection_duration: cx
-                .opt("max_connection_duration", max_connection_duration, duration)?
-                .and_then(non_zero),
+            max_connection_duration: max_connection_duration?.and_then(non_zero),
+            max_connection_duration_jitter: max_connection_duration_jitter.map_or(0.0, |p| p.value),
             max_headers_count: max_headers_count.map_or(DEFAULT_HEADERS_COUNT, |n| n.value as usize),
-            max_stream_duration: cx.opt("max_stream_duration", max_stream_duration, duration)?.and_then(non_zero),
+            max_stream_duration: max_stream_duration?.and_then(non_zero),
             underscores,
             max_requests_per_connection: max_requests_per_connection.map(|n| u64::from(n.value)).filter(|n| *n > 0),
             max_response_headers: max_response_headers_kb.map(|kb| kb.value as usize * 1024),
@@ -164,13 +168,13 @@ impl Http1Options {
             allow_custom_methods,
             ignore_http_11_upgrade,
         } = proto;
-        cx.unsupported("ignore_http_11_upgrade", &ignore_http_11_upgrade)?;
         // The default is what the codec does: a malformed message ends its connection.
-        cx.unsupported(
-            "override_stream_error_on_invalid_http_message",
-            &override_stream_error_on_invalid_http_message.filter(|b| b.value),
-        )?;
-        let header_case = cx.opt("header_key_format", header_key_format, header_case)?.unwrap_or_default();
+        let override_stream_error_on_invalid_http_message =
+            override_stream_error_on_invalid_http_message.filter(|b| b.value);
+        let supported = crate::refuse_set!(cx; ignore_http_11_upgrade, override_stream_error_on_invalid_http_message);
+        let header_case = cx.opt("header_key_format", header_key_format, header_case);
+        supported?;
+        let header_case = header_case?.unwrap_or_default();
         Ok(Self {
             allow_absolute_url: allow_absolute_url.is_none_or(|b| b.value),
             accept_http_10,
@@ -328,9 +332,10 @@ impl Http2Options {
             stream_reset_burst,
             stream_reset_rate,
         } = proto;
-        cx.unsupported("allow_metadata", &allow_metadata)?;
-        cx.unsupported("custom_settings_parameters", &custom_settings_parameters)?;
-        cx.unsupported("disallow_obs_text", &disallow_obs_text.filter(|b| b.value))?;
+        let disallow_obs_text = disallow_obs_text.filter(|b| b.value);
+        let supported = crate::refuse_set!(cx; allow_metadata, custom_settings_parameters, disallow_obs_text);
+        let keepalive = cx.opt("connection_keepalive", connection_keepalive, Keepalive::lower);
+        supported?;
         let default = Self::default();
         let or = |value: Option<protobuf::UInt32Value>, default: u32| value.map_or(default, |v| v.value);
         Ok(Self {
@@ -353,7 +358,7 @@ impl Http2Options {
                 max_inbound_window_update_frames_per_data_frame_sent,
                 default.max_window_updates_per_data_frame,
             ),
-            keepalive: cx.opt("connection_keepalive", connection_keepalive, Keepalive::lower)?,
+            keepalive: keepalive?,
             max_header_field_size: max_header_field_size_kb.map(|kb| kb.value as usize * 1024),
             stream_reset_burst: stream_reset_burst.map_or(default.stream_reset_burst, |v| v.value),
             stream_reset_rate: stream_reset_rate.map_or(default.stream_reset_rate, |v| v.value),

@@ -65,10 +65,21 @@ pub struct TcpKeepalive {
 pub struct BindConfig {
     /// Local address; port 0 lets the kernel choose.
     pub source: Option<SocketAddr>,
+    /// That of the other IP version.
+    pub extra: Option<ExtraSource>,
     /// IP_FREEBIND on or off; `None` leaves it alone.
     pub freebind: Option<bool>,
     /// Further options.
     pub options: Vec<SocketOption>,
+}
+
+/// An address for targets of the other IP version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtraSource {
+    /// Local address; port 0 lets the kernel choose.
+    pub source: SocketAddr,
+    /// Options instead of those of the [`BindConfig`].
+    pub options: Option<Vec<SocketOption>>,
 }
 
 // === impl SocketOption ===
@@ -139,30 +150,80 @@ impl BindConfig {
             local_address_selector,
             validate_network_namespaces,
         } = proto;
-        cx.unsupported("extra_source_addresses", &extra_source_addresses)?;
-        cx.unsupported("additional_source_addresses", &additional_source_addresses)?;
-        cx.unsupported("local_address_selector", &local_address_selector)?;
-        cx.unsupported("validate_network_namespaces", &validate_network_namespaces)?;
-        let source = cx.opt("source_address", source_address, |a, cx| {
-            let AddressConfig { host, port } = AddressConfig::lower(a, cx)?;
-            // Envoy: "If the address and port are empty, no bind will be performed."
-            if host.is_empty() && port == 0 {
-                return Ok(None);
-            }
-            match host.parse::<IpAddr>() {
-                Ok(ip) => Ok(Some(SocketAddr::new(ip, port))),
-                Err(_) => Err(cx.at("address", |cx| cx.invalid(format!("malformed IP address: {host}")))),
-            }
-        })?;
-        let options = cx.each("socket_options", socket_options, |option, cx| {
-            let option = SocketOption::lower(option, cx)?;
-            if option.phase == SocketPhase::Listening {
-                return Err(cx.at("state", |cx| cx.invalid("an upstream socket never listens")));
-            }
-            Ok(option)
-        })?;
-        Ok(Self { source: source.flatten(), freebind: freebind.map(|b| b.value), options })
+        let supported = crate::refuse_set!(cx; local_address_selector, validate_network_namespaces);
+        let source = cx.opt("source_address", source_address, lower_source);
+        let options = cx.each("socket_options", socket_options, lower_upstream_option);
+        let extra = cx.each("extra_source_addresses", extra_source_addresses, ExtraSource::lower);
+        // The same in the words of an older API.
+        let additional = cx.each("additional_source_addresses", additional_source_addresses, |address, cx| {
+            let source = lower_source(address, cx)?.ok_or_else(|| cx.invalid("an address is required"))?;
+            Ok(ExtraSource { source, options: None })
+        });
+        supported?;
+        let (source, mut extra) = (source?.flatten(), extra?);
+        extra.extend(additional?);
+        check_sources(source, &extra, cx)?;
+        let extra = extra.pop();
+        Ok(Self { source, extra, freebind: freebind.map(|b| b.value), options: options? })
     }
+
+    /// The address to bind to before connecting to `to`, and the options to set: of the extra address, where that alone
+    /// is of the version of `to`.
+    pub fn for_target(&self, to: IpAddr) -> (Option<SocketAddr>, &[SocketOption]) {
+        match (&self.source, &self.extra) {
+            (Some(source), Some(extra)) if source.is_ipv4() != to.is_ipv4() => {
+                (Some(extra.source), extra.options.as_deref().unwrap_or(&self.options))
+            }
+            (source, _) => (*source, &self.options),
+        }
+    }
+}
+
+impl ExtraSource {
+    fn lower(proto: pb::ExtraSourceAddress, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::ExtraSourceAddress { address, socket_options } = proto;
+        let source = cx.opt("address", address, lower_source);
+        let options = cx.opt("socket_options", socket_options, |options, cx| {
+            let pb::SocketOptionsOverride { socket_options } = options;
+            cx.each("socket_options", socket_options, lower_upstream_option)
+        });
+        let source = source?.flatten().ok_or_else(|| cx.at("address", |cx| cx.invalid("an address is required")))?;
+        Ok(Self { source, options: options? })
+    }
+}
+
+/// Envoy's default choice is by IP version, and knows of one address for each.
+fn check_sources(source: Option<SocketAddr>, extra: &[ExtraSource], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let reason = match (source, extra) {
+        (_, []) => return Ok(()),
+        (None, _) => "there are extra source addresses, but no source_address",
+        (_, [_, _, ..]) => "more than one extra source address",
+        (Some(source), [extra]) if source.is_ipv4() == extra.source.is_ipv4() => {
+            "source_address and the extra source address have the same IP version"
+        }
+        (Some(_), [_]) => return Ok(()),
+    };
+    Err(cx.invalid(reason))
+}
+
+fn lower_source(proto: pb::SocketAddress, cx: &mut LowerCx<'_>) -> Result<Option<SocketAddr>, Refused> {
+    let AddressConfig { host, port } = AddressConfig::lower(proto, cx)?;
+    // Envoy: "If the address and port are empty, no bind will be performed."
+    if host.is_empty() && port == 0 {
+        return Ok(None);
+    }
+    match host.parse::<IpAddr>() {
+        Ok(ip) => Ok(Some(SocketAddr::new(ip, port))),
+        Err(_) => Err(cx.at("address", |cx| cx.invalid(format!("malformed IP address: {host}")))),
+    }
+}
+
+fn lower_upstream_option(option: pb::SocketOption, cx: &mut LowerCx<'_>) -> Result<SocketOption, Refused> {
+    let option = SocketOption::lower(option, cx)?;
+    if option.phase == SocketPhase::Listening {
+        return Err(cx.at("state", |cx| cx.invalid("an upstream socket never listens")));
+    }
+    Ok(option)
 }
 
 /// Host and port of a `SocketAddress`, not yet resolved.
@@ -188,9 +249,7 @@ impl AddressConfig {
         if protocol == pb::socket_address::Protocol::Udp as i32 {
             return Err(cx.at("protocol", |cx| cx.not_implemented("UDP")));
         }
-        cx.unsupported("resolver_name", &resolver_name)?;
-        cx.unsupported("ipv4_compat", &ipv4_compat)?;
-        cx.unsupported("network_namespace_filepath", &network_namespace_filepath)?;
+        crate::refuse_set!(cx; resolver_name, ipv4_compat, network_namespace_filepath)?;
         let port = match port_specifier {
             Some(pb::socket_address::PortSpecifier::PortValue(port)) => {
                 u16::try_from(port).map_err(|_| cx.at("port_value", |cx| cx.invalid("a port is at most 65535")))?

@@ -48,6 +48,22 @@ async fn a_connection_ends_at_its_longest_duration() {
     assert_eq!(proxy.stat("http.in.downstream_cx_max_duration_reached").await, 1);
 }
 
+/// Connections live for a fifth of a second and a random part of it.
+#[tokio::test]
+async fn the_longest_duration_varies_by_its_jitter() {
+    let common = "{ max_connection_duration: 0.2s, max_connection_duration_jitter: { value: 100 } }";
+    let proxy = with_hcm(&format!("common_http_protocol_options: {common}\ndrain_timeout: 0s\n")).await;
+    let mut lives = Vec::new();
+    for _ in 0..8 {
+        let start = std::time::Instant::now();
+        let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+        assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+        lives.push(start.elapsed());
+    }
+    let (least, most) = (lives.iter().min().expect("eight lives"), lives.iter().max().expect("eight lives"));
+    assert!(*least >= Duration::from_millis(200) && *most - *least > Duration::from_millis(20), "{lives:?}");
+}
+
 /// Before the first byte there is nothing to drain; the connection is counted all the same.
 #[tokio::test]
 async fn a_silent_connection_ends_at_its_longest_duration() {

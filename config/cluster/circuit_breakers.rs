@@ -83,8 +83,10 @@ impl CircuitBreakers {
 
     pub(super) fn lower(proto: Proto, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Proto { thresholds, per_host_thresholds } = proto;
-        cx.unsupported("per_host_thresholds", &per_host_thresholds)?;
-        let lowered = cx.each("thresholds", thresholds, |t, cx| Thresholds::lower(t, cx))?;
+        let supported = crate::refuse_set!(cx; per_host_thresholds);
+        let lowered = cx.each("thresholds", thresholds, |t, cx| Thresholds::lower(t, cx));
+        supported?;
+        let lowered = lowered?;
         // Envoy: the first entry of a priority counts.
         let find = |priority| lowered.iter().find(|(p, _)| *p == priority).map(|(_, t)| t.clone()).unwrap_or_default();
         Ok(Self::new(find(Priority::Default), find(Priority::High)))
@@ -105,8 +107,10 @@ impl Thresholds {
             track_remaining,
             max_connection_pools,
         } = proto;
-        cx.unsupported("max_connection_pools", &max_connection_pools)?;
-        let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower)?;
+        let supported = crate::refuse_set!(cx; max_connection_pools);
+        let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower);
+        supported?;
+        let retry_budget = retry_budget?;
         let priority = if priority == RoutingPriority::High as i32 { Priority::High } else { Priority::Default };
         let default = Self::default();
         let thresholds = Self {

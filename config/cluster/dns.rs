@@ -184,11 +184,12 @@ impl DnsResolverConfig {
             reinit_channel_on_timeout: _,
             qcache_max_ttl,
         } = proto;
-        cx.unsupported("use_resolvers_as_fallback", &use_resolvers_as_fallback)?;
-        cx.unsupported("filter_unroutable_families", &filter_unroutable_families)?;
-        cx.unsupported("edns0_max_payload_size", &edns0_max_payload_size)?;
-        cx.unsupported("qcache_max_ttl", &qcache_max_ttl.filter(|v| v.value > 0))?;
-        let servers = cx.each("resolvers", resolvers, lower_server)?;
+        let qcache_max_ttl = qcache_max_ttl.filter(|v| v.value > 0);
+        let supported = crate::refuse_set!(cx; use_resolvers_as_fallback, filter_unroutable_families,
+            edns0_max_payload_size, qcache_max_ttl);
+        let servers = cx.each("resolvers", resolvers, lower_server);
+        supported?;
+        let servers = servers?;
         let config = Self {
             servers,
             timeout: query_timeout_seconds.map_or(DEFAULT_QUERY_TIMEOUT, |v| Duration::from_secs(v.value)),

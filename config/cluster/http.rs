@@ -97,27 +97,24 @@ impl UpstreamHttp {
             retry_policy,
             upstream_protocol_options,
         } = proto;
-        cx.unsupported("upstream_http_protocol_options", &upstream_http_protocol_options)?;
-        refuse_http_filters(&http_filters, cx)?;
-        cx.unsupported("header_validation_config", &header_validation_config)?;
-        cx.unsupported("outlier_detection", &outlier_detection)?;
-        cx.unsupported("request_mirror_policies", &request_mirror_policies)?;
-        cx.unsupported("hash_policy", &hash_policy)?;
-        cx.unsupported("retry_policy", &retry_policy)?;
-        let common =
-            cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx))?;
-        let (protocol, http1, http2) = match upstream_protocol_options {
+        let supported = crate::refuse_set!(cx; upstream_http_protocol_options, header_validation_config,
+            outlier_detection, request_mirror_policies, hash_policy, retry_policy);
+        let filters = refuse_http_filters(&http_filters, cx);
+        let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
+        let versions = match upstream_protocol_options {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
-                cx.at("explicit_http_config", |cx| lower_explicit(explicit, cx))?
+                cx.at("explicit_http_config", |cx| lower_explicit(explicit, cx))
             }
             Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
-                cx.at("use_downstream_protocol_config", |cx| lower_downstream(config, cx))?
+                cx.at("use_downstream_protocol_config", |cx| lower_downstream(config, cx))
             }
             Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                return Err(cx.at("auto_config", |cx| cx.not_implemented("choosing the protocol by ALPN")));
+                Err(cx.at("auto_config", |cx| cx.not_implemented("choosing the protocol by ALPN")))
             }
-            None => return Err(cx.invalid("upstream_protocol_options is required")),
+            None => Err(cx.invalid("upstream_protocol_options is required")),
         };
+        supported.and(filters)?;
+        let (common, (protocol, http1, http2)) = (common?, versions?);
         Ok(Self { protocol, common, http1, http2 })
     }
 
@@ -134,13 +131,14 @@ impl UpstreamHttp {
             (false, Some(_)) => UpstreamProtocol::Http2,
             (false, None) => UpstreamProtocol::Http1,
         };
-        let mut common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common, cx))?;
+        let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common, cx));
+        let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http1, cx));
+        let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2, cx));
+        let mut common = common?;
         if let Some(max) = max_requests_per_connection {
             common.max_requests_per_connection = Some(u64::from(max.value)).filter(|max| *max > 0);
         }
-        let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http1, cx))?;
-        let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2, cx))?;
-        Ok(Self { protocol, common, http1, http2 })
+        Ok(Self { protocol, common, http1: http1?, http2: http2? })
     }
 }
 
@@ -166,12 +164,13 @@ fn lower_explicit(proto: ExplicitHttpConfig, cx: &mut LowerCx<'_>) -> Result<Ver
 /// Envoy: without `http2_protocol_options` the cluster speaks HTTP/1 alone, whatever came in.
 fn lower_downstream(proto: UseDownstreamHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, Refused> {
     let UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options, http3_protocol_options } = proto;
-    cx.unsupported("http3_protocol_options", &http3_protocol_options)?;
+    let supported = crate::refuse_set!(cx; http3_protocol_options);
     let protocol =
         if http2_protocol_options.is_some() { UpstreamProtocol::Downstream } else { UpstreamProtocol::Http1 };
-    let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx))?;
-    let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx))?;
-    Ok((protocol, http1, http2))
+    let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
+    let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
+    supported?;
+    Ok((protocol, http1?, http2?))
 }
 
 fn typed_options(

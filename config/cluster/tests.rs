@@ -176,3 +176,49 @@ fn dns_settings_are_read_from_the_newest_message_that_is_there() {
     assert!(!lowered.resolver.use_tcp);
     assert_eq!(lowered.resolver.servers, ["127.0.0.1:53".parse().unwrap()]);
 }
+
+#[test]
+fn every_part_of_a_cluster_tells_its_refusals() {
+    let mut proto = cluster(&["a.example"]);
+    proto.outlier_detection = Some(Default::default());
+    proto.circuit_breakers = Some(pb::CircuitBreakers {
+        per_host_thresholds: vec![Default::default()],
+        thresholds: vec![pb::circuit_breakers::Thresholds {
+            max_connection_pools: Some(protobuf::UInt32Value { value: 1 }),
+            ..Default::default()
+        }],
+    });
+    proto.http2_protocol_options = Some(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() });
+    let said = refusals(proto).join("\n");
+    for path in
+        ["outlier_detection", "load_assignment", "per_host_thresholds", "max_connection_pools", "allow_metadata"]
+    {
+        assert!(said.contains(path), "{path} is not in\n{said}");
+    }
+}
+
+fn bind(source: &str, extra: &[&str]) -> Result<ClusterConfig, Vec<Invalid>> {
+    let address = |ip: &str| match socket_address(ip, 0).address {
+        Some(core::address::Address::SocketAddress(address)) => Some(address),
+        _ => None,
+    };
+    let extra = extra.iter().map(|ip| core::ExtraSourceAddress { address: address(ip), socket_options: None });
+    let bind = core::BindConfig {
+        source_address: address(source),
+        extra_source_addresses: extra.collect(),
+        ..Default::default()
+    };
+    lower(pb::Cluster { upstream_bind_config: Some(bind), ..cluster(&["127.0.0.1"]) })
+}
+
+#[test]
+fn the_extra_source_address_is_that_of_the_other_ip_version() {
+    let bound = bind("127.0.0.2", &["::1"]).unwrap().bind.unwrap();
+    let source = |to: &str| bound.for_target(to.parse().unwrap()).0.unwrap().ip().to_string();
+    assert_eq!([source("127.0.0.1"), source("::2")], ["127.0.0.2", "::1"]);
+    let only = bind("127.0.0.2", &[]).unwrap().bind.unwrap();
+    assert_eq!(only.for_target("::2".parse().unwrap()).0, only.source);
+    for (source, extra) in [("127.0.0.2", &["127.0.0.3"][..]), ("127.0.0.2", &["::1", "::2"]), ("", &["::1"])] {
+        assert!(bind(source, extra).is_err(), "{source:?} and {extra:?}");
+    }
+}

@@ -23,6 +23,8 @@ struct Reader<'a> {
     builder: Builder,
 }
 
+const LAST_COMMA: &str = "JSON has no comma behind the last value";
+
 impl Reader<'_> {
     /// Recursion is bounded: the builder refuses the level after the hundredth.
     fn value(&mut self) -> Result<(), SyntaxError> {
@@ -40,7 +42,7 @@ impl Reader<'_> {
             Some(b'"') => self.string(),
             Some(b'-' | b'0'..=b'9') => self.number(),
             Some(b't' | b'f' | b'n') => self.literal(),
-            Some(b']' | b'}') => Err(self.wrong("expected a value: JSON has no comma after the last one")),
+            Some(b']' | b'}') => Err(self.wrong(if self.is_behind_comma() { LAST_COMMA } else { "expected a value" })),
             Some(_) => Err(self.wrong("expected a value in JSON (a file in YAML is called .yaml or .yml)")),
             None => Err(self.wrong("unexpected end of the document")),
         }
@@ -71,10 +73,16 @@ impl Reader<'_> {
         }
     }
 
+    /// Whether a comma stands before the current place.
+    fn is_behind_comma(&self) -> bool {
+        self.text[..self.at].trim_end().ends_with(',')
+    }
+
     fn member(&mut self) -> Result<(), SyntaxError> {
         self.space();
         if self.peek() != Some(b'"') {
-            return Err(self.wrong("expected a key in double quotes"));
+            let is_end = self.peek() == Some(b'}') && self.is_behind_comma();
+            return Err(self.wrong(if is_end { LAST_COMMA } else { "expected a key in double quotes" }));
         }
         self.string()?;
         self.space();
@@ -184,7 +192,10 @@ impl Reader<'_> {
         self.skip(|b| b.is_ascii_alphanumeric(), usize::MAX);
         let word = &self.text[start..self.at];
         if !matches!(word, "true" | "false" | "null") {
-            return Err(SyntaxError { at, reason: format!("unknown literal {word:?}") });
+            return Err(SyntaxError {
+                at,
+                reason: format!("unknown literal {word:?} in JSON (a file in YAML is called .yaml or .yml)"),
+            });
         }
         self.builder.scalar(Kind::Plain, word, at);
         Ok(())

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -76,6 +77,8 @@ pub(crate) struct Http {
     /// The table that the last request was routed by.
     routes: RefCell<Option<Rc<WorkerRoutes>>>,
     requests: Cell<u64>,
+    /// How old the connection may become.
+    max_age: Option<Duration>,
 }
 
 impl NetworkFilter for Hcm {
@@ -101,8 +104,13 @@ impl NetworkFilter for Hcm {
 impl Http {
     fn new(hcm: Arc<Hcm>, connection: Rc<ConnectionInfo>, cx: NetworkCx) -> Self {
         let routes = RefCell::default();
-        let buffer_limit = cx.buffer_limit as usize;
-        Self { hcm, connection, worker: cx.worker, drain: cx.drain, buffer_limit, routes, requests: Cell::new(0) }
+        let NetworkCx { worker, drain, buffer_limit } = cx;
+        let common = &hcm.codec.common;
+        let jitter = common.max_connection_duration_jitter;
+        let longer = if jitter > 0.0 { jitter / 100.0 * unit(worker.rng.u64()) } else { 0.0 };
+        let max_age = common.max_connection_duration.map(|age| age + age.mul_f64(longer));
+        let (buffer_limit, requests) = (buffer_limit as usize, Cell::new(0));
+        Self { hcm, connection, worker, drain, buffer_limit, routes, requests, max_age }
     }
 
     /// Applies Envoy's contract to a request head, or refuses it.
@@ -149,7 +157,7 @@ impl Http {
 
     /// When a connection that began at `start` is as old as it may become.
     pub(crate) fn age(&self, start: Instant) -> Option<Instant> {
-        self.hcm.codec.common.max_connection_duration.map(|age| start + age)
+        self.max_age.map(|age| start + age)
     }
 
     /// The table of a request; `None` where no scope is its own.
@@ -182,6 +190,11 @@ impl Http {
             }
         }
     }
+}
+
+/// A random number from 0 to 1.
+fn unit(random: u64) -> f64 {
+    random as f64 / u64::MAX as f64
 }
 
 impl RouteSource for Http {

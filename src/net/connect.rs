@@ -131,7 +131,7 @@ fn connect_abstract(name: &str) -> io::Result<UnixStream> {
 }
 
 fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, ConnectError> {
-    let source = options.bind.and_then(|b| b.source);
+    let (source, own_options) = options.bind.map_or((None, &[][..]), |bind| bind.for_target(to.ip()));
     let made = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
@@ -142,8 +142,8 @@ fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, Con
         if let Some(freebind) = bind.freebind {
             socket.set_freebind_v4(freebind)?;
         }
-        set_options(&socket, to, &bind.options, SocketPhase::PreBind)?;
-        if let Some(source) = bind.source {
+        set_options(&socket, to, own_options, SocketPhase::PreBind)?;
+        if let Some(source) = source {
             // With the kernel choosing the port, it need not do so before it knows the other end: one local port
             // then serves connections to many hosts.
             if source.port() == 0 {
@@ -151,7 +151,7 @@ fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, Con
             }
             socket.bind(&source.into())?;
         }
-        set_options(&socket, to, &bind.options, SocketPhase::Bound)?;
+        set_options(&socket, to, own_options, SocketPhase::Bound)?;
         Ok(socket)
     };
     made().map_err(|error| ConnectError::Bind { address: source, source: error })
@@ -196,7 +196,8 @@ mod tests {
     async fn a_connection_carries_bytes_and_knows_its_own_end() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = listener.local_addr().unwrap();
-        let bind = BindConfig { source: Some("127.0.0.2:0".parse().unwrap()), freebind: None, options: vec![] };
+        let bind =
+            BindConfig { source: Some("127.0.0.2:0".parse().unwrap()), extra: None, freebind: None, options: vec![] };
         let options = ConnectOptions {
             bind: Some(&bind),
             keepalive: Some(TcpKeepalive { probes: Some(3), time: Some(5), interval: None }),
@@ -220,7 +221,8 @@ mod tests {
             refusal(Address::Pipe("/nonexistent/s".into()), options).await,
             "immediate connect error: No such file or directory|remote address:/nonexistent/s"
         );
-        let bind = BindConfig { source: Some("192.0.2.77:0".parse().unwrap()), freebind: None, options: vec![] };
+        let bind =
+            BindConfig { source: Some("192.0.2.77:0".parse().unwrap()), extra: None, freebind: None, options: vec![] };
         let options = ConnectOptions { bind: Some(&bind), keepalive: None };
         assert_eq!(
             refusal(closed.into(), options).await,

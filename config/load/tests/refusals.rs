@@ -171,6 +171,13 @@ fn what_is_no_document_is_refused_where_it_stands() {
         ("b.yaml", "foo", "b.yaml:1:1: expected a message envoy.config.bootstrap.v3.Bootstrap"),
         ("b.yaml", "[1]", "b.yaml:1:1: expected a message envoy.config.bootstrap.v3.Bootstrap"),
         ("b.json", "{\"node\": }", "b.json:1:10: expected a value"),
+        ("b.json", "{\"node\": {},\n}", "b.json:2:1: JSON has no comma behind the last value"),
+        ("b.json", "[{}, ]", "b.json:1:6: JSON has no comma behind the last value"),
+        (
+            "bootstrap",
+            "node: {}",
+            "bootstrap:1:1: unknown literal \"node\" in JSON (a file in YAML is called .yaml or .yml)",
+        ),
         ("b.pb_text", "node {", "b.pb_text:1:7: unexpected end of the text"),
         ("b.pb", "\u{7}abc", "b.pb: cannot be decoded as envoy.config.bootstrap.v3.Bootstrap"),
     ] {

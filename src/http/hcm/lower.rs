@@ -154,23 +154,12 @@ impl Hcm {
         let local_replies = cx.opt("local_reply_config", local_reply_config, LocalReplies::lower);
         let routes = lower_routes(route_specifier, cx);
         let client = lower_internal(internal_address_config, cx);
-        let timeouts = (|| {
-            Ok(Timeouts {
-                stream_idle: match cx.opt("stream_idle_timeout", stream_idle_timeout, duration)? {
-                    None => Some(STREAM_IDLE),
-                    Some(d) => non_zero(d),
-                },
-                stream_flush: cx.opt("stream_flush_timeout", stream_flush_timeout, duration)?.map(non_zero),
-                request: cx.opt("request_timeout", request_timeout, duration)?.and_then(non_zero),
-                request_headers: cx
-                    .opt("request_headers_timeout", request_headers_timeout, duration)?
-                    .and_then(non_zero),
-                drain: cx.opt("drain_timeout", drain_timeout, duration)?.unwrap_or(DRAIN),
-                delayed_close: cx
-                    .opt("delayed_close_timeout", delayed_close_timeout, duration)?
-                    .unwrap_or(DELAYED_CLOSE),
-            })
-        })();
+        let stream_idle = cx.opt("stream_idle_timeout", stream_idle_timeout, duration);
+        let stream_flush = cx.opt("stream_flush_timeout", stream_flush_timeout, duration);
+        let request = cx.opt("request_timeout", request_timeout, duration);
+        let request_headers = cx.opt("request_headers_timeout", request_headers_timeout, duration);
+        let drain = cx.opt("drain_timeout", drain_timeout, duration);
+        let delayed_close = cx.opt("delayed_close_timeout", delayed_close_timeout, duration);
         let via = header_value("via", &via, cx);
         let server_name = if server_name.is_set() { server_name } else { SERVER_NAME.to_owned() };
         let server_name = header_value("server_name", &server_name, cx);
@@ -234,11 +223,19 @@ impl Hcm {
             service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
             proxy_100_continue,
         };
+        let timeouts = Timeouts {
+            stream_idle: stream_idle?.map_or(Some(STREAM_IDLE), non_zero),
+            stream_flush: stream_flush?.map(non_zero),
+            request: request?.and_then(non_zero),
+            request_headers: request_headers?.and_then(non_zero),
+            drain: drain?.unwrap_or(DRAIN),
+            delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE),
+        };
         let h1_settings = Arc::new(h1_settings(&codec));
         Ok(Self {
             h1_settings,
             head,
-            timeouts: timeouts?,
+            timeouts,
             chain: Arc::new(chain?),
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),

@@ -27,7 +27,7 @@ pub(super) async fn serve(http: Rc<Http>, mut io: Io, active: ActiveConnection) 
     let common = &http.hcm.codec.common;
     // Envoy: a connection without a codec has nothing to drain, and is closed at once.
     let idle = common.idle_timeout.map(|idle| active.start() + idle);
-    let age = common.max_connection_duration.map(|age| active.start() + age);
+    let age = http.age(active.start());
     let read = read_preface(&mut io, &mut first);
     let read = match earlier(idle, age) {
         Some(deadline) => tokio::time::timeout_at(deadline, read).await,
