@@ -6,6 +6,7 @@ use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, Script, Then, http1, http2};
+use std::time::Duration;
 
 fn http2_pieces() -> Pieces {
     Pieces { http2_upstream: true, ..Pieces::default() }
@@ -119,5 +120,36 @@ async fn a_thousand_requests_at_once_are_all_answered() {
     }
     while let Some(done) = requests.join_next().await {
         assert_eq!(done.expect("no panic").expect("the proxy answers"), 200);
+    }
+}
+
+/// The gauge follows what the kernel does not take, and goes back when it does.
+#[tokio::test]
+async fn bytes_that_an_upstream_does_not_take_are_in_the_gauge() {
+    // It accepts in the kernel alone, and never reads.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let port = deaf.local_addr().expect("it is bound").port();
+    let endpoint = format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
+    let pieces = Pieces {
+        routes: "- match: { prefix: / }\n  route: { cluster: deaf }\n".to_owned(),
+        clusters: format!(
+            "- name: deaf\n  load_assignment: {{ cluster_name: deaf, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ \
+             address: {endpoint} }} }}] }}] }}\n"
+        ),
+        ..Pieces::default()
+    };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    client.send(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n").await.expect("the proxy reads");
+    let chunk = vec![b'x'; 256 * 1024];
+    while tokio::time::timeout(Duration::from_millis(500), client.send(&chunk)).await.is_ok() {}
+    let gauge = "cluster.deaf.upstream_cx_tx_bytes_buffered";
+    assert!(proxy.stat(gauge).await > 0);
+    // At last it reads, on a thread that ends with its connection.
+    std::thread::spawn(move || {
+        deaf.accept().and_then(|(mut stream, _)| std::io::copy(&mut stream, &mut std::io::sink()))
+    });
+    while proxy.stat(gauge).await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -12,20 +12,42 @@ use super::connection::{ClosedBy, ConnectionRecord};
 pub(super) struct Metered {
     io: Io,
     record: Rc<ConnectionRecord>,
+    /// Bytes of the last write that the kernel has not taken; they are in the gauge.
+    waiting: u64,
 }
 
 // === impl Metered ===
 
 impl Metered {
     pub(super) fn wrap(io: Io, record: Rc<ConnectionRecord>) -> Io {
-        Io::new(Self { io, record })
+        Io::new(Self { io, record, waiting: 0 })
     }
 
-    fn sent(&self, result: io::Result<usize>) -> io::Result<usize> {
-        if let Ok(sent) = result {
+    fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let sent = match &done {
+            Poll::Ready(Ok(sent)) => *sent,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        if sent > 0 {
             self.record.share.cluster.stats.upstream_cx_tx_bytes_total().add(sent as u64);
         }
-        result
+        let failed = matches!(done, Poll::Ready(Err(_)));
+        self.waits(if failed { 0 } else { asked.saturating_sub(sent) as u64 });
+        done
+    }
+
+    fn waits(&mut self, waiting: u64) {
+        if waiting != self.waiting {
+            let gauge = self.record.share.cluster.stats.upstream_cx_tx_bytes_buffered();
+            gauge.add(waiting);
+            gauge.sub(std::mem::replace(&mut self.waiting, waiting));
+        }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.waits(0);
     }
 }
 
@@ -51,8 +73,8 @@ impl AsyncRead for Metered {
 
 impl AsyncWrite for Metered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.io).poll_write(cx, buf));
-        Poll::Ready(self.sent(result))
+        let done = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(buf.len(), done)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -68,8 +90,8 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs));
-        Poll::Ready(self.sent(result))
+        let done = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(bufs.iter().map(|b| b.len()).sum(), done)
     }
 
     fn is_write_vectored(&self) -> bool {
