@@ -20,7 +20,9 @@ pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
 pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
 pub use http::{UpstreamHttp, UpstreamProtocol};
-pub use lb::{CommonLb, LbPolicy, LocalityBasis, LocalityLb, ZoneAware};
+pub use lb::{
+    CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction, ZoneAware,
+};
 
 use crate::metadata::lower_metadata;
 use crate::protocol::{duration, message_name};
@@ -96,6 +98,9 @@ impl ClusterConfig {
             cx,
         );
         let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
+        if let (Ok(discovery), Ok(lb)) = (&discovery, &lb) {
+            cx.at("common_lb_config", |cx| lb.check_hostname(discovery, cx))?;
+        }
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
         let http = UpstreamHttp::lower(
             http::Protos {

@@ -45,6 +45,7 @@ scenario_files! {
     forwarded
     framing
     http2
+    lb_hash
     lb_priority
     lb_zone
     local_reply

@@ -1,27 +1,39 @@
 mod common;
+mod hashing;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::{self as pb, LbPolicy as Policy};
 use nuncio_proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
-use nuncio_proto::envoy::extensions::load_balancing_policies::{least_request, random, round_robin};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::load_balancing_policies::{least_request, random, round_robin, wrr_locality};
 use nuncio_proto::google::protobuf::Any;
 
+use super::Discovery;
 use crate::protocol::{any_as, message_name};
 
 pub use common::{CommonLb, LocalityBasis, LocalityLb, ZoneAware};
+pub use hashing::{HashTable, HashingLb, RingHashFunction};
 
 /// How a host is chosen for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LbPolicy {
     /// One after the other, as often as their weights say.
     RoundRobin,
-    /// The one with the fewest active requests among `choices` drawn at random.
-    LeastRequest {
-        /// At least 2.
-        choices: u32,
-    },
+    /// One with few active requests.
+    LeastRequest(LeastRequest),
     /// Any.
     Random,
+    /// By the hash of the request.
+    Hashing(Box<HashingLb>),
+}
+
+/// How one with few active requests is found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LeastRequest {
+    /// Among so many drawn at random, at least 2, where weights are equal; `None`: among all.
+    pub choices: Option<u32>,
+    /// Where weights differ, they are divided by the number of active requests to the power of this.
+    pub bias: f64,
 }
 
 /// A policy with how it treats localities.
@@ -30,9 +42,6 @@ pub(super) struct LoweredLb {
     pub(super) policy: LbPolicy,
     pub(super) locality: LocalityLb,
 }
-
-/// Envoy's `choice_count`.
-const DEFAULT_CHOICES: u32 = 2;
 
 // === impl LoweredLb ===
 
@@ -49,10 +58,22 @@ impl LoweredLb {
         if let Some(list) = list {
             return cx.at("load_balancing_policy", |cx| Self::lower_list(list, cx));
         }
-        let policy = LbPolicy::lower(policy, config, cx);
+        let policy = LbPolicy::lower(policy, config, common, cx);
         let specifier = common.and_then(|c| c.locality_config_specifier);
         let locality = cx.at("common_lb_config", |cx| LocalityLb::lower_common(specifier, cx))?;
         Ok(Self { policy: policy?, locality })
+    }
+
+    /// Hosts have names where DNS gave them, as Envoy sees it.
+    pub(super) fn check_hostname(&self, discovery: &Discovery, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        let kind = match (&self.policy, discovery) {
+            (LbPolicy::Hashing(hashing), Discovery::Static) if hashing.use_hostname => "static",
+            (LbPolicy::Hashing(hashing), Discovery::LogicalDns(_)) if hashing.use_hostname => "logical_dns",
+            _ => return Ok(()),
+        };
+        Err(cx.invalid(format!(
+            "Cannot use hostname for consistent hashing loadbalancing for cluster of type: 'envoy.cluster.{kind}'"
+        )))
     }
 
     /// The first entry of a type that Envoy knows wins, as in Envoy; if nuncio lacks it, it is refused.
@@ -73,64 +94,73 @@ impl LoweredLb {
     }
 
     fn lower_any(any: &Any, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
-        match message_name(any) {
-            "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin" => {
+        let Some(name) = message_name(any).strip_prefix("envoy.extensions.load_balancing_policies.") else {
+            return Ok(None);
+        };
+        let lowered = match name {
+            "round_robin.v3.RoundRobin" => {
                 let round_robin::v3::RoundRobin { slow_start_config, locality_lb_config } = any_as(any, cx)?;
                 cx.unsupported("slow_start_config", &slow_start_config)?;
-                let locality = LocalityLb::lower(locality_lb_config, cx)?;
-                Ok(Some(Self { policy: LbPolicy::RoundRobin, locality }))
+                Self { policy: LbPolicy::RoundRobin, locality: LocalityLb::lower(locality_lb_config, cx)? }
             }
-            "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest" => {
-                let least_request::v3::LeastRequest {
-                    choice_count,
-                    active_request_bias,
-                    slow_start_config,
-                    locality_lb_config,
-                    enable_full_scan,
-                    selection_method,
-                } = any_as(any, cx)?;
-                cx.unsupported("active_request_bias", &active_request_bias)?;
-                cx.unsupported("slow_start_config", &slow_start_config)?;
-                cx.unsupported("enable_full_scan", &enable_full_scan.filter(|v| v.value))?;
-                cx.unsupported("selection_method", &selection_method)?;
-                let locality = LocalityLb::lower(locality_lb_config, cx)?;
-                let choices = choice_count.map_or(DEFAULT_CHOICES, |c| c.value);
-                Ok(Some(Self { policy: LbPolicy::LeastRequest { choices }, locality }))
-            }
-            "envoy.extensions.load_balancing_policies.random.v3.Random" => {
+            "least_request.v3.LeastRequest" => LeastRequest::lower_policy(any_as(any, cx)?, cx)?,
+            "random.v3.Random" => {
                 let random::v3::Random { locality_lb_config } = any_as(any, cx)?;
-                let locality = LocalityLb::lower(locality_lb_config, cx)?;
-                Ok(Some(Self { policy: LbPolicy::Random, locality }))
+                Self { policy: LbPolicy::Random, locality: LocalityLb::lower(locality_lb_config, cx)? }
             }
-            name if name.starts_with("envoy.extensions.load_balancing_policies.") => {
-                Err(cx.not_implemented(format!("load balancing by {name}")))
-            }
-            _ => Ok(None),
-        }
+            "ring_hash.v3.RingHash" => HashingLb::lower_ring_policy(any_as(any, cx)?, cx)?,
+            "maglev.v3.Maglev" => HashingLb::lower_maglev_policy(any_as(any, cx)?, cx)?,
+            "wrr_locality.v3.WrrLocality" => return Err(refuse_wrr_locality(any_as(any, cx)?, cx)),
+            other => return Err(cx.not_implemented(format!("load balancing by {other}"))),
+        };
+        Ok(Some(lowered))
     }
+}
+
+/// Envoy has it for one other policy alone, which nuncio does not have.
+fn refuse_wrr_locality(proto: wrr_locality::v3::WrrLocality, cx: &mut LowerCx<'_>) -> Refused {
+    let wrr_locality::v3::WrrLocality { endpoint_picking_policy } = proto;
+    let policies = endpoint_picking_policy.map(|list| list.policies).unwrap_or_default();
+    let any = policies.first().and_then(|p| p.typed_extension_config.as_ref()?.typed_config.as_ref());
+    cx.at("endpoint_picking_policy", |cx| match any {
+        Some(any) if message_name(any).ends_with(".ClientSideWeightedRoundRobin") => {
+            cx.not_implemented("load balancing by client_side_weighted_round_robin")
+        }
+        _ => cx.invalid(
+            "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as its endpoint \
+             picking policy.",
+        ),
+    })
 }
 
 // === impl LbPolicy ===
 
 impl LbPolicy {
     /// Whether hosts are chosen by the hash of a request. Envoy makes none for the others, and no cookie for it.
-    pub fn is_by_hash(self) -> bool {
+    pub fn is_by_hash(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::LeastRequest { .. } | Self::Random => false,
+            Self::RoundRobin | Self::LeastRequest(_) | Self::Random => false,
+            Self::Hashing(_) => true,
         }
     }
 
-    fn lower(policy: i32, config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    fn lower(
+        policy: i32,
+        config: Option<pb::LbConfig>,
+        common: Option<&pb::CommonLbConfig>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
         match Policy::try_from(policy) {
             Ok(Policy::RoundRobin) => Self::lower_round_robin(config, cx),
-            Ok(Policy::LeastRequest) => Self::lower_least_request(config, cx),
+            Ok(Policy::LeastRequest) => LeastRequest::lower(config, cx).map(Self::LeastRequest),
             Ok(Policy::Random) => Ok(Self::Random),
+            Ok(Policy::RingHash) => HashingLb::lower_ring(config, common, cx),
+            Ok(Policy::Maglev) => HashingLb::lower_maglev(config, common, cx),
             Ok(Policy::LoadBalancingPolicyConfig) => {
                 Err(cx.at("lb_policy", |cx| cx.invalid("LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")))
             }
-            Ok(other @ (Policy::RingHash | Policy::Maglev | Policy::ClusterProvided)) => {
-                let what = format!("load balancing by {}", other.as_str_name());
-                Err(cx.at("lb_policy", |cx| cx.not_implemented(what)))
+            Ok(Policy::ClusterProvided) => {
+                Err(cx.at("lb_policy", |cx| cx.not_implemented("load balancing by CLUSTER_PROVIDED")))
             }
             Err(_) => Err(cx.at("lb_policy", |cx| cx.invalid("is no load balancing policy"))),
         }
@@ -144,16 +174,53 @@ impl LbPolicy {
         }
         Ok(Self::RoundRobin)
     }
+}
 
-    fn lower_least_request(config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Some(pb::LbConfig::LeastRequestLbConfig(config)) = config else {
-            return Ok(Self::LeastRequest { choices: DEFAULT_CHOICES });
-        };
-        let pb::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = config;
-        cx.at("least_request_lb_config", |cx| {
-            cx.unsupported("active_request_bias", &active_request_bias)?;
-            cx.unsupported("slow_start_config", &slow_start_config)
-        })?;
-        Ok(Self::LeastRequest { choices: choice_count.map_or(DEFAULT_CHOICES, |c| c.value) })
+// === impl LeastRequest ===
+
+/// Envoy's `choice_count`.
+const DEFAULT_CHOICES: u32 = 2;
+
+impl Default for LeastRequest {
+    fn default() -> Self {
+        Self { choices: Some(DEFAULT_CHOICES), bias: 1.0 }
     }
+}
+
+impl LeastRequest {
+    fn lower(config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let Some(pb::LbConfig::LeastRequestLbConfig(config)) = config else { return Ok(Self::default()) };
+        let pb::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = config;
+        cx.at("least_request_lb_config", |cx| cx.unsupported("slow_start_config", &slow_start_config))?;
+        let choices = Some(choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
+        Ok(Self { choices, bias: bias(active_request_bias) })
+    }
+
+    // A deprecated field is configuration too.
+    #[allow(deprecated)]
+    fn lower_policy(proto: least_request::v3::LeastRequest, cx: &mut LowerCx<'_>) -> Result<LoweredLb, Refused> {
+        use least_request::v3::least_request::SelectionMethod;
+        let least_request::v3::LeastRequest {
+            choice_count,
+            active_request_bias,
+            slow_start_config,
+            locality_lb_config,
+            enable_full_scan,
+            selection_method,
+        } = proto;
+        cx.unsupported("slow_start_config", &slow_start_config)?;
+        // The old field asks for nothing else.
+        let scans_all =
+            selection_method == SelectionMethod::FullScan as i32 || enable_full_scan.is_some_and(|v| v.value);
+        let choices = (!scans_all).then(|| choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
+        let policy = LbPolicy::LeastRequest(Self { choices, bias: bias(active_request_bias) });
+        Ok(LoweredLb { policy, locality: LocalityLb::lower(locality_lb_config, cx)? })
+    }
+}
+
+/// Envoy: a bias below 0 is passed over.
+fn bias(proto: Option<core::RuntimeDouble>) -> f64 {
+    // Runtime values are refused where they are set.
+    let bias = proto.map(|core::RuntimeDouble { default_value, runtime_key: _ }| default_value);
+    bias.filter(|bias| *bias >= 0.0).unwrap_or(1.0)
 }

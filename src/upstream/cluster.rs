@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::LocalCluster;
-use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, LocalityLb, Priority};
+use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, LbPolicy, LocalityLb, Priority};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::watch;
 
 use crate::host::Host;
-use crate::host_set::{HostSet, Layout, Localities};
+use crate::host_set::{Hashing, HostSet, Layout, Localities};
 use crate::limits::Limits;
 
 /// A cluster, shared by all workers.
@@ -43,7 +43,7 @@ impl Cluster {
             [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
         let is_static = matches!(config.discovery, Discovery::Static);
         let cluster = Self {
-            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref()))),
+            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref(), &scope))),
             local,
             writer: Mutex::new(()),
             config,
@@ -73,7 +73,7 @@ impl Cluster {
     pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
         // A poisoned lock means that a change panicked before it was published: the hosts are whole.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref()));
+        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref(), &self.scope()));
         let before = self.hosts.load();
         self.stats.membership_change().add(set.changed_priorities(&before));
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
@@ -88,7 +88,7 @@ impl Cluster {
     pub fn update_health(&self) {
         // As in `set_hosts`.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = self.hosts.load().refreshed(layout(&self.config, self.local.as_deref()));
+        let set = self.hosts.load().refreshed(layout(&self.config, self.local.as_deref(), &self.scope()));
         self.publish(set);
     }
 
@@ -126,12 +126,16 @@ impl Cluster {
     }
 }
 
-fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>) -> Layout<'a> {
+fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>, scope: &'a Scope) -> Layout<'a> {
     let localities = match (local, &config.locality_lb) {
         (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
         (local, _) => Localities::Grouped { local: local.and_then(|local| local.locality.as_ref()) },
     };
-    Layout { policy: &config.assignment, panic_threshold: config.common_lb.panic_threshold, localities }
+    let hashing = match &config.lb {
+        LbPolicy::Hashing(hashing) => Some(Hashing { config: hashing, locality: &config.locality_lb, scope }),
+        _ => None,
+    };
+    Layout { policy: &config.assignment, panic_threshold: config.common_lb.panic_threshold, localities, hashing }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {

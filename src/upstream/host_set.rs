@@ -7,9 +7,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use nuncio_config::cluster::{AssignmentPolicy, Locality};
+use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb};
+use nuncio_telemetry::stats::Scope;
 
 use crate::host::Host;
+use crate::lb::HashTables;
 
 pub(crate) use load::Availability;
 pub use load::PriorityLoad;
@@ -26,16 +28,29 @@ pub struct HostSet {
     pub load: PriorityLoad,
     /// Whether the healthy hosts of the first priority get it all.
     pub(crate) is_plain: bool,
+    /// For policies that hash.
+    pub(crate) tables: Option<HashTables>,
 }
 
 /// How hosts become a set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Layout<'a> {
     /// What their assignment says.
     pub(crate) policy: &'a AssignmentPolicy,
     /// Below this percentage of healthy hosts all are used; 0 never.
     pub(crate) panic_threshold: u8,
     pub(crate) localities: Localities<'a>,
+    /// For policies that hash.
+    pub(crate) hashing: Option<Hashing<'a>>,
+}
+
+/// How the tables of policies that hash are made.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashing<'a> {
+    pub(crate) config: &'a HashingLb,
+    pub(crate) locality: &'a LocalityLb,
+    /// Of the cluster.
+    pub(crate) scope: &'a Scope,
 }
 
 /// Whether hosts are told apart by locality, which costs memory.
@@ -74,7 +89,10 @@ impl HostSet {
         }
         let load = PriorityLoad::distribute(&mut priorities, layout.panic_threshold);
         let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
-        Self { hosts, priorities: priorities.into(), load, is_plain }
+        let tables = layout
+            .hashing
+            .map(|hashing| HashTables::new(hashing.config, hashing.locality, &hosts, &priorities, hashing.scope));
+        Self { hosts, priorities: priorities.into(), load, is_plain, tables }
     }
 
     /// Number of healthy hosts.

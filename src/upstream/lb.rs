@@ -1,6 +1,7 @@
 //! Load balancing: which of the hosts that may be chosen gets a request. State belongs to one worker.
 
 mod edf;
+mod hashing;
 mod picker;
 mod zone;
 
@@ -14,6 +15,7 @@ use nuncio_telemetry::stats::catalogue::ClusterStats;
 use crate::host::Host;
 use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
+pub(crate) use hashing::HashTables;
 use picker::Picker;
 use zone::{ZoneChoice, ZoneRouting};
 
@@ -54,7 +56,6 @@ struct HealthPickers {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PickContext<'a> {
     /// What the route's hash policies made of the request.
-    #[expect(dead_code, reason = "read by the policies that hash, which are on their way")]
     pub(crate) hash: Option<u64>,
     /// What the route asks of the metadata of the host.
     #[expect(dead_code, reason = "read by subsets, which are on their way")]
@@ -96,7 +97,7 @@ impl LoadBalancer {
         };
         let by_locality = config.locality_lb == LocalityLb::Weighted;
         Self {
-            policy: config.lb,
+            policy: config.lb.clone(),
             fail_traffic_on_panic,
             by_locality,
             is_plain: env.set.is_plain && !by_locality && zone.is_none(),
@@ -107,6 +108,9 @@ impl LoadBalancer {
 
     /// The place in `set.hosts` of the host for the next request; `None` if there is none to choose from.
     pub(crate) fn pick(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        if let Some(tables) = &env.set.tables {
+            return tables.pick(cx, env);
+        }
         let mut place = self.pick_once(cx, env)?;
         if let Some(Avoid { is_avoided, selections }) = cx.avoid {
             for _ in 0..selections {
@@ -127,7 +131,7 @@ impl LoadBalancer {
         let place = match candidates.places() {
             [] => return None,
             [only] => *only,
-            _ => picker.get_or_init(|| Picker::new(self.policy, candidates, env)).pick(candidates, env),
+            _ => picker.get_or_init(|| Picker::new(&self.policy, candidates, env)).pick(candidates, env),
         };
         Some(place as usize)
     }

@@ -63,15 +63,14 @@ impl CommonLb {
             update_merge_window,
             ignore_new_hosts_until_first_hc,
             close_connections_on_host_set_change,
-            consistent_hashing_lb_config,
             override_host_status,
-            // Part of the policy that it is for.
+            // Parts of the policies that they are for.
+            consistent_hashing_lb_config: _,
             locality_config_specifier: _,
         } = proto;
         cx.unsupported("update_merge_window", &update_merge_window)?;
         cx.unsupported("ignore_new_hosts_until_first_hc", &ignore_new_hosts_until_first_hc)?;
         cx.unsupported("close_connections_on_host_set_change", &close_connections_on_host_set_change)?;
-        cx.unsupported("consistent_hashing_lb_config", &consistent_hashing_lb_config)?;
         cx.unsupported("override_host_status", &override_host_status)?;
         let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
         Ok(Self { panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD) })

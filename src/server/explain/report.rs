@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_config::cluster::{EndpointAddress, Health, LbPolicy};
+use nuncio_config::cluster::{EndpointAddress, HashTable, Health, LbPolicy};
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::route::{
     Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry, RouteTable,
@@ -257,10 +257,14 @@ impl ClusterReport {
         let Some(cluster) = clusters.iter().find(|cluster| *cluster.config.name.name == *name) else {
             return Self { name, lb: None, endpoints: Vec::new() };
         };
-        let lb = match cluster.config.lb {
+        let lb = match &cluster.config.lb {
             LbPolicy::RoundRobin => "round robin",
-            LbPolicy::LeastRequest { .. } => "least request",
+            LbPolicy::LeastRequest(_) => "least request",
             LbPolicy::Random => "random",
+            LbPolicy::Hashing(hashing) => match hashing.table {
+                HashTable::Ring { .. } => "ring hash",
+                HashTable::Maglev { .. } => "maglev",
+            },
         };
         let set = cluster.hosts();
         let resolved = set.hosts.iter().enumerate().map(|(i, host)| EndpointReport {

@@ -1,6 +1,6 @@
 use std::cell::{Cell, RefCell};
 
-use nuncio_config::cluster::LbPolicy;
+use nuncio_config::cluster::{LbPolicy, LeastRequest};
 use nuncio_filter_api::Rng;
 
 use super::LbEnv;
@@ -16,9 +16,14 @@ pub(super) enum Picker {
     /// By earliest deadline.
     ByWeight(RefCell<Edf>),
     /// By earliest deadline, where a host's weight is divided by its load at the time it was last chosen.
-    ByWeightAndLoad(RefCell<Edf>),
+    ByWeightAndLoad {
+        edf: RefCell<Edf>,
+        bias: f64,
+    },
     /// The least busy of so many drawn at random.
     LeastRequest(u32),
+    /// The least busy of all.
+    LeastOfAll,
     Random,
 }
 
@@ -26,13 +31,19 @@ pub(super) enum Picker {
 
 impl Picker {
     /// For `candidates`, of which there are more than one.
-    pub(super) fn new(policy: LbPolicy, candidates: &Candidates, env: LbEnv<'_>) -> Self {
+    pub(super) fn new(policy: &LbPolicy, candidates: &Candidates, env: LbEnv<'_>) -> Self {
         match (policy, candidates.is_weighted) {
             (LbPolicy::RoundRobin, false) => Self::InTurn(Cell::new(env.rng.below(candidates.len() as u64) as usize)),
             (LbPolicy::RoundRobin, true) => Self::ByWeight(RefCell::new(schedule(candidates, env))),
-            (LbPolicy::LeastRequest { choices }, false) => Self::LeastRequest(choices),
-            (LbPolicy::LeastRequest { .. }, true) => Self::ByWeightAndLoad(RefCell::new(schedule(candidates, env))),
-            (LbPolicy::Random, _) => Self::Random,
+            (LbPolicy::LeastRequest(LeastRequest { bias, .. }), true) => {
+                Self::ByWeightAndLoad { edf: RefCell::new(schedule(candidates, env)), bias: *bias }
+            }
+            (LbPolicy::LeastRequest(LeastRequest { choices: Some(choices), .. }), false) => {
+                Self::LeastRequest(*choices)
+            }
+            (LbPolicy::LeastRequest(LeastRequest { choices: None, .. }), false) => Self::LeastOfAll,
+            // Tables choose for policies that hash.
+            (LbPolicy::Random | LbPolicy::Hashing(_), _) => Self::Random,
         }
     }
 
@@ -47,8 +58,11 @@ impl Picker {
                 places[at]
             }
             Self::ByWeight(edf) => edf.borrow_mut().next(|place| f64::from(host(place).weight)),
-            Self::ByWeightAndLoad(edf) => edf.borrow_mut().next(|place| least_request_weight(host(place))),
+            Self::ByWeightAndLoad { edf, bias } => {
+                edf.borrow_mut().next(|place| least_request_weight(host(place), *bias))
+            }
             Self::LeastRequest(choices) => least_active(places, *choices, env),
+            Self::LeastOfAll => least_of_all(places, env),
             Self::Random => random(places, env.rng),
         }
     }
@@ -71,8 +85,31 @@ fn least_active(places: &[u32], choices: u32, env: LbEnv<'_>) -> u32 {
     best
 }
 
-fn least_request_weight(host: &Host) -> f64 {
-    f64::from(host.weight) / (host.stats.rq_active.get() + 1) as f64
+/// The least busy of all; of equally busy ones any.
+fn least_of_all(places: &[u32], env: LbEnv<'_>) -> u32 {
+    let active = |place: u32| env.set.hosts[place as usize].stats.rq_active.get();
+    let (mut best, mut least, mut ties) = (places[0], active(places[0]), 1);
+    for &other in &places[1..] {
+        let load = active(other);
+        if load < least {
+            (best, least, ties) = (other, load, 1);
+        } else if load == least {
+            ties += 1;
+            if env.rng.below(ties) == 0 {
+                best = other;
+            }
+        }
+    }
+    best
+}
+
+fn least_request_weight(host: &Host, bias: f64) -> f64 {
+    let (weight, busy) = (f64::from(host.weight), (host.stats.rq_active.get() + 1) as f64);
+    match bias {
+        0.0 => weight,
+        1.0 => weight / busy,
+        bias => weight / busy.powf(bias),
+    }
 }
 
 fn schedule(candidates: &Candidates, env: LbEnv<'_>) -> Edf {

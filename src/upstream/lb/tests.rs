@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use nuncio_config::bootstrap::LocalCluster;
-use nuncio_config::cluster::{ClusterConfig, Endpoint, Health, Locality, LocalityWeight};
+use nuncio_config::cluster::{ClusterConfig, Endpoint, Health, LeastRequest, Locality, LocalityWeight};
 use nuncio_telemetry::stats::Store;
 
 use super::*;
@@ -90,13 +90,13 @@ fn random_is_uniform() {
 
 #[test]
 fn least_request_is_uniform_among_idle_hosts() {
-    let shares = shares(LbPolicy::LeastRequest { choices: 2 }, &[1; 10], 10_000);
+    let shares = shares(LbPolicy::LeastRequest(LeastRequest::default()), &[1; 10], 10_000);
     assert!(is_uniform(&shares), "{shares:?}");
 }
 
 #[test]
 fn least_request_shuns_a_busy_host() {
-    let f = Fixture::new(LbPolicy::LeastRequest { choices: 2 }, &[1; 10]);
+    let f = Fixture::new(LbPolicy::LeastRequest(LeastRequest::default()), &[1; 10]);
     f.cluster.hosts().hosts[3].stats.rq_active.inc();
     let shares = f.shares(10_000);
     // It is chosen only if it is drawn twice: 1 in 100.
@@ -105,7 +105,7 @@ fn least_request_shuns_a_busy_host() {
 
 #[test]
 fn weighted_least_request_divides_by_the_load() {
-    let f = Fixture::new(LbPolicy::LeastRequest { choices: 2 }, &[1, 3]);
+    let f = Fixture::new(LbPolicy::LeastRequest(LeastRequest::default()), &[1, 3]);
     assert_eq!(f.shares(400), [100, 300]);
     for _ in 0..2 {
         f.cluster.hosts().hosts[1].stats.rq_active.inc();
@@ -116,7 +116,7 @@ fn weighted_least_request_divides_by_the_load() {
 
 #[test]
 fn an_empty_set_has_nothing_to_pick() {
-    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest { choices: 2 }, LbPolicy::Random] {
+    for policy in [LbPolicy::RoundRobin, LbPolicy::LeastRequest(LeastRequest::default()), LbPolicy::Random] {
         assert_eq!(shares(policy, &[], 10), [] as [usize; 0]);
     }
 }
