@@ -10,6 +10,7 @@ const ROUTES: &str = r#"
 - name: shop
   domains: ["*.example"]
   retry_policy: { retry_on: "5xx,reset", num_retries: 3 }
+  rate_limits: [{ actions: [{ destination_cluster: {} }, { remote_address: {} }] }]
   routes:
   - { name: gold, match: { prefix: /, headers: [{ name: x-tier, string_match: { exact: gold } }] }, route: { cluster: up } }
   - { match: { prefix: /old }, redirect: { path_redirect: /new, response_code: FOUND } }
@@ -19,6 +20,14 @@ const ROUTES: &str = r#"
       host_rewrite_literal: api.internal
       timeout: 3s
       hash_policy: [{ header: { header_name: x-user } }]
+      include_vh_rate_limits: true
+      rate_limits:
+      - stage: 2
+        disable_key: "off"
+        apply_on_stream_done: true
+        limit: { rate_limit: { requests_per_unit: 5, unit: MINUTE } }
+        actions: [{ generic_key: { descriptor_value: api } }, { query_parameters: { query_parameter_name: z, descriptor_key: z } }]
+      - actions: [{ request_headers: { header_name: x-user, descriptor_key: user } }]
       metadata_match: { filter_metadata: { envoy.lb: { stage: prod, zone: 1 } } }
       weighted_clusters:
         clusters:
@@ -91,6 +100,9 @@ taken: virtual_hosts[0].routes[2].route.weighted_clusters.clusters[1]
   retry: on 5xx,reset, 3 times
   hash: none: by chance
   metadata_match: stage="canary", zone=1.0
+rate limit of the route, stage 2, after the stream, unless "off" disables it: generic_key="api", z="", at most 5 per minute
+rate limit of the route, stage 0: no descriptor
+rate limit of the virtual host, stage 0: destination_cluster="named", remote_address="127.0.0.1"
 cluster "named": round robin
   localhost:9: healthy, weight 1, candidate
 "#,
@@ -120,6 +132,8 @@ fn the_same_is_told_as_json() {
         "\"condition\": \"header \\\"x-tier\\\"\"",
         "\"place\": \"virtual_hosts[0].routes[2].route.weighted_clusters.clusters[0]\"",
         "\"lb_policy\": \"round robin\"",
+        "\"apply_on_stream_done\": true,\n            \"descriptor\": null",
+        "\"key\": \"destination_cluster\",\n                \"value\": \"up\"",
         "\"address\": \"127.0.0.1:1\"",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");

@@ -59,6 +59,7 @@ scenario_files! {
     route_match
     route_mirror
     route_plugin
+    route_policy
     route_redirect_internal
     route_retry
     route_scoped

@@ -35,10 +35,19 @@ impl QueryMatcher {
 
     /// Whether it matches the query of `path`.
     pub fn matches(&self, path: &[u8]) -> bool {
-        match (&self.test, first_value(path, &self.name)) {
-            (Test::Present, value) => value.is_some(),
-            (Test::Absent, value) => value.is_none(),
-            (Test::Value(matcher), value) => value.is_some_and(|value| matcher.matches(value)),
+        self.holds(first_value(path, &self.name))
+    }
+
+    /// As [`QueryMatcher::matches`], of parameters that are percent-decoded.
+    pub fn matches_decoded(&self, path: &[u8]) -> bool {
+        self.holds(first_decoded_value(path, &self.name).as_deref())
+    }
+
+    fn holds(&self, value: Option<&[u8]>) -> bool {
+        match &self.test {
+            Test::Present => value.is_some(),
+            Test::Absent => value.is_none(),
+            Test::Value(matcher) => value.is_some_and(|value| matcher.matches(value)),
         }
     }
 }
@@ -70,6 +79,16 @@ fn parameters(path: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_values_can_be_decoded() {
+        let value = |path: &'static str, name: &str| {
+            first_decoded_value(path.as_bytes(), name.as_bytes()).map(|v| String::from_utf8(v.into_owned()).unwrap())
+        };
+        assert_eq!(value("/?%78=%31&x=2", "x").as_deref(), Some("1"));
+        assert_eq!(value("/?x=%3&y=%zz", "x").as_deref(), Some("%3"));
+        assert_eq!(value("/?x", "y"), None);
+    }
 
     #[test]
     fn the_first_value_counts() {

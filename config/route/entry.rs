@@ -11,6 +11,7 @@ use super::forward::Cluster;
 use super::hash_policy::HashPolicies;
 use super::level::{BufferLimit, Level};
 use super::mirror::MirrorPolicy;
+use super::rate_limit::RateLimit;
 use super::redirect::request_host;
 use super::retry::{Hedging, RetryPolicy};
 use super::split::Weighted;
@@ -112,6 +113,21 @@ impl RouteEntry {
     pub fn hedging(&self) -> Hedging {
         let Action::Forward(forward) = self.action() else { return Hedging::Off };
         forward.hedging.or(self.route.virtual_host.hedging).unwrap_or(Hedging::Off)
+    }
+
+    /// `rate_limits` of the route.
+    pub fn route_rate_limits(&self) -> &[RateLimit] {
+        if let Action::Forward(forward) = self.action() { &forward.rate_limits } else { &[] }
+    }
+
+    /// `rate_limits` of the virtual host, for a route that has none or includes them (`include_vh_rate_limits`).
+    pub fn virtual_host_rate_limits(&self) -> &[RateLimit] {
+        match self.action() {
+            Action::Forward(forward) if forward.includes_host_rate_limits || forward.rate_limits.is_empty() => {
+                &self.route.virtual_host.rate_limits
+            }
+            _ => &[],
+        }
     }
 
     /// What requests are hashed by, where hosts are chosen by hash.

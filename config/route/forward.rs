@@ -18,6 +18,7 @@ use super::hash_policy::HashPolicies;
 use super::internal_redirect::InternalRedirect;
 use super::mirror::MirrorPolicy;
 use super::plugin::{ClusterMatcher, Plugin, Plugins};
+use super::rate_limit::RateLimit;
 use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
 use super::uri_template::{UriRewrite, UriTemplate};
@@ -49,6 +50,9 @@ pub struct Forward {
     pub(super) mirrors: Box<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
     pub(super) hedging: Option<Hedging>,
+    pub(super) rate_limits: Box<[RateLimit]>,
+    /// The limits of the virtual host hold too, not only where the route has none.
+    pub(super) includes_host_rate_limits: bool,
     /// Which redirects are followed here, if any are.
     pub internal_redirect: Option<Box<InternalRedirect>>,
     pub(super) metadata_match: Option<Arc<MetadataMatch>>,
@@ -160,6 +164,7 @@ impl Forward {
         let redirect = cx.opt("internal_redirect_policy", action.internal_redirect_policy, InternalRedirect::lower);
         let older_redirect =
             InternalRedirect::of_action(action.internal_redirect_action, action.max_internal_redirects);
+        let rate_limits = cx.each("rate_limits", action.rate_limits, RateLimit::lower);
         let timeout = cx.opt("timeout", action.timeout, duration);
         let idle_timeout = cx.opt("idle_timeout", action.idle_timeout, duration);
         let flush_timeout = cx.opt("flush_timeout", action.flush_timeout, duration);
@@ -189,6 +194,8 @@ impl Forward {
             mirrors: mirrors?.into(),
             retry: retry?,
             hedging: action.hedge_policy.map(Hedging::lower),
+            rate_limits: rate_limits?.into(),
+            includes_host_rate_limits: action.include_vh_rate_limits.is_some_and(|include| include.value),
             internal_redirect: redirect?.or(older_redirect).map(Box::new),
             metadata_match: action.metadata_match.and_then(MetadataMatch::lower).map(Arc::new),
             hash: hash?,
@@ -244,8 +251,8 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         retry_policy_typed_config: _,
         request_mirror_policies: _,
         priority: _,
-        rate_limits,
-        include_vh_rate_limits,
+        rate_limits: _,
+        include_vh_rate_limits: _,
         hash_policy: _,
         cors,
         max_grpc_timeout: _,
@@ -261,8 +268,6 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
     } = action;
     [
         early_data_policy.as_ref().map_or(Ok(()), |policy| cx.at("early_data_policy", |cx| early_data(policy, cx))),
-        cx.unsupported("rate_limits", rate_limits),
-        cx.unsupported("include_vh_rate_limits", include_vh_rate_limits),
         cx.unsupported("cors", cors),
     ]
     .into_iter()

@@ -11,6 +11,7 @@ use proto::virtual_host::TlsRequirementType;
 use super::Config;
 use super::level::{BufferLimit, Level, LevelFields};
 use super::mirror::MirrorPolicy;
+use super::rate_limit::RateLimit;
 use super::redirect::forwarded_scheme;
 use super::retry::{Hedging, RetryPolicy};
 use super::stats::{RouteStats, VirtualClusters};
@@ -32,6 +33,7 @@ pub struct VirtualHost {
     pub(super) mirrors: Arc<[MirrorPolicy]>,
     pub(super) retry: Option<RetryPolicy>,
     pub(super) hedging: Option<Hedging>,
+    pub(super) rate_limits: Box<[RateLimit]>,
     pub(super) require_tls: RequireTls,
     pub(super) buffer_limit: Option<BufferLimit>,
     pub(super) level: Level,
@@ -75,6 +77,7 @@ impl VirtualHost {
         let virtual_clusters = VirtualClusters::lower(&host.name, host.virtual_clusters, cx);
         let mirrors = cx.each("request_mirror_policies", host.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
+        let rate_limits = cx.each("rate_limits", host.rate_limits, RateLimit::lower);
         let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
         let lower = || {
             supported?;
@@ -88,6 +91,7 @@ impl VirtualHost {
                 mirrors: Some(mirrors?).filter(|own| !own.is_empty()).map_or(config.mirrors.clone(), Vec::into),
                 retry: retry?,
                 hedging: host.hedge_policy.map(Hedging::lower),
+                rate_limits: rate_limits?.into(),
                 require_tls: match TlsRequirementType::try_from(host.require_tls) {
                     Ok(TlsRequirementType::ExternalOnly) => RequireTls::ExternalOnly,
                     Ok(TlsRequirementType::All) => RequireTls::All,
@@ -129,7 +133,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         matcher: _,
         require_tls: _,
         virtual_clusters: _,
-        rate_limits,
+        rate_limits: _,
         request_headers_to_add: _,
         request_headers_to_remove: _,
         response_headers_to_add: _,
@@ -149,11 +153,5 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         metadata: _,
         route_specifiers,
     } = host;
-    [
-        cx.unsupported("rate_limits", rate_limits),
-        cx.unsupported("cors", cors),
-        cx.unsupported("route_specifiers", route_specifiers),
-    ]
-    .into_iter()
-    .collect()
+    [cx.unsupported("cors", cors), cx.unsupported("route_specifiers", route_specifiers)].into_iter().collect()
 }

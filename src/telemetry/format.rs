@@ -101,6 +101,11 @@ impl Format {
         Self::parse(&parser::translate_legacy(text))
     }
 
+    /// Whether it is one operator with nothing before or behind it.
+    pub fn is_one_operator(&self) -> bool {
+        matches!(&*self.parts, [Part::Operator(_)])
+    }
+
     /// The text, if there is no operator in it.
     pub fn literal(&self) -> Option<&str> {
         match &self.parts[..] {

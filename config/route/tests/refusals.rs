@@ -10,7 +10,7 @@ request_headers_to_add: [{header: {key: ':path', value: v}}]
 virtual_hosts:
 - name: a
   domains: [a.test, '*']
-  rate_limits: [{actions: [{remote_address: {}}]}]
+  rate_limits: [{actions: [{extension: {name: jwt, typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}}}]}]
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
     route: {cluster: c, hash_policy: [{filter_state: {key: x}}]}
@@ -25,7 +25,7 @@ virtual_hosts:
     let expected = [
         "vhds: not implemented yet",
         "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
-        "virtual_hosts[0].rate_limits: not implemented yet",
+        "virtual_hosts[0].rate_limits[0].actions[0].extension: the action jwt is not implemented yet",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",

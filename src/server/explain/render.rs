@@ -2,10 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use nuncio_config::route::{Considered, EntryPlace, Explanation};
+use nuncio_config::route::{Considered, Descriptor, EntryPlace, Explanation, LimitOverride};
 use serde_json::{Value, json};
 
-use super::report::{ClusterReport, EndpointReport, Report, Taken};
+use super::report::{ClusterReport, EndpointReport, RateLimitReport, Report, Taken};
 
 // === text ===
 
@@ -62,13 +62,14 @@ fn write_explanation(explanation: &Explanation, out: &mut String) -> fmt::Result
 }
 
 fn write_taken(taken: &Taken, out: &mut String) -> fmt::Result {
-    let Taken { place, name, action, cluster } = taken;
+    let Taken { place, name, action, cluster, rate_limits } = taken;
     writeln!(out, "taken: {}{}", place_text(place), named(name))?;
     for (key, value) in action {
         // A body may have lines.
         let value = if value.contains('\n') { format!("{value:?}") } else { value.clone() };
         writeln!(out, "  {key}: {value}")?;
     }
+    rate_limits.iter().try_for_each(|limit| write_rate_limit(limit, out))?;
     let Some(ClusterReport { name, lb, endpoints }) = cluster else { return Ok(()) };
     let Some(lb) = lb else { return writeln!(out, "cluster {name:?}: there is no such cluster") };
     writeln!(out, "cluster {name:?}: {lb}")?;
@@ -76,6 +77,26 @@ fn write_taken(taken: &Taken, out: &mut String) -> fmt::Result {
         let may = if *is_candidate { "candidate" } else { "no candidate" };
         writeln!(out, "  {address}{}: {health}, weight {weight}, {may}", named(hostname))?;
     }
+    Ok(())
+}
+
+fn write_rate_limit(limit: &RateLimitReport, out: &mut String) -> fmt::Result {
+    let RateLimitReport { level, stage, disable_key, on_stream_done, descriptor } = limit;
+    write!(out, "rate limit of the {level}, stage {stage}")?;
+    if *on_stream_done {
+        out.push_str(", after the stream");
+    }
+    if let Some(key) = disable_key {
+        write!(out, ", unless {key:?} disables it")?;
+    }
+    let Some(Descriptor { entries, limit }) = descriptor else { return writeln!(out, ": no descriptor") };
+    for (i, (key, value)) in entries.iter().enumerate() {
+        write!(out, "{}{key}={value:?}", if i == 0 { ": " } else { ", " })?;
+    }
+    if let Some(LimitOverride { requests, unit }) = limit {
+        write!(out, ", at most {requests} per {}", unit.as_str())?;
+    }
+    out.push('\n');
     Ok(())
 }
 
@@ -133,19 +154,37 @@ fn considered(route: &Considered) -> Value {
 }
 
 fn taken_json(taken: &Taken) -> Value {
-    let Taken { place, name, action, cluster } = taken;
+    let Taken { place, name, action, cluster, rate_limits } = taken;
     let action: serde_json::Map<String, Value> =
         action.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())).collect();
     json!({
         "place": place_text(place),
         "name": name,
         "action": action,
+        "rate_limits": rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
         "cluster": cluster.as_ref().map(|ClusterReport { name, lb, endpoints }| json!({
             "name": name,
             "exists": lb.is_some(),
             "lb_policy": lb,
             "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         })),
+    })
+}
+
+fn rate_limit(limit: &RateLimitReport) -> Value {
+    let RateLimitReport { level, stage, disable_key, on_stream_done, descriptor } = limit;
+    let entries = descriptor.as_ref().map(|descriptor| {
+        let entries = descriptor.entries.iter();
+        entries.map(|(key, value)| json!({ "key": &**key, "value": value })).collect::<Vec<_>>()
+    });
+    let limit = descriptor.as_ref().and_then(|descriptor| descriptor.limit);
+    json!({
+        "level": level,
+        "stage": stage,
+        "disable_key": disable_key,
+        "apply_on_stream_done": on_stream_done,
+        "descriptor": entries,
+        "limit": limit.map(|limit| json!({ "requests_per_unit": limit.requests, "unit": limit.unit.as_str() })),
     })
 }
 

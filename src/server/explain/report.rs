@@ -6,7 +6,8 @@ use std::sync::Arc;
 use nuncio_config::cluster::{EndpointAddress, HashTable, Health, LbPolicy};
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::route::{
-    Action, Cluster, EntryPlace, EnvoyHeaders, Explanation, Forward, RetryPolicy, RouteEntry, RouteTable,
+    Action, Cluster, Descriptor, EntryPlace, EnvoyHeaders, Explanation, Forward, RateLimitCx, RetryPolicy, RouteEntry,
+    RouteTable,
 };
 use nuncio_filter_api::{LowerEnv, RequestHead, Rng, Route, Scheme, Worker};
 use nuncio_http::hcm::{Chosen, Preview};
@@ -53,6 +54,18 @@ pub(super) struct Taken {
     /// What it does: keys and values in order.
     pub(super) action: Vec<(&'static str, String)>,
     pub(super) cluster: Option<ClusterReport>,
+    pub(super) rate_limits: Vec<RateLimitReport>,
+}
+
+/// A rate limit of the route, or of its virtual host.
+pub(super) struct RateLimitReport {
+    /// `route` or `virtual host`.
+    pub(super) level: &'static str,
+    pub(super) stage: u32,
+    pub(super) disable_key: Option<String>,
+    pub(super) on_stream_done: bool,
+    /// By what the request is counted; `None` where an action finds nothing.
+    pub(super) descriptor: Option<Descriptor>,
 }
 
 /// The cluster that the request goes to.
@@ -114,7 +127,8 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
         let info = preview.info();
         report.explanation = Some(table.explain(&message, &report.head, info, query.random, config.env));
         report.taken = table.resolve(&report.head, info, query.random).map(|number| {
-            let cx = FormatCx::new(info, info.start, info.start_wall);
+            let mut cx = FormatCx::new(info, info.start, info.start_wall);
+            cx.request = Some(report.head.view());
             let entry = table.entry(number);
             let name = cluster_name(&table, entry, &report.head, info);
             Taken::new(entry, table.places()[number], name, &report.head, &cx, config.clusters)
@@ -165,6 +179,8 @@ impl Taken {
         match entry.action() {
             Action::Forward(forward) => {
                 action = of_forward(forward, entry, &name, place, head, cx);
+                let found = clusters.iter().find(|cluster| *cluster.config.name.name == *name);
+                cx.info.upstream.borrow_mut().cluster_metadata = found.and_then(|c| c.config.metadata.clone());
                 cluster = Some(ClusterReport::new(name, clusters));
             }
             Action::Redirect(redirect) => {
@@ -183,7 +199,9 @@ impl Taken {
             Action::NonForwarding => action.push(("action", "non_forwarding_action".to_owned())),
         }
         action.extend(entry.location(head, cx).map(|location| ("location", location)));
-        Self { place, name: entry.name().to_string(), action, cluster }
+        let cluster_name = cluster.as_ref().map_or("", |cluster: &ClusterReport| &cluster.name);
+        let rate_limits = rate_limits(entry, cluster_name, head, cx);
+        Self { place, name: entry.name().to_string(), action, cluster, rate_limits }
     }
 }
 
@@ -237,6 +255,20 @@ fn retry(policy: &RetryPolicy) -> String {
         if on.is_empty() { "nothing".to_owned() } else { on.join(",") },
         policy.num_retries
     )
+}
+
+/// What the limits of the route and then of its virtual host make of the request.
+fn rate_limits(entry: &RouteEntry, cluster: &str, head: &RequestHead, cx: &FormatCx<'_>) -> Vec<RateLimitReport> {
+    let levels = [("route", entry.route_rate_limits()), ("virtual host", entry.virtual_host_rate_limits())];
+    let limits = levels.into_iter().flat_map(|(level, limits)| limits.iter().map(move |limit| (level, limit)));
+    let reports = limits.map(|(level, limit)| RateLimitReport {
+        level,
+        stage: limit.stage,
+        disable_key: limit.disable_key.as_ref().map(ToString::to_string),
+        on_stream_done: limit.apply_on_stream_done,
+        descriptor: limit.descriptor(&RateLimitCx { head, entry, cluster, format: *cx }),
+    });
+    reports.collect()
 }
 
 fn cluster_name(table: &RouteTable, entry: &RouteEntry, head: &RequestHead, info: &StreamInfo) -> String {

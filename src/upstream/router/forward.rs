@@ -88,8 +88,6 @@ impl Config {
             metadata: metadata_match(entry, &info),
             cookies: RefCell::default(),
         };
-        note_cluster(&mut info.upstream.borrow_mut(), Some(&forwarding.cluster));
-        info.upstream.borrow_mut().attempts = 1;
         forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
@@ -172,6 +170,8 @@ pub(super) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<
 impl Forwarding<'_> {
     /// Makes of the request that was received the one that is sent.
     fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
+        note_cluster(&mut self.info.upstream.borrow_mut(), Some(&self.cluster));
+        self.info.upstream.borrow_mut().attempts = 1;
         if self.entry.virtual_host().include_request_attempt_count {
             let _ = head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
         }
