@@ -11,6 +11,7 @@ use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options:
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
 
 use crate::protocol::{CommonOptions, Http1Options, Http2Options, any_as, message_name};
+use crate::route::HashPolicies;
 
 /// The key of `typed_extension_protocol_options` for HTTP.
 const TYPED_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -26,6 +27,8 @@ pub struct UpstreamHttp {
     pub http1: Http1Options,
     /// Settings of HTTP/2.
     pub http2: Http2Options,
+    /// `hash_policy`: in place of those of routes.
+    pub hash: Option<Arc<HashPolicies>>,
 }
 
 /// Which version of HTTP a cluster speaks.
@@ -98,7 +101,8 @@ impl UpstreamHttp {
             upstream_protocol_options,
         } = proto;
         let supported = crate::refuse_set!(cx; upstream_http_protocol_options, header_validation_config,
-            outlier_detection, request_mirror_policies, hash_policy, retry_policy);
+            outlier_detection, request_mirror_policies, retry_policy);
+        let hash = HashPolicies::lower("hash_policy", hash_policy, cx);
         let filters = refuse_http_filters(&http_filters, cx);
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
         let versions = match upstream_protocol_options {
@@ -115,7 +119,7 @@ impl UpstreamHttp {
         };
         supported.and(filters)?;
         let (common, (protocol, http1, http2)) = (common?, versions?);
-        Ok(Self { protocol, common, http1, http2 })
+        Ok(Self { protocol, common, http1, http2, hash: hash?.map(Arc::new) })
     }
 
     fn lower_fields(proto: Protos, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
@@ -138,7 +142,7 @@ impl UpstreamHttp {
         if let Some(max) = max_requests_per_connection {
             common.max_requests_per_connection = Some(u64::from(max.value)).filter(|max| *max > 0);
         }
-        Ok(Self { protocol, common, http1: http1?, http2: http2? })
+        Ok(Self { protocol, common, http1: http1?, http2: http2?, hash: None })
     }
 }
 

@@ -112,16 +112,23 @@ fn what_is_not_implemented_is_refused_by_name_all_at_once() {
 }
 
 #[test]
-fn typed_options_choose_http2() {
+fn typed_options_choose_http2_and_what_is_hashed() {
+    use nuncio_proto::envoy::config::route::v3::route_action::HashPolicy;
+    use nuncio_proto::envoy::config::route::v3::route_action::hash_policy::{ConnectionProperties, PolicySpecifier};
     use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config};
     let http2 = core::Http2ProtocolOptions {
         max_concurrent_streams: Some(protobuf::UInt32Value { value: 100 }),
         ..Default::default()
     };
+    let by_source = HashPolicy {
+        policy_specifier: Some(PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true })),
+        terminal: false,
+    };
     let typed = upstreams::HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
         })),
+        hash_policy: vec![by_source],
         ..Default::default()
     };
     let name = upstreams::HttpProtocolOptions::full_name();
@@ -130,6 +137,7 @@ fn typed_options_choose_http2() {
     proto.typed_extension_protocol_options.insert(name, any);
     let c = lower(proto).unwrap();
     assert_eq!((c.http.protocol, c.http.http2.max_concurrent_streams), (UpstreamProtocol::Http2, 100));
+    assert!(c.http.hash.is_some());
 }
 
 #[test]

@@ -191,8 +191,9 @@ impl Forwarding<'_> {
 
     /// What `head`, which is sent, asks of its host.
     pub(super) fn pick_context(&self, head: &RequestHead) -> PickContext<'_> {
-        let by_hash = self.cluster.shared.cluster.config.lb.is_by_hash();
-        let policies = self.entry.hash_policies().filter(|_| by_hash);
+        let config = &self.cluster.shared.cluster.config;
+        let by_hash = config.lb.is_by_hash();
+        let policies = config.http.hash.as_deref().or(self.entry.hash_policies()).filter(|_| by_hash);
         // Envoy: a cookie is generated for each attempt, and each is told.
         let hash = policies.and_then(|policies| policies.hash(head, self.info, Some(&mut self.cookies.borrow_mut())));
         PickContext { hash, metadata: self.metadata.as_deref(), ..PickContext::default() }
