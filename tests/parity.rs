@@ -54,6 +54,7 @@ scenario_files! {
     request_id
     response_headers
     route_action
+    route_connect_udp
     route_hash
     route_hedge
     route_match

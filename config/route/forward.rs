@@ -425,9 +425,6 @@ fn upgrades(configs: Vec<UpgradeConfig>, cx: &mut LowerCx<'_>) -> Result<Box<[Up
         seen.push(kind.clone());
         let terminate = connect_config.is_some();
         let allow_post = connect_config.as_ref().is_some_and(|config| config.allow_post);
-        if terminate && &*kind == "connect-udp" {
-            return Err(cx.not_implemented("terminating CONNECT-UDP"));
-        }
         if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post: _ }) =
             connect_config
         {

@@ -29,6 +29,7 @@ use crate::local_reply::LocalReplies;
 
 mod chain;
 mod config;
+mod connect_udp;
 mod deadline;
 mod h1;
 mod h2;

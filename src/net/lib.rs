@@ -15,9 +15,11 @@ mod connect;
 mod listener;
 mod option;
 mod transport;
+mod udp;
 
 pub use active::ActiveListener;
 pub use bind::{BindError, BoundSocket};
 pub use connect::{ConnectError, ConnectOptions, Connected, connect};
 pub use listener::{ConnectionIds, Listener};
 pub use transport::{TcpTransport, UnixTransport};
+pub use udp::connect_udp;

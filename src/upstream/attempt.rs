@@ -17,6 +17,7 @@ use crate::limits::Resource;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http2::Http2Lease;
 use crate::pool::tcp;
+use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
 
 /// A request to be sent to one host.
@@ -73,6 +74,15 @@ impl Attempt<'_> {
         // Envoy: to the client the connection is a host that grants its CONNECT.
         let head = ResponseHead::new(StatusCode::OK);
         Ok(Answered { response: Response { head, body }, active })
+    }
+
+    /// Makes of a socket to the host and `body` the two directions of a tunnel.
+    pub(crate) fn run_udp_tunnel(&self, body: Body) -> Result<Answered, Failure> {
+        let record = Rc::new(ConnectionRecord::uncounted(self.share, &self.host.host, self.priority));
+        let socket = record.dial_udp();
+        let active = ActiveRequest::uncounted(self.share, &record, self.priority);
+        let socket = self.note_host(socket)?;
+        Ok(Answered { response: udp_tunnel::respond(socket, body), active })
     }
 
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
@@ -217,6 +227,12 @@ impl ActiveRequest {
         Ok(Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended })
     }
 
+    /// Datagrams to a host. Envoy counts nothing of them but the response.
+    fn uncounted(share: &Rc<ClusterShare>, record: &Rc<ConnectionRecord>, priority: Priority) -> Self {
+        let (host, has_ended) = (record.host.clone(), Cell::new(false));
+        Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended }
+    }
+
     /// The response has ended as it should.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
@@ -225,6 +241,9 @@ impl ActiveRequest {
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
+        if !self.record.is_counted {
+            return;
+        }
         let stats = &self.share.cluster.stats;
         stats.upstream_rq_active().dec();
         self.host.stats.rq_active.dec();

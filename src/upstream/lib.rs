@@ -9,6 +9,7 @@
 //! `worker`'s cluster, gets a connection from the host's `pool`, and makes an `attempt`.
 
 mod attempt;
+mod capsule;
 mod cluster;
 mod clusters;
 mod discovery;
@@ -24,6 +25,7 @@ mod send;
 #[cfg(test)]
 mod testing;
 mod timer;
+mod udp_tunnel;
 mod worker;
 
 pub use cluster::Cluster;

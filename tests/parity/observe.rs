@@ -144,6 +144,18 @@ async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen
             }
             Ok(address)
         }
+        Action::Stream(bytes) => {
+            let mut client = Client::connect(to, split).await?;
+            let _ = client.send(bytes).await;
+            let (answer, end) = client.until_quiet(patience.scale(300)).await?;
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+            let mut fields: Vec<_> = head.split("\r\n").map(|line| format!("> {}", visible(line))).collect();
+            fields.get_mut(1..).unwrap_or_default().sort();
+            seen.lines.append(&mut fields);
+            seen.lines.extend([format!("> {}", visible(body)), format!("> {}", name(end))]);
+            Ok(client.address())
+        }
         Action::Http2 { head, body, trailers } => {
             let mut client = H2Client::connect(to, split).await?;
             match client.request(head.clone(), body, trailers.clone()).await {

@@ -5,7 +5,8 @@
 //! # a comment, before the first block
 //! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters
 //! --- bootstrap
-//! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports
+//! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO that of
+//! a host that sends datagrams back
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
 //! --- upstream h1 | h2 | refuse
@@ -15,6 +16,8 @@
 //! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body
 //! --- raw [methods=GET,HEAD] label
 //! bytes as they are, line breaks of the file dropped
+//! --- stream label
+//! bytes as they are, line breaks of the file dropped; whatever comes back is shown as it is
 //! --- h2 label
 //! `:pseudo: value` and header lines, `> name: value` for trailers, a blank line before the body
 //! --- expect [status=400|501|none] [upstream=nothing|N] [end=closed] [or=envoy] reason
@@ -78,6 +81,7 @@ pub(super) struct Step {
 
 pub(super) enum Action {
     Http1 { bytes: Vec<u8>, methods: Vec<String>, tunnel: Option<Vec<u8>>, raw: bool },
+    Stream(Vec<u8>),
     Http2 { head: http::Request<()>, body: Vec<u8>, trailers: Option<http::HeaderMap> },
 }
 
@@ -154,6 +158,10 @@ impl Scenario {
             "response" => self.response(words, lines)?,
             "request" => self.request(words, lines)?,
             "raw" => self.raw(words, lines)?,
+            "stream" => {
+                let action = Action::Stream(unescape(&lines.concat())?);
+                self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
+            }
             "h2" => self.steps.push(h2_step(words, lines)?),
             "expect" => self.expect(words)?,
             "stats" => self.stats.extend(words_of(lines)),
@@ -325,6 +333,7 @@ fn h2_step(label: &str, lines: &[&str]) -> Result<Step, String> {
             ":scheme" => scheme = value,
             ":authority" => authority = value,
             ":path" => path = value,
+            ":protocol" => request = request.extension(h2::ext::Protocol::from(value)),
             _ if in_trailers => {
                 let name = http::HeaderName::from_bytes(name.as_bytes()).map_err(|e| e.to_string())?;
                 trailers.append(name, value.parse().map_err(|_| format!("not a value: {value}"))?);

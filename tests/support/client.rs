@@ -71,6 +71,20 @@ impl Client {
         within(self.reader.raw(wanted)).await
     }
 
+    /// All bytes until none come for `quiet`, or the proxy closes.
+    pub(crate) async fn until_quiet(&mut self, quiet: Duration) -> io::Result<(Vec<u8>, End)> {
+        let mut bytes = Vec::new();
+        loop {
+            match timeout(quiet, self.reader.raw(1)).await {
+                Err(_) => return Ok((bytes, End::Open)),
+                Ok(Ok(more)) if more.is_empty() => return Ok((bytes, End::Closed)),
+                Ok(Ok(more)) => bytes.extend(more),
+                Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionReset => return Ok((bytes, End::Reset)),
+                Ok(Err(e)) => return Err(e),
+            }
+        }
+    }
+
     /// What becomes of the connection within `quiet`; bytes that come instead are an error.
     pub(crate) async fn end(&mut self, quiet: Duration) -> io::Result<End> {
         match timeout(quiet, self.reader.raw(1)).await {

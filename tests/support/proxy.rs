@@ -83,6 +83,9 @@ impl Proxy {
         for script in std::mem::take(&mut self.upstreams) {
             upstreams.push(script.start().await);
         }
+        if self.yaml.contains("$ECHO") {
+            self.yaml = self.yaml.replace("$ECHO", &echo().await.to_string());
+        }
         let config = dir.0.join("bootstrap.yaml");
         std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
         let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
@@ -108,6 +111,19 @@ impl Proxy {
         let listeners = listeners(admin).await;
         Ok(Running { process, admin, listeners, upstreams })
     }
+}
+
+/// The port of a host that sends every datagram back, behind `re:`.
+async fn echo() -> u16 {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = socket.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&[b"re:", &buffer[..len]].concat(), from).await;
+        }
+    });
+    port
 }
 
 fn limit_files(command: &mut Command, files: u64) {

@@ -51,6 +51,8 @@ pub(super) enum RequestFraming {
 pub(super) enum Tunnel {
     Connect,
     Upgrade,
+    /// An upgrade to `connect-udp`, which may be granted without switching.
+    ConnectUdp,
 }
 
 /// A parsed head and what follows from it for the connection.
@@ -202,6 +204,7 @@ impl Request<'_> {
         let absolute_form = target.scheme.is_some();
         let tunnel = match &upgrade {
             _ if connect => Some(Tunnel::Connect),
+            Some(protocol) if protocol.eq_ignore_ascii_case("connect-udp") => Some(Tunnel::ConnectUdp),
             Some(_) => Some(Tunnel::Upgrade),
             None => None,
         };

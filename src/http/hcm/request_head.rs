@@ -102,6 +102,7 @@ pub(crate) fn normalize_target(
     connection: &ConnectionInfo,
     stats: &HcmStats,
 ) -> Result<(), LocalReply> {
+    super::connect_udp::aim(head)?;
     let is_connect = head.method == Method::CONNECT && head.protocol.is_none();
     if !is_connect || !head.path.is_empty() {
         normalize_path(head, options, stats)?;

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
-use nuncio_net::{ConnectError, ConnectOptions, connect};
+use nuncio_net::{ConnectError, ConnectOptions, connect, connect_udp};
 use nuncio_telemetry::{Address, Protocol, Timeline};
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
+use super::http1::Http1Pool;
 use super::metered::Metered;
 use crate::host::Host;
 use crate::limits::Resource;
@@ -66,6 +68,8 @@ pub(crate) struct ConnectionRecord {
     /// Whether it ended under a request.
     broke_off: Cell<bool>,
     pub(crate) closed_by: Cell<ClosedBy>,
+    /// It is a connection; datagrams have none.
+    pub(crate) is_counted: bool,
 }
 
 // === impl PoolFailure ===
@@ -154,7 +158,35 @@ impl ConnectionRecord {
             requests: Cell::new(0),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
+            is_counted: true,
         })
+    }
+
+    /// The record of datagrams to a host, which are no connection.
+    pub(crate) fn uncounted(share: &Rc<ClusterShare>, host: &Arc<Host>, priority: Priority) -> Self {
+        Self {
+            remote: host.address(),
+            id: share.env.clusters.next_connection_id(),
+            share: share.clone(),
+            host: host.clone(),
+            on_close: Weak::<Http1Pool>::new(),
+            priority,
+            protocol: None,
+            local: Cell::new(None),
+            opened: share.env.clock.now(),
+            expires: None,
+            connected: Cell::new(None),
+            requests: Cell::new(0),
+            broke_off: Cell::new(false),
+            closed_by: Cell::new(ClosedBy::Us),
+            is_counted: false,
+        }
+    }
+
+    /// Makes a socket for datagrams to the host.
+    pub(crate) fn dial_udp(&self) -> Result<UdpSocket, PoolFailure> {
+        let options = ConnectOptions { bind: self.share.cluster.config.bind.as_deref(), keepalive: None };
+        connect_udp(&self.remote, options).map_err(|error| PoolFailure::Local(error.to_string().into()))
     }
 
     /// Connects. What went wrong is counted; the caller only passes it on.
@@ -245,6 +277,9 @@ impl ConnectionRecord {
 
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
+        if !self.is_counted {
+            return;
+        }
         let stats = &self.share.cluster.stats;
         stats.upstream_cx_active().dec();
         stats.upstream_cx_destroy().inc();

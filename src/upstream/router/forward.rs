@@ -19,7 +19,7 @@ use super::deadline::Deadline;
 use super::numbers::small_number;
 use super::retry::Retries;
 use super::timeouts::Timeouts;
-use super::tunnel;
+use super::tunnel::{self, Terminated};
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt};
 use crate::failure::Failure;
@@ -232,7 +232,8 @@ impl Forwarding<'_> {
         deadline: &mut Deadline,
     ) -> Result<Answered, Failed> {
         let host = self.chosen(host, &mut request.head)?;
-        let (body, gate) = tunnel::hold_back(&request.head, body);
+        let terminated = tunnel::terminated(&request.head, self.forward);
+        let (body, gate) = tunnel::hold_back(&request.head, body, terminated);
         let attempt = Attempt {
             share: &self.cluster.shared,
             host: &host,
@@ -240,11 +241,11 @@ impl Forwarding<'_> {
             info: Some(self.info),
             informational: cx.informational.as_ref(),
         };
-        let is_terminated = tunnel::is_terminated(&request.head, self.forward);
         let mut exchange = pin!(async {
-            match is_terminated {
-                true => attempt.run_tunnel(body).await,
-                false => attempt.run(&request.head, body).await,
+            match terminated {
+                Some(Terminated::Tcp) => attempt.run_tunnel(body).await,
+                Some(Terminated::Udp) => attempt.run_udp_tunnel(body),
+                None => attempt.run(&request.head, body).await,
             }
         });
         let answered = poll_fn(|task| match exchange.as_mut().poll(task) {

@@ -19,13 +19,22 @@ pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
     head.protocol.is_some() || head.method == Method::CONNECT
 }
 
-/// Whether the route ends the CONNECT here, and sends what it carries over a connection of its own.
-pub(super) fn is_terminated(head: &RequestHead, forward: &Forward) -> bool {
-    let upgrade = || forward.upgrade("connect").filter(|_| head.protocol.is_none());
-    match head.method {
-        Method::CONNECT => upgrade().is_some_and(|upgrade| upgrade.terminate),
-        Method::POST => upgrade().is_some_and(|upgrade| upgrade.allow_post),
-        _ => false,
+/// A tunnel that ends here: the route sends what it carries over a connection of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Terminated {
+    Tcp,
+    Udp,
+}
+
+/// Whether the route ends the tunnel here that the request asks for.
+pub(super) fn terminated(head: &RequestHead, forward: &Forward) -> Option<Terminated> {
+    match (&head.protocol, &head.method) {
+        (None, &Method::CONNECT) => forward.upgrade("connect").filter(|u| u.terminate).map(|_| Terminated::Tcp),
+        (None, &Method::POST) => forward.upgrade("connect").filter(|u| u.allow_post).map(|_| Terminated::Tcp),
+        (Some(protocol), _) if protocol.eq_ignore_ascii_case("connect-udp") => {
+            forward.upgrade("connect-udp").filter(|u| u.terminate).map(|_| Terminated::Udp)
+        }
+        _ => None,
     }
 }
 
@@ -49,8 +58,9 @@ pub(super) fn failed_handshake(
 }
 
 /// Holds the body of a tunnel's request back until its gate is opened.
-pub(super) fn hold_back(head: &RequestHead, body: Body) -> (Body, Gate) {
-    if !asks_for_tunnel(head) {
+pub(super) fn hold_back(head: &RequestHead, body: Body, terminated: Option<Terminated>) -> (Body, Gate) {
+    // What a datagram socket is sent is never taken for a request.
+    if !asks_for_tunnel(head) || terminated == Some(Terminated::Udp) {
         return (body, Gate(None));
     }
     let is_open = Rc::new(Cell::new(false));

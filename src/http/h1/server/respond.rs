@@ -92,7 +92,7 @@ impl<'a> Sending<'a> {
             without_body,
         };
         let (framing, size) = connection.queue.encode(|out| encode::response_head(head, &form, out));
-        if tunnel {
+        if tunnel || accepts_capsules(current.tunnel, head) {
             connection.accept_tunnel();
         }
         if let Some(info) = &connection.info {
@@ -195,9 +195,14 @@ fn received_names(original: &Option<Box<OriginalResponse>>) -> Option<&[ByteStr]
 fn accepts_tunnel(tunnel: Option<Tunnel>, status: StatusCode) -> bool {
     match tunnel {
         Some(Tunnel::Connect) => status.is_success(),
-        Some(Tunnel::Upgrade) => status == StatusCode::SWITCHING_PROTOCOLS,
+        Some(Tunnel::Upgrade | Tunnel::ConnectUdp) => status == StatusCode::SWITCHING_PROTOCOLS,
         None => false,
     }
+}
+
+/// Envoy: a CONNECT-UDP that ends here is answered as a request is, by a body of capsules, while its own go on.
+fn accepts_capsules(tunnel: Option<Tunnel>, head: &ResponseHead) -> bool {
+    tunnel == Some(Tunnel::ConnectUdp) && head.status == StatusCode::OK && head.headers.contains_key("capsule-protocol")
 }
 
 /// Whether the client can tell the end of the body without chunks.
