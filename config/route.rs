@@ -32,6 +32,7 @@ pub(crate) mod trie;
 mod uri_template;
 mod virtual_host;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -364,8 +365,18 @@ impl WorkerRoutes {
     /// The route of a request.
     pub fn resolve(self: &Rc<Self>, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
         let index = self.0.resolve(head, info, random)?;
-        let cluster = self.0.chosen_cluster(self.0.entry(index), head, info);
+        let entry = self.0.entry(index);
+        note(&info.route_metadata, entry.metadata());
+        note(&info.virtual_host_metadata, entry.virtual_host().metadata.as_ref());
+        let cluster = self.0.chosen_cluster(entry, head, info);
         Some(RouteRef::new(self.clone(), index, cluster))
+    }
+}
+
+/// Most routes have no metadata: then nothing is written.
+fn note(place: &RefCell<Option<Arc<Metadata>>>, metadata: Option<&Arc<Metadata>>) {
+    if metadata.is_some() || place.borrow().is_some() {
+        *place.borrow_mut() = metadata.cloned();
     }
 }
 

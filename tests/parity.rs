@@ -55,7 +55,9 @@ scenario_files! {
     response_headers
     route_action
     route_connect_udp
+    route_filter_config
     route_hash
+    route_headers
     route_hedge
     route_match
     route_mirror

@@ -93,6 +93,15 @@ impl Redirect {
         format!("{scheme}://{host}{port}{slash}{path}")
     }
 
+    /// The path with its query, where prefix or pattern of it are rewritten.
+    pub(super) fn rewritten(&self, path: &str, replaced: Option<usize>) -> Option<String> {
+        match &self.path {
+            PathChange::Prefix(new) => Some(replace_prefix(path, replaced, new)),
+            PathChange::Regex(substitution) => replace_path(path, substitution),
+            PathChange::Keep | PathChange::Path(_) | PathChange::Format(_) => None,
+        }
+    }
+
     fn path(&self, head: &RequestHead, replaced: Option<usize>, cx: &FormatCx<'_>) -> String {
         let path = &*head.path;
         let new = match &self.path {

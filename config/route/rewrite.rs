@@ -44,6 +44,16 @@ impl RouteEntry {
         }
     }
 
+    /// Envoy: a redirect that rewrites prefix or pattern rewrites the request too, as response headers and logs see it.
+    /// To be done once the Location is known.
+    pub fn rewrite_redirected(&self, head: &mut RequestHead, envoy: EnvoyHeaders) {
+        if let Action::Redirect(redirect) = self.action()
+            && let Some(path) = redirect.rewritten(&head.path, self.route.replaced)
+        {
+            set_path(head, path, envoy);
+        }
+    }
+
     /// Applies the header rules for the response to `request`.
     pub fn rewrite_response(&self, head: &mut ResponseHead, request: &RequestHead, cx: &FormatCx<'_>) {
         if let Some(weighted) = &self.weighted {
@@ -128,13 +138,18 @@ impl Forward {
                 None => return,
             },
         };
-        if envoy == EnvoyHeaders::Add
-            && let Ok(old) = HeaderValue::from_maybe_shared(head.path.bytes().clone())
-        {
-            let _ = head.headers.try_insert(&ORIGINAL_PATH, old);
-        }
-        head.path = path.into();
+        set_path(head, path, envoy);
     }
+}
+
+/// Gives the request another path, and notes the one it had.
+fn set_path(head: &mut RequestHead, path: String, envoy: EnvoyHeaders) {
+    if envoy == EnvoyHeaders::Add
+        && let Ok(old) = HeaderValue::from_maybe_shared(head.path.bytes().clone())
+    {
+        let _ = head.headers.try_insert(&ORIGINAL_PATH, old);
+    }
+    head.path = path.into();
 }
 
 /// What `format` makes of a request; `None` if that is nothing, or has what no path or host can have: it goes into the

@@ -191,6 +191,7 @@ impl Config {
         {
             reply.headers.insert(http::header::LOCATION, location);
         }
+        entry.rewrite_redirected(&mut request.head, self.envoy_headers);
         let mut reply = self.with_route_headers(reply, entry, request, cx);
         if let Some(content_type) = content_type {
             reply.headers.entry(http::header::CONTENT_TYPE).or_insert(content_type);
@@ -206,6 +207,9 @@ impl Config {
         request: &Request,
         cx: &StreamCx,
     ) -> LocalReply {
+        // Envoy: the headers may speak of the reply that they are of.
+        cx.info.set_details(reply.details.clone());
+        cx.info.flags.set(cx.info.flags.get().union(reply.flags));
         let mut head = ResponseHead { headers: reply.headers, ..ResponseHead::new(reply.status) };
         entry.rewrite_response(&mut head, &request.head, &format_cx(cx));
         LocalReply { headers: head.headers, ..reply }

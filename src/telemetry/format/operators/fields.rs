@@ -1,5 +1,6 @@
 //! Operators that print one field of the stream's record.
 
+use crate::Protocol;
 use crate::format::FormatCx;
 use crate::format::escape::push_int;
 use crate::{Address, ResponseFlag, UpstreamInfo};
@@ -31,6 +32,11 @@ pub(super) enum Count {
     ConnectionId,
 }
 
+/// Nothing is compressed there.
+fn is_http1(protocol: Option<Protocol>) -> bool {
+    matches!(protocol, Some(Protocol::Http10 | Protocol::Http11))
+}
+
 impl Count {
     pub(super) fn read(self, cx: &FormatCx<'_>) -> u64 {
         let info = cx.info;
@@ -43,14 +49,28 @@ impl Count {
             Self::DownstreamWireSent => info.wire_bytes_sent.get(),
             Self::DownstreamHeaderReceived => info.header_bytes_received.get(),
             Self::DownstreamHeaderSent => info.header_bytes_sent.get(),
+            Self::DownstreamDecompressedReceived if is_http1(info.protocol.get()) => info.header_bytes_received.get(),
             Self::DownstreamDecompressedReceived => info.decompressed_header_bytes_received.get(),
+            Self::DownstreamDecompressedSent if is_http1(info.protocol.get()) => info.header_bytes_sent.get(),
             Self::DownstreamDecompressedSent => info.decompressed_header_bytes_sent.get(),
             Self::UpstreamWireReceived => info.upstream.borrow().wire_bytes_received,
             Self::UpstreamWireSent => info.upstream.borrow().wire_bytes_sent,
             Self::UpstreamHeaderReceived => info.upstream.borrow().header_bytes_received,
             Self::UpstreamHeaderSent => info.upstream.borrow().header_bytes_sent,
-            Self::UpstreamDecompressedReceived => info.upstream.borrow().decompressed_header_bytes_received,
-            Self::UpstreamDecompressedSent => info.upstream.borrow().decompressed_header_bytes_sent,
+            Self::UpstreamDecompressedReceived => {
+                let upstream = info.upstream.borrow();
+                match is_http1(upstream.protocol) {
+                    true => upstream.header_bytes_received,
+                    false => upstream.decompressed_header_bytes_received,
+                }
+            }
+            Self::UpstreamDecompressedSent => {
+                let upstream = info.upstream.borrow();
+                match is_http1(upstream.protocol) {
+                    true => upstream.header_bytes_sent,
+                    false => upstream.decompressed_header_bytes_sent,
+                }
+            }
             Self::UpstreamAttempts => info.upstream.borrow().attempts.into(),
             Self::UpstreamConnectionId => info.upstream.borrow().connection_id.unwrap_or(0),
             Self::ConnectionId => info.connection.id,
@@ -125,7 +145,11 @@ impl Text {
             Self::FilterChain => push_filled(out, Some(&info.connection.filter_chain)),
             Self::Listener => push_filled(out, Some(&info.connection.listener)),
             Self::AccessLogType => push(out, cx.log_type.as_str()),
-            Self::StreamId => push(out, info.request_id.borrow().as_deref()?),
+            // Kept for logs; what is written while the request is here reads it there.
+            Self::StreamId => match (info.request_id.borrow().as_deref(), cx.request) {
+                (Some(id), _) => push(out, id),
+                (None, request) => push(out, request?.headers.get("x-request-id")?.to_str().ok()?),
+            },
             Self::DownstreamTransportFailure => {
                 push_without(out, info.connection.transport_failure.borrow().as_deref()?, |c| *c == b' ')
             }
