@@ -87,3 +87,17 @@ fn socket_address(proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<So
     })?;
     Ok(SocketAddr::new(ip, port))
 }
+/// The message that says `address`.
+pub fn to_proto(address: &Address) -> core::Address {
+    use core::address::Address as Oneof;
+    use core::socket_address::PortSpecifier;
+    let oneof = match address {
+        Address::Ip(ip) => Oneof::SocketAddress(core::SocketAddress {
+            address: ip.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(ip.port().into())),
+            ..core::SocketAddress::default()
+        }),
+        Address::Pipe(path) => Oneof::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
+    };
+    core::Address { address: Some(oneof) }
+}

@@ -3,8 +3,10 @@
 mod circuit_breakers;
 mod dns;
 mod endpoint;
+mod health_check;
 mod http;
 mod lb;
+mod outlier;
 #[cfg(test)]
 mod tests;
 
@@ -19,10 +21,15 @@ use nuncio_telemetry::Metadata;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
 pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
+pub use health_check::{
+    Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
+    StatusRanges, TcpHealthCheck,
+};
 pub use http::{UpstreamHttp, UpstreamProtocol};
 pub use lb::{
     CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction, ZoneAware,
 };
+pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
 use crate::metadata::lower_metadata;
 use crate::protocol::{duration, message_name};
@@ -54,6 +61,12 @@ pub struct ClusterConfig {
     pub common_lb: CommonLb,
     /// Limits.
     pub circuit_breakers: CircuitBreakers,
+    /// How hosts are checked, if they are.
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// How hosts that fail are found, if they are.
+    pub outlier: Option<Arc<OutlierDetection>>,
+    /// Whether a host that discovery has no longer is gone at once, though its checks pass.
+    pub ignore_health_on_host_removal: bool,
     /// HTTP towards the hosts.
     pub http: Arc<UpstreamHttp>,
     /// Longest time a connection may take to be established.
@@ -113,6 +126,9 @@ impl ClusterConfig {
             },
             cx,
         );
+        let protocol = http.as_ref().ok().map(|http| http.protocol);
+        let health_check = HealthCheck::lower(proto.health_checks, protocol, cx);
+        let outlier = cx.opt("outlier_detection", proto.outlier_detection, OutlierDetection::lower);
         let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
         let tcp_keepalive =
@@ -134,6 +150,9 @@ impl ClusterConfig {
             locality_lb,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
+            health_check: health_check?.map(Arc::new),
+            outlier: outlier?.map(Arc::new),
+            ignore_health_on_host_removal: proto.ignore_health_on_host_removal,
             http: http?,
             connect_timeout: connect_timeout?.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
             // Envoy: zero is no limit.
@@ -164,7 +183,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         per_connection_buffer_high_watermark_timeout,
         lb_policy: _,
         load_assignment: _,
-        health_checks,
+        health_checks: _,
         max_requests_per_connection: _,
         circuit_breakers: _,
         upstream_http_protocol_options,
@@ -182,7 +201,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         dns_resolution_config: _,
         typed_dns_resolver_config: _,
         wait_for_warm_on_init: _,
-        outlier_detection,
+        outlier_detection: _,
         // Envoy reads it for ORIGINAL_DST alone, which is refused.
         cleanup_interval: _,
         upstream_bind_config: _,
@@ -193,7 +212,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         protocol_selection: _,
         upstream_connection_options: _,
         close_connections_on_host_health_failure,
-        ignore_health_on_host_removal,
+        ignore_health_on_host_removal: _,
         filters,
         load_balancing_policy: _,
         lrs_server,
@@ -213,13 +232,10 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("eds_cluster_config", eds_cluster_config),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
-        cx.unsupported("health_checks", health_checks),
         cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
-        cx.unsupported("outlier_detection", outlier_detection),
         cx.unsupported("lb_subset_config", lb_subset_config),
         refuse_transport_socket(transport_socket.as_ref(), cx),
         cx.unsupported("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
-        cx.unsupported("ignore_health_on_host_removal", ignore_health_on_host_removal),
         cx.unsupported("filters", filters),
         cx.unsupported("lrs_server", lrs_server),
         cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),

@@ -24,7 +24,7 @@ mod typed_struct;
 mod wire;
 mod yaml;
 
-pub use print::{Defaults, to_json};
+pub use print::{Defaults, JsonLines, to_json};
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;

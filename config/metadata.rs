@@ -5,7 +5,7 @@ use std::sync::Arc;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as pb;
 use nuncio_proto::google::protobuf::value::Kind;
-use nuncio_proto::google::protobuf::{Struct, Value};
+use nuncio_proto::google::protobuf::{ListValue, Struct, Value};
 use nuncio_telemetry::Metadata;
 use serde_json::Map;
 
@@ -65,6 +65,30 @@ pub fn lower_metadata(proto: pb::Metadata, cx: &mut LowerCx<'_>) -> Result<Optio
     cx.unsupported("typed_filter_metadata", &typed_filter_metadata)?;
     let metadata: Metadata = filter_metadata.into_iter().map(|(name, fields)| (name.into(), object(fields))).collect();
     Ok((!metadata.is_empty()).then(|| Arc::new(metadata)))
+}
+
+/// The message that `metadata` was lowered from.
+pub fn to_proto(metadata: &Metadata) -> pb::Metadata {
+    let namespace = |(name, fields): (&Arc<str>, &Map<_, _>)| (name.to_string(), message(fields));
+    pb::Metadata { filter_metadata: metadata.iter().map(namespace).collect(), ..pb::Metadata::default() }
+}
+
+fn message(fields: &Map<String, serde_json::Value>) -> Struct {
+    Struct { fields: fields.iter().map(|(name, value)| (name.clone(), value_of(value))).collect() }
+}
+
+fn value_of(json: &serde_json::Value) -> Value {
+    let kind = match json {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(b) => Kind::BoolValue(*b),
+        serde_json::Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
+        serde_json::Value::String(s) => Kind::StringValue(s.clone()),
+        serde_json::Value::Array(values) => {
+            Kind::ListValue(ListValue { values: values.iter().map(value_of).collect() })
+        }
+        serde_json::Value::Object(fields) => Kind::StructValue(message(fields)),
+    };
+    Value { kind: Some(kind) }
 }
 
 /// A Struct as a JSON object.

@@ -44,12 +44,14 @@ scenario_files! {
     filters
     forwarded
     framing
+    health_check
     http2
     lb_hash
     lb_priority
     lb_zone
     local_reply
     matching
+    outlier
     path
     request_id
     response_headers

@@ -1,8 +1,11 @@
 //! `bootstrap.v3.ClusterManager`: what all clusters share.
 
+use std::sync::Arc;
+
 use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_telemetry::access_log::{Destination, LogFile};
 
 use crate::cluster::{ClusterConfig, Locality};
 use crate::refuse_set;
@@ -15,6 +18,8 @@ pub struct ClusterManagerConfig {
     pub upstream_bind_config: Option<BindConfig>,
     /// For zone-aware routing.
     pub local_cluster: Option<LocalCluster>,
+    /// Where the ejections of outlier detection are logged.
+    pub outlier_log: Option<Arc<LogFile>>,
 }
 
 /// The cluster that this proxy is a host of.
@@ -44,14 +49,15 @@ impl ClusterManagerConfig {
             // A worker makes its state of a cluster at first use in any case.
             without_effect.push(format!("{}.enable_deferred_cluster_creation", cx.path()));
         }
-        let refused = refuse_set!(cx; outlier_detection, load_stats_config);
+        let refused = refuse_set!(cx; load_stats_config);
         let local_cluster = (!local_cluster_name.is_empty()).then(|| LocalCluster {
             name: cx.env.clusters.intern(&local_cluster_name),
             locality: node.and_then(|node| node.locality.clone()).and_then(Locality::lower),
         });
         let bind = cx.opt("upstream_bind_config", upstream_bind_config, BindConfig::lower);
+        let outlier_log = cx.opt("outlier_detection", outlier_detection, lower_outlier);
         refused?;
-        Ok(Self { upstream_bind_config: bind?, local_cluster })
+        Ok(Self { upstream_bind_config: bind?, local_cluster, outlier_log: outlier_log?.flatten() })
     }
 }
 
@@ -67,4 +73,16 @@ impl LocalCluster {
             false => Ok(()),
         }
     }
+}
+
+fn lower_outlier(
+    outlier: proto::cluster_manager::OutlierDetection,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<Arc<LogFile>>, Refused> {
+    let proto::cluster_manager::OutlierDetection { event_log_path, event_service } = outlier;
+    cx.unsupported("event_service", &event_service)?;
+    let path = (!event_log_path.is_empty()).then_some(event_log_path);
+    cx.opt("event_log_path", path, |path, cx| {
+        cx.env.files.open(&Destination::from_path(path)).map_err(|e| cx.invalid(e.to_string()))
+    })
 }

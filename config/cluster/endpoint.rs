@@ -6,7 +6,7 @@ use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
 use nuncio_telemetry::{Address, Metadata};
 
-use super::Discovery;
+use super::{Discovery, EndpointCheck};
 use crate::metadata::lower_metadata;
 use crate::socket::{AddressConfig, lower_pipe};
 
@@ -27,6 +27,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+    /// How it is checked otherwise than the cluster says.
+    pub check: Option<Arc<EndpointCheck>>,
 }
 
 /// What a load assignment says beside its endpoints.
@@ -242,20 +244,15 @@ fn lower_endpoint(
         None => return Err(cx.invalid("needs an endpoint")),
     };
     cx.at("endpoint", |cx| {
-        let pb::Endpoint {
-            address,
-            // Read by health checks alone, which are refused where they are asked for.
-            health_check_config: _,
-            hostname,
-            additional_addresses,
-            observability_name,
-        } = endpoint;
+        let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
+            endpoint;
         cx.unsupported("additional_addresses", &additional_addresses)?;
         cx.unsupported("observability_name", &observability_name)?;
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
         let weight = load_balancing_weight.map_or(1, |w| w.value);
         let locality = locality.clone();
-        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, priority, metadata })
+        let check = cx.opt("health_check_config", health_check_config, EndpointCheck::lower)?.map(Arc::new);
+        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, priority, metadata, check })
     })
 }
 

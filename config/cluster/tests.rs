@@ -97,16 +97,16 @@ fn a_logical_dns_cluster_has_one_endpoint() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
-    proto.health_checks = vec![core::HealthCheck::default()];
-    proto.outlier_detection = Some(Default::default());
-    proto.ignore_health_on_host_removal = true;
+    proto.track_timeout_budgets = true;
+    proto.filters = vec![Default::default()];
+    proto.close_connections_on_host_health_failure = true;
     let said = refusals(proto);
     assert_eq!(
         said,
         [
-            "health_checks: not implemented yet",
-            "outlier_detection: not implemented yet",
-            "ignore_health_on_host_removal: not implemented yet"
+            "close_connections_on_host_health_failure: not implemented yet",
+            "filters: not implemented yet",
+            "track_timeout_budgets: not implemented yet"
         ]
     );
 }

@@ -24,19 +24,59 @@ pub enum Defaults {
 /// The message as JSON by the proto3 mapping, with the names of the .proto files, one field to a line and indented by
 /// one space: what Envoy's admin prints.
 pub fn to_json<T: prost::Message + prost::Name>(message: &T, defaults: Defaults) -> String {
-    let mut schemas = Schemas::default();
+    print(message, Schemas::default(), Layout::Indented, defaults).out
+}
+
+/// Prints messages as JSON in one line each, with the defaults: what Envoy's event logs have.
+#[derive(Default)]
+pub struct JsonLines {
+    /// Those met so far: the next message of a kind is cheap.
+    schemas: Schemas,
+}
+
+// === impl JsonLines ===
+
+impl JsonLines {
+    /// The message with a line break at its end.
+    pub fn print<T: prost::Message + prost::Name>(&mut self, message: &T) -> String {
+        let schemas = std::mem::take(&mut self.schemas);
+        let mut printer = print(message, schemas, Layout::Line, Defaults::Print);
+        self.schemas = printer.schemas;
+        printer.out.push('\n');
+        printer.out
+    }
+}
+
+fn print<T: prost::Message + prost::Name>(
+    message: &T,
+    mut schemas: Schemas,
+    layout: Layout,
+    defaults: Defaults,
+) -> Printer {
     let schema = schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
-    let mut printer = Printer { schemas, out: String::new(), indent: 0, defaults };
+    let mut printer = Printer { schemas, out: String::new(), layout, indent: 0, defaults };
     printer.message(&schema, &message.encode_to_vec());
-    printer.out
+    printer
+}
+
+/// How the text is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// One field to a line.
+    Indented,
+    /// Without any white space.
+    Line,
 }
 
 struct Printer {
     schemas: Schemas,
     out: String,
+    layout: Layout,
     indent: usize,
     defaults: Defaults,
 }
+
+// === impl Printer ===
 
 impl Printer {
     /// A message in the form that the mapping gives to its type. Bytes that are no message print as an empty one; none
@@ -206,7 +246,7 @@ impl Printer {
         self.line(*first);
         *first = false;
         self.text(name);
-        self.out.push_str(": ");
+        self.out.push_str(if self.layout == Layout::Line { ":" } else { ": " });
     }
 
     fn open(&mut self, bracket: char) {
@@ -230,6 +270,9 @@ impl Printer {
     }
 
     fn new_line(&mut self) {
+        if self.layout == Layout::Line {
+            return;
+        }
         self.out.push('\n');
         self.out.extend(std::iter::repeat_n(' ', self.indent));
     }
@@ -373,6 +416,21 @@ mod tests {
         assert!(all.contains("\"mode\": \"Serve\",") && all.contains("\"disabled_extensions\": [],"), "{all}");
         assert!(!all.contains("drain_time"), "{all}");
         assert_eq!(to_json(&Memory::default(), Defaults::Omit), "{}");
+    }
+
+    #[test]
+    fn a_line_has_the_defaults_and_no_white_space() {
+        use nuncio_proto::envoy::data::cluster::v3::OutlierDetectionEvent;
+        let event = OutlierDetectionEvent {
+            cluster_name: "a b".to_owned(),
+            secs_since_last_action: Some(nuncio_proto::google::protobuf::UInt64Value { value: 2 }),
+            ..OutlierDetectionEvent::default()
+        };
+        assert_eq!(
+            JsonLines::default().print(&event),
+            "{\"type\":\"CONSECUTIVE_5XX\",\"secs_since_last_action\":\"2\",\"cluster_name\":\"a b\",\
+             \"upstream_url\":\"\",\"action\":\"EJECT\",\"num_ejections\":0,\"enforced\":false}\n"
+        );
     }
 
     #[test]

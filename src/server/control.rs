@@ -72,6 +72,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
         let mode = start.options.mode;
         let mut control = Control::start(start, logs)?;
         let discovery = spawn_local(discover_forever(control.shared.clusters.clone()));
+        let health = spawn_local(control.shared.clusters.clone().run_health());
         if control.initialise().await {
             control.go_live().await?;
             if mode != Mode::InitOnly {
@@ -79,6 +80,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             }
         }
         discovery.abort();
+        health.abort();
         control.stop().await;
         Ok(())
     })

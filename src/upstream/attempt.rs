@@ -56,16 +56,33 @@ const STALE_RETRIES: u32 = 3;
 impl Attempt<'_> {
     /// Sends the request and waits for the head of its response.
     pub(crate) async fn run(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
-        match (self.share.cluster.config.http.protocol, head.version) {
+        let outcome = match (self.share.cluster.config.http.protocol, head.version) {
             (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Downstream, Protocol::Http2) => {
                 self.run_http2(head, body).await
             }
             _ => self.run_http1(head, body).await,
+        };
+        self.note_outcome(head, &outcome);
+        outcome
+    }
+
+    /// Tells outlier detection and health checks how the host did.
+    fn note_outcome(&self, request: &RequestHead, outcome: &Result<Answered, Failure>) {
+        let Some(health) = self.share.cluster.health() else { return };
+        match outcome {
+            Ok(answered) => health.note_response(&self.host.host, request, &answered.response.head),
+            Err(failure) => health.note_failure(&self.host.host, failure),
         }
     }
 
     /// Connects, and makes of the connection and `body` the two directions of a tunnel.
-    pub(crate) async fn run_tunnel(&self, body: Body) -> Result<Answered, Failure> {
+    pub(crate) async fn run_tunnel(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
+        let outcome = self.connect_tunnel(body).await;
+        self.note_outcome(head, &outcome);
+        outcome
+    }
+
+    async fn connect_tunnel(&self, body: Body) -> Result<Answered, Failure> {
         let begun = self.begun();
         let (connection, record) = self.note_host(tcp::dial(self.share, &self.host.host, self.priority).await)?;
         let active = ActiveRequest::begin(self.share, &record, self.priority)?;
@@ -180,6 +197,9 @@ impl Attempt<'_> {
     }
 
     fn note_connection(&self, record: &ConnectionRecord, begun: Option<Instant>) {
+        if let Some(health) = self.share.cluster.health() {
+            health.note_connected(&self.host.host);
+        }
         let Some(info) = self.info else { return };
         let now = self.share.env.clock.now();
         record.note_times(&info.times);

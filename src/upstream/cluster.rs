@@ -9,6 +9,7 @@ use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::watch;
 
+use crate::health::HealthShare;
 use crate::host::Host;
 use crate::host_set::{Hashing, HostSet, Layout, Localities};
 use crate::limits::Limits;
@@ -28,8 +29,10 @@ pub struct Cluster {
     writer: Mutex<()>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
     version: AtomicU64,
-    /// True once the hosts are known, or known not to be found.
+    /// True once the hosts are known, or known not to be found, and were checked where they are.
     warm: watch::Sender<bool>,
+    /// What the watch over the hosts shares; `None` where nobody watches.
+    health: Option<Box<HealthShare>>,
 }
 
 // === impl Cluster ===
@@ -42,6 +45,7 @@ impl Cluster {
         let limits =
             [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
         let is_static = matches!(config.discovery, Discovery::Static);
+        let health = HealthShare::new(&config);
         let cluster = Self {
             hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref(), &scope))),
             local,
@@ -51,10 +55,12 @@ impl Cluster {
             limits,
             store: store.clone(),
             version: AtomicU64::new(0),
-            warm: watch::Sender::new(is_static),
+            warm: watch::Sender::new(false),
+            health,
         };
         if is_static {
             cluster.set_hosts(fixed_hosts(&cluster.config));
+            cluster.set_warm();
         }
         cluster
     }
@@ -73,13 +79,19 @@ impl Cluster {
     pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
         // A poisoned lock means that a change panicked before it was published: the hosts are whole.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref(), &self.scope()));
         let before = self.hosts.load();
-        self.stats.membership_change().add(set.changed_priorities(&before));
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
-        let new = set.hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).count();
-        self.stats.default_total_match_count().add(new as u64);
+        let new: Vec<_> = hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).collect();
+        self.stats.default_total_match_count().add(new.len() as u64);
+        if let Some(health) = &self.health {
+            new.iter().for_each(|host| health.adopt(host, &self.config));
+        }
+        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref(), &self.scope()));
+        self.stats.membership_change().add(set.changed_priorities(&before));
         self.publish(set);
+        if let Some(health) = &self.health {
+            health.hosts_changed();
+        }
     }
 
     /// Takes notice of the health of the hosts, whose flags someone has changed; workers see it at their next pick.
@@ -105,8 +117,16 @@ impl Cluster {
         self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Marks the cluster as ready to be used.
+    /// The hosts are known: the cluster is ready to be used, unless they are to be checked first.
     pub(crate) fn set_warm(&self) {
+        match &self.health {
+            Some(health) if self.config.health_check.is_some() => health.hosts_are_known(),
+            _ => self.finish_warming(),
+        }
+    }
+
+    /// Marks the cluster as ready to be used.
+    pub(crate) fn finish_warming(&self) {
         self.warm.send_if_modified(|warm| !std::mem::replace(warm, true));
     }
 
@@ -114,6 +134,18 @@ impl Cluster {
     pub(crate) async fn warmed(&self) {
         // The sender is in `self`, so that waiting cannot fail.
         let _ = self.warm.subscribe().wait_for(|warm| *warm).await;
+    }
+
+    /// What the watch over the hosts shares.
+    #[inline]
+    pub(crate) fn health(&self) -> Option<&HealthShare> {
+        self.health.as_deref()
+    }
+
+    /// What outlier detection found last, if there is any: mean and limit of the success rates of responses, then of
+    /// connections; -1 where there is none.
+    pub fn outlier_rates(&self) -> Option<[f64; 4]> {
+        Some(self.health.as_ref()?.outlier.as_ref()?.rates.all())
     }
 
     pub(crate) fn limits(&self, priority: Priority) -> &Limits {

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::socket::BindConfig;
+use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub struct Clusters {
     /// How the sockets of clusters that say nothing of it are bound.
     bind: Option<Arc<BindConfig>>,
     local: Option<Arc<LocalCluster>>,
+    /// Where ejections are logged.
+    outlier_log: Option<Arc<LogFile>>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
 }
@@ -41,12 +44,12 @@ pub struct Snapshot {
 impl Clusters {
     /// No clusters yet. `bind` is for those that will not say how their sockets are bound.
     pub fn new(store: &Store, bind: Option<BindConfig>) -> Arc<Self> {
-        Self::managed(store, ClusterManagerConfig { upstream_bind_config: bind, local_cluster: None })
+        Self::managed(store, ClusterManagerConfig { upstream_bind_config: bind, ..ClusterManagerConfig::default() })
     }
 
     /// No clusters yet, with what all will share.
     pub fn managed(store: &Store, config: ClusterManagerConfig) -> Arc<Self> {
-        let ClusterManagerConfig { upstream_bind_config: bind, local_cluster } = config;
+        let ClusterManagerConfig { upstream_bind_config: bind, local_cluster, outlier_log } = config;
         Arc::new(Self {
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
@@ -55,6 +58,7 @@ impl Clusters {
             store: store.clone(),
             bind: bind.map(Arc::new),
             local: local_cluster.map(Arc::new),
+            outlier_log,
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
         })
@@ -108,6 +112,10 @@ impl Clusters {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn outlier_log(&self) -> Option<&Arc<LogFile>> {
+        self.outlier_log.as_ref()
     }
 
     /// Signals each change of the snapshot.

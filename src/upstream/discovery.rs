@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::cluster::Cluster;
 use crate::clusters::{Clusters, Snapshot};
 use crate::dns::{Answer, Resolver};
-use crate::host::Host;
+use crate::host::{CoarseHealth, HealthFlag, Host};
 
 impl Clusters {
     /// Follows the DNS clusters of every snapshot. Runs until it is dropped, on a tokio runtime of any kind.
@@ -193,7 +193,7 @@ impl Target {
     fn update(&mut self, cluster: &Cluster, answer: &Answer) -> bool {
         match &cluster.config.discovery {
             Discovery::LogicalDns(_) => self.update_logical(answer),
-            _ => self.update_strict(answer),
+            _ => self.update_strict(cluster, answer),
         }
     }
 
@@ -215,7 +215,7 @@ impl Target {
     }
 
     /// Hosts whose address is still there stay the same hosts.
-    fn update_strict(&mut self, answer: &Answer) -> bool {
+    fn update_strict(&mut self, cluster: &Cluster, answer: &Answer) -> bool {
         let mut before = std::mem::take(&mut self.hosts);
         let known = before.len();
         let mut reused = 0;
@@ -227,22 +227,35 @@ impl Target {
             let host = match before.iter().position(|h| h.address() == address) {
                 Some(at) => {
                     reused += 1;
-                    before.swap_remove(at)
+                    let host = before.swap_remove(at);
+                    host.clear_flag(HealthFlag::PendingDynamicRemoval);
+                    host
                 }
                 None => Arc::new(Host::resolved(&self.endpoint, address, &self.name)),
             };
             self.hosts.push(host);
         }
         // Nothing is known of a family whose query failed: its hosts stay.
-        let kept = before.into_iter().filter(|h| match h.address().ip() {
+        let is_unknown = |h: &Host| match h.address().ip() {
             Some(IpAddr::V4(_)) => answer.failed_v4,
             Some(IpAddr::V6(_)) => answer.failed_v6,
             None => false,
-        });
+        };
+        let kept = before.into_iter().filter(|h| is_unknown(h) || outlives_its_name(cluster, h));
         let fresh = self.hosts.len() - reused;
         self.hosts.extend(kept);
         fresh > 0 || self.hosts.len() != known
     }
+}
+
+/// Whether a host stays although DNS has it no longer: its health checks, which know it better, pass.
+fn outlives_its_name(cluster: &Cluster, host: &Host) -> bool {
+    let trusts_checks = cluster.config.health_check.is_some() && !cluster.config.ignore_health_on_host_removal;
+    let stays = trusts_checks && host.health() != CoarseHealth::Unhealthy;
+    if stays {
+        host.set_flag(HealthFlag::PendingDynamicRemoval);
+    }
+    stays
 }
 
 // === impl Schedule ===

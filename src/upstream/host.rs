@@ -1,11 +1,13 @@
 mod flags;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use nuncio_config::cluster::{Endpoint, Locality};
+use nuncio_config::cluster::{Endpoint, EndpointCheck, Locality};
 use nuncio_telemetry::{Address, Metadata};
+
+use crate::outlier::Monitor;
 
 pub use flags::{HealthFlag, HealthFlags};
 
@@ -25,6 +27,10 @@ pub struct Host {
     pub metadata: Option<Arc<Metadata>>,
     /// [`HealthFlags`] now.
     flags: AtomicU32,
+    /// How it is checked otherwise than its cluster says.
+    check: Option<Arc<EndpointCheck>>,
+    /// What outlier detection counts of it, where there is any.
+    monitor: OnceLock<Box<Monitor>>,
     /// What was counted for it.
     pub stats: HostStats,
 }
@@ -98,13 +104,15 @@ impl Host {
     }
 
     fn with_address(endpoint: &Endpoint, address: HostAddress, hostname: Arc<str>) -> Self {
-        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata } = endpoint;
+        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata, check } = endpoint;
         Self {
             address,
             hostname,
             weight: *weight,
             priority: *priority,
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
+            check: check.clone(),
+            monitor: OnceLock::new(),
             locality: locality.clone(),
             metadata: metadata.clone(),
             stats: HostStats::default(),
@@ -147,6 +155,33 @@ impl Host {
     /// What load balancing makes of its flags.
     pub fn health(&self) -> CoarseHealth {
         self.flags().coarse()
+    }
+
+    /// How it is checked otherwise than its cluster says.
+    pub(crate) fn check(&self) -> Option<&EndpointCheck> {
+        self.check.as_deref()
+    }
+
+    /// Whether it takes no part in active health checks.
+    pub(crate) fn is_never_checked(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.is_disabled)
+    }
+
+    /// What outlier detection counts of it.
+    #[inline]
+    pub(crate) fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.get().map(|monitor| &**monitor)
+    }
+
+    /// Begins to count for outlier detection.
+    pub(crate) fn monitor_outliers(&self) {
+        self.monitor.get_or_init(Box::default);
+    }
+
+    /// The success rates that outlier detection found last: of its responses, and of the connections to it; -1 where
+    /// there is none.
+    pub fn success_rates(&self) -> [f64; 2] {
+        self.monitor().map_or([-1.0; 2], Monitor::rates)
     }
 
     /// Whether its metadata calls it a canary.

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nuncio_config::cluster::{
-    AssignmentPolicy, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily, DnsResolverConfig,
-    Endpoint, EndpointAddress, Health, LbPolicy, LocalityLb, Priority, UpstreamHttp,
+    AssignmentPolicy, Checker, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily,
+    DnsResolverConfig, Endpoint, EndpointAddress, Health, HealthCheck, HealthCheckLog, Intervals, LbPolicy, LocalityLb,
+    Payloads, Priority, TcpHealthCheck, UpstreamHttp,
 };
 use nuncio_filter_api::{ClusterNames, Rng};
 use nuncio_telemetry::Address;
@@ -30,6 +31,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         locality: None,
         priority: 0,
         metadata: None,
+        check: None,
     }
 }
 
@@ -52,6 +54,9 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         locality_lb: LocalityLb::default(),
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
+        health_check: None,
+        outlier: None,
+        ignore_health_on_host_removal: false,
         http: Arc::<UpstreamHttp>::default(),
         connect_timeout: Duration::from_secs(5),
         buffer_limit: 1 << 20,
@@ -60,6 +65,30 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         wait_for_warm: true,
         metadata: None,
     }
+}
+
+/// A check of the connection alone, with short times.
+pub(crate) fn tcp_check() -> Arc<HealthCheck> {
+    let (seconds, none) = (Duration::from_secs, Duration::ZERO);
+    Arc::new(HealthCheck {
+        checker: Checker::Tcp(TcpHealthCheck { send: bytes::Bytes::new(), receive: Payloads::default() }),
+        timeout: seconds(1),
+        intervals: Intervals {
+            healthy: seconds(1),
+            unhealthy: seconds(2),
+            unhealthy_edge: seconds(3),
+            healthy_edge: seconds(4),
+            no_traffic: seconds(5),
+            no_traffic_healthy: seconds(6),
+            initial_jitter: none,
+            jitter: none,
+            jitter_percent: 0,
+        },
+        unhealthy_threshold: 2,
+        healthy_threshold: 2,
+        reuse_connection: true,
+        log: HealthCheckLog::default(),
+    })
 }
 
 /// One worker with one cluster, `c`.

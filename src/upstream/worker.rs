@@ -221,7 +221,7 @@ impl ClusterShare {
     }
 }
 
-fn http1_settings(config: &ClusterConfig) -> ClientSettings {
+pub(crate) fn http1_settings(config: &ClusterConfig) -> ClientSettings {
     /// Envoy's limit of an HTTP/1 response's headers, unlike that of other versions.
     const DEFAULT_HEADERS_BYTES: usize = 80 * 1024;
     let http = &config.http;

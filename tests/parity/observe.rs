@@ -2,20 +2,24 @@
 
 use super::escape::{visible, visible_body, visible_value};
 use super::mask::Mask;
-use super::scenario::{Action, Kind, Scenario, Step};
-use crate::support::client::{Client, End};
+use super::scenario::{Action, Condition, Kind, Scenario, Step};
+use crate::support::client::{Client, End, get};
 use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::http1::{Framing, Message};
 use crate::support::proxy::{NotStarted, Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{What, http1, http2, refusing};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a proxy may take to close a connection after it said that it would.
 const ANNOUNCED_CLOSE: Duration = Duration::from_secs(3);
+
+/// How long a stat may take to get the value that is waited for.
+const STAT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long silence must last to be taken for the end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,16 +80,18 @@ pub(super) async fn run(
         mask.port(upstream.port(), ["upstream", "upstream2"][at]);
     }
     let mut report = Report { steps: Vec::new(), stats: Vec::new(), admin: Vec::new(), log: Vec::new() };
+    let mut probes = BTreeSet::new();
     for step in &scenario.steps {
         let mut seen = Seen::default();
         for _ in 0..step.times {
             seen = Seen::default();
-            match act(step, running.addr(), split, patience, &mut seen).await {
-                Ok(local) => mask.port(local.port(), "client"),
+            match act(step, &running, split, patience, &mut seen).await {
+                Ok(Some(local)) => mask.port(local.port(), "client"),
+                Ok(None) => {}
                 // A reset is told by its kind alone: the words are the kernel's.
                 Err(e) => seen.lines.push(format!("> (client: {:?})", e.kind())),
             }
-            received(&running, &mut seen);
+            received(&running, scenario.probes.as_deref(), &mut seen, &mut probes);
         }
         seen.lines = seen.lines.iter().map(|line| mask.apply(line)).collect();
         report.steps.push(seen);
@@ -105,10 +111,13 @@ pub(super) async fn run(
         }
     }
     running.stop().await;
-    report.log = running.file("access.log").lines().map(|line| mask.apply(&visible(line))).collect();
+    let logs = std::iter::once("access.log").chain(scenario.logs.iter().map(String::as_str));
+    let lines = logs.flat_map(|log| running.file(log).lines().map(str::to_owned).collect::<Vec<_>>());
+    report.log = lines.map(|line| mask.apply(&visible(&line))).collect();
     if scenario.sorted_log {
         report.log.sort();
     }
+    report.log.extend(probes.iter().map(|probe| mask.apply(probe)));
     Ok(report)
 }
 
@@ -130,8 +139,25 @@ async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarte
     builder.upstream(first).upstream(second).start().await
 }
 
-async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen: &mut Seen) -> io::Result<SocketAddr> {
+/// Does what the step says. Where it is a request, its own address is returned.
+async fn act(
+    step: &Step,
+    running: &Running,
+    split: Split,
+    patience: Patience,
+    seen: &mut Seen,
+) -> io::Result<Option<SocketAddr>> {
+    let to = running.addr();
     match &step.action {
+        Action::Wait(conditions) => {
+            wait(running, conditions, seen).await;
+            Ok(None)
+        }
+        Action::Hosts(pattern) => {
+            let text = get(running.admin, "/clusters").await?.text();
+            seen.lines.extend(text.lines().filter(|line| pattern.is_match(line)).map(|line| format!("> {line}")));
+            Ok(None)
+        }
         Action::Http1 { bytes, methods, tunnel, raw } => {
             let mut client = Client::connect(to, split).await?;
             let address = client.address();
@@ -142,7 +168,7 @@ async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen
             } else {
                 one_response(&mut client, &methods[0], tunnel.as_deref(), patience, seen).await?;
             }
-            Ok(address)
+            Ok(Some(address))
         }
         Action::Stream(bytes) => {
             let mut client = Client::connect(to, split).await?;
@@ -154,7 +180,7 @@ async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen
             fields.get_mut(1..).unwrap_or_default().sort();
             seen.lines.append(&mut fields);
             seen.lines.extend([format!("> {}", visible(body)), format!("> {}", name(end))]);
-            Ok(client.address())
+            Ok(Some(client.address()))
         }
         Action::Http2 { head, body, trailers } => {
             let mut client = H2Client::connect(to, split).await?;
@@ -162,8 +188,25 @@ async fn act(step: &Step, to: SocketAddr, split: Split, patience: Patience, seen
                 Outcome::Response(message) => response(&message, seen),
                 Outcome::Reset(reason) => seen.lines.push(format!("> reset {reason}")),
             }
-            Ok(client.address())
+            Ok(Some(client.address()))
         }
+    }
+}
+
+/// Waits until all conditions hold at once, or says which do not.
+async fn wait(running: &Running, conditions: &[Condition], seen: &mut Seen) {
+    let until = Instant::now() + STAT_DEADLINE;
+    loop {
+        let stats: HashMap<_, _> = running.stats().await.into_iter().collect();
+        let value = |c: &Condition| stats.get(&c.name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let misses = |c: &&Condition| if c.at_least { value(c) < c.value } else { value(c) != c.value };
+        let missed: Vec<_> =
+            conditions.iter().filter(misses).map(|c| format!("> {} is {}", c.name, value(c))).collect();
+        if missed.is_empty() || Instant::now() >= until {
+            seen.lines.extend(missed);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -239,9 +282,17 @@ fn response(message: &Message, seen: &mut Seen) {
     lines('>', "", message, seen);
 }
 
-fn received(running: &Running, seen: &mut Seen) {
+fn received(running: &Running, probes_prefix: Option<&str>, seen: &mut Seen, probes: &mut BTreeSet<String>) {
     for (at, upstream) in running.upstreams().iter().enumerate() {
         for received in upstream.take_received() {
+            if let What::Request(message) = &received.what
+                && probes_prefix.is_some_and(|prefix| message.target().starts_with(prefix))
+            {
+                let mut probe = Seen::default();
+                lines('<', ["up: ", "up2: "][at], message, &mut probe);
+                probes.insert(probe.lines.join(" | "));
+                continue;
+            }
             seen.at_upstream += 1;
             match received.what {
                 What::Request(message) => lines('<', ["up: ", "up2: "][at], &message, seen),

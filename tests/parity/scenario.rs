@@ -26,6 +26,14 @@
 //! nuncio still differs here: tolerated, and told; NUNCIO_PARITY=pending shows how
 //! --- alone reason
 //! Envoy cannot be asked here: nuncio is held against the outcomes that the steps state
+//! --- wait label
+//! `name = value` or `name >= value`, of stats that are waited for, as a step of its own
+//! --- hosts PATTERN
+//! a step of its own: the lines of `/clusters` that match
+//! --- probes PREFIX
+//! requests to upstreams whose target begins so are health checks: each kind of them is listed once, at the end
+//! --- log FILE
+//! a file in $DIR whose lines are compared at the end
 //! --- stats
 //! names whose values are compared at the end
 //! --- admin
@@ -57,6 +65,10 @@ pub(super) struct Scenario {
     pub(super) admin: Vec<String>,
     pub(super) sorted_log: bool,
     pub(super) masks: Vec<(Regex, String)>,
+    /// Prefix of the targets of health checks.
+    pub(super) probes: Option<String>,
+    /// Files whose lines are compared, beside the access log.
+    pub(super) logs: Vec<String>,
     /// Why a difference is tolerated for now.
     pub(super) pending: Option<String>,
     /// Envoy is not asked.
@@ -80,9 +92,29 @@ pub(super) struct Step {
 }
 
 pub(super) enum Action {
-    Http1 { bytes: Vec<u8>, methods: Vec<String>, tunnel: Option<Vec<u8>>, raw: bool },
+    Http1 {
+        bytes: Vec<u8>,
+        methods: Vec<String>,
+        tunnel: Option<Vec<u8>>,
+        raw: bool,
+    },
     Stream(Vec<u8>),
-    Http2 { head: http::Request<()>, body: Vec<u8>, trailers: Option<http::HeaderMap> },
+    Http2 {
+        head: http::Request<()>,
+        body: Vec<u8>,
+        trailers: Option<http::HeaderMap>,
+    },
+    Wait(Vec<Condition>),
+    /// Lines of `/clusters`.
+    Hosts(Regex),
+}
+
+/// A value of a stat that is waited for.
+pub(super) struct Condition {
+    pub(super) name: String,
+    pub(super) value: u64,
+    /// More will do as well.
+    pub(super) at_least: bool,
 }
 
 /// An outcome of our own.
@@ -163,6 +195,15 @@ impl Scenario {
                 self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
             }
             "h2" => self.steps.push(h2_step(words, lines)?),
+            "wait" => self.wait(words, lines)?,
+            "hosts" => self.steps.push(Step {
+                label: format!("hosts {words}"),
+                action: Action::Hosts(Regex::new(words).map_err(|e| e.to_string())?),
+                times: 1,
+                expect: None,
+            }),
+            "probes" => self.probes = Some(words.to_owned()),
+            "log" => self.logs.push(words.to_owned()),
             "expect" => self.expect(words)?,
             "stats" => self.stats.extend(words_of(lines)),
             "admin" => self.admin.extend(words_of(lines)),
@@ -253,6 +294,25 @@ impl Scenario {
         let label = if words.label.is_empty() { text.chars().take(70).collect() } else { words.label };
         let action = Action::Http1 { bytes: unescape(&text)?, methods, tunnel: None, raw: true };
         self.steps.push(Step { label, action, times: 1, expect: None });
+        Ok(())
+    }
+
+    fn wait(&mut self, label: &str, lines: &[&str]) -> Result<(), String> {
+        let mut conditions = Vec::new();
+        for line in lines.iter().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            let (name, operator, value) = match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [name, operator @ ("=" | ">="), value] => (name, operator, value),
+                _ => return Err(format!("not `name = value`: {line}")),
+            };
+            let value = value.parse().map_err(|e| format!("{value}: {e}"))?;
+            conditions.push(Condition { name: name.to_owned(), value, at_least: operator == ">=" });
+        }
+        self.steps.push(Step {
+            label: format!("wait {label}"),
+            action: Action::Wait(conditions),
+            times: 1,
+            expect: None,
+        });
         Ok(())
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Pieces {
     pub(crate) vhost: String,
     /// Its routes, as list items, instead of the one that sends everything to `up`.
     pub(crate) routes: String,
-    /// Further fields of cluster `up`; `connect_timeout` and endpoints are there.
+    /// Further fields of cluster `up`; `connect_timeout` and, unless they are given, endpoints are there.
     pub(crate) cluster: String,
     /// Further clusters, as list items.
     pub(crate) clusters: String,
@@ -37,6 +37,13 @@ const HTTP2_UPSTREAM: &str = r#"typed_extension_protocol_options:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
     explicit_http_config: { http2_protocol_options: {} }
 "#;
+
+const LOAD_ASSIGNMENT: &str = "load_assignment:
+  cluster_name: up
+  endpoints:
+  - lb_endpoints:
+    - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: $UPSTREAM } } }
+";
 
 const TEMPLATE: &str = r#"admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }
 <bootstrap 0>
@@ -63,11 +70,7 @@ static_resources:
   - name: up
     connect_timeout: 2s
     <cluster 4>
-    load_assignment:
-      cluster_name: up
-      endpoints:
-      - lb_endpoints:
-        - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: $UPSTREAM } } }
+    <load_assignment 4>
   <clusters 2>
 "#;
 
@@ -105,6 +108,8 @@ impl Pieces {
                 "router" => self.router.clone(),
                 "filters" => self.filters.clone(),
                 "cluster" => cluster.clone(),
+                "load_assignment" if cluster.contains("load_assignment:") => String::new(),
+                "load_assignment" => LOAD_ASSIGNMENT.to_owned(),
                 "clusters" => self.clusters.clone(),
                 unknown => panic!("the template names {unknown}"),
             };

@@ -9,6 +9,8 @@ use nuncio_proto::envoy::r#type::v3::Percent;
 pub struct CommonLb {
     /// Below this percentage of healthy hosts all are used; 0 never.
     pub panic_threshold: u8,
+    /// Whether a host counts for nothing until it was checked once.
+    pub ignore_new_hosts_until_first_hc: bool,
 }
 
 /// How localities count when a host is chosen.
@@ -52,7 +54,7 @@ const DEFAULT_PANIC_THRESHOLD: u8 = 50;
 
 impl Default for CommonLb {
     fn default() -> Self {
-        Self { panic_threshold: DEFAULT_PANIC_THRESHOLD }
+        Self { panic_threshold: DEFAULT_PANIC_THRESHOLD, ignore_new_hosts_until_first_hc: false }
     }
 }
 
@@ -69,11 +71,13 @@ impl CommonLb {
             locality_config_specifier: _,
         } = proto;
         cx.unsupported("update_merge_window", &update_merge_window)?;
-        cx.unsupported("ignore_new_hosts_until_first_hc", &ignore_new_hosts_until_first_hc)?;
         cx.unsupported("close_connections_on_host_set_change", &close_connections_on_host_set_change)?;
         cx.unsupported("override_host_status", &override_host_status)?;
         let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
-        Ok(Self { panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD) })
+        Ok(Self {
+            panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD),
+            ignore_new_hosts_until_first_hc,
+        })
     }
 }
 

@@ -3,16 +3,17 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use nuncio_config::address::to_proto;
 use nuncio_config::cluster::{Health, Priority, Thresholds};
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::r#type::v3::Percent;
 use nuncio_proto::google::protobuf::UInt32Value;
 use nuncio_upstream::{Cluster, HealthFlag, HealthFlags, Host};
 use regex::Regex;
 
-use super::info::address;
 use super::{Admin, Params, Reply};
 
 /// `/clusters`
@@ -42,6 +43,14 @@ pub(super) fn clusters(admin: &Admin, params: &Params) -> Reply {
 fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
     let name = &cluster.config.name.name;
     writeln!(out, "{name}::observability_name::{}", cluster.config.observable_name)?;
+    if let Some(rates) = cluster.outlier_rates() {
+        let names = ["success_rate_average", "success_rate_ejection_threshold"];
+        let names = names.map(str::to_owned).into_iter().chain(names.map(|name| format!("local_origin_{name}")));
+        let cluster_name = name;
+        for (name, rate) in names.zip(rates) {
+            writeln!(out, "{cluster_name}::outlier::{name}::{rate}")?;
+        }
+    }
     for (priority, label) in [(Priority::Default, "default"), (Priority::High, "high")] {
         let Thresholds {
             max_connections,
@@ -78,9 +87,9 @@ fn write_host(cluster: &str, host: &Host, out: &mut String) -> std::fmt::Result 
     line("sub_zone", &locality.map_or("", |l| &l.sub_zone))?;
     line("canary", &host.is_canary())?;
     line("priority", &host.priority)?;
-    // Envoy: -1 until outlier detection has one.
-    line("success_rate", &-1)?;
-    line("local_origin_success_rate", &-1)
+    let [success_rate, local_origin] = host.success_rates();
+    line("success_rate", &success_rate)?;
+    line("local_origin_success_rate", &local_origin)
 }
 
 fn counters(host: &Host) -> [(&'static str, u64); 6] {
@@ -111,6 +120,8 @@ fn status(cluster: &Cluster) -> proto::ClusterStatus {
         [(Priority::Default, core::RoutingPriority::Default), (Priority::High, core::RoutingPriority::High)];
     let thresholds =
         thresholds.map(|(ours, theirs)| threshold(cluster.config.circuit_breakers.thresholds(ours), theirs));
+    let rates = cluster.outlier_rates();
+    let threshold_of = |at: usize| rates.and_then(|rates| percent(rates[at]));
     proto::ClusterStatus {
         name: cluster.config.name.name.to_string(),
         host_statuses: cluster.hosts().hosts.iter().map(host_status).collect(),
@@ -119,6 +130,8 @@ fn status(cluster: &Cluster) -> proto::ClusterStatus {
             ..cluster::CircuitBreakers::default()
         }),
         observability_name: cluster.config.observable_name.to_string(),
+        success_rate_ejection_threshold: threshold_of(1),
+        local_origin_success_rate_ejection_threshold: threshold_of(3),
         ..proto::ClusterStatus::default()
     }
 }
@@ -146,16 +159,23 @@ fn host_status(host: &Arc<Host>) -> proto::HostStatus {
         zone: l.zone.to_string(),
         sub_zone: l.sub_zone.to_string(),
     });
+    let [success_rate, local_origin_success_rate] = host.success_rates().map(percent);
     proto::HostStatus {
-        address: Some(address(&host.address())),
+        address: Some(to_proto(&host.address())),
         stats: counters.chain(gauges).collect(),
         health_status: Some(health_status(host.flags())),
         weight: host.weight,
         hostname: host.hostname.to_string(),
         priority: host.priority,
+        success_rate,
+        local_origin_success_rate,
         locality: Some(locality.unwrap_or_default()),
-        ..proto::HostStatus::default()
     }
+}
+
+/// `None` for the number that stands for none.
+fn percent(rate: f64) -> Option<Percent> {
+    (rate >= 0.0).then_some(Percent { value: rate })
 }
 
 fn health_status(flags: HealthFlags) -> proto::HostHealthStatus {

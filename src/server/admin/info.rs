@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use http::StatusCode;
+use nuncio_config::address::to_proto;
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_filter_api::{Registry, ServerState};
 use nuncio_proto::envoy::admin::v3 as proto;
@@ -12,7 +13,6 @@ use nuncio_proto::envoy::admin::v3::command_line_options::{
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::r#type::v3::SemanticVersion;
 use nuncio_proto::google::protobuf::{Duration, Struct, Value, value::Kind};
-use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::render::{Format, Query, render};
 
 use super::{Admin, Params, Reply, TEXT};
@@ -111,7 +111,7 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
     let snapshot = admin.shared.snapshot.load();
     if params.value("format") == Some("json") {
         let status = |listener: &nuncio_net::Listener| {
-            let mut addresses = listener.addresses().iter().map(address);
+            let mut addresses = listener.addresses().iter().map(to_proto);
             proto::ListenerStatus {
                 name: listener.config.name.to_string(),
                 local_address: addresses.next(),
@@ -125,21 +125,6 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
         listener.addresses().iter().map(|address| format!("{}::{address}\n", listener.config.name))
     });
     Reply::text(lines.collect::<String>())
-}
-
-/// An address as messages have it.
-pub(super) fn address(address: &Address) -> core::Address {
-    use core::address::Address as Oneof;
-    use core::socket_address::PortSpecifier;
-    let oneof = match address {
-        Address::Ip(ip) => Oneof::SocketAddress(core::SocketAddress {
-            address: ip.ip().to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(ip.port().into())),
-            ..core::SocketAddress::default()
-        }),
-        Address::Pipe(path) => Oneof::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
-    };
-    core::Address { address: Some(oneof) }
 }
 
 /// `/server_info`

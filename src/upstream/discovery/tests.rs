@@ -73,6 +73,31 @@ async fn a_host_that_stays_is_the_same_host() {
 }
 
 #[tokio::test]
+async fn a_host_whose_checks_pass_outlives_its_name() {
+    let f = Fixture::new(false, DnsFamily::V4Only, ips(&["192.0.2.1"])).await;
+    let cluster = f.cluster();
+    let mut config = cluster.config.clone();
+    config.health_check = Some(crate::testing::tcp_check());
+    let checked = Cluster::new(config, &Store::new(), None);
+    let mut target = Target::named(&named("name.test", 80), "name.test".into(), 80);
+    let answer = |ips: &[&str]| Answer {
+        addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ttl: None,
+        failed_v4: false,
+        failed_v6: false,
+    };
+    target.update_strict(&checked, &answer(&["192.0.2.1", "192.0.2.2"]));
+    target.hosts[1].set_flag(HealthFlag::FailedActiveHc);
+    assert!(target.update_strict(&checked, &answer(&[])), "the host that fails is gone");
+    let kept = target.hosts[0].clone();
+    assert_eq!((target.hosts.len(), kept.flags().to_string()), (1, "/pending_dynamic_removal".to_owned()));
+    target.update_strict(&checked, &answer(&["192.0.2.1"]));
+    assert!(Arc::ptr_eq(&target.hosts[0], &kept));
+    assert_eq!(kept.flags().to_string(), "healthy");
+    assert!(target.update_strict(&cluster, &answer(&[])), "without checks none outlives its name");
+}
+
+#[tokio::test]
 async fn a_failure_keeps_the_hosts_and_a_missing_name_removes_them() {
     let f = Fixture::new(false, DnsFamily::V4Only, ips(&["192.0.2.1"])).await;
     f.server.set("name.test", Zone::ServerFailure);

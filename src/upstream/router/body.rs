@@ -172,6 +172,9 @@ impl Stream {
     /// The response broke off.
     fn fail(self, error: &BodyError) {
         self.abort();
+        if let Some(health) = self.active.share.cluster.health() {
+            health.note_break(&self.active.host);
+        }
         if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Some(Protocol::Http2)
         {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();

@@ -243,7 +243,7 @@ impl Forwarding<'_> {
         };
         let mut exchange = pin!(async {
             match terminated {
-                Some(Terminated::Tcp) => attempt.run_tunnel(body).await,
+                Some(Terminated::Tcp) => attempt.run_tunnel(&request.head, body).await,
                 Some(Terminated::Udp) => attempt.run_udp_tunnel(body),
                 None => attempt.run(&request.head, body).await,
             }
@@ -254,11 +254,24 @@ impl Forwarding<'_> {
         })
         .await;
         self.count_attempt(self.info);
+        if let Err(failure) = &answered {
+            self.note_expiry(&host, self.info, failure);
+        }
         if let Ok(answered) = &answered {
             deadline.answered(&self.worker.clock);
             gate.open_if_granted(&request.head, answered.response.head.status);
         }
         answered.map_err(|failure| Failed { failure, host: Some(host.clone()) })
+    }
+
+    /// Tells outlier detection of an attempt that was given up.
+    pub(super) fn note_expiry(&self, host: &WorkerHost, info: &StreamInfo, failure: &Failure) {
+        // A host that was chosen but never noted was not asked.
+        if let Some(health) = self.cluster.shared.cluster.health()
+            && info.upstream.borrow().host.is_some()
+        {
+            health.note_expiry(&host.host, failure);
+        }
     }
 
     /// Makes of the response that was received the one that is sent.

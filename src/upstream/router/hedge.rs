@@ -190,6 +190,8 @@ impl<'a, 'b> Race<'a, 'b> {
     /// An attempt takes too long: another begins beside it, if one may.
     fn hedge(&mut self, at: usize, retries: &mut Retries<'_>) {
         let forwarding = self.forwarding;
+        let late = &self.attempts[at];
+        forwarding.note_expiry(&late.host, &late.info, &Failure::PerTryTimeout);
         self.attempts[at].pace = match retries.after_delay(&forwarding.cluster.shared, &forwarding.counts) {
             Decision::After(wait) => {
                 self.begin_after(wait, Reason::Late);
@@ -252,6 +254,10 @@ impl<'a, 'b> Race<'a, 'b> {
 
     /// The time of all of them is over. The last one stands for all.
     fn expire(&mut self, failure: Failure) -> Failed {
+        // Those that are late were told of when they were.
+        for runner in self.attempts.iter().filter(|runner| runner.pace == Pace::InTime) {
+            self.forwarding.note_expiry(&runner.host, &runner.info, &failure);
+        }
         while self.attempts.len() > 1 {
             let runner = self.take(0);
             self.forwarding.count_passed_over(&runner.failed(failure.clone()), &runner.info);

@@ -1,0 +1,105 @@
+use std::sync::Arc;
+
+use nuncio_config::cluster::{Checker, HealthCheck};
+use nuncio_filter_api::{ByteStr, Io};
+use nuncio_net::{ConnectOptions, connect};
+use nuncio_telemetry::Address;
+
+use super::grpc::GrpcProbe;
+use super::http::HttpProbe;
+use super::state::{CheckResult, Failure, FailureKind};
+use super::tcp::TcpProbe;
+use super::watch::HealthCheckStats;
+use crate::cluster::Cluster;
+use crate::host::Host;
+
+/// Asks one host whether it is well, again and again.
+pub(super) struct Probe {
+    target: Target,
+    kind: Kind,
+}
+
+enum Kind {
+    Http(HttpProbe),
+    Tcp(TcpProbe),
+    Grpc(GrpcProbe),
+}
+
+/// Who is asked.
+pub(super) struct Target {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) config: Arc<HealthCheck>,
+    pub(super) host: Arc<Host>,
+}
+
+/// The failure to get an answer.
+pub(super) const NO_ANSWER: CheckResult =
+    CheckResult::Failed(Failure { kind: FailureKind::Network, retriable: true, status: 0 });
+
+// === impl Probe ===
+
+impl Probe {
+    pub(super) fn new(cluster: &Arc<Cluster>, config: &Arc<HealthCheck>, host: Arc<Host>) -> Self {
+        let target = Target { cluster: cluster.clone(), config: config.clone(), host };
+        let kind = match &config.checker {
+            Checker::Http(_) => Kind::Http(HttpProbe::default()),
+            Checker::Tcp(_) => Kind::Tcp(TcpProbe::default()),
+            Checker::Grpc(_) => Kind::Grpc(GrpcProbe::default()),
+        };
+        Self { target, kind }
+    }
+
+    /// Asks once. The caller limits the time.
+    pub(super) async fn run(&mut self, stats: &HealthCheckStats) -> CheckResult {
+        let target = &self.target;
+        match (&mut self.kind, &target.config.checker) {
+            (Kind::Http(probe), Checker::Http(config)) => probe.run(target, config, stats).await,
+            (Kind::Tcp(probe), Checker::Tcp(config)) => probe.run(target, config).await,
+            (Kind::Grpc(probe), Checker::Grpc(config)) => probe.run(target, config).await,
+            _ => unreachable!("the probe is of the checker's kind"),
+        }
+    }
+
+    /// Lets go of the connection of a check that was given up.
+    pub(super) fn give_up(&mut self) {
+        match &mut self.kind {
+            Kind::Http(probe) => probe.close(),
+            Kind::Tcp(probe) => probe.close(),
+            Kind::Grpc(probe) => probe.close(),
+        }
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Where the host is checked.
+    fn address(&self) -> Address {
+        let serving = self.host.address();
+        self.host.check().map_or(serving.clone(), |check| check.address_of(&serving))
+    }
+
+    /// Connects, as a pool of the cluster would. `None` if that fails.
+    pub(super) async fn connect(&self) -> Option<Io> {
+        let config = &self.cluster.config;
+        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
+        let address = self.address();
+        match connect(&address, options).await {
+            Ok(connected) => Some(connected.io),
+            Err(error) => {
+                tracing::debug!(cluster = %config.name.name, host = %address, %error, "health check cannot connect");
+                None
+            }
+        }
+    }
+
+    /// The host that a request names: that of the endpoint, or else of the check, or else the cluster's name.
+    pub(super) fn authority(&self, of_check: &str) -> ByteStr {
+        let of_endpoint = self.host.check().map_or("", |check| &check.hostname);
+        [of_endpoint, of_check]
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or(&self.cluster.config.name.name)
+            .into()
+    }
+}

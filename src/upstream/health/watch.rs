@@ -1,0 +1,242 @@
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use nuncio_config::cluster::HealthCheck;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::HealthShare;
+use super::event::EventLog;
+use super::session::Session;
+use super::state::{CheckResult, Failure, FailureKind, Step};
+use crate::cluster::Cluster;
+use crate::host::{HealthFlag, Host};
+use crate::outlier::{Detector, OutlierLog, OutlierShare, Record};
+
+/// The sets of hosts are made anew no more often than in so much time for each host: a burst of results costs a
+/// fraction of the thread, however many hosts there are.
+const REST_PER_HOST: Duration = Duration::from_micros(5);
+
+nuncio_telemetry::stats! {
+    /// `cluster.<name>.health_check`
+    pub(super) struct HealthCheckStats {
+        attempt: Counter,
+        success: Counter,
+        failure: Counter,
+        passive_failure: Counter,
+        network_failure: Counter,
+        verify_cluster: Counter,
+        /// Hosts that are checked and do not fail.
+        healthy: Gauge,
+        /// Hosts that call themselves degraded.
+        degraded: Gauge,
+    }
+}
+
+/// The watch over the hosts of one cluster.
+pub(super) struct ClusterWatch {
+    pub(super) cluster: Arc<Cluster>,
+    checks: Option<Checks>,
+    detector: Option<RefCell<Detector>>,
+    outlier_log: Option<Rc<OutlierLog>>,
+    /// Flags have changed, and the cluster has not taken notice yet.
+    is_stale: Cell<bool>,
+    stale: Notify,
+}
+
+/// The health checks of one cluster.
+pub(super) struct Checks {
+    pub(super) config: Arc<HealthCheck>,
+    pub(super) stats: HealthCheckStats,
+    log: EventLog,
+    /// Checks that must end before the cluster is ready; `None` until its hosts are known.
+    pending: Cell<Option<usize>>,
+    is_warm: Cell<bool>,
+}
+
+/// The sessions of a watch, each with its task.
+#[derive(Default)]
+struct Sessions {
+    tasks: JoinSet<()>,
+    by_host: HashMap<*const Host, (Rc<Session>, tokio::task::AbortHandle)>,
+}
+
+// === impl ClusterWatch ===
+
+impl ClusterWatch {
+    pub(super) fn new(cluster: Arc<Cluster>, outlier_log: Option<Rc<OutlierLog>>) -> Rc<Self> {
+        let checks = cluster.config.health_check.clone().map(|config| Checks {
+            stats: HealthCheckStats::new(&cluster.scope().scope("health_check")),
+            log: EventLog::new(&config, &cluster.config.name.name),
+            config,
+            pending: Cell::new(None),
+            is_warm: Cell::new(false),
+        });
+        let detector = cluster.config.outlier.clone().map(|config| {
+            let random = |below| fastrand::u64(..below);
+            RefCell::new(Detector::new(config, &cluster.scope().scope("outlier_detection"), random))
+        });
+        Rc::new(Self { cluster, checks, detector, outlier_log, is_stale: Cell::new(false), stale: Notify::new() })
+    }
+
+    pub(super) fn checks(&self) -> &Checks {
+        self.checks.as_ref().expect("only clusters with health checks have sessions")
+    }
+
+    /// Watches until it is dropped.
+    pub(super) async fn run(self: Rc<Self>) {
+        let Some(share) = self.cluster.health() else { return };
+        let mut sessions = Sessions::default();
+        let mut rested = Instant::now();
+        let mut interval = share.outlier.as_ref().map(|o| every(o.config.interval));
+        loop {
+            self.take_hosts(share, &mut sessions);
+            self.answer(share, &sessions);
+            if self.is_stale.get() && Instant::now() >= rested {
+                self.is_stale.set(false);
+                self.cluster.update_health();
+                rested = Instant::now() + REST_PER_HOST * u32::try_from(sessions.by_host.len()).unwrap_or(u32::MAX);
+            }
+            self.finish_warming();
+            tokio::select! {
+                () = share.wake.notified() => {}
+                () = alarm(share.outlier.as_ref()) => {}
+                () = self.stale.notified(), if !self.is_stale.get() => {}
+                () = sleep_until(rested), if self.is_stale.get() => {}
+                () = tick(interval.as_mut()) => self.end_interval(share),
+            }
+        }
+    }
+
+    /// Begins to check hosts that are new, and stops with those that are gone.
+    fn take_hosts(self: &Rc<Self>, share: &HealthShare, sessions: &mut Sessions) {
+        // Known before they are read: those that are known are then among them.
+        let are_known = share.hosts_known.load(Ordering::Acquire);
+        let set = self.cluster.hosts();
+        if let Some(detector) = &self.detector {
+            detector.borrow_mut().set_hosts(&set.hosts);
+        }
+        let Some(checks) = &self.checks else { return };
+        sessions.reconcile(self, &set.hosts);
+        if are_known && checks.pending.get().is_none() {
+            checks.pending.set(Some(sessions.by_host.len()));
+        }
+        while sessions.tasks.try_join_next().is_some() {}
+    }
+
+    /// Acts on what the workers have told.
+    fn answer(&self, share: &HealthShare, sessions: &Sessions) {
+        for host in share.take_failed() {
+            if let Some((session, _)) = sessions.by_host.get(&Arc::as_ptr(&host)) {
+                let failure = Failure { kind: FailureKind::Passive, retriable: false, status: 0 };
+                session.take(self, CheckResult::Failed(failure));
+            }
+            self.note_change();
+        }
+        if let Some(detector) = &self.detector {
+            let records = detector.borrow_mut().answer_alarms(Instant::now());
+            self.note_ejections(&records);
+        }
+    }
+
+    fn end_interval(&self, share: &HealthShare) {
+        if let (Some(detector), Some(outlier)) = (&self.detector, &share.outlier) {
+            let records = detector.borrow_mut().end_interval(&outlier.rates, Instant::now());
+            self.note_ejections(&records);
+        }
+    }
+
+    fn note_ejections(&self, records: &[Record]) {
+        if records.is_empty() {
+            return;
+        }
+        self.note_change();
+        if let Some(log) = &self.outlier_log {
+            let now = SystemTime::now();
+            records.iter().for_each(|record| log.write(&self.cluster.config.name.name, record, now));
+        }
+    }
+
+    /// A check of `host` has ended, which may end more than the check.
+    pub(super) fn note_check(&self, host: &Arc<Host>, result: CheckResult, step: &Step) {
+        let checks = self.checks();
+        checks.log.write(host, &step.events);
+        if step.is_change() {
+            self.note_change();
+        }
+        if let Some(pending) = checks.pending.get() {
+            checks.pending.set(Some(pending.saturating_sub(1)));
+            if pending == 1 {
+                self.note_change();
+            }
+        }
+        if let (Some(detector), CheckResult::Passed { .. }) = (&self.detector, result)
+            && self.cluster.config.outlier.as_ref().is_some_and(|config| config.health_check_ends_ejection)
+            && !host.flags().has(HealthFlag::FailedActiveHc)
+        {
+            let record = detector.borrow_mut().uneject(host, Instant::now());
+            self.note_ejections(record.as_slice());
+        }
+    }
+
+    /// The cluster is to take notice of the flags.
+    fn note_change(&self) {
+        self.is_stale.set(true);
+        self.stale.notify_one();
+    }
+
+    fn finish_warming(&self) {
+        if let Some(checks) = &self.checks
+            && checks.pending.get() == Some(0)
+            && !self.is_stale.get()
+            && !checks.is_warm.replace(true)
+        {
+            self.cluster.finish_warming();
+        }
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn alarm(outlier: Option<&OutlierShare>) {
+    match outlier {
+        Some(outlier) => outlier.wake.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    fn reconcile(&mut self, watch: &Rc<ClusterWatch>, hosts: &[Arc<Host>]) {
+        let present: std::collections::HashSet<_> = hosts.iter().map(Arc::as_ptr).collect();
+        let gone = |host: &*const Host, _: &mut _| !present.contains(host);
+        for (_, (session, task)) in self.by_host.extract_if(gone) {
+            task.abort();
+            session.end(watch);
+        }
+        for host in hosts.iter().filter(|host| !host.is_never_checked()) {
+            if !self.by_host.contains_key(&Arc::as_ptr(host)) {
+                let session = Session::begin(watch, host.clone(), self.by_host.len());
+                let task = self.tasks.spawn_local(session.clone().run(watch.clone()));
+                self.by_host.insert(Arc::as_ptr(host), (session, task));
+            }
+        }
+    }
+}
