@@ -8,6 +8,7 @@ mod bad_routes;
 mod drain;
 mod explain;
 mod h2spec;
+mod health;
 mod http2_hostile;
 mod layers;
 mod limits;

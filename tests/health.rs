@@ -1,0 +1,133 @@
+//! Hosts that fail and recover: who is asked meanwhile.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bootstrap::Pieces;
+use crate::support::client::{Client, get};
+use crate::support::proxy::{Running, proxy};
+use crate::support::split::Split;
+use crate::support::upstream::{Answer, Script, Then, http1};
+
+/// Both upstreams as hosts of `up`, of which no unhealthy one is ever chosen.
+const TWO_HOSTS: &str = r#"common_lb_config: { healthy_panic_threshold: { value: 0 } }
+load_assignment:
+  cluster_name: up
+  endpoints:
+  - lb_endpoints:
+    - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: $UPSTREAM } } }
+    - endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: $UPSTREAM2 } } }
+"#;
+
+const CHECKS: &str = "health_checks:\n- { timeout: 0.5s, interval: 0.05s, no_traffic_interval: 0.05s, \
+                      unhealthy_threshold: 2, healthy_threshold: 2, http_health_check: { path: /hc } }\n";
+
+const OUTLIERS: &str = "outlier_detection: { consecutive_5xx: 2, interval: 0.1s, base_ejection_time: 0.3s, \
+                        max_ejection_percent: 50 }\n";
+
+async fn with(cluster: &str, first: Script, second: Script) -> Running {
+    let pieces = Pieces { cluster: format!("{cluster}{TWO_HOSTS}"), ..Pieces::default() };
+    proxy(pieces.yaml()).upstream(first).upstream(second).run().await
+}
+
+fn status(code: u16) -> Answer {
+    Answer::bytes(format!("HTTP/1.1 {code} x\r\ncontent-length: 0\r\n\r\n"))
+}
+
+fn times(answer: Answer, times: usize) -> Answer {
+    Answer { times, ..answer }
+}
+
+/// Sends `count` requests for `/`; how many of them had which status.
+async fn ask(proxy: &Running, count: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        statuses.push(get(proxy.addr(), "/").await.expect("the proxy answers").status());
+    }
+    statuses
+}
+
+/// Which of the upstreams got requests for `/` since the last call.
+fn asked(proxy: &Running) -> [bool; 2] {
+    [0, 1].map(|at| proxy.upstream(at).take_requests().iter().any(|request| request.target() == "/"))
+}
+
+#[tokio::test]
+async fn a_host_is_left_out_while_its_checks_fail() {
+    let first = http1().answer("/hc", times(status(200), 4)).answer("/hc", times(status(503), 12));
+    let proxy = with(CHECKS, first, http1()).await;
+    assert_eq!(ask(&proxy, 4).await, [200; 4]);
+    assert_eq!(asked(&proxy), [true, true]);
+    proxy.wait_for_stat("cluster.up.membership_healthy", 1).await;
+    asked(&proxy);
+    assert_eq!(ask(&proxy, 4).await, [200; 4]);
+    assert_eq!(asked(&proxy), [false, true]);
+    proxy.wait_for_stat("cluster.up.membership_healthy", 2).await;
+    assert_eq!(ask(&proxy, 4).await, [200; 4]);
+    assert_eq!(asked(&proxy), [true, true]);
+}
+
+#[tokio::test]
+async fn no_request_fails_while_a_host_hangs_and_comes_back() {
+    let first = http1()
+        .answer("/hc", times(status(200), 3))
+        .answer("/hc", times(Answer::bytes("").then(Then::Close), 6));
+    let proxy = with(CHECKS, first, http1()).await;
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        assert_eq!(ask(&proxy, 10).await, [200; 10]);
+    }
+    assert!(proxy.stat("cluster.up.health_check.network_failure").await >= 2);
+    proxy.wait_for_stat("cluster.up.membership_healthy", 2).await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_a_healthy_host_says_so_until_one_is_back() {
+    let bad = || http1().answer("/hc", times(status(500), 10));
+    let proxy = with(CHECKS, bad(), bad()).await;
+    let response = get(proxy.addr(), "/").await.expect("the proxy answers");
+    assert_eq!((response.status(), &*response.text()), (503, "no healthy upstream"));
+    proxy.wait_for_stat("cluster.up.membership_healthy", 2).await;
+    assert_eq!(ask(&proxy, 2).await, [200; 2]);
+}
+
+#[tokio::test]
+async fn an_outlier_is_left_out_until_it_is_back() {
+    let first = http1().answer("/", times(status(500), 2));
+    let proxy = with(OUTLIERS, first, http1()).await;
+    let mut statuses = ask(&proxy, 4).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 500, 500]);
+    proxy.wait_for_stat("cluster.up.outlier_detection.ejections_active", 1).await;
+    proxy.wait_for_stat("cluster.up.membership_healthy", 1).await;
+    asked(&proxy);
+    assert_eq!(ask(&proxy, 4).await, [200; 4]);
+    assert_eq!(asked(&proxy), [false, true]);
+    proxy.wait_for_stat("cluster.up.membership_healthy", 2).await;
+    assert_eq!(ask(&proxy, 4).await, [200; 4]);
+    assert_eq!(asked(&proxy), [true, true]);
+}
+
+#[tokio::test]
+async fn several_workers_count_the_failures_of_a_host_together() {
+    let pieces = Pieces { cluster: format!("{OUTLIERS}{TWO_HOSTS}"), ..Pieces::default() };
+    let first = http1().answer("/", status(500));
+    let proxy = proxy(pieces.yaml()).concurrency(4).upstream(first).upstream(http1()).run().await;
+    let until = Instant::now() + Duration::from_secs(5);
+    while proxy.stat("cluster.up.outlier_detection.ejections_enforced_total").await == 0 {
+        assert!(Instant::now() < until, "the host is never ejected");
+        ask(&proxy, 8).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_kept_survives_the_failure_of_the_other_host() {
+    let first = http1().answer("/hc", times(status(200), 2)).answer("/hc", status(503));
+    let proxy = with(CHECKS, first, http1()).await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    for _ in 0..50 {
+        let response = client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+        assert_eq!(response.status(), 200);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    proxy.wait_for_stat("cluster.up.membership_healthy", 1).await;
+}
