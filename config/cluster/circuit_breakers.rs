@@ -31,6 +31,8 @@ pub struct Thresholds {
     pub retry_budget: Option<RetryBudget>,
     /// Whether the `remaining_*` gauges are kept.
     pub track_remaining: bool,
+    /// Connections to one host; beyond, requests to it wait for one to become free.
+    pub max_connections_per_host: u32,
 }
 
 /// A share of the requests in flight and waiting that may be retries.
@@ -83,14 +85,40 @@ impl CircuitBreakers {
 
     pub(super) fn lower(proto: Proto, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Proto { thresholds, per_host_thresholds } = proto;
-        let supported = crate::refuse_set!(cx; per_host_thresholds);
         let lowered = cx.each("thresholds", thresholds, |t, cx| Thresholds::lower(t, cx));
-        supported?;
+        let per_host = cx.each("per_host_thresholds", per_host_thresholds, lower_per_host)?;
         let lowered = lowered?;
         // Envoy: the first entry of a priority counts.
-        let find = |priority| lowered.iter().find(|(p, _)| *p == priority).map(|(_, t)| t.clone()).unwrap_or_default();
+        let find = |priority| {
+            let found = lowered.iter().find(|(p, _)| *p == priority).map(|(_, t)| t.clone()).unwrap_or_default();
+            let per_host = per_host.iter().find(|(p, _)| *p == priority).and_then(|(_, max)| *max);
+            Thresholds { max_connections_per_host: per_host.unwrap_or(u32::MAX), ..found }
+        };
         Ok(Self::new(find(Priority::Default), find(Priority::High)))
     }
+}
+
+/// The limit of connections to each host, which is the only one that there is.
+fn lower_per_host(proto: pb::Thresholds, cx: &mut LowerCx<'_>) -> Result<(Priority, Option<u32>), Refused> {
+    let pb::Thresholds {
+        priority,
+        max_connections,
+        max_pending_requests,
+        max_requests,
+        max_retries,
+        retry_budget,
+        track_remaining,
+        max_connection_pools,
+    } = proto;
+    let others = [max_pending_requests, max_requests, max_retries, max_connection_pools];
+    if track_remaining || retry_budget.is_some() || others.iter().any(Option::is_some) {
+        return Err(cx.invalid("only max_connections may be set for each host"));
+    }
+    Ok((lower_priority(priority), max_connections.map(|v| v.value)))
+}
+
+fn lower_priority(proto: i32) -> Priority {
+    if proto == RoutingPriority::High as i32 { Priority::High } else { Priority::Default }
 }
 
 // === impl Thresholds ===
@@ -111,7 +139,7 @@ impl Thresholds {
         let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower);
         supported?;
         let retry_budget = retry_budget?;
-        let priority = if priority == RoutingPriority::High as i32 { Priority::High } else { Priority::Default };
+        let priority = lower_priority(priority);
         let default = Self::default();
         let thresholds = Self {
             max_connections: max_connections.map_or(default.max_connections, |v| v.value),
@@ -120,6 +148,7 @@ impl Thresholds {
             max_retries: max_retries.map_or(default.max_retries, |v| v.value),
             retry_budget,
             track_remaining,
+            max_connections_per_host: default.max_connections_per_host,
         };
         Ok((priority, thresholds))
     }
@@ -135,6 +164,7 @@ impl Default for Thresholds {
             max_retries: 3,
             retry_budget: None,
             track_remaining: false,
+            max_connections_per_host: u32::MAX,
         }
     }
 }
@@ -145,6 +175,25 @@ mod tests {
     use nuncio_proto::google::protobuf::UInt32Value;
 
     use super::*;
+
+    #[test]
+    fn connections_to_one_host_are_limited_by_priority() {
+        let env = crate::testing::env();
+        let lower = |per_host: pb::Thresholds| {
+            let proto = Proto { per_host_thresholds: vec![per_host], ..Proto::default() };
+            let mut cx = LowerCx::new(&env);
+            let lowered = CircuitBreakers::lower(proto, &mut cx);
+            lowered.map_err(|_| cx.finish().iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let value = |value| Some(UInt32Value { value });
+        let limits = lower(pb::Thresholds { priority: 1, max_connections: value(7), ..Default::default() }).unwrap();
+        assert_eq!(limits.thresholds(Priority::High).max_connections_per_host, 7);
+        assert_eq!(limits.thresholds(Priority::Default).max_connections_per_host, u32::MAX);
+        assert_eq!(
+            lower(pb::Thresholds { max_requests: value(7), ..Default::default() }).unwrap_err(),
+            ["per_host_thresholds[0]: only max_connections may be set for each host"]
+        );
+    }
 
     #[test]
     fn a_budget_is_a_share_of_requests_but_never_less_than_the_minimum() {

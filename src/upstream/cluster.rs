@@ -42,8 +42,8 @@ impl Cluster {
     pub fn new(config: ClusterConfig, store: &Store, local: Option<Arc<LocalCluster>>) -> Self {
         let scope = scope(store, &config);
         let stats = ClusterStats::new(&scope);
-        let limits =
-            [Priority::Default, Priority::High].map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope));
+        let limits = [Priority::Default, Priority::High]
+            .map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope, &config.name.name));
         let is_static = matches!(config.discovery, Discovery::Static);
         let health = HealthShare::new(&config);
         let cluster = Self {

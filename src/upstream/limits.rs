@@ -3,7 +3,8 @@
 //! The limits hold for all workers together, as in Envoy. The counts are relaxed atomics, one locked instruction to
 //! take and one to give back. They order nothing: a limit is a number, not a lock.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use nuncio_config::cluster::{Priority, RetryBudget, Thresholds};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
@@ -26,6 +27,10 @@ pub(crate) struct Limits {
     max: [u32; 4],
     retry_budget: Option<RetryBudget>,
     remaining: Option<RemainingStats>,
+    /// The cluster's name.
+    cluster: Arc<str>,
+    /// A bit for each resource of which was told that its limit, which nobody has set, was reached.
+    told: AtomicU8,
 }
 
 nuncio_telemetry::stats! {
@@ -41,8 +46,8 @@ nuncio_telemetry::stats! {
 // === impl Limits ===
 
 impl Limits {
-    /// Nothing used. `scope` is that of the cluster.
-    pub(crate) fn new(priority: Priority, thresholds: &Thresholds, scope: &Scope) -> Self {
+    /// Nothing used of the cluster named so, whose scope is `scope`.
+    pub(crate) fn new(priority: Priority, thresholds: &Thresholds, scope: &Scope, cluster: &Arc<str>) -> Self {
         let Thresholds {
             max_connections,
             max_pending_requests,
@@ -50,6 +55,8 @@ impl Limits {
             max_retries,
             retry_budget,
             track_remaining,
+            // Counted by the hosts themselves.
+            max_connections_per_host: _,
         } = *thresholds;
         let remaining = track_remaining.then(|| {
             let name = match priority {
@@ -69,6 +76,8 @@ impl Limits {
             max: [max_connections, max_pending_requests, max_requests, max_retries],
             retry_budget,
             remaining,
+            cluster: cluster.clone(),
+            told: AtomicU8::new(0),
         }
     }
 
@@ -78,6 +87,7 @@ impl Limits {
         let used = self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
         if used >= max {
             self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
+            self.tell_of_default(resource);
             return false;
         }
         self.took(resource, used, stats);
@@ -112,6 +122,25 @@ impl Limits {
             self.open_gauge(resource, stats).set(1);
         }
         self.update_remaining(resource, used);
+    }
+
+    /// Says once that a limit was reached that nobody has set: who meets it for the first time looks for the reason.
+    #[cold]
+    fn tell_of_default(&self, resource: Resource) {
+        let default = Thresholds::default();
+        let (field, default) = match resource {
+            Resource::Connections => ("max_connections", default.max_connections),
+            Resource::Pending => ("max_pending_requests", default.max_pending_requests),
+            Resource::Requests => ("max_requests", default.max_requests),
+            Resource::Retries => ("max_retries", default.max_retries),
+        };
+        let is_default =
+            self.max[resource as usize] == default && !(resource == Resource::Retries && self.retry_budget.is_some());
+        let bit = 1 << resource as u8;
+        if is_default && self.told.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            let (cluster, priority) = (&self.cluster, self.priority);
+            tracing::warn!(target: "upstream", %cluster, ?priority, field, limit = default, "a default limit was reached");
+        }
     }
 
     /// The limit now: a budget of retries goes with the requests.
@@ -162,7 +191,7 @@ mod tests {
     fn limits(max_requests: u32) -> (Limits, ClusterStats) {
         let scope = Store::new().scope("cluster.c");
         let thresholds = Thresholds { max_requests, track_remaining: true, ..Thresholds::default() };
-        (Limits::new(Priority::Default, &thresholds, &scope), ClusterStats::new(&scope))
+        (Limits::new(Priority::Default, &thresholds, &scope, &"c".into()), ClusterStats::new(&scope))
     }
 
     #[test]
@@ -179,10 +208,25 @@ mod tests {
     }
 
     #[test]
+    fn a_default_limit_is_told_of_once() {
+        let scope = Store::new().scope("cluster.c");
+        let stats = ClusterStats::new(&scope);
+        let told = |thresholds: &Thresholds| {
+            let limits = Limits::new(Priority::Default, thresholds, &scope, &"c".into());
+            let taken = (0..10).filter(|_| limits.try_take(Resource::Retries, &stats)).count();
+            assert_eq!(taken as u32, thresholds.max_retries);
+            limits.told.load(Ordering::Relaxed)
+        };
+        assert_eq!(told(&Thresholds::default()), 1 << Resource::Retries as u8);
+        assert_eq!(told(&Thresholds { max_retries: 4, ..Thresholds::default() }), 0);
+    }
+
+    #[test]
     fn a_forced_connection_opens_the_breaker_and_closes_it() {
         let thresholds = Thresholds { max_connections: 1, ..Thresholds::default() };
         let scope = Store::new().scope("cluster.c");
-        let (limits, stats) = (Limits::new(Priority::High, &thresholds, &scope), ClusterStats::new(&scope));
+        let (limits, stats) =
+            (Limits::new(Priority::High, &thresholds, &scope, &"c".into()), ClusterStats::new(&scope));
         limits.take(Resource::Connections, &stats);
         limits.take(Resource::Connections, &stats);
         assert_eq!(stats.high_cx_open().value(), 1);

@@ -59,6 +59,7 @@ fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
             max_retries,
             retry_budget: _,
             track_remaining: _,
+            max_connections_per_host: _,
         } = cluster.config.circuit_breakers.thresholds(priority);
         writeln!(out, "{name}::{label}_priority::max_connections::{max_connections}")?;
         writeln!(out, "{name}::{label}_priority::max_pending_requests::{max_pending_requests}")?;

@@ -119,7 +119,9 @@ impl ConnectionRecord {
     ) -> Option<Self> {
         let stats = &share.cluster.stats;
         let limits = share.cluster.limits(priority);
-        if !limits.try_take(Resource::Connections, stats) {
+        let per_host = share.cluster.config.circuit_breakers.thresholds(priority).max_connections_per_host;
+        let is_allowed = host.stats.cx_active.get() < per_host.into();
+        if !is_allowed || !limits.try_take(Resource::Connections, stats) {
             stats.upstream_cx_overflow().inc();
             if !pool_has_none {
                 return None;
