@@ -27,7 +27,8 @@ pub use health_check::{
 };
 pub use http::{UpstreamHttp, UpstreamProtocol};
 pub use lb::{
-    CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction, ZoneAware,
+    CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction,
+    SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
@@ -57,6 +58,8 @@ pub struct ClusterConfig {
     pub lb: LbPolicy,
     /// How localities count for it.
     pub locality_lb: LocalityLb,
+    /// Subsets of the hosts among which one is chosen.
+    pub subset: Option<Box<SubsetLb>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.
@@ -108,6 +111,7 @@ impl ClusterConfig {
             proto.lb_config,
             proto.load_balancing_policy,
             proto.common_lb_config.as_ref(),
+            proto.lb_subset_config.as_ref(),
             cx,
         );
         let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
@@ -139,7 +143,7 @@ impl ClusterConfig {
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         supported?;
         let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
-        let lb::LoweredLb { policy: lb, locality: locality_lb } = lb?;
+        let lb::LoweredLb { policy: lb, locality: locality_lb, subset } = lb?;
         Ok(Self {
             name,
             observable_name,
@@ -148,6 +152,7 @@ impl ClusterConfig {
             assignment,
             lb,
             locality_lb,
+            subset,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             health_check: health_check?.map(Arc::new),
@@ -205,7 +210,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         // Envoy reads it for ORIGINAL_DST alone, which is refused.
         cleanup_interval: _,
         upstream_bind_config: _,
-        lb_subset_config,
+        lb_subset_config: _,
         common_lb_config: _,
         transport_socket,
         metadata: _,
@@ -233,7 +238,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("eds_cluster_config", eds_cluster_config),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
-        cx.unsupported("lb_subset_config", lb_subset_config),
         refuse_transport_socket(transport_socket.as_ref(), cx),
         cx.unsupported("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
         cx.unsupported("filters", filters),

@@ -14,10 +14,22 @@ use serde_json::Map;
 pub struct MetadataMatch {
     /// By name, each name once.
     criteria: Box<[(Arc<str>, serde_json::Value)]>,
+    /// See [`subset_key`].
+    key: Box<str>,
 }
 
 /// Where the fields are that hosts are chosen by.
 const LB: &str = "envoy.lb";
+
+/// Names and values, in order of name, as one text: equal for equal fields.
+pub fn subset_key<'a>(fields: impl Iterator<Item = (&'a str, &'a serde_json::Value)>) -> String {
+    use std::fmt::Write;
+    fields.fold(String::new(), |mut key, (name, value)| {
+        // Writing to a String cannot fail. Neither part holds a raw zero.
+        let _ = write!(key, "{name}\0{value}\0");
+        key
+    })
+}
 
 // === impl MetadataMatch ===
 
@@ -36,7 +48,22 @@ impl MetadataMatch {
         let added = fields.iter().map(|(name, value)| (Arc::from(name.as_str()), value.clone()));
         let mut criteria: Vec<_> = kept.chain(added).collect();
         criteria.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Self { criteria: criteria.into() }
+        Self::of(criteria)
+    }
+
+    /// The same with fields of these names alone.
+    pub fn only(&self, is_kept: impl Fn(&str) -> bool) -> Self {
+        Self::of(self.criteria.iter().filter(|(name, _)| is_kept(name)).cloned().collect())
+    }
+
+    fn of(criteria: Vec<(Arc<str>, serde_json::Value)>) -> Self {
+        let key = subset_key(criteria.iter().map(|(name, value)| (&**name, value)));
+        Self { criteria: criteria.into(), key: key.into() }
+    }
+
+    /// See [`subset_key`].
+    pub fn key(&self) -> &str {
+        &self.key
     }
 
     /// What a weighted cluster asks for in addition to its route, or in place of it.

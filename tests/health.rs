@@ -68,9 +68,8 @@ async fn a_host_is_left_out_while_its_checks_fail() {
 
 #[tokio::test]
 async fn no_request_fails_while_a_host_hangs_and_comes_back() {
-    let first = http1()
-        .answer("/hc", times(status(200), 3))
-        .answer("/hc", times(Answer::bytes("").then(Then::Close), 6));
+    let first =
+        http1().answer("/hc", times(status(200), 3)).answer("/hc", times(Answer::bytes("").then(Then::Close), 6));
     let proxy = with(CHECKS, first, http1()).await;
     let until = Instant::now() + Duration::from_secs(2);
     while Instant::now() < until {

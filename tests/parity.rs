@@ -48,6 +48,7 @@ scenario_files! {
     http2
     lb_hash
     lb_priority
+    lb_subset
     lb_zone
     local_reply
     matching

@@ -1,10 +1,12 @@
 mod common;
 mod hashing;
+mod subset;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::{self as pb, LbPolicy as Policy};
 use nuncio_proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::load_balancing_policies::subset::v3 as subset_pb;
 use nuncio_proto::envoy::extensions::load_balancing_policies::{least_request, random, round_robin, wrr_locality};
 use nuncio_proto::google::protobuf::Any;
 
@@ -13,6 +15,7 @@ use crate::protocol::{any_as, message_name};
 
 pub use common::{CommonLb, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
+pub use subset::{SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 
 /// How a host is chosen for a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,8 @@ pub struct LeastRequest {
 pub(super) struct LoweredLb {
     pub(super) policy: LbPolicy,
     pub(super) locality: LocalityLb,
+    /// Subsets among which the policy chooses.
+    pub(super) subset: Option<Box<SubsetLb>>,
 }
 
 // === impl LoweredLb ===
@@ -52,6 +57,7 @@ impl LoweredLb {
         config: Option<pb::LbConfig>,
         list: Option<LoadBalancingPolicy>,
         common: Option<&pb::CommonLbConfig>,
+        subset: Option<&pb::LbSubsetConfig>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         // Envoy: the list replaces lb_policy where it is given.
@@ -61,7 +67,11 @@ impl LoweredLb {
         let policy = LbPolicy::lower(policy, config, common, cx);
         let specifier = common.and_then(|c| c.locality_config_specifier);
         let locality = cx.at("common_lb_config", |cx| LocalityLb::lower_common(specifier, cx))?;
-        Ok(Self { policy: policy?, locality })
+        let subset = match subset {
+            Some(proto) => cx.at("lb_subset_config", |cx| SubsetLb::lower_config(proto, &locality, cx))?,
+            None => None,
+        };
+        Ok(Self { policy: policy?, locality, subset: subset.map(Box::new) })
     }
 
     /// Hosts have names where DNS gave them, as Envoy sees it.
@@ -93,6 +103,22 @@ impl LoweredLb {
         })
     }
 
+    fn new(policy: LbPolicy, locality: LocalityLb) -> Self {
+        Self { policy, locality, subset: None }
+    }
+
+    fn lower_subset(proto: subset_pb::Subset, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let list = proto.subset_lb_policy.clone().unwrap_or_default();
+        let Self { policy, locality, subset } = cx.at("subset_lb_policy", |cx| Self::lower_list(list, cx))?;
+        if subset.is_some() {
+            return Err(cx.not_implemented("a subset of subsets"));
+        }
+        let subset = SubsetLb::lower(proto, &locality, cx)?;
+        // Without selectors there are no subsets.
+        let subset = (!subset.selectors.is_empty()).then(|| Box::new(subset));
+        Ok(Self { policy, locality, subset })
+    }
+
     fn lower_any(any: &Any, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
         let Some(name) = message_name(any).strip_prefix("envoy.extensions.load_balancing_policies.") else {
             return Ok(None);
@@ -101,15 +127,16 @@ impl LoweredLb {
             "round_robin.v3.RoundRobin" => {
                 let round_robin::v3::RoundRobin { slow_start_config, locality_lb_config } = any_as(any, cx)?;
                 cx.unsupported("slow_start_config", &slow_start_config)?;
-                Self { policy: LbPolicy::RoundRobin, locality: LocalityLb::lower(locality_lb_config, cx)? }
+                Self::new(LbPolicy::RoundRobin, LocalityLb::lower(locality_lb_config, cx)?)
             }
             "least_request.v3.LeastRequest" => LeastRequest::lower_policy(any_as(any, cx)?, cx)?,
             "random.v3.Random" => {
                 let random::v3::Random { locality_lb_config } = any_as(any, cx)?;
-                Self { policy: LbPolicy::Random, locality: LocalityLb::lower(locality_lb_config, cx)? }
+                Self::new(LbPolicy::Random, LocalityLb::lower(locality_lb_config, cx)?)
             }
             "ring_hash.v3.RingHash" => HashingLb::lower_ring_policy(any_as(any, cx)?, cx)?,
             "maglev.v3.Maglev" => HashingLb::lower_maglev_policy(any_as(any, cx)?, cx)?,
+            "subset.v3.Subset" => Self::lower_subset(any_as(any, cx)?, cx)?,
             "wrr_locality.v3.WrrLocality" => return Err(refuse_wrr_locality(any_as(any, cx)?, cx)),
             other => return Err(cx.not_implemented(format!("load balancing by {other}"))),
         };
@@ -214,7 +241,7 @@ impl LeastRequest {
             selection_method == SelectionMethod::FullScan as i32 || enable_full_scan.is_some_and(|v| v.value);
         let choices = (!scans_all).then(|| choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
         let policy = LbPolicy::LeastRequest(Self { choices, bias: bias(active_request_bias) });
-        Ok(LoweredLb { policy, locality: LocalityLb::lower(locality_lb_config, cx)? })
+        Ok(LoweredLb::new(policy, LocalityLb::lower(locality_lb_config, cx)?))
     }
 }
 

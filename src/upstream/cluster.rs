@@ -109,6 +109,12 @@ impl Cluster {
         self.stats.membership_healthy().set(set.healthy() as u64);
         self.stats.membership_degraded().set(set.degraded() as u64);
         self.stats.membership_excluded().set(set.excluded() as u64);
+        if let Some(subsets) = &set.subsets {
+            let (active, created, removed) = subsets.changes(self.hosts.load().subsets.as_deref());
+            self.stats.lb_subsets_active().set(active);
+            self.stats.lb_subsets_created().add(created);
+            self.stats.lb_subsets_removed().add(removed);
+        }
         // Envoy keeps this gauge for STRICT_DNS alone, and never below 1.
         if matches!(self.config.discovery, Discovery::StrictDns(_)) {
             self.stats.max_host_weight().set(set.max_weight().max(1).into());
@@ -163,11 +169,18 @@ fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>, scope:
         (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
         (local, _) => Localities::Grouped { local: local.and_then(|local| local.locality.as_ref()) },
     };
+    let subset = config.subset.as_deref();
     let hashing = match &config.lb {
         LbPolicy::Hashing(hashing) => Some(Hashing { config: hashing, locality: &config.locality_lb, scope }),
         _ => None,
     };
-    Layout { policy: &config.assignment, panic_threshold: config.common_lb.panic_threshold, localities, hashing }
+    Layout {
+        policy: &config.assignment,
+        panic_threshold: config.common_lb.panic_threshold,
+        localities,
+        hashing,
+        subset,
+    }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {

@@ -2,12 +2,13 @@
 
 mod load;
 mod priority;
+mod subset;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb};
+use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb, SubsetLb};
 use nuncio_telemetry::stats::Scope;
 
 use crate::host::Host;
@@ -16,6 +17,7 @@ use crate::lb::HashTables;
 pub(crate) use load::Availability;
 pub use load::PriorityLoad;
 pub use priority::{Candidates, LocalityHosts, PriorityHosts};
+pub(crate) use subset::Subsets;
 
 /// The hosts of a cluster at one time.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct HostSet {
     pub(crate) is_plain: bool,
     /// For policies that hash.
     pub(crate) tables: Option<HashTables>,
+    /// Where hosts are chosen by metadata.
+    pub(crate) subsets: Option<Box<Subsets>>,
 }
 
 /// How hosts become a set.
@@ -42,6 +46,7 @@ pub(crate) struct Layout<'a> {
     pub(crate) localities: Localities<'a>,
     /// For policies that hash.
     pub(crate) hashing: Option<Hashing<'a>>,
+    pub(crate) subset: Option<&'a SubsetLb>,
 }
 
 /// How the tables of policies that hash are made.
@@ -79,20 +84,30 @@ impl HostSet {
     }
 
     fn of_sorted(hosts: Arc<[Arc<Host>]>, layout: Layout<'_>) -> Self {
+        let all: Vec<u32> = (0..hosts.len() as u32).collect();
+        let subsets = layout.subset.map(|config| Box::new(Subsets::new(config, &hosts, layout)));
+        // Where there are subsets, nothing is looked up in the table of all.
+        let hashing = layout.hashing.filter(|_| subsets.is_none());
+        Self { subsets, ..Self::of_places(hosts, &all, Layout { hashing, ..layout }) }
+    }
+
+    /// The set of the hosts at `places`, which are in order.
+    fn of_places(hosts: Arc<[Arc<Host>]>, places: &[u32], layout: Layout<'_>) -> Self {
         let mut priorities = Vec::with_capacity(1);
-        let mut rest = 0..hosts.len();
-        while !rest.is_empty() || priorities.is_empty() {
-            let here = hosts[rest.clone()].partition_point(|host| host.priority as usize <= priorities.len());
-            let range = rest.start..rest.start + here;
-            rest.start = range.end;
-            priorities.push(PriorityHosts::new(priorities.len() as u32, &hosts, range, layout));
+        let mut rest = places;
+        // Envoy: a subset has as many priorities as the whole.
+        let count = hosts.last().map_or(1, |last| last.priority + 1);
+        for priority in 0..count {
+            let (here, later) = rest.split_at(rest.partition_point(|at| hosts[*at as usize].priority <= priority));
+            rest = later;
+            priorities.push(PriorityHosts::new(priority, &hosts, here, layout));
         }
         let load = PriorityLoad::distribute(&mut priorities, layout.panic_threshold);
         let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
         let tables = layout
             .hashing
             .map(|hashing| HashTables::new(hashing.config, hashing.locality, &hosts, &priorities, hashing.scope));
-        Self { hosts, priorities: priorities.into(), load, is_plain, tables }
+        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None }
     }
 
     /// Number of healthy hosts.

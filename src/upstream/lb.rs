@@ -3,6 +3,7 @@
 mod edf;
 mod hashing;
 mod picker;
+mod subset;
 mod zone;
 
 use std::cell::{OnceCell, RefCell};
@@ -17,9 +18,17 @@ use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, Priority
 use edf::Edf;
 pub(crate) use hashing::HashTables;
 use picker::Picker;
+use subset::SubsetBalancer;
 use zone::{ZoneChoice, ZoneRouting};
 
-/// A load balancer over one [`HostSet`]; a new set gets a new one.
+/// How a host of a cluster is chosen: over all of one [`HostSet`], or over its subsets. A new set gets a new one.
+#[derive(Debug)]
+pub(crate) enum Balancer {
+    All(LoadBalancer),
+    Subsets(SubsetBalancer),
+}
+
+/// A load balancer over one [`HostSet`].
 #[derive(Debug)]
 pub(crate) struct LoadBalancer {
     policy: LbPolicy,
@@ -58,7 +67,6 @@ pub(crate) struct PickContext<'a> {
     /// What the route's hash policies made of the request.
     pub(crate) hash: Option<u64>,
     /// What the route asks of the metadata of the host.
-    #[expect(dead_code, reason = "read by subsets, which are on their way")]
     pub(crate) metadata: Option<&'a MetadataMatch>,
     /// Hosts that are passed over where another comes up.
     pub(crate) avoid: Option<Avoid<'a>>,
@@ -84,6 +92,28 @@ pub(crate) struct LbEnv<'a> {
     pub(crate) panic_threshold: u8,
     pub(crate) rng: &'a Rng,
     pub(crate) stats: &'a ClusterStats,
+}
+
+// === impl Balancer ===
+
+impl Balancer {
+    /// For hosts as they are now.
+    pub(crate) fn new(config: &ClusterConfig, env: LbEnv<'_>) -> Self {
+        match &env.set.subsets {
+            Some(subsets) => Self::Subsets(SubsetBalancer::new(subsets)),
+            None => Self::All(LoadBalancer::new(config, env)),
+        }
+    }
+
+    /// The place in `set.hosts` of the host for the next request; `None` if there is none to choose from.
+    pub(crate) fn pick(&self, config: &ClusterConfig, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        match (self, &config.subset, &env.set.subsets) {
+            (Self::Subsets(balancer), Some(subset), Some(subsets)) => balancer.pick(config, subset, subsets, cx, env),
+            (Self::All(balancer), ..) => balancer.pick(cx, env),
+            // A set has subsets where the configuration asks for them, and the balancer is made for it.
+            (Self::Subsets(_), ..) => None,
+        }
+    }
 }
 
 // === impl LoadBalancer ===

@@ -52,6 +52,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         assignment: AssignmentPolicy::default(),
         lb: LbPolicy::RoundRobin,
         locality_lb: LocalityLb::default(),
+        subset: None,
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         health_check: None,

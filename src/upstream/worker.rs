@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
 use crate::host_set::HostSet;
-use crate::lb::{LbEnv, LoadBalancer, PickContext};
+use crate::lb::{Balancer, LbEnv, PickContext};
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
@@ -74,7 +74,7 @@ struct Balanced {
     set: Arc<HostSet>,
     /// Where zones count.
     local: Option<LocalHosts>,
-    balancer: LoadBalancer,
+    balancer: Balancer,
     /// As `set.hosts`; each is made when it is first chosen.
     hosts: Box<[OnceCell<Rc<WorkerHost>>]>,
 }
@@ -180,7 +180,7 @@ impl WorkerCluster {
     /// Chooses the host for a request.
     pub(crate) fn pick(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
-        let at = balanced.balancer.pick(cx, balanced.env(&self.shared))?;
+        let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
         let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
         Some(host.clone())
     }
@@ -263,7 +263,7 @@ impl Balanced {
         let version = cluster.version();
         let set = cluster.hosts();
         let local = LocalHosts::new(cluster, &share.env.clusters);
-        let balancer = LoadBalancer::new(&cluster.config, lb_env(share, &set, local.as_ref()));
+        let balancer = Balancer::new(&cluster.config, lb_env(share, &set, local.as_ref()));
         let mut kept: HashMap<*const Host, Rc<WorkerHost>> = HashMap::new();
         if let Some(before) = before {
             kept.extend(before.hosts.iter().filter_map(OnceCell::get).map(|h| (Arc::as_ptr(&h.host), h.clone())));

@@ -125,7 +125,7 @@ impl HashingLb {
         let consistent = cx.opt("consistent_hashing_lb_config", consistent_hashing_lb_config, Consistent::lower)?;
         let table = ring(function, minimum_ring_size, maximum_ring_size, cx)?;
         let policy = Self::policy(table, consistent.unwrap_or(old));
-        Ok(LoweredLb { policy, locality: locality(locality_weighted_lb_config.is_some()) })
+        Ok(LoweredLb::new(policy, locality(locality_weighted_lb_config.is_some())))
     }
 
     /// The policy `Maglev`.
@@ -133,7 +133,7 @@ impl HashingLb {
         let maglev::v3::Maglev { table_size, consistent_hashing_lb_config, locality_weighted_lb_config } = proto;
         let consistent = cx.opt("consistent_hashing_lb_config", consistent_hashing_lb_config, Consistent::lower)?;
         let policy = Self::policy(table(table_size, cx)?, consistent.unwrap_or_default());
-        Ok(LoweredLb { policy, locality: locality(locality_weighted_lb_config.is_some()) })
+        Ok(LoweredLb::new(policy, locality(locality_weighted_lb_config.is_some())))
     }
 
     fn policy(table: HashTable, consistent: Consistent) -> LbPolicy {

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use nuncio_config::cluster::{AssignmentPolicy, Locality};
@@ -78,18 +77,18 @@ struct Weights {
 // === impl PriorityHosts ===
 
 impl PriorityHosts {
-    /// The hosts in `range`, which are those of `priority`.
-    pub(super) fn new(priority: u32, hosts: &[Arc<Host>], range: Range<usize>, layout: Layout<'_>) -> Self {
+    /// The hosts at `places`, which are of `priority`.
+    pub(super) fn new(priority: u32, hosts: &[Arc<Host>], places: &[u32], layout: Layout<'_>) -> Self {
         let mut sorted = Sorted::default();
-        sorted.all.reserve_exact(range.len());
-        sorted.healthy.reserve_exact(range.len());
-        for place in range.clone() {
-            sorted.add(place as u32, &hosts[place]);
+        sorted.all.reserve_exact(places.len());
+        sorted.healthy.reserve_exact(places.len());
+        for &place in places {
+            sorted.add(place, &hosts[place as usize]);
         }
         let (health, degraded_health) = sorted.health(layout.policy);
         let (localities, has_local) = match layout.localities {
             Localities::Ignored => (Box::default(), false),
-            Localities::Grouped { local } => by_locality(priority, hosts, range, layout.policy, local),
+            Localities::Grouped { local } => by_locality(priority, hosts, places, layout.policy, local),
         };
         let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
         Self {
@@ -120,19 +119,19 @@ impl PriorityHosts {
     }
 }
 
-/// The hosts in `range` by locality, and whether the first locality is the local one.
+/// The hosts at `places` by locality, and whether the first locality is the local one.
 fn by_locality(
     priority: u32,
     hosts: &[Arc<Host>],
-    range: Range<usize>,
+    places: &[u32],
     policy: &AssignmentPolicy,
     local: Option<&Locality>,
 ) -> (Box<[LocalityHosts]>, bool) {
     let mut groups: Vec<(Option<&Arc<Locality>>, Sorted)> = Vec::new();
     let mut by_value: HashMap<Option<&Arc<Locality>>, usize> = HashMap::new();
     let mut last = 0;
-    for place in range {
-        let locality = hosts[place].locality.as_ref();
+    for &place in places {
+        let locality = hosts[place as usize].locality.as_ref();
         // Hosts of one locality mostly follow each other, and share it.
         let is_last = groups.get(last).is_some_and(|(other, _)| other.map(Arc::as_ptr) == locality.map(Arc::as_ptr));
         if !is_last {
@@ -141,7 +140,7 @@ fn by_locality(
                 groups.len() - 1
             });
         }
-        groups[last].1.add(place as u32, &hosts[place]);
+        groups[last].1.add(place, &hosts[place as usize]);
     }
     let is_local = |locality: Option<&Arc<Locality>>| local.is_some() && locality.map(|l| &**l) == local;
     groups.sort_by_key(|(locality, _)| (!is_local(*locality), *locality));
