@@ -141,7 +141,9 @@ impl Attempt<'_> {
             let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             active.leave = Some(lease);
-            let error = match client.exchange(head, body, self.info.cloned(), self.informational.cloned()).await {
+            // Boxed: attempts over HTTP/1 do not carry its future about.
+            let exchange = Box::pin(client.exchange(head, body, self.info.cloned(), self.informational.cloned()));
+            let error = match exchange.await {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };

@@ -243,7 +243,7 @@ impl Forwarding<'_> {
         };
         let mut exchange = pin!(async {
             match terminated {
-                Some(Terminated::Tcp) => attempt.run_tunnel(&request.head, body).await,
+                Some(Terminated::Tcp) => Box::pin(attempt.run_tunnel(&request.head, body)).await,
                 Some(Terminated::Udp) => attempt.run_udp_tunnel(body),
                 None => attempt.run(&request.head, body).await,
             }
