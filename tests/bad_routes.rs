@@ -109,7 +109,7 @@ fn a_direct_response_that_is_too_long_is_refused() {
 fn rewrites_that_can_give_no_path_are_refused() {
     let pieces = routes(
         "- match: { prefix: /a }\n  route: { cluster: up, prefix_rewrite: \"/a\\nb\" }\n- match: { prefix: /b }\n  route: { \
-         cluster: up, regex_rewrite: { pattern: { regex: '^/(.)' }, substitution: '/\\2' } }\n- match: { prefix: /c }\n  \
+         cluster: up, regex_rewrite: { pattern: { regex: '^/(.)' }, substitution: \"/a\\nb\" } }\n- match: { prefix: /c }\n  \
          redirect: { path_redirect: \"/\\r\\nx: y\" }\n- match: { prefix: /d }\n  route: { cluster: up, path_rewrite: \
          '%NO_SUCH%' }\n",
     );
