@@ -9,7 +9,7 @@ use nuncio_proto::envoy::extensions::matching::common_inputs::network::v3 as net
 use nuncio_proto::envoy::r#type::matcher::v3 as envoy;
 use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, FilterValue};
 use serde_json::Value;
 
 use super::{Insufficient, MatchingData, typed_config, unknown};
@@ -39,6 +39,8 @@ pub(super) enum Input {
     ServerName,
     /// Namespace and path.
     Metadata(Box<str>, Box<[String]>),
+    /// A value of the filter state, by name.
+    FilterState(Box<str>),
     /// As it was when the configuration was loaded.
     Environment(Option<Box<[u8]>>),
     /// All attributes at once, for expressions.
@@ -77,6 +79,11 @@ impl Input {
                 "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" => {
                     let environment::Config { name } = any_as(&any, cx)?;
                     return Ok(Self::environment(&name));
+                }
+                "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" => {
+                    let network::FilterStateInput { key, field } = any_as(&any, cx)?;
+                    cx.unsupported("field", &field)?;
+                    return Ok(Self::FilterState(key.into()));
                 }
                 "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Self::Attributes,
                 name => match (name.strip_prefix(NETWORK), name.strip_prefix(TLS)) {
@@ -162,6 +169,11 @@ impl Input {
             Self::DirectSourceIp => connection.direct_remote.ip().map(ip_text),
             Self::SourceType => is_local(&data.info.remote.borrow(), &connection.local).then(|| b"local"[..].into()),
             Self::ServerName => connection.server_name.borrow().as_ref().map(|name| name.as_bytes().to_vec().into()),
+            Self::FilterState(name) => {
+                let state = data.info.filter_state.borrow();
+                let text = state.get(name).and_then(FilterValue::text);
+                text.map(|text| Cow::Owned(text.into_owned().into_bytes()))
+            }
             Self::Environment(value) => value.as_deref().map(Cow::Borrowed),
             Self::Metadata(..) | Self::Attributes | Self::Missing => None,
             Self::Later => return Err(Insufficient),
