@@ -23,6 +23,7 @@ pub use payload::Payloads;
 use super::UpstreamProtocol;
 use crate::header_rules::{HeaderRules, Side};
 use crate::protocol::duration;
+use crate::refuse_set;
 
 /// Envoy's `no_traffic_interval`.
 const DEFAULT_NO_TRAFFIC_INTERVAL: Duration = Duration::from_secs(60);
@@ -122,10 +123,7 @@ impl HealthCheck {
         protocol: Option<UpstreamProtocol>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
-        cx.unsupported("event_service", &proto.event_service)?;
-        cx.unsupported("tls_options", &proto.tls_options)?;
-        cx.unsupported("transport_socket_match_criteria", &proto.transport_socket_match_criteria)?;
-        let intervals = Intervals::lower(&proto, cx)?;
+        let intervals = Intervals::lower(&proto, cx);
         let pb::HealthCheck {
             timeout,
             interval: _,
@@ -144,13 +142,14 @@ impl HealthCheck {
             healthy_edge_interval: _,
             event_log_path,
             event_logger,
-            event_service: _,
+            event_service,
             always_log_health_check_failures,
             always_log_health_check_success,
-            tls_options: _,
-            transport_socket_match_criteria: _,
+            tls_options,
+            transport_socket_match_criteria,
             health_checker,
         } = proto;
+        let supported = refuse_set!(cx; event_service, tls_options, transport_socket_match_criteria);
         let checker = Checker::lower(health_checker, protocol, cx);
         let log = HealthCheckLog::lower(event_log_path, event_logger, cx);
         let mut required = |field: &str, value: Option<protobuf::UInt32Value>| {
@@ -159,10 +158,11 @@ impl HealthCheck {
         let thresholds =
             [required("unhealthy_threshold", unhealthy_threshold), required("healthy_threshold", healthy_threshold)];
         let [unhealthy_threshold, healthy_threshold] = thresholds;
+        supported?;
         Ok(Self {
             checker: checker?,
             timeout: positive("timeout", timeout, cx)?.ok_or_else(|| cx.invalid("timeout is required"))?,
-            intervals,
+            intervals: intervals?,
             unhealthy_threshold: unhealthy_threshold?,
             healthy_threshold: healthy_threshold?,
             reuse_connection: reuse_connection.is_none_or(|v| v.value),

@@ -7,6 +7,7 @@ use nuncio_proto::envoy::config::cluster::v3::OutlierDetection as Proto;
 use nuncio_proto::google::protobuf;
 
 use crate::protocol::duration;
+use crate::refuse_set;
 
 /// Envoy's `interval`.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -117,13 +118,14 @@ impl OutlierDetection {
             always_eject_one_host,
             detect_degraded_hosts,
         } = proto;
-        cx.unsupported("monitors", &monitors)?;
-        cx.unsupported("detect_degraded_hosts", &detect_degraded_hosts.filter(|v| v.value))?;
+        let detect_degraded_hosts = detect_degraded_hosts.filter(|v| v.value);
+        let supported = refuse_set!(cx; monitors, detect_degraded_hosts);
         let base = cx.opt("base_ejection_time", base_ejection_time, positive)?.unwrap_or(DEFAULT_BASE_EJECTION_TIME);
         let max = cx.opt("max_ejection_time", max_ejection_time, positive)?;
         if max.is_some_and(|max| max < base) {
             return Err(cx.at("max_ejection_time", |cx| cx.invalid("cannot be smaller than base_ejection_time")));
         }
+        supported?;
         Ok(Self {
             interval: cx.opt("interval", interval, positive)?.unwrap_or(DEFAULT_INTERVAL),
             base_ejection_time: base,
