@@ -1,7 +1,8 @@
 mod flags;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
 
 use arc_swap::ArcSwap;
 use nuncio_config::cluster::{Endpoint, EndpointCheck, Locality};
@@ -31,6 +32,11 @@ pub struct Host {
     check: Option<Arc<EndpointCheck>>,
     /// What outlier detection counts of it, where there is any.
     monitor: OnceLock<Box<Monitor>>,
+    /// How often it failed: connections made before are given up.
+    failures: AtomicU32,
+    /// Wake those who look after idle connections to it. The lock is taken when a pool begins to, and when the host
+    /// fails; never for a request.
+    pools: Mutex<Vec<Waker>>,
     /// What was counted for it.
     pub stats: HostStats,
 }
@@ -113,6 +119,8 @@ impl Host {
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             check: check.clone(),
             monitor: OnceLock::new(),
+            failures: AtomicU32::new(0),
+            pools: Mutex::default(),
             locality: locality.clone(),
             metadata: metadata.clone(),
             stats: HostStats::default(),
@@ -160,6 +168,24 @@ impl Host {
     /// How it is checked otherwise than its cluster says.
     pub(crate) fn check(&self) -> Option<&EndpointCheck> {
         self.check.as_deref()
+    }
+
+    /// How often it failed so far.
+    #[inline]
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Wakes `pool` when the host fails.
+    pub(crate) fn tell_of_failure(&self, pool: &Waker) {
+        // A poisoned lock means that a push panicked: the list is whole.
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
+    }
+
+    /// It failed its checks, or was ejected: idle connections are closed, and the others when their requests end.
+    pub(crate) fn give_up_connections(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Waker::wake_by_ref);
     }
 
     /// Whether it takes no part in active health checks.

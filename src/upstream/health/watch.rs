@@ -156,6 +156,7 @@ impl ClusterWatch {
             return;
         }
         self.note_change();
+        records.iter().filter(|record| record.is_ejection()).for_each(|record| record.host.give_up_connections());
         if let Some(log) = &self.outlier_log {
             let now = SystemTime::now();
             records.iter().for_each(|record| log.write(&self.cluster.config.name.name, record, now));
@@ -168,6 +169,9 @@ impl ClusterWatch {
         checks.log.write(host, &step.events);
         if step.is_change() {
             self.note_change();
+            if host.flags().has(HealthFlag::FailedActiveHc) {
+                host.give_up_connections();
+            }
         }
         if let Some(pending) = checks.pending.get() {
             checks.pending.set(Some(pending.saturating_sub(1)));

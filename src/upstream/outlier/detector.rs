@@ -54,7 +54,7 @@ pub(super) enum Cause {
 /// An ejection, or its end.
 #[derive(Debug)]
 pub(crate) struct Record {
-    pub(super) host: Arc<Host>,
+    pub(crate) host: Arc<Host>,
     pub(super) what: What,
     /// Ejections of the host so far.
     pub(super) ejections: u32,
@@ -101,6 +101,15 @@ struct Ejections {
     jitter: Duration,
     ejected: Option<Instant>,
     unejected: Option<Instant>,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Whether the host was ejected now.
+    pub(crate) fn is_ejection(&self) -> bool {
+        matches!(self.what, What::Eject { is_enforced: true, .. })
+    }
 }
 
 // === impl Detector ===

@@ -65,6 +65,8 @@ pub(crate) struct ConnectionRecord {
     connected: Cell<Option<Instant>>,
     /// Requests begun.
     requests: Cell<u64>,
+    /// How often the host had failed when it was made.
+    failures: u32,
     /// Whether it ended under a request.
     broke_off: Cell<bool>,
     pub(crate) closed_by: Cell<ClosedBy>,
@@ -158,6 +160,7 @@ impl ConnectionRecord {
             expires,
             connected: Cell::new(None),
             requests: Cell::new(0),
+            failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
             is_counted: true,
@@ -179,6 +182,7 @@ impl ConnectionRecord {
             expires: None,
             connected: Cell::new(None),
             requests: Cell::new(0),
+            failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
             is_counted: false,
@@ -257,7 +261,12 @@ impl ConnectionRecord {
             stats.upstream_cx_max_duration_reached().inc();
             return false;
         }
-        true
+        !self.is_given_up()
+    }
+
+    /// Whether the host has failed since it was made.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.failures != self.host.failures()
     }
 
     /// It is idle, and the host has closed it or sent what nobody asked for: it can only be dropped.

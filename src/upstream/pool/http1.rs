@@ -93,6 +93,9 @@ impl Http1Pool {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
+            if idle.member.record.is_given_up() {
+                continue;
+            }
             // What the host sent while nothing was asked belongs to no request. There is nothing to see where the kernel
             // has announced nothing.
             if !self.watch.is_raised() || idle.connection.poll_idle_closed(&mut cx).is_pending() {

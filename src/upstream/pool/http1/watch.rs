@@ -55,6 +55,9 @@ impl Watch {
     /// A connection of `pool` has become idle.
     pub(super) fn look_after(&self, pool: &Rc<Http1Pool>) {
         if !self.is_started.replace(true) {
+            if pool.share.cluster.health().is_some() {
+                pool.host.tell_of_failure(&self.waker);
+            }
             tokio::task::spawn_local(run(Rc::downgrade(pool), self.signal.clone(), self.is_armed.clone()));
         } else if !self.is_armed.get() {
             self.signal.task.wake();
@@ -99,6 +102,9 @@ impl Http1Pool {
         let stats = &self.share.cluster.stats;
         let mut connections = self.idle.borrow_mut();
         let closed = connections.extract_if(.., |idle| {
+            if idle.member.record.is_given_up() {
+                return true;
+            }
             if idle.connection.poll_idle_closed(&mut cx).is_ready() {
                 idle.member.record.spoilt_while_idle();
                 return true;
