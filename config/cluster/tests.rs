@@ -188,9 +188,9 @@ fn dns_settings_are_read_from_the_newest_message_that_is_there() {
 #[test]
 fn every_part_of_a_cluster_tells_its_refusals() {
     let mut proto = cluster(&["a.example"]);
-    proto.outlier_detection = Some(Default::default());
+    proto.lrs_report_endpoint_metrics = vec!["m".to_owned()];
     proto.circuit_breakers = Some(pb::CircuitBreakers {
-        per_host_thresholds: vec![Default::default()],
+        per_host_thresholds: Vec::new(),
         thresholds: vec![pb::circuit_breakers::Thresholds {
             max_connection_pools: Some(protobuf::UInt32Value { value: 1 }),
             ..Default::default()
@@ -198,9 +198,7 @@ fn every_part_of_a_cluster_tells_its_refusals() {
     });
     proto.http2_protocol_options = Some(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() });
     let said = refusals(proto).join("\n");
-    for path in
-        ["outlier_detection", "load_assignment", "per_host_thresholds", "max_connection_pools", "allow_metadata"]
-    {
+    for path in ["lrs_report_endpoint_metrics", "load_assignment", "max_connection_pools", "allow_metadata"] {
         assert!(said.contains(path), "{path} is not in\n{said}");
     }
 }
