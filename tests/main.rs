@@ -11,6 +11,7 @@ mod h2spec;
 mod health;
 mod http2_hostile;
 mod layers;
+mod leaving;
 mod limits;
 mod listeners;
 mod mutations;

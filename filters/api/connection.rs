@@ -10,6 +10,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
     /// Closes so that the peer sees a reset rather than an orderly end (SO_LINGER 0), at drop.
     fn reset_on_drop(&mut self) {}
+
+    /// Ready once the peer has closed or reset the connection, whatever is still unread of it: nothing is read to find
+    /// out. A transport that cannot tell is never ready.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Pending
+    }
 }
 
 /// A transport of any kind. Not `Send`: it belongs to the worker that accepted or dialled it.
@@ -24,6 +31,11 @@ impl Io {
     /// See [`Transport::reset_on_drop`].
     pub fn reset_on_drop(&mut self) {
         self.0.reset_on_drop();
+    }
+
+    /// See [`Transport::poll_closed`].
+    pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_closed(cx)
     }
 }
 

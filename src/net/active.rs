@@ -115,13 +115,13 @@ impl Shared {
                 Err(_) => return self.release(),
             },
         };
-        self.serve(Io::new(TcpTransport(stream)), canonical(peer).into(), canonical(local).into());
+        self.serve(Io::new(TcpTransport::new(stream)), canonical(peer).into(), canonical(local).into());
     }
 
     /// Serves a connection of a unix-domain socket.
     pub(crate) fn serve_unix(self: &Rc<Self>, stream: UnixStream, address: usize) {
         let local = self.listener.addresses()[address].clone();
-        self.serve(Io::new(UnixTransport(stream)), Address::Pipe("".into()), local);
+        self.serve(Io::new(UnixTransport::new(stream)), Address::Pipe("".into()), local);
     }
 
     /// A connection of this worker ended, or never began.

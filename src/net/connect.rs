@@ -104,7 +104,7 @@ async fn connect_tcp(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Conn
         Err(source) => return Err(ConnectError::Delayed(source)),
     };
     let local = stream.local_addr().ok().map(Address::from);
-    Ok(Connected { io: Io::new(TcpTransport(stream)), local })
+    Ok(Connected { io: Io::new(TcpTransport::new(stream)), local })
 }
 
 fn is_immediate(error: &io::Error) -> bool {
@@ -121,7 +121,7 @@ async fn connect_unix(path: &str, address: &Address) -> Result<Connected, Connec
         None => UnixStream::connect(path).await,
     };
     let stream = connected.map_err(|source| ConnectError::Immediate { address: address.clone(), source })?;
-    Ok(Connected { io: Io::new(UnixTransport(stream)), local: None })
+    Ok(Connected { io: Io::new(UnixTransport::new(stream)), local: None })
 }
 
 fn connect_abstract(name: &str) -> io::Result<UnixStream> {

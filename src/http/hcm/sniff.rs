@@ -80,6 +80,10 @@ impl Transport for Replayed {
     fn reset_on_drop(&mut self) {
         self.io.reset_on_drop();
     }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_closed(cx)
+    }
 }
 
 impl AsyncRead for Replayed {

@@ -389,7 +389,7 @@ impl Inner {
             }
             let room = READ_AHEAD.saturating_sub(self.reader.buf.len());
             if room == 0 {
-                return Poll::Pending;
+                return self.io.poll_closed(cx);
             }
             ready!(self.poll_read(cx, room));
         }

@@ -124,7 +124,13 @@ impl<'a> Sending<'a> {
                 ready!(connection.poll_disconnected(cx));
                 return Poll::Ready(Err(RespondError::Disconnected(io::ErrorKind::ConnectionReset.into())));
             }
-            ready!(connection.poll_flush(cx)).map_err(RespondError::Disconnected)?;
+            if let Poll::Ready(flushed) = connection.poll_flush(cx) {
+                flushed.map_err(RespondError::Disconnected)?;
+                continue;
+            }
+            // A client that takes nothing may have left as well: no write would tell of its orderly end.
+            ready!(connection.poll_disconnected(cx));
+            return Poll::Ready(Err(RespondError::Disconnected(io::ErrorKind::ConnectionReset.into())));
         }
     }
 
