@@ -6,6 +6,8 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::google::protobuf;
 
+use crate::matcher::StringMatcher;
+
 /// What becomes of a header whose name has an underscore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnderscoresAction {
@@ -133,6 +135,8 @@ pub struct Http1Options {
     pub send_fully_qualified_url: bool,
     /// Any token is accepted as a method.
     pub allow_custom_methods: bool,
+    /// Upgrades that clients ask for in vain: they are served as if they had not asked.
+    pub ignored_upgrades: Vec<StringMatcher>,
 }
 
 impl Default for Http1Options {
@@ -146,6 +150,7 @@ impl Default for Http1Options {
             allow_chunked_length: false,
             send_fully_qualified_url: false,
             allow_custom_methods: false,
+            ignored_upgrades: Vec::new(),
         }
     }
 }
@@ -171,7 +176,8 @@ impl Http1Options {
         // The default is what the codec does: a malformed message ends its connection.
         let override_stream_error_on_invalid_http_message =
             override_stream_error_on_invalid_http_message.filter(|b| b.value);
-        let supported = crate::refuse_set!(cx; ignore_http_11_upgrade, override_stream_error_on_invalid_http_message);
+        let supported = crate::refuse_set!(cx; override_stream_error_on_invalid_http_message);
+        let ignored_upgrades = cx.each("ignore_http_11_upgrade", ignore_http_11_upgrade, StringMatcher::lower);
         let header_case = cx.opt("header_key_format", header_key_format, header_case);
         supported?;
         let header_case = header_case?.unwrap_or_default();
@@ -184,6 +190,7 @@ impl Http1Options {
             allow_chunked_length,
             send_fully_qualified_url,
             allow_custom_methods,
+            ignored_upgrades: ignored_upgrades?,
         })
     }
 }

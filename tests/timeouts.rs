@@ -64,6 +64,23 @@ async fn the_longest_duration_varies_by_its_jitter() {
     assert!(*least >= Duration::from_millis(200) && *most - *least > Duration::from_millis(20), "{lives:?}");
 }
 
+/// An idle connection drains for a fifth of a second and a random part of it.
+#[tokio::test]
+async fn the_drain_time_varies_by_its_jitter() {
+    let common = "common_http_protocol_options: { idle_timeout: 0.05s }\n";
+    let proxy = with_hcm(&format!("{common}drain_timeout: 0.2s\ndrain_timeout_jitter: {{ value: 100 }}\n")).await;
+    let mut drains = Vec::new();
+    for _ in 0..8 {
+        let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+        client.request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy answers");
+        let start = std::time::Instant::now();
+        assert_eq!(client.end(LONG).await.expect("no bytes"), End::Closed);
+        drains.push(start.elapsed());
+    }
+    let (least, most) = (drains.iter().min().expect("eight times"), drains.iter().max().expect("eight times"));
+    assert!(*least >= Duration::from_millis(200) && *most - *least > Duration::from_millis(20), "{drains:?}");
+}
+
 /// Before the first byte there is nothing to drain; the connection is counted all the same.
 #[tokio::test]
 async fn a_silent_connection_ends_at_its_longest_duration() {

@@ -80,6 +80,8 @@ pub(crate) struct Http {
     requests: Cell<u64>,
     /// How old the connection may become.
     max_age: Option<Duration>,
+    /// Between its drain notice and its end.
+    pub(crate) drain_timeout: Duration,
 }
 
 impl NetworkFilter for Hcm {
@@ -107,11 +109,13 @@ impl Http {
         let routes = RefCell::default();
         let NetworkCx { worker, drain, buffer_limit } = cx;
         let common = &hcm.codec.common;
-        let jitter = common.max_connection_duration_jitter;
-        let longer = if jitter > 0.0 { jitter / 100.0 * unit(worker.rng.u64()) } else { 0.0 };
-        let max_age = common.max_connection_duration.map(|age| age + age.mul_f64(longer));
+        let longer = |time: Duration, jitter: f64| {
+            if jitter > 0.0 { time + time.mul_f64(jitter / 100.0 * unit(worker.rng.u64())) } else { time }
+        };
+        let max_age = common.max_connection_duration.map(|age| longer(age, common.max_connection_duration_jitter));
+        let drain_timeout = longer(hcm.timeouts.drain, hcm.timeouts.drain_jitter);
         let (buffer_limit, requests) = (buffer_limit as usize, Cell::new(0));
-        Self { hcm, connection, worker, drain, buffer_limit, routes, requests, max_age }
+        Self { hcm, connection, worker, drain, buffer_limit, routes, requests, max_age, drain_timeout }
     }
 
     /// Applies Envoy's contract to a request head, or refuses it.

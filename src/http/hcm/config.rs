@@ -48,6 +48,8 @@ pub(crate) struct Timeouts {
     pub(crate) request_headers: Option<Duration>,
     /// Between the drain notice (GOAWAY) and the end, default 5 s.
     pub(crate) drain: Duration,
+    /// Per cent of it by which a connection may drain longer, at random.
+    pub(crate) drain_jitter: f64,
     /// For the peer to close after we asked it to, default 1 s; zero closes at once.
     pub(crate) delayed_close: Duration,
 }

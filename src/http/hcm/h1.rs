@@ -92,7 +92,7 @@ impl H1 {
         let mut readable = pin!(codec.readable());
         loop {
             let deadline = match self.draining {
-                Some(since) => Some(since + self.http.hcm.timeouts.drain),
+                Some(since) => Some(since + self.http.drain_timeout),
                 None => earlier(idle, age),
             };
             let timer = &mut self.timer;

@@ -181,7 +181,7 @@ impl Server {
     /// GOAWAY, and no stream is left.
     fn deadline(&self, age: Option<Instant>, draining: Option<Instant>) -> Option<Instant> {
         if let Some(since) = draining {
-            return (self.active.get() == 0).then(|| since + self.http.hcm.timeouts.drain);
+            return (self.active.get() == 0).then(|| since + self.http.drain_timeout);
         }
         let idle_timeout = self.http.hcm.codec.common.idle_timeout;
         let idle = self.idle_since.get().zip(idle_timeout).map(|(since, t)| since + t);

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nuncio_config::access_log::lower as lower_access_log;
 use nuncio_config::extension;
-use nuncio_config::matcher::Cidr;
+use nuncio_config::matcher::{Cidr, StringMatcher};
 use nuncio_config::protocol::{self, CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
 use nuncio_config::route::{RouteTable, ScopedRoutes};
 use nuncio_filter_api::{ByteStr, HttpFilterConfig, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
@@ -118,7 +118,6 @@ impl Hcm {
         let refused = [
             cx.unsupported("tracing", &tracing),
             cx.unsupported("http3_protocol_options", &http3_protocol_options),
-            cx.unsupported("drain_timeout_jitter", &drain_timeout_jitter),
             cx.unsupported("access_log_flush_interval", &access_log_flush_interval),
             cx.unsupported("flush_access_log_on_new_request", &flush_access_log_on_new_request),
             cx.unsupported("access_log_options", &access_log_options),
@@ -229,6 +228,7 @@ impl Hcm {
             request: request?.and_then(non_zero),
             request_headers: request_headers?.and_then(non_zero),
             drain: drain?.unwrap_or(DRAIN),
+            drain_jitter: drain_timeout_jitter.map_or(0.0, |p| p.value),
             delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE),
         };
         let h1_settings = Arc::new(h1_settings(&codec));
@@ -269,9 +269,18 @@ fn h1_settings(codec: &CodecOptions) -> h1::ServerSettings {
         enable_trailers: http1.enable_trailers,
         allow_chunked_length: http1.allow_chunked_length,
         allow_custom_methods: http1.allow_custom_methods,
-        ignore_upgrade: None,
+        ignore_upgrade: ignore_upgrade(&http1.ignored_upgrades),
         header_format: header_format(http1.header_case),
     }
+}
+
+/// Tells which upgrades are ignored, if there is any.
+fn ignore_upgrade(ignored: &[StringMatcher]) -> Option<Box<dyn Fn(&str) -> bool + Send + Sync>> {
+    if ignored.is_empty() {
+        return None;
+    }
+    let ignored = ignored.to_vec();
+    Some(Box::new(move |value| ignored.iter().any(|matcher| matcher.matches(value.as_bytes()))))
 }
 
 fn header_format(case: HeaderCase) -> h1::HeaderFormat {
