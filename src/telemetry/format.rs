@@ -9,7 +9,7 @@ mod escape;
 mod json;
 mod operators;
 mod parser;
-mod time;
+pub(crate) mod time;
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! Timestamps and durations of expressions.
 
+use crate::format::time::civil::date;
+
 /// Nanoseconds of a second.
 pub(super) const SECOND: i128 = 1_000_000_000;
 
@@ -51,17 +53,13 @@ impl Part {
 }
 
 impl Date {
-    /// The day that is so many days after 1 January 1970. Years begin in March here, so that leap days end them.
+    /// The day that is so many days after 1 January 1970.
     pub(super) fn of(days: i64) -> Self {
-        let days = days.saturating_add(719_468);
-        let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month + 2) / 5 + 1;
-        let month = if month < 10 { month + 3 } else { month - 9 };
-        let year = year_of_era + era * 400 + i64::from(month <= 2);
-        let from_january = days - 719_468 - days_before(year, 1, 1);
+        // As far from the last of all numbers as `date` shifts it.
+        let days = days.min(i64::MAX - 719_468);
+        let (year, month, day) = date(days);
+        let (month, day) = (i64::from(month), i64::from(day));
+        let from_january = days - days_before(year, 1, 1);
         Self { year, month, day, day_of_year: from_january }
     }
 }

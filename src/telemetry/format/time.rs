@@ -1,7 +1,7 @@
 //! `%START_TIME(...)%` and its kin: strftime formats compiled at load, with Envoy's `%s`, `%f`, `%3f` and the `%E...`
 //! extensions of the library that Envoy formats with.
 
-mod civil;
+pub(crate) mod civil;
 mod fields;
 
 use std::cell::Cell;

@@ -137,7 +137,7 @@ impl Civil {
 
 /// The date of a day counted from 1970-01-01. Years are taken to start in March, so that the leap day is the last of
 /// its year; 719468 days lie between 0000-03-01 and the epoch, 146097 days are in 400 years.
-fn date(days: i64) -> (i64, u32, u32) {
+pub(crate) fn date(days: i64) -> (i64, u32, u32) {
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
