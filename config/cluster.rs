@@ -28,7 +28,7 @@ pub use health_check::{
 pub use http::{UpstreamHttp, UpstreamProtocol};
 pub use lb::{
     CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction,
-    SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
+    SelectorFallback, SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
@@ -60,6 +60,8 @@ pub struct ClusterConfig {
     pub locality_lb: LocalityLb,
     /// Subsets of the hosts among which one is chosen.
     pub subset: Option<Box<SubsetLb>>,
+    /// Whether the share of a new host grows slowly.
+    pub slow_start: Option<Box<SlowStart>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.
@@ -97,6 +99,17 @@ pub enum Discovery {
     LogicalDns(Box<DnsConfig>),
 }
 
+// === impl Discovery ===
+
+impl Discovery {
+    /// Whether the type of the cluster has a way of its own to choose a host.
+    pub fn brings_balancer(&self) -> bool {
+        match self {
+            Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) => false,
+        }
+    }
+}
+
 // === impl ClusterConfig ===
 
 impl ClusterConfig {
@@ -117,6 +130,7 @@ impl ClusterConfig {
         let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
         if let (Ok(discovery), Ok(lb)) = (&discovery, &lb) {
             cx.at("common_lb_config", |cx| lb.check_hostname(discovery, cx))?;
+            cx.at("lb_policy", |cx| lb.check_provided(discovery, &proto.name, cx))?;
         }
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
         let http = UpstreamHttp::lower(
@@ -143,7 +157,7 @@ impl ClusterConfig {
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         supported?;
         let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
-        let lb::LoweredLb { policy: lb, locality: locality_lb, subset } = lb?;
+        let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start } = lb?;
         Ok(Self {
             name,
             observable_name,
@@ -153,6 +167,7 @@ impl ClusterConfig {
             lb,
             locality_lb,
             subset,
+            slow_start,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             health_check: health_check?.map(Arc::new),

@@ -47,6 +47,7 @@ scenario_files! {
     health_check
     http2
     lb_hash
+    lb_policy
     lb_priority
     lb_subset
     lb_zone

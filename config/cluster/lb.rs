@@ -1,5 +1,6 @@
 mod common;
 mod hashing;
+mod slow_start;
 mod subset;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -7,7 +8,9 @@ use nuncio_proto::envoy::config::cluster::v3::cluster::{self as pb, LbPolicy as 
 use nuncio_proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::load_balancing_policies::subset::v3 as subset_pb;
-use nuncio_proto::envoy::extensions::load_balancing_policies::{least_request, random, round_robin, wrr_locality};
+use nuncio_proto::envoy::extensions::load_balancing_policies::{
+    cluster_provided, least_request, random, round_robin, wrr_locality,
+};
 use nuncio_proto::google::protobuf::Any;
 
 use super::Discovery;
@@ -15,6 +18,7 @@ use crate::protocol::{any_as, message_name};
 
 pub use common::{CommonLb, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
+pub use slow_start::SlowStart;
 pub use subset::{SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 
 /// How a host is chosen for a request.
@@ -28,6 +32,8 @@ pub enum LbPolicy {
     Random,
     /// By the hash of the request.
     Hashing(Box<HashingLb>),
+    /// As the type of the cluster has it.
+    ClusterProvided,
 }
 
 /// How one with few active requests is found.
@@ -46,6 +52,7 @@ pub(super) struct LoweredLb {
     pub(super) locality: LocalityLb,
     /// Subsets among which the policy chooses.
     pub(super) subset: Option<Box<SubsetLb>>,
+    pub(super) slow_start: Option<Box<SlowStart>>,
 }
 
 // === impl LoweredLb ===
@@ -64,6 +71,7 @@ impl LoweredLb {
         if let Some(list) = list {
             return cx.at("load_balancing_policy", |cx| Self::lower_list(list, cx));
         }
+        let slow_start = lower_slow_start(policy, config.as_ref(), cx);
         let policy = LbPolicy::lower(policy, config, common, cx);
         let specifier = common.and_then(|c| c.locality_config_specifier);
         let locality = cx.at("common_lb_config", |cx| LocalityLb::lower_common(specifier, cx))?;
@@ -71,7 +79,7 @@ impl LoweredLb {
             Some(proto) => cx.at("lb_subset_config", |cx| SubsetLb::lower_config(proto, &locality, cx))?,
             None => None,
         };
-        Ok(Self { policy: policy?, locality, subset: subset.map(Box::new) })
+        Ok(Self { policy: policy?, locality, subset: subset.map(Box::new), slow_start: slow_start? })
     }
 
     /// Hosts have names where DNS gave them, as Envoy sees it.
@@ -84,6 +92,26 @@ impl LoweredLb {
         Err(cx.invalid(format!(
             "Cannot use hostname for consistent hashing loadbalancing for cluster of type: 'envoy.cluster.{kind}'"
         )))
+    }
+
+    /// Envoy: only some types of clusters bring a balancer, and those are used with it alone.
+    pub(super) fn check_provided(
+        &self,
+        discovery: &Discovery,
+        cluster: &str,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(), Refused> {
+        match (self.policy == LbPolicy::ClusterProvided, discovery.brings_balancer()) {
+            (true, false) => Err(cx.invalid(format!(
+                "cluster manager: cluster provided LB specified but cluster '{cluster}' did not provide one. Check \
+                 cluster documentation."
+            ))),
+            (false, true) => Err(cx.invalid(format!(
+                "cluster manager: cluster provided LB not specified but cluster '{cluster}' provided one. Check \
+                 cluster documentation."
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The first entry of a type that Envoy knows wins, as in Envoy; if nuncio lacks it, it is refused.
@@ -104,19 +132,20 @@ impl LoweredLb {
     }
 
     fn new(policy: LbPolicy, locality: LocalityLb) -> Self {
-        Self { policy, locality, subset: None }
+        Self { policy, locality, subset: None, slow_start: None }
     }
 
     fn lower_subset(proto: subset_pb::Subset, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let list = proto.subset_lb_policy.clone().unwrap_or_default();
-        let Self { policy, locality, subset } = cx.at("subset_lb_policy", |cx| Self::lower_list(list, cx))?;
+        let Self { policy, locality, subset, slow_start } =
+            cx.at("subset_lb_policy", |cx| Self::lower_list(list, cx))?;
         if subset.is_some() {
             return Err(cx.not_implemented("a subset of subsets"));
         }
         let subset = SubsetLb::lower(proto, &locality, cx)?;
         // Without selectors there are no subsets.
         let subset = (!subset.selectors.is_empty()).then(|| Box::new(subset));
-        Ok(Self { policy, locality, subset })
+        Ok(Self { policy, locality, subset, slow_start })
     }
 
     fn lower_any(any: &Any, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
@@ -126,8 +155,8 @@ impl LoweredLb {
         let lowered = match name {
             "round_robin.v3.RoundRobin" => {
                 let round_robin::v3::RoundRobin { slow_start_config, locality_lb_config } = any_as(any, cx)?;
-                cx.unsupported("slow_start_config", &slow_start_config)?;
-                Self::new(LbPolicy::RoundRobin, LocalityLb::lower(locality_lb_config, cx)?)
+                let slow_start = SlowStart::lower(slow_start_config, cx)?;
+                Self { slow_start, ..Self::new(LbPolicy::RoundRobin, LocalityLb::lower(locality_lb_config, cx)?) }
             }
             "least_request.v3.LeastRequest" => LeastRequest::lower_policy(any_as(any, cx)?, cx)?,
             "random.v3.Random" => {
@@ -137,6 +166,10 @@ impl LoweredLb {
             "ring_hash.v3.RingHash" => HashingLb::lower_ring_policy(any_as(any, cx)?, cx)?,
             "maglev.v3.Maglev" => HashingLb::lower_maglev_policy(any_as(any, cx)?, cx)?,
             "subset.v3.Subset" => Self::lower_subset(any_as(any, cx)?, cx)?,
+            "cluster_provided.v3.ClusterProvided" => {
+                let cluster_provided::v3::ClusterProvided {} = any_as(any, cx)?;
+                Self::new(LbPolicy::ClusterProvided, LocalityLb::default())
+            }
             "wrr_locality.v3.WrrLocality" => return Err(refuse_wrr_locality(any_as(any, cx)?, cx)),
             other => return Err(cx.not_implemented(format!("load balancing by {other}"))),
         };
@@ -166,7 +199,7 @@ impl LbPolicy {
     /// Whether hosts are chosen by the hash of a request. Envoy makes none for the others, and no cookie for it.
     pub fn is_by_hash(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::LeastRequest(_) | Self::Random => false,
+            Self::RoundRobin | Self::LeastRequest(_) | Self::Random | Self::ClusterProvided => false,
             Self::Hashing(_) => true,
         }
     }
@@ -178,29 +211,37 @@ impl LbPolicy {
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         match Policy::try_from(policy) {
-            Ok(Policy::RoundRobin) => Self::lower_round_robin(config, cx),
-            Ok(Policy::LeastRequest) => LeastRequest::lower(config, cx).map(Self::LeastRequest),
+            Ok(Policy::RoundRobin) => Ok(Self::RoundRobin),
+            Ok(Policy::LeastRequest) => Ok(Self::LeastRequest(LeastRequest::lower(config))),
             Ok(Policy::Random) => Ok(Self::Random),
             Ok(Policy::RingHash) => HashingLb::lower_ring(config, common, cx),
             Ok(Policy::Maglev) => HashingLb::lower_maglev(config, common, cx),
             Ok(Policy::LoadBalancingPolicyConfig) => {
                 Err(cx.at("lb_policy", |cx| cx.invalid("LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")))
             }
-            Ok(Policy::ClusterProvided) => {
-                Err(cx.at("lb_policy", |cx| cx.not_implemented("load balancing by CLUSTER_PROVIDED")))
-            }
+            Ok(Policy::ClusterProvided) => Ok(Self::ClusterProvided),
             Err(_) => Err(cx.at("lb_policy", |cx| cx.invalid("is no load balancing policy"))),
         }
     }
+}
 
-    fn lower_round_robin(config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        // Envoy reads the configuration of the policy in force alone.
-        if let Some(pb::LbConfig::RoundRobinLbConfig(config)) = config {
+/// Envoy reads the configuration of the policy in force alone.
+fn lower_slow_start(
+    policy: i32,
+    config: Option<&pb::LbConfig>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<Box<SlowStart>>, Refused> {
+    let (field, slow_start) = match (Policy::try_from(policy), config) {
+        (Ok(Policy::RoundRobin), Some(pb::LbConfig::RoundRobinLbConfig(config))) => {
             let pb::RoundRobinLbConfig { slow_start_config } = config;
-            cx.at("round_robin_lb_config", |cx| cx.unsupported("slow_start_config", &slow_start_config))?;
+            ("round_robin_lb_config", slow_start_config)
         }
-        Ok(Self::RoundRobin)
-    }
+        (Ok(Policy::LeastRequest), Some(pb::LbConfig::LeastRequestLbConfig(config))) => {
+            ("least_request_lb_config", &config.slow_start_config)
+        }
+        _ => return Ok(None),
+    };
+    cx.at(field, |cx| SlowStart::lower_config(slow_start.clone(), cx))
 }
 
 // === impl LeastRequest ===
@@ -215,12 +256,12 @@ impl Default for LeastRequest {
 }
 
 impl LeastRequest {
-    fn lower(config: Option<pb::LbConfig>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Some(pb::LbConfig::LeastRequestLbConfig(config)) = config else { return Ok(Self::default()) };
-        let pb::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config } = config;
-        cx.at("least_request_lb_config", |cx| cx.unsupported("slow_start_config", &slow_start_config))?;
+    fn lower(config: Option<pb::LbConfig>) -> Self {
+        let Some(pb::LbConfig::LeastRequestLbConfig(config)) = config else { return Self::default() };
+        // Slow start is lowered by itself.
+        let pb::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config: _ } = config;
         let choices = Some(choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
-        Ok(Self { choices, bias: bias(active_request_bias) })
+        Self { choices, bias: bias(active_request_bias) }
     }
 
     // A deprecated field is configuration too.
@@ -235,13 +276,13 @@ impl LeastRequest {
             enable_full_scan,
             selection_method,
         } = proto;
-        cx.unsupported("slow_start_config", &slow_start_config)?;
+        let slow_start = SlowStart::lower(slow_start_config, cx)?;
         // The old field asks for nothing else.
         let scans_all =
             selection_method == SelectionMethod::FullScan as i32 || enable_full_scan.is_some_and(|v| v.value);
         let choices = (!scans_all).then(|| choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
         let policy = LbPolicy::LeastRequest(Self { choices, bias: bias(active_request_bias) });
-        Ok(LoweredLb::new(policy, LocalityLb::lower(locality_lb_config, cx)?))
+        Ok(LoweredLb { slow_start, ..LoweredLb::new(policy, LocalityLb::lower(locality_lb_config, cx)?) })
     }
 }
 

@@ -8,9 +8,10 @@ use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::health::HealthShare;
-use crate::host::Host;
+use crate::host::{CoarseHealth, Host};
 use crate::host_set::{Hashing, HostSet, Layout, Localities};
 use crate::limits::Limits;
 
@@ -86,6 +87,7 @@ impl Cluster {
         if let Some(health) = &self.health {
             new.iter().for_each(|host| health.adopt(host, &self.config));
         }
+        self.begin_slow_start(&hosts);
         let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref(), &self.scope()));
         self.stats.membership_change().add(set.changed_priorities(&before));
         self.publish(set);
@@ -100,8 +102,24 @@ impl Cluster {
     pub fn update_health(&self) {
         // As in `set_hosts`.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let set = self.hosts.load().refreshed(layout(&self.config, self.local.as_deref(), &self.scope()));
+        let hosts = self.hosts.load();
+        self.begin_slow_start(&hosts.hosts);
+        let set = hosts.refreshed(layout(&self.config, self.local.as_deref(), &self.scope()));
         self.publish(set);
+    }
+
+    /// Notes which of `hosts` are healthy, where slow start asks since when.
+    fn begin_slow_start(&self, hosts: &[Arc<Host>]) {
+        if self.config.slow_start.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        for host in hosts {
+            host.note_for_balance(now);
+            if host.health() == CoarseHealth::Healthy {
+                host.note_healthy(now);
+            }
+        }
     }
 
     fn publish(&self, set: HostSet) {

@@ -1,14 +1,18 @@
+mod balance;
 mod flags;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nuncio_config::cluster::{Endpoint, EndpointCheck, Locality};
 use nuncio_telemetry::{Address, Metadata};
+use tokio::time::Instant;
 
 use crate::outlier::Monitor;
+use balance::Balance;
 
 pub use flags::{HealthFlag, HealthFlags};
 
@@ -32,6 +36,8 @@ pub struct Host {
     check: Option<Arc<EndpointCheck>>,
     /// What outlier detection counts of it, where there is any.
     monitor: OnceLock<Box<Monitor>>,
+    /// What load balancing notes of it, where its policy looks at it.
+    balance: OnceLock<Box<Balance>>,
     /// How often it failed: connections made before are given up.
     failures: AtomicU32,
     /// Wake those who look after idle connections to it. The lock is taken when a pool begins to, and when the host
@@ -119,6 +125,7 @@ impl Host {
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             check: check.clone(),
             monitor: OnceLock::new(),
+            balance: OnceLock::new(),
             failures: AtomicU32::new(0),
             pools: Mutex::default(),
             locality: locality.clone(),
@@ -202,6 +209,27 @@ impl Host {
     /// Begins to count for outlier detection.
     pub(crate) fn monitor_outliers(&self) {
         self.monitor.get_or_init(Box::default);
+    }
+
+    /// Begins to note what load balancing looks at.
+    pub(crate) fn note_for_balance(&self, now: Instant) {
+        self.balance.get_or_init(|| Box::new(Balance::new(now)));
+    }
+
+    /// It is healthy, since now unless it was before.
+    pub(crate) fn note_healthy(&self, now: Instant) {
+        self.balance.get().inspect(|balance| balance.note_healthy(now));
+    }
+
+    /// It passed a check that it failed before.
+    pub(crate) fn note_return(&self) {
+        self.balance.get().inspect(|balance| balance.note_return(Instant::now()));
+    }
+
+    /// How long it has been healthy: since it was found, or passed a check that it failed before. `None` where load
+    /// balancing does not look at it, or it never was.
+    pub(crate) fn healthy_for(&self, now: Instant) -> Option<Duration> {
+        self.balance.get()?.healthy_for(now)
     }
 
     /// The success rates that outlier detection found last: of its responses, and of the connections to it; -1 where

@@ -3,14 +3,16 @@
 mod edf;
 mod hashing;
 mod picker;
+mod provided;
+mod slow_start;
 mod subset;
 mod zone;
 
 use std::cell::{OnceCell, RefCell};
 
-use nuncio_config::cluster::{ClusterConfig, LbPolicy, LocalityLb};
+use nuncio_config::cluster::{ClusterConfig, LbPolicy, LocalityLb, SlowStart};
 use nuncio_config::metadata::MetadataMatch;
-use nuncio_filter_api::Rng;
+use nuncio_filter_api::{Clock, Rng};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 
 use crate::host::Host;
@@ -18,6 +20,7 @@ use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, Priority
 use edf::Edf;
 pub(crate) use hashing::HashTables;
 use picker::Picker;
+pub(crate) use provided::{ClusterBalancer, provided};
 use subset::SubsetBalancer;
 use zone::{ZoneChoice, ZoneRouting};
 
@@ -90,6 +93,8 @@ pub(crate) struct LbEnv<'a> {
     /// The hosts of the cluster that this proxy is one of, where there is one.
     pub(crate) local: Option<&'a HostSet>,
     pub(crate) panic_threshold: u8,
+    pub(crate) slow_start: Option<&'a SlowStart>,
+    pub(crate) clock: &'a Clock,
     pub(crate) rng: &'a Rng,
     pub(crate) stats: &'a ClusterStats,
 }

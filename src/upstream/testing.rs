@@ -53,6 +53,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         lb: LbPolicy::RoundRobin,
         locality_lb: LocalityLb::default(),
         subset: None,
+        slow_start: None,
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         health_check: None,

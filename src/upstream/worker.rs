@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
 use crate::host_set::HostSet;
-use crate::lb::{Balancer, LbEnv, PickContext};
+use crate::lb::{Balancer, ClusterBalancer, LbEnv, PickContext, provided};
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
@@ -45,6 +45,8 @@ pub(crate) struct WorkerEnv {
 pub(crate) struct WorkerCluster {
     pub(crate) shared: Rc<ClusterShare>,
     balanced: RefCell<Rc<Balanced>>,
+    /// Where the type of the cluster has a way of its own.
+    provided: Option<Box<dyn ClusterBalancer>>,
 }
 
 /// The part of a worker's cluster that pools and streams hold on to; it does not hold them.
@@ -174,11 +176,15 @@ impl WorkerCluster {
             http2_stats: OnceCell::new(),
         };
         let balanced = RefCell::new(Rc::new(Balanced::new(&shared, None)));
-        Self { shared: Rc::new(shared), balanced }
+        let provided = provided(&shared.cluster.config);
+        Self { shared: Rc::new(shared), balanced, provided }
     }
 
     /// Chooses the host for a request.
     pub(crate) fn pick(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
+        if let Some(provided) = &self.provided {
+            return provided.pick(cx, &self.shared);
+        }
         let balanced = self.balanced();
         let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
         let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
@@ -291,6 +297,8 @@ fn lb_env<'a>(share: &'a ClusterShare, set: &'a HostSet, local: Option<&'a Local
         set,
         local: local.and_then(|local| local.set.as_deref()),
         panic_threshold: share.cluster.config.common_lb.panic_threshold,
+        slow_start: share.cluster.config.slow_start.as_deref(),
+        clock: &share.env.clock,
         rng: &share.env.rng,
         stats: &share.cluster.stats,
     }

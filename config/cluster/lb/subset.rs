@@ -11,7 +11,7 @@ use super::LocalityLb;
 use crate::metadata::object;
 
 /// Hosts are chosen among those whose metadata is what the route asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SubsetLb {
     /// Where there is no such host.
     pub fallback: SubsetFallback,

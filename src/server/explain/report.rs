@@ -293,6 +293,7 @@ impl ClusterReport {
             LbPolicy::RoundRobin => "round robin",
             LbPolicy::LeastRequest(_) => "least request",
             LbPolicy::Random => "random",
+            LbPolicy::ClusterProvided => "cluster provided",
             LbPolicy::Hashing(hashing) => match hashing.table {
                 HashTable::Ring { .. } => "ring hash",
                 HashTable::Maglev { .. } => "maglev",

@@ -134,6 +134,7 @@ impl HostState {
         let mut step = Step { transition: Transition::Unchanged, events: SmallVec::new() };
         if host.flags().has(HealthFlag::FailedActiveHc) {
             self.successes = self.successes.saturating_add(1);
+            host.note_return();
             // Envoy: the first check of all is enough, so that start-up is fast.
             if self.is_first || self.successes == config.healthy_threshold {
                 host.clear_flag(HealthFlag::ExcludedViaImmediateHcFail);

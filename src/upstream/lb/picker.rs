@@ -5,6 +5,7 @@ use nuncio_filter_api::Rng;
 
 use super::LbEnv;
 use super::edf::Edf;
+use super::slow_start;
 use crate::host::Host;
 use crate::host_set::Candidates;
 
@@ -32,7 +33,7 @@ pub(super) enum Picker {
 impl Picker {
     /// For `candidates`, of which there are more than one.
     pub(super) fn new(policy: &LbPolicy, candidates: &Candidates, env: LbEnv<'_>) -> Self {
-        match (policy, candidates.is_weighted) {
+        match (policy, candidates.is_weighted || slow_start::has_begun(candidates, env)) {
             (LbPolicy::RoundRobin, false) => Self::InTurn(Cell::new(env.rng.below(candidates.len() as u64) as usize)),
             (LbPolicy::RoundRobin, true) => Self::ByWeight(RefCell::new(schedule(candidates, env))),
             (LbPolicy::LeastRequest(LeastRequest { bias, .. }), true) => {
@@ -42,8 +43,8 @@ impl Picker {
                 Self::LeastRequest(*choices)
             }
             (LbPolicy::LeastRequest(LeastRequest { choices: None, .. }), false) => Self::LeastOfAll,
-            // Tables choose for policies that hash.
-            (LbPolicy::Random | LbPolicy::Hashing(_), _) => Self::Random,
+            // Tables choose for policies that hash, and the cluster's own balancer where it has one.
+            (LbPolicy::Random | LbPolicy::Hashing(_) | LbPolicy::ClusterProvided, _) => Self::Random,
         }
     }
 
@@ -57,9 +58,9 @@ impl Picker {
                 next.set(if at + 1 >= places.len() { 0 } else { at + 1 });
                 places[at]
             }
-            Self::ByWeight(edf) => edf.borrow_mut().next(|place| f64::from(host(place).weight)),
+            Self::ByWeight(edf) => edf.borrow_mut().next(|place| weight_now(host(place), env)),
             Self::ByWeightAndLoad { edf, bias } => {
-                edf.borrow_mut().next(|place| least_request_weight(host(place), *bias))
+                edf.borrow_mut().next(|place| least_request_weight(host(place), *bias, env))
             }
             Self::LeastRequest(choices) => least_active(places, *choices, env),
             Self::LeastOfAll => least_of_all(places, env),
@@ -103,8 +104,13 @@ fn least_of_all(places: &[u32], env: LbEnv<'_>) -> u32 {
     best
 }
 
-fn least_request_weight(host: &Host, bias: f64) -> f64 {
-    let (weight, busy) = (f64::from(host.weight), (host.stats.rq_active.get() + 1) as f64);
+/// The weight of `host`, less in slow start.
+fn weight_now(host: &Host, env: LbEnv<'_>) -> f64 {
+    f64::from(host.weight) * slow_start::part(host, env)
+}
+
+fn least_request_weight(host: &Host, bias: f64, env: LbEnv<'_>) -> f64 {
+    let (weight, busy) = (weight_now(host, env), (host.stats.rq_active.get() + 1) as f64);
     match bias {
         0.0 => weight,
         1.0 => weight / busy,
@@ -113,6 +119,6 @@ fn least_request_weight(host: &Host, bias: f64) -> f64 {
 }
 
 fn schedule(candidates: &Candidates, env: LbEnv<'_>) -> Edf {
-    let weight = |place: u32| f64::from(env.set.hosts[place as usize].weight);
+    let weight = |place: u32| weight_now(&env.set.hosts[place as usize], env);
     Edf::starting_anywhere(candidates.places(), weight, env.rng)
 }

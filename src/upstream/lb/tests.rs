@@ -5,6 +5,8 @@ use nuncio_config::cluster::{ClusterConfig, Endpoint, Health, LeastRequest, Loca
 use nuncio_telemetry::stats::Store;
 
 use super::*;
+
+mod slow_start;
 use crate::cluster::Cluster;
 use crate::testing::{cluster_config, fixed};
 
@@ -14,6 +16,7 @@ struct Fixture {
     /// The cluster that the proxy is one of.
     local: Option<Cluster>,
     rng: Rng,
+    clock: Clock,
 }
 
 impl Fixture {
@@ -23,7 +26,12 @@ impl Fixture {
     }
 
     fn of(config: ClusterConfig) -> Self {
-        Self { cluster: Cluster::new(config, &Store::new(), None), local: None, rng: Rng::seeded(7) }
+        Self {
+            cluster: Cluster::new(config, &Store::new(), None),
+            local: None,
+            rng: Rng::seeded(7),
+            clock: Clock::default(),
+        }
     }
 
     fn picks(&self, cx: &PickContext<'_>, count: usize) -> Vec<usize> {
@@ -33,11 +41,13 @@ impl Fixture {
             set: &set,
             local: local.as_deref(),
             panic_threshold: self.cluster.config.common_lb.panic_threshold,
+            slow_start: self.cluster.config.slow_start.as_deref(),
+            clock: &self.clock,
             rng: &self.rng,
             stats: &self.cluster.stats,
         };
-        let lb = LoadBalancer::new(&self.cluster.config, env);
-        (0..count).filter_map(|_| lb.pick(cx, env)).collect()
+        let lb = Balancer::new(&self.cluster.config, env);
+        (0..count).filter_map(|_| lb.pick(&self.cluster.config, cx, env)).collect()
     }
 
     fn shares(&self, count: usize) -> Vec<usize> {
@@ -248,7 +258,8 @@ fn zoned(hosts: &[usize]) -> Cluster {
 
 /// How many of 10,000 requests go to each zone.
 fn zone_shares(hosts: &[usize], proxies: &[usize]) -> (Fixture, Vec<usize>) {
-    let f = Fixture { cluster: zoned(hosts), local: Some(zoned(proxies)), rng: Rng::seeded(3) };
+    let f =
+        Fixture { cluster: zoned(hosts), local: Some(zoned(proxies)), rng: Rng::seeded(3), clock: Clock::default() };
     let shares = f.shares(10_000);
     let mut first = 0;
     let zones = hosts.iter().map(|count| {

@@ -1,5 +1,5 @@
 use nuncio_config::cluster::{ClusterConfig, Endpoint, LbPolicy, Locality, LocalityWeight, RingHashFunction};
-use nuncio_filter_api::Rng;
+use nuncio_filter_api::{Clock, Rng};
 use nuncio_telemetry::stats::Store;
 use twox_hash::XxHash64;
 
@@ -46,7 +46,9 @@ fn zoned(table: HashTable) -> ClusterConfig {
 /// A place for each hash; with a host that is avoided, if there is one.
 fn places(cluster: &Cluster, hashes: impl Iterator<Item = u64>, avoid: Option<Avoid<'_>>) -> Vec<usize> {
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
-    let env = LbEnv { set: &set, local: None, panic_threshold: 50, rng: &rng, stats: &cluster.stats };
+    let clock = Clock::default();
+    let (slow_start, stats) = (None, &cluster.stats);
+    let env = LbEnv { set: &set, local: None, panic_threshold: 50, slow_start, clock: &clock, rng: &rng, stats };
     let lb = LoadBalancer::new(&cluster.config, env);
     let pick = |hash| lb.pick(&PickContext { hash: Some(hash), avoid, ..PickContext::default() }, env);
     hashes.filter_map(pick).collect()
@@ -242,7 +244,9 @@ fn an_overloaded_host_gives_way_to_the_same_other_for_the_same_hash() {
 fn without_hash_any_host_is_chosen() {
     let cluster = Cluster::new(cluster(MAGLEV, &[1; 10]), &Store::new(), None);
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
-    let env = LbEnv { set: &set, local: None, panic_threshold: 50, rng: &rng, stats: &cluster.stats };
+    let clock = Clock::default();
+    let (slow_start, stats) = (None, &cluster.stats);
+    let env = LbEnv { set: &set, local: None, panic_threshold: 50, slow_start, clock: &clock, rng: &rng, stats };
     let lb = LoadBalancer::new(&cluster.config, env);
     let seen: std::collections::BTreeSet<_> = (0..200).filter_map(|_| lb.pick(&PickContext::default(), env)).collect();
     assert_eq!(seen.len(), 10);

@@ -1,0 +1,23 @@
+//! Balancers that types of clusters bring (`CLUSTER_PROVIDED`): who is chosen need not be a host of the cluster's own.
+
+use std::rc::Rc;
+
+use nuncio_config::cluster::{ClusterConfig, Discovery};
+
+use super::PickContext;
+use crate::worker::{ClusterShare, WorkerHost};
+
+/// How a cluster of a certain type chooses a host. A worker has one for each such cluster, as long as it has the cluster:
+/// it outlives changes of the hosts, and may keep hosts and their pools.
+pub(crate) trait ClusterBalancer {
+    /// The host for the next request; `None` if there is none to choose from.
+    fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>>;
+}
+
+/// The balancer that the type of the cluster brings, for one worker; `None` where it brings none. Configuration holds
+/// `Discovery::brings_balancer` to be the same.
+pub(crate) fn provided(config: &ClusterConfig) -> Option<Box<dyn ClusterBalancer>> {
+    match &config.discovery {
+        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => None,
+    }
+}
