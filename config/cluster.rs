@@ -135,6 +135,7 @@ impl ClusterConfig {
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
         let http = UpstreamHttp::lower(
             http::Protos {
+                stat_name: if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name },
                 typed: proto.typed_extension_protocol_options,
                 common: proto.common_http_protocol_options,
                 http1: proto.http_protocol_options,

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod extension;
 pub mod format;
 pub mod header_rules;
+pub mod http_chain;
 pub mod listener;
 pub mod load;
 pub mod matcher;

@@ -77,6 +77,7 @@ scenario_files! {
     syntax
     upgrade
     upstream
+    upstream_filters
 }
 
 #[test]

@@ -4,12 +4,14 @@ use std::sync::{Arc, LazyLock};
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use nuncio_proto::envoy::extensions::upstreams::http::v3 as pb;
 use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
 };
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
 
+use crate::http_chain::HttpChain;
 use crate::protocol::{CommonOptions, Http1Options, Http2Options, any_as, message_name};
 use crate::route::HashPolicies;
 
@@ -29,6 +31,9 @@ pub struct UpstreamHttp {
     pub http2: Http2Options,
     /// `hash_policy`: in place of those of routes.
     pub hash: Option<Arc<HashPolicies>>,
+    /// `http_filters`: each attempt to get a response passes them. A chain without filters takes the place of a
+    /// router's all the same.
+    pub filters: Option<Arc<HttpChain>>,
 }
 
 /// Which version of HTTP a cluster speaks.
@@ -45,7 +50,9 @@ pub enum UpstreamProtocol {
 
 /// The messages and fields of a cluster that speak of HTTP.
 #[derive(Default)]
-pub(super) struct Protos {
+pub(super) struct Protos<'a> {
+    /// The name under which the cluster counts.
+    pub(super) stat_name: &'a str,
     pub(super) typed: HashMap<String, Any>,
     pub(super) common: Option<core::HttpProtocolOptions>,
     pub(super) http1: Option<core::Http1ProtocolOptions>,
@@ -56,9 +63,9 @@ pub(super) struct Protos {
 
 // === impl Protos ===
 
-impl Protos {
+impl Protos<'_> {
     fn is_empty(&self) -> bool {
-        let Self { typed, common, http1, http2, selection, max_requests_per_connection } = self;
+        let Self { stat_name: _, typed, common, http1, http2, selection, max_requests_per_connection } = self;
         typed.is_empty()
             && common.is_none()
             && http1.is_none()
@@ -72,7 +79,7 @@ impl Protos {
 
 impl UpstreamHttp {
     /// Lowers what a cluster says of HTTP. The typed options replace all older fields, as in Envoy.
-    pub(super) fn lower(proto: Protos, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+    pub(super) fn lower(proto: Protos<'_>, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
         if proto.is_empty() {
             // Most clusters of a configuration say nothing: they share one.
             static DEFAULT: LazyLock<Arc<UpstreamHttp>> = LazyLock::new(Arc::default);
@@ -80,15 +87,15 @@ impl UpstreamHttp {
         }
         let typed = cx.at("typed_extension_protocol_options", |cx| typed_options(&proto.typed, cx))?;
         let lowered = match typed {
-            Some(typed) => {
-                cx.at("typed_extension_protocol_options", |cx| cx.at_key(TYPED_KEY, |cx| Self::lower_typed(typed, cx)))?
-            }
+            Some(typed) => cx.at("typed_extension_protocol_options", |cx| {
+                cx.at_key(TYPED_KEY, |cx| Self::lower_typed(typed, proto.stat_name, cx))
+            })?,
             None => Self::lower_fields(proto, cx)?,
         };
         Ok(Arc::new(lowered))
     }
 
-    fn lower_typed(proto: pb::HttpProtocolOptions, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    fn lower_typed(proto: pb::HttpProtocolOptions, stat_name: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::HttpProtocolOptions {
             common_http_protocol_options,
             upstream_http_protocol_options,
@@ -103,7 +110,7 @@ impl UpstreamHttp {
         let supported = crate::refuse_set!(cx; upstream_http_protocol_options, header_validation_config,
             outlier_detection, request_mirror_policies, retry_policy);
         let hash = HashPolicies::lower("hash_policy", hash_policy, cx);
-        let filters = refuse_http_filters(&http_filters, cx);
+        let filters = lower_filters(http_filters, stat_name, cx);
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
         let versions = match upstream_protocol_options {
             Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
@@ -117,13 +124,13 @@ impl UpstreamHttp {
             }
             None => Err(cx.invalid("upstream_protocol_options is required")),
         };
-        supported.and(filters)?;
+        supported?;
         let (common, (protocol, http1, http2)) = (common?, versions?);
-        Ok(Self { protocol, common, http1, http2, hash: hash?.map(Arc::new) })
+        Ok(Self { protocol, common, http1, http2, hash: hash?.map(Arc::new), filters: filters? })
     }
 
-    fn lower_fields(proto: Protos, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Protos { typed: _, common, http1, http2, selection, max_requests_per_connection } = proto;
+    fn lower_fields(proto: Protos<'_>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let Protos { stat_name: _, typed: _, common, http1, http2, selection, max_requests_per_connection } = proto;
         let use_downstream = selection == ClusterProtocolSelection::UseDownstreamProtocol as i32;
         if !use_downstream && http1.is_some() && http2.is_some() {
             return Err(cx.invalid(
@@ -142,7 +149,7 @@ impl UpstreamHttp {
         if let Some(max) = max_requests_per_connection {
             common.max_requests_per_connection = Some(u64::from(max.value)).filter(|max| *max > 0);
         }
-        Ok(Self { protocol, common, http1: http1?, http2: http2?, hash: None })
+        Ok(Self { protocol, common, http1: http1?, http2: http2?, hash: None, filters: None })
     }
 }
 
@@ -191,20 +198,15 @@ fn typed_options(
     Ok(found)
 }
 
-/// A chain of the codec filter alone is what every cluster has anyway.
-fn refuse_http_filters(
-    proto: &[nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter],
+/// Envoy: filters count where their cluster does.
+fn lower_filters(
+    filters: Vec<HttpFilter>,
+    stat_name: &str,
     cx: &mut LowerCx<'_>,
-) -> Result<(), Refused> {
-    use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
-    const CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
-    let is_codec = |config: &Option<ConfigType>| match config {
-        Some(ConfigType::TypedConfig(any)) => message_name(any) == CODEC,
-        _ => false,
-    };
-    match proto {
-        [] => Ok(()),
-        [only] if is_codec(&only.config_type) => Ok(()),
-        _ => Err(cx.at("http_filters", |cx| cx.not_implemented("a chain of upstream HTTP filters"))),
+) -> Result<Option<Arc<HttpChain>>, Refused> {
+    if filters.is_empty() {
+        return Ok(None);
     }
+    let scope = cx.env.stats.scope(&format!("cluster.{stat_name}"));
+    cx.in_scope(scope, |cx| HttpChain::lower_upstream("http_filters", filters, cx))
 }

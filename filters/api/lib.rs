@@ -29,7 +29,7 @@ pub use http_filter::{HttpFilter, HttpFilterConfig, LocalReply, Reply, Step, Ver
 pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
 pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
 pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
-pub use registry::{HttpFilterRow, NetworkFilterRow, Registry};
+pub use registry::{HttpFilterRow, NetworkFilterRow, Registry, Sides};
 pub use route::{PerRoute, Route, RouteRef, Routes};
 pub use stream_cx::{RouteSource, StreamCx};
 pub use worker::{Clock, Rng, Worker};

@@ -12,6 +12,19 @@ pub struct HttpFilterRow {
     pub lower: fn(&[u8], &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Refused>,
     /// Full name of the per-route message and its lowering, where the filter has one.
     pub per_route: Option<(&'static str, fn(&[u8], &mut LowerCx<'_>) -> Result<PerRoute, Refused>)>,
+    /// Where it may stand.
+    pub sides: Sides,
+}
+
+/// The chains that an HTTP filter may stand in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// Those of listeners.
+    Downstream,
+    /// Those of clusters and routers, which requests pass once per attempt.
+    Upstream,
+    /// All of them.
+    Both,
 }
 
 /// A network filter's row in the table of its crate.

@@ -33,6 +33,19 @@ impl StreamCx {
         Self { info, worker, random, informational: None, buffer_limit, routes, route: None }
     }
 
+    /// A context for the filters of one attempt of this stream, whose record is `info`. Envoy: its route is settled.
+    pub fn of_attempt(&self, info: Rc<StreamInfo>) -> Self {
+        let routes = Rc::new(Settled(self.route.clone()));
+        let (worker, informational) = (self.worker.clone(), self.informational.clone());
+        let (random, buffer_limit, route) = (self.random, self.buffer_limit, self.route.clone());
+        Self { info, worker, random, informational, buffer_limit, routes, route }
+    }
+
+    /// A context for the filters of a request that has no route: one that nuncio makes by itself.
+    pub fn without_route(info: Rc<StreamInfo>, worker: Rc<Worker>, buffer_limit: usize) -> Self {
+        Self::new(info, worker, Rc::new(Settled(None)), buffer_limit)
+    }
+
     /// The route in force.
     pub fn route(&self) -> Option<&RouteRef> {
         self.route.as_ref()
@@ -43,5 +56,14 @@ impl StreamCx {
         self.route = self.routes.resolve(head, &self.info, self.random);
         let name = self.route.as_ref().map(|r| r.get().name()).filter(|n| !n.is_empty());
         *self.info.route_name.borrow_mut() = name.cloned();
+    }
+}
+
+/// The one route that there is.
+struct Settled(Option<RouteRef>);
+
+impl RouteSource for Settled {
+    fn resolve(&self, _: &RequestHead, _: &StreamInfo, _: u64) -> Option<RouteRef> {
+        self.0.clone()
     }
 }

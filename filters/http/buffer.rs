@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, Entry, HeaderValue, TRANSFER_ENCODING};
 use nuncio_filter_api::{
-    Buffered, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, Step,
-    StreamCx,
+    Buffered, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, Sides,
+    Step, StreamCx,
 };
 use nuncio_proto::envoy::extensions::filters::http::buffer::v3 as proto;
 
@@ -16,6 +16,7 @@ pub(crate) const ROW: HttpFilterRow = HttpFilterRow {
     config: "envoy.extensions.filters.http.buffer.v3.Buffer",
     lower,
     per_route: Some(("envoy.extensions.filters.http.buffer.v3.BufferPerRoute", lower_route)),
+    sides: Sides::Both,
 };
 
 /// What the listener, or a route, asks for.

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::matcher::{Fraction, StringMatcher};
 use nuncio_filter_api::{
     Body, HttpFilter, HttpFilterConfig, HttpFilterRow, LowerCx, PerRoute, Refused, Reply, Request, RequestHead,
-    Response, ResponseHead, Step, StreamCx,
+    Response, ResponseHead, Sides, Step, StreamCx,
 };
 use nuncio_proto::envoy::extensions::filters::http::cors::v3 as proto;
 use smallvec::SmallVec;
@@ -21,6 +21,7 @@ pub(crate) const ROW: HttpFilterRow = HttpFilterRow {
     config: "envoy.extensions.filters.http.cors.v3.Cors",
     lower,
     per_route: Some(("envoy.extensions.filters.http.cors.v3.CorsPolicy", lower_policy)),
+    sides: Sides::Downstream,
 };
 
 nuncio_telemetry::stats! {

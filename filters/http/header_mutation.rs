@@ -9,7 +9,7 @@ use http::StatusCode;
 use nuncio_config::header_rules::{Fields, HeaderMutations, MissingHeader};
 use nuncio_filter_api::{
     HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, RequestHead,
-    Response, Step, StreamCx,
+    Response, Sides, Step, StreamCx,
 };
 use nuncio_proto::envoy::extensions::filters::http::header_mutation::v3 as proto;
 use nuncio_telemetry::ResponseFlag;
@@ -25,6 +25,7 @@ pub(crate) const ROW: HttpFilterRow = HttpFilterRow {
     config: "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
     lower,
     per_route: Some(("envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute", lower_route)),
+    sides: Sides::Both,
 };
 
 struct Config {

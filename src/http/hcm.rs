@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
+use nuncio_config::http_chain::HttpChain;
 use nuncio_config::protocol::non_zero;
 use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
 use nuncio_filter_api::{
@@ -27,7 +28,6 @@ use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
 use self::stream::Origin;
 use crate::local_reply::LocalReplies;
 
-mod chain;
 mod config;
 mod connect_udp;
 mod deadline;
@@ -50,7 +50,7 @@ pub(crate) struct Hcm {
     pub(crate) codec: CodecOptions,
     pub(crate) head: HeadOptions,
     pub(crate) timeouts: Timeouts,
-    pub(crate) chain: Arc<chain::Chain>,
+    pub(crate) chain: Arc<HttpChain>,
     pub(crate) upgrades: upgrade::Upgrades,
     pub(crate) local_replies: LocalReplies,
     pub(crate) stats: Arc<stats::HcmStats>,

@@ -119,7 +119,7 @@ struct Active {
 impl Active {
     fn start(index: usize, shared: &Shared) -> io::Result<Self> {
         let worker = Rc::new(Worker::new(index, Rng::from_entropy(), shared.state.clone()));
-        worker.set_upstreams(Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy())));
+        WorkerClusters::serve(shared.clusters.clone(), Rng::from_entropy(), &worker);
         let mut active = Self { worker, listeners: Vec::new() };
         for listener in &shared.snapshot.load().listeners {
             active.run(listener)?;

@@ -1,5 +1,7 @@
 //! One attempt to get a response: what it takes while it lasts, and what is counted of it.
 
+mod filtered;
+
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use crate::pool::http2::Http2Lease;
 use crate::pool::tcp;
 use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
+
+pub(crate) use filtered::UpstreamFilters;
 
 /// A request to be sent to one host.
 pub(crate) struct Attempt<'a> {
@@ -56,14 +60,20 @@ const STALE_RETRIES: u32 = 3;
 impl Attempt<'_> {
     /// Sends the request and waits for the head of its response.
     pub(crate) async fn run(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
-        let outcome = match (self.share.cluster.config.http.protocol, head.version) {
-            (UpstreamProtocol::Http2, _) | (UpstreamProtocol::Downstream, Protocol::Http2) => {
-                self.run_http2(head, body).await
-            }
-            _ => self.run_http1(head, body).await,
+        let outcome = match self.speaks_http2(head) {
+            true => self.run_http2(head, body).await,
+            false => self.run_http1(head, body).await,
         };
         self.note_outcome(head, &outcome);
         outcome
+    }
+
+    fn speaks_http2(&self, head: &RequestHead) -> bool {
+        match self.share.cluster.config.http.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Downstream => head.version == Protocol::Http2,
+        }
     }
 
     /// Tells outlier detection and health checks how the host did.
@@ -147,18 +157,23 @@ impl Attempt<'_> {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };
-            match error.failure {
-                ExchangeFailure::Reset | ExchangeFailure::Refused => {
-                    self.share.cluster.stats.upstream_rq_rx_reset().inc();
-                    self.share.http2_stats().rx_reset().inc();
-                    active.end();
-                }
-                // The host went away without this stream, and still serves others.
-                ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
-                _ => {}
-            }
+            self.note_end_of_stream(&active, &error.failure);
             body = self.body_again(head, error, retries, &record)?;
             retries += 1;
+        }
+    }
+
+    /// What an HTTP/2 stream that gets no response means for its connection.
+    fn note_end_of_stream(&self, active: &ActiveRequest, failure: &ExchangeFailure) {
+        match failure {
+            ExchangeFailure::Reset | ExchangeFailure::Refused => {
+                self.share.cluster.stats.upstream_rq_rx_reset().inc();
+                self.share.http2_stats().rx_reset().inc();
+                active.end();
+            }
+            // The host went away without this stream, and still serves others.
+            ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
+            _ => {}
         }
     }
 
@@ -184,13 +199,17 @@ impl Attempt<'_> {
         if let Some(info) = self.info
             && !matches!(acquired, Err(PoolFailure::Overflow))
         {
-            let host = &self.host.host;
-            let mut upstream = info.upstream.borrow_mut();
-            upstream.host = Some(host.address());
-            upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
-            upstream.host_metadata = host.metadata.clone();
+            self.note_host_in(info);
         }
         acquired.map_err(Failure::Pool)
+    }
+
+    fn note_host_in(&self, info: &StreamInfo) {
+        let host = &self.host.host;
+        let mut upstream = info.upstream.borrow_mut();
+        upstream.host = Some(host.address());
+        upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
+        upstream.host_metadata = host.metadata.clone();
     }
 
     /// When the wait for a connection begins, if a log will tell.

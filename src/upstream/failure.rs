@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     MaxStreamDuration,
     /// The request's own body broke off: nobody is left to be answered, or the client is at fault.
     RequestBody(nuncio_filter_api::BodyError),
+    /// A filter between the router and the host has answered.
+    Answered(Box<LocalReply>),
 }
 
 const RESET: &str = "upstream connect error or disconnect/reset before headers. ";
@@ -62,7 +64,8 @@ impl Failure {
             Self::RemoteReset | Self::RefusedStream => ResponseFlag::UpstreamRemoteReset,
             Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => ResponseFlag::UpstreamRequestTimeout,
             Self::MaxStreamDuration => ResponseFlag::UpstreamMaxStreamDurationReached,
-            Self::RequestBody(_) => ResponseFlag::DownstreamConnectionTermination,
+            // What flags there are is in the answer.
+            Self::RequestBody(_) | Self::Answered(_) => ResponseFlag::DownstreamConnectionTermination,
         }
     }
 
@@ -74,6 +77,7 @@ impl Failure {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::RequestBody(_) => StatusCode::BAD_REQUEST,
+            Self::Answered(reply) => reply.status,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -106,7 +110,8 @@ impl Failure {
             | Self::PerTryTimeout
             | Self::PerTryIdleTimeout
             | Self::MaxStreamDuration
-            | Self::RequestBody(_) => return None,
+            | Self::RequestBody(_)
+            | Self::Answered(_) => return None,
         })
     }
 
@@ -126,6 +131,7 @@ impl Failure {
             Self::PerTryIdleTimeout => "upstream_per_try_idle_timeout".into(),
             Self::MaxStreamDuration => "upstream_max_stream_duration_reached".into(),
             Self::RequestBody(error) => error.details.clone(),
+            Self::Answered(reply) => reply.details.clone(),
             _ => "upstream_reset_before_response_started".into(),
         }
     }
@@ -142,6 +148,9 @@ impl Failure {
 
     /// The reply to the client.
     pub(crate) fn reply(&self) -> LocalReply {
+        if let Self::Answered(reply) = self {
+            return LocalReply::clone(reply);
+        }
         let mut reply = LocalReply::new(self.status(), self.details());
         reply.flags = match self {
             Self::RequestBody(error) => error.flags,

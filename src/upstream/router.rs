@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
+use nuncio_config::http_chain::HttpChain;
 use nuncio_config::route::{Action, EnvoyHeaders, RouteEntry};
 use nuncio_filter_api::{
     ClusterNames, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, Refused, Request, ResponseHead,
-    RouteRef, Step, StreamCx, Verdict,
+    RouteRef, Sides, Step, StreamCx, Verdict,
 };
 use nuncio_proto::envoy::extensions::filters::http::router::v3 as proto;
 use nuncio_telemetry::ResponseFlag;
@@ -42,6 +43,7 @@ pub const ROW: HttpFilterRow = HttpFilterRow {
     config: "envoy.extensions.filters.http.router.v3.Router",
     lower,
     per_route: None,
+    sides: Sides::Downstream,
 };
 
 /// The router as configured.
@@ -59,6 +61,8 @@ pub(crate) struct Config {
     respect_expected_timeout: bool,
     /// Headers whose values must be whole numbers.
     strict: Box<[HeaderName]>,
+    /// What each attempt passes where its cluster has no filters of its own.
+    filters: Option<Arc<HttpChain>>,
 }
 
 /// The router of one stream.
@@ -94,14 +98,15 @@ impl Config {
             cx.unsupported("upstream_log", &upstream_log),
             cx.unsupported("upstream_log_options", &upstream_log_options),
             cx.unsupported("suppress_grpc_request_failure_code_stats", &suppress_grpc_request_failure_code_stats),
-            cx.unsupported("upstream_http_filters", &upstream_http_filters),
             cx.unsupported("reject_connect_request_early_data", &reject_connect_request_early_data.filter(|v| v.value)),
         ]
         .into_iter()
         .collect();
         let strict = cx.each("strict_check_headers", strict_check_headers, |name, cx| strict_header(&name, cx));
+        let filters = HttpChain::lower_upstream("upstream_http_filters", upstream_http_filters, cx);
         supported?;
         Ok(Self {
+            filters: filters?,
             stats: HttpStats::new(cx.scope()),
             local_ip: cx.env.local_ip.to_string(),
             names: cx.env.clusters.clone(),

@@ -1,24 +1,27 @@
 //! Requests that nuncio makes by itself.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::cluster::Priority;
-use nuncio_filter_api::{Body, BodyError, ClusterName, Request, Response, UpstreamError, Upstreams};
+use nuncio_filter_api::{Body, BodyError, ClusterName, Request, Response, StreamCx, UpstreamError, Upstreams};
+use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
 
-use crate::attempt::{ActiveRequest, Answered, Attempt};
+use crate::attempt::{ActiveRequest, Answered, Attempt, UpstreamFilters};
 use crate::failure::Failure;
 use crate::lb::PickContext;
-use crate::worker::WorkerClusters;
+use crate::worker::{WorkerCluster, WorkerClusters};
 
 impl Upstreams for WorkerClusters {
     fn send(
         &self,
         cluster: &ClusterName,
-        request: Request,
+        mut request: Request,
     ) -> LocalBoxFuture<'static, Result<Response, UpstreamError>> {
         let cluster = self.get(cluster.id);
         Box::pin(async move {
@@ -35,7 +38,10 @@ impl Upstreams for WorkerClusters {
                 info: None,
                 informational: None,
             };
-            let Answered { mut response, active } = attempt.run(&request.head, request.body).await?;
+            let Answered { mut response, active } = match own_filters(&cluster) {
+                None => attempt.run(&request.head, request.body).await?,
+                Some(filters) => attempt.run_filtered(filters, &mut request).await?,
+            };
             let status = response.head.status;
             cluster.shared.codes.all.charge(status.as_u16());
             match status.is_server_error() {
@@ -46,6 +52,20 @@ impl Upstreams for WorkerClusters {
             Ok(response)
         })
     }
+}
+
+/// Envoy: what a proxy asks by itself passes the filters of the cluster that it asks.
+fn own_filters(cluster: &WorkerCluster) -> Option<Box<UpstreamFilters>> {
+    let share = &cluster.shared;
+    let chain = share.cluster.config.http.filters.as_ref()?;
+    let worker = share.env.worker()?;
+    UpstreamFilters::new(chain, || {
+        let now = worker.clock.now();
+        let nobody = Address::from(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let connection = ConnectionInfo::new(0, nobody.clone(), nobody, now);
+        let info = StreamInfo::new(Rc::new(connection), now, worker.clock.wall(now));
+        StreamCx::without_route(Rc::new(info), worker.clone(), share.cluster.config.buffer_limit as usize)
+    })
 }
 
 /// The body of a response to a request of our own: holds what the request took until it ends.

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use nuncio_config::cluster::ClusterConfig;
@@ -39,6 +39,8 @@ pub(crate) struct WorkerEnv {
     pub(crate) timers: Rc<Timers>,
     /// The last value of x-envoy-expected-rq-timeout-ms.
     pub(crate) timeout_value: LastNumber,
+    /// The worker, which holds all of this.
+    worker: RefCell<Weak<Worker>>,
 }
 
 /// One cluster as one worker sees it.
@@ -109,8 +111,16 @@ impl WorkerClusters {
             rng,
             timers: Rc::default(),
             timeout_value: LastNumber::default(),
+            worker: RefCell::default(),
         });
         Self { shared: clusters, env, generation: Cell::new(0), clusters: RefCell::default() }
+    }
+
+    /// Makes the view of `worker`, and gives it to it.
+    pub fn serve(clusters: Arc<Clusters>, rng: Rng, worker: &Rc<Worker>) {
+        let view = Rc::new(Self::new(clusters, rng));
+        *view.env.worker.borrow_mut() = Rc::downgrade(worker);
+        worker.set_upstreams(view);
     }
 
     /// Those of `worker`, which the server gave it.
@@ -159,6 +169,15 @@ impl WorkerClusters {
                 *kept = None;
             }
         }
+    }
+}
+
+// === impl WorkerEnv ===
+
+impl WorkerEnv {
+    /// The worker that uses it, if there is one.
+    pub(crate) fn worker(&self) -> Option<Rc<Worker>> {
+        self.worker.borrow().upgrade()
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use nuncio::Extensions;
 use nuncio_filter_api::{
-    Body, BodyError, HttpFilter, HttpFilterConfig, HttpFilterRow, Request, RequestHead, Response, Step, StreamCx,
+    Body, BodyError, HttpFilter, HttpFilterConfig, HttpFilterRow, Request, RequestHead, Response, Sides, Step, StreamCx,
 };
 
 /// Configured by a message that no filter of nuncio has yet.
@@ -21,6 +21,7 @@ static ROWS: &[HttpFilterRow] = &[HttpFilterRow {
     config: "envoy.extensions.filters.http.wasm.v3.Wasm",
     lower: |_, _| Ok(Arc::new(Panics(None))),
     per_route: None,
+    sides: Sides::Downstream,
 }];
 
 /// Where the request of one stream wants the panic.

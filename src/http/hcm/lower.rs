@@ -6,16 +6,15 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nuncio_config::access_log::lower as lower_access_log;
-use nuncio_config::extension;
+use nuncio_config::http_chain::HttpChain;
 use nuncio_config::matcher::{Cidr, StringMatcher};
-use nuncio_config::protocol::{self, CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
+use nuncio_config::protocol::{CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
 use nuncio_config::route::{RouteTable, ScopedRoutes};
-use nuncio_filter_api::{ByteStr, HttpFilterConfig, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
+use nuncio_filter_api::{ByteStr, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use prost::Message;
 
-use super::chain::{Chain, Entry};
 use super::config::{
     ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
@@ -146,7 +145,7 @@ impl Hcm {
         let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
         let scope = cx.env.stats.scope(&format!("http.{stat_prefix}"));
         let (chain, upgrades) = cx.in_scope(scope, |cx| {
-            let chain = lower_chain("http_filters", http_filters, cx);
+            let chain = HttpChain::lower("http_filters", http_filters, cx);
             (chain, cx.each("upgrade_configs", upgrade_configs, lower_upgrade).map(Upgrades))
         });
         let logs = cx.each("access_log", access_log, lower_access_log);
@@ -294,57 +293,12 @@ fn header_format(case: HeaderCase) -> h1::HeaderFormat {
     }
 }
 
-/// Lowers a chain of HTTP filters: its last filter answers, and no other does.
-fn lower_chain(field: &str, filters: Vec<proto::HttpFilter>, cx: &mut LowerCx<'_>) -> Result<Chain, Refused> {
-    let last = filters.len().checked_sub(1);
-    let Some(last) = last else { return Err(cx.at(field, |cx| cx.invalid("at least one filter is required"))) };
-    let mut index = 0;
-    let entries = cx.each(field, filters, |filter, cx| {
-        let entry = lower_filter(filter, cx)?;
-        let is_last = index == last;
-        index += 1;
-        match entry {
-            Some(entry) if entry.config.is_terminal() != is_last => Err(cx.invalid(if is_last {
-                "the last filter of a chain must be a terminal one, such as envoy.filters.http.router"
-            } else {
-                "a terminal filter must be the last of its chain"
-            })),
-            entry => Ok(entry),
-        }
-    })?;
-    Ok(Chain(entries.into_iter().flatten().collect()))
-}
-
-fn lower_filter(filter: proto::HttpFilter, cx: &mut LowerCx<'_>) -> Result<Option<Entry>, Refused> {
-    use proto::http_filter::ConfigType;
-    let proto::HttpFilter { name, is_optional, disabled, config_type } = filter;
-    let any = match config_type {
-        Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(cx.at("config_discovery", |cx| cx.not_implemented("extension discovery")));
-        }
-        None => return Err(cx.invalid("typed_config is required")),
-    };
-    let message = protocol::message_name(&any).to_owned();
-    let Some(row) = cx.env.registry.http_filter(&message) else {
-        if is_optional {
-            tracing::warn!(filter = %name, message = %message, "optional http filter is not implemented, left out");
-            return Ok(None);
-        }
-        let known = cx.env.registry.http.iter().copied().flatten().map(|row| row.config);
-        let (kind, reason) = extension::unknown("HTTP filter", &message, known);
-        return Err(cx.at("typed_config", |cx| cx.record(kind, reason)));
-    };
-    let config: Arc<dyn HttpFilterConfig> = cx.at("typed_config", |cx| (row.lower)(&any.value, cx))?;
-    Ok(Some(Entry { name: name.into(), disabled, config }))
-}
-
 fn lower_upgrade(
     upgrade: proto::http_connection_manager::UpgradeConfig,
     cx: &mut LowerCx<'_>,
 ) -> Result<Upgrade, Refused> {
     let proto::http_connection_manager::UpgradeConfig { upgrade_type, filters, enabled } = upgrade;
-    let chain = if filters.is_empty() { None } else { Some(Arc::new(lower_chain("filters", filters, cx)?)) };
+    let chain = if filters.is_empty() { None } else { Some(Arc::new(HttpChain::lower("filters", filters, cx)?)) };
     Ok(Upgrade { kind: upgrade_type, enabled: enabled.is_none_or(|b| b.value), chain })
 }
 

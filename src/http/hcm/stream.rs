@@ -12,13 +12,13 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{HeaderMap, StatusCode};
+use nuncio_config::http_chain::EnabledFilters;
 use nuncio_filter_api::{
     Body, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, ResponseHead, Step, StreamCx,
 };
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use smallvec::SmallVec;
 
-use super::chain::Enabled;
 use super::upgrade::Admitted;
 use super::{Http, response_head};
 use crate::local_reply;
@@ -47,7 +47,7 @@ pub(crate) struct Stream {
     cx: StreamCx,
     filters: SmallVec<[Box<dyn HttpFilter>; 4]>,
     /// The filters that have not seen the request yet.
-    chain: Option<Enabled>,
+    chain: Option<EnabledFilters>,
     /// The response head once there is one.
     response: Option<ResponseHead>,
     is_grpc: bool,

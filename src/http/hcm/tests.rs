@@ -7,7 +7,7 @@ use std::time::Duration;
 use nuncio_config::route::RouteEntry;
 use nuncio_filter_api::{
     Body, Connection, Drain, DrainState, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, LowerEnv, NetworkCx,
-    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Step, StreamCx, Worker,
+    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, ServerState, Sides, Step, StreamCx, Worker,
 };
 use nuncio_proto::envoy::config::route::v3 as route;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
@@ -59,6 +59,7 @@ static ROWS: &[HttpFilterRow] = &[HttpFilterRow {
     config: ROUTER,
     lower: |_, _| Ok(Arc::new(Responder)),
     per_route: None,
+    sides: Sides::Downstream,
 }];
 
 fn message() -> proto::HttpConnectionManager {

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use http::{Method, StatusCode};
+use nuncio_config::http_chain::HttpChain;
 use nuncio_config::route::{Action, RouteEntry};
 use nuncio_filter_api::{LocalReply, RequestHead, RouteRef};
-
-use super::chain::Chain;
 
 /// One entry of `upgrade_configs`.
 pub(crate) struct Upgrade {
@@ -14,7 +13,7 @@ pub(crate) struct Upgrade {
     pub(crate) kind: String,
     pub(crate) enabled: bool,
     /// A chain of its own for requests of this type.
-    pub(crate) chain: Option<Arc<Chain>>,
+    pub(crate) chain: Option<Arc<HttpChain>>,
 }
 
 /// `upgrade_configs` of a listener.
@@ -25,7 +24,7 @@ pub(crate) struct Upgrades(pub(crate) Vec<Upgrade>);
 pub(crate) enum Admitted<'a> {
     Request,
     /// An upgrade, and the chain that its type has for itself.
-    Upgrade(Option<&'a Arc<Chain>>),
+    Upgrade(Option<&'a Arc<HttpChain>>),
 }
 
 impl Upgrades {

@@ -50,7 +50,8 @@ impl HealthShare {
             | Failure::PerTryTimeout
             | Failure::PerTryIdleTimeout
             | Failure::MaxStreamDuration
-            | Failure::RequestBody(_) => {}
+            | Failure::RequestBody(_)
+            | Failure::Answered(_) => {}
         }
     }
 

@@ -21,7 +21,7 @@ use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::tunnel::{self, Terminated};
 use super::{Config, entry_of, format_cx};
-use crate::attempt::{Answered, Attempt};
+use crate::attempt::{Answered, Attempt, UpstreamFilters};
 use crate::failure::Failure;
 use crate::lb::PickContext;
 use crate::pool::connection::millis;
@@ -241,18 +241,26 @@ impl Forwarding<'_> {
             info: Some(self.info),
             informational: cx.informational.as_ref(),
         };
-        let mut exchange = pin!(async {
-            match terminated {
-                Some(Terminated::Tcp) => Box::pin(attempt.run_tunnel(&request.head, body)).await,
-                Some(Terminated::Udp) => attempt.run_udp_tunnel(body),
-                None => attempt.run(&request.head, body).await,
-            }
-        });
-        let answered = poll_fn(|task| match exchange.as_mut().poll(task) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => deadline.poll_expired(task).map(Err),
-        })
-        .await;
+        let filters = self.filters(self.info, cx);
+        let answered = {
+            let mut exchange = pin!(async {
+                match (terminated, filters) {
+                    (Some(Terminated::Tcp), _) => Box::pin(attempt.run_tunnel(&request.head, body)).await,
+                    (Some(Terminated::Udp), _) => attempt.run_udp_tunnel(body),
+                    (None, None) => attempt.run(&request.head, body).await,
+                    // Boxed: attempts that pass no filters do not carry its future about.
+                    (None, Some(filters)) => {
+                        request.body = body;
+                        Box::pin(attempt.run_filtered(filters, request)).await
+                    }
+                }
+            });
+            poll_fn(|task| match exchange.as_mut().poll(task) {
+                Poll::Ready(done) => Poll::Ready(done),
+                Poll::Pending => deadline.poll_expired(task).map(Err),
+            })
+            .await
+        };
         self.count_attempt(self.info);
         if let Err(failure) = &answered {
             self.note_expiry(&host, self.info, failure);
@@ -262,6 +270,12 @@ impl Forwarding<'_> {
             gate.open_if_granted(&request.head, answered.response.head.status);
         }
         answered.map_err(|failure| Failed { failure, host: Some(host.clone()) })
+    }
+
+    /// The filters of an attempt whose record is `info`, if it passes any: those of the cluster, or else the router's.
+    pub(super) fn filters(&self, info: &Rc<StreamInfo>, cx: &StreamCx) -> Option<Box<UpstreamFilters>> {
+        let chain = self.cluster.shared.cluster.config.http.filters.as_ref().or(self.config.filters.as_ref())?;
+        UpstreamFilters::new(chain, || cx.of_attempt(info.clone()))
     }
 
     /// Tells outlier detection of an attempt that was given up.
@@ -321,7 +335,7 @@ impl Forwarding<'_> {
             reply.headers.insert(&ATTEMPT_COUNT, small_number(attempts.into()));
         }
         self.count_failure(failed, self.info);
-        if !matches!(failed.failure, Failure::RequestBody(_)) {
+        if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
             self.count_status(reply.status.as_u16());
         }
         reply
@@ -342,7 +356,7 @@ impl Forwarding<'_> {
         let host = host.as_ref().filter(|_| info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
         let stats = &self.cluster.shared.cluster.stats;
         match failure {
-            Failure::RequestBody(_) => return,
+            Failure::RequestBody(_) | Failure::Answered(_) => return,
             // An HTTP/2 connection may outlive a stream at fault; its driver counts what ends it.
             Failure::Protocol if info.upstream.borrow().protocol != Some(Protocol::Http2) => {
                 stats.upstream_cx_protocol_error().inc();

@@ -147,12 +147,16 @@ impl<'a, 'b> Race<'a, 'b> {
         info.is_logged.set(stream.is_logged.get());
         let (cluster, priority) = (forwarding.cluster.clone(), forwarding.forward.priority);
         let (head, body, informational) = (request.head.clone(), replay.body(), cx.informational.clone());
+        let filters = forwarding.filters(&info, cx);
         let (its_host, its_info) = (host.clone(), info.clone());
         let exchange = Box::pin(async move {
             let share = &cluster.shared;
             let informational = informational.as_ref();
             let attempt = Attempt { share, host: &its_host, priority, info: Some(&its_info), informational };
-            attempt.run(&head, body).await
+            match filters {
+                None => attempt.run(&head, body).await,
+                Some(filters) => attempt.run_filtered(filters, &mut Request { head, body }).await,
+            }
         });
         self.attempts.push(Runner { exchange, host, info, pace: Pace::InTime });
         Ok(())
@@ -239,7 +243,8 @@ impl<'a, 'b> Race<'a, 'b> {
             None => true,
         };
         let is_last = self.attempts.len() == 1 && self.next.is_none();
-        let is_over = matches!(&outcome, Err(Failure::RequestBody(_) | Failure::MaxStreamDuration));
+        let is_over =
+            matches!(&outcome, Err(Failure::RequestBody(_) | Failure::Answered(_) | Failure::MaxStreamDuration));
         if !is_bad || is_last || is_over {
             return Some(self.end(at, outcome));
         }

@@ -14,12 +14,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::cluster::Priority;
 use nuncio_config::route::MirrorPolicy;
-use nuncio_filter_api::{Body, BodyError, RequestHead, StreamCx};
-use nuncio_telemetry::ResponseFlag;
+use nuncio_filter_api::{Body, BodyError, Request, RequestHead, StreamCx};
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
 use super::{Config, format_cx};
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, UpstreamFilters};
 use crate::failure::Failure;
 use crate::lb::PickContext;
 use crate::pool::connection::millis;
@@ -32,8 +32,8 @@ static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 struct Copy {
     config: Arc<Config>,
     cluster: Rc<WorkerCluster>,
-    head: RequestHead,
-    body: Body,
+    request: Option<Request>,
+    filters: Option<Box<UpstreamFilters>>,
     begin: Instant,
     deadline: Option<Instant>,
 }
@@ -89,7 +89,9 @@ impl Config {
                     Body::stream(Reader(queue))
                 }
             };
-            let copy = Copy { config: self.clone(), cluster, head, body, begin: cx.worker.clock.now(), deadline };
+            let (request, begin) = (Some(Request { head, body }), cx.worker.clock.now());
+            let filters = copy_filters(&cluster, cx);
+            let copy = Copy { config: self.clone(), cluster, request, filters, begin, deadline };
             tokio::task::spawn_local(copy.run());
         }
         match whole {
@@ -113,15 +115,26 @@ impl Config {
     }
 }
 
+/// Envoy: a copy has no route, and passes the filters of its cluster alone.
+fn copy_filters(cluster: &WorkerCluster, cx: &StreamCx) -> Option<Box<UpstreamFilters>> {
+    let chain = cluster.shared.cluster.config.http.filters.as_ref()?;
+    UpstreamFilters::new(chain, || {
+        let now = cx.worker.clock.now();
+        let info = StreamInfo::new(cx.info.connection.clone(), now, cx.worker.clock.wall(now));
+        StreamCx::without_route(Rc::new(info), cx.worker.clone(), cx.buffer_limit)
+    })
+}
+
 // === impl Copy ===
 
 impl Copy {
     /// Sends the copy, reads the response to its end, and counts.
     async fn run(mut self) {
-        let body = std::mem::take(&mut self.body);
+        let (filters, request) = (self.filters.take(), self.request.take());
+        let Some(mut request) = request else { return };
         let mut timer = self.cluster.shared.env.timers.timer();
         let deadline = self.deadline;
-        let mut exchange = pin!(self.exchange(body));
+        let mut exchange = pin!(self.exchange(filters, &mut request));
         let outcome = poll_fn(|task| match exchange.as_mut().poll(task) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => match deadline {
@@ -136,13 +149,13 @@ impl Copy {
             if matches!(failure, Failure::Timeout) {
                 self.cluster.shared.cluster.stats.upstream_rq_timeout().inc();
             }
-            if !matches!(failure, Failure::RequestBody(_)) {
+            if !matches!(failure, Failure::RequestBody(_) | Failure::Answered(_)) {
                 self.count_status(failure.status().as_u16());
             }
         }
     }
 
-    async fn exchange(&self, body: Body) -> Result<(), Failure> {
+    async fn exchange(&self, filters: Option<Box<UpstreamFilters>>, request: &mut Request) -> Result<(), Failure> {
         let shared = &self.cluster.shared;
         let Some(host) = self.cluster.pick(&PickContext::default()) else {
             shared.cluster.stats.upstream_cx_none_healthy().inc();
@@ -150,7 +163,11 @@ impl Copy {
         };
         let attempt =
             Attempt { share: shared, host: &host, priority: Priority::Default, info: None, informational: None };
-        let answered = attempt.run(&self.head, body).await.inspect_err(|_| host.host.stats.rq_error.inc())?;
+        let outcome = match filters {
+            None => attempt.run(&request.head, std::mem::take(&mut request.body)).await,
+            Some(filters) => attempt.run_filtered(filters, request).await,
+        };
+        let answered = outcome.inspect_err(|_| host.host.stats.rq_error.inc())?;
         let status = answered.response.head.status;
         self.count_status(status.as_u16());
         match status.is_server_error() {

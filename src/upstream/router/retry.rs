@@ -149,7 +149,11 @@ impl<'a> Retries<'a> {
     ) -> Decision {
         match failure {
             // No attempt failed: there was none, or the time of all of them is over.
-            Failure::NoCluster | Failure::NoHealthyHost | Failure::Timeout | Failure::RequestBody(_) => Decision::Final,
+            Failure::NoCluster
+            | Failure::NoHealthyHost
+            | Failure::Timeout
+            | Failure::RequestBody(_)
+            | Failure::Answered(_) => Decision::Final,
             _ => self.decide(self.wants_another_attempt(failure, was_sent), None, share, counts),
         }
     }
