@@ -23,6 +23,7 @@ mod places;
 mod plugin;
 mod rate_limit;
 mod redirect;
+mod refresh;
 mod retry;
 mod rewrite;
 mod scope;
@@ -45,7 +46,7 @@ pub use condition::Reason;
 pub use direct_response::DirectResponse;
 pub use entry::RouteEntry;
 pub use explain::{Considered, Explanation, HostMatch};
-pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, Upgrade};
+pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, ProxyHeader, Upgrade};
 pub use grpc_timeout::{grpc_timeout, grpc_timeout_value};
 pub use hash_policy::HashPolicies;
 pub use internal_redirect::{InternalRedirect, RedirectPredicate, Schemes};
@@ -54,6 +55,7 @@ pub use places::EntryPlace;
 pub use plugin::ClusterMatcher;
 pub use rate_limit::{Descriptor, Hits, LimitOverride, LimitUnit, NoHits, RateLimit, RateLimitCx, RateLimitHeaders};
 pub use redirect::Redirect;
+pub use refresh::{NextCluster, TriedClusters};
 pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
 pub use scope::{Scope, ScopedRoutes};
@@ -146,7 +148,7 @@ struct Slot {
 enum Target {
     Entry(u32),
     /// One of the entries from this on.
-    Split(u32, Box<Split>),
+    Split(u32, Arc<Split>),
 }
 
 /// What a route does.

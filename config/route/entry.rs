@@ -14,7 +14,7 @@ use super::mirror::MirrorPolicy;
 use super::rate_limit::RateLimit;
 use super::redirect::request_host;
 use super::retry::{Hedging, RetryPolicy};
-use super::split::Weighted;
+use super::split::{Split, Weighted};
 use super::stats::RouteStats;
 use super::virtual_host::VirtualHost;
 use super::{Action, Decorator};
@@ -47,6 +47,17 @@ pub(super) struct WeightedLevel {
     pub(super) host_rewrite: Option<ByteStr>,
     /// With what the route asks for.
     pub(super) metadata_match: Option<Arc<MetadataMatch>>,
+    /// Which of the clusters it is.
+    pub(super) number: usize,
+    pub(super) siblings: Siblings,
+}
+
+/// The entries of all clusters of a route that splits its requests.
+#[derive(Clone)]
+pub(super) struct Siblings {
+    /// The number of the first.
+    pub(super) first: usize,
+    pub(super) split: Arc<Split>,
 }
 
 impl RouteCommon {
@@ -56,13 +67,13 @@ impl RouteCommon {
 }
 
 impl RouteEntry {
-    pub(super) fn weighted(route: Arc<RouteCommon>, weighted: Weighted) -> Self {
+    pub(super) fn weighted(route: Arc<RouteCommon>, weighted: Weighted, number: usize, siblings: Siblings) -> Self {
         let Weighted { cluster, level, host_rewrite, metadata_match } = weighted;
         let metadata_match = match (metadata_match, route.metadata_match()) {
             (Some(own), Some(above)) => Some(Arc::new(own.over(above))),
             (own, _) => own,
         };
-        let weighted = WeightedLevel { level, host_rewrite, metadata_match };
+        let weighted = WeightedLevel { level, host_rewrite, metadata_match, number, siblings };
         Self { route, cluster: Some(cluster), weighted: Some(Box::new(weighted)) }
     }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, Refused, RequestHead};
-use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
+use nuncio_proto::envoy::config::core::v3::{ProxyProtocolConfig, TypedExtensionConfig};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::early_data::v3::DefaultEarlyDataPolicy;
 use nuncio_proto::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 use nuncio_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use nuncio_telemetry::format::Format;
+use proto::route_action::upgrade_config::ConnectConfig;
 use proto::route_action::{ClusterSpecifier, HostRewriteSpecifier, UpgradeConfig};
 
 use super::grpc_timeout::{LegacyGrpcTimeout, grpc_timeout};
@@ -126,6 +127,17 @@ pub struct Upgrade {
     pub terminate: bool,
     /// So is a POST, as if it were a CONNECT.
     pub allow_post: bool,
+    /// What the host is told of the client before the payload.
+    pub proxy_header: Option<ProxyHeader>,
+}
+
+/// A version of the PROXY protocol's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// Envoy's default of a route's `timeout`.
@@ -321,6 +333,14 @@ impl Cluster {
     }
 }
 
+impl ProxyHeader {
+    fn lower(message: ProxyProtocolConfig) -> Self {
+        // Envoy sends no values here, whatever is to be passed on or added: only its transport socket does.
+        let ProxyProtocolConfig { version, pass_through_tlvs: _, added_tlvs: _ } = message;
+        if version == 1 { Self::V2 } else { Self::V1 }
+    }
+}
+
 impl MaxStreamDuration {
     fn lower(message: proto::route_action::MaxStreamDuration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::route_action::MaxStreamDuration {
@@ -423,17 +443,14 @@ fn upgrades(configs: Vec<UpgradeConfig>, cx: &mut LowerCx<'_>) -> Result<Box<[Up
             return Err(cx.invalid(format!("duplicate upgrade {upgrade_type}")));
         }
         seen.push(kind.clone());
-        let terminate = connect_config.is_some();
-        let allow_post = connect_config.as_ref().is_some_and(|config| config.allow_post);
-        if let Some(proto::route_action::upgrade_config::ConnectConfig { proxy_protocol_config, allow_post: _ }) =
-            connect_config
-        {
-            cx.at("connect_config", |cx| cx.unsupported("proxy_protocol_config", &proxy_protocol_config))?;
-            if !matches!(&*kind, "connect" | "connect-udp") {
-                return Err(cx.invalid(format!("upgrade type {upgrade_type} is not CONNECT and has a connect_config")));
-            }
+        if connect_config.is_some() && !matches!(&*kind, "connect" | "connect-udp") {
+            return Err(cx.invalid(format!("upgrade type {upgrade_type} is not CONNECT and has a connect_config")));
         }
-        Ok(Upgrade { kind, enabled: enabled.is_none_or(|e| e.value), terminate, allow_post })
+        let terminate = connect_config.is_some();
+        let ConnectConfig { proxy_protocol_config, allow_post } = connect_config.unwrap_or_default();
+        let proxy_header = proxy_protocol_config.map(ProxyHeader::lower);
+        let enabled = enabled.is_none_or(|e| e.value);
+        Ok(Upgrade { kind, enabled, terminate, allow_post, proxy_header })
     });
     upgrades.map(Vec::into)
 }

@@ -10,7 +10,7 @@ use proto::route::Action as RouteOneof;
 
 use super::condition::Match;
 use super::direct_response::DirectResponse;
-use super::entry::{RouteCommon, RouteEntry};
+use super::entry::{RouteCommon, RouteEntry, Siblings};
 use super::forward::{Forward, Targets};
 use super::hosts::{HostsBuilder, Port};
 use super::level::{BufferLimit, Level, LevelFields};
@@ -18,6 +18,7 @@ use super::mirror::MirrorPolicy;
 use super::paths::PathsBuilder;
 use super::plugin::Plugins;
 use super::redirect::Redirect;
+use super::retry::Hedging;
 use super::stats::RouteStats;
 use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
@@ -238,6 +239,7 @@ impl TableBuilder {
         let action = self.lower_action(action, template, cx);
         supported?;
         let (action, targets) = action?;
+        refuse_refreshed_hedging(&action, host, cx)?;
         let mut matched = matched?;
         if matches!(targets, Some(Targets::Nowhere)) {
             matched.take_nothing();
@@ -291,8 +293,12 @@ impl TableBuilder {
             }
             Some(Targets::Split(split, clusters)) => {
                 let first = to_number(self.entries.len());
-                self.entries.extend(clusters.into_iter().map(|w| RouteEntry::weighted(route.clone(), w)));
-                Target::Split(first, Box::new(split))
+                let split = Arc::new(split);
+                let siblings = Siblings { first: first as usize, split: split.clone() };
+                let entries = clusters.into_iter().enumerate();
+                let entries = entries.map(|(i, w)| RouteEntry::weighted(route.clone(), w, i, siblings.clone()));
+                self.entries.extend(entries);
+                Target::Split(first, split)
             }
         }
     }
@@ -315,6 +321,16 @@ impl RouteSet {
             routes: routes.into_iter().map(|(m, target)| Slot { conditions: m.conditions, target }).collect(),
         }
     }
+}
+
+/// An attempt that goes on beside the next would be counted of the cluster of that.
+fn refuse_refreshed_hedging(action: &Action, host: &VirtualHost, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let Action::Forward(forward) = action else { return Ok(()) };
+    let refreshes = forward.retry.as_ref().or(host.retry.as_ref()).is_some_and(|retry| retry.refresh_cluster);
+    if refreshes && forward.hedging.or(host.hedging) == Some(Hedging::OnPerTryTimeout) {
+        return Err(cx.not_implemented("refresh_cluster_on_retry beside hedge_on_per_try_timeout"));
+    }
+    Ok(())
 }
 
 impl Decorator {

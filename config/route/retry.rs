@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use http::HeaderName;
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{InvalidKind, LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCanaryHostsPredicate;
 use nuncio_proto::envoy::extensions::retry::host::omit_host_metadata::v3::OmitHostMetadataConfig;
@@ -43,6 +44,8 @@ pub struct RetryPolicy {
     pub previous_priorities: Option<u32>,
     /// `host_selection_retry_max_attempts`: how often another host is asked for instead.
     pub host_selections: u32,
+    /// `refresh_cluster_on_retry`: a retry may go to another cluster than the attempts before it.
+    pub refresh_cluster: bool,
 }
 
 /// What is retried: a set of the words of `retry_on`.
@@ -239,8 +242,7 @@ impl RetryPolicy {
             retriable_request_headers,
             refresh_cluster_on_retry,
         } = message;
-        let supported = crate::refuse_set!(cx; retry_options_predicates,
-            refresh_cluster_on_retry);
+        let options = cx.each("retry_options_predicates", retry_options_predicates, options_predicate);
         let per_try_timeout = cx.opt("per_try_timeout", per_try_timeout, duration);
         let per_try_idle = cx.opt("per_try_idle_timeout", per_try_idle_timeout, duration);
         let avoided = cx.each("retry_host_predicate", retry_host_predicate, AvoidedHosts::lower);
@@ -250,7 +252,7 @@ impl RetryPolicy {
             cx.opt("rate_limited_retry_back_off", rate_limited_retry_back_off, RateLimitedBackOff::lower);
         let response_headers = cx.each("retriable_headers", retriable_headers, HeaderMatcher::lower);
         let request_headers = cx.each("retriable_request_headers", retriable_request_headers, HeaderMatcher::lower);
-        supported?;
+        options?;
         Ok(Self {
             on: RetryOn::parse(&retry_on),
             num_retries: num_retries.map_or(1, |n| n.value),
@@ -264,8 +266,18 @@ impl RetryPolicy {
             avoided_hosts: avoided?.into(),
             previous_priorities: previous_priorities?,
             host_selections: u32::try_from(host_selection_retry_max_attempts).ok().filter(|n| *n > 0).unwrap_or(1),
+            refresh_cluster: refresh_cluster_on_retry,
         })
     }
+}
+
+/// Envoy has the category, and nothing in it: it knows none either.
+fn options_predicate(predicate: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let TypedExtensionConfig { name: _, typed_config } = predicate;
+    cx.at("typed_config", |cx| {
+        let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
+        Err(cx.record(InvalidKind::UnknownType, format!("{:?} is no retry options predicate", message_name(&any))))
+    })
 }
 
 /// `update_frequency` of the one priority predicate that there is.

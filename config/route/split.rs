@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use nuncio_filter_api::{ByteStr, LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_telemetry::StreamInfo;
 use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
 use proto::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
 
@@ -85,16 +86,48 @@ impl Split {
     /// The number of the cluster for this request.
     pub(super) fn pick(&self, asked: Asked<'_>) -> usize {
         let Asked { head, info, random, .. } = asked;
+        let total = self.ends.last().copied().unwrap_or(1);
+        let selected = self.value(head, info, random) % u64::from(total);
+        self.ends.partition_point(|end| u64::from(*end) <= selected)
+    }
+
+    /// The number of another cluster than those that were tried; once all were, any may be tried again. `None` where
+    /// those that are left have no weight.
+    pub(super) fn pick_untried(
+        &self,
+        head: &RequestHead,
+        info: &StreamInfo,
+        random: u64,
+        tried: &mut Vec<usize>,
+    ) -> Option<usize> {
+        if tried.len() >= self.len() {
+            tried.clear();
+        }
+        let weights = || {
+            let begins = std::iter::once(0).chain(self.ends.iter().copied());
+            let weights = begins.zip(&self.ends).map(|(begin, end)| u64::from(end - begin)).enumerate();
+            weights.filter(|(number, _)| !tried.contains(number))
+        };
+        let total: u64 = weights().map(|(_, weight)| weight).sum();
+        let mut left = self.value(head, info, random).checked_rem(total)?;
+        let (number, _) = weights().find(|(_, weight)| {
+            let is_here = left < *weight;
+            left = left.saturating_sub(*weight);
+            is_here
+        })?;
+        tried.push(number);
+        Some(number)
+    }
+
+    /// What the clusters are chosen by.
+    fn value(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> u64 {
         let value = match &self.source {
             None => None,
             Some(Source::Header(name)) => header_number(head, name),
             // A cookie is generated for the host that is chosen, not for its cluster.
             Some(Source::Hash(policies)) => policies.hash(head, info, None),
         };
-        let value = value.unwrap_or(random);
-        let total = self.ends.last().copied().unwrap_or(1);
-        let selected = value % u64::from(total);
-        self.ends.partition_point(|end| u64::from(*end) <= selected)
+        value.unwrap_or(random)
     }
 }
 

@@ -6,6 +6,7 @@ mod matching;
 mod places;
 mod plugin;
 mod policies;
+mod refresh;
 mod refusals;
 mod rewriting;
 mod selection;

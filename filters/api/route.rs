@@ -59,6 +59,11 @@ impl RouteRef {
         self.table.route(self.index)
     }
 
+    /// The route numbered `index` of the same table.
+    pub fn sibling(&self, index: usize) -> &dyn Route {
+        self.table.route(index)
+    }
+
     /// The route as the type its table really holds.
     pub fn downcast<T: 'static>(&self) -> Option<&T> {
         self.get().as_any().downcast_ref()

@@ -14,6 +14,7 @@ mod bind;
 mod connect;
 mod listener;
 mod option;
+mod proxy_protocol;
 mod transport;
 mod udp;
 
@@ -21,5 +22,6 @@ pub use active::ActiveListener;
 pub use bind::{BindError, BoundSocket};
 pub use connect::{ConnectError, ConnectOptions, Connected, connect};
 pub use listener::{ConnectionIds, Listener};
+pub use proxy_protocol::{HeaderTooLong, ProxiedEnds, Tlv, proxy_v1, proxy_v2};
 pub use transport::{TcpTransport, UnixTransport};
 pub use udp::connect_udp;

@@ -6,7 +6,7 @@
 //! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters
 //! --- bootstrap
 //! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO that of
-//! a host that sends datagrams back
+//! a host that sends datagrams back, $TCP_ECHO that of one that sends back whatever comes over TCP
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
 //! --- upstream h1 | h2 | refuse

@@ -86,6 +86,9 @@ impl Proxy {
         if self.yaml.contains("$ECHO") {
             self.yaml = self.yaml.replace("$ECHO", &echo().await.to_string());
         }
+        if self.yaml.contains("$TCP_ECHO") {
+            self.yaml = self.yaml.replace("$TCP_ECHO", &tcp_echo().await.to_string());
+        }
         let config = dir.0.join("bootstrap.yaml");
         std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
         let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
@@ -121,6 +124,21 @@ async fn echo() -> u16 {
         let mut buffer = vec![0; 1 << 16];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             let _ = socket.send_to(&[b"re:", &buffer[..len]].concat(), from).await;
+        }
+    });
+    port
+}
+
+/// A host that sends back what it is sent.
+async fn tcp_echo() -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await;
+            });
         }
     });
     port

@@ -56,9 +56,11 @@ virtual_hosts:
 - name: h
   domains: ['*']
   retry_policy: {refresh_cluster_on_retry: true}
+  routes: [{match: {prefix: /}, route: {cluster: c, hedge_policy: {hedge_on_per_try_timeout: true}}}]
 ",
     );
-    assert_eq!(refusals, ["virtual_hosts[0].retry_policy.refresh_cluster_on_retry: not implemented yet"]);
+    let reason = "refresh_cluster_on_retry beside hedge_on_per_try_timeout is not implemented yet";
+    assert_eq!(refusals, [format!("virtual_hosts[0].routes[0]: {reason}")]);
 }
 
 #[test]

@@ -79,6 +79,12 @@ fn what_envoy_refuses_is_refused() {
             "route.upgrade_configs[0]: upgrade type a is not CONNECT and has a connect_config",
         ),
         (
+            "route: {cluster: c, retry_policy: {retry_options_predicates: [{name: a, typed_config: {'@type': \
+             type.googleapis.com/envoy.config.route.v3.FilterConfig}}]}}",
+            "route.retry_policy.retry_options_predicates[0].typed_config: \
+             \"envoy.config.route.v3.FilterConfig\" is no retry options predicate",
+        ),
+        (
             "direct_response: {status: 200}, typed_per_filter_config: {f: {'@type': \
              type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy}}",
             "typed_per_filter_config[\"f\"]: envoy.extensions.filters.http.cors.v3.CorsPolicy here is not implemented yet",

@@ -5,16 +5,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use nuncio_filter_api::{Request, StreamCx};
+use nuncio_config::route::{NextCluster, TriedClusters};
+use nuncio_filter_api::{Request, RequestHead, StreamCx};
 use nuncio_telemetry::{Attempt as Previous, StreamInfo};
 
 use super::deadline::Deadline;
-use super::forward::{ATTEMPT_COUNT, Failed, Forwarding};
+use super::forward::{ATTEMPT_COUNT, Failed, Forwarding, metadata_match, note_cluster};
 use super::numbers::small_number;
 use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use crate::attempt::Answered;
 use crate::failure::Failure;
+use crate::worker::WorkerClusters;
 
 static IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static("x-envoy-is-timeout-retry");
 
@@ -27,13 +29,14 @@ impl Forwarding<'_> {
 
     /// As `run`, with a body that is kept, and with retries.
     pub(super) async fn run_again(
-        &self,
+        &mut self,
         request: &mut Request,
         replay: &Replay,
         cx: &StreamCx,
         deadline: &mut Deadline,
         retries: &mut Option<Retries<'_>>,
     ) -> Result<Answered, Failed> {
+        let mut tried = None;
         loop {
             let host = match retries {
                 Some(retries) => retries.pick(&self.cluster, self.pick_context(&request.head)),
@@ -56,12 +59,42 @@ impl Forwarding<'_> {
                 Decision::After(wait) => {
                     let timed_out = matches!(&outcome, Err(failed) if failed.failure.is_timeout());
                     self.give_up(outcome, self.info);
+                    let found = !retries.refreshes_cluster() || self.refresh_cluster(&request.head, cx, &mut tried);
+                    if found {
+                        retries.count(&self.cluster.shared);
+                    }
                     deadline.try_again(self.timeouts.per_try);
                     self.wait(wait, deadline).await?;
+                    if !found {
+                        // Envoy: an attempt of its own, although there is no cluster to look for hosts in.
+                        self.info.upstream.borrow_mut().attempts += 1;
+                        return Err(Failed { failure: Failure::NoHealthyHost, host: None });
+                    }
                     self.begin_again(request, timed_out);
                 }
             }
         }
+    }
+
+    /// Goes over to the cluster of the next attempt. False where the route leads to none that exists: what is counted
+    /// of the request then still is of the last one.
+    fn refresh_cluster(&mut self, head: &RequestHead, cx: &StreamCx, tried: &mut Option<TriedClusters>) -> bool {
+        let tried = tried.get_or_insert_with(|| TriedClusters::first(self.entry));
+        let clusters = WorkerClusters::of(self.worker);
+        let cluster = match self.entry.next_cluster(head, self.info, cx.random, tried) {
+            NextCluster::Same => return true,
+            NextCluster::Entry(index) => {
+                let entry = self.route.sibling(index).as_any().downcast_ref();
+                self.entry = entry.expect("all routes of the route table are of one type");
+                self.entry.cluster().and_then(|named| self.config.cluster_named(named, head, &clusters))
+            }
+            NextCluster::Chosen(name) => name.and_then(|name| clusters.get(name.id)),
+        };
+        note_cluster(&mut self.info.upstream.borrow_mut(), cluster.as_deref());
+        let Some(cluster) = cluster else { return false };
+        self.cluster = cluster;
+        self.metadata = metadata_match(self.entry, self.info);
+        true
     }
 
     /// What becomes of a request whose attempt has this outcome; `was_sent`: a connection had taken it.

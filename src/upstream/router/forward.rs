@@ -34,6 +34,7 @@ static SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-serv
 pub(super) struct Forwarding<'a> {
     pub(super) config: &'a Arc<Config>,
     pub(super) entry: &'a RouteEntry,
+    pub(super) route: &'a RouteRef,
     pub(super) forward: &'a Forward,
     pub(super) cluster: Rc<WorkerCluster>,
     pub(super) info: &'a Rc<StreamInfo>,
@@ -76,9 +77,10 @@ impl Config {
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
-        let forwarding = Forwarding {
+        let mut forwarding = Forwarding {
             config: self,
             entry,
+            route: &route,
             forward,
             cluster,
             info: &info,
@@ -92,7 +94,8 @@ impl Config {
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
         let replay = is_kept.then(|| forwarding.keep_body(request, cx));
-        let is_hedging = timeouts.hedging == Hedging::OnPerTryTimeout;
+        let is_hedging =
+            timeouts.hedging == Hedging::OnPerTryTimeout && !retries.as_ref().is_some_and(Retries::refreshes_cluster);
         if is_hedging {
             deadline.spare_attempts();
         }
@@ -119,13 +122,13 @@ impl Config {
             }
             Err(failed) => {
                 let reply = forwarding.fail(&failed);
-                Err(self.with_route_headers(reply, entry, request, cx).into())
+                Err(self.with_route_headers(reply, forwarding.entry, request, cx).into())
             }
         }
     }
 
-    /// The cluster that a mirror names, or has the request name.
-    pub(super) fn mirror_cluster(
+    /// The cluster that a mirror or a weighted cluster names, or has the request name.
+    pub(super) fn cluster_named(
         &self,
         named: &RouteCluster,
         head: &RequestHead,
@@ -134,7 +137,7 @@ impl Config {
         match named {
             RouteCluster::Named(name) => clusters.get(name.id),
             RouteCluster::Header(header) => clusters.get(self.names.find(header.name(head)?)?.id),
-            // No mirror has one.
+            // Neither has one.
             RouteCluster::Matcher(_) => None,
         }
     }
@@ -149,7 +152,7 @@ pub(super) fn note_cluster(upstream: &mut UpstreamInfo, cluster: Option<&WorkerC
 }
 
 /// What the route asks of the metadata of hosts, and over it what filters ask.
-fn metadata_match(entry: &RouteEntry, info: &StreamInfo) -> Option<Arc<MetadataMatch>> {
+pub(super) fn metadata_match(entry: &RouteEntry, info: &StreamInfo) -> Option<Arc<MetadataMatch>> {
     let dynamic = info.metadata.borrow();
     let asked = dynamic.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
     match (entry.metadata_match(), asked) {
@@ -245,7 +248,10 @@ impl Forwarding<'_> {
         let answered = {
             let mut exchange = pin!(async {
                 match (terminated, filters) {
-                    (Some(Terminated::Tcp), _) => Box::pin(attempt.run_tunnel(&request.head, body)).await,
+                    (Some(Terminated::Tcp), _) => {
+                        let body = tunnel::introduced(body, self.forward, self.info);
+                        Box::pin(attempt.run_tunnel(&request.head, body)).await
+                    }
                     (Some(Terminated::Udp), _) => attempt.run_udp_tunnel(body),
                     (None, None) => attempt.run(&request.head, body).await,
                     // Boxed: attempts that pass no filters do not carry its future about.

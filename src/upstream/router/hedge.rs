@@ -198,6 +198,7 @@ impl<'a, 'b> Race<'a, 'b> {
         forwarding.note_expiry(&late.host, &late.info, &Failure::PerTryTimeout);
         self.attempts[at].pace = match retries.after_delay(&forwarding.cluster.shared, &forwarding.counts) {
             Decision::After(wait) => {
+                retries.count(&forwarding.cluster.shared);
                 self.begin_after(wait, Reason::Late);
                 Pace::Overtaken
             }
@@ -232,6 +233,7 @@ impl<'a, 'b> Race<'a, 'b> {
             Some(Decision::After(wait)) => {
                 let runner = self.take(at);
                 forwarding.give_up(outcome.map_err(|failure| runner.failed(failure)), &runner.info);
+                retries.count(&forwarding.cluster.shared);
                 self.begin_after(wait, Reason::Failed);
                 return None;
             }

@@ -79,7 +79,7 @@ impl Config {
         let whole = if body.is_end() { Some(Bytes::new()) } else { body.take_full() };
         let mut copies = Vec::new();
         for policy in policies.iter().filter(|policy| policy.applies(cx.random)) {
-            let Some(cluster) = self.mirror_cluster(&policy.cluster, head, &clusters) else { continue };
+            let Some(cluster) = self.cluster_named(&policy.cluster, head, &clusters) else { continue };
             let Some(head) = self.copy_head(policy, head, cx) else { continue };
             let body = match &whole {
                 Some(bytes) => Body::full(bytes.clone()),

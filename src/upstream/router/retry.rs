@@ -35,6 +35,10 @@ pub(super) struct Retries<'a> {
     tried: Vec<Arc<Host>>,
     /// Which priorities retries go to, where that is not as for other requests. Boxed, as it hardly ever is.
     priorities: Option<Box<PreviousPriorities>>,
+    /// The cluster of the first attempt. Envoy: whose `max_retries` bounds all of them.
+    home: Option<Rc<ClusterShare>>,
+    /// How long to wait was left to the back-off, for a retry that is not counted yet.
+    uncounted: Option<Waited>,
     /// Held from the decision for a retry to the next decision.
     permit: Option<Permit>,
 }
@@ -54,6 +58,13 @@ pub(super) enum Decision {
     Denied(ResponseFlag),
     /// It is sent again after this wait.
     After(Duration),
+}
+
+/// What said how long to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    AsAsked,
+    AsBackedOff,
 }
 
 /// Bounds on what an internal client may list in a header.
@@ -95,6 +106,8 @@ impl<'a> Retries<'a> {
             priority,
             tried: Vec::new(),
             priorities: policy.and_then(|p| p.previous_priorities).map(|n| Box::new(PreviousPriorities::new(n))),
+            home: None,
+            uncounted: None,
             permit: None,
         })
     }
@@ -180,26 +193,42 @@ impl<'a> Retries<'a> {
         }
         self.left -= 1;
         self.permit = None;
-        let Some(permit) = Permit::take(share, self.priority) else {
+        let home = self.home.get_or_insert_with(|| share.clone());
+        let Some(permit) = Permit::take(home, self.priority) else {
             stats.upstream_rq_retry_overflow().inc();
             counts.each(|stats| stats.counts.upstream_rq_retry_overflow().inc());
             return Decision::Denied(ResponseFlag::UpstreamOverflow);
         };
         self.permit = Some(permit);
-        stats.upstream_rq_retry().inc();
         counts.each(|stats| stats.counts.upstream_rq_retry().inc());
         Decision::After(match asked {
             Some(asked) => {
-                stats.upstream_rq_retry_backoff_ratelimited().inc();
+                self.uncounted = Some(Waited::AsAsked);
                 asked + random_part(&share.env.rng, asked / 2)
             }
             None => {
-                stats.upstream_rq_retry_backoff_exponential().inc();
+                self.uncounted = Some(Waited::AsBackedOff);
                 let interval = self.interval;
                 self.interval = (interval * 2).min(self.back_off.max);
                 random_part(&share.env.rng, interval)
             }
         })
+    }
+
+    /// Counts the retry that was decided on, of the cluster that it goes to.
+    pub(super) fn count(&mut self, share: &ClusterShare) {
+        let stats = &share.cluster.stats;
+        match self.uncounted.take() {
+            None => return,
+            Some(Waited::AsAsked) => stats.upstream_rq_retry_backoff_ratelimited().inc(),
+            Some(Waited::AsBackedOff) => stats.upstream_rq_retry_backoff_exponential().inc(),
+        }
+        stats.upstream_rq_retry().inc();
+    }
+
+    /// Whether a retry may go to another cluster.
+    pub(super) fn refreshes_cluster(&self) -> bool {
+        self.policy.is_some_and(|policy| policy.refresh_cluster)
     }
 
     /// Whether the policy retries what is answered with `head`.

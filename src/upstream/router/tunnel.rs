@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
-use nuncio_config::route::Forward;
+use nuncio_config::route::{Forward, ProxyHeader};
 use nuncio_filter_api::{Body, BodyError, LocalReply, RequestHead, ResponseHead};
-use nuncio_telemetry::Protocol;
+use nuncio_net::{ProxiedEnds, proxy_v1, proxy_v2};
+use nuncio_telemetry::{Address, Protocol, StreamInfo};
 
 /// Whether the request asks for a tunnel.
 pub(super) fn asks_for_tunnel(head: &RequestHead) -> bool {
@@ -67,12 +68,34 @@ pub(super) fn hold_back(head: &RequestHead, body: Body, terminated: Option<Termi
     (Body::stream(Held { body, is_open: is_open.clone() }), Gate(Some(is_open)))
 }
 
+/// The payload of a terminated tunnel, and before it what the host is to be told of the client, if the route says so.
+pub(super) fn introduced(body: Body, forward: &Forward, info: &StreamInfo) -> Body {
+    let Some(version) = forward.upgrade("connect").and_then(|upgrade| upgrade.proxy_header) else { return body };
+    let ends = match (&info.connection.remote, &info.connection.local) {
+        (Address::Ip(source), Address::Ip(destination)) => {
+            Some(ProxiedEnds { source: *source, destination: *destination })
+        }
+        _ => None,
+    };
+    let header = match version {
+        ProxyHeader::V1 => proxy_v1(ends),
+        ProxyHeader::V2 => proxy_v2(ends, &[]).expect("addresses alone always fit"),
+    };
+    info.upstream.borrow_mut().header_bytes_sent += header.len() as u64;
+    Body::stream(Introduced { header: Some(header.into()), body })
+}
+
 /// The gate before a body.
 pub(super) struct Gate(Option<Rc<Cell<bool>>>);
 
 struct Held {
     body: Body,
     is_open: Rc<Cell<bool>>,
+}
+
+struct Introduced {
+    header: Option<Bytes>,
+    body: Body,
 }
 
 // === impl Gate ===
@@ -99,5 +122,19 @@ impl HttpBody for Held {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.is_open.get() { self.body.poll_next(cx) } else { Poll::Pending }
+    }
+}
+
+// === impl Introduced ===
+
+impl HttpBody for Introduced {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.header.take() {
+            Some(header) => Poll::Ready(Some(Ok(Frame::data(header)))),
+            None => self.body.poll_next(cx),
+        }
     }
 }
