@@ -1,5 +1,6 @@
 //! Clusters: `envoy.config.cluster.v3.Cluster` made ready to run.
 
+mod aggregate;
 mod circuit_breakers;
 mod dns;
 mod endpoint;
@@ -18,6 +19,7 @@ use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use nuncio_telemetry::Metadata;
 
+pub use aggregate::Aggregate;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
 pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
@@ -32,8 +34,9 @@ pub use lb::{
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
+use crate::extension;
 use crate::metadata::lower_metadata;
-use crate::protocol::{duration, message_name};
+use crate::protocol::{any_as, duration, message_name};
 use crate::socket::{BindConfig, TcpKeepalive};
 
 /// Envoy's `connect_timeout`.
@@ -97,6 +100,8 @@ pub enum Discovery {
     StrictDns(Box<DnsConfig>),
     /// DNS; the name is one host, new connections go to its first address.
     LogicalDns(Box<DnsConfig>),
+    /// None are its own: those of other clusters, which stand in for each other.
+    Aggregate(Box<Aggregate>),
 }
 
 // === impl Discovery ===
@@ -106,6 +111,7 @@ impl Discovery {
     pub fn brings_balancer(&self) -> bool {
         match self {
             Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) => false,
+            Self::Aggregate(_) => true,
         }
     }
 }
@@ -157,13 +163,15 @@ impl ClusterConfig {
         let observable_name =
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         supported?;
+        let discovery = discovery?;
         let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
         let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start } = lb?;
         Ok(Self {
             name,
             observable_name,
-            discovery: discovery?,
-            endpoints: endpoints.into(),
+            // Envoy passes over the hosts of a cluster that finds its own.
+            endpoints: if discovery.brings_balancer() { Box::default() } else { endpoints.into() },
+            discovery,
             assignment,
             lb,
             locality_lb,
@@ -289,8 +297,7 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
     let kind = match &proto.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            let what = format!("cluster type {}", custom.name);
-            return Err(cx.at("cluster_type", |cx| cx.not_implemented(what)));
+            return cx.at("cluster_type", |cx| lower_custom(custom, cx));
         }
         Some(ClusterDiscoveryType::Type(kind)) => {
             DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
@@ -305,6 +312,23 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
             Err(cx.at("type", |cx| cx.not_implemented(what)))
         }
     }
+}
+
+/// The configuration of cluster types that are extensions, by the full name of its message.
+const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+
+fn lower_custom(custom: &pb::cluster::CustomClusterType, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
+    let pb::cluster::CustomClusterType { name, typed_config } = custom;
+    let Some(any) = typed_config else {
+        return Err(cx.not_implemented(format_args!("cluster type {name} without typed_config")));
+    };
+    cx.at("typed_config", |cx| match message_name(any) {
+        AGGREGATE => Ok(Discovery::Aggregate(Box::new(Aggregate::lower(any_as(any, cx)?, cx)?))),
+        message => {
+            let (kind, reason) = extension::unknown("cluster type", message, [AGGREGATE].into_iter());
+            Err(cx.record(kind, reason))
+        }
+    })
 }
 
 fn lower_connection_options(

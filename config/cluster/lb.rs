@@ -110,6 +110,9 @@ impl LoweredLb {
                 "cluster manager: cluster provided LB not specified but cluster '{cluster}' provided one. Check \
                  cluster documentation."
             ))),
+            (true, true) if self.subset.is_some() => {
+                Err(cx.invalid("cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config"))
+            }
             _ => Ok(()),
         }
     }

@@ -228,3 +228,73 @@ fn the_extra_source_address_is_that_of_the_other_ip_version() {
         assert!(bind(source, extra).is_err(), "{source:?} and {extra:?}");
     }
 }
+
+fn custom(message: &impl Name) -> Option<ClusterDiscoveryType> {
+    let typed_config = protobuf::Any { type_url: message.type_url_of(), value: message.encode_to_vec() };
+    let custom = pb::cluster::CustomClusterType { name: "kind".to_owned(), typed_config: Some(typed_config) };
+    Some(ClusterDiscoveryType::ClusterType(custom))
+}
+
+/// A cluster of a type that provides its balancer, and says so.
+fn provided(message: &impl Name) -> pb::Cluster {
+    pb::Cluster {
+        name: "c".to_owned(),
+        cluster_discovery_type: custom(message),
+        lb_policy: pb::cluster::LbPolicy::ClusterProvided as i32,
+        ..Default::default()
+    }
+}
+
+trait TypeUrl: Name {
+    fn type_url_of(&self) -> String {
+        format!("type.googleapis.com/{}", Self::full_name())
+    }
+}
+
+impl<T: Name> TypeUrl for T {}
+
+fn aggregate(clusters: &[&str]) -> nuncio_proto::envoy::extensions::clusters::aggregate::v3::ClusterConfig {
+    let clusters = clusters.iter().map(|name| (*name).to_owned()).collect();
+    nuncio_proto::envoy::extensions::clusters::aggregate::v3::ClusterConfig { clusters }
+}
+
+#[test]
+fn an_aggregate_names_its_members_in_order() {
+    let c = lower(provided(&aggregate(&["b", "a"]))).unwrap();
+    let Discovery::Aggregate(found) = &c.discovery else { panic!("{:?}", c.discovery) };
+    assert_eq!(found.clusters.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["b", "a"]);
+    assert_eq!(c.lb, LbPolicy::ClusterProvided);
+    let refused = ["cluster_type.typed_config.clusters: needs at least one cluster"];
+    assert_eq!(refusals(provided(&aggregate(&[]))), refused);
+}
+
+#[test]
+fn a_balancer_is_provided_where_it_is_asked_for() {
+    let unasked = pb::Cluster { lb_policy: 0, ..provided(&aggregate(&["a"])) };
+    let expected = "lb_policy: cluster manager: cluster provided LB not specified but cluster 'c' provided one. Check cluster \
+                    documentation.";
+    assert_eq!(refusals(unasked), [expected]);
+    let policy = pb::cluster::LbPolicy::ClusterProvided as i32;
+    let unmet = pb::Cluster { lb_policy: policy, ..cluster(&["127.0.0.1"]) };
+    let expected = "lb_policy: cluster manager: cluster provided LB specified but cluster 'c' did not provide one. Check cluster \
+                    documentation.";
+    assert_eq!(refusals(unmet), [expected]);
+    let selectors =
+        vec![pb::cluster::lb_subset_config::LbSubsetSelector { keys: vec!["k".to_owned()], ..Default::default() }];
+    let subsets = pb::cluster::LbSubsetConfig { subset_selectors: selectors, ..Default::default() };
+    let with_subsets = pb::Cluster { lb_subset_config: Some(subsets), ..provided(&aggregate(&["a"])) };
+    let expected = "lb_policy: cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config";
+    assert_eq!(refusals(with_subsets), [expected]);
+}
+
+#[test]
+fn a_list_of_policies_may_leave_it_to_the_cluster() {
+    let provided_policy =
+        nuncio_proto::envoy::extensions::load_balancing_policies::cluster_provided::v3::ClusterProvided {};
+    let any = protobuf::Any { type_url: provided_policy.type_url_of(), value: Vec::new() };
+    let typed = core::TypedExtensionConfig { name: "p".to_owned(), typed_config: Some(any) };
+    let policies = vec![pb::load_balancing_policy::Policy { typed_extension_config: Some(typed) }];
+    let list = Some(pb::LoadBalancingPolicy { policies });
+    let c = lower(pb::Cluster { lb_policy: 0, load_balancing_policy: list, ..provided(&aggregate(&["a"])) }).unwrap();
+    assert_eq!(c.lb, LbPolicy::ClusterProvided);
+}

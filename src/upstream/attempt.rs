@@ -26,7 +26,6 @@ pub(crate) use filtered::UpstreamFilters;
 
 /// A request to be sent to one host.
 pub(crate) struct Attempt<'a> {
-    pub(crate) share: &'a Rc<ClusterShare>,
     pub(crate) host: &'a WorkerHost,
     pub(crate) priority: Priority,
     /// The stream, if it has a record.
@@ -69,7 +68,7 @@ impl Attempt<'_> {
     }
 
     fn speaks_http2(&self, head: &RequestHead) -> bool {
-        match self.share.cluster.config.http.protocol {
+        match self.host.share.cluster.config.http.protocol {
             UpstreamProtocol::Http1 => false,
             UpstreamProtocol::Http2 => true,
             UpstreamProtocol::Downstream => head.version == Protocol::Http2,
@@ -78,7 +77,7 @@ impl Attempt<'_> {
 
     /// Tells outlier detection and health checks how the host did.
     fn note_outcome(&self, request: &RequestHead, outcome: &Result<Answered, Failure>) {
-        let Some(health) = self.share.cluster.health() else { return };
+        let Some(health) = self.host.share.cluster.health() else { return };
         match outcome {
             Ok(answered) => health.note_response(&self.host.host, request, &answered.response.head),
             Err(failure) => health.note_failure(&self.host.host, failure),
@@ -94,8 +93,8 @@ impl Attempt<'_> {
 
     async fn connect_tunnel(&self, body: Body) -> Result<Answered, Failure> {
         let begun = self.begun();
-        let (connection, record) = self.note_host(tcp::dial(self.share, &self.host.host, self.priority).await)?;
-        let active = ActiveRequest::begin(self.share, &record, self.priority)?;
+        let (connection, record) = self.note_host(tcp::dial(&self.host.share, &self.host.host, self.priority).await)?;
+        let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
         self.note_connection(&record, begun);
         let body = connection.tunnel(body, self.info.cloned());
         // Envoy: to the client the connection is a host that grants its CONNECT.
@@ -105,9 +104,9 @@ impl Attempt<'_> {
 
     /// Makes of a socket to the host and `body` the two directions of a tunnel.
     pub(crate) fn run_udp_tunnel(&self, body: Body) -> Result<Answered, Failure> {
-        let record = Rc::new(ConnectionRecord::uncounted(self.share, &self.host.host, self.priority));
+        let record = Rc::new(ConnectionRecord::uncounted(&self.host.share, &self.host.host, self.priority));
         let socket = record.dial_udp();
-        let active = ActiveRequest::uncounted(self.share, &record, self.priority);
+        let active = ActiveRequest::uncounted(&self.host.share, &record, self.priority);
         let socket = self.note_host(socket)?;
         Ok(Answered { response: udp_tunnel::respond(socket, body), active })
     }
@@ -115,13 +114,13 @@ impl Attempt<'_> {
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
     /// restarts closes all it has: the replacement may have been in use too, until then.
     async fn run_http1(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
-        let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
+        let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority);
         let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
         let mut retries = 0;
         loop {
             let record = lease.record().clone();
-            let active = ActiveRequest::begin(self.share, &record, self.priority)?;
+            let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             let (connection, on_idle) = lease.begin();
             let options = ExchangeOptions {
@@ -141,14 +140,14 @@ impl Attempt<'_> {
     }
 
     async fn run_http2(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
-        let pool = self.host.pools.http2(self.share, &self.host.host, self.priority);
+        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority);
         let mut retries = 0;
         let begun = self.begun();
         loop {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };
             let record = lease.record().clone();
-            let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
+            let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             active.leave = Some(lease);
             // Boxed: attempts over HTTP/1 do not carry its future about.
@@ -167,8 +166,8 @@ impl Attempt<'_> {
     fn note_end_of_stream(&self, active: &ActiveRequest, failure: &ExchangeFailure) {
         match failure {
             ExchangeFailure::Reset | ExchangeFailure::Refused => {
-                self.share.cluster.stats.upstream_rq_rx_reset().inc();
-                self.share.http2_stats().rx_reset().inc();
+                self.host.share.cluster.stats.upstream_rq_rx_reset().inc();
+                self.host.share.http2_stats().rx_reset().inc();
                 active.end();
             }
             // The host went away without this stream, and still serves others.
@@ -214,15 +213,15 @@ impl Attempt<'_> {
 
     /// When the wait for a connection begins, if a log will tell.
     fn begun(&self) -> Option<Instant> {
-        self.info.filter(|info| info.is_logged.get()).map(|_| self.share.env.clock.now())
+        self.info.filter(|info| info.is_logged.get()).map(|_| self.host.share.env.clock.now())
     }
 
     fn note_connection(&self, record: &ConnectionRecord, begun: Option<Instant>) {
-        if let Some(health) = self.share.cluster.health() {
+        if let Some(health) = self.host.share.cluster.health() {
             health.note_connected(&self.host.host);
         }
         let Some(info) = self.info else { return };
-        let now = self.share.env.clock.now();
+        let now = self.host.share.env.clock.now();
         record.note_times(&info.times);
         info.times.upstream_request_start.set(Some(now));
         let mut upstream = info.upstream.borrow_mut();

@@ -45,7 +45,6 @@ impl Cluster {
         let stats = ClusterStats::new(&scope);
         let limits = [Priority::Default, Priority::High]
             .map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope, &config.name.name));
-        let is_static = matches!(config.discovery, Discovery::Static);
         let health = HealthShare::new(&config);
         let cluster = Self {
             hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref(), &scope))),
@@ -59,9 +58,14 @@ impl Cluster {
             warm: watch::Sender::new(false),
             health,
         };
-        if is_static {
-            cluster.set_hosts(fixed_hosts(&cluster.config));
-            cluster.set_warm();
+        match &cluster.config.discovery {
+            Discovery::Static => {
+                cluster.set_hosts(fixed_hosts(&cluster.config));
+                cluster.set_warm();
+            }
+            // It has no hosts of its own.
+            Discovery::Aggregate(_) => cluster.set_warm(),
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {}
         }
         cluster
     }

@@ -80,7 +80,7 @@ impl Followers {
 
 fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
     match &config.discovery {
-        Discovery::Static => None,
+        Discovery::Static | Discovery::Aggregate(_) => None,
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
     }
 }

@@ -14,8 +14,8 @@ use nuncio_telemetry::stats::Scope;
 use crate::host::Host;
 use crate::lb::HashTables;
 
-pub(crate) use load::Availability;
 pub use load::PriorityLoad;
+pub(crate) use load::{Ability, Availability};
 pub use priority::{Candidates, LocalityHosts, PriorityHosts};
 pub(crate) use subset::Subsets;
 
@@ -102,7 +102,9 @@ impl HostSet {
             rest = later;
             priorities.push(PriorityHosts::new(priority, &hosts, here, layout));
         }
-        let load = PriorityLoad::distribute(&mut priorities, layout.panic_threshold);
+        let abilities: Vec<_> = priorities.iter().map(PriorityHosts::ability).collect();
+        let (load, in_panic) = PriorityLoad::distribute(&abilities, layout.panic_threshold);
+        priorities.iter_mut().zip(in_panic).for_each(|(priority, in_panic)| priority.in_panic = in_panic);
         let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
         let tables = layout
             .hashing

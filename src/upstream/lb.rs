@@ -1,5 +1,6 @@
 //! Load balancing: which of the hosts that may be chosen gets a request. State belongs to one worker.
 
+mod aggregate;
 mod edf;
 mod hashing;
 mod picker;

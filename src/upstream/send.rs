@@ -31,13 +31,7 @@ impl Upstreams for WorkerClusters {
                 stats.upstream_cx_none_healthy().inc();
                 return Err(Failure::NoHealthyHost.into());
             };
-            let attempt = Attempt {
-                share: &cluster.shared,
-                host: &host,
-                priority: Priority::Default,
-                info: None,
-                informational: None,
-            };
+            let attempt = Attempt { host: &host, priority: Priority::Default, info: None, informational: None };
             let Answered { mut response, active } = match own_filters(&cluster) {
                 None => attempt.run(&request.head, request.body).await?,
                 Some(filters) => attempt.run_filtered(filters, &mut request).await?,

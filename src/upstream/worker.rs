@@ -16,7 +16,7 @@ use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStat
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
-use crate::host_set::HostSet;
+use crate::host_set::{Ability, HostSet, PriorityHosts};
 use crate::lb::{Balancer, ClusterBalancer, LbEnv, PickContext, provided};
 use crate::pool::HostPools;
 use crate::router::LastNumber;
@@ -97,6 +97,8 @@ struct LocalHosts {
 /// One host as one worker sees it.
 pub(crate) struct WorkerHost {
     pub(crate) host: Arc<Host>,
+    /// Of the cluster that it is a host of: an aggregate gives away those of others.
+    pub(crate) share: Rc<ClusterShare>,
     pub(crate) pools: HostPools,
 }
 
@@ -179,6 +181,12 @@ impl WorkerEnv {
     pub(crate) fn worker(&self) -> Option<Rc<Worker>> {
         self.worker.borrow().upgrade()
     }
+
+    /// The worker's cluster numbered `id`, if there is one now.
+    pub(crate) fn cluster(&self, id: u32) -> Option<Rc<WorkerCluster>> {
+        let worker = self.worker()?;
+        WorkerClusters::of(&worker).get(id)
+    }
 }
 
 // === impl WorkerCluster ===
@@ -204,9 +212,39 @@ impl WorkerCluster {
         if let Some(provided) = &self.provided {
             return provided.pick(cx, &self.shared);
         }
+        self.pick_own(cx)
+    }
+
+    /// Whether the hash of a request counts for which host it gets.
+    pub(crate) fn is_by_hash(&self) -> bool {
+        match &self.provided {
+            None => self.shared.cluster.config.lb.is_by_hash(),
+            Some(provided) => provided.is_by_hash(&self.shared),
+        }
+    }
+
+    /// What the hosts of each priority can do.
+    pub(crate) fn abilities(&self) -> Vec<Ability> {
+        match &self.provided {
+            None => self.shared.cluster.hosts().priorities.iter().map(PriorityHosts::ability).collect(),
+            Some(provided) => provided.abilities(&self.shared),
+        }
+    }
+
+    /// The priority of a host that was chosen, among those of `abilities`; `None` where it has left them.
+    pub(crate) fn priority_of(&self, host: &WorkerHost) -> Option<usize> {
+        match &self.provided {
+            None => Some(host.host.priority as usize),
+            Some(provided) => provided.priority_of(host),
+        }
+    }
+
+    /// Chooses among the hosts of the cluster by its policy.
+    fn pick_own(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
         let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
-        let host = balanced.hosts[at].get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone())));
+        let host = balanced.hosts[at]
+            .get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone(), self.shared.clone())));
         Some(host.clone())
     }
 
@@ -273,8 +311,8 @@ pub(crate) fn http1_settings(config: &ClusterConfig) -> ClientSettings {
 // === impl WorkerHost ===
 
 impl WorkerHost {
-    fn new(host: Arc<Host>) -> Self {
-        Self { host, pools: HostPools::default() }
+    pub(crate) fn new(host: Arc<Host>, share: Rc<ClusterShare>) -> Self {
+        Self { host, share, pools: HostPools::default() }
     }
 }
 

@@ -86,20 +86,20 @@ impl Attempt<'_> {
     async fn take(&self, is_http2: bool) -> Result<Taken, Failure> {
         let begun = self.begun();
         if !is_http2 {
-            let pool = self.host.pools.http1(self.share, &self.host.host, self.priority);
+            let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority);
             let lease = self.note_host(pool.acquire().await)?;
             let record = lease.record().clone();
-            let active = ActiveRequest::begin(self.share, &record, self.priority)?;
+            let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             let (connection, on_idle) = lease.begin();
             return Ok(Taken::Http1 { connection, on_idle, active });
         }
-        let pool = self.host.pools.http2(self.share, &self.host.host, self.priority);
+        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority);
         loop {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };
             let record = lease.record().clone();
-            let mut active = ActiveRequest::begin(self.share, &record, self.priority)?;
+            let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
             self.note_connection(&record, begun);
             active.leave = Some(lease);
             return Ok(Taken::Http2 { client, active });

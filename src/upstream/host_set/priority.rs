@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use nuncio_config::cluster::{AssignmentPolicy, Locality};
 
-use super::{Availability, Layout, Localities};
+use super::{Ability, Availability, Layout, Localities};
 use crate::host::{CoarseHealth, Host};
 
 /// The hosts of one priority.
@@ -109,6 +109,16 @@ impl PriorityHosts {
         match availability {
             Availability::Healthy => &self.healthy,
             Availability::Degraded => &self.degraded,
+        }
+    }
+
+    /// What its hosts can do.
+    pub(crate) fn ability(&self) -> Ability {
+        Ability {
+            health: self.health,
+            degraded_health: self.degraded_health,
+            hosts: self.all.len(),
+            available_percent: self.available_percent(),
         }
     }
 

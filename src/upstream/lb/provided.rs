@@ -5,6 +5,8 @@ use std::rc::Rc;
 use nuncio_config::cluster::{ClusterConfig, Discovery};
 
 use super::PickContext;
+use super::aggregate::AggregateBalancer;
+use crate::host_set::{Ability, PriorityHosts};
 use crate::worker::{ClusterShare, WorkerHost};
 
 /// How a cluster of a certain type chooses a host. A worker has one for each such cluster, as long as it has the cluster:
@@ -12,6 +14,22 @@ use crate::worker::{ClusterShare, WorkerHost};
 pub(crate) trait ClusterBalancer {
     /// The host for the next request; `None` if there is none to choose from.
     fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>>;
+
+    /// Whether the hash of a request counts for which host it gets.
+    fn is_by_hash(&self, share: &ClusterShare) -> bool {
+        let _ = share;
+        false
+    }
+
+    /// What the hosts of each priority can do.
+    fn abilities(&self, share: &ClusterShare) -> Vec<Ability> {
+        share.cluster.hosts().priorities.iter().map(PriorityHosts::ability).collect()
+    }
+
+    /// The priority of a host that was chosen, among those of `abilities`; `None` where it has left them.
+    fn priority_of(&self, host: &WorkerHost) -> Option<usize> {
+        Some(host.host.priority as usize)
+    }
 }
 
 /// The balancer that the type of the cluster brings, for one worker; `None` where it brings none. Configuration holds
@@ -19,5 +37,8 @@ pub(crate) trait ClusterBalancer {
 pub(crate) fn provided(config: &ClusterConfig) -> Option<Box<dyn ClusterBalancer>> {
     match &config.discovery {
         Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => None,
+        Discovery::Aggregate(aggregate) => {
+            Some(Box::new(AggregateBalancer::new(aggregate, config.common_lb.panic_threshold)))
+        }
     }
 }

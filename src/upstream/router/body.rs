@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,6 +15,7 @@ use super::deadline::Deadline;
 use crate::attempt::ActiveRequest;
 use crate::failure::Failure;
 use crate::pool::connection::millis;
+use crate::worker::ClusterShare;
 
 /// The body of a response, which notes its end and is bounded by the time-outs of its stream.
 pub(super) struct UpstreamBody {
@@ -22,11 +24,18 @@ pub(super) struct UpstreamBody {
 }
 
 struct Stream {
-    config: Arc<Config>,
-    counts: Counts,
+    counted: Counted,
     active: ActiveRequest,
     deadline: Deadline,
-    success: Success,
+}
+
+/// What is counted of a response, and where.
+pub(super) struct Counted {
+    pub(super) config: Arc<Config>,
+    /// The cluster that was asked, which is not that of the host where it is made of others.
+    pub(super) share: Rc<ClusterShare>,
+    pub(super) counts: Counts,
+    pub(super) success: Success,
 }
 
 /// Whether a response is a success of its host.
@@ -62,15 +71,8 @@ impl Success {
 
 impl UpstreamBody {
     /// Follows `body` to its end. A body that is here as a whole has ended.
-    pub(super) fn wrap(
-        mut body: Body,
-        config: Arc<Config>,
-        counts: Counts,
-        active: ActiveRequest,
-        deadline: Deadline,
-        success: Success,
-    ) -> Body {
-        let stream = Stream { config, counts, active, deadline, success };
+    pub(super) fn wrap(mut body: Body, counted: Counted, active: ActiveRequest, deadline: Deadline) -> Body {
+        let stream = Stream { counted, active, deadline };
         let full = body.take_full();
         let times = &stream.deadline.info().times;
         times.upstream_response_body_start.set(full.as_ref().and(times.upstream_response_start.get()));
@@ -111,11 +113,11 @@ impl HttpBody for UpstreamBody {
         if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
             times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
         }
-        if let (Some(Ok(frame)), Success::Later) = (&frame, stream.success)
+        if let (Some(Ok(frame)), Success::Later) = (&frame, stream.counted.success)
             && let Some(trailers) = frame.trailers_ref()
         {
-            stream.success = Success::of_grpc(trailers).unwrap_or(Success::No);
-            match stream.success {
+            stream.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
+            match stream.counted.success {
                 Success::Yes => stream.active.host.stats.rq_success.inc(),
                 _ => stream.active.host.stats.rq_error.inc(),
             }
@@ -147,7 +149,7 @@ impl Stream {
     /// The response has ended as it should.
     fn end(self) {
         // A gRPC response without trailers is none.
-        if self.success == Success::Later {
+        if self.counted.success == Success::Later {
             self.active.host.stats.rq_error.inc();
         }
         let info = self.deadline.info();
@@ -156,13 +158,13 @@ impl Stream {
         info.times.upstream_response_end.set(Some(now));
         self.active.end();
         let Some(begin) = info.times.request_end.get() else { return };
-        if !self.config.dynamic_stats {
+        if !self.counted.config.dynamic_stats {
             return;
         }
         let time = millis(now.saturating_duration_since(begin));
-        let codes = &self.active.share.codes;
-        self.active.share.cluster.stats.upstream_rq_time().record(time);
-        self.counts.each(|stats| stats.counts.upstream_rq_time().record(time));
+        let codes = &self.counted.share.codes;
+        self.counted.share.cluster.stats.upstream_rq_time().record(time);
+        self.counted.counts.each(|stats| stats.counts.upstream_rq_time().record(time));
         match info.internal.get() {
             true => codes.internal_time.upstream_rq_time().record(time),
             false => codes.external_time.upstream_rq_time().record(time),
@@ -183,15 +185,15 @@ impl Stream {
 
     /// Envoy: a host whose success was counted with the head of its response keeps it.
     fn abort(&self) {
-        if self.success == Success::Later {
+        if self.counted.success == Success::Later {
             self.active.host.stats.rq_error.inc();
-            self.config.stats.rq_reset_after_downstream_response_started().inc();
+            self.counted.config.stats.rq_reset_after_downstream_response_started().inc();
         }
     }
 
     /// The response took too long.
     fn expire(self, failure: &Failure) {
-        let stats = &self.active.share.cluster.stats;
+        let stats = &self.counted.share.cluster.stats;
         self.abort();
         match failure {
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),

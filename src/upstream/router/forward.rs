@@ -13,7 +13,7 @@ use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forwar
 use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo};
 
-use super::body::{Success, UpstreamBody};
+use super::body::{Counted, Success, UpstreamBody};
 use super::counts::Counts;
 use super::deadline::Deadline;
 use super::numbers::small_number;
@@ -194,9 +194,8 @@ impl Forwarding<'_> {
 
     /// What `head`, which is sent, asks of its host.
     pub(super) fn pick_context(&self, head: &RequestHead) -> PickContext<'_> {
-        let config = &self.cluster.shared.cluster.config;
-        let by_hash = config.lb.is_by_hash();
-        let policies = config.http.hash.as_deref().or(self.entry.hash_policies()).filter(|_| by_hash);
+        let own = self.cluster.shared.cluster.config.http.hash.as_deref();
+        let policies = own.or(self.entry.hash_policies()).filter(|_| self.cluster.is_by_hash());
         // Envoy: a cookie is generated for each attempt, and each is told.
         let hash = policies.and_then(|policies| policies.hash(head, self.info, Some(&mut self.cookies.borrow_mut())));
         PickContext { hash, metadata: self.metadata.as_deref(), ..PickContext::default() }
@@ -238,7 +237,6 @@ impl Forwarding<'_> {
         let terminated = tunnel::terminated(&request.head, self.forward);
         let (body, gate) = tunnel::hold_back(&request.head, body, terminated);
         let attempt = Attempt {
-            share: &self.cluster.shared,
             host: &host,
             priority: self.forward.priority,
             info: Some(self.info),
@@ -287,7 +285,7 @@ impl Forwarding<'_> {
     /// Tells outlier detection of an attempt that was given up.
     pub(super) fn note_expiry(&self, host: &WorkerHost, info: &StreamInfo, failure: &Failure) {
         // A host that was chosen but never noted was not asked.
-        if let Some(health) = self.cluster.shared.cluster.health()
+        if let Some(health) = host.share.cluster.health()
             && info.upstream.borrow().host.is_some()
         {
             health.note_expiry(&host.host, failure);
@@ -325,8 +323,13 @@ impl Forwarding<'_> {
             let _ = response.head.headers.try_append(http::header::SET_COOKIE, cookie);
         }
         self.entry.rewrite_response(&mut response.head, &request.head, &format_cx(cx));
-        response.body =
-            UpstreamBody::wrap(response.body, self.config.clone(), self.counts.clone(), active, deadline, success);
+        let counted = Counted {
+            config: self.config.clone(),
+            share: self.cluster.shared.clone(),
+            counts: self.counts.clone(),
+            success,
+        };
+        response.body = UpstreamBody::wrap(response.body, counted, active, deadline);
         response
     }
 
@@ -359,13 +362,14 @@ impl Forwarding<'_> {
         let Failed { failure, host } = failed;
         self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
         // A host that was chosen but never noted was not asked: the queue was full, or time ran out in it.
+        let owner = host.as_ref().map_or(&self.cluster.shared, |host| &host.share);
         let host = host.as_ref().filter(|_| info.upstream.borrow().host.is_some()).map(|h| &h.host.stats);
         let stats = &self.cluster.shared.cluster.stats;
         match failure {
             Failure::RequestBody(_) | Failure::Answered(_) => return,
             // An HTTP/2 connection may outlive a stream at fault; its driver counts what ends it.
             Failure::Protocol if info.upstream.borrow().protocol != Some(Protocol::Http2) => {
-                stats.upstream_cx_protocol_error().inc();
+                owner.cluster.stats.upstream_cx_protocol_error().inc();
             }
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
             Failure::Timeout => {

@@ -161,8 +161,7 @@ impl Copy {
             shared.cluster.stats.upstream_cx_none_healthy().inc();
             return Err(Failure::NoHealthyHost);
         };
-        let attempt =
-            Attempt { share: shared, host: &host, priority: Priority::Default, info: None, informational: None };
+        let attempt = Attempt { host: &host, priority: Priority::Default, info: None, informational: None };
         let outcome = match filters {
             None => attempt.run(&request.head, std::mem::take(&mut request.body)).await,
             Some(filters) => attempt.run_filtered(filters, request).await,

@@ -1,6 +1,6 @@
 //! `retry_priority`: retries go to priorities that were not tried yet.
 
-use crate::host_set::{HostSet, PriorityHosts, PriorityLoad};
+use crate::host_set::{Ability, PriorityLoad};
 
 /// `previous_priorities` for one request.
 pub(super) struct PreviousPriorities {
@@ -19,45 +19,45 @@ impl PreviousPriorities {
     }
 
     /// An attempt goes to a host of this priority.
-    pub(super) fn attempts(&mut self, priority: u32) {
-        self.attempted.push(priority as usize);
+    pub(super) fn attempts(&mut self, priority: usize) {
+        self.attempted.push(priority);
     }
 
-    /// The load of the next attempt; `None`: that of the hosts.
-    pub(super) fn load(&mut self, hosts: &HostSet) -> Option<&PriorityLoad> {
+    /// The load of the next attempt, by what the hosts of each priority can do; `None`: that of the hosts.
+    pub(super) fn load(&mut self, abilities: &[Ability]) -> Option<&PriorityLoad> {
         if self.attempted.is_empty() || self.attempted.len() < self.frequency {
             return None;
         }
         if self.attempted.len().is_multiple_of(self.frequency) {
-            self.exclude(&hosts.priorities);
+            self.exclude(abilities);
         }
         // Hosts may have changed since.
-        self.load.as_ref().filter(|load| load.healthy.len() == hosts.priorities.len())
+        self.load.as_ref().filter(|load| load.healthy.len() == abilities.len())
     }
 
     /// Leaves out all priorities that were tried; none, once nothing would be left.
-    fn exclude(&mut self, priorities: &[PriorityHosts]) {
-        self.excluded.resize(priorities.len(), false);
+    fn exclude(&mut self, abilities: &[Ability]) {
+        self.excluded.resize(abilities.len(), false);
         for priority in &self.attempted {
             if let Some(excluded) = self.excluded.get_mut(*priority) {
                 *excluded = true;
             }
         }
-        self.load = distribute(priorities, &self.excluded);
+        self.load = distribute(abilities, &self.excluded);
         if self.load.is_none() {
             self.excluded.fill(false);
             self.attempted.clear();
-            self.load = distribute(priorities, &self.excluded);
+            self.load = distribute(abilities, &self.excluded);
         }
     }
 }
 
 /// The load of the priorities that are not excluded, by what each can do of it; `None`: they can do nothing.
-fn distribute(priorities: &[PriorityHosts], excluded: &[bool]) -> Option<PriorityLoad> {
-    let able = |ability: fn(&PriorityHosts) -> u32| -> Vec<u32> {
-        priorities.iter().zip(excluded).map(|(p, excluded)| if *excluded { 0 } else { ability(p) }).collect()
+fn distribute(abilities: &[Ability], excluded: &[bool]) -> Option<PriorityLoad> {
+    let able = |ability: fn(&Ability) -> u32| -> Vec<u32> {
+        abilities.iter().zip(excluded).map(|(a, excluded)| if *excluded { 0 } else { ability(a) }).collect()
     };
-    let (healthy, degraded) = (able(|p| p.health), able(|p| p.degraded_health));
+    let (healthy, degraded) = (able(|a| a.health), able(|a| a.degraded_health));
     let total = healthy.iter().chain(&degraded).sum::<u32>().min(100);
     if total == 0 {
         return None;
@@ -86,7 +86,7 @@ mod tests {
     use crate::testing::{OneCluster, cluster_config, fixed};
 
     /// Two hosts for each priority, which are healthy to this percentage.
-    fn priorities(health: &[u32]) -> Arc<HostSet> {
+    fn priorities(health: &[u32]) -> Arc<crate::host_set::HostSet> {
         let endpoints = (0..).zip(health).flat_map(|(priority, percent)| {
             [0, 50].map(|from| {
                 let mut endpoint = fixed(([127, 0, 0, 1], 1).into());
@@ -106,8 +106,9 @@ mod tests {
         let mut previous = PreviousPriorities::new(frequency);
         let mut loads = Vec::new();
         for _ in 0..count {
-            let load = previous.load(&hosts).map(|load| load.healthy.to_vec());
-            let first = |load: &[u32]| load.iter().position(|share| *share > 0).unwrap_or(0) as u32;
+            let abilities: Vec<_> = hosts.priorities.iter().map(|p| p.ability()).collect();
+            let load = previous.load(&abilities).map(|load| load.healthy.to_vec());
+            let first = |load: &[u32]| load.iter().position(|share| *share > 0).unwrap_or(0);
             previous.attempts(load.as_deref().map_or_else(|| first(&hosts.load.healthy), first));
             loads.push(load);
         }

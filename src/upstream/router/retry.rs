@@ -118,12 +118,14 @@ impl<'a> Retries<'a> {
         let mut priorities = self.priorities.take();
         let is_avoided = |host: &Host| self.avoids(host);
         let avoid = (selections > 0).then_some(Avoid { is_avoided: &is_avoided, selections });
-        let load = priorities.as_mut().and_then(|p| p.load(&cluster.shared.cluster.hosts()));
+        let load = priorities.as_mut().and_then(|p| p.load(&cluster.abilities()));
         let host = cluster.pick(&PickContext { avoid, load, ..cx });
         self.priorities = priorities;
         let host = host?;
-        if let Some(priorities) = &mut self.priorities {
-            priorities.attempts(host.host.priority);
+        if let Some(priorities) = &mut self.priorities
+            && let Some(priority) = cluster.priority_of(&host)
+        {
+            priorities.attempts(priority);
         }
         self.tried.push(host.host.clone());
         Some(host)

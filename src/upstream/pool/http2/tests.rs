@@ -64,7 +64,7 @@ impl Fixture {
         let cluster = self.cluster.worker.get(0).unwrap();
         let host = cluster.pick(&PickContext::default()).unwrap();
         let priority = Priority::Default;
-        let attempt = Attempt { share: &cluster.shared, host: &host, priority, info: None, informational: None };
+        let attempt = Attempt { host: &host, priority, info: None, informational: None };
         let head = RequestHead::new(Method::GET, Scheme::Http, "a.test".into(), "/".into());
         let Answered { response, active } = attempt.run(&head, body).await?;
         active.end();
