@@ -29,8 +29,8 @@ pub use health_check::{
 };
 pub use http::{UpstreamHttp, UpstreamProtocol};
 pub use lb::{
-    CommonLb, HashTable, HashingLb, LbPolicy, LeastRequest, LocalityBasis, LocalityLb, RingHashFunction,
-    SelectorFallback, SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
+    CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis, LocalityLb,
+    OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
@@ -65,6 +65,8 @@ pub struct ClusterConfig {
     pub subset: Option<Box<SubsetLb>>,
     /// Whether the share of a new host grows slowly.
     pub slow_start: Option<Box<SlowStart>>,
+    /// Where requests name the hosts that they are for.
+    pub override_host: Option<Box<OverrideHostLb>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.
@@ -131,6 +133,7 @@ impl ClusterConfig {
             proto.load_balancing_policy,
             proto.common_lb_config.as_ref(),
             proto.lb_subset_config.as_ref(),
+            &proto.name,
             cx,
         );
         let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
@@ -165,7 +168,7 @@ impl ClusterConfig {
         supported?;
         let discovery = discovery?;
         let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
-        let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start } = lb?;
+        let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start, override_host } = lb?;
         Ok(Self {
             name,
             observable_name,
@@ -177,6 +180,7 @@ impl ClusterConfig {
             locality_lb,
             subset,
             slow_start,
+            override_host,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             health_check: health_check?.map(Arc::new),

@@ -170,6 +170,21 @@ impl AssignmentPolicy {
     }
 }
 
+// === impl Health ===
+
+impl Health {
+    pub(super) fn from_proto(status: i32) -> Option<Self> {
+        Some(match HealthStatus::try_from(status).ok()? {
+            HealthStatus::Unknown => Self::Unknown,
+            HealthStatus::Healthy => Self::Healthy,
+            HealthStatus::Unhealthy => Self::Unhealthy,
+            HealthStatus::Draining => Self::Draining,
+            HealthStatus::Timeout => Self::Timeout,
+            HealthStatus::Degraded => Self::Degraded,
+        })
+    }
+}
+
 // === impl Locality ===
 
 impl Locality {
@@ -226,14 +241,8 @@ fn lower_endpoint(
     cx: &mut LowerCx<'_>,
 ) -> Result<Endpoint, Refused> {
     let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = proto;
-    let health = match HealthStatus::try_from(health_status) {
-        Ok(HealthStatus::Unknown) => Health::Unknown,
-        Ok(HealthStatus::Healthy) => Health::Healthy,
-        Ok(HealthStatus::Unhealthy) => Health::Unhealthy,
-        Ok(HealthStatus::Draining) => Health::Draining,
-        Ok(HealthStatus::Timeout) => Health::Timeout,
-        Ok(HealthStatus::Degraded) => Health::Degraded,
-        Err(_) => return Err(cx.at("health_status", |cx| cx.invalid("is no health status"))),
+    let Some(health) = Health::from_proto(health_status) else {
+        return Err(cx.at("health_status", |cx| cx.invalid("is no health status")));
     };
     let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
     let endpoint = match host_identifier {

@@ -1,5 +1,6 @@
 mod common;
 mod hashing;
+mod override_host;
 mod slow_start;
 mod subset;
 
@@ -16,8 +17,9 @@ use nuncio_proto::google::protobuf::Any;
 use super::Discovery;
 use crate::protocol::{any_as, message_name};
 
-pub use common::{CommonLb, LocalityBasis, LocalityLb, ZoneAware};
+pub use common::{CommonLb, HealthStatuses, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
+pub use override_host::{HostSource, OverrideHostLb};
 pub use slow_start::SlowStart;
 pub use subset::{SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 
@@ -53,6 +55,7 @@ pub(super) struct LoweredLb {
     /// Subsets among which the policy chooses.
     pub(super) subset: Option<Box<SubsetLb>>,
     pub(super) slow_start: Option<Box<SlowStart>>,
+    pub(super) override_host: Option<Box<OverrideHostLb>>,
 }
 
 // === impl LoweredLb ===
@@ -65,11 +68,19 @@ impl LoweredLb {
         list: Option<LoadBalancingPolicy>,
         common: Option<&pb::CommonLbConfig>,
         subset: Option<&pb::LbSubsetConfig>,
+        cluster: &str,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         // Envoy: the list replaces lb_policy where it is given.
         if let Some(list) = list {
-            return cx.at("load_balancing_policy", |cx| Self::lower_list(list, cx));
+            return cx.at("load_balancing_policy", |cx| {
+                Self::lower_list(list, cluster, cx, |names| {
+                    format!(
+                        "cluster: didn't find a registered load balancer factory implementation for cluster: \
+                         '{cluster}' with names from [{names}]"
+                    )
+                })
+            });
         }
         let slow_start = lower_slow_start(policy, config.as_ref(), cx);
         let policy = LbPolicy::lower(policy, config, common, cx);
@@ -79,7 +90,7 @@ impl LoweredLb {
             Some(proto) => cx.at("lb_subset_config", |cx| SubsetLb::lower_config(proto, &locality, cx))?,
             None => None,
         };
-        Ok(Self { policy: policy?, locality, subset: subset.map(Box::new), slow_start: slow_start? })
+        Ok(Self { subset: subset.map(Box::new), slow_start: slow_start?, ..Self::new(policy?, locality) })
     }
 
     /// Hosts have names where DNS gave them, as Envoy sees it.
@@ -118,40 +129,61 @@ impl LoweredLb {
     }
 
     /// The first entry of a type that Envoy knows wins, as in Envoy; if nuncio lacks it, it is refused.
-    fn lower_list(list: LoadBalancingPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    /// `none` says that there is no such entry among those with these names.
+    fn lower_list(
+        list: LoadBalancingPolicy,
+        cluster: &str,
+        cx: &mut LowerCx<'_>,
+        none: impl FnOnce(String) -> String,
+    ) -> Result<Self, Refused> {
         let LoadBalancingPolicy { policies } = list;
         cx.at("policies", |cx| {
+            let mut names = Vec::new();
             for (i, policy) in policies.into_iter().enumerate() {
                 let load_balancing_policy::Policy { typed_extension_config } = policy;
-                let Some(any) = typed_extension_config.and_then(|c| c.typed_config) else { continue };
-                if let Some(lowered) = cx.at_index(i, |cx| {
-                    cx.at("typed_extension_config", |cx| cx.at("typed_config", |cx| Self::lower_any(&any, cx)))
-                })? {
+                let Some(config) = typed_extension_config else { continue };
+                if let Some(any) = config.typed_config
+                    && let Some(lowered) = cx.at_index(i, |cx| {
+                        cx.at("typed_extension_config", |cx| {
+                            cx.at("typed_config", |cx| Self::lower_any(&any, cluster, cx))
+                        })
+                    })?
+                {
                     return Ok(lowered);
                 }
+                names.push(config.name);
             }
-            Err(cx.invalid("didn't find a registered load balancer factory"))
+            Err(cx.invalid(none(names.join(", "))))
         })
     }
 
     fn new(policy: LbPolicy, locality: LocalityLb) -> Self {
-        Self { policy, locality, subset: None, slow_start: None }
+        Self { policy, locality, subset: None, slow_start: None, override_host: None }
     }
 
-    fn lower_subset(proto: subset_pb::Subset, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    fn lower_subset(proto: subset_pb::Subset, cluster: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let list = proto.subset_lb_policy.clone().unwrap_or_default();
-        let Self { policy, locality, subset, slow_start } =
-            cx.at("subset_lb_policy", |cx| Self::lower_list(list, cx))?;
-        if subset.is_some() {
+        let child = cx.at("subset_lb_policy", |cx| {
+            Self::lower_list(list, cluster, cx, |names| {
+                format!(
+                    "cluster: didn't find a registered load balancer factory implementation for subset lb with names \
+                     from [{names}]"
+                )
+            })
+        })?;
+        if child.subset.is_some() {
             return Err(cx.not_implemented("a subset of subsets"));
         }
-        let subset = SubsetLb::lower(proto, &locality, cx)?;
+        if child.override_host.is_some() {
+            return Err(cx.not_implemented("override_host within subsets"));
+        }
+        let subset = SubsetLb::lower(proto, &child.locality, cx)?;
         // Without selectors there are no subsets.
         let subset = (!subset.selectors.is_empty()).then(|| Box::new(subset));
-        Ok(Self { policy, locality, subset, slow_start })
+        Ok(Self { subset, ..child })
     }
 
-    fn lower_any(any: &Any, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
+    fn lower_any(any: &Any, cluster: &str, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
         let Some(name) = message_name(any).strip_prefix("envoy.extensions.load_balancing_policies.") else {
             return Ok(None);
         };
@@ -168,12 +200,15 @@ impl LoweredLb {
             }
             "ring_hash.v3.RingHash" => HashingLb::lower_ring_policy(any_as(any, cx)?, cx)?,
             "maglev.v3.Maglev" => HashingLb::lower_maglev_policy(any_as(any, cx)?, cx)?,
-            "subset.v3.Subset" => Self::lower_subset(any_as(any, cx)?, cx)?,
+            "subset.v3.Subset" => Self::lower_subset(any_as(any, cx)?, cluster, cx)?,
+            "override_host.v3.OverrideHost" => OverrideHostLb::lower(any_as(any, cx)?, cluster, cx)?,
             "cluster_provided.v3.ClusterProvided" => {
                 let cluster_provided::v3::ClusterProvided {} = any_as(any, cx)?;
                 Self::new(LbPolicy::ClusterProvided, LocalityLb::default())
             }
             "wrr_locality.v3.WrrLocality" => return Err(refuse_wrr_locality(any_as(any, cx)?, cx)),
+            // Envoy 1.40 has the messages and no such policies: it looks for another in the list.
+            "pick_first.v3.PickFirst" | "random_subsetting.v3.RandomSubsetting" => return Ok(None),
             other => return Err(cx.not_implemented(format!("load balancing by {other}"))),
         };
         Ok(Some(lowered))
@@ -220,7 +255,7 @@ impl LbPolicy {
             Ok(Policy::RingHash) => HashingLb::lower_ring(config, common, cx),
             Ok(Policy::Maglev) => HashingLb::lower_maglev(config, common, cx),
             Ok(Policy::LoadBalancingPolicyConfig) => {
-                Err(cx.at("lb_policy", |cx| cx.invalid("LOAD_BALANCING_POLICY_CONFIG needs load_balancing_policy")))
+                Err(cx.at("lb_policy", |cx| cx.invalid("cluster: field load_balancing_policy need to be set")))
             }
             Ok(Policy::ClusterProvided) => Ok(Self::ClusterProvided),
             Err(_) => Err(cx.at("lb_policy", |cx| cx.invalid("is no load balancing policy"))),

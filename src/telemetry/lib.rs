@@ -17,4 +17,6 @@ mod stream_info;
 pub use address::Address;
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
-pub use stream_info::{Attempt, CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo};
+pub use stream_info::{
+    Attempt, CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo, WantedHost,
+};

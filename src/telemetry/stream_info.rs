@@ -315,6 +315,17 @@ pub struct StreamInfo {
     pub metadata: RefCell<Option<Box<Metadata>>>,
     /// What filters leave for each other.
     pub filter_state: RefCell<FilterState>,
+    /// The host that a filter wants for the request.
+    pub wanted_host: RefCell<Option<Rc<WantedHost>>>,
+}
+
+/// A host that a filter wants for a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedHost {
+    /// Its address, as `%UPSTREAM_HOST%` has it.
+    pub address: Box<str>,
+    /// Whether no host is better than another.
+    pub is_strict: bool,
 }
 
 impl StreamInfo {
@@ -355,6 +366,7 @@ impl StreamInfo {
             response_trailers: RefCell::new(None),
             metadata: RefCell::new(None),
             filter_state: RefCell::default(),
+            wanted_host: RefCell::new(None),
         }
     }
 
@@ -377,6 +389,7 @@ impl StreamInfo {
         *self.response_trailers.borrow_mut() = None;
         *self.metadata.borrow_mut() = None;
         self.filter_state.borrow_mut().end_filter_chain();
+        *self.wanted_host.borrow_mut() = None;
     }
 
     /// Takes over what `other` noted of the upstream side: that of the attempt which stands for all.

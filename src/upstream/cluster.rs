@@ -141,6 +141,10 @@ impl Cluster {
         if matches!(self.config.discovery, Discovery::StrictDns(_)) {
             self.stats.max_host_weight().set(set.max_weight().max(1).into());
         }
+        if self.config.override_host.is_some() {
+            // Here rather than on a worker: with many hosts it takes its time.
+            set.find("");
+        }
         self.hosts.store(Arc::new(set));
         self.version.fetch_add(1, Ordering::Release);
     }

@@ -7,7 +7,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use nuncio_config::cluster::{Endpoint, EndpointCheck, Locality};
+use nuncio_config::cluster::{Endpoint, EndpointCheck, Health, Locality};
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub struct Host {
     pub priority: u32,
     /// Where it stands.
     pub locality: Option<Arc<Locality>>,
+    /// What discovery says of its health.
+    discovered: Health,
     /// Metadata of the endpoint.
     pub metadata: Option<Arc<Metadata>>,
     /// [`HealthFlags`] now.
@@ -122,6 +124,7 @@ impl Host {
             hostname,
             weight: *weight,
             priority: *priority,
+            discovered: *health,
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             check: check.clone(),
             monitor: OnceLock::new(),
@@ -170,6 +173,21 @@ impl Host {
     /// What load balancing makes of its flags.
     pub fn health(&self) -> CoarseHealth {
         self.flags().coarse()
+    }
+
+    /// Its health as a status: what watches over it finds is worth more than what discovery says.
+    pub(crate) fn status(&self) -> Health {
+        let flags = self.flags();
+        match (flags.health_of_discovery(), self.discovered) {
+            _ if flags.has(HealthFlag::FailedActiveHc) || flags.has(HealthFlag::FailedOutlierCheck) => {
+                Health::Unhealthy
+            }
+            (Health::Unhealthy, Health::Timeout) => Health::Timeout,
+            (status @ (Health::Unhealthy | Health::Draining), _) => status,
+            _ if flags.has(HealthFlag::DegradedActiveHc) => Health::Degraded,
+            (Health::Healthy, Health::Unknown) => Health::Unknown,
+            (status, _) => status,
+        }
     }
 
     /// How it is checked otherwise than its cluster says.

@@ -6,7 +6,8 @@ mod subset;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb, SubsetLb};
 use nuncio_telemetry::stats::Scope;
@@ -34,6 +35,8 @@ pub struct HostSet {
     pub(crate) tables: Option<HashTables>,
     /// Where hosts are chosen by metadata.
     pub(crate) subsets: Option<Box<Subsets>>,
+    /// Places in `hosts`, made when a host is first looked for by its address.
+    by_address: OnceLock<HashMap<Box<str>, u32>>,
 }
 
 /// How hosts become a set.
@@ -109,7 +112,17 @@ impl HostSet {
         let tables = layout
             .hashing
             .map(|hashing| HashTables::new(hashing.config, hashing.locality, &hosts, &priorities, hashing.scope));
-        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None }
+        let by_address = OnceLock::new();
+        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None, by_address }
+    }
+
+    /// The place in `hosts` of the one at `address`, such as `127.0.0.1:80`, whatever its health.
+    pub(crate) fn find(&self, address: &str) -> Option<usize> {
+        let by_address = self.by_address.get_or_init(|| {
+            let all = (0..).zip(&*self.hosts);
+            all.map(|(at, host)| (host.address().to_string().into_boxed_str(), at)).collect()
+        });
+        by_address.get(address).map(|at| *at as usize)
     }
 
     /// Number of healthy hosts.

@@ -3,6 +3,7 @@
 mod aggregate;
 mod edf;
 mod hashing;
+mod override_host;
 mod picker;
 mod provided;
 mod slow_start;
@@ -13,13 +14,15 @@ use std::cell::{OnceCell, RefCell};
 
 use nuncio_config::cluster::{ClusterConfig, LbPolicy, LocalityLb, SlowStart};
 use nuncio_config::metadata::MetadataMatch;
-use nuncio_filter_api::{Clock, Rng};
+use nuncio_filter_api::{Clock, RequestHead, Rng};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
+use nuncio_telemetry::{StreamInfo, WantedHost};
 
 use crate::host::Host;
 use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
 pub(crate) use hashing::HashTables;
+pub(crate) use override_host::{NoHost, wanted};
 use picker::Picker;
 pub(crate) use provided::{ClusterBalancer, provided};
 use subset::SubsetBalancer;
@@ -76,6 +79,12 @@ pub(crate) struct PickContext<'a> {
     pub(crate) avoid: Option<Avoid<'a>>,
     /// The share of the load of each priority, instead of that of the host set.
     pub(crate) load: Option<&'a PriorityLoad>,
+    /// The host that a filter wants for the request.
+    pub(crate) wanted: Option<&'a WantedHost>,
+    /// The request itself.
+    pub(crate) head: Option<&'a RequestHead>,
+    /// The record of its stream.
+    pub(crate) info: Option<&'a StreamInfo>,
 }
 
 /// Hosts that are passed over where another comes up.
@@ -113,6 +122,13 @@ impl Balancer {
 
     /// The place in `set.hosts` of the host for the next request; `None` if there is none to choose from.
     pub(crate) fn pick(&self, config: &ClusterConfig, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        let Some(named) = config.override_host.as_deref() else { return self.pick_any(config, cx, env) };
+        let place = override_host::named(named, cx, env.set).or_else(|| self.pick_any(config, cx, env))?;
+        override_host::tell(named, cx, env.set, place);
+        Some(place)
+    }
+
+    fn pick_any(&self, config: &ClusterConfig, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
         match (self, &config.subset, &env.set.subsets) {
             (Self::Subsets(balancer), Some(subset), Some(subsets)) => balancer.pick(config, subset, subsets, cx, env),
             (Self::All(balancer), ..) => balancer.pick(cx, env),

@@ -54,6 +54,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         locality_lb: LocalityLb::default(),
         subset: None,
         slow_start: None,
+        override_host: None,
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         health_check: None,

@@ -17,7 +17,7 @@ use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
 use crate::host_set::{Ability, HostSet, PriorityHosts};
-use crate::lb::{Balancer, ClusterBalancer, LbEnv, PickContext, provided};
+use crate::lb::{Balancer, ClusterBalancer, LbEnv, NoHost, PickContext, provided, wanted};
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
@@ -209,6 +209,14 @@ impl WorkerCluster {
 
     /// Chooses the host for a request.
     pub(crate) fn pick(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
+        if let Some(host) = cx.wanted {
+            let balanced = self.balanced();
+            match wanted(host, &self.shared.cluster.config, &balanced.set) {
+                Ok(Some(at)) => return Some(balanced.host(at, &self.shared)),
+                Ok(None) => {}
+                Err(NoHost) => return None,
+            }
+        }
         if let Some(provided) = &self.provided {
             return provided.pick(cx, &self.shared);
         }
@@ -243,9 +251,7 @@ impl WorkerCluster {
     fn pick_own(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
         let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
-        let host = balanced.hosts[at]
-            .get_or_init(|| Rc::new(WorkerHost::new(balanced.set.hosts[at].clone(), self.shared.clone())));
-        Some(host.clone())
+        Some(balanced.host(at, &self.shared))
     }
 
     fn balanced(&self) -> Rc<Balanced> {
@@ -337,6 +343,11 @@ impl Balanced {
         };
         let hosts = set.hosts.iter().map(cell).collect();
         Self { version, set, local, balancer, hosts }
+    }
+
+    fn host(&self, at: usize, share: &Rc<ClusterShare>) -> Rc<WorkerHost> {
+        let make = || Rc::new(WorkerHost::new(self.set.hosts[at].clone(), share.clone()));
+        self.hosts[at].get_or_init(make).clone()
     }
 
     fn is_current(&self, share: &ClusterShare) -> bool {

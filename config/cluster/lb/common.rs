@@ -1,8 +1,11 @@
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use nuncio_proto::envoy::config::cluster::v3::cluster::common_lb_config as pb;
+use nuncio_proto::envoy::config::core::v3::HealthStatusSet;
 use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as common;
 use nuncio_proto::envoy::r#type::v3::Percent;
+
+use crate::cluster::Health;
 
 /// What is the same for all ways to choose a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +14,13 @@ pub struct CommonLb {
     pub panic_threshold: u8,
     /// Whether a host counts for nothing until it was checked once.
     pub ignore_new_hosts_until_first_hc: bool,
+    /// Of which status a host must be that a filter wants for a request.
+    pub override_statuses: HealthStatuses,
 }
+
+/// A set of statuses of hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthStatuses(u8);
 
 /// How localities count when a host is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +63,11 @@ const DEFAULT_PANIC_THRESHOLD: u8 = 50;
 
 impl Default for CommonLb {
     fn default() -> Self {
-        Self { panic_threshold: DEFAULT_PANIC_THRESHOLD, ignore_new_hosts_until_first_hc: false }
+        Self {
+            panic_threshold: DEFAULT_PANIC_THRESHOLD,
+            ignore_new_hosts_until_first_hc: false,
+            override_statuses: HealthStatuses::default(),
+        }
     }
 }
 
@@ -72,12 +85,38 @@ impl CommonLb {
         } = proto;
         cx.unsupported("update_merge_window", &update_merge_window)?;
         cx.unsupported("close_connections_on_host_set_change", &close_connections_on_host_set_change)?;
-        cx.unsupported("override_host_status", &override_host_status)?;
         let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
         Ok(Self {
             panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD),
             ignore_new_hosts_until_first_hc,
+            override_statuses: override_host_status.map(HealthStatuses::lower).unwrap_or_default(),
         })
+    }
+}
+
+// === impl HealthStatuses ===
+
+impl Default for HealthStatuses {
+    fn default() -> Self {
+        Self::of([Health::Unknown, Health::Healthy, Health::Degraded])
+    }
+}
+
+impl HealthStatuses {
+    /// Those.
+    pub fn of(statuses: impl IntoIterator<Item = Health>) -> Self {
+        Self(statuses.into_iter().fold(0, |bits, status| bits | 1 << status as u8))
+    }
+
+    fn lower(proto: HealthStatusSet) -> Self {
+        let HealthStatusSet { statuses } = proto;
+        // Rules of the field hold the numbers.
+        Self::of(statuses.into_iter().filter_map(Health::from_proto))
+    }
+
+    /// Whether `status` is in it.
+    pub fn has(self, status: Health) -> bool {
+        self.0 & (1 << status as u8) != 0
     }
 }
 

@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, Hedging, RouteEntry};
 use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
-use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo};
+use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo, WantedHost};
 
 use super::body::{Counted, Success, UpstreamBody};
 use super::counts::Counts;
@@ -45,6 +45,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) metadata: Option<Arc<MetadataMatch>>,
     /// Cookies by which the client is to be known again, for the response.
     pub(super) cookies: RefCell<Vec<HeaderValue>>,
+    /// The host that a filter wants.
+    pub(super) wanted: Option<Rc<WantedHost>>,
 }
 
 /// A failure, and the host that was chosen, if one was.
@@ -89,6 +91,7 @@ impl Config {
             counts,
             metadata: metadata_match(entry, &info),
             cookies: RefCell::default(),
+            wanted: info.wanted_host.borrow().clone(),
         };
         forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
@@ -193,12 +196,19 @@ impl Forwarding<'_> {
     }
 
     /// What `head`, which is sent, asks of its host.
-    pub(super) fn pick_context(&self, head: &RequestHead) -> PickContext<'_> {
+    pub(super) fn pick_context<'a>(&'a self, head: &'a RequestHead) -> PickContext<'a> {
         let own = self.cluster.shared.cluster.config.http.hash.as_deref();
         let policies = own.or(self.entry.hash_policies()).filter(|_| self.cluster.is_by_hash());
         // Envoy: a cookie is generated for each attempt, and each is told.
         let hash = policies.and_then(|policies| policies.hash(head, self.info, Some(&mut self.cookies.borrow_mut())));
-        PickContext { hash, metadata: self.metadata.as_deref(), ..PickContext::default() }
+        PickContext {
+            hash,
+            metadata: self.metadata.as_deref(),
+            wanted: self.wanted.as_deref(),
+            head: Some(head),
+            info: Some(self.info),
+            ..PickContext::default()
+        }
     }
 
     /// Chooses a host and gets its response, in time.
