@@ -16,7 +16,7 @@ use nuncio_filter_api::{LowerCx, NodeNames, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
-use crate::cluster::ClusterConfig;
+use crate::cluster::{ClusterConfig, DnsResolverConfig};
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
 use crate::protocol::{duration, message_name};
@@ -116,8 +116,7 @@ impl BootstrapConfig {
         let dynamic_resources = dynamic_resources.filter(|v| *v != proto::bootstrap::DynamicResources::default());
         let stats_eviction_interval = stats_eviction;
         let refused = refuse_set!(cx; dynamic_resources, hds_config, flags_path, stats_sinks, watchdog, watchdogs,
-            tracing, overload_manager, enable_dispatcher_stats, use_tcp_for_dns_lookups, dns_resolution_config,
-            typed_dns_resolver_config, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
+            tracing, overload_manager, enable_dispatcher_stats, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
             certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
             application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
         let defaults = [
@@ -127,6 +126,12 @@ impl BootstrapConfig {
             only_type("listener_manager", &listener_manager, LISTENER_MANAGER, cx),
             cx.opt("stats_config", stats_config, lower_stats).map(drop),
         ];
+        let dns = DnsResolverConfig::lower_bootstrap(
+            typed_dns_resolver_config,
+            dns_resolution_config,
+            use_tcp_for_dns_lookups,
+            cx,
+        );
         let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
         let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let cluster_manager = cx.at("cluster_manager", |cx| {
@@ -140,7 +145,7 @@ impl BootstrapConfig {
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
         let (listeners, clusters) = resources?;
-        let cluster_manager = cluster_manager?;
+        let cluster_manager = ClusterManagerConfig { dns: dns?, ..cluster_manager? };
         cx.at("cluster_manager", |cx| {
             let local = cluster_manager.local_cluster.as_ref();
             local.map_or(Ok(()), |local| cx.at("local_cluster_name", |cx| local.check(&clusters, cx)))

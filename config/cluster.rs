@@ -4,6 +4,7 @@ mod aggregate;
 mod circuit_breakers;
 mod dns;
 mod endpoint;
+mod happy_eyeballs;
 mod health_check;
 mod http;
 mod lb;
@@ -21,8 +22,9 @@ use nuncio_telemetry::Metadata;
 
 pub use aggregate::Aggregate;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
-pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate};
+pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
 pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
+pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
     StatusRanges, TcpHealthCheck,
@@ -87,6 +89,8 @@ pub struct ClusterConfig {
     pub bind: Option<Arc<BindConfig>>,
     /// TCP keep-alive.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// In which order the addresses of a host that has several are tried.
+    pub happy_eyeballs: HappyEyeballs,
     /// Whether the server waits with its start for the first answer of DNS.
     pub wait_for_warm: bool,
     /// `metadata`
@@ -159,7 +163,7 @@ impl ClusterConfig {
         let outlier = cx.opt("outlier_detection", proto.outlier_detection, OutlierDetection::lower);
         let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
-        let tcp_keepalive =
+        let connection =
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
         let name = cx.env.clusters.intern(&proto.name);
@@ -167,7 +171,11 @@ impl ClusterConfig {
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         supported?;
         let discovery = discovery?;
-        let endpoint::Assignment { endpoints, policy: assignment } = assignment?;
+        let (tcp_keepalive, happy_eyeballs) = connection?.unwrap_or_default();
+        let endpoint::Assignment { mut endpoints, policy: assignment } = assignment?;
+        for addresses in endpoints.iter_mut().filter_map(|endpoint| endpoint.addresses.as_mut()) {
+            *addresses = happy_eyeballs.sort(addresses).into();
+        }
         let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start, override_host } = lb?;
         Ok(Self {
             name,
@@ -194,7 +202,8 @@ impl ClusterConfig {
                 limit => limit,
             },
             bind: bind?.map(Arc::new),
-            tcp_keepalive: tcp_keepalive?.flatten(),
+            tcp_keepalive,
+            happy_eyeballs,
             wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),
             metadata: metadata?.flatten(),
         })
@@ -301,7 +310,7 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
     let kind = match &proto.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return cx.at("cluster_type", |cx| lower_custom(custom, cx));
+            return cx.at("cluster_type", |cx| lower_custom(custom, proto, cx));
         }
         Some(ClusterDiscoveryType::Type(kind)) => {
             DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
@@ -320,16 +329,28 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
 
 /// The configuration of cluster types that are extensions, by the full name of its message.
 const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+const DNS: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 
-fn lower_custom(custom: &pb::cluster::CustomClusterType, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
+/// The type of its configuration selects an extension; one that has none is known by its name.
+fn lower_custom(
+    custom: &pb::cluster::CustomClusterType,
+    proto: &pb::Cluster,
+    cx: &mut LowerCx<'_>,
+) -> Result<Discovery, Refused> {
     let pb::cluster::CustomClusterType { name, typed_config } = custom;
     let Some(any) = typed_config else {
-        return Err(cx.not_implemented(format_args!("cluster type {name} without typed_config")));
+        return match &**name {
+            "envoy.cluster.static" => Ok(Discovery::Static),
+            "envoy.cluster.strict_dns" => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(proto, cx)?))),
+            "envoy.cluster.logical_dns" => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(proto, cx)?))),
+            _ => Err(cx.not_implemented(format_args!("cluster type {name} without typed_config"))),
+        };
     };
     cx.at("typed_config", |cx| match message_name(any) {
         AGGREGATE => Ok(Discovery::Aggregate(Box::new(Aggregate::lower(any_as(any, cx)?, cx)?))),
+        DNS => DnsConfig::lower_extension(any_as(any, cx)?, cx),
         message => {
-            let (kind, reason) = extension::unknown("cluster type", message, [AGGREGATE].into_iter());
+            let (kind, reason) = extension::unknown("cluster type", message, [AGGREGATE, DNS].into_iter());
             Err(cx.record(kind, reason))
         }
     })
@@ -338,7 +359,7 @@ fn lower_custom(custom: &pb::cluster::CustomClusterType, cx: &mut LowerCx<'_>) -
 fn lower_connection_options(
     proto: pb::UpstreamConnectionOptions,
     cx: &mut LowerCx<'_>,
-) -> Result<Option<TcpKeepalive>, Refused> {
+) -> Result<(Option<TcpKeepalive>, HappyEyeballs), Refused> {
     let pb::UpstreamConnectionOptions {
         tcp_keepalive,
         set_local_interface_name_on_upstream_connections,
@@ -348,6 +369,6 @@ fn lower_connection_options(
         "set_local_interface_name_on_upstream_connections",
         &set_local_interface_name_on_upstream_connections,
     )?;
-    cx.unsupported("happy_eyeballs_config", &happy_eyeballs_config)?;
-    Ok(tcp_keepalive.and_then(TcpKeepalive::lower))
+    let happy_eyeballs = cx.opt("happy_eyeballs_config", happy_eyeballs_config, HappyEyeballs::lower)?;
+    Ok((tcp_keepalive.and_then(TcpKeepalive::lower), happy_eyeballs.unwrap_or_default()))
 }

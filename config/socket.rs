@@ -8,6 +8,8 @@ use nuncio_proto::envoy::config::core::v3 as pb;
 use nuncio_proto::envoy::config::core::v3::socket_option::{SocketIpVersion, SocketState};
 use nuncio_telemetry::Address;
 
+use crate::protocol::message_name;
+
 /// When in the life of a socket an option is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketPhase {
@@ -150,7 +152,8 @@ impl BindConfig {
             local_address_selector,
             validate_network_namespaces,
         } = proto;
-        let supported = crate::refuse_set!(cx; local_address_selector, validate_network_namespaces);
+        let selector = cx.opt("local_address_selector", local_address_selector, check_selector);
+        let supported = crate::refuse_set!(cx; validate_network_namespaces).and(selector);
         let source = cx.opt("source_address", source_address, lower_source);
         let options = cx.each("socket_options", socket_options, lower_upstream_option);
         let extra = cx.each("extra_source_addresses", extra_source_addresses, ExtraSource::lower);
@@ -189,6 +192,17 @@ impl ExtraSource {
         });
         let source = source?.flatten().ok_or_else(|| cx.at("address", |cx| cx.invalid("an address is required")))?;
         Ok(Self { source, options: options? })
+    }
+}
+
+/// Accepts the choice that is made without a word.
+fn check_selector(proto: pb::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    const DEFAULT: &str = "envoy.config.upstream.local_address_selector.v3.DefaultLocalAddressSelector";
+    let pb::TypedExtensionConfig { name: _, typed_config } = proto;
+    let any = typed_config.unwrap_or_default();
+    match message_name(&any) {
+        DEFAULT => Ok(()),
+        other => Err(cx.not_implemented(format!("local address selector {other}"))),
     }
 }
 
@@ -255,7 +269,7 @@ impl AddressConfig {
                 u16::try_from(port).map_err(|_| cx.at("port_value", |cx| cx.invalid("a port is at most 65535")))?
             }
             Some(pb::socket_address::PortSpecifier::NamedPort(_)) => {
-                return Err(cx.at("named_port", |cx| cx.not_implemented("a port by name")));
+                return Err(cx.at("named_port", |cx| cx.invalid("a port is a port_value here, not a name")));
             }
             None => 0,
         };

@@ -42,9 +42,11 @@ scenario_files! {
     access_log
     cluster_aggregate
     codec
+    dns
     filters
     forwarded
     framing
+    happy_eyeballs
     health_check
     http2
     lb_hash

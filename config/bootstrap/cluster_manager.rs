@@ -7,7 +7,7 @@ use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_telemetry::access_log::{Destination, LogFile};
 
-use crate::cluster::{ClusterConfig, Locality};
+use crate::cluster::{ClusterConfig, DnsResolverConfig, Locality};
 use crate::refuse_set;
 use crate::socket::BindConfig;
 
@@ -20,6 +20,8 @@ pub struct ClusterManagerConfig {
     pub local_cluster: Option<LocalCluster>,
     /// Where the ejections of outlier detection are logged.
     pub outlier_log: Option<Arc<LogFile>>,
+    /// Whom clusters ask for addresses that do not say.
+    pub dns: DnsResolverConfig,
 }
 
 /// The cluster that this proxy is a host of.
@@ -57,7 +59,12 @@ impl ClusterManagerConfig {
         let bind = cx.opt("upstream_bind_config", upstream_bind_config, BindConfig::lower);
         let outlier_log = cx.opt("outlier_detection", outlier_detection, lower_outlier);
         refused?;
-        Ok(Self { upstream_bind_config: bind?, local_cluster, outlier_log: outlier_log?.flatten() })
+        Ok(Self {
+            upstream_bind_config: bind?,
+            local_cluster,
+            outlier_log: outlier_log?.flatten(),
+            dns: DnsResolverConfig::default(),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub metadata: Option<Arc<Metadata>>,
     /// How it is checked otherwise than the cluster says.
     pub check: Option<Arc<EndpointCheck>>,
+    /// All its addresses, where it has several, in the order in which they are tried.
+    pub addresses: Option<Arc<[SocketAddr]>>,
 }
 
 /// What a load assignment says beside its endpoints.
@@ -109,7 +111,12 @@ pub(super) fn lower(
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Assignment, Refused> {
-    let Some(proto) = proto else { return check_count(Assignment::default(), 0, discovery, cx) };
+    let Some(proto) = proto else {
+        return match discovery {
+            Some(Discovery::LogicalDns(_)) => Err(cx.invalid("LOGICAL_DNS clusters must have a single host")),
+            _ => Ok(Assignment::default()),
+        };
+    };
     cx.at("load_assignment", |cx| {
         // The cluster's own name counts where the assignment is part of it.
         let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
@@ -129,15 +136,23 @@ pub(super) fn lower(
 }
 
 fn check_count(
-    assignment: Assignment,
+    mut assignment: Assignment,
     localities: usize,
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Assignment, Refused> {
-    if matches!(discovery, Some(Discovery::LogicalDns(_))) && (localities != 1 || assignment.endpoints.len() != 1) {
-        return Err(cx.invalid("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint"));
+    if !matches!(discovery, Some(Discovery::LogicalDns(_))) {
+        return Ok(assignment);
     }
-    Ok(assignment)
+    match &mut assignment.endpoints[..] {
+        [endpoint] if localities == 1 => {
+            // Envoy: the one host has the highest priority, whatever is configured.
+            endpoint.priority = 0;
+            assignment.policy.locality_weights.iter_mut().for_each(|weight| weight.priority = 0);
+            Ok(assignment)
+        }
+        _ => Err(cx.invalid("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint")),
+    }
 }
 
 // === impl AssignmentPolicy ===
@@ -255,13 +270,15 @@ fn lower_endpoint(
     cx.at("endpoint", |cx| {
         let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
             endpoint;
-        cx.unsupported("additional_addresses", &additional_addresses)?;
         cx.unsupported("observability_name", &observability_name)?;
+        let additional = cx.each("additional_addresses", additional_addresses, lower_additional);
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
+        let addresses = all_addresses(&address, additional?, cx)?;
         let weight = load_balancing_weight.map_or(1, |w| w.value);
         let locality = locality.clone();
         let check = cx.opt("health_check_config", health_check_config, EndpointCheck::lower)?.map(Arc::new);
-        Ok(Endpoint { address, hostname: hostname.into(), weight, health, locality, priority, metadata, check })
+        let hostname = hostname.into();
+        Ok(Endpoint { address, hostname, weight, health, locality, priority, metadata, check, addresses })
     })
 }
 
@@ -272,16 +289,20 @@ fn lower_address(
 ) -> Result<EndpointAddress, Refused> {
     match proto.and_then(|a| a.address) {
         Some(core::address::Address::SocketAddress(address)) => cx.at("socket_address", |cx| {
-            let AddressConfig { host, port } = AddressConfig::lower(address, cx)?;
-            match (host.parse::<IpAddr>(), discovery) {
-                (Ok(ip), _) => Ok(EndpointAddress::Fixed(SocketAddr::new(ip, port).into())),
-                (Err(_), Some(Discovery::Static)) => Err(cx.at("address", |cx| {
+            check_resolver_name(&address.resolver_name, discovery, cx)?;
+            let AddressConfig { host, port } = target(address, cx)?;
+            match (parse_ip(&host, port), discovery) {
+                // Envoy: a DNS cluster resolves all that it is given, addresses too, and so knows them by name.
+                (_, Some(Discovery::StrictDns(_) | Discovery::LogicalDns(_))) | (None, None) => {
+                    Ok(EndpointAddress::Named { name: host.into(), port })
+                }
+                (Some(ip), _) => Ok(EndpointAddress::Fixed(ip.into())),
+                (None, Some(_)) => Err(cx.at("address", |cx| {
                     cx.invalid(format!(
                         "malformed IP address: {host}. Consider setting resolver_name or setting cluster type to \
                          'STRICT_DNS' or 'LOGICAL_DNS'"
                     ))
                 })),
-                (Err(_), _) => Ok(EndpointAddress::Named { name: host.into(), port }),
             }
         }),
         Some(core::address::Address::Pipe(core::Pipe { path, mode })) => cx.at("pipe", |cx| {
@@ -293,5 +314,71 @@ fn lower_address(
             Err(cx.at("envoy_internal_address", |cx| cx.not_implemented("an internal address")))
         }
         None => Err(cx.invalid("needs a socket_address or pipe")),
+    }
+}
+
+/// Host and port of where something is sent to. How a listening socket would be made has no meaning for it.
+fn target(mut proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<AddressConfig, Refused> {
+    proto.protocol = 0;
+    proto.ipv4_compat = false;
+    proto.resolver_name.clear();
+    AddressConfig::lower(proto, cx)
+}
+
+fn check_resolver_name(name: &str, discovery: Option<&Discovery>, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let reason = match (name, discovery) {
+        ("", _) => return Ok(()),
+        (_, Some(Discovery::StrictDns(_))) => "STRICT_DNS clusters must NOT have a custom resolver name set".to_owned(),
+        (_, Some(Discovery::LogicalDns(_))) => {
+            "LOGICAL_DNS clusters must NOT have a custom resolver name set".to_owned()
+        }
+        ("envoy.ip", _) => return Ok(()),
+        (name, _) => format!("Unknown address resolver: {name}"),
+    };
+    Err(cx.at("resolver_name", |cx| cx.invalid(reason)))
+}
+
+/// An IP address, that of IPv6 with its scope: a number or the name of an interface.
+fn parse_ip(host: &str, port: u16) -> Option<SocketAddr> {
+    match host.split_once('%') {
+        None => Some(SocketAddr::new(host.parse().ok()?, port)),
+        Some((ip, scope)) => {
+            let of_interface = || std::fs::read_to_string(format!("/sys/class/net/{scope}/ifindex"));
+            let is_name = !scope.is_empty() && !scope.contains(['/', '.']);
+            let number = scope.parse().ok();
+            let number = number.or_else(|| of_interface().ok().filter(|_| is_name)?.trim().parse().ok())?;
+            Some(SocketAddrV6::new(ip.parse().ok()?, port, 0, number).into())
+        }
+    }
+}
+
+fn lower_additional(proto: pb::endpoint::AdditionalAddress, cx: &mut LowerCx<'_>) -> Result<SocketAddr, Refused> {
+    let pb::endpoint::AdditionalAddress { address } = proto;
+    cx.at("address", |cx| match address.and_then(|a| a.address) {
+        Some(core::address::Address::SocketAddress(address)) => cx.at("socket_address", |cx| {
+            check_resolver_name(&address.resolver_name, None, cx)?;
+            let AddressConfig { host, port } = target(address, cx)?;
+            parse_ip(&host, port)
+                .ok_or_else(|| cx.at("address", |cx| cx.invalid(format!("malformed IP address: {host}"))))
+        }),
+        _ => Err(cx.invalid("an additional address must be a socket_address")),
+    })
+}
+
+/// All addresses of an endpoint that has several. A name stands for those that DNS knows, as in Envoy.
+fn all_addresses(
+    first: &EndpointAddress,
+    additional: Vec<SocketAddr>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<Arc<[SocketAddr]>>, Refused> {
+    if additional.is_empty() {
+        return Ok(None);
+    }
+    match first {
+        EndpointAddress::Fixed(Address::Ip(first)) => Ok(Some(std::iter::once(*first).chain(additional).collect())),
+        EndpointAddress::Named { .. } => Ok(None),
+        EndpointAddress::Fixed(_) => {
+            Err(cx.at("additional_addresses", |cx| cx.invalid("the address is no IP address, and can have no other")))
+        }
     }
 }

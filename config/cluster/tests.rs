@@ -1,6 +1,12 @@
 use nuncio_filter_api::{Invalid, LowerCx};
+use nuncio_proto::envoy::config::cluster::v3::cluster::CustomClusterType;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::endpoint::v3 as endpoint;
+use nuncio_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
+use nuncio_proto::envoy::extensions::network::dns_resolver::apple::v3::AppleDnsResolverConfig;
+use nuncio_proto::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+use nuncio_proto::envoy::extensions::network::dns_resolver::getaddrinfo::v3::GetAddrInfoDnsResolverConfig;
+use nuncio_proto::envoy::extensions::network::dns_resolver::hickory::v3::HickoryDnsResolverConfig;
 use nuncio_proto::envoy::extensions::upstreams::http::v3 as upstreams;
 use nuncio_proto::google::protobuf;
 use prost::{Message, Name};
@@ -177,12 +183,103 @@ fn dns_settings_are_read_from_the_newest_message_that_is_there() {
     };
     let lowered = dns(proto.clone());
     assert_eq!((lowered.refresh, lowered.family), (Duration::from_secs(5), DnsFamily::Auto));
-    assert!(lowered.resolver.use_tcp && lowered.resolver.servers.is_empty());
+    let resolver = lowered.resolver.unwrap();
+    assert!(resolver.use_tcp && resolver.servers.is_empty());
     proto.dns_resolution_config =
         Some(core::DnsResolutionConfig { resolvers: vec![socket_address("127.0.0.1", 0)], dns_resolver_options: None });
-    let lowered = dns(proto);
-    assert!(!lowered.resolver.use_tcp);
-    assert_eq!(lowered.resolver.servers, ["127.0.0.1:53".parse().unwrap()]);
+    let resolver = dns(proto).resolver.unwrap();
+    assert!(!resolver.use_tcp);
+    assert_eq!(resolver.servers, ["127.0.0.1:53".parse().unwrap()]);
+}
+
+fn resolver<T: prost::Message + prost::Name>(config: T) -> core::TypedExtensionConfig {
+    let typed_config = protobuf::Any { type_url: T::type_url(), value: config.encode_to_vec() };
+    core::TypedExtensionConfig { name: "resolver".to_owned(), typed_config: Some(typed_config) }
+}
+
+#[test]
+fn the_dns_extension_is_strict_or_logical() {
+    let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
+    let uint = |value| Some(protobuf::UInt32Value { value });
+    let cares = CaresDnsResolverConfig {
+        resolvers: vec![socket_address("127.0.0.1", 5353)],
+        use_resolvers_as_fallback: true,
+        filter_unroutable_families: true,
+        rotate_nameservers: true,
+        query_timeout_seconds: Some(protobuf::UInt64Value { value: 2 }),
+        query_tries: uint(3),
+        edns0_max_payload_size: uint(4096),
+        qcache_max_ttl: uint(60),
+        ..Default::default()
+    };
+    let extension = DnsCluster {
+        dns_refresh_rate: seconds(7),
+        respect_dns_ttl: true,
+        dns_min_refresh_rate: seconds(9),
+        dns_lookup_family: 4,
+        typed_dns_resolver_config: Some(resolver(cares)),
+        ..Default::default()
+    };
+    let discovery = |extension: DnsCluster| {
+        let typed_config = protobuf::Any { type_url: DnsCluster::type_url(), value: extension.encode_to_vec() };
+        let custom = CustomClusterType { name: "any".to_owned(), typed_config: Some(typed_config) };
+        let mut proto = cluster(&["example.com"]);
+        proto.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(custom));
+        proto.dns_refresh_rate = seconds(100);
+        lower(proto).unwrap().discovery
+    };
+    let Discovery::StrictDns(dns) = discovery(extension.clone()) else { panic!("a host for each address") };
+    assert_eq!((dns.refresh, dns.min_refresh), (Duration::from_secs(7), Duration::from_secs(9)));
+    assert_eq!(dns.family, DnsFamily::V4Preferred);
+    let asked = dns.resolver.unwrap();
+    assert!(asked.servers_are_fallback && asked.filter_unroutable && asked.rotate);
+    assert_eq!((asked.timeout, asked.tries, asked.udp_payload), (Duration::from_secs(2), 3, 4096));
+    assert_eq!(asked.cache_ttl, Some(Duration::from_secs(60)));
+    let single = discovery(DnsCluster { all_addresses_in_single_endpoint: true, ..extension });
+    assert!(matches!(single, Discovery::LogicalDns(_)));
+}
+
+#[test]
+fn the_dns_clusters_are_known_by_their_older_names() {
+    let discovery = |name: &str| {
+        let custom = CustomClusterType { name: name.to_owned(), typed_config: None };
+        let mut proto = cluster(&["127.0.0.1"]);
+        proto.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(custom));
+        lower(proto).map(|config| config.discovery)
+    };
+    assert!(matches!(discovery("envoy.cluster.static"), Ok(Discovery::Static)));
+    assert!(matches!(discovery("envoy.cluster.strict_dns"), Ok(Discovery::StrictDns(_))));
+    assert!(matches!(discovery("envoy.cluster.logical_dns"), Ok(Discovery::LogicalDns(_))));
+    assert!(discovery("envoy.clusters.strict_dns").unwrap_err()[0].to_string().contains("cluster_type"));
+}
+
+#[test]
+fn each_resolver_library_has_its_options() {
+    let mut proto = cluster(&["example.com"]);
+    proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32));
+    let lowered = |typed| -> Result<_, Vec<Invalid>> {
+        let proto = pb::Cluster { typed_dns_resolver_config: Some(typed), ..proto.clone() };
+        match lower(proto)?.discovery {
+            Discovery::StrictDns(dns) => Ok(dns.resolver.unwrap()),
+            _ => panic!("a STRICT_DNS cluster"),
+        }
+    };
+    let hickory = HickoryDnsResolverConfig::default();
+    let asked = lowered(resolver(hickory.clone())).unwrap();
+    assert_eq!((asked.library, asked.tries, asked.cache_ttl), (ResolverLibrary::Hickory, 3, Some(Duration::MAX)));
+    let refused = lowered(resolver(HickoryDnsResolverConfig { enable_dnssec: true, ..hickory.clone() }));
+    assert!(refused.unwrap_err()[0].to_string().contains("enable_dnssec"));
+    let alone = Some(protobuf::BoolValue { value: false });
+    assert!(lowered(resolver(HickoryDnsResolverConfig { use_system_config: alone, ..hickory })).is_err());
+    let getaddrinfo =
+        GetAddrInfoDnsResolverConfig { num_retries: Some(protobuf::UInt32Value { value: 1 }), ..Default::default() };
+    let asked = lowered(resolver(getaddrinfo)).unwrap();
+    assert_eq!((asked.library, asked.tries), (ResolverLibrary::GetAddrInfo, 2));
+    assert!(
+        lowered(resolver(AppleDnsResolverConfig::default())).unwrap_err()[0]
+            .to_string()
+            .contains("AppleDnsResolverConfig")
+    );
 }
 
 #[test]

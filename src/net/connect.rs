@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use nuncio_config::socket::{BindConfig, SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 use nuncio_filter_api::Io;
 use nuncio_telemetry::Address;
@@ -90,6 +93,39 @@ pub async fn connect(address: &Address, options: ConnectOptions<'_>) -> Result<C
     match address {
         Address::Ip(to) => connect_tcp(*to, options).await,
         Address::Pipe(path) => connect_unix(path, address).await,
+    }
+}
+
+/// Between two attempts at the addresses of one host, where the first does not answer: RFC 8305 §5, with Envoy's time.
+const NEXT_ATTEMPT: Duration = Duration::from_millis(300);
+
+/// Connects to whichever of `addresses` is reached first, trying them in order. `again` is called for each attempt
+/// after the first. The error is that of the attempt that failed last.
+pub async fn connect_first(
+    addresses: &[SocketAddr],
+    options: ConnectOptions<'_>,
+    mut again: impl FnMut(),
+) -> Result<(SocketAddr, Connected), ConnectError> {
+    let attempt = |to: SocketAddr| async move { (to, connect_tcp(to, options).await) };
+    let mut left = addresses.iter().copied();
+    let mut attempts = FuturesUnordered::new();
+    attempts.extend(left.next().map(attempt));
+    loop {
+        tokio::select! {
+            biased;
+            ended = attempts.next() => match ended {
+                Some((to, Ok(connected))) => return Ok((to, connected)),
+                Some((_, Err(error))) if attempts.is_empty() && left.len() == 0 => return Err(error),
+                Some(_) => {}
+                // There was no address at all.
+                None => return Err(ConnectError::Delayed(io::ErrorKind::AddrNotAvailable.into())),
+            },
+            () = tokio::time::sleep(NEXT_ATTEMPT), if left.len() > 0 => {}
+        }
+        if let Some(to) = left.next() {
+            again();
+            attempts.push(attempt(to));
+        }
     }
 }
 
@@ -228,6 +264,40 @@ mod tests {
             refusal(closed.into(), options).await,
             "failed to bind to 192.0.2.77:0: Cannot assign requested address"
         );
+    }
+
+    #[tokio::test]
+    async fn a_host_is_reached_at_whichever_of_its_addresses_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let attempts = std::cell::Cell::new(1);
+        let again = || attempts.set(attempts.get() + 1);
+        let (to, connected) = connect_first(&[closed, good, closed], ConnectOptions::default(), again).await.unwrap();
+        assert_eq!((to, attempts.get()), (good, 2), "a refusal begins the next attempt at once");
+        assert!(connected.local.is_some());
+        let error = connect_first(&[closed, closed], ConnectOptions::default(), || {}).await.err().unwrap();
+        assert_eq!(error.to_string(), "delayed connect error: Connection refused");
+        assert!(connect_first(&[], ConnectOptions::default(), || {}).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_holds_up_the_next_no_longer_than_it_may() {
+        // A queue of accepted connections that is full: the kernel answers no more.
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) =
+            tokio::time::timeout(Duration::from_millis(100), tokio::net::TcpStream::connect(silent)).await
+        {
+            held.push(stream);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let (to, _) = connect_first(&[silent, good], ConnectOptions::default(), || {}).await.unwrap();
+        assert_eq!(to, good);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ mod udp;
 
 pub use active::ActiveListener;
 pub use bind::{BindError, BoundSocket};
-pub use connect::{ConnectError, ConnectOptions, Connected, connect};
+pub use connect::{ConnectError, ConnectOptions, Connected, connect, connect_first};
 pub use listener::{ConnectionIds, Listener};
 pub use proxy_protocol::{HeaderTooLong, ProxiedEnds, Tlv, proxy_v1, proxy_v2};
 pub use transport::{TcpTransport, UnixTransport};

@@ -188,7 +188,7 @@ impl Attempt<'_> {
             return Err(error.failure.into());
         }
         let Some(body) = error.body else { return Err(error.failure.into()) };
-        tracing::debug!(host = %record.remote, "a kept connection was closed, the request is sent on another");
+        tracing::debug!(host = %record.remote(), "a kept connection was closed, the request is sent on another");
         Ok(body)
     }
 
@@ -228,7 +228,7 @@ impl Attempt<'_> {
         upstream.pool_ready = begun.map(|begun| now.saturating_duration_since(begun));
         upstream.connection_id = Some(record.id);
         upstream.protocol = record.protocol;
-        upstream.remote = Some(record.remote.clone());
+        upstream.remote = Some(record.remote());
         upstream.local = record.local();
     }
 }

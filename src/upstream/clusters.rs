@@ -12,6 +12,7 @@ use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::watch;
 
 use crate::cluster::Cluster;
+use crate::dns::Resolvers;
 
 /// All clusters of the process.
 pub struct Clusters {
@@ -31,6 +32,7 @@ pub struct Clusters {
     outlier_log: Option<Arc<LogFile>>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
+    resolvers: Resolvers,
 }
 
 /// The clusters at one time.
@@ -49,7 +51,7 @@ impl Clusters {
 
     /// No clusters yet, with what all will share.
     pub fn managed(store: &Store, config: ClusterManagerConfig) -> Arc<Self> {
-        let ClusterManagerConfig { upstream_bind_config: bind, local_cluster, outlier_log } = config;
+        let ClusterManagerConfig { upstream_bind_config: bind, local_cluster, outlier_log, dns } = config;
         Arc::new(Self {
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
@@ -61,6 +63,7 @@ impl Clusters {
             outlier_log,
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
+            resolvers: Resolvers::new(dns, store),
         })
     }
 
@@ -112,6 +115,11 @@ impl Clusters {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Who asks name servers, for discovery and whoever else wants to know an address.
+    pub(crate) fn resolvers(&self) -> &Resolvers {
+        &self.resolvers
     }
 
     pub(crate) fn outlier_log(&self) -> Option<&Arc<LogFile>> {

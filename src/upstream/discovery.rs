@@ -5,16 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_config::cluster::{
-    ClusterConfig, Discovery, DnsConfig, DnsResolverConfig, Endpoint, EndpointAddress, RefreshRate,
-};
+use nuncio_config::cluster::{ClusterConfig, Discovery, DnsConfig, Endpoint, EndpointAddress, RefreshRate};
 use nuncio_telemetry::Address;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
 use crate::clusters::{Clusters, Snapshot};
-use crate::dns::{Answer, Resolver};
+use crate::dns::{Answer, Resolver, Resolvers};
 use crate::host::{CoarseHealth, HealthFlag, Host};
 
 impl Clusters {
@@ -22,8 +20,9 @@ impl Clusters {
     pub async fn run_discovery(self: Arc<Self>) {
         let mut changes = self.changes();
         let mut followers = Followers::default();
+        self.resolvers().run_here();
         loop {
-            followers.reconcile(&self.snapshot());
+            followers.reconcile(&self.snapshot(), self.resolvers());
             // The sender is in `self`, so that waiting cannot fail.
             let _ = changes.changed().await;
         }
@@ -36,12 +35,10 @@ struct Followers {
     tasks: JoinSet<()>,
     /// By address of the cluster, which its task keeps from being used again.
     running: HashMap<usize, AbortHandle>,
-    /// One resolver for all clusters that ask the same servers in the same way.
-    resolvers: HashMap<DnsResolverConfig, Arc<Resolver>>,
 }
 
 impl Followers {
-    fn reconcile(&mut self, snapshot: &Snapshot) {
+    fn reconcile(&mut self, snapshot: &Snapshot, resolvers: &Resolvers) {
         let current: HashMap<usize, &Arc<Cluster>> = snapshot.iter().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
         let gone = |at: &usize, task: &mut AbortHandle| {
             let is_gone = !current.contains_key(at);
@@ -56,25 +53,11 @@ impl Followers {
             if self.running.contains_key(&at) {
                 continue;
             }
-            match self.resolver(&dns.resolver) {
-                Some(resolver) => {
-                    let task = self.tasks.spawn(follow(cluster.clone(), resolver));
-                    self.running.insert(at, task);
-                }
-                None => cluster.set_warm(),
-            }
+            let resolver = resolvers.resolver(dns.resolver.as_ref());
+            let task = self.tasks.spawn(follow(cluster.clone(), resolver));
+            self.running.insert(at, task);
         }
         while self.tasks.try_join_next().is_some() {}
-    }
-
-    fn resolver(&mut self, config: &DnsResolverConfig) -> Option<Arc<Resolver>> {
-        if let Some(known) = self.resolvers.get(config) {
-            return Some(known.clone());
-        }
-        let made = Resolver::new(config).inspect_err(|error| tracing::warn!(%error, "DNS cannot be used"));
-        let resolver = Arc::new(made.ok()?);
-        self.resolvers.insert(config.clone(), resolver.clone());
-        Some(resolver)
     }
 }
 
@@ -103,34 +86,31 @@ async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>) {
         tasks.spawn(resolve_forever(cluster.clone(), resolver.clone(), name, at, answers.clone()));
     }
     drop(answers);
-    apply(&cluster, &targets);
-    warm_up(&cluster, &targets);
+    // Hosts that need no name.
+    if targets.iter().any(|target| !target.hosts.is_empty()) {
+        apply(&cluster, &targets);
+    }
+    if tasks.is_empty() {
+        cluster.set_warm();
+    }
     while let Some((at, answer)) = received.recv().await {
         let target = &mut targets[at];
-        target.is_known = true;
-        let changed = answer.is_some_and(|answer| target.update(&cluster, &answer));
-        if changed {
-            apply(&cluster, &targets);
-        } else {
-            cluster.stats.update_no_rebuild().inc();
+        match answer {
+            Some(answer) if target.update(&cluster, &answer) => apply(&cluster, &targets),
+            Some(_) => cluster.stats.update_no_rebuild().inc(),
+            // What was known before stays.
+            None => {}
         }
-        warm_up(&cluster, &targets);
+        // Envoy: the first name that is known, or known not to be found, is enough to begin with.
+        cluster.set_warm();
     }
     // Only a cluster without names gets here. It is held until it is gone, as all others are.
     std::future::pending().await
 }
 
-fn warm_up(cluster: &Cluster, targets: &[Target]) {
-    if targets.iter().all(|t| t.is_known) {
-        cluster.set_warm();
-    }
-}
-
-/// Makes the hosts of all targets those of the cluster, each address once.
+/// Makes the hosts of all targets those of the cluster. As in Envoy, what two names share is a host of each.
 fn apply(cluster: &Cluster, targets: &[Target]) {
-    let mut seen = std::collections::HashSet::new();
-    let hosts = targets.iter().flat_map(|t| &t.hosts).filter(|h| seen.insert(h.address())).cloned().collect();
-    cluster.set_hosts(hosts);
+    cluster.set_hosts(targets.iter().flat_map(|target| &target.hosts).cloned().collect());
 }
 
 /// Asks for one name again and again. `None` stands for a failure.
@@ -142,10 +122,19 @@ async fn resolve_forever(
     answers: tokio::sync::mpsc::Sender<(usize, Option<Answer>)>,
 ) {
     let dns = dns_of(&cluster.config).expect("only the names of DNS clusters are resolved");
+    let is_logical = matches!(cluster.config.discovery, Discovery::LogicalDns(_));
     let mut schedule = Schedule::new(dns);
     loop {
         cluster.stats.update_attempt().inc();
         let wait = match resolver.resolve(&name, dns.family).await {
+            // Envoy: a logical host keeps what it has rather than lose its last address.
+            Ok(answer) if is_logical && answer.addresses.is_empty() => {
+                cluster.stats.update_failure().inc();
+                if answers.send((at, None)).await.is_err() {
+                    return;
+                }
+                schedule.after_failure()
+            }
             Ok(answer) => {
                 cluster.stats.update_success().inc();
                 let wait = schedule.after_answer(answer.ttl);
@@ -175,43 +164,41 @@ struct Target {
     name: Arc<str>,
     port: u16,
     hosts: Vec<Arc<Host>>,
-    /// Whether DNS has answered, or failed to, at least once.
-    is_known: bool,
+    /// Those of a logical host, in the order of the answer.
+    addresses: Vec<SocketAddr>,
 }
 
 impl Target {
     fn fixed(endpoint: &Endpoint, address: Address) -> Self {
         let hosts = vec![Arc::new(Host::new(endpoint, address))];
-        Self { endpoint: endpoint.clone(), name: "".into(), port: 0, hosts, is_known: true }
+        Self { endpoint: endpoint.clone(), name: "".into(), port: 0, hosts, addresses: Vec::new() }
     }
 
     fn named(endpoint: &Endpoint, name: Arc<str>, port: u16) -> Self {
-        Self { endpoint: endpoint.clone(), name, port, hosts: Vec::new(), is_known: false }
+        Self { endpoint: endpoint.clone(), name, port, hosts: Vec::new(), addresses: Vec::new() }
     }
 
     /// Takes in an answer. False if it changes nothing.
     fn update(&mut self, cluster: &Cluster, answer: &Answer) -> bool {
         match &cluster.config.discovery {
-            Discovery::LogicalDns(_) => self.update_logical(answer),
+            Discovery::LogicalDns(_) => self.update_logical(cluster, answer),
             _ => self.update_strict(cluster, answer),
         }
     }
 
-    fn update_logical(&mut self, answer: &Answer) -> bool {
-        // Envoy: a name that is gone keeps its last address.
-        let Some(first) = answer.addresses.first() else { return false };
-        let address = Address::from(SocketAddr::new(*first, self.port));
-        match self.hosts.first() {
-            Some(host) => {
-                let moved = host.address() != address;
-                host.move_to(address);
-                moved
-            }
-            None => {
-                self.hosts.push(Arc::new(Host::logical(&self.endpoint, address, &self.name)));
-                true
-            }
+    /// Envoy: the one host is another as soon as any of its addresses, or their order, changes.
+    fn update_logical(&mut self, cluster: &Cluster, answer: &Answer) -> bool {
+        let addresses: Vec<_> = answer.addresses.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect();
+        if addresses == self.addresses {
+            return false;
         }
+        let order = cluster.config.happy_eyeballs;
+        let host = Host::logical(&self.endpoint, &addresses, &self.name, order);
+        // A name that is gone keeps its last addresses.
+        let Some(host) = host else { return false };
+        self.hosts = vec![Arc::new(host)];
+        self.addresses = addresses;
+        true
     }
 
     /// Hosts whose address is still there stay the same hosts.
@@ -276,7 +263,7 @@ impl<'a> Schedule<'a> {
         self.backoff = None;
         let refresh = match ttl {
             // A time-to-live of zero would ask without end.
-            Some(ttl) if self.dns.respect_ttl && !ttl.is_zero() => ttl,
+            Some(ttl) if self.dns.respect_ttl && !ttl.is_zero() => ttl.max(self.dns.min_refresh),
             _ => self.dns.refresh,
         };
         refresh + random_below(self.dns.jitter)

@@ -1,22 +1,47 @@
 //! Names to addresses.
+//!
+//! The messages are those of hickory-proto. Who is asked, in which order, how often and for how long is decided here,
+//! as c-ares does: hickory's own resolver gives all name servers one time limit together, so that behind a first one
+//! that is silent no other is ever asked.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod cache;
+mod exchange;
+mod registry;
+mod servers;
+mod system;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-    ServerOrderingStrategy,
-};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::{TokioResolver, system_conf};
-use nuncio_config::cluster::{DnsFamily, DnsResolverConfig};
+use arc_swap::ArcSwap;
+use hickory_proto::rr::{Name, RecordType};
+use nuncio_config::cluster::{DnsFamily, DnsResolverConfig, ResolverLibrary};
+use nuncio_telemetry::stats::catalogue::CaresStats;
+use tokio::runtime::Handle;
 
-/// Asks the name servers of one configuration. Nothing is cached: whoever asks decides how often.
+use cache::Cache;
+use servers::Servers;
+use system::{Interfaces, SystemFiles};
+
+pub(crate) use registry::Resolvers;
+
+/// Asks the name servers of one configuration. All queries run on the thread that it was made on; who asks may be on
+/// any.
 pub(crate) struct Resolver {
-    v4: TokioResolver,
-    v6: TokioResolver,
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+struct Shared {
+    config: DnsResolverConfig,
+    files: SystemFiles,
+    /// Made anew when the system's files change.
+    servers: ArcSwap<Servers>,
+    /// Answers that may be given again. Only the control thread takes it, so that nobody waits.
+    cache: Option<Mutex<Cache>>,
+    /// What c-ares counts in Envoy; of other libraries nothing is counted.
+    stats: Option<CaresStats>,
 }
 
 /// What DNS said of a name.
@@ -33,35 +58,89 @@ pub(crate) struct Answer {
 }
 
 /// Why nothing is known of a name.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
-    /// The resolver could not be set up.
-    #[error("cannot set up a resolver: {0}")]
-    Setup(NetError),
-    /// No name server answered as it should.
+    /// The name cannot be asked for.
+    #[error("not a domain name: {0}")]
+    BadName(String),
+    /// No name server answered in time.
+    #[error("no name server answered in time")]
+    Timeout,
+    /// The last name server that was asked could not help.
     #[error("{0}")]
-    Query(NetError),
+    Server(String),
+    /// The process is about to end.
+    #[error("no longer resolving")]
+    Stopped,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Family {
     V4,
     V6,
 }
 
-/// Addresses with their shortest time-to-live. A name that does not exist has none.
-type FamilyAnswer = Result<(Vec<IpAddr>, Option<Duration>), NetError>;
+/// Addresses of one family. A name that does not exist has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Found {
+    addresses: Vec<IpAddr>,
+    ttl: Option<Duration>,
+}
+
+// === impl Family ===
+
+impl Family {
+    fn record_type(self) -> RecordType {
+        match self {
+            Self::V4 => RecordType::A,
+            Self::V6 => RecordType::AAAA,
+        }
+    }
+
+    fn has(self, ip: &IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
+    }
+
+    fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::LOCALHOST.into(),
+            Self::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+}
 
 // === impl Resolver ===
 
 impl Resolver {
-    pub(crate) fn new(config: &DnsResolverConfig) -> Result<Self, ResolveError> {
-        let build = |strategy| build(config, strategy).map_err(ResolveError::Setup);
-        Ok(Self { v4: build(LookupIpStrategy::Ipv4Only)?, v6: build(LookupIpStrategy::Ipv6Only)? })
+    fn new(config: &DnsResolverConfig, files: SystemFiles, stats: Option<CaresStats>, runtime: Handle) -> Self {
+        let servers = ArcSwap::from_pointee(Servers::new(config, &files));
+        let cache = config.cache_ttl.map(|max| Mutex::new(Cache::new(max)));
+        let stats = stats.filter(|_| config.library == ResolverLibrary::Cares);
+        Self { shared: Arc::new(Shared { config: config.clone(), files, servers, cache, stats }), runtime }
     }
 
     /// Asks for the addresses of `name`. A name that does not exist is an answer without addresses, as in Envoy.
     pub(crate) async fn resolve(&self, name: &str, family: DnsFamily) -> Result<Answer, ResolveError> {
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        let mut task = AbortOnDrop(self.runtime.spawn(async move { shared.resolve(&name, family).await }));
+        (&mut task.0).await.unwrap_or(Err(ResolveError::Stopped))
+    }
+}
+
+/// A task that ends with who waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn resolve(&self, name: &str, family: DnsFamily) -> Result<Answer, ResolveError> {
+        self.follow_files();
         let (first, second) = match family {
             DnsFamily::V4Only => return one(self.ask(name, Family::V4).await),
             DnsFamily::V6Only => return one(self.ask(name, Family::V6).await),
@@ -70,7 +149,7 @@ impl Resolver {
             DnsFamily::All => return self.resolve_both(name).await,
         };
         match self.ask(name, first).await {
-            Ok((addresses, ttl)) if !addresses.is_empty() => Ok(Answer { addresses, ttl, ..Answer::default() }),
+            Ok(Found { addresses, ttl }) if !addresses.is_empty() => Ok(Answer { addresses, ttl, ..Answer::default() }),
             _ => one(self.ask(name, second).await),
         }
     }
@@ -79,91 +158,112 @@ impl Resolver {
         let (v4, v6) = tokio::join!(self.ask(name, Family::V4), self.ask(name, Family::V6));
         let (failed_v4, failed_v6) = (v4.is_err(), v6.is_err());
         match (v4, v6) {
-            (Err(error), Err(_)) => Err(ResolveError::Query(error)),
+            (Err(error), Err(_)) => Err(error),
             (v4, v6) => {
-                let (mut addresses, ttl_v4) = v4.unwrap_or_default();
-                let (more, ttl_v6) = v6.unwrap_or_default();
-                addresses.extend(more);
-                let ttl = ttl_v4.into_iter().chain(ttl_v6).min();
+                let (v4, v6) = (v4.unwrap_or_default(), v6.unwrap_or_default());
+                let ttl = v4.ttl.into_iter().chain(v6.ttl).min();
+                let mut addresses = v4.addresses;
+                // A literal is the answer to both.
+                addresses.extend(v6.addresses.into_iter().filter(|ip| ip.is_ipv6()));
                 Ok(Answer { addresses, ttl, failed_v4, failed_v6 })
             }
         }
     }
 
-    async fn ask(&self, name: &str, family: Family) -> FamilyAnswer {
-        let resolver = match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        };
-        match resolver.lookup_ip(name).await {
-            Ok(found) => {
-                let ttls = found.as_lookup().answers().iter().map(|r| Duration::from_secs(r.ttl.into()));
-                Ok((found.iter().collect(), ttls.min()))
+    /// Takes notice of changes of the system's files.
+    fn follow_files(&self) {
+        if self.servers.load().files_changed(&self.files) {
+            self.servers.store(Arc::new(Servers::new(&self.config, &self.files)));
+            if let Some(cache) = &self.cache {
+                cache.lock().unwrap_or_else(PoisonError::into_inner).clear();
             }
-            Err(error) if is_empty_answer(&error) => Ok((Vec::new(), None)),
-            Err(error) => Err(error),
         }
+    }
+
+    async fn ask(&self, name: &str, family: Family) -> Result<Found, ResolveError> {
+        if self.config.filter_unroutable && !Interfaces::now().has(family) {
+            return Ok(Found::default());
+        }
+        let _pending = self.stats.as_ref().map(Pending::new);
+        let servers = self.servers.load_full();
+        let (result, timeouts) = match servers.known(name, family) {
+            Some(found) => (Ok(found), 0),
+            None => self.ask_servers(&servers, name, family).await,
+        };
+        if let Some(stats) = &self.stats {
+            match &result {
+                Ok(found) if found.addresses.is_empty() => stats.not_found().inc(),
+                Ok(_) | Err(ResolveError::Stopped) => {}
+                Err(ResolveError::Timeout) => stats.timeouts().add(timeouts),
+                Err(ResolveError::BadName(_) | ResolveError::Server(_)) => stats.get_addr_failure().inc(),
+            }
+        }
+        result
+    }
+
+    /// Asks for each of the names that `name` may be short for, until one is there.
+    async fn ask_servers(
+        &self,
+        servers: &Arc<Servers>,
+        name: &str,
+        family: Family,
+    ) -> (Result<Found, ResolveError>, u64) {
+        let names = match servers.full_names(name) {
+            Ok(names) => names,
+            Err(error) => return (Err(error), 0),
+        };
+        let mut last = Ok(Found::default());
+        let mut timeouts = 0;
+        for name in names {
+            last = match self.cached(&name, family) {
+                Some(found) => Ok(found),
+                None => servers.ask(&name, family, &mut timeouts).await.map(|answer| self.keep(&name, family, answer)),
+            };
+            match &last {
+                Ok(found) if found.addresses.is_empty() => {}
+                // The next may have another server behind it.
+                Err(ResolveError::Server(_)) => {}
+                _ => break,
+            }
+        }
+        (last, timeouts)
+    }
+
+    fn cached(&self, name: &Name, family: Family) -> Option<Found> {
+        self.cache.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).get(name, family)
+    }
+
+    fn keep(&self, name: &Name, family: Family, answer: exchange::Reply) -> Found {
+        let exchange::Reply { found, negative_ttl } = answer;
+        if let Some(cache) = &self.cache {
+            let ttl = found.ttl.or(negative_ttl).unwrap_or_default();
+            cache.lock().unwrap_or_else(PoisonError::into_inner).put(name.clone(), family, found.clone(), ttl);
+        }
+        found
     }
 }
 
-fn one(answer: FamilyAnswer) -> Result<Answer, ResolveError> {
-    let (addresses, ttl) = answer.map_err(ResolveError::Query)?;
+fn one(found: Result<Found, ResolveError>) -> Result<Answer, ResolveError> {
+    let Found { addresses, ttl } = found?;
     Ok(Answer { addresses, ttl, ..Answer::default() })
 }
 
-/// NXDOMAIN, or a name without addresses of the family.
-fn is_empty_answer(error: &NetError) -> bool {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => {
-            matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
-        }
-        _ => error.is_nx_domain(),
+/// Counts a resolution under way.
+struct Pending<'a>(&'a CaresStats);
+
+impl<'a> Pending<'a> {
+    fn new(stats: &'a CaresStats) -> Self {
+        stats.resolve_total().inc();
+        stats.pending_resolutions().inc();
+        Self(stats)
     }
 }
 
-fn build(config: &DnsResolverConfig, strategy: LookupIpStrategy) -> Result<TokioResolver, NetError> {
-    let (servers, options) = servers(config);
-    let options = options_of(config, strategy, options);
-    TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default()).with_options(options).build()
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.pending_resolutions().dec();
+    }
 }
 
-fn servers(config: &DnsResolverConfig) -> (ResolverConfig, ResolverOpts) {
-    // c-ares asks the local host where /etc/resolv.conf names no server.
-    let fallback = || {
-        let local = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
-        (ResolverConfig::from_parts(None, Vec::new(), vec![local]), ResolverOpts::default())
-    };
-    let (system, options) = system_conf::read_system_conf().unwrap_or_else(|_| fallback());
-    let (domain, search, mut servers) = system.into_parts();
-    if !config.servers.is_empty() {
-        let server = |at: &std::net::SocketAddr| {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            let at_port = |mut connection: ConnectionConfig| {
-                connection.port = at.port();
-                connection
-            };
-            NameServerConfig::new(at.ip(), false, connections.into_iter().map(at_port).collect())
-        };
-        servers = config.servers.iter().map(server).collect();
-    }
-    if config.use_tcp {
-        for server in &mut servers {
-            server.connections.retain(|c| matches!(c.protocol, hickory_resolver::config::ProtocolConfig::Tcp));
-        }
-    }
-    let (domain, search) = if config.no_search { (None, Vec::new()) } else { (domain, search) };
-    (ResolverConfig::from_parts(domain, search, servers), options)
-}
-
-fn options_of(config: &DnsResolverConfig, strategy: LookupIpStrategy, mut options: ResolverOpts) -> ResolverOpts {
-    options.ip_strategy = strategy;
-    options.cache_size = 0;
-    options.timeout = config.timeout;
-    options.attempts = config.tries.saturating_sub(1) as usize;
-    options.use_hosts_file = ResolveHosts::Always;
-    // One after the other, in the order given, as c-ares asks them.
-    options.num_concurrent_reqs = 1;
-    options.server_ordering_strategy =
-        if config.rotate { ServerOrderingStrategy::RoundRobin } else { ServerOrderingStrategy::UserProvidedOrder };
-    options
-}
+#[cfg(test)]
+mod tests;

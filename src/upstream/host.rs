@@ -1,13 +1,13 @@
 mod balance;
 mod flags;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use nuncio_config::cluster::{Endpoint, EndpointCheck, Health, Locality};
+use nuncio_config::cluster::{Endpoint, EndpointCheck, HappyEyeballs, Health, Locality};
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -19,7 +19,9 @@ pub use flags::{HealthFlag, HealthFlags};
 /// One host of a cluster, shared by all workers.
 #[derive(Debug)]
 pub struct Host {
-    address: HostAddress,
+    address: Address,
+    /// Where it has several: all of them, in the order in which they are tried.
+    addresses: Option<Arc<[SocketAddr]>>,
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
     pub hostname: Arc<str>,
     /// Share of the load, at least 1.
@@ -60,13 +62,6 @@ pub enum CoarseHealth {
     Healthy,
 }
 
-/// A logical host keeps its identity while DNS moves it.
-#[derive(Debug)]
-enum HostAddress {
-    Fixed(Address),
-    Logical(ArcSwap<Address>),
-}
-
 /// Counts of one host, for `/clusters` and least-request. All workers write them with relaxed atomics: they order
 /// nothing, and a worker's share alone would not do for choosing the least loaded host.
 #[derive(Debug, Default)]
@@ -104,23 +99,37 @@ pub struct HostGauge(AtomicU64);
 impl Host {
     /// The host of `endpoint` at `address`.
     pub fn new(endpoint: &Endpoint, address: Address) -> Self {
-        Self::with_address(endpoint, HostAddress::Fixed(address), endpoint.hostname.clone())
+        Self::with_address(endpoint, address, endpoint.addresses.clone(), endpoint.hostname.clone())
     }
 
     /// A host found under the DNS name `name`, which it carries unless its endpoint has a hostname of its own.
     pub fn resolved(endpoint: &Endpoint, address: Address, name: &Arc<str>) -> Self {
-        Self::with_address(endpoint, HostAddress::Fixed(address), named(endpoint, name))
+        Self::with_address(endpoint, address, None, named(endpoint, name))
     }
 
-    /// A host that stays the same while DNS moves it.
-    pub fn logical(endpoint: &Endpoint, address: Address, name: &Arc<str>) -> Self {
-        Self::with_address(endpoint, HostAddress::Logical(ArcSwap::from_pointee(address)), named(endpoint, name))
+    /// One host for all `addresses` of the DNS name `name`, of which the first is the one that is told.
+    pub fn logical(
+        endpoint: &Endpoint,
+        addresses: &[SocketAddr],
+        name: &Arc<str>,
+        order: HappyEyeballs,
+    ) -> Option<Self> {
+        let address = Address::from(*addresses.first()?);
+        let several = (addresses.len() > 1).then(|| order.sort(addresses).into());
+        Some(Self::with_address(endpoint, address, several, named(endpoint, name)))
     }
 
-    fn with_address(endpoint: &Endpoint, address: HostAddress, hostname: Arc<str>) -> Self {
-        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata, check } = endpoint;
+    fn with_address(
+        endpoint: &Endpoint,
+        address: Address,
+        addresses: Option<Arc<[SocketAddr]>>,
+        hostname: Arc<str>,
+    ) -> Self {
+        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata, check, addresses: _ } =
+            endpoint;
         Self {
             address,
+            addresses,
             hostname,
             weight: *weight,
             priority: *priority,
@@ -137,19 +146,14 @@ impl Host {
         }
     }
 
-    /// Where new connections go.
+    /// Its address, or the first of them.
     pub fn address(&self) -> Address {
-        match &self.address {
-            HostAddress::Fixed(address) => address.clone(),
-            HostAddress::Logical(address) => Address::clone(&address.load()),
-        }
+        self.address.clone()
     }
 
-    /// Moves a logical host; any other stays.
-    pub fn move_to(&self, to: Address) {
-        if let HostAddress::Logical(address) = &self.address {
-            address.store(Arc::new(to));
-        }
+    /// Where it has several: all of them, in the order in which they are tried.
+    pub(crate) fn addresses(&self) -> Option<&[SocketAddr]> {
+        self.addresses.as_deref()
     }
 
     /// What is known of its health now. It counts for load balancing once

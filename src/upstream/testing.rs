@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nuncio_config::cluster::{
     AssignmentPolicy, Checker, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily,
-    DnsResolverConfig, Endpoint, EndpointAddress, Health, HealthCheck, HealthCheckLog, Intervals, LbPolicy, LocalityLb,
-    Payloads, Priority, TcpHealthCheck, UpstreamHttp,
+    DnsResolverConfig, Endpoint, EndpointAddress, HappyEyeballs, Health, HealthCheck, HealthCheckLog, Intervals,
+    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, UpstreamHttp,
 };
 use nuncio_filter_api::{ClusterNames, Rng};
 use nuncio_telemetry::Address;
@@ -32,6 +32,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         priority: 0,
         metadata: None,
         check: None,
+        addresses: None,
     }
 }
 
@@ -65,6 +66,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         buffer_limit: 1 << 20,
         bind: None,
         tcp_keepalive: None,
+        happy_eyeballs: HappyEyeballs::default(),
         wait_for_warm: true,
         metadata: None,
     }
@@ -175,9 +177,10 @@ impl NameServer {
             refresh,
             jitter: Duration::ZERO,
             respect_ttl: false,
+            min_refresh: Duration::ZERO,
             failure: None,
             family,
-            resolver: Arc::new(resolver),
+            resolver: Some(Arc::new(resolver)),
         }
     }
 

@@ -76,6 +76,7 @@ pub(super) async fn run(
     let mut running = start(scenario, program).await?;
     let mut mask = Mask::new(&scenario.masks);
     mask.port(running.addr().port(), "listener");
+    mask.port(running.name_server().port(), "dns");
     for (at, upstream) in running.upstreams().iter().enumerate() {
         mask.port(upstream.port(), ["upstream", "upstream2"][at]);
     }
@@ -136,7 +137,7 @@ async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarte
     }
     let [first, second] = scripts;
     let builder = proxy(scenario.pieces.yaml()).program(program).argument("-l").argument("warn");
-    builder.upstream(first).upstream(second).start().await
+    builder.upstream(first).upstream(second).names(&scenario.names).start().await
 }
 
 /// Does what the step says. Where it is a request, its own address is returned.
@@ -153,9 +154,17 @@ async fn act(
             wait(running, conditions, seen).await;
             Ok(None)
         }
+        Action::Names(table) => {
+            running.name_server().change(table);
+            Ok(None)
+        }
         Action::Hosts(pattern) => {
             let text = get(running.admin, "/clusters").await?.text();
-            seen.lines.extend(text.lines().filter(|line| pattern.is_match(line)).map(|line| format!("> {line}")));
+            let mut lines: Vec<_> =
+                text.lines().filter(|line| pattern.is_match(line)).map(|line| format!("> {line}")).collect();
+            // Clusters come in no order.
+            lines.sort();
+            seen.lines.append(&mut lines);
             Ok(None)
         }
         Action::Http1 { bytes, methods, tunnel, raw } => {

@@ -26,6 +26,8 @@
 //! nuncio still differs here: tolerated, and told; NUNCIO_PARITY=pending shows how
 //! --- alone reason
 //! Envoy cannot be asked here: nuncio is held against the outcomes that the steps state
+//! --- dns
+//! `NAME ANSWER` of the name server at port $DNS (support/name_server.rs); after a step, a change that is a step itself
 //! --- wait label
 //! `name = value` or `name >= value`, of stats that are waited for, as a step of its own
 //! --- hosts PATTERN
@@ -48,6 +50,7 @@
 
 use super::escape::unescape;
 use crate::support::bootstrap::Pieces;
+use crate::support::name_server::{Table, table};
 use crate::support::upstream::{Answer, Then};
 use regex::Regex;
 use std::time::Duration;
@@ -58,6 +61,8 @@ pub(super) struct Scenario {
     pub(super) name: String,
     pub(super) pieces: Pieces,
     pub(super) upstream: Kind,
+    /// What the name server knows at first.
+    pub(super) names: Table,
     /// Number of the upstream (0 or 1), prefix of the target, answer.
     pub(super) responses: Vec<(usize, String, Answer)>,
     pub(super) steps: Vec<Step>,
@@ -107,6 +112,8 @@ pub(super) enum Action {
     Wait(Vec<Condition>),
     /// Lines of `/clusters`.
     Hosts(Regex),
+    /// The name server says something else from then on.
+    Names(Table),
 }
 
 /// A value of a stat that is waited for.
@@ -195,6 +202,13 @@ impl Scenario {
                 self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
             }
             "h2" => self.steps.push(h2_step(words, lines)?),
+            "dns" if self.steps.is_empty() => self.names.extend(table(&text)?),
+            "dns" => self.steps.push(Step {
+                label: format!("dns {words}"),
+                action: Action::Names(table(&text)?),
+                times: 1,
+                expect: None,
+            }),
             "wait" => self.wait(words, lines)?,
             "hosts" => self.steps.push(Step {
                 label: format!("hosts {words}"),

@@ -1,5 +1,6 @@
 //! Starts a proxy process (nuncio, or an Envoy to compare with) from YAML with placeholders, and stops it by its pid.
 
+use super::name_server::{NameServer, Table};
 use super::upstream::{Script, Upstream};
 use super::{DEADLINE, client};
 use std::net::SocketAddr;
@@ -14,8 +15,8 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A proxy to be started.
 ///
-/// Placeholders of the YAML: `$UPSTREAM`, `$UPSTREAM2`, ... are the ports of the upstreams in the order given, `$DIR`
-/// is a folder of this proxy alone.
+/// Placeholders of the YAML: `$UPSTREAM`, `$UPSTREAM2`, ... are the ports of the upstreams in the order given, `$DNS`
+/// that of a name server, `$DIR` is a folder of this proxy alone.
 pub(crate) struct Proxy {
     yaml: String,
     program: PathBuf,
@@ -23,6 +24,7 @@ pub(crate) struct Proxy {
     file_limit: Option<u64>,
     arguments: Vec<String>,
     upstreams: Vec<Script>,
+    names: Table,
 }
 
 /// The binary under test: this build of nuncio, or `$NUNCIO_BINARY`, such as an Envoy that a new test is tried on.
@@ -39,6 +41,7 @@ pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
         file_limit: None,
         arguments: Vec::new(),
         upstreams: Vec::new(),
+        names: Table::new(),
     }
 }
 
@@ -68,6 +71,12 @@ impl Proxy {
         self
     }
 
+    /// What the name server knows, beside what it was told before.
+    pub(crate) fn names(mut self, table: &Table) -> Self {
+        self.names.extend(table.iter().cloned());
+        self
+    }
+
     /// Starts the upstreams and the proxy and waits until it is ready; panics with its log where it does not get so.
     pub(crate) async fn run(self) -> Running {
         match self.start().await {
@@ -89,6 +98,8 @@ impl Proxy {
         if self.yaml.contains("$TCP_ECHO") {
             self.yaml = self.yaml.replace("$TCP_ECHO", &tcp_echo().await.to_string());
         }
+        let name_server = NameServer::start(&self.names).await;
+        self.yaml = self.yaml.replace("$DNS", &name_server.port().to_string());
         let config = dir.0.join("bootstrap.yaml");
         std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
         let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
@@ -112,7 +123,7 @@ impl Proxy {
         let mut process = Process { child, dir };
         let admin = process.ready().await?;
         let listeners = listeners(admin).await;
-        Ok(Running { process, admin, listeners, upstreams })
+        Ok(Running { process, admin, listeners, upstreams, name_server })
     }
 }
 
@@ -184,6 +195,7 @@ pub(crate) struct Running {
     pub(crate) admin: SocketAddr,
     listeners: Vec<(String, SocketAddr)>,
     upstreams: Vec<Upstream>,
+    name_server: NameServer,
 }
 
 impl Running {
@@ -205,6 +217,11 @@ impl Running {
 
     pub(crate) fn upstreams(&self) -> &[Upstream] {
         &self.upstreams
+    }
+
+    /// That at port `$DNS`.
+    pub(crate) fn name_server(&self) -> &NameServer {
+        &self.name_server
     }
 
     /// What the admin interface answers.

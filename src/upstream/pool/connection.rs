@@ -1,13 +1,13 @@
 //! The life of one upstream connection: dialling it, and what is counted of it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
-use nuncio_net::{ConnectError, ConnectOptions, connect, connect_udp};
+use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_udp};
 use nuncio_telemetry::{Address, Protocol, Timeline};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
@@ -55,8 +55,8 @@ pub(crate) struct ConnectionRecord {
     pub(crate) id: u64,
     /// `None`: it carries no HTTP.
     pub(crate) protocol: Option<Protocol>,
-    /// The address that is connected to.
-    pub(crate) remote: Address,
+    /// The address that is connected to; before that, the first to be tried.
+    remote: RefCell<Address>,
     pub(crate) local: Cell<Option<Address>>,
     opened: Instant,
     /// Takes no new requests from then on.
@@ -148,7 +148,7 @@ impl ConnectionRecord {
         let opened = share.env.clock.now();
         let expires = share.cluster.config.http.common.max_connection_duration.map(|d| opened + d);
         Some(Self {
-            remote: host.address(),
+            remote: RefCell::new(host.address()),
             id: share.env.clusters.next_connection_id(),
             share: share.clone(),
             host: host.clone(),
@@ -170,7 +170,7 @@ impl ConnectionRecord {
     /// The record of datagrams to a host, which are no connection.
     pub(crate) fn uncounted(share: &Rc<ClusterShare>, host: &Arc<Host>, priority: Priority) -> Self {
         Self {
-            remote: host.address(),
+            remote: RefCell::new(host.address()),
             id: share.env.clusters.next_connection_id(),
             share: share.clone(),
             host: host.clone(),
@@ -192,7 +192,7 @@ impl ConnectionRecord {
     /// Makes a socket for datagrams to the host.
     pub(crate) fn dial_udp(&self) -> Result<UdpSocket, PoolFailure> {
         let options = ConnectOptions { bind: self.share.cluster.config.bind.as_deref(), keepalive: None };
-        connect_udp(&self.remote, options).map_err(|error| PoolFailure::Local(error.to_string().into()))
+        connect_udp(&self.host.address(), options).map_err(|error| PoolFailure::Local(error.to_string().into()))
     }
 
     /// Connects. What went wrong is counted; the caller only passes it on.
@@ -200,7 +200,7 @@ impl ConnectionRecord {
         let config = &self.share.cluster.config;
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
         let stats = &self.share.cluster.stats;
-        let failure = match timeout(config.connect_timeout, connect(&self.remote, options)).await {
+        let failure = match timeout(config.connect_timeout, self.connect(options)).await {
             Ok(Ok(connected)) => {
                 self.connected.set(Some(self.share.env.clock.now()));
                 self.local.set(connected.local);
@@ -208,7 +208,7 @@ impl ConnectionRecord {
                 return Ok(Metered::wrap(connected.io, self.clone()));
             }
             Ok(Err(error)) => {
-                tracing::debug!(cluster = %config.name.name, host = %self.remote, %error, "upstream connect failed");
+                tracing::debug!(cluster = %config.name.name, host = %self.host.address(), %error, "upstream connect failed");
                 if matches!(error, ConnectError::Bind { .. }) {
                     stats.bind_errors().inc();
                 } else {
@@ -224,6 +224,24 @@ impl ConnectionRecord {
         stats.upstream_cx_connect_fail().inc();
         self.host.stats.cx_connect_fail.inc();
         Err(failure)
+    }
+
+    /// Connects to the host, at whichever of its addresses answers.
+    async fn connect(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
+        let Some(addresses) = self.host.addresses() else { return connect(&self.host.address(), options).await };
+        let again = || {
+            // Envoy counts the attempts after the first as they begin, and nothing of how they end.
+            self.share.cluster.stats.upstream_cx_total().inc();
+            self.host.stats.cx_total.inc();
+        };
+        let (to, connected) = connect_first(addresses, options, again).await?;
+        self.remote.replace(to.into());
+        Ok(connected)
+    }
+
+    /// The address that it is connected to; before that, the host's first.
+    pub(crate) fn remote(&self) -> Address {
+        self.remote.borrow().clone()
     }
 
     /// Its own address, once connected.

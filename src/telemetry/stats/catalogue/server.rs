@@ -108,6 +108,19 @@ crate::stats! {
         warming_clusters: Gauge,
     }
 
+    /// `dns.cares`: questions to name servers, each for one name and one family of addresses.
+    pub struct CaresStats {
+        resolve_total: Counter,
+        /// The name is not there, or has no address of the family.
+        not_found: Counter,
+        /// Of questions that no server answered in time: how often one did not.
+        timeouts: Counter,
+        get_addr_failure: Counter,
+        /// No state is kept between questions that could be made anew.
+        reinits: Counter,
+        pending_resolutions: Gauge,
+    }
+
     /// `filesystem`: what the writers of log files did.
     pub struct FilesystemStats {
         /// Pieces handed to a writer.

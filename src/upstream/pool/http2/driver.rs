@@ -51,7 +51,7 @@ impl Http2Connection {
             End::Idle => stats.upstream_cx_idle_timeout().inc(),
             End::Dead => share.http2_stats().keepalive_timeout().inc(),
             End::Driver(Err(error)) if error.is_library() => {
-                tracing::debug!(host = %self.record.remote, %error, "upstream speaks no sound HTTP/2");
+                tracing::debug!(host = %self.record.remote(), %error, "upstream speaks no sound HTTP/2");
                 stats.upstream_cx_protocol_error().inc();
             }
             End::Driver(_) => {}
