@@ -17,6 +17,7 @@ use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
+use crate::discovery::ConfigSource;
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
 use crate::protocol::{duration, message_name};
@@ -33,6 +34,8 @@ pub struct BootstrapConfig {
     pub listeners: Vec<Arc<ListenerConfig>>,
     /// `static_resources.clusters`.
     pub clusters: Vec<ClusterConfig>,
+    /// Where further resources come from.
+    pub dynamic_resources: DynamicResources,
     /// What all clusters share.
     pub cluster_manager: ClusterManagerConfig,
     /// Layers of the runtime.
@@ -43,6 +46,15 @@ pub struct BootstrapConfig {
     pub server_version: Option<u64>,
     /// Paths of fields that are set and cannot change what nuncio does; logged once.
     pub without_effect: Vec<String>,
+}
+
+/// Where clusters and listeners come from that are not in the bootstrap.
+#[derive(Clone, Debug, Default)]
+pub struct DynamicResources {
+    /// Of clusters.
+    pub cds: Option<ConfigSource>,
+    /// Of listeners.
+    pub lds: Option<ConfigSource>,
 }
 
 /// The names by which a node calls itself, for the environment of lowering; the command line overrides them.
@@ -113,9 +125,8 @@ impl BootstrapConfig {
         note("grpc_async_client_manager_config", grpc_async_client_manager_config.is_some());
         note("memory_allocator_manager", memory_allocator_manager.is_some());
         note("perf_tracing_file_path", !perf_tracing_file_path.is_empty());
-        let dynamic_resources = dynamic_resources.filter(|v| *v != proto::bootstrap::DynamicResources::default());
         let stats_eviction_interval = stats_eviction;
-        let refused = refuse_set!(cx; dynamic_resources, hds_config, flags_path, stats_sinks, watchdog, watchdogs,
+        let refused = refuse_set!(cx; hds_config, flags_path, stats_sinks, watchdog, watchdogs,
             tracing, overload_manager, enable_dispatcher_stats, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
             certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
             application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
@@ -140,6 +151,7 @@ impl BootstrapConfig {
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
+        let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         let resources =
             cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), clusters, cx));
         refused?;
@@ -154,12 +166,30 @@ impl BootstrapConfig {
             admin: admin?.flatten(),
             listeners,
             clusters,
+            dynamic_resources: dynamic?.unwrap_or_default(),
             cluster_manager,
             runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),
             without_effect,
         })
+    }
+}
+
+impl DynamicResources {
+    fn lower(proto: proto::bootstrap::DynamicResources, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let proto::bootstrap::DynamicResources {
+            lds_config,
+            lds_resources_locator,
+            cds_config,
+            cds_resources_locator,
+            ads_config,
+        } = proto;
+        let refused = refuse_set!(cx; lds_resources_locator, cds_resources_locator, ads_config);
+        let lds = cx.opt("lds_config", lds_config, ConfigSource::lower);
+        let cds = cx.opt("cds_config", cds_config, ConfigSource::lower);
+        refused?;
+        Ok(Self { cds: cds?, lds: lds? })
     }
 }
 

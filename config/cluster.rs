@@ -2,7 +2,9 @@
 
 mod aggregate;
 mod circuit_breakers;
+mod connections;
 mod dns;
+mod eds;
 mod endpoint;
 mod happy_eyeballs;
 mod health_check;
@@ -23,6 +25,7 @@ use nuncio_telemetry::Metadata;
 pub use aggregate::Aggregate;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
+pub use eds::{ClusterAssignment, EdsConfig};
 pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
@@ -95,6 +98,8 @@ pub struct ClusterConfig {
     pub wait_for_warm: bool,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+    /// Of all that makes a connection what it is: those of another configuration of the cluster go on where it is equal.
+    pub connections: u64,
 }
 
 /// Where the hosts of a cluster come from.
@@ -106,6 +111,8 @@ pub enum Discovery {
     StrictDns(Box<DnsConfig>),
     /// DNS; the name is one host, new connections go to its first address.
     LogicalDns(Box<DnsConfig>),
+    /// Endpoint discovery.
+    Eds(Box<EdsConfig>),
     /// None are its own: those of other clusters, which stand in for each other.
     Aggregate(Box<Aggregate>),
 }
@@ -116,7 +123,7 @@ impl Discovery {
     /// Whether the type of the cluster has a way of its own to choose a host.
     pub fn brings_balancer(&self) -> bool {
         match self {
-            Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) => false,
+            Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) | Self::Eds(_) => false,
             Self::Aggregate(_) => true,
         }
     }
@@ -128,6 +135,7 @@ impl ClusterConfig {
     /// Lowers one cluster.
     pub fn lower(proto: pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let supported = refuse_unsupported(&proto, cx);
+        let connections = connections::hash(&proto);
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
         let discovery = lower_discovery(&proto, cx);
         let assignment = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
@@ -206,6 +214,7 @@ impl ClusterConfig {
             happy_eyeballs,
             wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),
             metadata: metadata?.flatten(),
+            connections,
         })
     }
 }
@@ -219,7 +228,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         name: _,
         alt_stat_name: _,
         stats_matcher,
-        eds_cluster_config,
+        eds_cluster_config: _,
         connect_timeout: _,
         per_connection_buffer_limit_bytes: _,
         per_connection_buffer_high_watermark_timeout,
@@ -272,7 +281,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("transport_socket_matches", transport_socket_matches),
         cx.unsupported("transport_socket_matcher", transport_socket_matcher),
         cx.unsupported("stats_matcher", stats_matcher),
-        cx.unsupported("eds_cluster_config", eds_cluster_config),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
         refuse_transport_socket(transport_socket.as_ref(), cx),
@@ -316,11 +324,15 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
             DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
         }
     };
+    if kind != DiscoveryType::Eds && proto.eds_cluster_config.is_some() {
+        return Err(cx.at("eds_cluster_config", |cx| cx.invalid("eds_cluster_config set in a non-EDS cluster")));
+    }
     match kind {
         DiscoveryType::Static => Ok(Discovery::Static),
         DiscoveryType::StrictDns => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(proto, cx)?))),
         DiscoveryType::LogicalDns => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(proto, cx)?))),
-        DiscoveryType::Eds | DiscoveryType::OriginalDst => {
+        DiscoveryType::Eds => Ok(Discovery::Eds(Box::new(EdsConfig::lower(proto, cx)?))),
+        DiscoveryType::OriginalDst => {
             let what = format!("discovery type {}", kind.as_str_name());
             Err(cx.at("type", |cx| cx.not_implemented(what)))
         }

@@ -6,7 +6,7 @@ pub use filter_chain::FilterChainConfig;
 
 use std::sync::Arc;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{LowerCx, Readiness, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::google::protobuf::BoolValue;
@@ -14,12 +14,16 @@ use nuncio_telemetry::Metadata;
 use nuncio_telemetry::stats::Scope;
 
 use crate::address::ListenAddress;
+use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
 use crate::refuse_set;
 use crate::socket::{SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 
 /// Envoy's default of `per_connection_buffer_limit_bytes`, in bytes.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
+
+/// The numbers of `filter_chains` and `default_filter_chain`.
+const FILTER_CHAINS: [u32; 2] = [3, 25];
 
 /// A listener, ready to bind.
 pub struct ListenerConfig {
@@ -45,10 +49,14 @@ pub struct ListenerConfig {
     pub direction: TrafficDirection,
     /// For formatters.
     pub metadata: Option<Arc<Metadata>>,
+    /// What must be there before it accepts.
+    pub waits_for: Vec<Arc<Readiness>>,
+    /// A hash of all that it says beside its filter chains: where it is the same, only those have changed.
+    pub shape: u64,
 }
 
 /// One address of a listener, with what is set on its socket.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSocket {
     /// The address to bind.
     pub address: ListenAddress,
@@ -98,6 +106,7 @@ impl ListenerConfig {
     pub fn lower(listener: proto::Listener, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // The two opt-outs are of limits that nuncio cannot be given yet; the time-out of listener filters has none to
         // wait for.
+        let shape = fingerprint(&listener, &FILTER_CHAINS);
         let proto::Listener {
             name,
             address,
@@ -159,6 +168,8 @@ impl ListenerConfig {
         let first = first.unwrap_or_default();
         let stat_prefix: Arc<str> = if stat_prefix.is_empty() { (*first).into() } else { stat_prefix.into() };
         let scope = cx.env.stats.scope("listener").scope(&stat_prefix);
+        // What came before is another listener's.
+        drop(cx.take_waits());
         let lower_chain = |cx: &mut _| FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
         let filter_chain = cx.in_listener(scope.clone(), lower_chain);
         let balance = lower_balance(connection_balance_config, cx);
@@ -189,6 +200,8 @@ impl ListenerConfig {
             drain_type: drain_type?,
             direction: direction?,
             metadata: metadata?.flatten(),
+            waits_for: cx.take_waits(),
+            shape,
         })
     }
 }

@@ -18,6 +18,7 @@ mod mutations;
 mod panics;
 mod parity;
 mod process;
+mod reload;
 mod route_check;
 mod scopes;
 mod soak;

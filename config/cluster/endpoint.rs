@@ -118,21 +118,30 @@ pub(super) fn lower(
         };
     };
     cx.at("load_assignment", |cx| {
-        // The cluster's own name counts where the assignment is part of it.
-        let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
-        cx.unsupported("named_endpoints", &named_endpoints)?;
-        let policy = cx.opt("policy", policy, AssignmentPolicy::lower)?.unwrap_or_default();
-        let mut assignment = Assignment { endpoints: Vec::new(), policy };
-        let localities = endpoints.len();
-        let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, discovery, cx))?;
-        let mut weights = Vec::new();
-        for LocalityEndpoints { endpoints, weight } in lowered {
-            assignment.endpoints.extend(endpoints);
-            weights.extend(weight);
-        }
-        assignment.policy.locality_weights = weights.into();
+        let localities = proto.endpoints.len();
+        let assignment = lower_assignment(proto, discovery, cx)?;
         check_count(assignment, localities, discovery, cx)
     })
+}
+
+/// Lowers an assignment, whose cluster the caller knows.
+pub(super) fn lower_assignment(
+    proto: pb::ClusterLoadAssignment,
+    discovery: Option<&Discovery>,
+    cx: &mut LowerCx<'_>,
+) -> Result<Assignment, Refused> {
+    let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
+    cx.unsupported("named_endpoints", &named_endpoints)?;
+    let policy = cx.opt("policy", policy, AssignmentPolicy::lower)?.unwrap_or_default();
+    let mut assignment = Assignment { endpoints: Vec::new(), policy };
+    let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, discovery, cx))?;
+    let mut weights = Vec::new();
+    for LocalityEndpoints { endpoints, weight } in lowered {
+        assignment.endpoints.extend(endpoints);
+        weights.extend(weight);
+    }
+    assignment.policy.locality_weights = weights.into();
+    Ok(assignment)
 }
 
 fn check_count(

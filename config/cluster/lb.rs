@@ -98,6 +98,7 @@ impl LoweredLb {
         let kind = match (&self.policy, discovery) {
             (LbPolicy::Hashing(hashing), Discovery::Static) if hashing.use_hostname => "static",
             (LbPolicy::Hashing(hashing), Discovery::LogicalDns(_)) if hashing.use_hostname => "logical_dns",
+            (LbPolicy::Hashing(hashing), Discovery::Eds(_)) if hashing.use_hostname => "eds",
             _ => return Ok(()),
         };
         Err(cx.invalid(format!(

@@ -52,6 +52,21 @@ impl RouteTable {
     }
 }
 
+impl RouteTable {
+    /// Refuses routes to clusters that do not exist (`validate_clusters`).
+    pub fn check_clusters(&self, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        let mut result = Ok(());
+        for unknown in self.cluster_refs().filter(|named| !cx.env.clusters.is_declared(&named.cluster.name)) {
+            let reason = format!("unknown cluster {:?}", unknown.cluster.name);
+            result = Err(cx.at(&unknown.to_string(), |cx| cx.invalid(reason)));
+        }
+        for (path, unknown) in self.mirror_refs().filter(|(_, named)| !cx.env.clusters.is_declared(&named.name)) {
+            result = Err(cx.at(&path, |cx| cx.invalid(format!("unknown cluster {:?}", unknown.name))));
+        }
+        result
+    }
+}
+
 impl Config {
     fn lower(message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::RouteConfiguration {

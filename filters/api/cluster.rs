@@ -48,6 +48,14 @@ impl ClusterNames {
         }
     }
 
+    /// Says that there is no such cluster any more.
+    pub fn withdraw(&self, name: &str) {
+        let mut names = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = names.get_mut(name) {
+            known.declared = false;
+        }
+    }
+
     /// Whether there is a cluster of this name, for configuration that may only refer to those that exist
     /// (`validate_clusters`). Static clusters are lowered before the listeners that refer to them.
     pub fn is_declared(&self, name: &str) -> bool {
@@ -94,5 +102,8 @@ mod tests {
         assert!(!names.is_declared("a"));
         names.declare(&a);
         assert!(names.is_declared("a") && !names.is_declared("b") && !names.is_declared("c"));
+        names.withdraw("a");
+        assert!(!names.is_declared("a"));
+        assert_eq!(names.intern("a").id, 0);
     }
 }

@@ -15,6 +15,7 @@ mod message;
 mod network_filter;
 mod registry;
 mod route;
+mod slots;
 mod stream_cx;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -31,5 +32,6 @@ pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead
 pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
 pub use registry::{HttpFilterRow, NetworkFilterRow, Registry, Sides};
 pub use route::{PerRoute, Route, RouteRef, Routes};
+pub use slots::{Readiness, Slots};
 pub use stream_cx::{RouteSource, StreamCx};
 pub use worker::{Clock, Rng, Worker};

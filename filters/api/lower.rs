@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nuncio_telemetry::stats::Scope;
 
-use crate::{ClusterNames, Registry};
+use crate::{ClusterNames, Readiness, Registry, Slots};
 
 /// Which kind of refusal an [`Invalid`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct LowerEnv {
     pub local_ip: std::net::IpAddr,
     /// `node` of the bootstrap after the command line's overrides: id, cluster and zone.
     pub node: NodeNames,
+    /// What discovery fills.
+    pub slots: Slots,
 }
 
 /// Names that identify this process; empty where not given.
@@ -79,12 +81,20 @@ pub struct LowerCx<'a> {
     invalid: Vec<Invalid>,
     scope: Scope,
     listener: Option<Scope>,
+    waits: Vec<Arc<Readiness>>,
 }
 
 impl<'a> LowerCx<'a> {
     /// A context at the root of a resource.
     pub fn new(env: &'a LowerEnv) -> Self {
-        Self { env, path: String::new(), invalid: Vec::new(), scope: env.stats.scope(""), listener: None }
+        Self {
+            env,
+            path: String::new(),
+            invalid: Vec::new(),
+            scope: env.stats.scope(""),
+            listener: None,
+            waits: Vec::new(),
+        }
     }
 
     /// Runs `f` with `field` appended to the path.
@@ -142,6 +152,16 @@ impl<'a> LowerCx<'a> {
     /// The scope of the listener that is being lowered (`listener.<address>`), for filters that count there too.
     pub fn listener(&self) -> Option<&Scope> {
         self.listener.as_ref()
+    }
+
+    /// The listener that is being lowered is not to be used before this is ready.
+    pub fn wait_for(&mut self, readiness: Arc<Readiness>) {
+        self.waits.push(readiness);
+    }
+
+    /// What was to be waited for so far.
+    pub fn take_waits(&mut self) -> Vec<Arc<Readiness>> {
+        std::mem::take(&mut self.waits)
     }
 
     /// Lowers each element of the repeated `field`. All are lowered even if one is refused.

@@ -217,6 +217,7 @@ pub fn env() -> LowerEnv {
         concurrency: 1,
         local_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         node: NodeNames::default(),
+        slots: Default::default(),
     }
 }
 

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
+use nuncio_config::discovery::RouteSlot;
 use nuncio_config::http_chain::HttpChain;
 use nuncio_config::protocol::non_zero;
 use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
@@ -55,6 +56,8 @@ pub(crate) struct Hcm {
     pub(crate) local_replies: LocalReplies,
     pub(crate) stats: Arc<stats::HcmStats>,
     pub(crate) routes: Routes,
+    /// Where the table comes from discovery: it is asked for as long as somebody holds this.
+    pub(crate) _slot: Option<Arc<RouteSlot>>,
     pub(crate) h1_settings: Arc<crate::h1::ServerSettings>,
     pub(crate) logs: Vec<AccessLog>,
     /// What loopback peers are called in X-Forwarded-For.

@@ -61,6 +61,19 @@ impl BoundSocket {
         Ok(())
     }
 
+    /// Whether it is what `config` asks for, bound `count` times.
+    pub(crate) fn is_of(&self, config: &ListenSocket, count: usize) -> bool {
+        let is_pipe = matches!(self.local, Address::Pipe(_));
+        self.config == *config && (is_pipe || self.sockets.len() == count)
+    }
+
+    /// The same sockets by other descriptors: connections that wait are accepted by whoever comes first.
+    pub(crate) fn share(&self) -> Result<Self, BindError> {
+        let sockets = self.sockets.iter().map(Socket::try_clone).collect::<io::Result<_>>();
+        let sockets = sockets.map_err(|source| error(&self.config, "share the socket of", source))?;
+        Ok(Self { local: self.local.clone(), sockets, config: self.config.clone() })
+    }
+
     /// The address bound, with the port that the kernel chose for port 0.
     pub fn local(&self) -> &Address {
         &self.local

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nuncio_config::listener::{ConnectionBalance, ListenerConfig};
+use nuncio_config::listener::{ConnectionBalance, ListenSocket, ListenerConfig};
 use nuncio_filter_api::DrainState;
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::catalogue::ListenerStats;
@@ -40,9 +40,30 @@ pub struct Listener {
 impl Listener {
     /// Binds all addresses of `config` for `concurrency` workers; nobody can connect before [`Listener::listen`].
     pub fn bind(config: Arc<ListenerConfig>, concurrency: usize, ids: ConnectionIds) -> Result<Self, BindError> {
+        Self::succeed(config, concurrency, ids, None, &[])
+    }
+
+    /// As [`Listener::bind`]; sockets that are the same are taken over from the listener `before`, which is replaced,
+    /// or from those that `left`, so that no connection is lost that waits in one.
+    pub fn succeed(
+        config: Arc<ListenerConfig>,
+        concurrency: usize,
+        ids: ConnectionIds,
+        before: Option<&Self>,
+        left: &[Arc<Self>],
+    ) -> Result<Self, BindError> {
         let count = if config.reuse_port { concurrency } else { 1 };
-        let sockets =
-            config.sockets.iter().map(|socket| BoundSocket::bind(socket, count)).collect::<Result<Vec<_>, _>>()?;
+        let bind = |socket: &ListenSocket| {
+            // Port 0 is another port for each listener.
+            let left = left.iter().map(|l| &**l).filter(|_| socket.address.address.port() != Some(0));
+            for donor in before.into_iter().chain(left) {
+                if let Some(bound) = donor.lock().iter().find(|bound| bound.is_of(socket, count)) {
+                    return bound.share();
+                }
+            }
+            BoundSocket::bind(socket, count)
+        };
+        let sockets = config.sockets.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let exact = config.balance == ConnectionBalance::Exact;
         Ok(Self {
             ids,

@@ -38,7 +38,7 @@ use stats::AdminStats;
 /// What the endpoints answer from.
 pub(crate) struct Admin {
     options: Options,
-    env: LowerEnv,
+    env: Arc<LowerEnv>,
     loaded: StaticClusters,
     runtime: RuntimeConfig,
     stats: AdminStats,
@@ -69,7 +69,7 @@ const JSON: &str = "application/json";
 impl Admin {
     pub(crate) fn new(
         options: Options,
-        env: LowerEnv,
+        env: Arc<LowerEnv>,
         loaded: StaticClusters,
         runtime: RuntimeConfig,
         shared: Arc<Shared>,

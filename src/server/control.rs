@@ -2,15 +2,17 @@
 
 use std::io;
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use nuncio_config::listener::{DrainType, TrafficDirection};
+use nuncio_config::listener::DrainType;
+use nuncio_config::load::UnknownFields;
 use nuncio_filter_api::{DrainState, ServerState};
-use nuncio_net::{BoundSocket, ConnectionIds, Listener};
-use nuncio_telemetry::stats::catalogue::{ListenerManagerStats, RuntimeStats};
+use nuncio_net::BoundSocket;
+use nuncio_telemetry::stats::catalogue::RuntimeStats;
 use nuncio_upstream::Clusters;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -19,13 +21,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::admin::{Admin, AdminThread};
-use crate::cli::{DrainStrategy, Mode, Options};
+use crate::cli::{Mode, Options};
+use crate::files;
+use crate::listeners::{ListenerManager, takes_part};
 use crate::logs::Logs;
-use crate::snapshot::Snapshot;
 use crate::startup::{Start, StartError};
+use crate::statics::Statics;
 use crate::stats;
+use crate::update::{Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
-use crate::worker::{Command, Shared, WorkerHandle};
+use crate::worker::Shared;
 
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
@@ -70,17 +75,21 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
         .map_err(|source| StartError::System { what: "start the control thread", source })?;
     LocalSet::new().block_on(&runtime, async {
         let mode = start.options.mode;
-        let mut control = Control::start(start, logs)?;
-        let discovery = spawn_local(discover_forever(control.shared.clusters.clone()));
-        let health = spawn_local(control.shared.clusters.clone().run_health());
+        let mut control = Control::start(start, logs).await?;
+        let clusters = &control.shared.clusters;
+        let tasks = [
+            spawn_local(discover_forever(clusters.clone())),
+            spawn_local(clusters.clone().run_health()),
+            spawn_local(clusters.clone().run_warming()),
+            spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
+        ];
         if control.initialise().await {
             control.go_live().await?;
             if mode != Mode::InitOnly {
                 control.obey().await;
             }
         }
-        discovery.abort();
-        health.abort();
+        tasks.iter().for_each(tokio::task::JoinHandle::abort);
         control.stop().await;
         Ok(())
     })
@@ -100,13 +109,13 @@ struct Control {
     options: Options,
     logs: Logs,
     shared: Arc<Shared>,
-    listeners: Vec<Arc<Listener>>,
-    stats: ListenerManagerStats,
+    listeners: Rc<ListenerManager>,
+    updates: Updates,
+    initial: Initial,
     /// Held for as long as it is to be listed.
     _runtime: RuntimeStats,
     concurrency: usize,
     started: Instant,
-    workers: Vec<WorkerHandle>,
     admin: Option<AdminThread>,
     requests: mpsc::Receiver<(Request, oneshot::Sender<()>)>,
     signals: Signals,
@@ -117,10 +126,12 @@ struct Control {
 
 impl Control {
     /// Binds everything; nothing is accepted yet.
-    fn start(start: Start, logs: Logs) -> Result<Self, StartError> {
+    async fn start(start: Start, logs: Logs) -> Result<Self, StartError> {
         let started = Instant::now();
         let signals = Signals::new().map_err(|source| StartError::System { what: "handle signals", source })?;
         let Start { options, env, config, loaded, unknown_fields } = start;
+        let statics = Statics::of(&config);
+        let env = Arc::new(env);
         let store = env.stats.clone();
         let stats = stats::start(&store, env.concurrency, config.server_version);
         stats.static_unknown_fields().add(unknown_fields);
@@ -131,21 +142,25 @@ impl Control {
         let admin = admin.map_err(StartError::Admin)?;
         let clusters = Clusters::managed(&store, config.cluster_manager);
         clusters.update(config.clusters);
-        let manager = ListenerManagerStats::new(&store.scope("listener_manager"));
-        let ids = ConnectionIds::default();
-        let mut listeners = Vec::new();
-        for config in &config.listeners {
-            let bound = Listener::bind(config.clone(), env.concurrency, ids.clone());
-            let error = |source| StartError::Listener { listener: config.name.clone(), source };
-            listeners.push(Arc::new(bound.map_err(error)?));
-            manager.listener_added().inc();
-        }
-        manager.total_listeners_active().set(listeners.len() as u64);
-        let snapshot = ArcSwap::from_pointee(Snapshot { listeners: listeners.clone() });
         let watchdog = Watchdog::spawn(&store);
         let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
         spawn_local(watchdog.watch("main_thread", "main_thread").run());
-        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog });
+        let (snapshot, records) = (ArcSwap::default(), Arc::default());
+        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records });
+        let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
+        for listener in &config.listeners {
+            let error = |source| StartError::Listener { listener: listener.name.clone(), source };
+            listeners.put(listener.clone(), &[]).await.map_err(error)?;
+        }
+        let (updater, updates, initial) = Updater::new(Parts {
+            env: env.clone(),
+            shared: shared.clone(),
+            listeners: listeners.clone(),
+            dynamic: config.dynamic_resources,
+            statics,
+            unknown: unknown_dynamic(&options),
+        });
+        spawn_local(updater.run());
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -161,11 +176,11 @@ impl Control {
             logs,
             shared,
             listeners,
-            stats: manager,
+            updates,
+            initial,
             _runtime: runtime,
             concurrency,
             started,
-            workers: Vec::new(),
             admin: admin.transpose()?,
             requests,
             signals,
@@ -174,16 +189,25 @@ impl Control {
         })
     }
 
-    /// Waits until the clusters know their hosts; false if the process was told to stop meanwhile.
+    /// Waits until all is there that the listeners need; false if the process was told to stop meanwhile.
     async fn initialise(&mut self) -> bool {
-        let clusters = self.shared.clusters.clone();
-        let mut warmed = std::pin::pin!(clusters.warmed());
+        let (updates, clusters) = (self.updates.clone(), self.shared.clusters.clone());
+        let (initial, listeners) = (self.initial.clone(), self.listeners.clone());
+        let mut ready = std::pin::pin!(async move {
+            updates.begin(Phase::Clusters).await;
+            initial.clusters.wait().await;
+            clusters.warmed().await;
+            info!(target: "upstream", "all clusters initialised");
+            updates.begin(Phase::Listeners).await;
+            initial.listeners.wait().await;
+            for readiness in listeners.waits() {
+                readiness.wait().await;
+            }
+            info!(target: "config", "all dependencies initialised");
+        });
         loop {
             tokio::select! {
-                () = &mut warmed => {
-                    info!(target: "upstream", "all clusters initialised");
-                    return true;
-                }
+                () = &mut ready => return true,
                 event = self.next_event() => if !self.handle(event).await {
                     return false;
                 }
@@ -193,18 +217,8 @@ impl Control {
 
     /// Begins to listen and starts the workers.
     async fn go_live(&mut self) -> Result<(), StartError> {
-        for listener in &self.listeners {
-            let error = |source| StartError::Listener { listener: listener.config.name.clone(), source };
-            listener.listen().map_err(error)?;
-            let addresses = listener.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            info!(target: "config", listener = %listener.config.name, addresses, "listening");
-        }
-        for index in 0..self.concurrency {
-            let worker = WorkerHandle::spawn(index, self.shared.clone());
-            self.workers.push(worker.map_err(|source| StartError::System { what: "start a worker", source })?);
-            self.stats.listener_create_success().add(self.listeners.len() as u64);
-        }
-        self.stats.workers_started().set(1);
+        self.listeners.go_live()?;
+        self.updates.begin(Phase::Live).await;
         self.shared.state.set_state(LIVE);
         let time = self.started.elapsed().as_millis();
         self.shared.stats.initialization_time_ms().record(u64::try_from(time).unwrap_or(u64::MAX));
@@ -272,9 +286,7 @@ impl Control {
     fn fail_health_check(&self, failed: bool) {
         self.shared.state.fail_health_check(failed);
         let drain = if failed { DrainState::Immediate } else { DrainState::Serving };
-        for listener in self.listeners.iter().filter(|l| l.config.drain_type == DrainType::Default) {
-            listener.set_drain(drain);
-        }
+        self.listeners.set_drain(drain, |listener| listener.drain_type == DrainType::Default);
     }
 
     async fn drain(&mut self, request: DrainRequest) {
@@ -285,38 +297,15 @@ impl Control {
         if self.drain_end.is_some() {
             return;
         }
-        let (since, over) = (Instant::now(), self.options.drain_time());
-        let state = match self.options.drain_strategy {
-            DrainStrategy::Gradual => DrainState::Gradual { since, over },
-            DrainStrategy::Immediate => DrainState::Immediate,
-        };
-        for listener in self.listeners.iter().filter(|l| takes_part(l, request.inbound_only)) {
-            listener.set_drain(state);
-        }
+        self.listeners.begin_drain(|listener| takes_part(listener, request.inbound_only));
         if !request.skip_exit {
-            self.drain_end = Some((since + over, request));
+            self.drain_end = Some((Instant::now() + self.options.drain_time(), request));
         }
     }
 
     /// Accepts no more connections; those that are open go on.
     async fn stop_listeners(&mut self, inbound_only: bool) {
-        let (stopped, kept): (Vec<_>, _) = self.listeners.drain(..).partition(|l| takes_part(l, inbound_only));
-        self.listeners = kept;
-        // First of all the snapshot: a worker that is started again must not accept for them.
-        self.shared.snapshot.store(Arc::new(Snapshot { listeners: self.listeners.clone() }));
-        for listener in stopped {
-            listener.close();
-            let (done, mut wait) = mpsc::channel::<()>(1);
-            for worker in &self.workers {
-                worker.send(Command::StopAccepting(listener.clone(), done.clone())).await;
-            }
-            drop(done);
-            // Ends when every worker has dropped its sender.
-            let _ = tokio::time::timeout(STOP_DEADLINE, wait.recv()).await;
-            self.stats.listener_stopped().inc();
-            info!(target: "config", listener = %listener.config.name, "stopped accepting");
-        }
-        self.stats.total_listeners_active().set(self.listeners.len() as u64);
+        self.listeners.stop(|listener| takes_part(listener, inbound_only)).await;
     }
 
     fn reopen_logs(&self) {
@@ -326,11 +315,9 @@ impl Control {
     /// As Envoy does on SIGTERM: connections are closed as they are.
     async fn stop(self) {
         info!(target: "main", "shutting down");
-        for worker in &self.workers {
-            worker.send(Command::Stop).await;
-        }
+        self.listeners.stop_workers().await;
         let deadline = Instant::now() + STOP_DEADLINE;
-        let ended = || self.workers.iter().all(WorkerHandle::is_finished);
+        let ended = || self.listeners.have_workers_ended();
         while !ended() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -346,8 +333,13 @@ impl Control {
     }
 }
 
-fn takes_part(listener: &Listener, inbound_only: bool) -> bool {
-    !inbound_only || listener.config.direction == TrafficDirection::Inbound
+/// What becomes of unknown fields in what discovery gives.
+fn unknown_dynamic(options: &Options) -> UnknownFields {
+    match (options.reject_unknown_dynamic_fields, options.ignore_unknown_dynamic_fields) {
+        (true, _) => UnknownFields::Reject,
+        (false, true) => UnknownFields::Ignore,
+        (false, false) => UnknownFields::Count,
+    }
 }
 
 async fn reached(at: Option<Instant>) {

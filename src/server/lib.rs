@@ -10,6 +10,8 @@ mod admin;
 pub mod cli;
 mod control;
 mod explain;
+mod files;
+mod listeners;
 mod logs;
 mod memory;
 mod panics;
@@ -17,7 +19,9 @@ mod registry;
 mod route_check;
 mod snapshot;
 mod startup;
+mod statics;
 mod stats;
+mod update;
 mod watchdog;
 mod worker;
 

@@ -9,4 +9,8 @@ use nuncio_net::Listener;
 pub(crate) struct Snapshot {
     /// Listeners that accept.
     pub(crate) listeners: Vec<Arc<Listener>>,
+    /// Those that wait for what they need.
+    pub(crate) warming: Vec<Arc<Listener>>,
+    /// Those that accept no more, while their connections end.
+    pub(crate) draining: Vec<Arc<Listener>>,
 }

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 use nuncio_config::bootstrap::{BootstrapConfig, node_names};
 use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, StaticClusters, UnknownFields, follows};
-use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused};
+use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused, Slots};
 use nuncio_net::BindError;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3::Locality;
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::Extensions;
 use crate::cli::{IpVersion, Options};
+use crate::listeners::{GoLiveError, PutError};
 use crate::registry;
 
 /// Why the process cannot start. Its text is what the user sees.
@@ -30,7 +31,9 @@ pub(crate) enum StartError {
     #[error("the configuration is refused for {}:\n  {}", reasons(.0), lines(.0))]
     Config(Vec<Problem>),
     #[error("listener '{listener}': {source}")]
-    Listener { listener: Arc<str>, source: BindError },
+    Listener { listener: Arc<str>, source: PutError },
+    #[error("{0}")]
+    GoLive(#[from] GoLiveError),
     #[error("admin: {0}")]
     Admin(BindError),
     #[error("--log-path: {0}")]
@@ -128,6 +131,7 @@ fn lower(
         concurrency: concurrency(options),
         local_ip: local_ip(options.local_address_ip_version),
         node: node_names(&message),
+        slots: Slots::default(),
     };
     let mut cx = LowerCx::new(&env);
     let lowered = BootstrapConfig::lower(message, clusters, &mut cx);

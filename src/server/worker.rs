@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 use tracing::{error, info};
 
 use crate::snapshot::Snapshot;
+use crate::update::Records;
 use crate::watchdog::Watchdog;
 
 /// Commands that may wait for a worker. They come with configuration updates and admin requests, not with traffic.
@@ -27,6 +28,10 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the control and admin threads ask of a worker.
 pub(crate) enum Command {
+    /// Accept connections of this listener.
+    Start(Arc<Listener>),
+    /// Close the connections of this listener, which accepts no more.
+    Remove(Arc<Listener>),
     /// Accept no more connections of this listener, and drop the sender; connections that are open go on.
     StopAccepting(Arc<Listener>, mpsc::Sender<()>),
     /// Close every connection and end.
@@ -44,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     pub(crate) stats: ServerStats,
     pub(crate) watchdog: Arc<Watchdog>,
+    /// What discovery has given: changed by the control thread, read by admin.
+    pub(crate) records: Arc<Mutex<Records>>,
 }
 
 /// The control thread's end of a worker.
@@ -62,9 +69,9 @@ impl WorkerHandle {
         Ok(Self { commands, thread })
     }
 
-    /// Asks the worker for something; nothing happens where it has ended already.
-    pub(crate) async fn send(&self, command: Command) {
-        let _ = self.commands.send(command).await;
+    /// Where the worker takes commands; nobody does once it has ended.
+    pub(crate) fn sender(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
     }
 
     /// Whether the thread has ended.
@@ -130,6 +137,8 @@ impl Active {
     async fn obey(&mut self, commands: &mut mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
             match command {
+                Command::Start(listener) => self.start_listener(&listener),
+                Command::Remove(listener) => self.listeners.retain(|a| !Arc::ptr_eq(a.listener(), &listener)),
                 Command::StopAccepting(listener, _done) => {
                     for active in self.listeners.iter_mut().filter(|a| Arc::ptr_eq(a.listener(), &listener)) {
                         active.stop_accepting().await;
@@ -142,6 +151,16 @@ impl Active {
         }
         let open: usize = self.listeners.iter().map(ActiveListener::connections).sum();
         info!(worker = self.worker.index, connections = open, "worker stops");
+    }
+
+    fn start_listener(&mut self, listener: &Arc<Listener>) {
+        // A worker that was started again has it from the snapshot.
+        if self.listeners.iter().any(|active| Arc::ptr_eq(active.listener(), listener)) {
+            return;
+        }
+        if let Err(error) = self.run(listener) {
+            error!(worker = self.worker.index, listener = %listener.config.name, %error, "listener cannot be run");
+        }
     }
 
     fn run(&mut self, listener: &Arc<Listener>) -> io::Result<()> {
@@ -166,18 +185,20 @@ mod tests {
             store,
             state: Arc::default(),
             snapshot: ArcSwap::default(),
+            records: Arc::default(),
         });
         let worker = WorkerHandle::spawn(0, shared.clone()).unwrap();
-        worker.send(Command::Run(Box::new(|| panic!("injected")))).await;
+        let commands = worker.sender();
+        commands.send(Command::Run(Box::new(|| panic!("injected")))).await.unwrap();
         while shared.stats.worker_restarts().value() == 0 {
             tokio::task::yield_now().await;
         }
         let (sender, receiver) = channel();
         let report = move || sender.send(std::thread::current().name().map(str::to_owned)).unwrap();
-        worker.send(Command::Run(Box::new(report))).await;
+        commands.send(Command::Run(Box::new(report))).await.unwrap();
         assert_eq!(receiver.recv().unwrap().as_deref(), Some("wrk:worker_0"));
         assert_eq!(shared.stats.worker_restarts().value(), 1);
-        worker.send(Command::Stop).await;
+        commands.send(Command::Stop).await.unwrap();
         worker.thread.join().unwrap();
     }
 }

@@ -1,13 +1,17 @@
+mod heritage;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use nuncio_config::bootstrap::LocalCluster;
-use nuncio_config::cluster::{ClusterConfig, Discovery, Endpoint, EndpointAddress, LbPolicy, LocalityLb, Priority};
+use nuncio_config::cluster::{
+    AssignmentPolicy, ClusterAssignment, ClusterConfig, Discovery, LbPolicy, LocalityLb, Priority,
+};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::health::HealthShare;
@@ -21,19 +25,41 @@ pub struct Cluster {
     pub config: ClusterConfig,
     /// What is counted under `cluster.<name>`.
     pub stats: ClusterStats,
-    pub(crate) limits: [Limits; 2],
+    /// Shared with the cluster before, where connections go on.
+    pub(crate) limits: Arc<[Limits; 2]>,
     store: Store,
     /// For zone-aware routing.
     pub(crate) local: Option<Arc<LocalCluster>>,
     hosts: ArcSwap<HostSet>,
+    /// What endpoint discovery said beside the hosts; `None`: the configuration's.
+    policy: ArcSwapOption<AssignmentPolicy>,
     /// Taken by those who change `hosts`, never on the data path.
-    writer: Mutex<()>,
+    writer: Mutex<Writer>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
     version: AtomicU64,
     /// True once the hosts are known, or known not to be found, and were checked where they are.
     warm: watch::Sender<bool>,
+    /// Woken when it is warm.
+    on_warm: Option<Arc<Notify>>,
     /// What the watch over the hosts shares; `None` where nobody watches.
     health: Option<Box<HealthShare>>,
+}
+
+/// What those who change the hosts know.
+#[derive(Default)]
+struct Writer {
+    /// The hosts of the cluster that this one replaces, until its own are known.
+    inherited: Option<Arc<HostSet>>,
+}
+
+/// What a cluster is made with.
+pub(crate) struct Surroundings {
+    pub(crate) store: Store,
+    pub(crate) local: Option<Arc<LocalCluster>>,
+    /// Woken when the cluster is warm.
+    pub(crate) on_warm: Option<Arc<Notify>>,
+    /// The cluster that is replaced.
+    pub(crate) before: Option<Arc<Cluster>>,
 }
 
 // === impl Cluster ===
@@ -41,31 +67,49 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster with the hosts that its configuration names; those behind DNS names come with discovery.
     pub fn new(config: ClusterConfig, store: &Store, local: Option<Arc<LocalCluster>>) -> Self {
-        let scope = scope(store, &config);
+        Self::within(config, Surroundings { store: store.clone(), local, on_warm: None, before: None })
+    }
+
+    /// As [`Cluster::new`]; of a cluster that is replaced, hosts that are the same go on.
+    pub(crate) fn within(config: ClusterConfig, surroundings: Surroundings) -> Self {
+        let Surroundings { store, local, on_warm, before } = surroundings;
+        let scope = scope(&store, &config);
         let stats = ClusterStats::new(&scope);
-        let limits = [Priority::Default, Priority::High]
-            .map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope, &config.name.name));
+        let limits = before.as_ref().filter(|before| before.config.connections == config.connections);
+        let limits = limits.map_or_else(
+            || {
+                Arc::new(
+                    [Priority::Default, Priority::High]
+                        .map(|p| Limits::new(p, config.circuit_breakers.thresholds(p), &scope, &config.name.name)),
+                )
+            },
+            |before| before.limits.clone(),
+        );
+        let inherited = before.filter(|before| heritage::is_inherited(&before.config, &config));
         let health = HealthShare::new(&config);
+        let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope));
         let cluster = Self {
-            hosts: ArcSwap::from_pointee(HostSet::new(Vec::new(), layout(&config, local.as_deref(), &scope))),
+            hosts: ArcSwap::from_pointee(empty),
             local,
-            writer: Mutex::new(()),
+            policy: ArcSwapOption::empty(),
+            writer: Mutex::new(Writer { inherited: inherited.map(|before| before.hosts()) }),
             config,
             stats,
             limits,
-            store: store.clone(),
+            store,
             version: AtomicU64::new(0),
             warm: watch::Sender::new(false),
+            on_warm,
             health,
         };
         match &cluster.config.discovery {
             Discovery::Static => {
-                cluster.set_hosts(fixed_hosts(&cluster.config));
+                cluster.take_endpoints(&cluster.config.endpoints, None);
                 cluster.set_warm();
             }
             // It has no hosts of its own.
             Discovery::Aggregate(_) => cluster.set_warm(),
-            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => {}
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {}
         }
         cluster
     }
@@ -82,17 +126,33 @@ impl Cluster {
 
     /// Replaces the hosts; workers see them at their next pick.
     pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
-        // A poisoned lock means that a change panicked before it was published: the hosts are whole.
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.lock();
+        writer.inherited = None;
+        self.replace_hosts(hosts, &HashSet::new());
+    }
+
+    /// Takes over what endpoint discovery says. Hosts that stay keep their health, connections and counts.
+    pub fn assign(&self, assignment: &ClusterAssignment) {
+        self.take_endpoints(&assignment.endpoints, Some(&assignment.policy));
+        self.set_warm();
+    }
+
+    /// Replaces the hosts; those of `inherited` are not new.
+    fn replace_hosts(&self, hosts: Vec<Arc<Host>>, inherited: &HashSet<*const Host>) {
         let before = self.hosts.load();
         let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
-        let new: Vec<_> = hosts.iter().filter(|host| !known.contains(&Arc::as_ptr(host))).collect();
-        self.stats.default_total_match_count().add(new.len() as u64);
+        let is_new = |host: &&Arc<Host>| !known.contains(&Arc::as_ptr(host));
+        self.stats.default_total_match_count().add(hosts.iter().filter(is_new).count() as u64);
         if let Some(health) = &self.health {
-            new.iter().for_each(|host| health.adopt(host, &self.config));
+            for host in hosts.iter().filter(is_new) {
+                match inherited.contains(&Arc::as_ptr(host)) {
+                    true => health.monitor(host),
+                    false => health.adopt(host, &self.config),
+                }
+            }
         }
         self.begin_slow_start(&hosts);
-        let set = HostSet::new(hosts, layout(&self.config, self.local.as_deref(), &self.scope()));
+        let set = self.with_layout(|layout| HostSet::new(hosts, layout));
         self.stats.membership_change().add(set.changed_priorities(&before));
         self.publish(set);
         if let Some(health) = &self.health {
@@ -104,11 +164,13 @@ impl Cluster {
     ///
     /// It looks at every host, so that it is not for workers.
     pub fn update_health(&self) {
-        // As in `set_hosts`.
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let hosts = self.hosts.load();
-        self.begin_slow_start(&hosts.hosts);
-        let set = hosts.refreshed(layout(&self.config, self.local.as_deref(), &self.scope()));
+        let _writer = self.lock();
+        if self.drop_hosts_that_left() {
+            return;
+        }
+        let before = self.hosts.load();
+        self.begin_slow_start(&before.hosts);
+        let set = self.with_layout(|layout| before.refreshed(layout));
         self.publish(set);
     }
 
@@ -124,6 +186,17 @@ impl Cluster {
                 host.note_healthy(now);
             }
         }
+    }
+
+    fn with_layout(&self, make: impl FnOnce(Layout<'_>) -> HostSet) -> HostSet {
+        let policy = self.policy.load();
+        let policy = policy.as_deref().unwrap_or(&self.config.assignment);
+        make(layout(&self.config, policy, self.local.as_deref(), &self.scope()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        // A poisoned lock means that a change panicked before it was published: the hosts are whole.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, set: HostSet) {
@@ -159,7 +232,30 @@ impl Cluster {
 
     /// Marks the cluster as ready to be used.
     pub(crate) fn finish_warming(&self) {
-        self.warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+        let is_news = self.warm.send_if_modified(|warm| !std::mem::replace(warm, true));
+        if let (true, Some(on_warm)) = (is_news, &self.on_warm) {
+            on_warm.notify_one();
+        }
+    }
+
+    /// Whether it is ready to be used.
+    pub fn is_warm(&self) -> bool {
+        *self.warm.borrow()
+    }
+
+    /// How the load is spread over the priorities and localities of its hosts now.
+    pub fn assignment_policy(&self) -> AssignmentPolicy {
+        self.policy.load().as_deref().unwrap_or(&self.config.assignment).clone()
+    }
+
+    /// Whether endpoint discovery has said anything.
+    pub fn is_assigned(&self) -> bool {
+        self.policy.load().is_some()
+    }
+
+    /// Those who wait for its hosts wait no longer: they are not to come soon.
+    pub fn give_up_waiting(&self) {
+        self.set_warm();
     }
 
     /// Waits until the hosts are known, or known not to be found.
@@ -190,7 +286,12 @@ impl Cluster {
     }
 }
 
-fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>, scope: &'a Scope) -> Layout<'a> {
+fn layout<'a>(
+    config: &'a ClusterConfig,
+    policy: &'a AssignmentPolicy,
+    local: Option<&'a LocalCluster>,
+    scope: &'a Scope,
+) -> Layout<'a> {
     let localities = match (local, &config.locality_lb) {
         (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
         (local, _) => Localities::Grouped { local: local.and_then(|local| local.locality.as_ref()) },
@@ -200,24 +301,9 @@ fn layout<'a>(config: &'a ClusterConfig, local: Option<&'a LocalCluster>, scope:
         LbPolicy::Hashing(hashing) => Some(Hashing { config: hashing, locality: &config.locality_lb, scope }),
         _ => None,
     };
-    Layout {
-        policy: &config.assignment,
-        panic_threshold: config.common_lb.panic_threshold,
-        localities,
-        hashing,
-        subset,
-    }
+    Layout { policy, panic_threshold: config.common_lb.panic_threshold, localities, hashing, subset }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {
     store.scope(&format!("cluster.{}", config.observable_name))
-}
-
-fn fixed_hosts(config: &ClusterConfig) -> Vec<Arc<Host>> {
-    let fixed = |endpoint: &Endpoint| match &endpoint.address {
-        EndpointAddress::Fixed(address) => Some(Arc::new(Host::new(endpoint, address.clone()))),
-        // A static cluster has none: lowering refuses them.
-        EndpointAddress::Named { .. } => None,
-    };
-    config.endpoints.iter().filter_map(fixed).collect()
 }

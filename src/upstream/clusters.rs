@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
@@ -9,9 +9,9 @@ use nuncio_config::socket::BindConfig;
 use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Surroundings};
 use crate::dns::Resolvers;
 
 /// All clusters of the process.
@@ -24,6 +24,8 @@ pub struct Clusters {
     writer: Mutex<()>,
     /// Tells discovery of a new snapshot.
     changed: watch::Sender<()>,
+    /// A cluster that waits beside the others may be ready.
+    on_warm: Arc<Notify>,
     store: Store,
     /// How the sockets of clusters that say nothing of it are bound.
     bind: Option<Arc<BindConfig>>,
@@ -39,6 +41,8 @@ pub struct Clusters {
 #[derive(Clone, Default)]
 pub struct Snapshot {
     by_id: Vec<Option<Arc<Cluster>>>,
+    /// Those that are to be used, or to replace others, once they are ready; by number of the name.
+    warming: BTreeMap<u32, Arc<Cluster>>,
 }
 
 // === impl Clusters ===
@@ -57,6 +61,7 @@ impl Clusters {
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
             changed: watch::Sender::new(()),
+            on_warm: Arc::default(),
             store: store.clone(),
             bind: bind.map(Arc::new),
             local: local_cluster.map(Arc::new),
@@ -67,42 +72,111 @@ impl Clusters {
         })
     }
 
-    /// Adds clusters, or replaces those of the same names. All appear at once.
+    /// Adds clusters, or replaces those of the same names. All appear at once, ready or not.
     pub fn update(&self, configs: impl IntoIterator<Item = ClusterConfig>) {
-        // A poisoned lock means that an update panicked before it published: the snapshot is whole.
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(configs, |next, at, cluster| {
+            next.warming.remove(&at);
+            next.put(at, cluster);
+        });
+    }
+
+    /// Adds clusters, or replaces those of the same names, each as soon as it is ready, which
+    /// [`Clusters::run_warming`] sees to.
+    pub fn warm_up(&self, configs: impl IntoIterator<Item = ClusterConfig>) {
+        self.change(configs, |next, at, cluster| {
+            if cluster.is_warm() {
+                next.warming.remove(&at);
+                next.put(at, cluster);
+            } else {
+                cluster.stats.warming_state().set(1);
+                next.warming.insert(at, cluster);
+            }
+        });
+        self.on_warm.notify_one();
+    }
+
+    fn change(
+        &self,
+        configs: impl IntoIterator<Item = ClusterConfig>,
+        mut place: impl FnMut(&mut Snapshot, u32, Arc<Cluster>),
+    ) {
+        let _writer = self.lock();
         let mut next = Snapshot::clone(&self.snapshot.load());
         for mut config in configs {
             config.bind = config.bind.or_else(|| self.bind.clone());
-            let at = config.name.id as usize;
-            if next.by_id.len() <= at {
-                next.by_id.resize(at + 1, None);
+            let at = config.name.id;
+            let before = next.get(at).cloned();
+            match before.is_some() || next.warming.contains_key(&at) {
+                true => self.stats.cluster_modified().inc(),
+                false => self.stats.cluster_added().inc(),
             }
-            let cluster = Arc::new(Cluster::new(config, &self.store, self.local.clone()));
-            match next.by_id[at].replace(cluster) {
-                Some(_) => self.stats.cluster_modified().inc(),
-                None => self.stats.cluster_added().inc(),
-            }
+            let surroundings = Surroundings {
+                store: self.store.clone(),
+                local: self.local.clone(),
+                on_warm: Some(self.on_warm.clone()),
+                before,
+            };
+            place(&mut next, at, Arc::new(Cluster::within(config, surroundings)));
+        }
+        self.publish(next);
+    }
+
+    /// Puts clusters to use as they get ready. Runs until it is dropped.
+    pub async fn run_warming(self: Arc<Self>) {
+        loop {
+            self.on_warm.notified().await;
+            self.promote();
+        }
+    }
+
+    fn promote(&self) {
+        let _writer = self.lock();
+        let snapshot = self.snapshot.load();
+        if !snapshot.warming.values().any(|cluster| cluster.is_warm()) {
+            return;
+        }
+        let mut next = Snapshot::clone(&snapshot);
+        for (at, cluster) in snapshot.warming.iter().filter(|(_, cluster)| cluster.is_warm()) {
+            cluster.stats.warming_state().set(0);
+            next.warming.remove(at);
+            next.put(*at, cluster.clone());
         }
         self.publish(next);
     }
 
     /// Removes the cluster of this name. False if there was none.
     pub fn remove(&self, name: &str) -> bool {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot();
+        let id =
+            snapshot.all().find(|cluster| *cluster.config.name.name == *name).map(|cluster| cluster.config.name.id);
+        self.remove_all(id) == 1
+    }
+
+    /// Removes clusters by the numbers of their names; those who use them do so to the end. Returns how many there were.
+    pub fn remove_all(&self, ids: impl IntoIterator<Item = u32>) -> usize {
+        let _writer = self.lock();
         let mut next = Snapshot::clone(&self.snapshot.load());
-        let Some(found) = next.by_id.iter_mut().find(|c| c.as_ref().is_some_and(|c| *c.config.name.name == *name))
-        else {
-            return false;
-        };
-        *found = None;
-        self.stats.cluster_removed().inc();
-        self.publish(next);
-        true
+        let mut removed = 0;
+        for id in ids {
+            let warming = next.warming.remove(&id);
+            let active = next.by_id.get_mut(id as usize).and_then(Option::take);
+            removed += usize::from(warming.is_some() || active.is_some());
+        }
+        if removed > 0 {
+            self.stats.cluster_removed().add(removed as u64);
+            self.publish(next);
+        }
+        removed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // A poisoned lock means that an update panicked before it published: the snapshot is whole.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, next: Snapshot) {
         self.stats.active_clusters().set(next.iter().count() as u64);
+        self.stats.warming_clusters().set(next.warming.len() as u64);
         self.snapshot.store(Arc::new(next));
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
@@ -152,7 +226,25 @@ impl Snapshot {
         self.by_id.get(id as usize)?.as_ref()
     }
 
-    /// All of them, in the order in which their names were first seen.
+    fn put(&mut self, id: u32, cluster: Arc<Cluster>) {
+        let at = id as usize;
+        if self.by_id.len() <= at {
+            self.by_id.resize(at + 1, None);
+        }
+        self.by_id[at] = Some(cluster);
+    }
+
+    /// Those that are to be used once they are ready.
+    pub fn warming(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.warming.values()
+    }
+
+    /// Those in use and those that are to be.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.iter().chain(self.warming())
+    }
+
+    /// Those in use, in the order in which their names were first seen.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.by_id.iter().flatten()
     }
@@ -169,7 +261,7 @@ mod tests {
     use nuncio_telemetry::stats::Store;
 
     use super::*;
-    use crate::testing::{cluster_config, fixed};
+    use crate::testing::{cluster_config, fixed, tcp_check};
 
     fn resident() -> usize {
         let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -188,6 +280,28 @@ mod tests {
         };
         assert_eq!(source(None), "127.0.0.2:0");
         assert_eq!(source(Some(bind("127.0.0.3:0"))), "127.0.0.3:0");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_serves_until_the_one_that_replaces_it_is_ready() {
+        let clusters = Clusters::new(&Store::new(), None);
+        let checked = || ClusterConfig { health_check: Some(tcp_check()), ..cluster_config("c", Vec::new()) };
+        clusters.update([cluster_config("c", Vec::new())]);
+        let first = clusters.snapshot().get(0).unwrap().clone();
+        clusters.warm_up([checked()]);
+        assert!(Arc::ptr_eq(&first, clusters.snapshot().get(0).unwrap()));
+        assert_eq!((clusters.stats.warming_clusters().value(), clusters.stats.cluster_modified().value()), (1, 1));
+        let second = clusters.snapshot().warming().next().unwrap().clone();
+        let warming = tokio::spawn(clusters.clone().run_warming());
+        second.finish_warming();
+        while clusters.snapshot().warming().next().is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert!(Arc::ptr_eq(&second, clusters.snapshot().get(0).unwrap()));
+        clusters.warm_up([checked()]);
+        assert_eq!(clusters.remove_all([0, 7]), 1);
+        assert_eq!(clusters.snapshot().all().count(), 0);
+        warming.abort();
     }
 
     #[test]

@@ -39,7 +39,7 @@ struct Followers {
 
 impl Followers {
     fn reconcile(&mut self, snapshot: &Snapshot, resolvers: &Resolvers) {
-        let current: HashMap<usize, &Arc<Cluster>> = snapshot.iter().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
+        let current: HashMap<usize, &Arc<Cluster>> = snapshot.all().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
         let gone = |at: &usize, task: &mut AbortHandle| {
             let is_gone = !current.contains_key(at);
             if is_gone {
@@ -63,7 +63,7 @@ impl Followers {
 
 fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
     match &config.discovery {
-        Discovery::Static | Discovery::Aggregate(_) => None,
+        Discovery::Static | Discovery::Aggregate(_) | Discovery::Eds(_) => None,
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
     }
 }
@@ -235,8 +235,8 @@ impl Target {
     }
 }
 
-/// Whether a host stays although DNS has it no longer: its health checks, which know it better, pass.
-fn outlives_its_name(cluster: &Cluster, host: &Host) -> bool {
+/// Whether a host stays although discovery has it no longer: its health checks, which know it better, pass.
+pub(crate) fn outlives_its_name(cluster: &Cluster, host: &Host) -> bool {
     let trusts_checks = cluster.config.health_check.is_some() && !cluster.config.ignore_health_on_host_removal;
     let stays = trusts_checks && host.health() != CoarseHealth::Unhealthy;
     if stays {

@@ -66,11 +66,16 @@ impl HealthShare {
         }))
     }
 
-    /// Prepares a host that is new to its cluster.
-    pub(crate) fn adopt(&self, host: &Host, config: &ClusterConfig) {
+    /// Prepares a host whose flags are right.
+    pub(crate) fn monitor(&self, host: &Host) {
         if self.outlier.is_some() {
             host.monitor_outliers();
         }
+    }
+
+    /// Prepares a host that is new to its cluster.
+    pub(crate) fn adopt(&self, host: &Host, config: &ClusterConfig) {
+        self.monitor(host);
         if config.health_check.is_some() && !host.is_never_checked() {
             host.set_flag(HealthFlag::FailedActiveHc);
             if config.common_lb.ignore_new_hosts_until_first_hc {
@@ -135,7 +140,7 @@ struct Watches {
 impl Watches {
     fn reconcile(&mut self, snapshot: &Snapshot, log: Option<&Rc<OutlierLog>>) {
         let current: HashMap<usize, &Arc<Cluster>> =
-            snapshot.iter().filter(|c| c.health().is_some()).map(|c| (Arc::as_ptr(c).addr(), c)).collect();
+            snapshot.all().filter(|c| c.health().is_some()).map(|c| (Arc::as_ptr(c).addr(), c)).collect();
         self.running.retain(|at, (_, task)| {
             let stays = current.contains_key(at);
             if !stays {

@@ -2,12 +2,12 @@ mod balance;
 mod flags;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use nuncio_config::cluster::{Endpoint, EndpointCheck, HappyEyeballs, Health, Locality};
+use nuncio_config::cluster::{Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality};
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -30,8 +30,8 @@ pub struct Host {
     pub priority: u32,
     /// Where it stands.
     pub locality: Option<Arc<Locality>>,
-    /// What discovery says of its health.
-    discovered: Health,
+    /// What discovery says of its health: the place among [`HEALTHS`].
+    discovered: AtomicU8,
     /// Metadata of the endpoint.
     pub metadata: Option<Arc<Metadata>>,
     /// [`HealthFlags`] now.
@@ -94,6 +94,10 @@ pub struct HostCounter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct HostGauge(AtomicU64);
 
+/// In the order of their numbers.
+const HEALTHS: [Health; 6] =
+    [Health::Unknown, Health::Healthy, Health::Unhealthy, Health::Draining, Health::Timeout, Health::Degraded];
+
 // === impl Host ===
 
 impl Host {
@@ -133,7 +137,7 @@ impl Host {
             hostname,
             weight: *weight,
             priority: *priority,
-            discovered: *health,
+            discovered: AtomicU8::new(*health as u8),
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             check: check.clone(),
             monitor: OnceLock::new(),
@@ -144,6 +148,39 @@ impl Host {
             metadata: metadata.clone(),
             stats: HostStats::default(),
         }
+    }
+
+    /// The host of `endpoint` in place of `before`, of which health checks know what they know.
+    pub(crate) fn succeeding(endpoint: &Endpoint, address: Address, before: &Self) -> Self {
+        let host = Self::new(endpoint, address);
+        host.flags.store(before.flags().checked().bits() | host.flags().bits(), Ordering::Release);
+        host
+    }
+
+    /// Whether it is what `endpoint` says, but for the health.
+    pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
+        let Endpoint { address, hostname, weight, health: _, locality, priority, metadata, check, addresses } =
+            endpoint;
+        matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
+            && *addresses == self.addresses
+            && *hostname == self.hostname
+            && (*weight, *priority) == (self.weight, self.priority)
+            && *locality == self.locality
+            && *metadata == self.metadata
+            && *check == self.check
+    }
+
+    fn discovered(&self) -> Health {
+        HEALTHS.get(usize::from(self.discovered.load(Ordering::Acquire))).copied().unwrap_or_default()
+    }
+
+    /// Takes over what discovery says of its health. False if that is nothing new.
+    pub(crate) fn set_configured(&self, health: Health) -> bool {
+        self.discovered.store(health as u8, Ordering::Release);
+        let configured = HealthFlags::configured(health);
+        let next = |bits| Some(HealthFlags::from_bits(bits).with_configured(configured).bits());
+        let before = self.flags.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        before.is_ok_and(|bits| next(bits) != Some(bits))
     }
 
     /// Its address, or the first of them.
@@ -182,7 +219,7 @@ impl Host {
     /// Its health as a status: what watches over it finds is worth more than what discovery says.
     pub(crate) fn status(&self) -> Health {
         let flags = self.flags();
-        match (flags.health_of_discovery(), self.discovered) {
+        match (flags.health_of_discovery(), self.discovered()) {
             _ if flags.has(HealthFlag::FailedActiveHc) || flags.has(HealthFlag::FailedOutlierCheck) => {
                 Health::Unhealthy
             }

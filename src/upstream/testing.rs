@@ -69,6 +69,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         happy_eyeballs: HappyEyeballs::default(),
         wait_for_warm: true,
         metadata: None,
+        connections: 0,
     }
 }
 

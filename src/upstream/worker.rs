@@ -149,7 +149,7 @@ impl WorkerClusters {
     #[cold]
     fn make(&self, id: u32) -> Option<Rc<WorkerCluster>> {
         let cluster = self.shared.snapshot().get(id)?.clone();
-        let made = Rc::new(WorkerCluster::new(cluster, &self.env));
+        let made = Rc::new(WorkerCluster::new(cluster, &self.env, None));
         let mut clusters = self.clusters.borrow_mut();
         if clusters.len() <= id as usize {
             clusters.resize(id as usize + 1, None);
@@ -159,16 +159,20 @@ impl WorkerClusters {
     }
 
     /// Lets go of the clusters that are gone or were replaced: their idle connections are closed, and the others when
-    /// their requests end.
+    /// their requests end. Where a cluster was replaced by one with the same kind of connections, they go on.
     #[cold]
     fn refresh(&self) {
         // The generation first: a snapshot published meanwhile is then looked at again.
         self.generation.set(self.shared.generation());
         let snapshot = self.shared.snapshot();
         for (id, kept) in (0..).zip(self.clusters.borrow_mut().iter_mut()) {
-            let is_same = |k: &Rc<WorkerCluster>| snapshot.get(id).is_some_and(|c| Arc::ptr_eq(c, &k.shared.cluster));
-            if !kept.as_ref().is_some_and(is_same) {
-                *kept = None;
+            let Some(before) = kept.as_ref() else { continue };
+            match snapshot.get(id) {
+                Some(now) if Arc::ptr_eq(now, &before.shared.cluster) => {}
+                Some(now) if now.config.connections == before.shared.cluster.config.connections => {
+                    *kept = Some(Rc::new(WorkerCluster::new(now.clone(), &self.env, Some(before))));
+                }
+                _ => *kept = None,
             }
         }
     }
@@ -192,7 +196,8 @@ impl WorkerEnv {
 // === impl WorkerCluster ===
 
 impl WorkerCluster {
-    fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>) -> Self {
+    /// Hosts that are in `before` keep their pools.
+    fn new(cluster: Arc<Cluster>, env: &Rc<WorkerEnv>, before: Option<&Self>) -> Self {
         let codes = Codes::new(&cluster);
         let shared = ClusterShare {
             cluster,
@@ -202,7 +207,8 @@ impl WorkerCluster {
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
         };
-        let balanced = RefCell::new(Rc::new(Balanced::new(&shared, None)));
+        let before = before.map(|before| before.balanced.borrow().clone());
+        let balanced = RefCell::new(Rc::new(Balanced::new(&shared, before.as_deref())));
         let provided = provided(&shared.cluster.config);
         Self { shared: Rc::new(shared), balanced, provided }
     }

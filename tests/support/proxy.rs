@@ -25,6 +25,7 @@ pub(crate) struct Proxy {
     arguments: Vec<String>,
     upstreams: Vec<Script>,
     names: Table,
+    files: Vec<(String, String)>,
 }
 
 /// The binary under test: this build of nuncio, or `$NUNCIO_BINARY`, such as an Envoy that a new test is tried on.
@@ -42,6 +43,7 @@ pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
         arguments: Vec::new(),
         upstreams: Vec::new(),
         names: Table::new(),
+        files: Vec::new(),
     }
 }
 
@@ -77,6 +79,12 @@ impl Proxy {
         self
     }
 
+    /// A file in `$DIR`, with placeholders as the bootstrap has them.
+    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
     /// Starts the upstreams and the proxy and waits until it is ready; panics with its log where it does not get so.
     pub(crate) async fn run(self) -> Running {
         match self.start().await {
@@ -102,6 +110,10 @@ impl Proxy {
         self.yaml = self.yaml.replace("$DNS", &name_server.port().to_string());
         let config = dir.0.join("bootstrap.yaml");
         std::fs::write(&config, fill_in(&self.yaml, &dir.0, &upstreams)).expect("the test's folder is writable");
+        for (name, content) in &self.files {
+            let content = fill_in(content, &dir.0, &upstreams);
+            std::fs::write(dir.0.join(name), content).expect("the test's folder is writable");
+        }
         let log = std::fs::File::create(dir.0.join("log")).expect("the test's folder is writable");
         let mut command = Command::new(&self.program);
         if let Some(limit) = self.file_limit {
@@ -208,6 +220,18 @@ impl Running {
     pub(crate) fn listener(&self, name: &str) -> SocketAddr {
         let found = self.listeners.iter().find(|(n, _)| n == name);
         found.unwrap_or_else(|| panic!("no listener {name} among {:?}", self.listeners)).1
+    }
+
+    /// The bound address of the listener of this name as it is now, if there is one.
+    pub(crate) async fn listener_now(&self, name: &str) -> Option<SocketAddr> {
+        listeners(self.admin).await.into_iter().find(|(n, _)| n == name).map(|(_, address)| address)
+    }
+
+    /// Replaces a file in `$DIR` by a move, with placeholders as the bootstrap has them.
+    pub(crate) fn replace(&self, name: &str, content: &str) {
+        let next = self.process.dir.0.join(format!("{name}.next"));
+        std::fs::write(&next, fill_in(content, &self.process.dir.0, &self.upstreams)).expect("the folder is writable");
+        std::fs::rename(next, self.process.dir.0.join(name)).expect("the folder is writable");
     }
 
     /// The upstream of this position, from 0.

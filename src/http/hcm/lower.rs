@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use nuncio_config::access_log::lower as lower_access_log;
+use nuncio_config::discovery::RouteSlot;
 use nuncio_config::http_chain::HttpChain;
 use nuncio_config::matcher::{Cidr, StringMatcher};
 use nuncio_config::protocol::{CommonOptions, HeaderCase, Http1Options, Http2Options, duration, non_zero};
@@ -13,6 +14,7 @@ use nuncio_config::route::{RouteTable, ScopedRoutes};
 use nuncio_filter_api::{ByteStr, IsSet, LowerCx, NetworkFilter, NetworkFilterRow, Refused, Scheme};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
 use super::config::{
@@ -144,13 +146,13 @@ impl Hcm {
         let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
         let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
         let scope = cx.env.stats.scope(&format!("http.{stat_prefix}"));
-        let (chain, upgrades) = cx.in_scope(scope, |cx| {
+        let (chain, upgrades) = cx.in_scope(scope.clone(), |cx| {
             let chain = HttpChain::lower("http_filters", http_filters, cx);
             (chain, cx.each("upgrade_configs", upgrade_configs, lower_upgrade).map(Upgrades))
         });
         let logs = cx.each("access_log", access_log, lower_access_log);
         let local_replies = cx.opt("local_reply_config", local_reply_config, LocalReplies::lower);
-        let routes = lower_routes(route_specifier, cx);
+        let routes = lower_routes(route_specifier, &scope, cx);
         let client = lower_internal(internal_address_config, cx);
         let stream_idle = cx.opt("stream_idle_timeout", stream_idle_timeout, duration);
         let stream_flush = cx.opt("stream_flush_timeout", stream_flush_timeout, duration);
@@ -231,6 +233,7 @@ impl Hcm {
             delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE),
         };
         let h1_settings = Arc::new(h1_settings(&codec));
+        let (routes, slot) = routes?;
         Ok(Self {
             h1_settings,
             head,
@@ -239,7 +242,8 @@ impl Hcm {
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),
             stats: Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix)),
-            routes: routes?,
+            routes,
+            _slot: slot,
             logs: logs?,
             local_ip: ByteStr::from(cx.env.local_ip.to_string()),
             codec,
@@ -304,40 +308,31 @@ fn lower_upgrade(
 
 fn lower_routes(
     specifier: Option<proto::http_connection_manager::RouteSpecifier>,
+    scope: &Scope,
     cx: &mut LowerCx<'_>,
-) -> Result<Routes, Refused> {
+) -> Result<(Routes, Option<Arc<RouteSlot>>), Refused> {
     use proto::http_connection_manager::RouteSpecifier;
     let table = |config, cx: &mut LowerCx<'_>| {
         let table = RouteTable::lower(config, cx)?;
-        validate_clusters(&table, cx)?;
+        if table.validate_clusters().unwrap_or(true) {
+            table.check_clusters(cx)?;
+        }
         Ok(table)
     };
     match specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
             let table = cx.at("route_config", |cx| table(config, cx))?;
-            Ok(Routes::Table(Arc::new(ArcSwap::new(Arc::new(table)))))
+            Ok((Routes::Table(Arc::new(ArcSwap::new(Arc::new(table)))), None))
         }
-        Some(RouteSpecifier::ScopedRoutes(scopes)) => {
-            cx.at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, cx)).map(Routes::Scoped)
+        Some(RouteSpecifier::ScopedRoutes(scopes)) => cx
+            .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, cx))
+            .map(|scopes| (Routes::Scoped(scopes), None)),
+        Some(RouteSpecifier::Rds(rds)) => {
+            let slot = cx.at("rds", |cx| RouteSlot::lower(rds, scope, cx))?;
+            Ok((Routes::Table(slot.table.clone()), Some(slot)))
         }
-        Some(RouteSpecifier::Rds(_)) => Err(cx.at("rds", |cx| cx.not_implemented("route discovery"))),
         None => Err(cx.invalid("one of route_config, rds and scoped_routes is required")),
     }
-}
-
-/// Refuses a route to a cluster that does not exist, unless the table says that it may.
-fn validate_clusters(table: &RouteTable, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let mut result = Ok(());
-    if table.validate_clusters().unwrap_or(true) {
-        for unknown in table.cluster_refs().filter(|named| !cx.env.clusters.is_declared(&named.cluster.name)) {
-            let reason = format!("unknown cluster {:?}", unknown.cluster.name);
-            result = Err(cx.at(&unknown.to_string(), |cx| cx.invalid(reason)));
-        }
-        for (path, unknown) in table.mirror_refs().filter(|(_, named)| !cx.env.clusters.is_declared(&named.name)) {
-            result = Err(cx.at(&path, |cx| cx.invalid(format!("unknown cluster {:?}", unknown.name))));
-        }
-    }
-    result
 }
 
 fn lower_internal(

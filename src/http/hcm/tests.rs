@@ -106,6 +106,7 @@ fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
         concurrency: 1,
         local_ip: [192, 0, 2, 1].into(),
         node: Default::default(),
+        slots: Default::default(),
     };
     let mut cx = LowerCx::new(&env);
     let hcm = Hcm::lower(message, &mut cx);

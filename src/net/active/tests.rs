@@ -72,6 +72,8 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         drain_type: DrainType::Default,
         direction: TrafficDirection::Unspecified,
         metadata: None,
+        waits_for: Vec::new(),
+        shape: 0,
     }
 }
 

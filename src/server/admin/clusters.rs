@@ -1,10 +1,11 @@
 //! `/clusters`: clusters, their hosts, and what is counted for each host.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Health, Priority, Thresholds};
+use nuncio_config::cluster::{Discovery, Health, Priority, Thresholds};
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
@@ -15,6 +16,7 @@ use nuncio_upstream::{Cluster, HealthFlag, HealthFlags, Host};
 use regex::Regex;
 
 use super::{Admin, Params, Reply};
+use crate::update::{Kind, lock};
 
 /// `/clusters`
 pub(super) fn clusters(admin: &Admin, params: &Params) -> Reply {
@@ -26,21 +28,24 @@ pub(super) fn clusters(admin: &Admin, params: &Params) -> Reply {
     let by_name = snapshot.by_name();
     let selected = by_name.iter().filter(|(name, _)| filter.as_ref().is_none_or(|f| f.is_match(name)));
     let selected = selected.map(|(_, cluster)| *cluster);
+    let records = lock(&admin.shared.records);
+    let discovered: HashSet<&str> = records.all(Kind::Cluster).map(|(id, _)| &*id.name).collect();
+    let is_discovered = |cluster: &Cluster| discovered.contains(&*cluster.config.name.name);
     if params.value("format") == Some("json") {
-        let cluster_statuses = selected.map(|cluster| status(cluster)).collect();
+        let cluster_statuses = selected.map(|cluster| status(cluster, is_discovered(cluster))).collect();
         return Reply::json(to_json(&proto::Clusters { cluster_statuses }, Defaults::Omit));
     }
     let mut text = String::new();
     for cluster in selected {
         // Writing to a String cannot fail.
-        let _ = write_cluster(cluster, &mut text);
+        let _ = write_cluster(cluster, is_discovered(cluster), &mut text);
     }
     Reply::text(text)
 }
 
 // === text ===
 
-fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
+fn write_cluster(cluster: &Cluster, is_discovered: bool, out: &mut String) -> std::fmt::Result {
     let name = &cluster.config.name.name;
     writeln!(out, "{name}::observability_name::{}", cluster.config.observable_name)?;
     if let Some(rates) = cluster.outlier_rates() {
@@ -66,7 +71,7 @@ fn write_cluster(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{name}::{label}_priority::max_requests::{max_requests}")?;
         writeln!(out, "{name}::{label}_priority::max_retries::{max_retries}")?;
     }
-    writeln!(out, "{name}::added_via_api::false")?;
+    writeln!(out, "{name}::added_via_api::{is_discovered}")?;
     for host in &*cluster.hosts().hosts {
         write_host(name, host, out)?;
     }
@@ -116,7 +121,7 @@ fn gauges(host: &Host) -> [(&'static str, u64); 3] {
 
 // === JSON ===
 
-fn status(cluster: &Cluster) -> proto::ClusterStatus {
+fn status(cluster: &Cluster, added_via_api: bool) -> proto::ClusterStatus {
     let thresholds =
         [(Priority::Default, core::RoutingPriority::Default), (Priority::High, core::RoutingPriority::High)];
     let thresholds =
@@ -125,6 +130,11 @@ fn status(cluster: &Cluster) -> proto::ClusterStatus {
     let threshold_of = |at: usize| rates.and_then(|rates| percent(rates[at]));
     proto::ClusterStatus {
         name: cluster.config.name.name.to_string(),
+        added_via_api,
+        eds_service_name: match &cluster.config.discovery {
+            Discovery::Eds(eds) => eds.service_name.to_string(),
+            _ => String::new(),
+        },
         host_statuses: cluster.hosts().hosts.iter().map(host_status).collect(),
         circuit_breakers: Some(cluster::CircuitBreakers {
             thresholds: thresholds.into(),
@@ -133,7 +143,6 @@ fn status(cluster: &Cluster) -> proto::ClusterStatus {
         observability_name: cluster.config.observable_name.to_string(),
         success_rate_ejection_threshold: threshold_of(1),
         local_origin_success_rate_ejection_threshold: threshold_of(3),
-        ..proto::ClusterStatus::default()
     }
 }
 

@@ -1,5 +1,8 @@
 //! `/config_dump`: the messages that were loaded, in Envoy's order and shape.
 
+mod dynamic;
+mod endpoints;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nuncio_config::load::{Defaults, to_json};
@@ -15,7 +18,7 @@ use crate::route_check::{Inline, of_listener};
 /// `/config_dump`
 pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
     // Envoy has them, and a tool that asks for a part must not get the whole instead.
-    for refused in ["resource", "mask", "name_regex", "include_eds"] {
+    for refused in ["resource", "mask", "name_regex"] {
         if params.has(refused) {
             return Reply::bad_request(format!("the parameter {refused} is not implemented yet\n"));
         }
@@ -29,7 +32,7 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             .iter()
             .map(|cluster| proto::clusters_config_dump::StaticCluster { cluster: Some(any(cluster)), last_updated })
             .collect(),
-        ..proto::ClustersConfigDump::default()
+        ..dynamic::clusters(admin)
     };
     let listeners = proto::ListenersConfigDump {
         static_listeners: resources
@@ -40,10 +43,10 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
                 last_updated,
             })
             .collect(),
-        ..proto::ListenersConfigDump::default()
+        ..dynamic::listeners(admin)
     };
     let mut scopes = proto::ScopedRoutesConfigDump::default();
-    let mut routes = proto::RoutesConfigDump::default();
+    let mut routes = dynamic::routes(admin);
     for (_, inline) in resources.listeners.iter().flat_map(of_listener) {
         match inline {
             Inline::Table(table) => {
@@ -54,14 +57,12 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             Inline::Scoped(scoped) => scopes.inline_scoped_route_configs.push(scoped_routes(scoped, last_updated)),
         }
     }
-    let configs = vec![
-        any(&proto::BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated }),
-        any(&clusters),
-        any(&listeners),
-        any(&scopes),
-        any(&routes),
-        any(&proto::SecretsConfigDump::default()),
-    ];
+    let mut configs =
+        vec![any(&proto::BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated }), any(&clusters)];
+    if params.has("include_eds") {
+        configs.push(any(&endpoints::endpoints(admin)));
+    }
+    configs.extend([any(&listeners), any(&scopes), any(&routes), any(&proto::SecretsConfigDump::default())]);
     Reply::json(to_json(&proto::ConfigDump { configs }, Defaults::Omit))
 }
 

@@ -55,7 +55,8 @@ pub(super) static ENDPOINTS: &[Endpoint] =
             clusters::clusters(admin, params).into()
         })
         .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
-        get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()),
+        get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into())
+            .params(&[("include_eds", "and the hosts of all clusters")]),
         post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
             ("graceful", "first tell connections to close, for the drain time"),
             ("skip_exit", "tell connections to close, but go on accepting"),

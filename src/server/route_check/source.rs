@@ -223,5 +223,6 @@ fn env() -> LowerEnv {
         concurrency: 1,
         local_ip: std::net::Ipv4Addr::LOCALHOST.into(),
         node: NodeNames::default(),
+        slots: Default::default(),
     }
 }

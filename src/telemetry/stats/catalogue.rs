@@ -18,5 +18,6 @@ pub use codec::{Http1Stats, Http2Stats};
 pub use http::{HttpStats, TracingStats};
 pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
 pub use server::{
-    CaresStats, ClusterManagerStats, FilesystemStats, ListenerManagerStats, RuntimeStats, ServerStats, WatchdogStats,
+    CaresStats, ClusterManagerStats, EndpointSubscriptionStats, FilesystemStats, ListenerManagerStats, ReloadStats,
+    RouteSubscriptionStats, RuntimeStats, ServerStats, SubscriptionStats, WatchdogStats,
 };

@@ -20,7 +20,7 @@ pub(super) struct Registry {
     memory: Arc<Memory>,
     /// Held when a block is made or all are listed; never for a write to a metric.
     blocks: Mutex<Blocks>,
-    texts: Mutex<Vec<Weak<Text>>>,
+    texts: Mutex<HashMap<Box<str>, Weak<Text>>>,
     /// By histogram slot: totals at the last flush, and what the interval before it brought.
     flushed: Mutex<HashMap<u32, Flushed>>,
 }
@@ -100,8 +100,8 @@ impl Store {
 
     pub(super) fn texts(&self) -> Vec<Arc<Text>> {
         let mut texts = lock(&self.0.texts);
-        texts.retain(|text| text.strong_count() != 0);
-        texts.iter().filter_map(Weak::upgrade).collect()
+        texts.retain(|_, text| text.strong_count() != 0);
+        texts.values().filter_map(Weak::upgrade).collect()
     }
 
     /// What the last whole interval brought to the histogram in `slot`.
@@ -131,11 +131,11 @@ impl Registry {
     /// The living text readout of this name, or a new one.
     pub(super) fn text(&self, name: &str) -> Arc<Text> {
         let mut texts = lock(&self.texts);
-        if let Some(text) = texts.iter().filter_map(Weak::upgrade).find(|text| *text.name == *name) {
+        if let Some(text) = texts.get(name).and_then(Weak::upgrade) {
             return text;
         }
         let text = Arc::new(Text { name: name.into(), value: Mutex::default() });
-        texts.push(Arc::downgrade(&text));
+        texts.insert(name.into(), Arc::downgrade(&text));
         text
     }
 

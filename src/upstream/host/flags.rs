@@ -87,6 +87,21 @@ impl HealthFlags {
         }
     }
 
+    /// As these, with what discovery says replaced.
+    pub(super) fn with_configured(self, configured: Self) -> Self {
+        Self(self.0 & !Self::CONFIGURED.0 | configured.0)
+    }
+
+    /// What active health checks have found.
+    pub(super) fn checked(self) -> Self {
+        let found = HealthFlag::FailedActiveHc as u32
+            | HealthFlag::DegradedActiveHc as u32
+            | HealthFlag::PendingActiveHc as u32
+            | HealthFlag::ExcludedViaImmediateHcFail as u32
+            | HealthFlag::ActiveHcTimeout as u32;
+        Self(self.0 & found)
+    }
+
     pub(super) fn from_bits(bits: u32) -> Self {
         Self(bits)
     }

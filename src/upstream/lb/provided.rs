@@ -36,7 +36,7 @@ pub(crate) trait ClusterBalancer {
 /// `Discovery::brings_balancer` to be the same.
 pub(crate) fn provided(config: &ClusterConfig) -> Option<Box<dyn ClusterBalancer>> {
     match &config.discovery {
-        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) => None,
+        Discovery::Static | Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => None,
         Discovery::Aggregate(aggregate) => {
             Some(Box::new(AggregateBalancer::new(aggregate, config.common_lb.panic_threshold)))
         }

@@ -121,6 +121,43 @@ crate::stats! {
         pending_resolutions: Gauge,
     }
 
+    /// What is counted of every resource, or list of resources, that discovery gives: `cluster_manager.cds`,
+    /// `listener_manager.lds`, `http.<prefix>.rds.<name>`.
+    pub struct SubscriptionStats {
+        init_fetch_timeout: Counter,
+        update_attempt: Counter,
+        update_success: Counter,
+        /// It could not be got, or is not what it should be at all.
+        update_failure: Counter,
+        /// It was got, and refused.
+        update_rejected: Counter,
+        /// When it was accepted last, in milliseconds of the Unix epoch.
+        update_time: Gauge,
+        /// Milliseconds that taking it over took.
+        update_duration: Histogram(Milliseconds),
+        /// A hash of the version accepted last.
+        version: Gauge,
+    }
+
+    /// The same of a cluster's endpoints, beside what is counted of every cluster.
+    pub struct EndpointSubscriptionStats {
+        init_fetch_timeout: Counter,
+        update_rejected: Counter,
+        update_time: Gauge,
+        update_duration: Histogram(Milliseconds),
+    }
+
+    /// Beside `SubscriptionStats` of clusters and routes.
+    pub struct ReloadStats {
+        config_reload: Counter,
+        config_reload_time_ms: Gauge,
+    }
+
+    /// Beside `SubscriptionStats` of routes.
+    pub struct RouteSubscriptionStats {
+        update_empty: Counter,
+    }
+
     /// `filesystem`: what the writers of log files did.
     pub struct FilesystemStats {
         /// Pieces handed to a writer.

@@ -1,0 +1,176 @@
+//! Where configuration comes from that is given later: `core.v3.ConfigSource`, and what is asked of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use nuncio_filter_api::{LowerCx, Readiness, Refused};
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use nuncio_telemetry::stats::Scope;
+
+use crate::protocol::{duration, non_zero};
+use crate::refuse_set;
+use crate::route::RouteTable;
+
+/// Envoy's default of `initial_fetch_timeout`.
+const DEFAULT_INITIAL_FETCH: Duration = Duration::from_secs(15);
+
+/// A source of configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConfigSource {
+    /// Where it is.
+    pub origin: Origin,
+    /// How long those who need it wait for the first answer; `None`: for ever.
+    pub initial_fetch_timeout: Option<Duration>,
+}
+
+/// Where a source is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// A file that is replaced by a move.
+    Path {
+        /// The file.
+        path: Arc<str>,
+        /// A folder in which a move announces another content of the file; else it is the file's own that is watched.
+        watched_directory: Option<Arc<str>>,
+    },
+}
+
+/// A route table that is given by discovery, as those share it who ask for the same.
+pub struct RouteSlot {
+    /// `route_config_name`
+    pub name: Arc<str>,
+    /// Where it comes from.
+    pub source: ConfigSource,
+    /// `http.<stat_prefix>` of the connection manager that asked first.
+    pub scope: Scope,
+    /// Empty until one has come.
+    pub table: Arc<ArcSwap<RouteTable>>,
+    /// Whether one has come, or is known not to.
+    pub ready: Arc<Readiness>,
+}
+
+// === impl ConfigSource ===
+
+impl ConfigSource {
+    /// Lowers the message.
+    pub fn lower(proto: core::ConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // resource_api_version: there is but one version of the resources.
+        let core::ConfigSource { authorities, config_source_specifier, initial_fetch_timeout, resource_api_version: _ } =
+            proto;
+        let refused = refuse_set!(cx; authorities);
+        let timeout = cx.opt("initial_fetch_timeout", initial_fetch_timeout, duration);
+        let origin = Origin::lower(config_source_specifier, cx);
+        refused?;
+        let initial_fetch_timeout = timeout?.map_or(Some(DEFAULT_INITIAL_FETCH), non_zero);
+        Ok(Self { origin: origin?, initial_fetch_timeout })
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    fn lower(
+        specifier: Option<core::config_source::ConfigSourceSpecifier>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        use core::config_source::ConfigSourceSpecifier as Specifier;
+        match specifier {
+            Some(Specifier::Path(path)) => {
+                cx.at("path", |cx| existing(&path, cx))?;
+                Ok(Self::Path { path: path.into(), watched_directory: None })
+            }
+            Some(Specifier::PathConfigSource(source)) => cx.at("path_config_source", |cx| {
+                let core::PathConfigSource { path, watched_directory, poll_interval } = source;
+                let refused = refuse_set!(cx; poll_interval);
+                cx.at("path", |cx| existing(&path, cx))?;
+                refused?;
+                let watched_directory = watched_directory.map(|directory| directory.path.into());
+                Ok(Self::Path { path: path.into(), watched_directory })
+            }),
+            Some(Specifier::ApiConfigSource(_)) => {
+                Err(cx.at("api_config_source", |cx| cx.not_implemented("discovery from a server")))
+            }
+            Some(Specifier::Ads(_)) => Err(cx.at("ads", |cx| cx.not_implemented("aggregated discovery"))),
+            Some(Specifier::Self_(_)) => Err(cx.at("self", |cx| cx.not_implemented("discovery from the same server"))),
+            None => Err(cx.invalid("one of path_config_source, api_config_source, ads and self is required")),
+        }
+    }
+}
+
+/// As Envoy, which looks for the file when it learns of it.
+fn existing(path: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    if std::fs::exists(path).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(cx.invalid(format!("paths must refer to an existing path in the system: '{path}' does not exist")))
+}
+
+// === impl RouteSlot ===
+
+impl RouteSlot {
+    /// The slot that `rds` of a connection manager counting in `scope` asks for; its listener waits for it.
+    pub fn lower(proto: hcm::Rds, scope: &Scope, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+        let hcm::Rds { config_source, route_config_name } = proto;
+        let Some(source) = config_source else {
+            return Err(cx.at("config_source", |cx| cx.invalid("is required")));
+        };
+        let source = cx.at("config_source", |cx| ConfigSource::lower(source, cx))?;
+        let empty = RouteTable::lower(RouteConfiguration::default(), cx)?;
+        let slot = cx.env.slots.share(&format!("{route_config_name} {source:?}"), || Self {
+            ready: Readiness::new(format!("RdsRouteConfigSubscription RDS {route_config_name}")),
+            table: Arc::new(ArcSwap::from_pointee(empty)),
+            scope: scope.clone(),
+            name: route_config_name.into(),
+            source,
+        });
+        cx.wait_for(slot.ready.clone());
+        Ok(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nuncio_filter_api::Invalid;
+
+    fn lower(proto: core::ConfigSource) -> Result<ConfigSource, Vec<Invalid>> {
+        let env = crate::testing::env();
+        let mut cx = LowerCx::new(&env);
+        ConfigSource::lower(proto, &mut cx).map_err(|Refused| cx.finish())
+    }
+
+    fn path(path: &str) -> core::ConfigSource {
+        let specifier = core::config_source::ConfigSourceSpecifier::Path(path.to_owned());
+        core::ConfigSource { config_source_specifier: Some(specifier), ..Default::default() }
+    }
+
+    #[test]
+    fn a_file_must_exist_and_is_waited_for_so_long() {
+        let refused = lower(path("/no/such/file")).unwrap_err();
+        assert_eq!(
+            refused[0].to_string(),
+            "path: paths must refer to an existing path in the system: '/no/such/file' does not exist"
+        );
+        let source = lower(path("/proc/self/stat")).unwrap();
+        assert_eq!(source.initial_fetch_timeout, Some(DEFAULT_INITIAL_FETCH));
+        assert_eq!(source.origin, Origin::Path { path: "/proc/self/stat".into(), watched_directory: None });
+        let zero = core::ConfigSource { initial_fetch_timeout: Some(Default::default()), ..path("/proc/self/stat") };
+        assert_eq!(lower(zero).unwrap().initial_fetch_timeout, None);
+    }
+
+    #[test]
+    fn connection_managers_that_ask_for_the_same_routes_share_them() {
+        let env = crate::testing::env();
+        let mut cx = LowerCx::new(&env);
+        let mut slot = |name: &str| {
+            let rds = hcm::Rds { config_source: Some(path("/proc/self/stat")), route_config_name: name.to_owned() };
+            RouteSlot::lower(rds, &env.stats.scope("http.a"), &mut cx).unwrap()
+        };
+        let (first, second, other) = (slot("r"), slot("r"), slot("s"));
+        assert!(Arc::ptr_eq(&first, &second) && !Arc::ptr_eq(&first, &other));
+        assert_eq!(cx.take_waits().len(), 3);
+    }
+}

@@ -1,0 +1,97 @@
+//! The hosts of all clusters as load assignments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nuncio_config::address::to_proto;
+use nuncio_config::cluster::{Discovery, Health, Locality};
+use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::config::endpoint::v3 as pb;
+use nuncio_proto::google::protobuf::UInt32Value;
+use nuncio_upstream::{Cluster, Host};
+use proto::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
+
+use super::any;
+use crate::admin::Admin;
+use crate::update::{Kind, lock};
+
+pub(super) fn endpoints(admin: &Admin) -> proto::EndpointsConfigDump {
+    let snapshot = admin.shared.clusters.snapshot();
+    let records = lock(&admin.shared.records);
+    let discovered: std::collections::HashSet<&str> = records.all(Kind::Cluster).map(|(id, _)| &*id.name).collect();
+    let mut dump = proto::EndpointsConfigDump::default();
+    for (name, cluster) in snapshot.by_name() {
+        let endpoint_config = Some(any(&assignment(cluster)));
+        match discovered.contains(name) {
+            true => {
+                let config = DynamicEndpointConfig { endpoint_config, ..DynamicEndpointConfig::default() };
+                dump.dynamic_endpoint_configs.push(config);
+            }
+            false => {
+                let config = StaticEndpointConfig { endpoint_config, ..StaticEndpointConfig::default() };
+                dump.static_endpoint_configs.push(config);
+            }
+        }
+    }
+    dump
+}
+
+fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
+    let policy = cluster.assignment_policy();
+    let set = cluster.hosts();
+    let mut groups: BTreeMap<(u32, Option<Arc<Locality>>), Vec<&Arc<Host>>> = BTreeMap::new();
+    for host in &*set.hosts {
+        groups.entry((host.priority, host.locality.clone())).or_default().push(host);
+    }
+    let endpoints = groups.into_iter().map(|((priority, locality), hosts)| {
+        let is_meant = |w: &&nuncio_config::cluster::LocalityWeight| w.priority == priority && w.locality == locality;
+        let weight = policy.locality_weights.iter().find(is_meant).map_or(0, |found| found.weight);
+        pb::LocalityLbEndpoints {
+            locality: Some(locality.as_deref().map(to_locality).unwrap_or_default()),
+            lb_endpoints: hosts.into_iter().map(|host| endpoint(host)).collect(),
+            load_balancing_weight: Some(UInt32Value { value: weight }),
+            priority,
+            ..pb::LocalityLbEndpoints::default()
+        }
+    });
+    let cluster_name = match &cluster.config.discovery {
+        Discovery::Eds(eds) => eds.service_name.to_string(),
+        _ => cluster.config.name.name.to_string(),
+    };
+    pb::ClusterLoadAssignment {
+        cluster_name,
+        endpoints: endpoints.collect(),
+        policy: Some(pb::cluster_load_assignment::Policy {
+            overprovisioning_factor: Some(UInt32Value { value: policy.overprovisioning_factor }),
+            ..Default::default()
+        }),
+        ..pb::ClusterLoadAssignment::default()
+    }
+}
+
+fn to_locality(locality: &Locality) -> core::Locality {
+    let Locality { region, zone, sub_zone } = locality;
+    core::Locality { region: region.to_string(), zone: zone.to_string(), sub_zone: sub_zone.to_string() }
+}
+
+fn endpoint(host: &Host) -> pb::LbEndpoint {
+    let health = match host.flags().health_of_discovery() {
+        Health::Unknown | Health::Healthy => core::HealthStatus::Healthy,
+        Health::Unhealthy | Health::Timeout => core::HealthStatus::Unhealthy,
+        Health::Draining => core::HealthStatus::Draining,
+        Health::Degraded => core::HealthStatus::Degraded,
+    };
+    let endpoint = pb::Endpoint {
+        address: Some(to_proto(&host.address())),
+        health_check_config: Some(pb::endpoint::HealthCheckConfig::default()),
+        hostname: host.hostname.to_string(),
+        ..pb::Endpoint::default()
+    };
+    pb::LbEndpoint {
+        health_status: health as i32,
+        load_balancing_weight: Some(UInt32Value { value: host.weight }),
+        host_identifier: Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..pb::LbEndpoint::default()
+    }
+}

@@ -1,0 +1,172 @@
+//! Discovery from files: each is read when it is wanted, and again whenever it is replaced by a move.
+//!
+//! As in Envoy only moves count, never a write: a file that is being written is not read half. Where a folder is
+//! watched (`watched_directory`), any move in it does, as Kubernetes moves the symbolic link `..data` of a ConfigMap.
+
+mod load;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nuncio_config::discovery::Origin;
+use nuncio_config::load::UnknownFields;
+use nuncio_filter_api::Invalid;
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use crate::update::{Kind, Outcome, Push, Rejected, Removed, Subscriptions, Target, Updates};
+use load::{Delivery, load};
+use watch::Watch;
+
+/// Follows the files that are wanted, until it is dropped.
+pub(crate) async fn follow(updates: Updates, unknown: UnknownFields) {
+    let mut wanted = updates.subscriptions();
+    let mut files = Files { updates, unknown, watch: Watch::new(), known: BTreeMap::new(), due: BTreeSet::new() };
+    if let Err(error) = &files.watch {
+        error!(target: "config", %error, "files cannot be watched: they are read once");
+    }
+    loop {
+        files.reconcile(&wanted.borrow_and_update().clone());
+        if let Some(target) = files.due.pop_first() {
+            files.read(&target).await;
+            continue;
+        }
+        let moved = async {
+            match &mut files.watch {
+                Ok(watch) => watch.next().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() {
+                // The process ends.
+                return;
+            },
+            (folder, name) = moved => files.note_move(&folder, &name),
+        }
+    }
+}
+
+struct Files {
+    updates: Updates,
+    unknown: UnknownFields,
+    watch: std::io::Result<Watch>,
+    /// What is wanted of files, and what announces another content of each.
+    known: BTreeMap<Target, Trigger>,
+    /// To be read.
+    due: BTreeSet<Target>,
+}
+
+/// A move that announces another content of a file.
+#[derive(Clone, Debug)]
+struct Trigger {
+    folder: PathBuf,
+    /// What must be moved there; `None`: anything.
+    name: Option<String>,
+}
+
+// === impl Files ===
+
+impl Files {
+    fn reconcile(&mut self, wanted: &Arc<Subscriptions>) {
+        let gone = |target: &Target| !wanted.contains(target);
+        self.known.retain(|target, _| !gone(target));
+        self.due.retain(|target| !gone(target));
+        for target in wanted.iter() {
+            if self.known.contains_key(target) {
+                continue;
+            }
+            let Origin::Path { path, watched_directory } = &target.origin;
+            self.known.insert(target.clone(), Trigger::new(path, watched_directory.as_deref()));
+            self.due.insert(target.clone());
+        }
+        if let Ok(watch) = &mut self.watch {
+            // Watched before they are read: a move meanwhile is not missed.
+            watch.reconcile(self.known.values().map(|trigger| &*trigger.folder));
+        }
+    }
+
+    fn note_move(&mut self, folder: &Path, name: &str) {
+        let is_meant = |trigger: &Trigger| trigger.folder == folder && trigger.name.as_ref().is_none_or(|n| n == name);
+        let due = self.known.iter().filter(|(_, trigger)| is_meant(trigger)).map(|(target, _)| target.clone());
+        self.due.extend(due);
+    }
+
+    async fn read(&mut self, target: &Target) {
+        let Origin::Path { path, .. } = &target.origin;
+        self.updates.attempt(target).await;
+        let (file, unknown) = (path.clone(), self.unknown);
+        let loaded = spawn_blocking(move || load(&file, unknown)).await;
+        // A panic was logged by the process's hook.
+        let loaded = loaded.unwrap_or_else(|_| Err("reading it panicked".to_owned()));
+        let delivery = match loaded {
+            Ok(delivery) => delivery,
+            Err(reason) => {
+                warn!(target: "config", "Filesystem config update failure: {target}: {reason}");
+                return self.updates.failed(target).await;
+            }
+        };
+        if let Some(reason) = unexpected(target, &delivery) {
+            warn!(target: "config", "Filesystem config update rejected: {path}: {reason}");
+            return self.updates.rejected(target).await;
+        }
+        let Delivery { version, resources, sources } = delivery;
+        let removed = Removed::AllOthers;
+        let (kind, origin) = (target.kind, target.origin.clone());
+        let outcome = self.updates.apply(Push { kind, origin, version, resources, removed }).await;
+        match outcome.error_detail(kind) {
+            None => info!(target: "config", accepted = outcome.accepted.len(), "{target} taken over from {path}"),
+            Some(detail) => {
+                warn!(target: "config", "Filesystem config update rejected: {path}: {detail}");
+                tell(&outcome, &sources);
+            }
+        }
+    }
+}
+
+/// Tells file, line and column of all that was rejected.
+fn tell(outcome: &Outcome, sources: &nuncio_config::load::Sources) {
+    for Rejected { name, index, reasons } in &outcome.rejected {
+        for Invalid { path, reason, kind } in reasons {
+            let dot = if path.is_empty() { "" } else { "." };
+            let invalid =
+                Invalid { path: format!("resources[{index}]{dot}{path}"), reason: reason.clone(), kind: *kind };
+            let problem = sources.explain(invalid);
+            warn!(target: "config", "{name}: {problem}");
+        }
+    }
+}
+
+/// Envoy: a file of endpoints or routes holds the one resource that was asked for.
+fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
+    let name = target.name.as_deref()?;
+    let (noun, short) = match target.kind {
+        Kind::Endpoints => ("ClusterLoadAssignment", "EDS"),
+        _ => ("RouteConfiguration", "RDS"),
+    };
+    match &*delivery.resources {
+        [] => Some(format!("Missing {noun} for {name} in onConfigUpdate()")),
+        [only] if only.name == name => None,
+        [only] if target.kind == Kind::Endpoints => {
+            Some(format!("Unexpected EDS cluster (expecting {name}): {}", only.name))
+        }
+        [only] => Some(format!("Unexpected RDS configuration (expecting {name}): {}", only.name)),
+        several => Some(format!("Unexpected {short} resource length: {}", several.len())),
+    }
+}
+
+impl Trigger {
+    fn new(path: &str, watched_directory: Option<&str>) -> Self {
+        match watched_directory {
+            Some(folder) => Self { folder: folder.into(), name: None },
+            None => {
+                let path = Path::new(path);
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+                Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), name }
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The listeners of the process: which of them accept, which wait to, and which drain.
+//!
+//! ```text
+//! put -> warming -> active -> draining -> gone
+//!    \____________/   (at once where there is nothing to wait for)
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::listener::{DrainType, ListenerConfig, TrafficDirection};
+use nuncio_filter_api::{DrainState, Readiness};
+use nuncio_net::{BindError, ConnectionIds, Listener};
+use nuncio_telemetry::stats::catalogue::ListenerManagerStats;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use crate::cli::{DrainStrategy, Options};
+use crate::snapshot::Snapshot;
+use crate::worker::{Command, Shared, WorkerHandle};
+
+/// How long workers may take to stop accepting before nobody waits for them.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a listener cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PutError {
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    #[error("has duplicate address '{address}' as existing listener '{other}'")]
+    Duplicate { address: String, other: Arc<str> },
+}
+
+/// The listeners, and the workers that run them. Lives on the control thread.
+pub(crate) struct ListenerManager {
+    shared: Arc<Shared>,
+    ids: ConnectionIds,
+    concurrency: usize,
+    drain_time: Duration,
+    drain_strategy: DrainStrategy,
+    stats: ListenerManagerStats,
+    workers: RefCell<Vec<WorkerHandle>>,
+    lists: RefCell<Lists>,
+    is_live: Cell<bool>,
+    /// Told when a listener is gone for good, and what it held with it.
+    gone: Notify,
+}
+
+#[derive(Default)]
+struct Lists {
+    active: Vec<Arc<Listener>>,
+    warming: Vec<Arc<Listener>>,
+    draining: Vec<Arc<Listener>>,
+}
+
+/// What of a listener drains.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    Listener,
+    FilterChains,
+}
+
+// === impl ListenerManager ===
+
+impl ListenerManager {
+    pub(crate) fn new(shared: Arc<Shared>, options: &Options, concurrency: usize) -> Rc<Self> {
+        Rc::new(Self {
+            stats: ListenerManagerStats::new(&shared.store.scope("listener_manager")),
+            shared,
+            ids: ConnectionIds::default(),
+            concurrency,
+            drain_time: options.drain_time(),
+            drain_strategy: options.drain_strategy,
+            workers: RefCell::default(),
+            lists: RefCell::default(),
+            is_live: Cell::new(false),
+            gone: Notify::new(),
+        })
+    }
+
+    /// Adds a listener, or replaces the one of its name once it is ready. The sockets of those that have `left` are
+    /// there to be taken over.
+    pub(crate) async fn put(
+        self: &Rc<Self>,
+        config: Arc<ListenerConfig>,
+        left: &[Arc<Listener>],
+    ) -> Result<(), PutError> {
+        self.check_addresses(&config)?;
+        let before = self.lists.borrow().find(&config.name);
+        let listener = Listener::succeed(config, self.concurrency, self.ids.clone(), before.as_deref(), left)?;
+        let listener = Arc::new(listener);
+        match before {
+            Some(_) => self.stats.listener_modified().inc(),
+            None => self.stats.listener_added().inc(),
+        }
+        if self.shared.state.is_health_check_failed() && listener.config.drain_type == DrainType::Default {
+            listener.set_drain(DrainState::Immediate);
+        }
+        if !self.is_live.get() || is_ready(&listener) {
+            return Ok(self.activate(listener).await?);
+        }
+        let mut lists = self.lists.borrow_mut();
+        lists.warming.retain(|other| other.config.name != listener.config.name);
+        lists.warming.push(listener.clone());
+        self.publish(&lists);
+        spawn_local(self.clone().warm(listener));
+        Ok(())
+    }
+
+    /// Envoy binds an address for one listener alone.
+    fn check_addresses(&self, config: &ListenerConfig) -> Result<(), PutError> {
+        let lists = self.lists.borrow();
+        let others = lists.active.iter().chain(&lists.warming).filter(|other| other.config.name != config.name);
+        let taken = others.flat_map(|other| other.config.sockets.iter().map(move |s| (other, &s.address.address)));
+        for (other, address) in taken.filter(|(_, address)| address.port() != Some(0)) {
+            if config.sockets.iter().any(|socket| socket.address.address == *address) {
+                return Err(PutError::Duplicate { address: address.to_string(), other: other.config.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn warm(self: Rc<Self>, listener: Arc<Listener>) {
+        for readiness in &listener.config.waits_for {
+            readiness.wait().await;
+        }
+        if self.lists.borrow().warming.iter().any(|other| Arc::ptr_eq(other, &listener)) {
+            let name = listener.config.name.clone();
+            if let Err(error) = self.activate(listener).await {
+                self.stats.listener_create_failure().inc();
+                error!(target: "config", listener = %name, %error, "listener cannot begin to listen");
+            }
+        }
+    }
+
+    /// Has a listener accept, in place of the one before.
+    async fn activate(self: &Rc<Self>, listener: Arc<Listener>) -> Result<(), BindError> {
+        if self.is_live.get() {
+            self.listen(&listener)?;
+        }
+        let before = {
+            let mut lists = self.lists.borrow_mut();
+            let before = lists.activate(listener.clone());
+            // First of all the snapshot: a worker that is started again serves what is in it.
+            self.publish(&lists);
+            before
+        };
+        if !self.is_live.get() {
+            return Ok(());
+        }
+        self.tell_workers(|| Command::Start(listener.clone())).await;
+        self.stats.listener_create_success().add(self.concurrency as u64);
+        if let Some(before) = before {
+            let drained = match before.config.shape == listener.config.shape {
+                true => Drained::FilterChains,
+                false => Drained::Listener,
+            };
+            if drained == Drained::FilterChains {
+                self.stats.listener_in_place_updated().inc();
+            }
+            self.drain(before, drained).await;
+        }
+        Ok(())
+    }
+
+    fn listen(&self, listener: &Listener) -> Result<(), BindError> {
+        listener.listen()?;
+        let addresses = listener.addresses().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        info!(target: "config", listener = %listener.config.name, addresses, "listening");
+        Ok(())
+    }
+
+    /// Takes listeners out of service. They accept until they are [retired](Self::retire), so that others can take over
+    /// their sockets.
+    pub(crate) fn remove(&self, mut is_removed: impl FnMut(&str) -> bool) -> Vec<Arc<Listener>> {
+        let mut lists = self.lists.borrow_mut();
+        let lists = &mut *lists;
+        let warming: Vec<_> = lists.warming.extract_if(.., |listener| is_removed(&listener.config.name)).collect();
+        let left: Vec<_> = lists.active.extract_if(.., |listener| is_removed(&listener.config.name)).collect();
+        let names: BTreeSet<_> = warming.iter().chain(&left).map(|listener| &*listener.config.name).collect();
+        if !names.is_empty() {
+            self.stats.listener_removed().add(names.len() as u64);
+            self.publish(lists);
+        }
+        left
+    }
+
+    /// Drains listeners that were removed.
+    pub(crate) async fn retire(self: &Rc<Self>, left: Vec<Arc<Listener>>) {
+        for listener in left {
+            self.drain(listener, Drained::Listener).await;
+        }
+    }
+
+    /// Accepts no more, tells the connections to close, and closes those that remain when the drain time has passed.
+    async fn drain(self: &Rc<Self>, listener: Arc<Listener>, drained: Drained) {
+        listener.set_drain(self.drain_state());
+        if self.is_live.get() {
+            self.stop_accepting(&listener).await;
+        }
+        listener.close();
+        {
+            let mut lists = self.lists.borrow_mut();
+            lists.draining.push(listener.clone());
+            self.publish(&lists);
+        }
+        self.draining_gauge(drained, 1);
+        let manager = self.clone();
+        spawn_local(async move {
+            tokio::time::sleep(manager.drain_time).await;
+            manager.tell_workers(|| Command::Remove(listener.clone())).await;
+            {
+                let mut lists = manager.lists.borrow_mut();
+                lists.draining.retain(|other| !Arc::ptr_eq(other, &listener));
+                manager.publish(&lists);
+            }
+            info!(target: "config", listener = %listener.config.name, "drained");
+            drop(listener);
+            manager.draining_gauge(drained, -1);
+            manager.gone.notify_one();
+        });
+    }
+
+    fn draining_gauge(&self, drained: Drained, by: i64) {
+        let gauge = match drained {
+            Drained::Listener => self.stats.total_listeners_draining(),
+            Drained::FilterChains => self.stats.total_filter_chains_draining(),
+        };
+        if by > 0 { gauge.inc() } else { gauge.dec() }
+    }
+
+    fn drain_state(&self) -> DrainState {
+        match self.drain_strategy {
+            DrainStrategy::Gradual => DrainState::Gradual { since: Instant::now(), over: self.drain_time },
+            DrainStrategy::Immediate => DrainState::Immediate,
+        }
+    }
+
+    /// Returns when no worker accepts for the listener any more.
+    async fn stop_accepting(&self, listener: &Arc<Listener>) {
+        let (done, mut wait) = mpsc::channel::<()>(1);
+        self.tell_workers(|| Command::StopAccepting(listener.clone(), done.clone())).await;
+        drop(done);
+        // Ends when every worker has dropped its sender.
+        let _ = tokio::time::timeout(STOP_DEADLINE, wait.recv()).await;
+    }
+
+    async fn tell_workers(&self, command: impl Fn() -> Command) {
+        let workers: Vec<_> = self.workers.borrow().iter().map(WorkerHandle::sender).collect();
+        for worker in workers {
+            // Nothing happens where it has ended already.
+            let _ = worker.send(command()).await;
+        }
+    }
+
+    /// What the listeners wait for.
+    pub(crate) fn waits(&self) -> Vec<Arc<Readiness>> {
+        let lists = self.lists.borrow();
+        let all = lists.active.iter().chain(&lists.warming);
+        all.flat_map(|listener| listener.config.waits_for.iter().cloned()).collect()
+    }
+
+    /// Begins to listen and starts the workers.
+    pub(crate) fn go_live(&self) -> Result<(), GoLiveError> {
+        let active = self.lists.borrow().active.clone();
+        for listener in &active {
+            let error = |source| GoLiveError::Listener { listener: listener.config.name.clone(), source };
+            self.listen(listener).map_err(error)?;
+        }
+        for index in 0..self.concurrency {
+            let worker = WorkerHandle::spawn(index, self.shared.clone()).map_err(GoLiveError::Worker)?;
+            self.workers.borrow_mut().push(worker);
+            self.stats.listener_create_success().add(active.len() as u64);
+        }
+        self.stats.workers_started().set(1);
+        self.is_live.set(true);
+        Ok(())
+    }
+
+    /// Tells the connections of listeners whether they drain.
+    pub(crate) fn set_drain(&self, state: DrainState, takes_part: impl Fn(&ListenerConfig) -> bool) {
+        for listener in self.lists.borrow().active.iter().filter(|listener| takes_part(&listener.config)) {
+            listener.set_drain(state);
+        }
+    }
+
+    /// Begins a drain of listeners that go on accepting.
+    pub(crate) fn begin_drain(&self, takes_part: impl Fn(&ListenerConfig) -> bool) {
+        self.set_drain(self.drain_state(), takes_part);
+    }
+
+    /// Accepts no more connections for these listeners; those that are open go on.
+    pub(crate) async fn stop(&self, takes_part: impl Fn(&ListenerConfig) -> bool) {
+        let stopped: Vec<_> = {
+            let mut lists = self.lists.borrow_mut();
+            let stopped = lists.active.extract_if(.., |listener| takes_part(&listener.config)).collect();
+            self.publish(&lists);
+            stopped
+        };
+        for listener in stopped {
+            listener.close();
+            self.stop_accepting(&listener).await;
+            self.stats.listener_stopped().inc();
+            info!(target: "config", listener = %listener.config.name, "stopped accepting");
+        }
+    }
+
+    /// Tells the workers to end.
+    pub(crate) async fn stop_workers(&self) {
+        self.tell_workers(|| Command::Stop).await;
+    }
+
+    /// Whether all workers have ended.
+    pub(crate) fn have_workers_ended(&self) -> bool {
+        self.workers.borrow().iter().all(WorkerHandle::is_finished)
+    }
+
+    /// Waits until a listener is gone, and what it held with it.
+    pub(crate) async fn gone(&self) {
+        self.gone.notified().await;
+    }
+
+    fn publish(&self, lists: &Lists) {
+        self.stats.total_listeners_active().set(lists.active.len() as u64);
+        self.stats.total_listeners_warming().set(lists.warming.len() as u64);
+        self.shared.snapshot.store(Arc::new(Snapshot {
+            listeners: lists.active.clone(),
+            warming: lists.warming.clone(),
+            draining: lists.draining.clone(),
+        }));
+    }
+}
+
+/// Why the process cannot begin to serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GoLiveError {
+    #[error("listener '{listener}': {source}")]
+    Listener { listener: Arc<str>, source: BindError },
+    #[error("cannot start a worker: {0}")]
+    Worker(io::Error),
+}
+
+/// Whether a listener takes part in a drain of those that are inbound, or of all.
+pub(crate) fn takes_part(config: &ListenerConfig, inbound_only: bool) -> bool {
+    !inbound_only || config.direction == TrafficDirection::Inbound
+}
+
+// === impl Lists ===
+
+impl Lists {
+    /// The listener of this name whose sockets are to be taken over.
+    fn find(&self, name: &str) -> Option<Arc<Listener>> {
+        self.active.iter().chain(&self.warming).find(|listener| *listener.config.name == *name).cloned()
+    }
+
+    /// Puts a listener in the place of the one before, which it returns.
+    fn activate(&mut self, listener: Arc<Listener>) -> Option<Arc<Listener>> {
+        self.warming.retain(|other| other.config.name != listener.config.name);
+        match self.active.iter_mut().find(|other| other.config.name == listener.config.name) {
+            Some(place) => Some(std::mem::replace(place, listener)),
+            None => {
+                self.active.push(listener);
+                None
+            }
+        }
+    }
+}
+
+fn is_ready(listener: &Listener) -> bool {
+    listener.config.waits_for.iter().all(|readiness| readiness.is_set())
+}

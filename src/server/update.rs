@@ -1,0 +1,280 @@
+//! Configuration that changes while traffic flows.
+//!
+//! In: resources as some source delivers them. Out: clusters, hosts, listeners and routes in force, and for each
+//! delivery which resources were accepted and why the others were not. What was in force before stays so where
+//! something is refused.
+//!
+//! ```text
+//! source (files, a control plane) -- Push --> Updates -> lowering, on a thread of its own -> apply, on the control thread
+//!        ^                                                                                       |
+//!        +------------- Subscriptions: what is wanted, from where ---------------------------+
+//! ```
+//!
+//! # What a source does
+//!
+//! A source serves the [`Target`]s of some [`Origin`]s and does all the I/O; nothing here knows how bytes travel.
+//!
+//! 1. It follows [`Updates::subscriptions`]. Each [`Target`] is wanted for as long as it is listed: `name: None` is
+//!    the wildcard (CDS, LDS); else one resource by its name (EDS, RDS). New targets come with listeners and clusters
+//!    that need them, and go when the last of those is gone. Targets are sorted so that clusters come before endpoints,
+//!    listeners and routes: asking and applying in this order is make-before-break.
+//! 2. Whenever it asks, or asks anew, it says so with [`Updates::attempt`].
+//! 3. What arrives it gives to [`Updates::apply`] as one [`Push`] for each kind, and waits: pushes of one source are
+//!    taken in the order in which they are sent. A state-of-the-world response is `Removed::AllOthers`, a delta response
+//!    names what is gone. `version` is that of the response (`version_info`, `system_version_info`), each resource may
+//!    have its own. Resources that are what they were are skipped by a hash of their bytes, before they are decoded.
+//! 4. The [`Outcome`] says what to answer: ACK where nothing was rejected; else NACK with [`Outcome::error_detail`]. As
+//!    in Envoy, resources beside those that were rejected are in force all the same.
+//! 5. Where there is nothing to apply, because the source cannot be reached, answers rubbish, or lacks what was asked
+//!    for, it calls [`Updates::failed`] or [`Updates::rejected`]. Either ends the wait of those who need the target.
+//!    `initial_fetch_timeout` is kept here.
+//!
+//! Reconnecting, back-off, nonces and the node message are the source's own. `crate::files` is the first source.
+
+mod apply;
+mod lowering;
+mod records;
+mod stats;
+mod wanted;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use nuncio_config::discovery::Origin;
+use nuncio_filter_api::Invalid;
+use nuncio_proto::google::protobuf::Any;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) use apply::{Initial, Parts, Updater, lock};
+pub(crate) use records::{Accepted, Records};
+
+/// Messages that may wait for the control thread; those who send more wait.
+const MESSAGES: usize = 64;
+
+/// What a resource is. In the order in which they are to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    /// CDS
+    Cluster,
+    /// EDS
+    Endpoints,
+    /// LDS
+    Listener,
+    /// RDS
+    Routes,
+}
+
+/// Something that is wanted of a source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Target {
+    pub(crate) kind: Kind,
+    pub(crate) origin: Origin,
+    /// `None`: all that there is.
+    pub(crate) name: Option<Arc<str>>,
+}
+
+/// What is wanted now.
+pub(crate) type Subscriptions = BTreeSet<Target>;
+
+/// Resources that a source delivers.
+#[derive(Debug)]
+pub(crate) struct Push {
+    pub(crate) kind: Kind,
+    pub(crate) origin: Origin,
+    pub(crate) version: String,
+    pub(crate) resources: Vec<Resource>,
+    pub(crate) removed: Removed,
+}
+
+/// One resource as it was delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct Resource {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) any: Any,
+}
+
+/// Which resources of the source are gone.
+#[derive(Debug)]
+pub(crate) enum Removed {
+    /// All that are not in the push.
+    AllOthers,
+    /// These.
+    #[allow(dead_code, reason = "for incremental sources")]
+    Named(Vec<String>),
+}
+
+/// What became of a push.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Names of resources that are in force as they were delivered.
+    pub(crate) accepted: Vec<String>,
+    /// What is wrong with each of the others, by paths from the resource.
+    pub(crate) rejected: Vec<Rejected>,
+}
+
+/// A resource that was rejected.
+#[derive(Clone, Debug)]
+pub(crate) struct Rejected {
+    pub(crate) name: String,
+    /// Its place in the push.
+    pub(crate) index: usize,
+    pub(crate) reasons: Vec<Invalid>,
+}
+
+/// Until what the server has come with its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Clusters and their endpoints are asked for.
+    Clusters,
+    /// And listeners with their routes.
+    Listeners,
+    /// Connections are accepted.
+    Live,
+}
+
+enum Message {
+    Push(Push, oneshot::Sender<Outcome>),
+    Attempt(Target),
+    Failed(Target),
+    Rejected(Target),
+    Begin(Phase, oneshot::Sender<()>),
+}
+
+/// Where sources deliver to.
+#[derive(Clone)]
+pub(crate) struct Updates {
+    messages: mpsc::Sender<Message>,
+    wanted: watch::Receiver<Arc<Subscriptions>>,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The full name of the message.
+    pub(crate) fn message_name(self) -> &'static str {
+        match self {
+            Self::Cluster => "envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::Routes => "envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    /// What one of them is called.
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Routes => "route configuration",
+        }
+    }
+}
+
+// === impl Target ===
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Cluster => "CDS",
+            Kind::Endpoints => "EDS",
+            Kind::Listener => "LDS",
+            Kind::Routes => "RDS",
+        };
+        match &self.name {
+            Some(name) => write!(f, "{kind} of {name}"),
+            None => f.write_str(kind),
+        }
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// The resource in `any`, which says its name itself.
+    pub(crate) fn new(any: Any, version: &str) -> Self {
+        Self { name: name_of(&any.value).unwrap_or_default(), version: version.to_owned(), any }
+    }
+}
+
+/// The string in the field numbered 1, which is the name in each kind of resource.
+fn name_of(mut bytes: &[u8]) -> Option<String> {
+    let mut name = None;
+    while !bytes.is_empty() {
+        let (number, wire) = decode_key(&mut bytes).ok()?;
+        let mut value = bytes;
+        skip_field(wire, number, &mut bytes, DecodeContext::default()).ok()?;
+        if number == 1 && wire == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut value).ok()?).ok()?;
+            name = String::from_utf8(value.get(..length)?.to_vec()).ok();
+        }
+    }
+    name
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Why not everything was accepted, in one text; `None` where it was.
+    pub(crate) fn error_detail(&self, kind: Kind) -> Option<String> {
+        if self.rejected.is_empty() {
+            return None;
+        }
+        let reason = |r: &Rejected| r.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let each: Vec<_> = self.rejected.iter().map(|r| format!("{}: {}", r.name, reason(r))).collect();
+        Some(format!("Error adding/updating {}(s) {}", kind.noun(), each.join("\n")))
+    }
+}
+
+// === impl Updates ===
+
+impl Updates {
+    /// Sees to it that the resources are in force, or says why they are not. Returns when they are, but for those that
+    /// wait for others.
+    pub(crate) async fn apply(&self, push: Push) -> Outcome {
+        let (done, outcome) = oneshot::channel();
+        if self.messages.send(Message::Push(push, done)).await.is_err() {
+            return Outcome::default();
+        }
+        outcome.await.unwrap_or_default()
+    }
+
+    /// A source asks for `target`.
+    pub(crate) async fn attempt(&self, target: &Target) {
+        self.tell(Message::Attempt(target.clone())).await;
+    }
+
+    /// A source could not get `target`.
+    pub(crate) async fn failed(&self, target: &Target) {
+        self.tell(Message::Failed(target.clone())).await;
+    }
+
+    /// A source got something for `target` that is something else.
+    pub(crate) async fn rejected(&self, target: &Target) {
+        self.tell(Message::Rejected(target.clone())).await;
+    }
+
+    /// Goes on with the start; returns when it is known what is wanted.
+    pub(crate) async fn begin(&self, phase: Phase) {
+        let (done, wait) = oneshot::channel();
+        self.tell(Message::Begin(phase, done)).await;
+        // Where the process ends meanwhile, nobody waits for anything.
+        let _ = wait.await;
+    }
+
+    /// What is wanted, and each change of it.
+    pub(crate) fn subscriptions(&self) -> watch::Receiver<Arc<Subscriptions>> {
+        self.wanted.clone()
+    }
+
+    async fn tell(&self, message: Message) {
+        // Nobody listens only while the process ends.
+        let _ = self.messages.send(message).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! Puts into force what was lowered. Runs on the control thread.
+
+mod clusters;
+mod listeners;
+
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use nuncio_config::bootstrap::DynamicResources;
+use nuncio_config::discovery::Origin;
+use nuncio_config::load::UnknownFields;
+use nuncio_filter_api::{Invalid, InvalidKind, LowerEnv, Readiness};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::lowering::{Entry, Lowered, Prepared, prepare};
+use super::records::{Accepted, Failed, Id, Kept, Records};
+use super::stats::Event;
+use super::wanted::{Targets, users};
+use super::{Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates};
+use crate::listeners::ListenerManager;
+use crate::statics::Statics;
+use crate::worker::Shared;
+
+/// What an [`Updater`] works with.
+pub(crate) struct Parts {
+    pub(crate) env: Arc<LowerEnv>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listeners: Rc<ListenerManager>,
+    pub(crate) dynamic: DynamicResources,
+    pub(crate) statics: Statics,
+    pub(crate) unknown: UnknownFields,
+}
+
+/// Takes what sources deliver.
+pub(crate) struct Updater {
+    parts: Parts,
+    phase: Phase,
+    messages: mpsc::Receiver<Message>,
+    wanted: watch::Sender<Arc<Subscriptions>>,
+    targets: Targets,
+    initial: Initial,
+}
+
+/// What the server waits for before it serves.
+#[derive(Clone)]
+pub(crate) struct Initial {
+    /// The clusters of CDS are known, or known not to come.
+    pub(crate) clusters: Arc<Readiness>,
+    /// The listeners of LDS are known, or known not to come.
+    pub(crate) listeners: Arc<Readiness>,
+}
+
+/// What was done with the resources of a push.
+struct Applied {
+    outcome: Outcome,
+    /// Whether anything is not as it was.
+    is_change: bool,
+    /// Targets of single resources, and whether each changed.
+    single: Vec<(Target, Option<bool>)>,
+}
+
+// === impl Updater ===
+
+impl Updater {
+    pub(crate) fn new(parts: Parts) -> (Self, Updates, Initial) {
+        let (sender, messages) = mpsc::channel(MESSAGES);
+        let (wanted, receiver) = watch::channel(Arc::default());
+        let initial =
+            Initial { clusters: Readiness::new("CDS".to_owned()), listeners: Readiness::new("LDS".to_owned()) };
+        if parts.dynamic.cds.is_none() {
+            initial.clusters.set();
+        }
+        if parts.dynamic.lds.is_none() {
+            initial.listeners.set();
+        }
+        let updates = Updates { messages: sender, wanted: receiver };
+        let targets = Targets::default();
+        let updater = Self { parts, phase: Phase::Clusters, messages, wanted, targets, initial: initial.clone() };
+        (updater, updates, initial)
+    }
+
+    /// Runs until nobody can send anything any more.
+    pub(crate) async fn run(mut self) {
+        loop {
+            // What a panic leaves half done is one push, whose source is told nothing.
+            match AssertUnwindSafe(self.turn()).catch_unwind().await {
+                Ok(true) | Err(_) => {}
+                Ok(false) => return,
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> bool {
+        tokio::select! {
+            message = self.messages.recv() => match message {
+                Some(message) => self.handle(message).await,
+                None => return false,
+            },
+            () = self.parts.listeners.gone() => self.take_stock(),
+            () = reached(self.targets.next_deadline()) => self.expire(),
+        }
+        true
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Push(push, done) => {
+                let outcome = self.push(push).await;
+                // A source that is gone needs no answer.
+                let _ = done.send(outcome);
+            }
+            Message::Attempt(target) => self.targets.note(&target, Event::Attempt),
+            Message::Failed(target) => {
+                self.targets.note(&target, Event::Failed);
+                self.settle(&target);
+            }
+            Message::Rejected(target) => {
+                self.targets.note(&target, Event::Rejected);
+                self.settle(&target);
+            }
+            Message::Begin(phase, done) => {
+                self.phase = phase;
+                self.take_stock();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    async fn push(&mut self, push: Push) -> Outcome {
+        let started = Instant::now();
+        let Parts { env, shared, unknown, .. } = &self.parts;
+        let (env, records, unknown) = (env.clone(), shared.records.clone(), *unknown);
+        let whole = Target { kind: push.kind, origin: push.origin.clone(), name: None };
+        let version = push.version.clone();
+        let Ok(prepared) = spawn_blocking(move || prepare(push, &env, &records, unknown)).await else {
+            // The process's hook has logged the panic.
+            let reasons = vec![invalid("", "lowering panicked".to_owned())];
+            return Outcome {
+                rejected: vec![Rejected { name: String::new(), index: 0, reasons }],
+                ..Outcome::default()
+            };
+        };
+        self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
+        let Applied { outcome, is_change, single } = match prepared.kind {
+            Kind::Cluster => self.apply_clusters(prepared).await,
+            Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
+            Kind::Listener => self.apply_listeners(prepared).await,
+        };
+        if is_change || outcome.rejected.is_empty() {
+            self.records().set_version(whole.kind, &version);
+        }
+        self.take_stock();
+        let took = started.elapsed();
+        let event = |is_change: Option<bool>| match is_change {
+            Some(is_change) => Event::Accepted { version: &version, took, is_change },
+            None => Event::Rejected,
+        };
+        let of_list = (whole, outcome.rejected.is_empty().then_some(is_change));
+        for (target, is_change) in std::iter::once(of_list).chain(single) {
+            self.targets.note(&target, event(is_change));
+            self.settle(&target);
+        }
+        outcome
+    }
+
+    /// Endpoints and routes: each for those who asked for it.
+    fn apply_single(&mut self, prepared: Prepared) -> Applied {
+        let Prepared { kind, origin, version, entries, removed: _, unknown_fields: _ } = prepared;
+        let mut applied = Applied::nothing();
+        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            let Some(watched) = self.targets.find(&target) else {
+                // Nobody asked for it, or does so no longer.
+                applied.outcome.accepted.push(resource.name);
+                continue;
+            };
+            let kept = match lowered {
+                Lowered::Refused(reasons) => {
+                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                    applied.single.push((target, None));
+                    continue;
+                }
+                Lowered::Endpoints(assignment) => {
+                    watched.users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
+                    Kept::Endpoints(assignment)
+                }
+                Lowered::Routes(table) => {
+                    for slot in watched.users.slots() {
+                        slot.table.store(table.clone());
+                        slot.ready.set();
+                    }
+                    Kept::Routes(table)
+                }
+                _ => {
+                    self.confirm(kind, &origin, &resource);
+                    watched.users.clusters.iter().for_each(|cluster| cluster.stats.update_no_rebuild().inc());
+                    applied.outcome.accepted.push(resource.name);
+                    applied.single.push((target, Some(false)));
+                    continue;
+                }
+            };
+            applied.is_change = true;
+            applied.single.push((target, Some(true)));
+            applied.outcome.accepted.push(resource.name.clone());
+            self.accept(kind, &origin, resource, hash, kept);
+        }
+        applied
+    }
+
+    /// Looks who wants what now. Those who come late are given what there is.
+    fn take_stock(&mut self) {
+        let Parts { env, shared, dynamic, .. } = &self.parts;
+        self.targets.replace(users(self.phase, dynamic, &shared.clusters, &env.slots), &shared.store);
+        let mut records = self.records();
+        for kind in [Kind::Endpoints, Kind::Routes] {
+            records.retain(kind, |Id { name, origin }| {
+                let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
+                self.targets.find(&target).is_some()
+            });
+        }
+        for (target, watched) in self.targets.iter().filter(|(_, watched)| watched.is_settled) {
+            let Some(name) = target.name.clone() else { continue };
+            let id = Id { name, origin: target.origin.clone() };
+            let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
+            let kept = record.map(|accepted| accepted.kept.clone());
+            for cluster in watched.users.clusters.iter().filter(|cluster| !cluster.is_assigned()) {
+                match &kept {
+                    Some(Kept::Endpoints(assignment)) => cluster.assign(assignment),
+                    _ => cluster.give_up_waiting(),
+                }
+            }
+            for slot in watched.users.slots().filter(|slot| !slot.ready.is_set()) {
+                if let Some(Kept::Routes(table)) = &kept {
+                    slot.table.store(table.clone());
+                }
+                slot.ready.set();
+            }
+        }
+        drop(records);
+        let wanted = self.targets.subscriptions();
+        self.wanted.send_if_modified(|before| {
+            let is_new = **before != wanted;
+            if is_new {
+                *before = Arc::new(wanted);
+            }
+            is_new
+        });
+    }
+
+    fn expire(&mut self) {
+        for target in self.targets.take_expired(Instant::now()) {
+            warn!(target: "config", "initial fetch timed out for {target}");
+            self.targets.note(&target, Event::TimedOut);
+            self.settle(&target);
+        }
+    }
+
+    /// Those who wait for the first delivery of `target` wait no longer.
+    fn settle(&mut self, target: &Target) {
+        if !self.targets.settle(target) {
+            return;
+        }
+        match target.kind {
+            Kind::Cluster => self.initial.clusters.set(),
+            Kind::Listener => self.initial.listeners.set(),
+            Kind::Endpoints => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                let waiting = users.into_iter().flat_map(|users| &users.clusters).filter(|c| !c.is_assigned());
+                waiting.for_each(|cluster| cluster.give_up_waiting());
+            }
+            Kind::Routes => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                users.into_iter().flat_map(|users| users.slots()).for_each(|slot| slot.ready.set());
+            }
+        }
+    }
+
+    fn records(&self) -> MutexGuard<'_, Records> {
+        lock(&self.parts.shared.records)
+    }
+
+    fn accept(&self, kind: Kind, origin: &Origin, resource: Resource, hash: u64, kept: Kept) {
+        let id = Id { name: resource.name.as_str().into(), origin: origin.clone() };
+        self.records().accept(kind, id, Accepted { resource, hash, updated: SystemTime::now(), kept });
+    }
+
+    fn confirm(&self, kind: Kind, origin: &Origin, resource: &Resource) {
+        self.records().confirm(kind, &Id { name: resource.name.as_str().into(), origin: origin.clone() });
+    }
+
+    fn refuse(
+        &self,
+        kind: Kind,
+        origin: &Origin,
+        version: &str,
+        index: usize,
+        resource: &Resource,
+        reasons: Vec<Invalid>,
+    ) -> Rejected {
+        let details = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        info!(target: "config", name = %resource.name, "{} config rejected: {details}", kind.noun());
+        let (any, version, at) = (resource.any.clone(), version.to_owned(), SystemTime::now());
+        let id = Id { name: resource.name.as_str().into(), origin: origin.clone() };
+        self.records().fail(kind, id, Failed { any, version, at, details });
+        Rejected { name: resource.name.clone(), index, reasons }
+    }
+}
+
+impl Applied {
+    fn nothing() -> Self {
+        Self { outcome: Outcome::default(), is_change: false, single: Vec::new() }
+    }
+}
+
+pub(crate) fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    // A poisoned lock means that a change panicked between two records: each is whole.
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn invalid(path: &str, reason: String) -> Invalid {
+    Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
+}
+
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => tokio::time::sleep(Duration::MAX).await,
+    }
+}

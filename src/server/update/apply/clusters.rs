@@ -1,0 +1,61 @@
+//! CDS.
+
+use std::collections::HashSet;
+
+use tokio::task::spawn_blocking;
+use tracing::info;
+
+use super::{Applied, Updater};
+use crate::update::lowering::{Entry, Lowered, Prepared};
+use crate::update::records::Kept;
+use crate::update::{Kind, Phase, Removed};
+
+impl Updater {
+    pub(super) async fn apply_clusters(&mut self, prepared: Prepared) -> Applied {
+        let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
+        let mut applied = Applied::nothing();
+        let mut present = HashSet::new();
+        let mut configs = Vec::new();
+        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+            present.insert(resource.name.clone());
+            match lowered {
+                Lowered::Refused(reasons) => {
+                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                    continue;
+                }
+                // Envoy: what the bootstrap has, discovery does not change.
+                Lowered::Cluster(_) if self.parts.statics.has_cluster(&resource.name) => {}
+                Lowered::Cluster(config) => {
+                    self.parts.env.clusters.declare(&config.name);
+                    self.accept(kind, &origin, resource.clone(), hash, Kept::Nothing);
+                    configs.push(*config);
+                }
+                _ => self.confirm(kind, &origin, &resource),
+            }
+            applied.outcome.accepted.push(resource.name);
+        }
+        let changed = configs.len();
+        let (clusters, is_live) = (self.parts.shared.clusters.clone(), self.phase == Phase::Live);
+        let update = move || if is_live { clusters.warm_up(configs) } else { clusters.update(configs) };
+        if changed > 0 {
+            // Making many takes a while. A panic in it was logged, and has changed nothing.
+            let _ = spawn_blocking(update).await;
+        }
+        let gone = self.records().retain(Kind::Cluster, |id| {
+            id.origin != origin
+                || match &removed {
+                    Removed::AllOthers => present.contains(&*id.name),
+                    Removed::Named(names) => !names.iter().any(|name| **name == *id.name),
+                }
+        });
+        let names = &self.parts.env.clusters;
+        gone.iter().for_each(|name| names.withdraw(name));
+        let ids = gone.iter().filter_map(|name| names.find(name)).map(|name| name.id);
+        let removed = self.parts.shared.clusters.remove_all(ids);
+        applied.is_change = changed + removed > 0;
+        if applied.is_change {
+            info!(target: "upstream", "cds: added or updated {changed} cluster(s), removed {removed} cluster(s)");
+        }
+        applied
+    }
+}

@@ -1,0 +1,150 @@
+//! From delivered bytes to ready-to-run configuration. Runs on a thread of its own: ten thousand clusters take a while.
+
+use std::collections::HashSet;
+use std::hash::Hasher;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nuncio_config::cluster::{ClusterAssignment, ClusterConfig};
+use nuncio_config::listener::ListenerConfig;
+use nuncio_config::load::{Loader, UnknownFields};
+use nuncio_config::protocol::message_name;
+use nuncio_config::route::RouteTable;
+use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
+use nuncio_proto::google::protobuf::Any;
+use prost::{Message, Name};
+use twox_hash::XxHash64;
+
+use super::records::{Id, Records};
+use super::{Kind, Push, Removed, Resource};
+use nuncio_config::discovery::Origin;
+
+/// A push, ready to be applied.
+pub(super) struct Prepared {
+    pub(super) kind: Kind,
+    pub(super) origin: Origin,
+    pub(super) version: String,
+    pub(super) entries: Vec<Entry>,
+    pub(super) removed: Removed,
+    /// Unknown fields that were let pass.
+    pub(super) unknown_fields: u64,
+}
+
+pub(super) struct Entry {
+    pub(super) resource: Resource,
+    pub(super) hash: u64,
+    pub(super) lowered: Lowered,
+}
+
+pub(super) enum Lowered {
+    /// It is in force already.
+    Unchanged,
+    Refused(Vec<Invalid>),
+    Cluster(Box<ClusterConfig>),
+    Listener(Arc<ListenerConfig>),
+    Routes(Arc<RouteTable>),
+    Endpoints(Arc<ClusterAssignment>),
+}
+
+/// Lowers what is new.
+pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unknown: UnknownFields) -> Prepared {
+    let Push { kind, origin, version, resources, removed } = push;
+    let mut seen = HashSet::new();
+    let mut lowering = Lowering { kind, env, loader: Loader::new(unknown), unknown_fields: 0 };
+    let mut entries = Vec::with_capacity(resources.len());
+    for resource in resources {
+        let hash = hash(&resource.any.value);
+        let lowered = if resource.name.is_empty() {
+            Lowered::Refused(vec![invalid("name", "a resource needs a name".to_owned())])
+        } else if !seen.insert(resource.name.clone()) {
+            let reason = format!("duplicate {} {} found", kind.noun(), resource.name);
+            Lowered::Refused(vec![invalid("name", reason)])
+        } else if is_known(&resource, hash, kind, &origin, records) {
+            Lowered::Unchanged
+        } else {
+            lowering.lower(&resource.any).unwrap_or_else(Lowered::Refused)
+        };
+        entries.push(Entry { resource, hash, lowered });
+    }
+    Prepared { kind, origin, version, entries, removed, unknown_fields: lowering.unknown_fields }
+}
+
+/// Envoy's hash of a text.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = XxHash64::with_seed(0);
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+fn is_known(resource: &Resource, hash: u64, kind: Kind, origin: &Origin, records: &Mutex<Records>) -> bool {
+    let id = Id { name: resource.name.as_str().into(), origin: origin.clone() };
+    // A poisoned lock means that a change panicked between two records: each is whole.
+    let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+    let accepted = records.find(kind, &id).and_then(|record| record.accepted.as_ref());
+    accepted.is_some_and(|accepted| accepted.hash == hash)
+}
+
+fn invalid(path: &str, reason: String) -> Invalid {
+    Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
+}
+
+struct Lowering<'a> {
+    kind: Kind,
+    env: &'a LowerEnv,
+    loader: Loader,
+    unknown_fields: u64,
+}
+
+// === impl Lowering ===
+
+impl Lowering<'_> {
+    fn lower(&mut self, any: &Any) -> Result<Lowered, Vec<Invalid>> {
+        if message_name(any) != self.kind.message_name() {
+            let reason = format!("{} is no {}", any.type_url, self.kind.message_name());
+            return Err(vec![Invalid { path: "@type".to_owned(), reason, kind: InvalidKind::UnknownType }]);
+        }
+        match self.kind {
+            Kind::Cluster => {
+                let message = self.load(any)?;
+                self.run(|cx| ClusterConfig::lower(message, cx)).map(|config| Lowered::Cluster(Box::new(config)))
+            }
+            Kind::Endpoints => {
+                let message = self.load(any)?;
+                self.run(|cx| ClusterAssignment::lower(message, cx)).map(|config| Lowered::Endpoints(Arc::new(config)))
+            }
+            Kind::Listener => {
+                let message = self.load(any)?;
+                self.run(|cx| ListenerConfig::lower(message, cx)).map(|config| Lowered::Listener(Arc::new(config)))
+            }
+            Kind::Routes => {
+                let message = self.load(any)?;
+                let lowered = self.run(|cx| {
+                    let table = RouteTable::lower(message, cx)?;
+                    // Envoy: routes from discovery may go to clusters that are still to come.
+                    if table.validate_clusters().unwrap_or(false) {
+                        table.check_clusters(cx)?;
+                    }
+                    Ok(table)
+                });
+                lowered.map(|table| Lowered::Routes(Arc::new(table)))
+            }
+        }
+    }
+
+    fn load<T: Message + Name + Default>(&mut self, any: &Any) -> Result<T, Vec<Invalid>> {
+        let loaded = self.loader.load_wire::<T>(self.kind.noun(), any.value.clone());
+        let loaded =
+            loaded.map_err(|problems| problems.into_iter().map(|problem| problem.invalid).collect::<Vec<_>>())?;
+        self.unknown_fields += loaded.unknown_fields;
+        Ok(loaded.message)
+    }
+
+    fn run<T>(&self, lower: impl FnOnce(&mut LowerCx<'_>) -> Result<T, Refused>) -> Result<T, Vec<Invalid>> {
+        let mut cx = LowerCx::new(self.env);
+        let lowered = lower(&mut cx);
+        let invalid = cx.finish();
+        match lowered {
+            Ok(lowered) if invalid.is_empty() => Ok(lowered),
+            Ok(_) | Err(Refused) => Err(invalid),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What discovery has delivered so far.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nuncio_config::cluster::ClusterAssignment;
+use nuncio_config::discovery::Origin;
+use nuncio_config::route::RouteTable;
+use nuncio_proto::google::protobuf::Any;
+
+use super::{Kind, Resource};
+
+/// Every resource that discovery gave and that is still wanted.
+#[derive(Default)]
+pub(crate) struct Records {
+    by_kind: HashMap<Kind, BTreeMap<Id, Record>>,
+    /// Version of the last push of which something was applied.
+    versions: HashMap<Kind, String>,
+}
+
+/// A resource of a source.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Id {
+    pub(crate) name: Arc<str>,
+    pub(crate) origin: Origin,
+}
+
+/// One resource.
+pub(crate) struct Record {
+    /// What is in force; `None` where nothing was ever accepted.
+    pub(crate) accepted: Option<Accepted>,
+    /// What was in force before that: it may still serve while the other gets ready, or drain.
+    pub(crate) before: Option<Accepted>,
+    /// The last delivery, if it was rejected.
+    pub(crate) failed: Option<Failed>,
+}
+
+/// A resource as it is in force.
+pub(crate) struct Accepted {
+    pub(crate) resource: Resource,
+    pub(super) hash: u64,
+    pub(crate) updated: SystemTime,
+    pub(super) kept: Kept,
+}
+
+/// A delivery that was rejected.
+pub(crate) struct Failed {
+    pub(crate) any: Any,
+    pub(crate) version: String,
+    pub(crate) at: SystemTime,
+    pub(crate) details: String,
+}
+
+/// What is kept ready for those who ask for the same later.
+#[derive(Clone)]
+pub(super) enum Kept {
+    Nothing,
+    Endpoints(Arc<ClusterAssignment>),
+    Routes(Arc<RouteTable>),
+}
+
+// === impl Records ===
+
+impl Records {
+    /// All of one kind, by name.
+    pub(crate) fn all(&self, kind: Kind) -> impl Iterator<Item = (&Id, &Record)> {
+        self.by_kind.get(&kind).into_iter().flatten()
+    }
+
+    /// Version of the last push of this kind.
+    pub(crate) fn version(&self, kind: Kind) -> &str {
+        self.versions.get(&kind).map_or("", String::as_str)
+    }
+
+    pub(super) fn find(&self, kind: Kind, id: &Id) -> Option<&Record> {
+        self.by_kind.get(&kind)?.get(id)
+    }
+
+    pub(super) fn set_version(&mut self, kind: Kind, version: &str) {
+        self.versions.insert(kind, version.to_owned());
+    }
+
+    pub(super) fn accept(&mut self, kind: Kind, id: Id, accepted: Accepted) {
+        let record = self.by_kind.entry(kind).or_default().entry(id).or_insert(Record::EMPTY);
+        record.before = record.accepted.replace(accepted).filter(|_| matches!(kind, Kind::Cluster | Kind::Listener));
+        record.failed = None;
+    }
+
+    /// It was delivered again as it is.
+    pub(super) fn confirm(&mut self, kind: Kind, id: &Id) {
+        if let Some(record) = self.by_kind.get_mut(&kind).and_then(|all| all.get_mut(id)) {
+            record.failed = None;
+        }
+    }
+
+    pub(super) fn fail(&mut self, kind: Kind, id: Id, failed: Failed) {
+        let all = self.by_kind.entry(kind).or_default();
+        all.entry(id).or_insert(Record::EMPTY).failed = Some(failed);
+    }
+
+    /// Forgets those for which `is_kept` is false, and tells their names.
+    pub(super) fn retain(&mut self, kind: Kind, mut is_kept: impl FnMut(&Id) -> bool) -> Vec<Arc<str>> {
+        let Some(all) = self.by_kind.get_mut(&kind) else { return Vec::new() };
+        let mut forgotten = Vec::new();
+        all.retain(|id, _| {
+            let stays = is_kept(id);
+            if !stays {
+                forgotten.push(id.name.clone());
+            }
+            stays
+        });
+        forgotten
+    }
+}
+
+impl Record {
+    const EMPTY: Self = Self { accepted: None, before: None, failed: None };
+}

@@ -1,0 +1,133 @@
+//! What is counted of each target, under Envoy's names.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nuncio_telemetry::stats::catalogue::{
+    EndpointSubscriptionStats, ReloadStats, RouteSubscriptionStats, SubscriptionStats,
+};
+use nuncio_telemetry::stats::{Scope, Store, TextReadout};
+use nuncio_upstream::Cluster;
+
+use super::lowering::hash;
+
+/// The stats of one target.
+pub(super) enum Counted {
+    List {
+        stats: SubscriptionStats,
+        version: TextReadout,
+        reload: Option<ReloadStats>,
+        /// Of routes; held for as long as it is to be listed.
+        _empty: Option<RouteSubscriptionStats>,
+    },
+    /// Of all clusters that are given the same endpoints.
+    Endpoints(Vec<EndpointsCounted>),
+}
+
+pub(super) struct EndpointsCounted {
+    cluster: Arc<Cluster>,
+    stats: EndpointSubscriptionStats,
+    version: TextReadout,
+}
+
+/// Something that happens to a target.
+#[derive(Clone, Copy)]
+pub(super) enum Event<'a> {
+    Attempt,
+    TimedOut,
+    Failed,
+    Rejected,
+    Accepted { version: &'a str, took: Duration, is_change: bool },
+}
+
+// === impl Counted ===
+
+impl Counted {
+    pub(super) fn clusters(store: &Store) -> Self {
+        Self::list(&store.scope("cluster_manager.cds"), true, false)
+    }
+
+    pub(super) fn listeners(store: &Store) -> Self {
+        Self::list(&store.scope("listener_manager.lds"), false, false)
+    }
+
+    pub(super) fn routes(scope: &Scope, name: &str) -> Self {
+        Self::list(&scope.scope("rds").scope(name), true, true)
+    }
+
+    fn list(scope: &Scope, reloads: bool, can_be_empty: bool) -> Self {
+        Self::List {
+            stats: SubscriptionStats::new(scope),
+            version: scope.text_readout("version_text"),
+            reload: reloads.then(|| ReloadStats::new(scope)),
+            _empty: can_be_empty.then(|| RouteSubscriptionStats::new(scope)),
+        }
+    }
+
+    pub(super) fn endpoints(clusters: &[Arc<Cluster>], store: &Store) -> Self {
+        let counted = |cluster: &Arc<Cluster>| {
+            let scope = store.scope(&format!("cluster.{}", cluster.config.observable_name));
+            EndpointsCounted {
+                cluster: cluster.clone(),
+                stats: EndpointSubscriptionStats::new(&scope),
+                version: scope.text_readout("version_text"),
+            }
+        };
+        Self::Endpoints(clusters.iter().map(counted).collect())
+    }
+
+    pub(super) fn note(&self, event: Event<'_>) {
+        match self {
+            Self::List { stats, version, reload, _empty } => note_list(stats, version, reload.as_ref(), event),
+            Self::Endpoints(all) => all.iter().for_each(|counted| counted.note(event)),
+        }
+    }
+}
+
+fn note_list(stats: &SubscriptionStats, text: &TextReadout, reload: Option<&ReloadStats>, event: Event<'_>) {
+    match event {
+        Event::Attempt => stats.update_attempt().inc(),
+        Event::TimedOut => stats.init_fetch_timeout().inc(),
+        Event::Failed => stats.update_failure().inc(),
+        Event::Rejected => stats.update_rejected().inc(),
+        Event::Accepted { version, took, is_change } => {
+            stats.update_success().inc();
+            stats.update_time().set(now());
+            stats.update_duration().record(millis(took));
+            stats.version().set(hash(version.as_bytes()));
+            text.set(version);
+            if let (Some(reload), true) = (reload, is_change) {
+                reload.config_reload().inc();
+                reload.config_reload_time_ms().set(now());
+            }
+        }
+    }
+}
+
+impl EndpointsCounted {
+    fn note(&self, event: Event<'_>) {
+        let of_cluster = &self.cluster.stats;
+        match event {
+            Event::Attempt => of_cluster.update_attempt().inc(),
+            Event::TimedOut => self.stats.init_fetch_timeout().inc(),
+            Event::Failed => of_cluster.update_failure().inc(),
+            Event::Rejected => self.stats.update_rejected().inc(),
+            Event::Accepted { version, took, is_change: _ } => {
+                of_cluster.update_success().inc();
+                self.stats.update_time().set(now());
+                self.stats.update_duration().record(millis(took));
+                of_cluster.version().set(hash(version.as_bytes()));
+                self.version.set(version);
+            }
+        }
+    }
+}
+
+/// Milliseconds of the Unix epoch.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

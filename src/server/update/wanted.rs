@@ -1,0 +1,170 @@
+//! What is wanted of the sources, and by whom.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nuncio_config::bootstrap::DynamicResources;
+use nuncio_config::cluster::Discovery;
+use nuncio_config::discovery::{ConfigSource, RouteSlot};
+use nuncio_filter_api::Slots;
+use nuncio_telemetry::stats::Store;
+use nuncio_upstream::{Cluster, Clusters};
+use tokio::time::Instant;
+
+use super::stats::{Counted, Event};
+use super::{Kind, Phase, Subscriptions, Target};
+
+/// Those who want one target.
+#[derive(Default)]
+pub(super) struct Users {
+    pub(super) clusters: Vec<Arc<Cluster>>,
+    /// They live as long as the listeners that hold them.
+    pub(super) slots: Vec<Weak<RouteSlot>>,
+    initial_fetch_timeout: Option<Duration>,
+}
+
+/// A target that is wanted.
+pub(super) struct Watched {
+    pub(super) users: Users,
+    counted: Option<Counted>,
+    /// Its first delivery has come, or nobody waits for it any more.
+    pub(super) is_settled: bool,
+}
+
+/// All targets that are wanted.
+#[derive(Default)]
+pub(super) struct Targets {
+    watched: BTreeMap<Target, Watched>,
+    /// When those who wait for a first delivery wait no longer.
+    deadlines: BTreeMap<Instant, Vec<Target>>,
+}
+
+/// Who wants what now.
+pub(super) fn users(
+    phase: Phase,
+    dynamic: &DynamicResources,
+    clusters: &Clusters,
+    slots: &Slots,
+) -> BTreeMap<Target, Users> {
+    let mut all = BTreeMap::new();
+    let list = |kind: Kind, source: &Option<ConfigSource>, all: &mut BTreeMap<Target, Users>| {
+        if let Some(ConfigSource { origin, initial_fetch_timeout }) = source {
+            let users = Users { initial_fetch_timeout: *initial_fetch_timeout, ..Users::default() };
+            all.insert(Target { kind, origin: origin.clone(), name: None }, users);
+        }
+    };
+    list(Kind::Cluster, &dynamic.cds, &mut all);
+    for cluster in clusters.snapshot().all() {
+        let Discovery::Eds(eds) = &cluster.config.discovery else { continue };
+        let users = entry(&mut all, Kind::Endpoints, &eds.source, &eds.service_name);
+        users.clusters.push(cluster.clone());
+    }
+    if phase >= Phase::Listeners {
+        list(Kind::Listener, &dynamic.lds, &mut all);
+        for slot in slots.all::<RouteSlot>() {
+            entry(&mut all, Kind::Routes, &slot.source, &slot.name).slots.push(Arc::downgrade(&slot));
+        }
+    }
+    all
+}
+
+fn entry<'a>(
+    all: &'a mut BTreeMap<Target, Users>,
+    kind: Kind,
+    source: &ConfigSource,
+    name: &Arc<str>,
+) -> &'a mut Users {
+    let target = Target { kind, origin: source.origin.clone(), name: Some(name.clone()) };
+    let users = all.entry(target).or_default();
+    users.initial_fetch_timeout = users.initial_fetch_timeout.max(source.initial_fetch_timeout);
+    users
+}
+
+// === impl Users ===
+
+impl Users {
+    fn is_same(&self, other: &Self) -> bool {
+        self.clusters.len() == other.clusters.len()
+            && self.slots.len() == other.slots.len()
+            && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
+    }
+
+    /// The slots that somebody still holds.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Arc<RouteSlot>> {
+        self.slots.iter().filter_map(Weak::upgrade)
+    }
+}
+
+// === impl Targets ===
+
+impl Targets {
+    /// Takes over who wants what; those who are new wait from now on.
+    pub(super) fn replace(&mut self, all: BTreeMap<Target, Users>, store: &Store) {
+        let mut before = std::mem::take(&mut self.watched);
+        for (target, users) in all {
+            let watched = match before.remove(&target) {
+                Some(known) if known.users.is_same(&users) => known,
+                Some(known) => Watched::new(&target, users, known.is_settled, store),
+                None => {
+                    if let Some(timeout) = users.initial_fetch_timeout {
+                        self.deadlines.entry(Instant::now() + timeout).or_default().push(target.clone());
+                    }
+                    Watched::new(&target, users, false, store)
+                }
+            };
+            self.watched.insert(target, watched);
+        }
+    }
+
+    pub(super) fn find(&self, target: &Target) -> Option<&Watched> {
+        self.watched.get(target)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Target, &Watched)> {
+        self.watched.iter()
+    }
+
+    pub(super) fn subscriptions(&self) -> Subscriptions {
+        self.watched.keys().cloned().collect()
+    }
+
+    /// The first delivery of a target has come, or will not. False if it was settled, or is not wanted.
+    pub(super) fn settle(&mut self, target: &Target) -> bool {
+        self.watched.get_mut(target).is_some_and(|watched| !std::mem::replace(&mut watched.is_settled, true))
+    }
+
+    pub(super) fn note(&self, target: &Target, event: Event<'_>) {
+        if let Some(counted) = self.watched.get(target).and_then(|watched| watched.counted.as_ref()) {
+            counted.note(event);
+        }
+    }
+
+    /// When the next of those who wait give up.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.keys().next().copied()
+    }
+
+    /// The targets that did not come in time.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Target> {
+        let later = self.deadlines.split_off(&(now + Duration::from_nanos(1)));
+        let expired = std::mem::replace(&mut self.deadlines, later);
+        let is_waited_for = |target: &Target| self.watched.get(target).is_some_and(|watched| !watched.is_settled);
+        expired.into_values().flatten().filter(is_waited_for).collect()
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    fn new(target: &Target, users: Users, is_settled: bool, store: &Store) -> Self {
+        let counted = match target.kind {
+            Kind::Cluster => Some(Counted::clusters(store)),
+            Kind::Listener => Some(Counted::listeners(store)),
+            Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
+            Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
+        };
+        Self { users, counted, is_settled }
+    }
+}

@@ -1,0 +1,133 @@
+//! Hosts that stay the same while the configuration of their cluster changes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use nuncio_config::cluster::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint, EndpointAddress};
+use nuncio_telemetry::Address;
+
+use super::Cluster;
+use crate::discovery::outlives_its_name;
+use crate::host::{HealthFlag, Host};
+use crate::host_set::HostSet;
+
+/// Whether the hosts of a cluster can go on in the one that replaces it. What checks or ejects them writes to them: it
+/// must be there in both, or in none.
+pub(super) fn is_inherited(before: &ClusterConfig, after: &ClusterConfig) -> bool {
+    let has_fixed_hosts = |config: &ClusterConfig| matches!(config.discovery, Discovery::Static | Discovery::Eds(_));
+    has_fixed_hosts(before)
+        && has_fixed_hosts(after)
+        && before.health_check.is_some() == after.health_check.is_some()
+        && before.outlier.is_some() == after.outlier.is_some()
+}
+
+impl Cluster {
+    /// Makes the hosts of `endpoints` those of the cluster.
+    pub(super) fn take_endpoints(&self, endpoints: &[Endpoint], policy: Option<&AssignmentPolicy>) {
+        let mut writer = self.lock();
+        let inherited = writer.inherited.take();
+        let current = self.hosts();
+        let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some());
+        let is_discovered = matches!(self.config.discovery, Discovery::Eds(_));
+        let mut seen = HashSet::new();
+        for endpoint in endpoints {
+            // Lowering refuses names where nobody resolves them.
+            let EndpointAddress::Fixed(address) = &endpoint.address else { continue };
+            // Envoy: of several endpoints at one address, the first is there.
+            if !is_discovered || seen.insert(address) {
+                next.add(endpoint, address);
+            }
+        }
+        if is_discovered && inherited.is_none() {
+            next.keep_those_that_pass(self);
+        }
+        let is_policy_new = policy.is_some_and(|policy| {
+            let is_new = self.policy.load().as_deref().is_none_or(|before| before != policy);
+            if is_new {
+                self.policy.store(Some(Arc::new(policy.clone())));
+            }
+            is_new
+        });
+        let before: HashSet<_> = current.hosts.iter().map(Arc::as_ptr).collect();
+        let is_same =
+            next.hosts.len() == before.len() && next.hosts.iter().all(|host| before.contains(&Arc::as_ptr(host)));
+        if is_discovered && is_same && !is_policy_new && !next.is_health_new {
+            self.stats.update_no_rebuild().inc();
+            return;
+        }
+        self.replace_hosts(next.hosts, &next.known);
+    }
+
+    /// Lets go of hosts that discovery has no longer, once their checks fail. False if there is none.
+    pub(super) fn drop_hosts_that_left(&self) -> bool {
+        if !matches!(self.config.discovery, Discovery::Eds(_)) {
+            return false;
+        }
+        let current = self.hosts();
+        let leaves = |host: &Arc<Host>| {
+            let flags = host.flags();
+            flags.has(HealthFlag::PendingDynamicRemoval) && flags.has(HealthFlag::FailedActiveHc)
+        };
+        if !current.hosts.iter().any(leaves) {
+            return false;
+        }
+        self.replace_hosts(current.hosts.iter().filter(|host| !leaves(host)).cloned().collect(), &HashSet::new());
+        true
+    }
+}
+
+/// Hosts being chosen from those before.
+struct Hosts<'a> {
+    by_address: HashMap<Address, &'a Arc<Host>>,
+    /// Whether those before are of another cluster.
+    is_inherited: bool,
+    hosts: Vec<Arc<Host>>,
+    /// Those whose health is known.
+    known: HashSet<*const Host>,
+    is_health_new: bool,
+}
+
+impl<'a> Hosts<'a> {
+    fn new(before: &'a HostSet, is_inherited: bool) -> Self {
+        Self {
+            by_address: before.hosts.iter().map(|host| (host.address(), host)).collect(),
+            is_inherited,
+            hosts: Vec::new(),
+            known: HashSet::new(),
+            is_health_new: false,
+        }
+    }
+
+    fn add(&mut self, endpoint: &Endpoint, address: &Address) {
+        let host = match self.by_address.remove(address) {
+            Some(before) if before.is_of(endpoint) && !(self.is_inherited && is_ejected(before)) => {
+                let returns = before.clear_flag(HealthFlag::PendingDynamicRemoval);
+                self.is_health_new |= before.set_configured(endpoint.health) || returns;
+                self.known.insert(Arc::as_ptr(before));
+                before.clone()
+            }
+            Some(before) => {
+                let host = Arc::new(Host::succeeding(endpoint, address.clone(), before));
+                self.known.insert(Arc::as_ptr(&host));
+                host
+            }
+            None => Arc::new(Host::new(endpoint, address.clone())),
+        };
+        self.hosts.push(host);
+    }
+
+    /// Envoy: a host that discovery has no longer stays while its health checks pass.
+    fn keep_those_that_pass(&mut self, cluster: &Cluster) {
+        let left = std::mem::take(&mut self.by_address);
+        self.hosts.extend(left.into_values().filter(|host| outlives_its_name(cluster, host)).cloned());
+    }
+}
+
+/// Only the one that ejected a host takes it back.
+fn is_ejected(host: &Host) -> bool {
+    let flags = host.flags();
+    flags.has(HealthFlag::FailedOutlierCheck) || flags.has(HealthFlag::DegradedOutlierDetection)
+}
+
+#[cfg(test)]
+mod tests;
