@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_routes;
+mod dns;
 mod drain;
 mod explain;
 mod h2spec;

@@ -40,6 +40,7 @@ macro_rules! scenario_files {
 
 scenario_files! {
     access_log
+    addresses
     cluster_aggregate
     codec
     dns

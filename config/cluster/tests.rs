@@ -395,3 +395,32 @@ fn a_list_of_policies_may_leave_it_to_the_cluster() {
     let c = lower(pb::Cluster { lb_policy: 0, load_balancing_policy: list, ..provided(&aggregate(&["a"])) }).unwrap();
     assert_eq!(c.lb, LbPolicy::ClusterProvided);
 }
+
+#[test]
+fn a_host_has_a_scope_and_further_addresses() {
+    let of = |address: core::Address, additional: &[core::Address]| {
+        let mut proto = cluster(&["127.0.0.1"]);
+        let mut endpoint = lb_endpoint(address);
+        let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(inner)) = &mut endpoint.host_identifier else {
+            panic!("an endpoint")
+        };
+        inner.additional_addresses = additional
+            .iter()
+            .map(|address| endpoint::endpoint::AdditionalAddress { address: Some(address.clone()) })
+            .collect();
+        proto.load_assignment.as_mut().unwrap().endpoints[0].lb_endpoints = vec![endpoint];
+        lower(proto).map(|config| config.endpoints[0].clone())
+    };
+    let scoped = of(socket_address("fe80::1%7", 80), &[]).unwrap().address;
+    assert!(matches!(scoped, EndpointAddress::Fixed(address) if address.to_string() == "[fe80::1%7]:80"));
+    assert!(of(socket_address("fe80::1%no-such-interface", 80), &[]).is_err());
+    let both = of(socket_address("::1", 80), &[socket_address("::2", 81), socket_address("127.0.0.1", 82)]).unwrap();
+    let all: Vec<_> = both.addresses.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["[::1]:80", "127.0.0.1:82", "[::2]:81"], "as they are tried");
+    let pipe = core::Pipe { path: "/s".to_owned(), mode: 0 };
+    let pipe = core::Address { address: Some(core::address::Address::Pipe(pipe)) };
+    for (address, additional) in [("127.0.0.1", pipe.clone()), ("127.0.0.1", socket_address("a.test", 80))] {
+        assert!(of(socket_address(address, 80), &[additional]).is_err());
+    }
+    assert!(of(pipe, &[socket_address("127.0.0.1", 80)]).is_err());
+}

@@ -154,10 +154,13 @@ impl Shared {
         }
     }
 
+    /// One question, as c-ares counts it, though name servers are asked two.
     async fn resolve_both(&self, name: &str) -> Result<Answer, ResolveError> {
-        let (v4, v6) = tokio::join!(self.ask(name, Family::V4), self.ask(name, Family::V6));
+        let _pending = self.stats.as_ref().map(Pending::new);
+        let ((v4, timeouts_v4), (v6, timeouts_v6)) =
+            tokio::join!(self.look_up(name, Family::V4), self.look_up(name, Family::V6));
         let (failed_v4, failed_v6) = (v4.is_err(), v6.is_err());
-        match (v4, v6) {
+        let both = match (v4, v6) {
             (Err(error), Err(_)) => Err(error),
             (v4, v6) => {
                 let (v4, v6) = (v4.unwrap_or_default(), v6.unwrap_or_default());
@@ -165,9 +168,13 @@ impl Shared {
                 let mut addresses = v4.addresses;
                 // A literal is the answer to both.
                 addresses.extend(v6.addresses.into_iter().filter(|ip| ip.is_ipv6()));
-                Ok(Answer { addresses, ttl, failed_v4, failed_v6 })
+                addresses.dedup();
+                Ok(Found { addresses, ttl })
             }
-        }
+        };
+        self.count(&both, timeouts_v4 + timeouts_v6);
+        let Found { addresses, ttl } = both?;
+        Ok(Answer { addresses, ttl, failed_v4, failed_v6 })
     }
 
     /// Takes notice of changes of the system's files.
@@ -181,24 +188,32 @@ impl Shared {
     }
 
     async fn ask(&self, name: &str, family: Family) -> Result<Found, ResolveError> {
-        if self.config.filter_unroutable && !Interfaces::now().has(family) {
-            return Ok(Found::default());
-        }
         let _pending = self.stats.as_ref().map(Pending::new);
+        let (result, timeouts) = self.look_up(name, family).await;
+        self.count(&result, timeouts);
+        result
+    }
+
+    /// What is known of `name`, or what name servers say; and how often one of them was silent.
+    async fn look_up(&self, name: &str, family: Family) -> (Result<Found, ResolveError>, u64) {
+        if self.config.filter_unroutable && !Interfaces::now().has(family) {
+            return (Ok(Found::default()), 0);
+        }
         let servers = self.servers.load_full();
-        let (result, timeouts) = match servers.known(name, family) {
+        match servers.known(name, family) {
             Some(found) => (Ok(found), 0),
             None => self.ask_servers(&servers, name, family).await,
-        };
-        if let Some(stats) = &self.stats {
-            match &result {
-                Ok(found) if found.addresses.is_empty() => stats.not_found().inc(),
-                Ok(_) | Err(ResolveError::Stopped) => {}
-                Err(ResolveError::Timeout) => stats.timeouts().add(timeouts),
-                Err(ResolveError::BadName(_) | ResolveError::Server(_)) => stats.get_addr_failure().inc(),
-            }
         }
-        result
+    }
+
+    fn count(&self, result: &Result<Found, ResolveError>, timeouts: u64) {
+        let Some(stats) = &self.stats else { return };
+        match result {
+            Ok(found) if found.addresses.is_empty() => stats.not_found().inc(),
+            Ok(_) | Err(ResolveError::Stopped) => {}
+            Err(ResolveError::Timeout) => stats.timeouts().add(timeouts),
+            Err(ResolveError::BadName(_) | ResolveError::Server(_)) => stats.get_addr_failure().inc(),
+        }
     }
 
     /// Asks for each of the names that `name` may be short for, until one is there.
