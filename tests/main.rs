@@ -8,6 +8,7 @@ mod bad_routes;
 mod dns;
 mod drain;
 mod explain;
+mod faults;
 mod h2spec;
 mod health;
 mod http2_hostile;

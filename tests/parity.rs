@@ -7,7 +7,7 @@
 //! `NUNCIO_PARITY_ONLY=text` runs the scenarios whose file or name contains it.
 
 mod compare;
-mod envoy;
+pub(crate) mod envoy;
 mod escape;
 mod mask;
 mod observe;

@@ -165,12 +165,13 @@ impl Attempt<'_> {
     /// What an HTTP/2 stream that gets no response means for its connection.
     fn note_end_of_stream(&self, active: &ActiveRequest, failure: &ExchangeFailure) {
         match failure {
-            ExchangeFailure::Reset | ExchangeFailure::Refused => {
-                self.host.share.cluster.stats.upstream_rq_rx_reset().inc();
+            ExchangeFailure::Reset => active.end_by_reset(),
+            // Envoy: a request that was refused was none, and neither was one that a host has gone away without.
+            ExchangeFailure::Refused => {
                 self.host.share.http2_stats().rx_reset().inc();
                 active.end();
             }
-            // The host went away without this stream, and still serves others.
+            ExchangeFailure::GoneAway => active.end(),
             ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
             _ => {}
         }
@@ -234,7 +235,7 @@ impl Attempt<'_> {
 }
 
 fn is_termination(failure: &ExchangeFailure) -> bool {
-    matches!(failure, ExchangeFailure::Closed | ExchangeFailure::Io(_))
+    matches!(failure, ExchangeFailure::Closed | ExchangeFailure::GoneAway | ExchangeFailure::Io(_))
 }
 
 /// RFC 9110 §9.2.2: a proxy repeats a request by itself only where it is idempotent, or was never sent.
@@ -277,6 +278,13 @@ impl ActiveRequest {
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
     }
+
+    /// The host has reset the stream of the request.
+    pub(crate) fn end_by_reset(&self) {
+        self.share.cluster.stats.upstream_rq_rx_reset().inc();
+        self.share.http2_stats().rx_reset().inc();
+        self.end();
+    }
 }
 
 impl Drop for ActiveRequest {
@@ -291,10 +299,17 @@ impl Drop for ActiveRequest {
         match (&self.leave, self.has_ended.get()) {
             // An HTTP/1 connection does not outlive a request that breaks off.
             (None, false) => self.record.break_off(),
-            (Some(leave), false) if leave.is_lost() => self.record.break_off(),
-            (Some(_), false) => {
+            (Some(leave), false) if leave.is_lost() => {
+                self.record.break_off();
+                // Envoy counts it with those that waited.
+                stats.upstream_rq_pending_failure_eject().inc();
+            }
+            (Some(leave), false) => {
                 stats.upstream_rq_tx_reset().inc();
-                self.share.http2_stats().tx_reset().inc();
+                // Streams that end with a connection at fault are told no more.
+                if !leave.is_given_up() {
+                    self.share.http2_stats().tx_reset().inc();
+                }
             }
             // Envoy: the end that a host gives to a tunnel is that of its half; the connection is ours to close.
             (None, true) if self.record.protocol.is_none() => {

@@ -182,7 +182,7 @@ impl From<ExchangeFailure> for Failure {
             ExchangeFailure::Closed | ExchangeFailure::Io(_) => Self::ConnectionTermination,
             ExchangeFailure::Protocol(_) => Self::Protocol,
             ExchangeFailure::Reset => Self::RemoteReset,
-            ExchangeFailure::Refused => Self::RefusedStream,
+            ExchangeFailure::Refused | ExchangeFailure::GoneAway => Self::RefusedStream,
             ExchangeFailure::RequestBody(error) => Self::RequestBody(error),
         }
     }

@@ -43,6 +43,9 @@ pub struct ExchangeOptions {
 pub trait OnIdle {
     /// `connection` can carry another exchange.
     fn on_idle(self: Rc<Self>, connection: ClientConnection);
+
+    /// A response says that the connection ends with it.
+    fn on_close_notify(&self) {}
 }
 
 impl<F: Fn(ClientConnection)> OnIdle for F {
@@ -80,6 +83,9 @@ pub enum ExchangeFailure {
     /// The upstream refused the stream unprocessed (HTTP/2 REFUSED_STREAM, flag `UR`).
     #[error("remote refused stream reset")]
     Refused,
+    /// The upstream went away without the stream, which it did not process (HTTP/2 GOAWAY, flag `UR`).
+    #[error("remote refused stream reset")]
+    GoneAway,
     /// The request body broke off: the client's fault or its departure.
     #[error("request body: {0}")]
     RequestBody(#[source] BodyError),

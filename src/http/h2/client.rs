@@ -152,6 +152,7 @@ fn failure(error: &h2::Error) -> ExchangeFailure {
         _ if error.is_reset() && error.is_remote() => ExchangeFailure::Reset,
         // What we found wrong ourselves: the peer's bytes are no HTTP/2.
         _ if error.is_library() => ExchangeFailure::Protocol("http2 protocol error"),
+        _ if error.is_go_away() && error.is_remote() => ExchangeFailure::GoneAway,
         _ if error.is_go_away() || error.is_io() => ExchangeFailure::Closed,
         Some(Reason::PROTOCOL_ERROR) => ExchangeFailure::Protocol("http2 protocol error"),
         _ => ExchangeFailure::Closed,
@@ -371,7 +372,9 @@ impl BodyEvents for ResponseEvents {
 
     fn error(&self, error: &h2::Error) -> BodyError {
         let (flag, reason) = match failure(error) {
-            ExchangeFailure::Reset | ExchangeFailure::Refused => (ResponseFlag::UpstreamRemoteReset, "remote reset"),
+            ExchangeFailure::Reset | ExchangeFailure::Refused | ExchangeFailure::GoneAway => {
+                (ResponseFlag::UpstreamRemoteReset, "remote reset")
+            }
             ExchangeFailure::Protocol(_) => (ResponseFlag::UpstreamProtocolError, "protocol error"),
             _ => (ResponseFlag::UpstreamConnectionTermination, "connection termination"),
         };

@@ -180,6 +180,10 @@ impl OnIdle for Member {
             pool.take_back(connection, self);
         }
     }
+
+    fn on_close_notify(&self) {
+        self.record.share.cluster.stats.upstream_cx_close_notify().inc();
+    }
 }
 
 // === impl Lease ===

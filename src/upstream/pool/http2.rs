@@ -9,7 +9,7 @@ mod driver;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
@@ -18,7 +18,7 @@ use nuncio_telemetry::Protocol;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{ConnectionRecord, OnClose, PoolFailure};
+use super::connection::{ClosedBy, ConnectionRecord, OnClose, PoolFailure};
 use super::queue::Queue;
 use crate::host::Host;
 use crate::worker::ClusterShare;
@@ -45,8 +45,10 @@ struct Http2Connection {
     streams: Cell<u32>,
     /// Since when there has been no stream.
     idle_since: Cell<Instant>,
-    /// It ended under its streams.
-    is_lost: Cell<bool>,
+    /// `None` until it ends: whose doing that was.
+    ended_by: Cell<Option<ClosedBy>>,
+    /// The host has said that it takes no more requests.
+    is_notified: Cell<bool>,
     /// Wakes the driver to send a PING.
     ping: Notify,
 }
@@ -155,7 +157,8 @@ impl Http2Pool {
             record,
             streams: Cell::new(0),
             idle_since: Cell::new(self.share.env.clock.now()),
-            is_lost: Cell::new(false),
+            ended_by: Cell::new(None),
+            is_notified: Cell::new(false),
             ping: Notify::new(),
         });
         self.connections.borrow_mut().push(connection.clone());
@@ -218,7 +221,23 @@ impl Http2Connection {
     fn is_gone_away(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         let mut client = self.client.borrow_mut();
-        client.as_mut().is_none_or(|c| matches!(c.poll_ready(&mut cx), std::task::Poll::Ready(Err(_))))
+        let Some(client) = client.as_mut() else { return true };
+        match client.poll_ready(&mut cx) {
+            Poll::Ready(Err(error)) => {
+                if error.is_go_away() && error.is_remote() {
+                    self.note_goodbye();
+                }
+                true
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => false,
+        }
+    }
+
+    /// The host has sent a GOAWAY.
+    fn note_goodbye(&self) {
+        if !self.is_notified.replace(true) {
+            self.record.share.cluster.stats.upstream_cx_close_notify().inc();
+        }
     }
 }
 
@@ -232,7 +251,12 @@ impl Http2Lease {
 
     /// Whether the connection has ended under the stream.
     pub(crate) fn is_lost(&self) -> bool {
-        self.connection.is_lost.get()
+        self.connection.ended_by.get() == Some(ClosedBy::Host)
+    }
+
+    /// Whether we have ended the connection under the stream.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.connection.ended_by.get() == Some(ClosedBy::Us)
     }
 
     /// The connection; `None` if it was retired since.

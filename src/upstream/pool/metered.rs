@@ -32,6 +32,10 @@ impl Metered {
             self.record.share.cluster.stats.upstream_cx_tx_bytes_total().add(sent as u64);
         }
         let failed = matches!(done, Poll::Ready(Err(_)));
+        if failed {
+            // A write may find out before a read does.
+            self.record.closed_by.set(ClosedBy::Host);
+        }
         self.waits(if failed { 0 } else { asked.saturating_sub(sent) as u64 });
         done
     }

@@ -177,6 +177,9 @@ impl Stream {
         if let Some(health) = self.active.share.cluster.health() {
             health.note_break(&self.active.host);
         }
+        if error.flags.has(ResponseFlag::UpstreamRemoteReset) {
+            self.active.end_by_reset();
+        }
         if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Some(Protocol::Http2)
         {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();

@@ -24,6 +24,12 @@ pub(super) fn response(mut exchange: Box<Exchange>) -> Response {
     let parsed = exchange.parsed.take().expect("poll_head was ready");
     let head = parsed.head;
     exchange.keep_alive = parsed.keep_alive;
+    if !parsed.keep_alive
+        && parsed.framing != ResponseFraming::Tunnel
+        && let Some(on_idle) = &exchange.options.on_idle
+    {
+        on_idle.on_close_notify();
+    }
     let body = match parsed.framing {
         ResponseFraming::None | ResponseFraming::Interim => {
             exchange.complete();

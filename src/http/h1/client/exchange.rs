@@ -101,6 +101,10 @@ impl Exchange {
                 Ok(0) if self.reader.buf.is_empty() => return Poll::Ready(Err(ExchangeFailure::Closed)),
                 Ok(0) => return Poll::Ready(Err(ExchangeFailure::Protocol("closed within the response head"))),
                 Ok(_) => self.received = true,
+                // Envoy: a head that was begun is broken off, whether by FIN or by RST.
+                Err(_) if !self.reader.buf.is_empty() => {
+                    return Poll::Ready(Err(ExchangeFailure::Protocol("reset within the response head")));
+                }
                 Err(error) => return Poll::Ready(Err(ExchangeFailure::Io(error))),
             }
         }

@@ -50,7 +50,9 @@ fn exchange(parts: &[&[u8]], after: After, request: Request, settings: &Arc<Clie
     let mut line = match send(connection, request, options).now_or_never() {
         None => "waits".to_owned(),
         Some(Err(error)) => match error.failure {
-            ExchangeFailure::Reset | ExchangeFailure::Refused => unreachable!("HTTP/1 has no streams"),
+            ExchangeFailure::Reset | ExchangeFailure::Refused | ExchangeFailure::GoneAway => {
+                unreachable!("HTTP/1 has no streams")
+            }
             ExchangeFailure::Closed => "closed".to_owned(),
             ExchangeFailure::Io(_) => "io".to_owned(),
             ExchangeFailure::Protocol(_) => "protocol".to_owned(),
@@ -142,7 +144,7 @@ fn a_connection_that_ends_before_the_head_is_told_apart_from_garbage() {
     check_then("", After::Reset, "io");
     check_then("HT", After::Close, "protocol");
     check_then("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n", After::Close, "protocol");
-    check_then("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n", After::Reset, "io");
+    check_then("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n", After::Reset, "protocol");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use nuncio_http::h2::client::Driver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Http2Connection;
+use crate::pool::connection::ClosedBy;
 use crate::worker::ClusterShare;
 
 /// Why a connection ended.
@@ -54,9 +55,12 @@ impl Http2Connection {
                 tracing::debug!(host = %self.record.remote(), %error, "upstream speaks no sound HTTP/2");
                 stats.upstream_cx_protocol_error().inc();
             }
+            End::Driver(Err(error)) if error.is_go_away() && error.is_remote() => self.note_goodbye(),
             End::Driver(_) => {}
         }
-        self.is_lost.set(!is_ours);
+        self.ended_by.set(Some(if is_ours { ClosedBy::Us } else { ClosedBy::Host }));
+        // It may be the end that the host had announced.
+        self.is_gone_away();
         self.retire();
     }
 
