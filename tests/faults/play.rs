@@ -115,7 +115,11 @@ impl Faulty {
         let port = socket.local_addr().expect("it is bound").port();
         let (mut tasks, mut fill) = (JoinSet::new(), Vec::new());
         match fault {
-            Fault::ConnectRefused => drop(socket),
+            // Bound, so that nobody else gets the port, and never listened at.
+            Fault::ConnectRefused => drop(tasks.spawn(async move {
+                let _socket = socket;
+                std::future::pending().await
+            })),
             Fault::ConnectHang => {
                 let listener = socket.listen(1).expect("it is bound");
                 // The kernel queues one more than asked, and drops the SYN of everybody else.

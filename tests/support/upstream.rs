@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 /// What an upstream does with a request.
@@ -123,15 +123,22 @@ impl Script {
 
     /// Binds to a free port of 127.0.0.1 and serves until dropped.
     pub(crate) async fn start(self) -> Upstream {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let socket = TcpSocket::new_v4().expect("sockets are to be had");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback has a free port");
+        let address = socket.local_addr().expect("a bound socket has an address");
         let left = self.routes.iter().map(|(_, answer)| AtomicUsize::new(answer.times)).collect();
         let script = Arc::new(Shared { routes: self.routes, left, received: Mutex::new(Vec::new()) });
         let mut tasks = JoinSet::new();
         match self.protocol {
-            // Bound and not listened at would be racy to get with std; a port that was just free is refused.
-            Protocol::Refuse => drop(listener),
-            protocol => drop(tasks.spawn(serve(listener, protocol, script.clone()))),
+            // Bound, so that nobody else gets the port, and never listened at.
+            Protocol::Refuse => drop(tasks.spawn(async move {
+                let _socket = socket;
+                std::future::pending().await
+            })),
+            protocol => {
+                let listener = socket.listen(1024).expect("it is bound");
+                tasks.spawn(serve(listener, protocol, script.clone()));
+            }
         }
         Upstream { address, script, _tasks: tasks }
     }
