@@ -43,6 +43,8 @@ impl Worker {
 /// stream reads one clock, not two.
 pub struct Clock {
     synced: Cell<(Instant, SystemTime)>,
+    /// The wall clock at the time last asked for: within a turn that is mostly the same.
+    wall: Cell<(Instant, SystemTime)>,
     turn: Cell<Turn>,
 }
 
@@ -62,7 +64,8 @@ const RESYNC: Duration = Duration::from_secs(1);
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { synced: Cell::new((Instant::now(), SystemTime::now())), turn: Cell::new(Turn::None) }
+        let now = (Instant::now(), SystemTime::now());
+        Self { synced: Cell::new(now), wall: Cell::new(now), turn: Cell::new(Turn::None) }
     }
 }
 
@@ -97,13 +100,20 @@ impl Clock {
 
     /// The wall clock at the monotonic time `now`.
     pub fn wall(&self, now: Instant) -> SystemTime {
+        let (at, wall) = self.wall.get();
+        if at == now {
+            return wall;
+        }
         let (at, wall) = self.synced.get();
         let elapsed = now.saturating_duration_since(at);
-        if elapsed < RESYNC {
-            return wall + elapsed;
-        }
-        let wall = SystemTime::now();
-        self.synced.set((now, wall));
+        let wall = if elapsed < RESYNC {
+            wall + elapsed
+        } else {
+            let wall = SystemTime::now();
+            self.synced.set((now, wall));
+            wall
+        };
+        self.wall.set((now, wall));
         wall
     }
 }

@@ -37,7 +37,7 @@ mod tests;
 pub use client::{ClientConnection, ExchangeError, ExchangeFailure, ExchangeOptions, OnIdle, RequestSent};
 pub use details::BadRequest;
 pub use request_head::IncomingRequest;
-pub use server::{Incoming, Persistence, Readiness, RespondError, ServerConnection};
+pub use server::{Incoming, Persistence, Readiness, RespondError, Sending, ServerConnection};
 pub use settings::{ClientSettings, HeaderFormat, OwnHeaderCase, ServerSettings};
 pub(crate) use target::is_authority;
 

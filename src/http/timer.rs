@@ -1,7 +1,7 @@
 //! A timer whose deadline moves far more often than it is reached.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -10,22 +10,47 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// minutes sets it once in minutes.
 #[derive(Default)]
 pub struct LazyTimer {
-    sleep: Option<Pin<Box<Sleep>>>,
+    set: Option<Box<Set>>,
+}
+
+struct Set {
+    sleep: Pin<Box<Sleep>>,
+    /// Whom it wakes.
+    waker: Waker,
 }
 
 impl LazyTimer {
     /// Ready once `deadline` has passed; `None` never is.
     pub fn poll_reached(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = deadline else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
+        match &mut self.set {
+            // Its poll would find the same in ten times as many instructions.
+            Some(set) if set.waits_until(deadline, cx) => Poll::Pending,
+            Some(set) => set.poll_reached(deadline, cx),
+            None => {
+                let set = Set { sleep: Box::pin(sleep_until(deadline)), waker: cx.waker().clone() };
+                self.set.insert(Box::new(set)).poll_reached(deadline, cx)
+            }
         }
-        while sleep.as_mut().poll(cx).is_ready() {
-            if sleep.deadline() >= deadline {
+    }
+}
+
+impl Set {
+    /// Whether it was polled already for the same task, and will fire by `deadline`.
+    fn waits_until(&self, deadline: Instant, cx: &Context<'_>) -> bool {
+        self.sleep.deadline() <= deadline && self.waker.will_wake(cx.waker()) && !self.sleep.is_elapsed()
+    }
+
+    fn poll_reached(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.clone_from(cx.waker());
+        if self.sleep.deadline() > deadline {
+            self.sleep.as_mut().reset(deadline);
+        }
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            if self.sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
-            sleep.as_mut().reset(deadline);
+            self.sleep.as_mut().reset(deadline);
         }
         Poll::Pending
     }

@@ -58,7 +58,10 @@ const STALE_RETRIES: u32 = 3;
 
 impl Attempt<'_> {
     /// Sends the request and waits for the head of its response.
-    pub(crate) async fn run(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
+    ///
+    /// The body is taken out of its place when there is a connection for it: handed down from future to future, each
+    /// would have room for it.
+    pub(crate) async fn run(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
         let outcome = match self.speaks_http2(head) {
             true => self.run_http2(head, body).await,
             false => self.run_http1(head, body).await,
@@ -113,7 +116,7 @@ impl Attempt<'_> {
 
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
     /// restarts closes all it has: the replacement may have been in use too, until then.
-    async fn run_http1(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
+    async fn run_http1(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority);
         let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
@@ -128,18 +131,18 @@ impl Attempt<'_> {
                 informational: self.informational.cloned(),
                 on_idle: Some(on_idle),
             };
-            let error = match connection.exchange(head, body, options).await {
+            let error = match connection.exchange(head, std::mem::take(body), options).await {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };
-            body = self.body_again(head, error, retries, &record)?;
+            *body = self.body_again(head, error, retries, &record)?;
             retries += 1;
             drop(active);
             lease = self.note_host(pool.acquire_busy_or_new().await)?;
         }
     }
 
-    async fn run_http2(&self, head: &RequestHead, mut body: Body) -> Result<Answered, Failure> {
+    async fn run_http2(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
         let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority);
         let mut retries = 0;
         let begun = self.begun();
@@ -151,13 +154,14 @@ impl Attempt<'_> {
             self.note_connection(&record, begun);
             active.leave = Some(lease);
             // Boxed: attempts over HTTP/1 do not carry its future about.
-            let exchange = Box::pin(client.exchange(head, body, self.info.cloned(), self.informational.cloned()));
+            let (info, informational) = (self.info.cloned(), self.informational.cloned());
+            let exchange = Box::pin(client.exchange(head, std::mem::take(body), info, informational));
             let error = match exchange.await {
                 Ok(response) => return Ok(Answered { response, active }),
                 Err(error) => error,
             };
             self.note_end_of_stream(&active, &error.failure);
-            body = self.body_again(head, error, retries, &record)?;
+            *body = self.body_again(head, error, retries, &record)?;
             retries += 1;
         }
     }

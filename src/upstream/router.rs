@@ -173,7 +173,7 @@ fn forwarding<'a>(
     cx: &'a mut StreamCx,
     route: RouteRef,
 ) -> LocalBoxFuture<'a, Verdict> {
-    Box::pin(config.forward(request, cx, route))
+    Box::pin(async move { config.forward(request, cx, &route).await })
 }
 
 fn no_route() -> LocalReply {

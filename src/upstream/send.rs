@@ -33,7 +33,7 @@ impl Upstreams for WorkerClusters {
             };
             let attempt = Attempt { host: &host, priority: Priority::Default, info: None, informational: None };
             let Answered { mut response, active } = match own_filters(&cluster) {
-                None => attempt.run(&request.head, request.body).await?,
+                None => attempt.run(&request.head, &mut request.body).await?,
                 Some(filters) => attempt.run_filtered(filters, &mut request).await?,
             };
             let status = response.head.status;

@@ -122,13 +122,22 @@ pub(super) struct Fields {
     pub(super) names: Option<Vec<ByteStr>>,
 }
 
-/// Room for the fields that the proxy adds to most messages, so that the map does not grow on the way.
-const ADDED_FIELDS: usize = 5;
+impl Side {
+    /// Room for the fields that the proxy adds to most messages beyond those that it takes out, so that the map does not
+    /// grow on the way. A map of up to 6 fields comes from the allocator's fast path.
+    fn added_fields(self) -> usize {
+        match self {
+            // Without Host.
+            Self::Request => 4,
+            Self::Response => 1,
+        }
+    }
+}
 
 impl Fields {
     /// Adds the fields of `head`. In place, since moving so large a value costs as much as some fields.
     pub(super) fn collect(&mut self, head: &Head<'_>, side: Side, keep_names: bool) -> Result<(), BadRequest> {
-        self.map = HeaderMap::with_capacity(head.len() + ADDED_FIELDS);
+        self.map = HeaderMap::with_capacity(head.len() + side.added_fields());
         if keep_names {
             self.names = Some(head.fields().filter_map(|f| ByteStr::from_utf8(f.shared_name()).ok()).collect());
         }

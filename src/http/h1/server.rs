@@ -22,8 +22,7 @@ use super::details::BadRequest;
 use super::request_head::IncomingRequest;
 use super::settings::ServerSettings;
 use inner::Inner;
-use respond::Sending;
-pub use respond::{Persistence, RespondError};
+pub use respond::{Persistence, RespondError, Sending};
 
 /// What came of waiting for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,14 +126,8 @@ impl ServerConnection {
     ///
     /// The framing, `connection` and interim fields are this codec's own: those in the head are not written. Request
     /// bodies are read while the response body is polled, by whoever pulls them.
-    pub async fn respond(
-        &self,
-        head: &ResponseHead,
-        body: Body,
-        persistence: Persistence,
-    ) -> Result<Persistence, RespondError> {
-        let mut sending = Sending::begin(&self.inner, head, body, persistence)?;
-        poll_fn(|cx| sending.poll(cx)).await
+    pub fn respond(&self, head: &ResponseHead, body: Body, persistence: Persistence) -> Sending<'_> {
+        Sending::begin(&self.inner, head, body, persistence)
     }
 
     /// Flushes and tells the client that nothing more will be sent.

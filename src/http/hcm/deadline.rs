@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::StatusCode;
 use nuncio_filter_api::LocalReply;
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
-use super::Hcm;
+use super::Http;
 use crate::timer::{LazyTimer, earlier};
 
 /// The status that gRPC clients are told.
@@ -66,12 +65,9 @@ impl Expired {
 
 /// Watches one stream's time-outs.
 pub(crate) struct Deadline {
-    idle: Option<Duration>,
-    flush: Option<Option<Duration>>,
-    is_flushing: bool,
-    duration: Option<Duration>,
-    request: Option<Instant>,
+    http: Rc<Http>,
     info: Rc<StreamInfo>,
+    is_flushing: bool,
     /// Body bytes moved when last looked at: the stream was active since if there are more now. Whoever moves bytes
     /// counts them anyway, and so reads no clock for each chunk.
     seen: u64,
@@ -81,18 +77,8 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     /// Starts at the stream's start; `timer` may have served earlier streams.
-    pub(crate) fn new(hcm: &Hcm, info: &Rc<StreamInfo>, timer: LazyTimer) -> Self {
-        Self {
-            idle: hcm.timeouts.stream_idle,
-            flush: hcm.timeouts.stream_flush,
-            is_flushing: false,
-            duration: hcm.codec.common.max_stream_duration,
-            request: hcm.timeouts.request.map(|d| info.start + d),
-            info: info.clone(),
-            seen: 0,
-            active: info.start,
-            timer,
-        }
+    pub(crate) fn new(http: &Rc<Http>, info: &Rc<StreamInfo>, timer: LazyTimer) -> Self {
+        Self { http: http.clone(), info: info.clone(), is_flushing: false, seen: 0, active: info.start, timer }
     }
 
     /// Gives the timer back for the next stream.
@@ -113,12 +99,14 @@ impl Deadline {
             self.seen = moved;
             self.active = Instant::now();
         }
+        let (timeouts, start) = (&self.http.hcm.timeouts, self.info.start);
         // A route's time-outs take the place of the listener's.
-        let idle = self.info.idle_timeout.get().unwrap_or(self.idle);
-        let flush = || self.info.flush_timeout.get().or(self.flush).unwrap_or(idle);
+        let idle = self.info.idle_timeout.get().unwrap_or(timeouts.stream_idle);
+        let flush = || self.info.flush_timeout.get().or(timeouts.stream_flush).unwrap_or(idle);
         let idle = if self.is_flushing { flush() } else { idle }.map(|d| self.active + d);
-        let request = self.request.filter(|_| self.info.times.request_end.get().is_none());
-        let end = self.info.max_duration.get().unwrap_or(self.duration).map(|d| self.info.start + d);
+        let request = timeouts.request.filter(|_| self.info.times.request_end.get().is_none()).map(|d| start + d);
+        let duration = self.info.max_duration.get().unwrap_or(self.http.hcm.codec.common.max_stream_duration);
+        let end = duration.map(|d| start + d);
         let deadline = earlier(earlier(idle, end), request);
         self.timer.poll_reached(deadline, cx).map(|()| {
             if deadline == request {

@@ -130,43 +130,53 @@ impl H1 {
         Box::pin(self.request())
     }
 
-    /// Serves one request.
+    /// Serves one request. What is rare is boxed: the future of every request would be as large.
     async fn request(&mut self) -> Next {
-        let http = self.http.clone();
-        let now = http.worker.clock.now();
-        let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
-        info.protocol.set(Some(Protocol::Http11));
+        let now = self.http.worker.clock.now();
+        let info = self.record(now);
         match self.read_head(now).await {
             Some(Ok(())) => {}
             Some(Err(bad)) => {
-                let stats = &http.hcm.stats.http;
+                let stats = &self.http.hcm.stats.http;
                 stats.downstream_cx_protocol_error().inc();
                 // Envoy answers before the request is complete, and then takes the broken codec for a reset.
                 stats.downstream_rq_response_before_rq_complete().inc();
-                return self.refuse(bad_request(bad), info).await;
+                return Box::pin(self.refuse(bad_request(bad), info)).await;
             }
             None => {
-                http.hcm.stats.http.downstream_rq_header_timeout().inc();
+                self.http.hcm.stats.http.downstream_rq_header_timeout().inc();
                 let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
-                return self.refuse(reply.body("request header timeout"), info).await;
+                return Box::pin(self.refuse(reply.body("request header timeout"), info)).await;
             }
         }
-        let Some(mut request) = self.codec.take_request() else {
-            let stream = self.unknown(info);
-            self.left(&stream);
-            return Next::Gone;
-        };
-        // Made here, where they stay: they are too large to be handed about.
-        let next = self.begin(&mut request, &info);
-        let mut deadline = Deadline::new(&http.hcm, &info, std::mem::take(&mut self.timer));
-        let IncomingRequest { head, body, has_host, absolute_form, .. } = request;
-        let origin = Origin { has_host, has_scheme: absolute_form, is_known: true };
-        let mut stream = Stream::new(http, head, body, info, origin);
+        // Made here, where it stays: it is too large to be handed about. The request it is made of does not stay.
+        let mut stream;
+        let persistence;
+        {
+            let info = info;
+            let Some(mut request) = self.codec.take_request() else {
+                let stream = self.unknown(info);
+                self.left(&stream);
+                return Next::Gone;
+            };
+            persistence = self.begin(&mut request, &info);
+            let IncomingRequest { head, body, has_host, absolute_form, .. } = request;
+            let origin = Origin { has_host, has_scheme: absolute_form, is_known: true };
+            stream = Stream::new(self.http.clone(), head, body, info, origin);
+        }
+        let mut deadline = Deadline::new(&self.http, stream.info(), std::mem::take(&mut self.timer));
         self.pass_informational(&mut stream);
-        let next = self.exchange(&mut stream, &mut deadline, next == Persistence::KeepAlive).await;
+        let next = self.exchange(&mut stream, &mut deadline, persistence).await;
         stream.finish();
         self.timer = deadline.into_timer();
         next
+    }
+
+    /// The record of a stream that begins.
+    fn record(&self, now: Instant) -> Rc<StreamInfo> {
+        let info = StreamInfo::new(self.http.connection.clone(), now, self.http.worker.clock.wall(now));
+        info.protocol.set(Some(Protocol::Http11));
+        Rc::new(info)
     }
 
     /// Reads a head; `None` if it takes too long.
@@ -232,35 +242,46 @@ impl H1 {
     }
 
     /// Gets the answer to the stream's request and writes it.
-    async fn exchange(&mut self, stream: &mut Stream, deadline: &mut Deadline, keep_alive: bool) -> Next {
-        // Each future in a block of its own: their memory is the same, and none is moved.
-        let answered = {
-            let work = pin!(stream.request_phase());
-            self.guarded(work, deadline).await
-        };
-        let reply = match answered {
+    #[allow(clippy::manual_async_fn, reason = "an async fn keeps its arguments twice")]
+    fn exchange(
+        &mut self,
+        stream: &mut Stream,
+        deadline: &mut Deadline,
+        persistence: Persistence,
+    ) -> impl Future<Output = Next> {
+        // Each future within is in a block of its own: their memory is the same, and none is moved.
+        async move {
+            let answered = {
+                let work = pin!(stream.request_phase());
+                self.guarded(work, deadline).await
+            };
+            let Some(reply) = self.reply(answered, stream) else { return Next::Gone };
+            let responded = {
+                let work = pin!(stream.respond(reply));
+                self.guarded(work, deadline).await
+            };
+            let body = 'body: {
+                let reply = match responded.map_err(|stopped| self.stopped(stopped, stream)) {
+                    Ok(body) => break 'body body,
+                    Err(None) => return Next::Gone,
+                    Err(Some(reply)) => reply,
+                };
+                Box::pin(stream.respond(reply)).await
+            };
+            self.write(stream, body, deadline, persistence).await
+        }
+    }
+
+    /// What to answer to a request that came to this end; `None` where nobody is left to be answered.
+    fn reply(&self, answered: Result<Reply, Stopped>, stream: &Stream) -> Option<Reply> {
+        match answered {
             Ok(reply) if reply.tells_of_lost_client() => {
                 self.left(stream);
-                return Next::Gone;
+                None
             }
-            Ok(reply) => self.faulty(reply),
-            Err(stopped) => match self.stopped(stopped, stream) {
-                Some(reply) => reply,
-                None => return Next::Gone,
-            },
-        };
-        let responded = {
-            let work = pin!(stream.respond(reply));
-            self.guarded(work, deadline).await
-        };
-        let body = match responded {
-            Ok(body) => body,
-            Err(stopped) => match self.stopped(stopped, stream) {
-                Some(reply) => stream.respond(reply).await,
-                None => return Next::Gone,
-            },
-        };
-        self.write(stream, body, deadline, keep_alive).await
+            Ok(reply) => Some(self.faulty(reply)),
+            Err(stopped) => self.stopped(stopped, stream),
+        }
     }
 
     /// A request body that was malformed is answered as such, whatever came of its stream.
@@ -314,18 +335,32 @@ impl H1 {
         })
     }
 
-    async fn write(&mut self, stream: &mut Stream, body: Body, deadline: &mut Deadline, keep_alive: bool) -> Next {
-        let persistence = self.persistence(keep_alive && !stream.ends_connection());
-        let info = stream.info().clone();
-        info.times.response_start.set(Some(self.http.worker.clock.now()));
-        let mut respond = pin!(self.codec.respond(stream.response_head(), body, persistence));
-        let written = poll_fn(|cx| {
-            if let Poll::Ready(written) = respond.as_mut().poll(cx) {
-                return Poll::Ready(Ok(written));
-            }
-            deadline.poll_expired(cx).map(Err)
-        })
-        .await;
+    fn write(
+        &mut self,
+        stream: &mut Stream,
+        body: Body,
+        deadline: &mut Deadline,
+        persistence: Persistence,
+    ) -> impl Future<Output = Next> {
+        let persistence = if stream.ends_connection() { Persistence::Close } else { persistence };
+        let persistence = self.persistence(persistence == Persistence::KeepAlive);
+        stream.info().times.response_start.set(Some(self.http.worker.clock.now()));
+        let (this, stream) = (&*self, &*stream);
+        let mut respond = this.codec.respond(stream.response_head(), body, persistence);
+        async move {
+            let written = poll_fn(|cx| {
+                if let Poll::Ready(written) = Pin::new(&mut respond).poll(cx) {
+                    return Poll::Ready(Ok(written));
+                }
+                deadline.poll_expired(cx).map(Err)
+            })
+            .await;
+            this.written(written, stream)
+        }
+    }
+
+    fn written(&self, written: Result<Result<Persistence, RespondError>, Expired>, stream: &Stream) -> Next {
+        let info = stream.info();
         info.times.response_end.set(Some(self.http.worker.clock.now()));
         match written {
             Ok(Ok(Persistence::KeepAlive)) => {
@@ -347,7 +382,7 @@ impl H1 {
             Err(expired) => {
                 self.http.hcm.stats.expired(expired);
                 self.http.hcm.stats.http.downstream_rq_tx_reset().inc();
-                expired.note(&info);
+                expired.note(info);
                 self.active.closed_by(Closed::Local);
                 Next::Gone
             }

@@ -230,7 +230,7 @@ impl Server {
         let (head, body, abandoned) = self.read(request, &info);
         let is_head = head.method == Method::HEAD;
         let fault = self.fault(&head);
-        let mut deadline = Deadline::new(&http.hcm, &info, LazyTimer::default());
+        let mut deadline = Deadline::new(http, &info, LazyTimer::default());
         let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true, is_known: true };
         let mut stream = Stream::new(http.clone(), head, body, info.clone(), origin);
         if let Some(details) = fault {

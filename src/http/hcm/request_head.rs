@@ -200,8 +200,9 @@ pub(crate) fn prepare(
     sanitize_by_routes: impl FnOnce(&mut RequestHead),
 ) -> bool {
     let connection = &*info.connection;
-    let client = apply_client_address(head, &options.client, connection, local_ip);
-    if head.headers.keys().any(|k| k.as_str().starts_with("x-envoy-")) {
+    let seen = Seen::of(&head.headers);
+    let client = apply_client_address(head, seen, &options.client, connection, local_ip);
+    if seen.envoy {
         sanitize(&mut head.headers, client.internal, client.edge);
     }
     match client.internal {
@@ -213,8 +214,8 @@ pub(crate) fn prepare(
     {
         head.headers.insert(name::EXTERNAL_ADDRESS, value);
     }
-    set_scheme(head, options, has_scheme);
-    add_identity(head, options);
+    set_scheme(head, seen, options, has_scheme);
+    add_identity(head, seen, options);
     set_request_id(head, options, client.edge, worker);
     *info.remote.borrow_mut() = client.address;
     client.internal
@@ -242,6 +243,32 @@ pub(crate) fn remove_hop_by_hop(head: &mut RequestHead) {
     }
 }
 
+/// Which of the headers that the contract speaks of a client sent: most send none, and one look at all names is cheaper
+/// than to look each of these up.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// x-envoy-*
+    envoy: bool,
+    forwarded_for: bool,
+    forwarded_proto: bool,
+    client_cert: bool,
+}
+
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("x-")) {
+            match name {
+                "x-forwarded-for" => seen.forwarded_for = true,
+                "x-forwarded-proto" => seen.forwarded_proto = true,
+                "x-forwarded-client-cert" => seen.client_cert = true,
+                name => seen.envoy |= name.starts_with("x-envoy-"),
+            }
+        }
+        seen
+    }
+}
+
 /// What is held of the client.
 struct Client {
     address: Address,
@@ -251,11 +278,12 @@ struct Client {
 
 fn apply_client_address(
     head: &mut RequestHead,
+    seen: Seen,
     options: &ClientAddress,
     connection: &ConnectionInfo,
     local_ip: &ByteStr,
 ) -> Client {
-    let forwarded_for = last_value(&head.headers, &name::FORWARDED_FOR);
+    let forwarded_for = if seen.forwarded_for { last_value(&head.headers, &name::FORWARDED_FOR) } else { Vec::new() };
     let hops = options.xff_num_trusted_hops as usize;
     let (address, single) = if options.use_remote_address {
         let trusted = if hops > 0 { xff_address(&forwarded_for, hops - 1) } else { None };
@@ -348,12 +376,16 @@ fn sanitize(headers: &mut HeaderMap, internal: bool, edge: bool) {
     }
 }
 
-fn set_scheme(head: &mut RequestHead, options: &HeadOptions, has_scheme: bool) {
+fn set_scheme(head: &mut RequestHead, seen: Seen, options: &HeadOptions, has_scheme: bool) {
     if let Some(scheme) = &options.scheme_overwrite {
         head.scheme = scheme.clone();
         return;
     }
-    let forwarded = head.headers.get(name::FORWARDED_PROTO).and_then(|v| Scheme::parse(v.as_bytes()));
+    let forwarded = match seen.forwarded_proto {
+        true => head.headers.get(name::FORWARDED_PROTO).and_then(|v| Scheme::parse(v.as_bytes())),
+        // As it was added.
+        false => Some(Scheme::Http),
+    };
     if let Some(scheme @ (Scheme::Http | Scheme::Https)) = forwarded
         && !has_scheme
     {
@@ -361,8 +393,8 @@ fn set_scheme(head: &mut RequestHead, options: &HeadOptions, has_scheme: bool) {
     }
 }
 
-fn add_identity(head: &mut RequestHead, options: &HeadOptions) {
-    if !options.forward_xfcc_always {
+fn add_identity(head: &mut RequestHead, seen: Seen, options: &HeadOptions) {
+    if seen.client_cert && !options.forward_xfcc_always {
         head.headers.remove(name::FORWARDED_CLIENT_CERT);
     }
     if let Some(cluster) = &options.user_agent {

@@ -45,11 +45,13 @@ pub(crate) struct Stream {
     /// The request; its head stays for response headers and logs when its body is on its way.
     pub(crate) request: Request,
     cx: StreamCx,
-    filters: SmallVec<[Box<dyn HttpFilter>; 4]>,
+    filters: SmallVec<[Box<dyn HttpFilter>; 3]>,
     /// The filters that have not seen the request yet.
     chain: Option<EnabledFilters>,
-    /// The response head once there is one.
-    response: Option<ResponseHead>,
+    /// The response, in one place from the first of its filters on.
+    response: Option<Response>,
+    /// It has passed its filters.
+    is_responded: bool,
     is_grpc: bool,
     origin: Origin,
     /// It is in the gauge of upgrades.
@@ -77,6 +79,7 @@ impl Stream {
             filters: SmallVec::new(),
             chain: None,
             response: None,
+            is_responded: false,
             is_grpc,
             origin,
             is_upgrade: false,
@@ -114,13 +117,32 @@ impl Stream {
         }
     }
 
+    // What a future holds while it waits is memory of each stream: what comes before and between is done by functions.
     async fn pass(&mut self) -> Reply {
-        let admitted = match self.is_again {
-            false => self.http.admit(&mut self.request.head, &self.cx.info, self.origin),
-            true => self.http.readmit(&mut self.request.head),
-        };
-        if let Err(reply) = admitted {
-            return reply.into();
+        if let Err(reply) = self.admit() {
+            return reply;
+        }
+        loop {
+            let waiting = match self.next_filter() {
+                Some(Step::Done(Ok(()))) => continue,
+                Some(Step::Done(Err(reply))) => return reply,
+                Some(Step::Wait(waiting)) => waiting,
+                // The chain's last filter always answers; lowering checked that it is terminal.
+                None => {
+                    return LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into();
+                }
+            };
+            if let Err(reply) = waiting.await {
+                return reply;
+            }
+        }
+    }
+
+    /// Processes the head, finds the route and the filters.
+    fn admit(&mut self) -> Result<(), Reply> {
+        match self.is_again {
+            false => self.http.admit(&mut self.request.head, &self.cx.info, self.origin)?,
+            true => self.http.readmit(&mut self.request.head)?,
         }
         self.cx.refresh_route(&self.request.head);
         let chain = match self.http.hcm.upgrades.check(&self.request.head, self.cx.route()) {
@@ -133,23 +155,19 @@ impl Stream {
             }
             Err(reply) => {
                 self.http.hcm.stats.http.downstream_rq_ws_on_non_ws_route().inc();
-                return reply.into();
+                return Err(reply.into());
             }
         };
-        let chain = self.chain.insert(chain.enabled(&self.cx));
-        while let Some(filter) = chain.instantiate(&self.cx) {
-            self.filters.push(filter);
-            let filter = self.filters.last_mut().expect("it was just pushed");
-            let verdict = match filter.request(&mut self.request, &mut self.cx) {
-                Step::Done(verdict) => verdict,
-                Step::Wait(future) => future.await,
-            };
-            if let Err(reply) = verdict {
-                return reply;
-            }
-        }
-        // The chain's last filter always answers; lowering checked that it is terminal.
-        LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into()
+        self.chain = Some(chain.enabled(&self.cx));
+        Ok(())
+    }
+
+    /// Has the next filter begin with the request; `None` where there is none.
+    fn next_filter(&mut self) -> Option<Step<'_>> {
+        let filter = self.chain.as_mut()?.instantiate(&self.cx)?;
+        self.filters.push(filter);
+        let filter = self.filters.last_mut().expect("it was just pushed");
+        Some(filter.request(&mut self.request, &mut self.cx))
     }
 
     /// Ends what was until now as if it were a stream of its own, which `response` ended. Envoy: but for the count of
@@ -177,31 +195,46 @@ impl Stream {
     /// Runs `reply` through the response path; returns the body to send after [`Stream::response_head`].
     pub(crate) fn respond(&mut self, reply: Reply) -> impl Future<Output = Body> {
         // Not within the future, which would then hold both the reply and the response made of it.
-        let response = self.take_reply(reply);
-        self.filter_response(response)
+        self.response = Some(self.take_reply(reply));
+        self.is_responded = false;
+        self.filter_response()
     }
 
-    async fn filter_response(&mut self, mut response: Response) -> Body {
+    async fn filter_response(&mut self) -> Body {
         // Envoy: filters behind the one that answered see the response too.
         while let Some(filter) = self.chain.as_mut().and_then(|c| c.instantiate_passed_over(&self.cx)) {
             self.filters.push(filter);
         }
-        for i in (0..self.filters.len()).rev() {
-            let verdict = match self.filters[i].response(&mut response, &self.request.head, &mut self.cx) {
-                Step::Done(verdict) => verdict,
-                Step::Wait(future) => future.await,
+        for at in (0..self.filters.len()).rev() {
+            let verdict = 'verdict: {
+                let waiting = match self.filter_response_at(at) {
+                    Step::Done(verdict) => break 'verdict verdict,
+                    Step::Wait(waiting) => waiting,
+                };
+                waiting.await
             };
             if let Err(reply) = verdict {
-                response = self.take_reply(reply);
+                self.response = Some(self.take_reply(reply));
                 break;
             }
         }
+        self.finalize_response()
+    }
+
+    /// Has a filter begin with the response.
+    fn filter_response_at(&mut self, at: usize) -> Step<'_> {
+        let response = self.response.as_mut().expect("the filters run after there is a response");
+        self.filters[at].response(response, &self.request.head, &mut self.cx)
+    }
+
+    fn finalize_response(&mut self) -> Body {
+        let response = self.response.as_mut().expect("the filters run after there is a response");
         response_head::finalize(&mut response.head, &self.request.head, &self.http, &self.cx.info);
         let code = response.head.status.as_u16();
         self.cx.info.response_code.set(code);
         self.http.hcm.stats.stream_responds(code);
-        self.response = Some(response.head);
-        response.body
+        self.is_responded = true;
+        std::mem::take(&mut response.body)
     }
 
     fn take_reply(&mut self, reply: Reply) -> Response {
@@ -231,12 +264,12 @@ impl Stream {
 
     /// The head of the response.
     pub(crate) fn response_head(&self) -> &ResponseHead {
-        self.response.as_ref().expect("the codec asks for the head after respond() made it")
+        &self.response.as_ref().expect("the codec asks for the head after respond() made it").head
     }
 
     /// The fields of the response, for a codec that needs to own them; logs keep theirs.
     pub(crate) fn take_response_headers(&mut self) -> HeaderMap {
-        let head = self.response.as_mut().expect("the codec asks for the head after respond() made it");
+        let head = &mut self.response.as_mut().expect("the codec asks for the head after respond() made it").head;
         if self.cx.info.is_logged.get() { head.headers.clone() } else { std::mem::take(&mut head.headers) }
     }
 
@@ -268,7 +301,8 @@ impl Stream {
         let info = &self.cx.info;
         self.http.hcm.stats.stream_ends(info, self.is_complete.get());
         let request = self.origin.is_known.then_some(&self.request.head);
-        self.http.hcm.log(request, self.response.as_ref(), info);
+        let response = self.response.as_ref().filter(|_| self.is_responded).map(|response| &response.head);
+        self.http.hcm.log(request, response, info);
     }
 }
 

@@ -90,6 +90,26 @@ impl Block {
         position + base.unwrap_or_else(|| self.allocate(&self.values, Class::Values, self.schema.values))
     }
 
+    /// Adds one to each of the counters at `positions`: where they are is looked up once.
+    #[inline]
+    pub(super) fn inc_each<const N: usize>(&self, positions: [u32; N]) {
+        let base = self.value_slot(0);
+        match Shard::current(&self.memory) {
+            Some(shard) => {
+                let words = shard.values(base);
+                for position in positions {
+                    let word = &words[position as usize];
+                    word.store(word.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+                }
+            }
+            None => {
+                for position in positions {
+                    self.memory.shared.value(base + position).fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
     #[inline]
     fn histogram_slot(&self, position: u32) -> u32 {
         let base = self.histograms.get();

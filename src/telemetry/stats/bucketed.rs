@@ -42,6 +42,16 @@ impl<T> Bucketed<T> {
         }
     }
 
+    /// The elements from this on that are in its bucket, as [`Bucketed::element`].
+    #[inline]
+    pub(super) fn elements(&self, address: Address, fill: fn(usize) -> Box<[T]>) -> &[T] {
+        let (bucket, offset) = split(address);
+        match self.buckets[bucket].get() {
+            Some(elements) => &elements[offset..],
+            None => &self.grow(bucket, fill)[offset..],
+        }
+    }
+
     #[cold]
     fn grow(&self, bucket: usize, fill: fn(usize) -> Box<[T]>) -> &[T] {
         self.buckets[bucket].get_or_init(|| fill(size(bucket)))

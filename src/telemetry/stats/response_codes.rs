@@ -1,6 +1,6 @@
 //! Counters by status code, which Envoy keeps under several prefixes for each response.
 
-use super::block::{Block, Counter};
+use super::block::Block;
 use super::schema::{Kind, Metric, Schema};
 use super::scope::Scope;
 use std::sync::Arc;
@@ -68,14 +68,20 @@ impl ResponseCodes {
     /// Counts a response.
     #[inline]
     pub fn charge(&self, status: u16) {
-        self.inc(COMPLETED);
         let class = u32::from(status / 100);
-        if (1..=5).contains(&class) {
-            self.inc(CLASSES + class);
-        }
+        // Those that are registered are of the five classes.
         match POSITIONS.get(usize::from(status).wrapping_sub(100)) {
-            Some(position) if *position != 0 => self.inc(u32::from(*position)),
-            _ => self.charge_unregistered(status),
+            Some(position) if *position != 0 => {
+                self.block.inc_each([COMPLETED, CLASSES + class, u32::from(*position)]);
+            }
+            _ if (1..=5).contains(&class) => {
+                self.block.inc_each([COMPLETED, CLASSES + class]);
+                self.charge_unregistered(status);
+            }
+            _ => {
+                self.block.inc_each([COMPLETED]);
+                self.charge_unregistered(status);
+            }
         }
     }
 
@@ -83,11 +89,6 @@ impl ResponseCodes {
     #[cold]
     fn charge_unregistered(&self, status: u16) {
         self.scope.counter(&format!("upstream_rq_{status}")).inc();
-    }
-
-    #[inline]
-    fn inc(&self, position: u32) {
-        Counter::new(&self.block, position).inc();
     }
 }
 

@@ -64,6 +64,12 @@ impl Shard {
         self.values.element(slot, zeroed)
     }
 
+    /// Those of a block whose first is at `slot`, and whatever follows.
+    #[inline]
+    pub(super) fn values(&self, slot: u32) -> &[AtomicU64] {
+        self.values.elements(slot, zeroed)
+    }
+
     #[inline]
     pub(super) fn bins(&self, slot: u32) -> &Bins {
         self.histograms.element(slot, unset).get_or_init(Box::default)

@@ -126,9 +126,9 @@ impl Attempt<'_> {
         let outcome = match outcome {
             Ok(response) => Ok(Answered { response, active }),
             Err(error) => match self.body_again(head, error, 0, &active.record) {
-                Ok(body) => {
+                Ok(mut body) => {
                     drop(active);
-                    return self.run(head, body).await;
+                    return self.run(head, &mut body).await;
                 }
                 Err(failure) => Err(failure),
             },

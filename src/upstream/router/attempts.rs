@@ -34,20 +34,21 @@ impl Forwarding<'_> {
         replay: &Replay,
         cx: &StreamCx,
         deadline: &mut Deadline,
-        retries: &mut Option<Retries<'_>>,
+        mut retries: Option<&mut Retries<'_>>,
     ) -> Result<Answered, Failed> {
         let mut tried = None;
         loop {
-            let host = match retries {
+            let host = match &mut retries {
                 Some(retries) => retries.pick(&self.cluster, self.pick_context(&request.head)),
                 None => self.cluster.pick(&self.pick_context(&request.head)),
             };
-            let outcome = self.attempt(host, request, replay.body(), cx, deadline).await;
+            request.body = replay.body();
+            let outcome = self.attempt(host, request, cx, deadline).await;
             if replay.is_abandoned() {
                 self.cluster.shared.cluster.stats.retry_or_shadow_abandoned().inc();
                 return outcome;
             }
-            let Some(retries) = retries else { return outcome };
+            let Some(retries) = &mut retries else { return outcome };
             let was_sent = self.info.times.upstream_request_start.get().is_some();
             let decision = self.decide(outcome.as_ref().map_err(|failed| &failed.failure), was_sent, retries);
             match decision {

@@ -85,16 +85,20 @@ impl Deadline {
         let times = &self.info.times;
         // Envoy: the time of the response begins when the request has been received to its end.
         let begin = if self.is_asking { Some(self.info.start) } else { times.request_end.get() };
-        let timeout = self.timeouts.response.and_then(|t| Some((begin? + t, Failure::Timeout)));
+        let timeout = self.timeouts.response.and_then(|t| Some(begin? + t));
+        // Mostly that is all.
+        if self.timeouts.per_try.is_none() && self.timeouts.per_try_idle.is_none() && self.max_stream_duration.is_none()
+        {
+            return timeout.map(|at| (at, Failure::Timeout));
+        }
         let attempt = times.upstream_request_start.get();
         let per_try = self.timeouts.per_try.and_then(|t| Some((begin?.max(attempt?) + t, Failure::PerTryTimeout)));
         let idle = self.timeouts.per_try_idle.and_then(|t| {
             let since = begin?.max(attempt?);
             Some((self.progress.map_or(since, |progress| since.max(progress)) + t, Failure::PerTryIdleTimeout))
         });
-        let duration = self
-            .max_stream_duration
-            .and_then(|d| Some((times.upstream_request_start.get()? + d, Failure::MaxStreamDuration)));
+        let duration = self.max_stream_duration.and_then(|d| Some((attempt? + d, Failure::MaxStreamDuration)));
+        let timeout = timeout.map(|at| (at, Failure::Timeout));
         timeout.into_iter().chain(per_try).chain(idle).chain(duration).min_by_key(|(at, _)| *at)
     }
 }

@@ -10,7 +10,7 @@ use std::task::Poll;
 use http::{HeaderName, HeaderValue, StatusCode};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, Hedging, RouteEntry};
-use nuncio_filter_api::{Body, LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
+use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo, WantedHost};
 
 use super::body::{Counted, Success, UpstreamBody};
@@ -57,17 +57,20 @@ pub(super) struct Failed {
 
 impl Config {
     /// Sends `request` along `route`, which forwards, and waits for the head of the response.
+    ///
+    /// What this future holds while it waits is memory of each stream, and beyond 1 KiB the allocator is slow: what is
+    /// rare is boxed, and nothing large is handed down by value.
     pub(super) async fn forward(
         self: &Arc<Self>,
         request: &mut Request,
         cx: &mut StreamCx,
-        route: RouteRef,
+        route: &RouteRef,
     ) -> Verdict {
-        let entry = entry_of(&route);
+        let entry = entry_of(route);
         let Action::Forward(forward) = entry.action() else { unreachable!("the caller looked at the action") };
         let (worker, info) = (cx.worker.clone(), cx.info.clone());
         let clusters = WorkerClusters::of(&worker);
-        let cluster = cluster_of(&route, &clusters);
+        let cluster = cluster_of(route, &clusters);
         let Some(cluster) = cluster else {
             self.stats.no_cluster().inc();
             let reply = LocalReply { status: forward.cluster_not_found, ..Failure::NoCluster.reply() };
@@ -75,14 +78,15 @@ impl Config {
         };
         self.check_strict_headers(&request.head)?;
         // Taken out of the request with what else was meant for this proxy alone.
-        let mut retries = Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority);
+        let mut retries =
+            Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority).map(Box::new);
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
         let mut forwarding = Forwarding {
             config: self,
             entry,
-            route: &route,
+            route,
             forward,
             cluster,
             info: &info,
@@ -97,8 +101,8 @@ impl Config {
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
         let replay = is_kept.then(|| forwarding.keep_body(request, cx));
-        let is_hedging =
-            timeouts.hedging == Hedging::OnPerTryTimeout && !retries.as_ref().is_some_and(Retries::refreshes_cluster);
+        let is_hedging = matches!(timeouts.hedging, Hedging::OnPerTryTimeout)
+            && !retries.as_deref().is_some_and(Retries::refreshes_cluster);
         if is_hedging {
             deadline.spare_attempts();
         }
@@ -109,6 +113,7 @@ impl Config {
                 Box::pin(forwarding.run_hedged(request, replay, cx, &mut deadline, retries)).await
             }
             (Some(replay), retries) => {
+                let retries = retries.as_deref_mut();
                 Box::pin(forwarding.run_again(request, replay, cx, &mut deadline, retries)).await
             }
         };
@@ -213,9 +218,8 @@ impl Forwarding<'_> {
 
     /// Chooses a host and gets its response, in time.
     async fn run(&self, request: &mut Request, cx: &StreamCx, deadline: &mut Deadline) -> Result<Answered, Failed> {
-        let body = std::mem::take(&mut request.body);
         let host = self.cluster.pick(&self.pick_context(&request.head));
-        self.attempt(host, request, body, cx, deadline).await
+        self.attempt(host, request, cx, deadline).await
     }
 
     /// The host that was chosen, which the request is addressed to.
@@ -239,13 +243,12 @@ impl Forwarding<'_> {
         &self,
         host: Option<Rc<WorkerHost>>,
         request: &mut Request,
-        body: Body,
         cx: &StreamCx,
         deadline: &mut Deadline,
     ) -> Result<Answered, Failed> {
         let host = self.chosen(host, &mut request.head)?;
         let terminated = tunnel::terminated(&request.head, self.forward);
-        let (body, gate) = tunnel::hold_back(&request.head, body, terminated);
+        let gate = tunnel::hold_back(request, terminated);
         let attempt = Attempt {
             host: &host,
             priority: self.forward.priority,
@@ -254,19 +257,18 @@ impl Forwarding<'_> {
         };
         let filters = self.filters(self.info, cx);
         let answered = {
+            let request = &mut *request;
             let mut exchange = pin!(async {
                 match (terminated, filters) {
                     (Some(Terminated::Tcp), _) => {
+                        let body = std::mem::take(&mut request.body);
                         let body = tunnel::introduced(body, self.forward, self.info);
                         Box::pin(attempt.run_tunnel(&request.head, body)).await
                     }
-                    (Some(Terminated::Udp), _) => attempt.run_udp_tunnel(body),
-                    (None, None) => attempt.run(&request.head, body).await,
+                    (Some(Terminated::Udp), _) => attempt.run_udp_tunnel(std::mem::take(&mut request.body)),
+                    (None, None) => attempt.run(&request.head, &mut request.body).await,
                     // Boxed: attempts that pass no filters do not carry its future about.
-                    (None, Some(filters)) => {
-                        request.body = body;
-                        Box::pin(attempt.run_filtered(filters, request)).await
-                    }
+                    (None, Some(filters)) => Box::pin(attempt.run_filtered(filters, request)).await,
                 }
             });
             poll_fn(|task| match exchange.as_mut().poll(task) {
@@ -277,6 +279,8 @@ impl Forwarding<'_> {
         };
         self.count_attempt(self.info);
         if let Err(failure) = &answered {
+            // Nobody reads on a request that no host took.
+            drop(std::mem::take(&mut request.body));
             self.note_expiry(&host, self.info, failure);
         }
         if let Ok(answered) = &answered {

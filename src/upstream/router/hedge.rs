@@ -146,14 +146,14 @@ impl<'a, 'b> Race<'a, 'b> {
         let info = Rc::new(StreamInfo::new(stream.connection.clone(), stream.start, stream.start_wall));
         info.is_logged.set(stream.is_logged.get());
         let priority = forwarding.forward.priority;
-        let (head, body, informational) = (request.head.clone(), replay.body(), cx.informational.clone());
+        let (head, mut body, informational) = (request.head.clone(), replay.body(), cx.informational.clone());
         let filters = forwarding.filters(&info, cx);
         let (its_host, its_info) = (host.clone(), info.clone());
         let exchange = Box::pin(async move {
             let informational = informational.as_ref();
             let attempt = Attempt { host: &its_host, priority, info: Some(&its_info), informational };
             match filters {
-                None => attempt.run(&head, body).await,
+                None => attempt.run(&head, &mut body).await,
                 Some(filters) => attempt.run_filtered(filters, &mut Request { head, body }).await,
             }
         });

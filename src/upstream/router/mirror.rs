@@ -163,7 +163,7 @@ impl Copy {
         };
         let attempt = Attempt { host: &host, priority: Priority::Default, info: None, informational: None };
         let outcome = match filters {
-            None => attempt.run(&request.head, std::mem::take(&mut request.body)).await,
+            None => attempt.run(&request.head, &mut request.body).await,
             Some(filters) => attempt.run_filtered(filters, request).await,
         };
         let answered = outcome.inspect_err(|_| host.host.stats.rq_error.inc())?;

@@ -71,18 +71,21 @@ impl Config {
         numbers: &LastNumber,
     ) -> Timeouts {
         let policy = entry.retry_policy();
+        // Most requests have none of these headers, and one look at all names is cheaper than to look one up.
+        let is_steered = head.headers.keys().any(|name| name.as_str().starts_with("x-envoy-"));
+        let asked = if is_steered { head.headers.remove(&STREAM_DURATION) } else { None };
         let mut timeouts = Timeouts {
             response: forward.timeout(head),
             per_try: policy.and_then(|policy| policy.per_try_timeout),
             per_try_idle: policy.and_then(|policy| policy.per_try_idle_timeout),
             hedging: entry.hedging(),
             // Envoy: whoever the client is.
-            stream: head.headers.remove(&STREAM_DURATION).as_ref().and_then(number).map(millis),
+            stream: asked.as_ref().and_then(number).map(millis),
             is_tolerated: false,
         };
         // Requests from outside have lost these headers already.
         let mut is_expected = false;
-        if info.internal.get() {
+        if is_steered && info.internal.get() {
             let expected =
                 head.headers.get(&EXPECTED_TIMEOUT).and_then(number).filter(|_| self.respect_expected_timeout);
             timeouts.read(head, expected);

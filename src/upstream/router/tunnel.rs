@@ -11,7 +11,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use nuncio_config::route::{Forward, ProxyHeader};
-use nuncio_filter_api::{Body, BodyError, LocalReply, RequestHead, ResponseHead};
+use nuncio_filter_api::{Body, BodyError, LocalReply, Request, RequestHead, ResponseHead};
 use nuncio_net::{ProxiedEnds, proxy_v1, proxy_v2};
 use nuncio_telemetry::{Address, Protocol, StreamInfo};
 
@@ -59,13 +59,15 @@ pub(super) fn failed_handshake(
 }
 
 /// Holds the body of a tunnel's request back until its gate is opened.
-pub(super) fn hold_back(head: &RequestHead, body: Body, terminated: Option<Terminated>) -> (Body, Gate) {
+pub(super) fn hold_back(request: &mut Request, terminated: Option<Terminated>) -> Gate {
     // What a datagram socket is sent is never taken for a request.
-    if !asks_for_tunnel(head) || terminated == Some(Terminated::Udp) {
-        return (body, Gate(None));
+    if !asks_for_tunnel(&request.head) || terminated == Some(Terminated::Udp) {
+        return Gate(None);
     }
     let is_open = Rc::new(Cell::new(false));
-    (Body::stream(Held { body, is_open: is_open.clone() }), Gate(Some(is_open)))
+    let held = is_open.clone();
+    request.wrap_body(|body| Body::stream(Held { body, is_open: held }));
+    Gate(Some(is_open))
 }
 
 /// The payload of a terminated tunnel, and before it what the host is to be told of the client, if the route says so.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
@@ -45,7 +46,7 @@ impl From<LengthMismatch> for RespondError {
 }
 
 /// A response on its way.
-pub(super) struct Sending<'a> {
+pub struct Sending<'a> {
     inner: &'a RefCell<Inner>,
     body: Body,
     sender: BodySender,
@@ -58,20 +59,24 @@ pub(super) struct Sending<'a> {
     ended: Option<Result<(), RespondError>>,
 }
 
+impl Future for Sending<'_> {
+    type Output = Result<Persistence, RespondError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.get_mut().poll_sent(cx)
+    }
+}
+
 impl<'a> Sending<'a> {
     /// Queues the head.
-    pub(super) fn begin(
-        inner: &'a RefCell<Inner>,
-        head: &ResponseHead,
-        body: Body,
-        persistence: Persistence,
-    ) -> Result<Self, RespondError> {
+    pub(super) fn begin(inner: &'a RefCell<Inner>, head: &ResponseHead, body: Body, persistence: Persistence) -> Self {
         let mut connection = inner.borrow_mut();
         connection.busy = true;
         let current = connection.current;
         let tunnel = accepts_tunnel(current.tunnel, head.status);
         if head.status == StatusCode::SWITCHING_PROTOCOLS && !tunnel {
-            return Err(RespondError::UnexpectedUpgrade);
+            drop(connection);
+            return Self::refused(inner, RespondError::UnexpectedUpgrade);
         }
         let without_body = body.is_end();
         let close_delimited = tunnel || (current.version == Protocol::Http10 && !is_delimited(head, without_body));
@@ -100,7 +105,7 @@ impl<'a> Sending<'a> {
             info.wire_bytes_sent.set(info.wire_bytes_sent.get() + size.wire);
         }
         let trailers = connection.settings.enable_trailers;
-        Ok(Self {
+        Self {
             inner,
             body,
             sender: BodySender::new(framing, trailers),
@@ -109,10 +114,24 @@ impl<'a> Sending<'a> {
             tunnel,
             persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
             ended: if framing == SendFraming::None { Some(Ok(())) } else { None },
-        })
+        }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Persistence, RespondError>> {
+    /// Nothing of the response is queued.
+    fn refused(inner: &'a RefCell<Inner>, error: RespondError) -> Self {
+        Self {
+            inner,
+            body: Body::empty(),
+            sender: BodySender::new(SendFraming::None, false),
+            original: None,
+            close_delimited: false,
+            tunnel: false,
+            persistence: Persistence::Close,
+            ended: Some(Err(error)),
+        }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<Persistence, RespondError>> {
         loop {
             self.pull(cx);
             let mut connection = self.inner.borrow_mut();

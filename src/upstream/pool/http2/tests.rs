@@ -60,13 +60,13 @@ impl Fixture {
         });
     }
 
-    async fn send(&self, body: Body) -> Result<(u16, Body), Failure> {
+    async fn send(&self, mut body: Body) -> Result<(u16, Body), Failure> {
         let cluster = self.cluster.worker.get(0).unwrap();
         let host = cluster.pick(&PickContext::default()).unwrap();
         let priority = Priority::Default;
         let attempt = Attempt { host: &host, priority, info: None, informational: None };
         let head = RequestHead::new(Method::GET, Scheme::Http, "a.test".into(), "/".into());
-        let Answered { response, active } = attempt.run(&head, body).await?;
+        let Answered { response, active } = attempt.run(&head, &mut body).await?;
         active.end();
         Ok((response.head.status.as_u16(), response.body))
     }
