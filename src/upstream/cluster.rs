@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
-use crate::host_set::{Hashing, HostSet, Layout, Localities};
+use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
 use crate::limits::Limits;
 
 /// A cluster, shared by all workers.
@@ -33,6 +33,8 @@ pub struct Cluster {
     hosts: ArcSwap<HostSet>,
     /// What endpoint discovery said beside the hosts; `None`: the configuration's.
     policy: ArcSwapOption<AssignmentPolicy>,
+    /// Sets of many hosts that workers may have still. The lock is taken by those who change `hosts`.
+    retired: Mutex<Vec<Arc<HostSet>>>,
     /// Taken by those who change `hosts`, never on the data path.
     writer: Mutex<Writer>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
@@ -92,6 +94,7 @@ impl Cluster {
             hosts: ArcSwap::from_pointee(empty),
             local,
             policy: ArcSwapOption::empty(),
+            retired: Mutex::default(),
             writer: Mutex::new(Writer { inherited: inherited.map(|before| before.hosts()) }),
             config,
             stats,
@@ -125,7 +128,7 @@ impl Cluster {
     }
 
     /// Replaces the hosts; workers see them at their next pick.
-    pub(crate) fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
+    pub fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
         let mut writer = self.lock();
         writer.inherited = None;
         self.replace_hosts(hosts, &HashSet::new());
@@ -140,7 +143,7 @@ impl Cluster {
     /// Replaces the hosts; those of `inherited` are not new.
     fn replace_hosts(&self, hosts: Vec<Arc<Host>>, inherited: &HashSet<*const Host>) {
         let before = self.hosts.load();
-        let known: HashSet<_> = before.hosts.iter().map(Arc::as_ptr).collect();
+        let known: HashSet<_, ByAddress> = before.hosts.iter().map(Arc::as_ptr).collect();
         let is_new = |host: &&Arc<Host>| !known.contains(&Arc::as_ptr(host));
         self.stats.default_total_match_count().add(hosts.iter().filter(is_new).count() as u64);
         if let Some(health) = &self.health {
@@ -199,13 +202,15 @@ impl Cluster {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, set: HostSet) {
+    fn publish(&self, mut set: HostSet) {
+        let before = self.hosts.load();
+        set.follow(&before);
         self.stats.membership_total().set(set.hosts.len() as u64);
         self.stats.membership_healthy().set(set.healthy() as u64);
         self.stats.membership_degraded().set(set.degraded() as u64);
         self.stats.membership_excluded().set(set.excluded() as u64);
         if let Some(subsets) = &set.subsets {
-            let (active, created, removed) = subsets.changes(self.hosts.load().subsets.as_deref());
+            let (active, created, removed) = subsets.changes(before.subsets.as_deref());
             self.stats.lb_subsets_active().set(active);
             self.stats.lb_subsets_created().add(created);
             self.stats.lb_subsets_removed().add(removed);
@@ -218,8 +223,21 @@ impl Cluster {
             // Here rather than on a worker: with many hosts it takes its time.
             set.find("");
         }
-        self.hosts.store(Arc::new(set));
+        let before = self.hosts.swap(Arc::new(set));
         self.version.fetch_add(1, Ordering::Release);
+        self.retire(before);
+    }
+
+    /// Lets go of a set of hosts once no worker has it, so that freeing a large one falls to none of them.
+    fn retire(&self, set: Arc<HostSet>) {
+        /// So many hosts that it takes time.
+        const MANY: usize = 1024;
+        // As in `lock`.
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|set| Arc::strong_count(set) > 1);
+        if set.hosts.len() > MANY {
+            retired.push(set);
+        }
     }
 
     /// The hosts are known: the cluster is ready to be used, unless they are to be checked first.

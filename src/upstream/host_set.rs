@@ -1,6 +1,7 @@
 //! The hosts of a cluster at one time, by priority and locality, with the share of the load that each priority gets.
 
 mod load;
+mod lost;
 mod priority;
 mod subset;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use crate::lb::HashTables;
 
 pub use load::PriorityLoad;
 pub(crate) use load::{Ability, Availability};
+pub(crate) use lost::{ByAddress, Lost};
 pub use priority::{Candidates, LocalityHosts, PriorityHosts};
 pub(crate) use subset::Subsets;
 
@@ -37,6 +39,8 @@ pub struct HostSet {
     pub(crate) subsets: Option<Box<Subsets>>,
     /// Places in `hosts`, made when a host is first looked for by its address.
     by_address: OnceLock<HashMap<Box<str>, u32>>,
+    /// What its cluster has lost until it.
+    pub(crate) lost: Arc<Lost>,
 }
 
 /// How hosts become a set.
@@ -112,8 +116,8 @@ impl HostSet {
         let tables = layout
             .hashing
             .map(|hashing| HashTables::new(hashing.config, hashing.locality, &hosts, &priorities, hashing.scope));
-        let by_address = OnceLock::new();
-        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None, by_address }
+        let (by_address, lost) = Default::default();
+        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None, by_address, lost }
     }
 
     /// The place in `hosts` of the one at `address`, such as `127.0.0.1:80`, whatever its health.
@@ -123,6 +127,15 @@ impl HostSet {
             all.map(|(at, host)| (host.address().to_string().into_boxed_str(), at)).collect()
         });
         by_address.get(address).map(|at| *at as usize)
+    }
+
+    /// Makes it the next of its cluster after `before`. What workers would make of it for themselves is made here, where
+    /// it takes time.
+    pub(crate) fn follow(&mut self, before: &Self) {
+        self.lost = before.lost.with_change(&before.hosts, &self.hosts);
+        for priority in &self.priorities {
+            priority.healthy.first_turns(&self.hosts);
+        }
     }
 
     /// Number of healthy hosts.

@@ -21,6 +21,7 @@ use nuncio_telemetry::{StreamInfo, WantedHost};
 use crate::host::Host;
 use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
+pub(crate) use edf::{Turn, first_turns};
 pub(crate) use hashing::HashTables;
 pub(crate) use override_host::{NoHost, wanted};
 use picker::Picker;

@@ -9,6 +9,7 @@
 //! `worker`'s cluster, gets a connection from the host's `pool`, and makes an `attempt`.
 
 mod attempt;
+mod blocks;
 mod capsule;
 mod cluster;
 mod clusters;

@@ -1,18 +1,21 @@
 //! What one worker keeps of the clusters: load balancers and connection pools, made at first use.
 
+mod known;
+
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use nuncio_config::cluster::ClusterConfig;
+use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_telemetry::stats::ResponseCodes;
 use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStats};
 
+use crate::blocks::Blocks;
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
@@ -21,6 +24,7 @@ use crate::lb::{Balancer, ClusterBalancer, LbEnv, NoHost, PickContext, provided,
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
+use known::KnownHosts;
 
 /// The clusters as one worker sees them.
 pub struct WorkerClusters {
@@ -47,6 +51,7 @@ pub(crate) struct WorkerEnv {
 pub(crate) struct WorkerCluster {
     pub(crate) shared: Rc<ClusterShare>,
     balanced: RefCell<Rc<Balanced>>,
+    known: KnownHosts,
     /// Where the type of the cluster has a way of its own.
     provided: Option<Box<dyn ClusterBalancer>>,
 }
@@ -80,7 +85,7 @@ struct Balanced {
     local: Option<LocalHosts>,
     balancer: Balancer,
     /// As `set.hosts`; each is made when it is first chosen.
-    hosts: Box<[OnceCell<Rc<WorkerHost>>]>,
+    hosts: Blocks<Rc<WorkerHost>>,
 }
 
 /// The hosts of the cluster that this proxy is one of.
@@ -133,6 +138,13 @@ impl WorkerClusters {
 
     pub(crate) fn env(&self) -> &WorkerEnv {
         &self.env
+    }
+
+    /// The host that a request to the cluster numbered `id` would go to now: one with this hash, which asks for a host
+    /// with this metadata.
+    pub fn choose(&self, id: u32, hash: Option<u64>, metadata: Option<&MetadataMatch>) -> Option<Arc<Host>> {
+        let host = self.get(id)?.pick(&PickContext { hash, metadata, ..PickContext::default() })?;
+        Some(host.host.clone())
     }
 
     /// The cluster numbered `id`, if there is one now.
@@ -207,10 +219,11 @@ impl WorkerCluster {
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
         };
-        let before = before.map(|before| before.balanced.borrow().clone());
-        let balanced = RefCell::new(Rc::new(Balanced::new(&shared, before.as_deref())));
+        let balanced = Balanced::new(&shared);
+        let known = KnownHosts::new(&balanced.set, before.map(|before| &before.known));
+        let balanced = RefCell::new(Rc::new(balanced));
         let provided = provided(&shared.cluster.config);
-        Self { shared: Rc::new(shared), balanced, provided }
+        Self { shared: Rc::new(shared), balanced, known, provided }
     }
 
     /// Chooses the host for a request.
@@ -218,7 +231,7 @@ impl WorkerCluster {
         if let Some(host) = cx.wanted {
             let balanced = self.balanced();
             match wanted(host, &self.shared.cluster.config, &balanced.set) {
-                Ok(Some(at)) => return Some(balanced.host(at, &self.shared)),
+                Ok(Some(at)) => return Some(self.host(&balanced, at)),
                 Ok(None) => {}
                 Err(NoHost) => return None,
             }
@@ -257,7 +270,11 @@ impl WorkerCluster {
     fn pick_own(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
         let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
-        Some(balanced.host(at, &self.shared))
+        Some(self.host(&balanced, at))
+    }
+
+    fn host(&self, balanced: &Balanced, at: usize) -> Rc<WorkerHost> {
+        balanced.hosts.get_or_init(at, || self.known.get(&balanced.set.hosts[at], &self.shared)).clone()
     }
 
     fn balanced(&self) -> Rc<Balanced> {
@@ -265,7 +282,8 @@ impl WorkerCluster {
         if current.is_current(&self.shared) {
             return current;
         }
-        let next = Rc::new(Balanced::new(&self.shared, Some(&current)));
+        let next = Rc::new(Balanced::new(&self.shared));
+        self.known.update(&next.set);
         *self.balanced.borrow_mut() = next.clone();
         next
     }
@@ -331,29 +349,16 @@ impl WorkerHost {
 // === impl Balanced ===
 
 impl Balanced {
-    /// The hosts as they are now; those that were there `before` keep their pools.
-    fn new(share: &ClusterShare, before: Option<&Self>) -> Self {
+    /// The hosts as they are now. No host is looked at: there may be many.
+    fn new(share: &ClusterShare) -> Self {
         let cluster = &share.cluster;
         // The version first: hosts that change meanwhile are then looked at again.
         let version = cluster.version();
         let set = cluster.hosts();
         let local = LocalHosts::new(cluster, &share.env.clusters);
         let balancer = Balancer::new(&cluster.config, lb_env(share, &set, local.as_ref()));
-        let mut kept: HashMap<*const Host, Rc<WorkerHost>> = HashMap::new();
-        if let Some(before) = before {
-            kept.extend(before.hosts.iter().filter_map(OnceCell::get).map(|h| (Arc::as_ptr(&h.host), h.clone())));
-        }
-        let cell = |host: &Arc<Host>| match kept.is_empty() {
-            true => OnceCell::new(),
-            false => kept.remove(&Arc::as_ptr(host)).map_or_else(OnceCell::new, OnceCell::from),
-        };
-        let hosts = set.hosts.iter().map(cell).collect();
+        let hosts = Blocks::new(set.hosts.len());
         Self { version, set, local, balancer, hosts }
-    }
-
-    fn host(&self, at: usize, share: &Rc<ClusterShare>) -> Rc<WorkerHost> {
-        let make = || Rc::new(WorkerHost::new(self.set.hosts[at].clone(), share.clone()));
-        self.hosts[at].get_or_init(make).clone()
     }
 
     fn is_current(&self, share: &ClusterShare) -> bool {

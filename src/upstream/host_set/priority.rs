@@ -1,10 +1,11 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nuncio_config::cluster::{AssignmentPolicy, Locality};
 
 use super::{Ability, Availability, Layout, Localities};
 use crate::host::{CoarseHealth, Host};
+use crate::lb::{Turn, first_turns};
 
 /// The hosts of one priority.
 #[derive(Debug)]
@@ -54,7 +55,12 @@ pub struct Candidates {
     places: Box<[u32]>,
     /// Whether their weights differ.
     pub(crate) is_weighted: bool,
+    /// Of many whose weights differ: made at first use.
+    first_turns: OnceLock<Arc<[Turn]>>,
 }
+
+/// So many hosts that no worker should schedule them all by itself.
+const MANY: usize = 1024;
 
 /// Hosts of one group by health.
 #[derive(Default)]
@@ -246,7 +252,7 @@ impl Candidates {
         let mut weights = places.iter().map(|&place| hosts[place as usize].weight);
         let first = weights.next();
         let is_weighted = weights.any(|weight| Some(weight) != first);
-        Self { places: places.into(), is_weighted }
+        Self { places: places.into(), is_weighted, first_turns: OnceLock::new() }
     }
 
     /// Places in `HostSet::hosts`, in rising order.
@@ -262,6 +268,13 @@ impl Candidates {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
+    }
+
+    /// The first turns of many hosts by weight, for all workers; `None` where they are few, or weigh the same.
+    pub(crate) fn first_turns(&self, hosts: &[Arc<Host>]) -> Option<&Arc<[Turn]>> {
+        let weight = |place: u32| hosts[place as usize].weight;
+        let is_heavy = self.is_weighted && self.len() > MANY;
+        is_heavy.then(|| self.first_turns.get_or_init(|| first_turns(&self.places, weight)))
     }
 
     pub(super) fn has(&self, place: u32) -> bool {

@@ -1,19 +1,18 @@
 //! Balancing among hosts whose metadata is what the route asks for.
 
-use std::cell::OnceCell;
-
 use nuncio_config::cluster::{ClusterConfig, SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 use nuncio_config::metadata::MetadataMatch;
 use serde_json::Value;
 
 use super::{LbEnv, LoadBalancer, PickContext};
+use crate::blocks::Blocks;
 use crate::host_set::Subsets;
 
 /// A balancer for each subset, made when the subset is first used.
 #[derive(Debug)]
 pub(crate) struct SubsetBalancer {
     /// As `Subsets::sets`.
-    balancers: Box<[OnceCell<LoadBalancer>]>,
+    balancers: Blocks<LoadBalancer>,
 }
 
 /// What one pick goes by.
@@ -33,7 +32,7 @@ const FALLBACK_LIST: &str = "fallback_list";
 
 impl SubsetBalancer {
     pub(super) fn new(subsets: &Subsets) -> Self {
-        Self { balancers: subsets.sets.iter().map(|_| OnceCell::new()).collect() }
+        Self { balancers: Blocks::new(subsets.sets.len()) }
     }
 
     /// The place in `env.set` of the host for the next request.
@@ -104,7 +103,7 @@ impl SubsetBalancer {
 
     fn pick_in(&self, at: u32, pick: Pick<'_>) -> Option<usize> {
         let env = LbEnv { set: &pick.subsets.sets[at as usize], ..pick.env };
-        self.balancers[at as usize].get_or_init(|| LoadBalancer::new(pick.cluster, env)).pick(pick.cx, env)
+        self.balancers.get_or_init(at as usize, || LoadBalancer::new(pick.cluster, env)).pick(pick.cx, env)
     }
 }
 

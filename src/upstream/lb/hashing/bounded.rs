@@ -1,7 +1,10 @@
 //! Consistent hashing with bounded loads: a host that has more than its share of the active requests is passed over.
 
+use std::collections::HashMap;
+
 use super::mersenne::Mersenne;
 use super::{HashTables, PriorityTable};
+use crate::host_set::ByAddress;
 use crate::lb::LbEnv;
 
 impl HashTables {
@@ -19,12 +22,14 @@ impl HashTables {
             return host;
         }
         // The order of the others is random, but the same for the same hash.
-        let mut order: Vec<u32> = (0..table.hosts.len() as u32).collect();
         let mut random = Mersenne::new(hash as u32);
-        for i in 0..order.len() {
-            let j = random.below((order.len() - i) as u32) as usize;
-            order.swap(i, i + j);
-            let other = order[i] as usize;
+        let count = table.hosts.len();
+        // Where the order is not that of the table any more: mostly the second or third host is taken already.
+        let mut moved: HashMap<usize, usize, ByAddress> = HashMap::default();
+        for i in 0..count {
+            let j = i + random.below((count - i) as u32) as usize;
+            let first = moved.get(&i).copied().unwrap_or(i);
+            let other = moved.insert(j, first).unwrap_or(j);
             if other == host {
                 continue;
             }
