@@ -21,20 +21,28 @@ const ROUNDS: u32 = 200_000;
 fn main() {
     for count in [10, 1_000, 50_000] {
         prefixes(count);
+        paths(count);
         hosts(count);
+        headers(count);
+        regexes(count);
     }
-    nested(200);
-    headers(10_000);
-    regexes(10_000);
     regexes_that_begin_alike(10_000);
-    build(50_000);
+    nested(200);
 }
 
 fn prefixes(count: usize) {
     let routes = (0..count).map(|i| route(PathSpecifier::Prefix(format!("/service-{i}/api/")), Vec::new()));
-    let table = table(vec![host("*".into(), routes.collect())]);
+    let table = table("prefix", count, vec![host("*".into(), routes.collect())]);
     for (which, i) in [("first", 0), ("last", count - 1)] {
         time(&format!("route_find_prefix_{which}/{count}"), &table, &head("h", &format!("/service-{i}/api/x?q=1")));
+    }
+}
+
+fn paths(count: usize) {
+    let routes = (0..count).map(|i| route(PathSpecifier::Path(format!("/service-{i}/api")), Vec::new()));
+    let table = table("path", count, vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        time(&format!("route_find_path_{which}/{count}"), &table, &head("h", &format!("/service-{i}/api?q=1")));
     }
 }
 
@@ -42,47 +50,16 @@ fn hosts(count: usize) {
     let all = || vec![route(PathSpecifier::Prefix("/".into()), Vec::new())];
     let mut hosts: Vec<_> = (0..count).map(|i| host(format!("host-{i}.example.com"), all())).collect();
     hosts.push(host("*.example.org".into(), all()));
-    let table = table(hosts);
+    let table = table("host", count, hosts);
     time(&format!("route_find_host/{count}"), &table, &head(&format!("host-{}.example.com", count - 1), "/"));
     time(&format!("route_find_suffix/{count}"), &table, &head("www.example.org", "/"));
 }
 
-/// What tells them apart comes late in the path.
-fn regexes_that_begin_alike(count: usize) {
-    let routes = (0..count).map(|i| {
-        let regex = format!("/[a-z]+/v[0-9]+/item-{i}(/.*)?");
-        route(PathSpecifier::SafeRegex(matcher::RegexMatcher { regex, engine_type: None }), Vec::new())
-    });
-    let table = table(vec![host("*".into(), routes.collect())]);
-    for (which, i) in [("first", 0), ("last", count - 1)] {
-        time(&format!("route_find_inner_regex_{which}/{count}"), &table, &head("h", &format!("/shop/v1/item-{i}/x")));
-    }
-}
-
-/// An update of a large configuration, from the decoded message to the table.
-fn build(count: usize) {
-    let routes = (0..count).map(|i| route(PathSpecifier::Prefix(format!("/service-{i}/api/")), Vec::new()));
-    let hosts = vec![host("*".into(), routes.collect())];
-    let start = Instant::now();
-    black_box(table(hosts));
-    println!("{:<44} {:>10.1} ms", format!("route_table_build/{count}"), start.elapsed().as_secs_f64() * 1e3);
-}
-
-/// Every prefix begins the path; all but the last have a condition that does not hold.
-fn nested(count: usize) {
-    let routes = (1..=count).rev().map(|depth| {
-        let headers = if depth == 1 { Vec::new() } else { vec![exact("x-none", "v")] };
-        route(PathSpecifier::Prefix("/a".repeat(depth)), headers)
-    });
-    let table = table(vec![host("*".into(), routes.collect())]);
-    time(&format!("route_find_nested_deepest/{count}"), &table, &head("h", &"/a".repeat(count)));
-    time(&format!("route_find_nested_shallow/{count}"), &table, &head("h", "/a"));
-}
-
+/// All routes have the same path, and a header with one value each tells them apart.
 fn headers(count: usize) {
     let routes =
         (0..count).map(|i| route(PathSpecifier::Prefix("/".into()), vec![exact("x-tenant", &format!("tenant-{i}"))]));
-    let table = table(vec![host("*".into(), routes.collect())]);
+    let table = table("header", count, vec![host("*".into(), routes.collect())]);
     for (which, i) in [("first", 0), ("last", count - 1)] {
         let mut head = head("h", "/x");
         head.headers.insert("x-tenant", HeaderValue::from_str(&format!("tenant-{i}")).expect("a value"));
@@ -91,14 +68,31 @@ fn headers(count: usize) {
 }
 
 fn regexes(count: usize) {
-    let routes = (0..count).map(|i| {
-        let regex = format!("/service-{i}/[0-9]+/.*");
-        route(PathSpecifier::SafeRegex(matcher::RegexMatcher { regex, engine_type: None }), Vec::new())
-    });
-    let table = table(vec![host("*".into(), routes.collect())]);
+    let routes = (0..count).map(|i| route(regex(format!("/service-{i}/[0-9]+/.*")), Vec::new()));
+    let table = table("regex", count, vec![host("*".into(), routes.collect())]);
     for (which, i) in [("first", 0), ("last", count - 1)] {
         time(&format!("route_find_regex_{which}/{count}"), &table, &head("h", &format!("/service-{i}/17/x")));
     }
+}
+
+/// What tells them apart comes late in the path.
+fn regexes_that_begin_alike(count: usize) {
+    let routes = (0..count).map(|i| route(regex(format!("/[a-z]+/v[0-9]+/item-{i}(/.*)?")), Vec::new()));
+    let table = table("inner_regex", count, vec![host("*".into(), routes.collect())]);
+    for (which, i) in [("first", 0), ("last", count - 1)] {
+        time(&format!("route_find_inner_regex_{which}/{count}"), &table, &head("h", &format!("/shop/v1/item-{i}/x")));
+    }
+}
+
+/// Every prefix begins the path; all but the last have a condition that does not hold.
+fn nested(count: usize) {
+    let routes = (1..=count).rev().map(|depth| {
+        let headers = if depth == 1 { Vec::new() } else { vec![exact("x-none", "v")] };
+        route(PathSpecifier::Prefix("/a".repeat(depth)), headers)
+    });
+    let table = table("nested", count, vec![host("*".into(), routes.collect())]);
+    time(&format!("route_find_nested_deepest/{count}"), &table, &head("h", &"/a".repeat(count)));
+    time(&format!("route_find_nested_shallow/{count}"), &table, &head("h", "/a"));
 }
 
 fn time(name: &str, table: &RouteTable, head: &RequestHead) {
@@ -114,16 +108,18 @@ fn time(name: &str, table: &RouteTable, head: &RequestHead) {
         }
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
     }
-    println!("{name:40} {best:8.1} ns");
+    println!("{name:<36} {best:>10.1} ns");
 }
 
-fn table(virtual_hosts: Vec<proto::VirtualHost>) -> RouteTable {
+/// Lowers a table: an update of a large configuration, from the decoded message on.
+fn table(kind: &str, count: usize, virtual_hosts: Vec<proto::VirtualHost>) -> RouteTable {
     let env = nuncio_filter_api::testing::env();
     let mut cx = LowerCx::new(&env);
     let message = proto::RouteConfiguration { virtual_hosts, ..Default::default() };
     let start = Instant::now();
     let table = RouteTable::lower(message, &mut cx).unwrap_or_else(|_| panic!("{:?}", cx.finish()));
-    println!("{:40} {:8.1} ms", "  lowered in", start.elapsed().as_secs_f64() * 1e3);
+    let took = start.elapsed().as_secs_f64() * 1e3;
+    println!("{:<36} {took:>10.1} ms", format!("route_build_{kind}/{count}"));
     table
 }
 
@@ -143,6 +139,10 @@ fn exact(name: &str, value: &str) -> proto::HeaderMatcher {
     let string = matcher::StringMatcher { match_pattern, ignore_case: false };
     let specifier = proto::header_matcher::HeaderMatchSpecifier::StringMatch(string);
     proto::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
+}
+
+fn regex(regex: String) -> PathSpecifier {
+    PathSpecifier::SafeRegex(matcher::RegexMatcher { regex, engine_type: None })
 }
 
 fn head(authority: &str, path: &str) -> RequestHead {

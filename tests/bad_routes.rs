@@ -3,19 +3,41 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::proxy::binary;
 use std::fmt::Write as _;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Where the route configuration of `Pieces` lies.
 const TABLE: &str = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.route_config.";
 
+/// A bootstrap in a file, for as long as it is needed.
+struct Bootstrap(PathBuf);
+
+impl Bootstrap {
+    fn write(yaml: &str) -> Self {
+        let name = format!("nuncio-bad-routes-{}-{:?}.yaml", std::process::id(), std::thread::current().id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, yaml.replace("$UPSTREAM", "1")).expect("the folder for temporary files is writable");
+        Self(file)
+    }
+}
+
+impl Drop for Bootstrap {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn validation(file: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["--mode", "validate", "-c"]).arg(file);
+    command
+}
+
 /// What the binary says of a bootstrap, and whether it takes it.
 fn validate(yaml: &str) -> (bool, String) {
-    let name = format!("nuncio-bad-routes-{}-{:?}.yaml", std::process::id(), std::thread::current().id());
-    let file = std::env::temp_dir().join(name);
-    std::fs::write(&file, yaml.replace("$UPSTREAM", "1")).expect("the folder for temporary files is writable");
-    let output = Command::new(binary()).args(["--mode", "validate", "-c"]).arg(&file).output();
-    let _ = std::fs::remove_file(&file);
-    let output = output.expect("the binary can be run");
+    let file = Bootstrap::write(yaml);
+    let output = validation(&file.0).output().expect("the binary can be run");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -125,15 +147,46 @@ fn rewrites_that_can_give_no_path_are_refused() {
     }
 }
 
-#[test]
-fn one_route_in_fifty_megabytes_is_told_by_its_path() {
-    const ROUTES: usize = 25_000;
+/// Routes that lead nowhere.
+fn fifty_megabytes() -> String {
     let filling = "x".repeat(2_000);
     let mut all = String::with_capacity(ROUTES * 2_100);
     for number in 0..ROUTES {
         let _ = writeln!(all, "- {{ match: {{ prefix: /{number}/{filling} }}, direct_response: {{ status: 200 }} }}");
     }
     assert!(all.len() > 50_000_000);
-    all += "- { match: { prefix: / }, route: { cluster: nobody } }\n";
+    all
+}
+
+const ROUTES: usize = 25_000;
+
+#[test]
+fn one_route_in_fifty_megabytes_is_told_by_its_path() {
+    let all = fifty_megabytes() + "- { match: { prefix: / }, route: { cluster: nobody } }\n";
     check(&routes(&all), &[("virtual_hosts[0].routes[25000].route.cluster", "unknown cluster \"nobody\"")]);
+}
+
+#[test]
+fn fifty_megabytes_of_routes_load_in_bounded_time_and_memory() {
+    let file = Bootstrap::write(&routes(&fifty_megabytes()).yaml());
+    let start = Instant::now();
+    let mut child = validation(&file.0).stdout(Stdio::null()).spawn().expect("the binary can be run");
+    let mut peak = 0;
+    let status = loop {
+        peak = peak.max(peak_kilobytes(child.id()).unwrap_or(0));
+        if let Some(status) = child.try_wait().expect("it is a child of ours") {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(status.success());
+    // 20 bytes for each of the file, and a minute on a busy machine without optimisation.
+    assert!((1..1_000_000).contains(&peak), "{peak} kB");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+}
+
+/// The most memory that a process has had, while it runs.
+fn peak_kilobytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok())
 }

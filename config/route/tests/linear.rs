@@ -6,8 +6,13 @@ use nuncio_proto::google::protobuf::BoolValue;
 use proto::header_matcher::HeaderMatchSpecifier;
 use proto::route_match::PathSpecifier;
 
+/// How many tables, unless `NUNCIO_ROUTE_TABLES` says otherwise.
 const TABLES: u64 = 1000;
 const REQUESTS: usize = 100;
+
+fn tables() -> u64 {
+    std::env::var("NUNCIO_ROUTE_TABLES").map_or(TABLES, |tables| tables.parse().expect("a number of tables"))
+}
 
 struct Random(fastrand::Rng);
 
@@ -146,7 +151,7 @@ fn header_matches(matcher: &proto::HeaderMatcher, head: &RequestHead) -> bool {
 #[test]
 fn the_table_and_its_explanation_find_what_a_linear_search_finds() {
     let env = env();
-    for seed in 0..TABLES {
+    for seed in 0..tables() {
         let mut random = Random(fastrand::Rng::with_seed(seed));
         let count = random.0.usize(1..80);
         let many_regexes = random.0.bool();
