@@ -29,3 +29,4 @@ mod support;
 mod tidy;
 mod timeouts;
 mod upstreams;
+mod xds;
