@@ -43,6 +43,7 @@ use crate::extension;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name};
 use crate::socket::{BindConfig, TcpKeepalive};
+use crate::transport_socket::TransportSocket;
 
 /// Envoy's `connect_timeout`.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +89,8 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// Soft limit of the buffers of one connection, in bytes.
     pub buffer_limit: u32,
+    /// What lies between the bytes of a connection and its socket; `None`: nothing.
+    pub transport: Option<Arc<TransportSocket>>,
     /// How sockets are bound; `None` takes the bootstrap's default.
     pub bind: Option<Arc<BindConfig>>,
     /// TCP keep-alive.
@@ -170,6 +173,7 @@ impl ClusterConfig {
         let health_check = HealthCheck::lower(proto.health_checks, protocol, cx);
         let outlier = cx.opt("outlier_detection", proto.outlier_detection, OutlierDetection::lower);
         let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
+        let transport = cx.opt("transport_socket", proto.transport_socket, TransportSocket::lower);
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
         let connection =
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
@@ -209,6 +213,7 @@ impl ClusterConfig {
                 0 => u32::MAX,
                 limit => limit,
             },
+            transport: transport?.filter(|t| !matches!(t, TransportSocket::RawBuffer)).map(Arc::new),
             bind: bind?.map(Arc::new),
             tcp_keepalive,
             happy_eyeballs,
@@ -258,7 +263,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         upstream_bind_config: _,
         lb_subset_config: _,
         common_lb_config: _,
-        transport_socket,
+        transport_socket: _,
         metadata: _,
         protocol_selection: _,
         upstream_connection_options: _,
@@ -283,7 +288,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
-        refuse_transport_socket(transport_socket.as_ref(), cx),
         cx.unsupported("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
         cx.unsupported("filters", filters),
         cx.unsupported("lrs_server", lrs_server),
@@ -296,22 +300,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("queuing_policies", queuing_policies),
     ];
     refusals.into_iter().collect()
-}
-
-/// A transport socket that says cleartext is as good as none.
-fn refuse_transport_socket(
-    proto: Option<&nuncio_proto::envoy::config::core::v3::TransportSocket>,
-    cx: &mut LowerCx<'_>,
-) -> Result<(), Refused> {
-    use nuncio_proto::envoy::config::core::v3::transport_socket::ConfigType;
-    const RAW: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
-    match proto {
-        Some(socket) => match &socket.config_type {
-            Some(ConfigType::TypedConfig(any)) if message_name(any) == RAW => Ok(()),
-            _ => cx.unsupported("transport_socket", &proto),
-        },
-        None => Ok(()),
-    }
 }
 
 fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {

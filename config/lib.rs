@@ -10,12 +10,10 @@ pub mod access_log;
 pub mod address;
 pub mod bootstrap;
 pub mod cluster;
-pub mod control_plane;
 pub mod discovery;
 pub mod extension;
 mod fingerprint;
 pub mod format;
-pub mod grpc;
 pub mod header_rules;
 pub mod http_chain;
 pub mod listener;
@@ -26,6 +24,8 @@ pub mod metadata;
 pub mod protocol;
 pub mod route;
 pub mod socket;
+pub mod tls;
+pub mod transport_socket;
 pub mod value;
 
 #[cfg(test)]

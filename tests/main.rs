@@ -29,4 +29,3 @@ mod support;
 mod tidy;
 mod timeouts;
 mod upstreams;
-mod xds;

@@ -79,6 +79,7 @@ scenario_files! {
     routing
     stats
     syntax
+    tls
     upgrade
     upstream
     upstream_filters

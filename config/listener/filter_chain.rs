@@ -2,17 +2,21 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, NetworkFilter, Refused};
 use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use nuncio_proto::envoy::config::listener::v3 as proto;
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use nuncio_telemetry::Metadata;
+use prost::Name;
 
 use crate::metadata::lower_metadata;
-use crate::protocol::message_name;
+use crate::protocol::{any_as, duration, message_name, non_zero};
+use crate::tls::DownstreamTls;
 use crate::{extension, refuse_set};
 
-/// Plain bytes: the one transport socket there is so far.
+/// Plain bytes.
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 
 /// The network filters of a connection, in order.
@@ -22,6 +26,10 @@ pub struct FilterChainConfig {
     pub name: Arc<str>,
     /// The filters; without any, connections are closed as they come.
     pub filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// TLS, where connections begin with it.
+    pub tls: Option<Arc<DownstreamTls>>,
+    /// `transport_socket_connect_timeout`: how long a handshake may take.
+    pub handshake_timeout: Option<Duration>,
     /// For formatters.
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -46,14 +54,13 @@ impl FilterChainConfig {
     }
 
     fn lower(proto: proto::FilterChain, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        // Plain bytes have no handshake to be timed out.
         let proto::FilterChain {
             filter_chain_match,
             filters,
             use_proxy_proto,
             metadata,
             transport_socket,
-            transport_socket_connect_timeout: _,
+            transport_socket_connect_timeout,
             name,
         } = proto;
         let use_proxy_proto = use_proxy_proto.is_some_and(|v| v.value);
@@ -70,8 +77,15 @@ impl FilterChainConfig {
             lowered.into_iter().collect::<Result<Arc<[_]>, Refused>>()
         });
         let metadata = cx.opt("metadata", metadata, lower_metadata);
-        refused.and(transport)?;
-        Ok(Self { name: name.into(), filters: filters?, metadata: metadata?.flatten() })
+        let timeout = cx.opt("transport_socket_connect_timeout", transport_socket_connect_timeout, duration);
+        refused?;
+        Ok(Self {
+            name: name.into(),
+            filters: filters?,
+            tls: transport?.flatten().map(Arc::new),
+            handshake_timeout: timeout?.and_then(non_zero),
+            metadata: metadata?.flatten(),
+        })
     }
 }
 
@@ -81,18 +95,21 @@ impl fmt::Debug for FilterChainConfig {
     }
 }
 
-fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+/// `None` for plain bytes.
+fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Option<DownstreamTls>, Refused> {
     let TransportSocket { name, config_type } = proto;
-    let message = match &config_type {
-        Some(transport_socket::ConfigType::TypedConfig(any)) => message_name(any),
-        None if name == "envoy.transport_sockets.raw_buffer" => RAW_BUFFER,
+    let any = match config_type {
+        Some(transport_socket::ConfigType::TypedConfig(any)) => any,
+        None if name == "envoy.transport_sockets.raw_buffer" => return Ok(None),
         None => return Err(cx.invalid("a typed_config is required")),
     };
-    if message == RAW_BUFFER {
-        return Ok(());
-    }
-    let message = message.to_owned();
-    Err(cx.at("typed_config", |cx| cx.not_implemented(format_args!("the transport socket {message}"))))
+    cx.at("typed_config", |cx| match message_name(&any) {
+        RAW_BUFFER => Ok(None),
+        message if message == DownstreamTlsContext::full_name() => {
+            DownstreamTls::lower(any_as(&any, cx)?, cx).map(Some)
+        }
+        message => Err(cx.not_implemented(format_args!("the transport socket {message}"))),
+    })
 }
 
 fn lower_filter(proto: proto::Filter, is_last: bool, cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {

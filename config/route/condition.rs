@@ -9,7 +9,7 @@ use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
-use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use proto::route_match::{ConnectMatcher, GrpcRouteMatchOptions, PathSpecifier, TlsContextMatchOptions};
 
 use super::paths::{PathsBuilder, Place};
@@ -191,9 +191,12 @@ impl Certificate {
         Self { presented: presented.map(|p| p.value), validated: validated.map(|v| v.value) }
     }
 
-    /// Whether a connection without TLS, of which there are no others yet, is what is asked for.
-    fn is_missing_one(self) -> bool {
-        !self.presented.unwrap_or(false) && !self.validated.unwrap_or(false)
+    /// Whether the connection is what is asked for. Without TLS there is no certificate.
+    fn matches(self, connection: &ConnectionInfo) -> bool {
+        let tls = connection.tls.borrow();
+        let presented = tls.as_ref().is_some_and(|tls| tls.peer.is_some());
+        let validated = tls.as_ref().is_some_and(|tls| tls.is_validated);
+        self.presented.is_none_or(|p| p == presented) && self.validated.is_none_or(|v| v == validated)
     }
 }
 
@@ -223,7 +226,7 @@ impl Conditions {
             && self.headers.iter().all(|h| h.matches_request(head))
             && (self.query.is_empty() || self.query.iter().all(|q| q.matches(head.path.as_bytes())))
             && self.cookies.iter().all(|c| c.matches(&head.headers))
-            && self.certificate.is_none_or(Certificate::is_missing_one)
+            && self.certificate.is_none_or(|c| c.matches(&info.connection))
             && self.regex.as_ref().is_none_or(|r| r.is_match(path))
             && (self.metadata.is_empty() || {
                 let metadata = info.metadata.borrow();

@@ -29,6 +29,7 @@ use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
 use self::stream::Origin;
 use crate::local_reply::LocalReplies;
 
+mod client_cert;
 mod config;
 mod connect_udp;
 mod deadline;
@@ -92,11 +93,16 @@ impl NetworkFilter for Hcm {
         Box::pin(async move {
             let Connection { io, info } = connection;
             let http = Rc::new(Http::new(self, info, cx));
-            let active = http.hcm.stats.connection();
+            let alpn = http.connection.tls.borrow().as_ref().map(|tls| tls.alpn.clone());
+            let active = http.hcm.stats.connection(alpn.is_some());
             match http.hcm.codec.codec {
                 CodecType::Http1 => h1::serve(http, io, Bytes::new(), active).await,
                 CodecType::Http2 => h2::serve(http, io, active).await,
-                CodecType::Auto => sniff::serve(http, io, active).await,
+                CodecType::Auto => match alpn.flatten().as_deref() {
+                    Some("h2") => h2::serve(http, io, active).await,
+                    Some("http/1.1" | "http/1.0") => h1::serve(http, io, Bytes::new(), active).await,
+                    _ => sniff::serve(http, io, active).await,
+                },
             }
             Flow::Done
         })

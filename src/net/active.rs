@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nuncio_config::tls::DownstreamTls;
 use nuncio_filter_api::{Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
 use nuncio_telemetry::stats::catalogue::ListenerWorkerStats;
 use nuncio_telemetry::{Address, CloseType, ConnectionInfo};
@@ -13,8 +14,11 @@ use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::accept::{Acceptor, accept_forever, receive_loop};
+use crate::tls;
+use crate::tls_stats::TlsStats;
 use crate::{Listener, TcpTransport, UnixTransport};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
@@ -30,6 +34,8 @@ pub(crate) struct Shared {
     stats: ListenerWorkerStats,
     drain: Rc<Drain>,
     filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// TLS of the chain, and what counts its handshakes.
+    tls: Option<(Arc<DownstreamTls>, TlsStats)>,
     /// Copies of this worker alone, so that connections of different workers do not count on the same cache line.
     listener_name: Arc<str>,
     chain_name: Arc<str>,
@@ -47,6 +53,7 @@ impl ActiveListener {
             stats: ListenerWorkerStats::new(&listener.config.scope.scope(&format!("worker_{index}"))),
             drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
             filters: chain.filters.iter().cloned().collect(),
+            tls: chain.tls.clone().map(|tls| (tls, TlsStats::new(&listener.config.scope))),
             listener_name: (*listener.config.name).into(),
             chain_name: (*chain.name).into(),
             connections: RefCell::default(),
@@ -139,6 +146,7 @@ impl Shared {
             direct_local: local.clone(),
             local,
             server_name: RefCell::new(None),
+            tls: RefCell::new(None),
             listener: self.listener_name.clone(),
             filter_chain: self.chain_name.clone(),
             start: self.worker.clock.now(),
@@ -162,6 +170,17 @@ impl Shared {
 
     /// The filter-chain runner: one filter after the other, until one has served the connection.
     async fn run_filters(&self, mut connection: Connection) {
+        if let Some((tls, stats)) = &self.tls {
+            let Connection { io, info } = connection;
+            let timeout = self.listener.config.filter_chain.handshake_timeout;
+            match tls::accept(tls, timeout, io, &info, stats).await {
+                Ok(io) => connection = Connection { io, info },
+                Err(error) => {
+                    debug!(listener = %self.listener_name, id = info.id, %error, "handshake failed");
+                    return;
+                }
+            }
+        }
         for filter in &*self.filters {
             let cx = NetworkCx {
                 worker: self.worker.clone(),

@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, UnixStream};
 
 use crate::option::{set_option, tcp_keepalive};
+use crate::tls::TlsError;
 use crate::transport::{TcpTransport, UnixTransport};
 
 /// How a socket towards a host is made.
@@ -52,6 +53,14 @@ pub enum ConnectError {
     },
     /// The host refused, or could not be reached.
     Delayed(io::Error),
+    /// The handshake of TLS failed.
+    Tls(TlsError),
+}
+
+impl From<TlsError> for ConnectError {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
+    }
 }
 
 // === impl ConnectError ===
@@ -66,6 +75,7 @@ impl fmt::Display for ConnectError {
             Self::Immediate { address, source } => {
                 write!(f, "immediate connect error: {}|remote address:{address}", reason(source))
             }
+            Self::Tls(error) => error.fmt(f),
             Self::Delayed(source) => write!(f, "delayed connect error: {}", reason(source)),
         }
     }
@@ -74,6 +84,7 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Tls(source) => Some(source),
             Self::Bind { source, .. } | Self::Immediate { source, .. } | Self::Delayed(source) => Some(source),
         }
     }

@@ -15,6 +15,8 @@ mod connect;
 mod listener;
 mod option;
 mod proxy_protocol;
+mod tls;
+mod tls_stats;
 mod transport;
 mod udp;
 
@@ -23,5 +25,7 @@ pub use bind::{BindError, BoundSocket};
 pub use connect::{ConnectError, ConnectOptions, Connected, connect, connect_first};
 pub use listener::{ConnectionIds, Listener};
 pub use proxy_protocol::{HeaderTooLong, ProxiedEnds, Tlv, proxy_v1, proxy_v2};
+pub use tls::{TlsError, TlsTransport, connect as connect_tls};
+pub use tls_stats::TlsStats;
 pub use transport::{TcpTransport, UnixTransport};
 pub use udp::connect_udp;

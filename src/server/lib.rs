@@ -24,7 +24,6 @@ mod stats;
 mod update;
 mod watchdog;
 mod worker;
-mod xds;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -13,6 +13,7 @@ pub mod format;
 pub mod logging;
 pub mod stats;
 mod stream_info;
+mod tls_info;
 
 pub use address::Address;
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
@@ -20,3 +21,4 @@ pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{
     Attempt, CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo, WantedHost,
 };
+pub use tls_info::{CertificateInfo, TlsInfo};

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::{Address, FilterState, ResponseFlag, ResponseFlags};
+use crate::{Address, FilterState, ResponseFlag, ResponseFlags, TlsInfo};
 
 /// The HTTP version spoken on one side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +75,8 @@ pub struct ConnectionInfo {
     pub direct_local: Address,
     /// SNI, once a TLS inspector or handshake has seen it.
     pub server_name: RefCell<Option<Arc<str>>>,
+    /// The handshake of the connection, where it has one and it has ended.
+    pub tls: RefCell<Option<Arc<TlsInfo>>>,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// Name of the filter chain; empty if it has none.
@@ -105,6 +107,7 @@ impl ConnectionInfo {
             direct_local: local.clone(),
             local,
             server_name: RefCell::new(None),
+            tls: RefCell::new(None),
             listener: Arc::from(""),
             filter_chain: Arc::from(""),
             start,
@@ -210,6 +213,8 @@ pub struct UpstreamInfo {
     pub local: Option<Address>,
     /// `%UPSTREAM_REMOTE_ADDRESS%`: the address connected to, one of the host's.
     pub remote: Option<Address>,
+    /// The handshake of the upstream connection, where it has one.
+    pub tls: Option<Arc<TlsInfo>>,
     /// `%UPSTREAM_CONNECTION_ID%`.
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.

@@ -235,6 +235,7 @@ impl Attempt<'_> {
         upstream.protocol = record.protocol;
         upstream.remote = Some(record.remote());
         upstream.local = record.local();
+        upstream.tls = record.tls();
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         connect_timeout: Duration::from_secs(5),
         buffer_limit: 1 << 20,
         bind: None,
+        transport: None,
         tcp_keepalive: None,
         happy_eyeballs: HappyEyeballs::default(),
         wait_for_warm: true,

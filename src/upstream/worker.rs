@@ -12,6 +12,7 @@ use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
+use nuncio_net::TlsStats;
 use nuncio_telemetry::stats::ResponseCodes;
 use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStats};
 
@@ -64,6 +65,7 @@ pub(crate) struct ClusterShare {
     http1_settings: OnceCell<Arc<ClientSettings>>,
     http1_stats: OnceCell<Http1Stats>,
     http2_stats: OnceCell<Http2Stats>,
+    tls_stats: OnceCell<TlsStats>,
 }
 
 /// What is counted for each response.
@@ -218,6 +220,7 @@ impl WorkerCluster {
             http1_settings: OnceCell::new(),
             http1_stats: OnceCell::new(),
             http2_stats: OnceCell::new(),
+            tls_stats: OnceCell::new(),
         };
         let balanced = Balanced::new(&shared);
         let known = KnownHosts::new(&balanced.set, before.map(|before| &before.known));
@@ -309,6 +312,11 @@ impl ClusterShare {
     }
 
     /// What is counted of HTTP/2 itself.
+    pub(crate) fn tls_stats(&self) -> &TlsStats {
+        self.tls_stats.get_or_init(|| TlsStats::new(&self.cluster.scope()))
+    }
+
+    /// What is counted of HTTP/2.
     pub(crate) fn http2_stats(&self) -> &Http2Stats {
         self.http2_stats.get_or_init(|| Http2Stats::new(&self.cluster.scope().scope("http2")))
     }

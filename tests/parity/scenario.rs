@@ -3,7 +3,7 @@
 //! ```text
 //! === name of the scenario
 //! # a comment, before the first block
-//! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters
+//! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters | listeners
 //! --- bootstrap
 //! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO that of
 //! a host that sends datagrams back, $TCP_ECHO that of one that sends back whatever comes over TCP
@@ -243,6 +243,7 @@ impl Scenario {
             "vhost" => &mut pieces.vhost,
             "routes" => &mut pieces.routes,
             "cluster" => &mut pieces.cluster,
+            "listeners" => &mut pieces.listeners,
             "clusters" => &mut pieces.clusters,
             "bootstrap" => &mut pieces.bootstrap,
             _ => return None,

@@ -24,6 +24,8 @@ pub(crate) struct Pieces {
     pub(crate) routes: String,
     /// Further fields of cluster `up`; `connect_timeout` and, unless they are given, endpoints are there.
     pub(crate) cluster: String,
+    /// Further listeners, as list items.
+    pub(crate) listeners: String,
     /// Further clusters, as list items.
     pub(crate) clusters: String,
     /// Further fields of the bootstrap.
@@ -66,6 +68,7 @@ static_resources:
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
               <router 14>
+  <listeners 2>
   clusters:
   - name: up
     connect_timeout: 2s
@@ -110,6 +113,7 @@ impl Pieces {
                 "cluster" => cluster.clone(),
                 "load_assignment" if cluster.contains("load_assignment:") => String::new(),
                 "load_assignment" => LOAD_ASSIGNMENT.to_owned(),
+                "listeners" => self.listeners.clone(),
                 "clusters" => self.clusters.clone(),
                 unknown => panic!("the template names {unknown}"),
             };

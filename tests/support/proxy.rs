@@ -10,13 +10,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Certificates, `$CERTS` of a bootstrap.
+pub(crate) const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certificates");
+
 /// Between two looks at something that a process is about to do.
 const POLL: Duration = Duration::from_millis(5);
 
 /// A proxy to be started.
 ///
 /// Placeholders of the YAML: `$UPSTREAM`, `$UPSTREAM2`, ... are the ports of the upstreams in the order given, `$DNS`
-/// that of a name server, `$DIR` is a folder of this proxy alone.
+/// that of a name server, `$DIR` is a folder of this proxy alone, `$CERTS` that of the
+/// certificates.
 pub(crate) struct Proxy {
     yaml: String,
     program: PathBuf,
@@ -179,7 +183,7 @@ fn limit_files(command: &mut Command, files: u64) {
 }
 
 fn fill_in(yaml: &str, dir: &Path, upstreams: &[Upstream]) -> String {
-    let mut yaml = yaml.replace("$DIR", &dir.to_string_lossy());
+    let mut yaml = yaml.replace("$DIR", &dir.to_string_lossy()).replace("$CERTS", CERTIFICATES);
     // From the last to the first, since `$UPSTREAM` is a prefix of `$UPSTREAM2`.
     for (at, upstream) in upstreams.iter().enumerate().rev() {
         let number = if at == 0 { String::new() } else { (at + 1).to_string() };

@@ -106,9 +106,9 @@ impl Match {
             }
         }
         if let Some(said) = &message.tls_context
-            && !conditions.certificate.is_none_or(super::Certificate::is_missing_one)
+            && !conditions.certificate.is_none_or(|c| c.matches(&info.connection))
         {
-            add("tls_context".into(), json(said), "a connection without TLS".into());
+            add("tls_context".into(), json(said), "another connection, or one without TLS".into());
         }
         let metadata = info.metadata.borrow();
         for (compiled, said) in conditions.metadata.iter().zip(&message.dynamic_metadata) {

@@ -1,5 +1,6 @@
 //! The connection manager's configuration, lowered.
 
+use super::client_cert::ForwardClientCert;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -87,8 +88,8 @@ pub(crate) struct HeadOptions {
     pub(crate) server_header: ServerHeader,
     /// `scheme_header_transformation.scheme_to_overwrite`.
     pub(crate) scheme_overwrite: Option<Scheme>,
-    /// ALWAYS_FORWARD_ONLY; every other mode drops x-forwarded-client-cert on a connection without client certificate.
-    pub(crate) forward_xfcc_always: bool,
+    /// What becomes of x-forwarded-client-cert.
+    pub(crate) client_certificate: ForwardClientCert,
     /// `add_user_agent`: the service cluster's name, to send as user-agent where there is none.
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) service_node: Option<HeaderValue>,

@@ -17,6 +17,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
+use super::client_cert::ForwardClientCert;
 use super::config::{
     ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
@@ -91,8 +92,7 @@ impl Hcm {
             preserve_external_request_id,
             always_set_request_id_in_response,
             forward_client_cert_details,
-            // They describe a client certificate, which a cleartext connection never has.
-            set_current_client_cert_details: _,
+            set_current_client_cert_details,
             forward_client_cert_matcher,
             proxy_100_continue,
             represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -116,6 +116,8 @@ impl Hcm {
             route_specifier,
             strip_port_mode,
         } = message;
+        let client_certificate =
+            ForwardClientCert::lower(forward_client_cert_details, set_current_client_cert_details, cx);
         let refused = [
             cx.unsupported("tracing", &tracing),
             cx.unsupported("http3_protocol_options", &http3_protocol_options),
@@ -218,7 +220,7 @@ impl Hcm {
                 _ => ServerHeader::Overwrite,
             },
             scheme_overwrite: scheme_overwrite?,
-            forward_xfcc_always: forward_client_cert_details == 4,
+            client_certificate: client_certificate?,
             user_agent: if user_agent { header_value("add_user_agent", &cluster, cx)? } else { None },
             service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
             proxy_100_continue,

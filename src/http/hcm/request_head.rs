@@ -215,7 +215,8 @@ pub(crate) fn prepare(
         head.headers.insert(name::EXTERNAL_ADDRESS, value);
     }
     set_scheme(head, seen, options, has_scheme);
-    add_identity(head, seen, options);
+    options.client_certificate.apply(&mut head.headers, seen.client_cert, connection);
+    add_identity(head, options);
     set_request_id(head, options, client.edge, worker);
     *info.remote.borrow_mut() = client.address;
     client.internal
@@ -303,9 +304,9 @@ fn apply_client_address(
             head.headers.remove(name::FORWARDED_PORT);
         }
     }
-    // This listener is cleartext; TLS will say otherwise.
     if let Entry::Vacant(v) = head.headers.entry(name::FORWARDED_PROTO) {
-        v.insert(HeaderValue::from_static("http"));
+        let is_tls = connection.tls.borrow().is_some();
+        v.insert(HeaderValue::from_static(if is_tls { "https" } else { "http" }));
     }
     if options.append_x_forwarded_port
         && let Some(port) = connection.local.port()
@@ -393,10 +394,7 @@ fn set_scheme(head: &mut RequestHead, seen: Seen, options: &HeadOptions, has_sch
     }
 }
 
-fn add_identity(head: &mut RequestHead, seen: Seen, options: &HeadOptions) {
-    if seen.client_cert && !options.forward_xfcc_always {
-        head.headers.remove(name::FORWARDED_CLIENT_CERT);
-    }
+fn add_identity(head: &mut RequestHead, options: &HeadOptions) {
     if let Some(cluster) = &options.user_agent {
         head.headers.insert(name::SERVICE_CLUSTER, cluster.clone());
         if let Entry::Vacant(v) = head.headers.entry(USER_AGENT) {

@@ -44,12 +44,17 @@ impl HcmStats {
     }
 
     /// Counts a connection for as long as the guard lives.
-    pub(crate) fn connection(self: &Arc<Self>) -> ActiveConnection {
+    pub(crate) fn connection(self: &Arc<Self>, is_tls: bool) -> ActiveConnection {
         self.http.downstream_cx_total().inc();
         self.http.downstream_cx_active().inc();
+        if is_tls {
+            self.http.downstream_cx_ssl_total().inc();
+            self.http.downstream_cx_ssl_active().inc();
+        }
         let start = Instant::now();
         ActiveConnection {
             stats: self.clone(),
+            is_tls,
             protocol: None.into(),
             start,
             closed: Closed::Remote.into(),
@@ -157,6 +162,7 @@ pub(crate) struct ActiveConnection {
     stats: Arc<HcmStats>,
     /// Unknown until the client has said something.
     protocol: std::cell::Cell<Option<Protocol>>,
+    is_tls: bool,
     start: Instant,
     closed: std::cell::Cell<Closed>,
     /// Requests were under way when it ended.
@@ -202,6 +208,9 @@ impl Drop for ActiveConnection {
     fn drop(&mut self) {
         let http = &self.stats.http;
         http.downstream_cx_active().dec();
+        if self.is_tls {
+            http.downstream_cx_ssl_active().dec();
+        }
         match self.protocol.get() {
             Some(Protocol::Http2) => http.downstream_cx_http2_active().dec(),
             Some(_) => http.downstream_cx_http1_active().dec(),

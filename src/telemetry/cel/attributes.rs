@@ -160,7 +160,10 @@ fn response<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
 fn connection<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
     let connection = &info.connection;
     match name {
-        "mtls" => Some(Value::Bool(false)),
+        "mtls" => {
+            let tls = connection.tls.borrow();
+            Some(Value::Bool(tls.as_ref().is_some_and(|tls| tls.peer.is_some())))
+        }
         "requested_server_name" => Some(Value::owned(connection.server_name.borrow().as_deref().unwrap_or_default())),
         "id" => Some(Value::Uint(connection.id)),
         "termination_details" => connection.termination_details.get().map(Value::text),

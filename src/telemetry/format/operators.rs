@@ -10,6 +10,7 @@ mod path;
 mod points;
 mod server_name;
 pub(super) mod table;
+mod tls;
 
 pub(crate) use grpc::status as grpc_status;
 
@@ -62,6 +63,8 @@ enum Operator {
     FilterState(filter_state::FilterStateOp),
     GrpcStatus(grpc::Style),
     ServerName(server_name::ServerNameOp),
+    Tls(tls::Side, tls::TlsField),
+    Validity(tls::Side, tls::Validity, TimeFormat),
     /// Known since the format was loaded: the host name, an environment variable.
     Constant(Box<str>),
     UniqueId,
@@ -107,6 +110,8 @@ impl Operator {
             Self::PoolReady => number(cx.info.upstream.borrow().pool_ready.map(|d| d.as_millis()), out),
             Self::Count(count) => number(Some(count.read(cx)), out),
             Self::Text(field) => text(field.write(cx, out)),
+            Self::Tls(side, field) => text(field.write(*side, cx, out)),
+            Self::Validity(side, end, format) => text(end.write(*side, format, cx, out)),
             Self::Address(op) => op.write(cx, form, out),
             Self::Header(op) => text(op.write(cx, out)),
             Self::HeadersBytes(place) => number(Some(place.bytes(cx)), out),

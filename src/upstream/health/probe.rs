@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
 use nuncio_config::cluster::{Checker, HealthCheck};
+use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::{ByteStr, Io};
-use nuncio_net::{ConnectOptions, connect};
+use nuncio_net::{ConnectOptions, TlsStats, connect, connect_tls};
 use nuncio_telemetry::Address;
 
 use super::grpc::GrpcProbe;
@@ -85,12 +86,21 @@ impl Target {
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
         let address = self.address();
         match connect(&address, options).await {
-            Ok(connected) => Some(connected.io),
+            Ok(connected) => self.secured(connected.io).await,
             Err(error) => {
                 tracing::debug!(cluster = %config.name.name, host = %address, %error, "health check cannot connect");
                 None
             }
         }
+    }
+
+    /// Makes the handshake where the cluster's connections do.
+    async fn secured(&self, io: Io) -> Option<Io> {
+        let Some(TransportSocket::Tls(tls)) = self.cluster.config.transport.as_deref() else { return Some(io) };
+        let stats = TlsStats::new(&self.cluster.scope());
+        let made = connect_tls(tls, io, &self.host.hostname, &stats).await;
+        let log = |error: &_| tracing::debug!(cluster = %self.cluster.config.name.name, %error, "health check's handshake failed");
+        made.inspect_err(log).ok().map(|(io, _)| io)
     }
 
     /// The host that a request names: that of the endpoint, or else of the check, or else the cluster's name.

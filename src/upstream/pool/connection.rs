@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::cluster::Priority;
+use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::Io;
-use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_udp};
-use nuncio_telemetry::{Address, Protocol, Timeline};
+use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_tls, connect_udp};
+use nuncio_telemetry::{Address, Protocol, Timeline, TlsInfo};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
@@ -58,6 +59,7 @@ pub(crate) struct ConnectionRecord {
     /// The address that is connected to; before that, the first to be tried.
     remote: RefCell<Address>,
     pub(crate) local: Cell<Option<Address>>,
+    tls: Cell<Option<Arc<TlsInfo>>>,
     opened: Instant,
     /// Takes no new requests from then on.
     pub(crate) expires: Option<Instant>,
@@ -101,7 +103,7 @@ impl From<&ConnectError> for PoolFailure {
         let reason = error.to_string().into();
         match error {
             ConnectError::Bind { .. } => Self::Local(reason),
-            ConnectError::Immediate { .. } | ConnectError::Delayed(_) => Self::Remote(reason),
+            ConnectError::Immediate { .. } | ConnectError::Delayed(_) | ConnectError::Tls(_) => Self::Remote(reason),
         }
     }
 }
@@ -156,6 +158,7 @@ impl ConnectionRecord {
             priority,
             protocol,
             local: Cell::new(None),
+            tls: Cell::new(None),
             opened,
             expires,
             connected: Cell::new(None),
@@ -178,6 +181,7 @@ impl ConnectionRecord {
             priority,
             protocol: None,
             local: Cell::new(None),
+            tls: Cell::new(None),
             opened: share.env.clock.now(),
             expires: None,
             connected: Cell::new(None),
@@ -226,8 +230,20 @@ impl ConnectionRecord {
         Err(failure)
     }
 
-    /// Connects to the host, at whichever of its addresses answers.
+    /// The socket, and the handshake where there is one.
     async fn connect(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
+        let mut connected = self.connect_socket(options).await?;
+        if let Some(TransportSocket::Tls(tls)) = self.share.cluster.config.transport.as_deref() {
+            let stats = self.share.tls_stats();
+            let (io, info) = connect_tls(tls, connected.io, &self.host.hostname, stats).await?;
+            self.tls.set(Some(info));
+            connected.io = io;
+        }
+        Ok(connected)
+    }
+
+    /// Connects to the host, at whichever of its addresses answers.
+    async fn connect_socket(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
         let Some(addresses) = self.host.addresses() else { return connect(&self.host.address(), options).await };
         let again = || {
             // Envoy counts the attempts after the first as they begin, and nothing of how they end.
@@ -242,6 +258,13 @@ impl ConnectionRecord {
     /// The address that it is connected to; before that, the host's first.
     pub(crate) fn remote(&self) -> Address {
         self.remote.borrow().clone()
+    }
+
+    /// What its handshake told, if it made one.
+    pub(crate) fn tls(&self) -> Option<Arc<TlsInfo>> {
+        let tls = self.tls.take();
+        self.tls.set(tls.clone());
+        tls
     }
 
     /// Its own address, once connected.

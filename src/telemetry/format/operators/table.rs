@@ -13,6 +13,7 @@ use super::metadata::{MetadataOp, Owner};
 use super::path::{Decoding, PathOp};
 use super::points::{CommonDuration, Point};
 use super::server_name::ServerNameOp;
+use super::tls::{Side, TlsField, Validity, Whose};
 use super::{Op, Operator, TimeSource};
 
 /// What may stand after an operator's name.
@@ -36,6 +37,7 @@ enum Make {
     Count(Count),
     Text(Text),
     Span(Point, Point),
+    Tls(Side, TlsField),
     Address(End, Part),
     /// Has no value on a cleartext HTTP/1 or HTTP/2 stream that is not traced: so Envoy prints it there.
     Absent,
@@ -45,7 +47,7 @@ enum Make {
     Refused,
 }
 
-use Make::{Absent, Address, Count as C, Refused, Span, Text as T, With};
+use Make::{Absent, Address, Count as C, Refused, Span, Text as T, Tls, With};
 use Takes::{Argument, ArgumentAndLength, Nothing, Optional, OptionalAndLength};
 
 const WITHOUT: Part = Part::WithoutPort(Mask::None);
@@ -54,7 +56,6 @@ const WITHOUT: Part = Part::WithoutPort(Mask::None);
 const TABLE: &[(&str, Takes, Make)] = &[
     // Time.
     ("COMMON_DURATION", Argument, With(|a| Ok(Operator::CommonDuration(CommonDuration::parse(a)?)))),
-    ("DOWNSTREAM_HANDSHAKE_DURATION", Nothing, Absent),
     ("DURATION", Nothing, Span(Point::Start, Point::Complete)),
     ("EMIT_TIME", Optional, With(|a| time(TimeSource::Emit, a, Zone::Utc))),
     ("EMIT_TIME_LOCAL", Optional, With(|a| time(TimeSource::Emit, a, Zone::Local))),
@@ -173,54 +174,55 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("TRACE_ID", Nothing, Absent),
     ("UNIQUE_ID", Nothing, With(|_| Ok(Operator::UniqueId))),
     // TLS of the downstream connection.
-    ("DOWNSTREAM_LOCAL_DNS_SAN", Nothing, Absent),
-    ("DOWNSTREAM_LOCAL_EMAIL_SAN", Nothing, Absent),
-    ("DOWNSTREAM_LOCAL_IP_SAN", Nothing, Absent),
-    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", Nothing, Absent),
-    ("DOWNSTREAM_LOCAL_SUBJECT", Nothing, Absent),
-    ("DOWNSTREAM_LOCAL_URI_SAN", Nothing, Absent),
-    ("DOWNSTREAM_PEER_CERT", Nothing, Absent),
-    ("DOWNSTREAM_PEER_CERT_V_END", Optional, With(absent_time)),
-    ("DOWNSTREAM_PEER_CERT_V_START", Optional, With(absent_time)),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", Nothing, Absent),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", Nothing, Absent),
-    ("DOWNSTREAM_PEER_CHAIN_SERIALS", Nothing, Absent),
-    ("DOWNSTREAM_PEER_DNS_SAN", Nothing, Absent),
-    ("DOWNSTREAM_PEER_EMAIL_SAN", Nothing, Absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_1", Nothing, Absent),
-    ("DOWNSTREAM_PEER_FINGERPRINT_256", Nothing, Absent),
-    ("DOWNSTREAM_PEER_IP_SAN", Nothing, Absent),
-    ("DOWNSTREAM_PEER_ISSUER", Nothing, Absent),
-    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", Nothing, Absent),
-    ("DOWNSTREAM_PEER_ISSUER_SERIAL", Nothing, Absent),
-    ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Absent),
-    ("DOWNSTREAM_PEER_SERIAL", Nothing, Absent),
-    ("DOWNSTREAM_PEER_SUBJECT", Nothing, Absent),
-    ("DOWNSTREAM_PEER_URI_SAN", Nothing, Absent),
-    ("DOWNSTREAM_TLS_CIPHER", Nothing, Absent),
-    ("DOWNSTREAM_TLS_GROUP", Nothing, Absent),
-    ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Absent),
-    ("DOWNSTREAM_TLS_VERSION", Nothing, Absent),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", Nothing, Tls(Side::Downstream, TlsField::DnsSan(Whose::Local))),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", Nothing, Tls(Side::Downstream, TlsField::EmailSan(Whose::Local))),
+    ("DOWNSTREAM_LOCAL_IP_SAN", Nothing, Tls(Side::Downstream, TlsField::IpSan(Whose::Local))),
+    ("DOWNSTREAM_LOCAL_SUBJECT", Nothing, Tls(Side::Downstream, TlsField::Subject(Whose::Local))),
+    ("DOWNSTREAM_LOCAL_URI_SAN", Nothing, Tls(Side::Downstream, TlsField::UriSan(Whose::Local))),
+    ("DOWNSTREAM_PEER_CERT", Nothing, Tls(Side::Downstream, TlsField::Certificate)),
+    ("DOWNSTREAM_PEER_CERT_V_END", Optional, With(|a| validity(Side::Downstream, Validity::End, a))),
+    ("DOWNSTREAM_PEER_CERT_V_START", Optional, With(|a| validity(Side::Downstream, Validity::Start, a))),
+    ("DOWNSTREAM_PEER_DNS_SAN", Nothing, Tls(Side::Downstream, TlsField::DnsSan(Whose::Peer))),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", Nothing, Tls(Side::Downstream, TlsField::EmailSan(Whose::Peer))),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", Nothing, Tls(Side::Downstream, TlsField::Fingerprint1)),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", Nothing, Tls(Side::Downstream, TlsField::Fingerprint256)),
+    ("DOWNSTREAM_PEER_IP_SAN", Nothing, Tls(Side::Downstream, TlsField::IpSan(Whose::Peer))),
+    ("DOWNSTREAM_PEER_ISSUER", Nothing, Tls(Side::Downstream, TlsField::Issuer)),
+    ("DOWNSTREAM_PEER_SERIAL", Nothing, Tls(Side::Downstream, TlsField::Serial)),
+    ("DOWNSTREAM_PEER_SUBJECT", Nothing, Tls(Side::Downstream, TlsField::Subject(Whose::Peer))),
+    ("DOWNSTREAM_PEER_URI_SAN", Nothing, Tls(Side::Downstream, TlsField::UriSan(Whose::Peer))),
+    ("DOWNSTREAM_TLS_CIPHER", Nothing, Tls(Side::Downstream, TlsField::Cipher)),
+    ("DOWNSTREAM_TLS_GROUP", Nothing, Tls(Side::Downstream, TlsField::Group)),
+    ("DOWNSTREAM_TLS_VERSION", Nothing, Tls(Side::Downstream, TlsField::Version)),
     ("TLS_JA3_FINGERPRINT", Nothing, Absent),
     ("TLS_JA4_FINGERPRINT", Nothing, Absent),
     // TLS of the upstream connection.
-    ("UPSTREAM_LOCAL_DNS_SAN", Nothing, Absent),
-    ("UPSTREAM_LOCAL_IP_SAN", Nothing, Absent),
-    ("UPSTREAM_LOCAL_URI_SAN", Nothing, Absent),
-    ("UPSTREAM_PEER_CERT", Nothing, Absent),
-    ("UPSTREAM_PEER_CERT_V_END", Optional, With(absent_time)),
-    ("UPSTREAM_PEER_CERT_V_START", Optional, With(absent_time)),
-    ("UPSTREAM_PEER_DNS_SAN", Nothing, Absent),
-    ("UPSTREAM_PEER_IP_SAN", Nothing, Absent),
-    ("UPSTREAM_PEER_ISSUER", Nothing, Absent),
-    ("UPSTREAM_PEER_SUBJECT", Nothing, Absent),
-    ("UPSTREAM_PEER_URI_SAN", Nothing, Absent),
-    ("UPSTREAM_SERVER_NAME", Nothing, Absent),
-    ("UPSTREAM_TLS_CIPHER", Nothing, Absent),
-    ("UPSTREAM_TLS_GROUP", Nothing, Absent),
-    ("UPSTREAM_TLS_SESSION_ID", Nothing, Absent),
-    ("UPSTREAM_TLS_VERSION", Nothing, Absent),
+    ("UPSTREAM_LOCAL_DNS_SAN", Nothing, Tls(Side::Upstream, TlsField::DnsSan(Whose::Local))),
+    ("UPSTREAM_LOCAL_IP_SAN", Nothing, Tls(Side::Upstream, TlsField::IpSan(Whose::Local))),
+    ("UPSTREAM_LOCAL_URI_SAN", Nothing, Tls(Side::Upstream, TlsField::UriSan(Whose::Local))),
+    ("UPSTREAM_PEER_CERT", Nothing, Tls(Side::Upstream, TlsField::Certificate)),
+    ("UPSTREAM_PEER_CERT_V_END", Optional, With(|a| validity(Side::Upstream, Validity::End, a))),
+    ("UPSTREAM_PEER_CERT_V_START", Optional, With(|a| validity(Side::Upstream, Validity::Start, a))),
+    ("UPSTREAM_PEER_DNS_SAN", Nothing, Tls(Side::Upstream, TlsField::DnsSan(Whose::Peer))),
+    ("UPSTREAM_PEER_IP_SAN", Nothing, Tls(Side::Upstream, TlsField::IpSan(Whose::Peer))),
+    ("UPSTREAM_PEER_ISSUER", Nothing, Tls(Side::Upstream, TlsField::Issuer)),
+    ("UPSTREAM_PEER_SUBJECT", Nothing, Tls(Side::Upstream, TlsField::Subject(Whose::Peer))),
+    ("UPSTREAM_PEER_URI_SAN", Nothing, Tls(Side::Upstream, TlsField::UriSan(Whose::Peer))),
+    ("UPSTREAM_SERVER_NAME", Nothing, Tls(Side::Upstream, TlsField::ServerName)),
+    ("UPSTREAM_TLS_CIPHER", Nothing, Tls(Side::Upstream, TlsField::Cipher)),
+    ("UPSTREAM_TLS_GROUP", Nothing, Tls(Side::Upstream, TlsField::Group)),
+    ("UPSTREAM_TLS_VERSION", Nothing, Tls(Side::Upstream, TlsField::Version)),
     // Not implemented yet.
+    ("DOWNSTREAM_HANDSHAKE_DURATION", Nothing, Refused),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", Nothing, Refused),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", Nothing, Refused),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", Nothing, Refused),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", Nothing, Refused),
+    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", Nothing, Refused),
+    ("DOWNSTREAM_PEER_ISSUER_SERIAL", Nothing, Refused),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Refused),
+    ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Refused),
+    ("UPSTREAM_TLS_SESSION_ID", Nothing, Refused),
     ("CEL", ArgumentAndLength, Refused),
     ("FILE_CONTENT", ArgumentAndLength, Refused),
     ("PER_REQUEST_STATE", ArgumentAndLength, Refused),
@@ -269,6 +271,7 @@ impl Make {
             Self::Count(count) => Operator::Count(count),
             Self::Text(field) => Operator::Text(field),
             Self::Span(from, to) => Operator::Span(from, to),
+            Self::Tls(side, field) => Operator::Tls(side, field),
             Self::Address(end, Part::WithoutPort(_)) => {
                 Operator::Address(AddressOp { end, part: Part::WithoutPort(Mask::parse(argument)) })
             }
@@ -283,10 +286,8 @@ fn time(source: TimeSource, format: &str, zone: Zone) -> Result<Operator, String
     Ok(Operator::Time(source, TimeFormat::parse(format, zone)?))
 }
 
-/// A date of a certificate: its format is checked although there is none to print.
-fn absent_time(format: &str) -> Result<Operator, String> {
-    TimeFormat::parse(format, Zone::Utc)?;
-    Ok(Operator::Absent)
+fn validity(side: Side, end: Validity, format: &str) -> Result<Operator, String> {
+    Ok(Operator::Validity(side, end, TimeFormat::parse(format, Zone::Utc)?))
 }
 
 /// Envoy takes any other argument for none.

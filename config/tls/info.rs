@@ -1,0 +1,79 @@
+//! What logs tell of certificates.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nuncio_telemetry::CertificateInfo;
+use rustls::pki_types::CertificateDer;
+use x509_parser::time::ASN1Time;
+use x509_parser::x509::X509Name;
+
+use super::san::{Names, Parsed};
+use super::validation::sha256;
+
+/// Reads a certificate; `None` where it cannot be read, which no handshake lets through.
+pub fn certificate_info(der: &CertificateDer<'_>) -> Option<CertificateInfo> {
+    let Parsed(parsed) = Parsed::new(der).ok()?;
+    let Names { dns, uri, email, ip, all: _ } = Names::of(&parsed);
+    Some(CertificateInfo {
+        subject: name(parsed.subject()),
+        issuer: name(parsed.issuer()),
+        serial: hex(strip_sign(parsed.raw_serial())),
+        fingerprint_1: hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref()),
+        fingerprint_256: hex(&sha256(der)),
+        der: der.as_ref().into(),
+        dns_sans: dns,
+        uri_sans: uri,
+        ip_sans: ip,
+        email_sans: email,
+        not_before: time(parsed.validity().not_before),
+        not_after: time(parsed.validity().not_after),
+    })
+}
+
+/// The octet that keeps a number from being negative is no part of its digits.
+fn strip_sign(serial: &[u8]) -> &[u8] {
+    match serial {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        all => all,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// RFC 2253: the last part first.
+fn name(name: &X509Name<'_>) -> String {
+    let mut parts: Vec<String> = name
+        .iter_attributes()
+        .map(|attribute| {
+            let key = x509_parser::objects::oid2abbrev(attribute.attr_type(), x509_parser::objects::oid_registry());
+            let key = key.map_or_else(|_| attribute.attr_type().to_id_string(), str::to_owned);
+            format!("{key}={}", escape(attribute.as_str().unwrap_or_default()))
+        })
+        .collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+/// RFC 2253 §2.4.
+fn escape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    let last = value.chars().count().saturating_sub(1);
+    for (i, c) in value.chars().enumerate() {
+        let at_edge = (i == 0 && matches!(c, ' ' | '#')) || (i == last && c == ' ');
+        if at_edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn time(time: ASN1Time) -> SystemTime {
+    let seconds = time.timestamp();
+    match u64::try_from(seconds) {
+        Ok(after) => UNIX_EPOCH + Duration::from_secs(after),
+        Err(_) => UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()),
+    }
+}

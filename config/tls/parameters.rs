@@ -1,0 +1,143 @@
+//! `TlsParameters`: versions, cipher suites and groups.
+
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group as group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
+
+use crate::refuse_set;
+
+/// What a side offers.
+pub(super) struct Parameters {
+    pub(super) versions: Vec<&'static SupportedProtocolVersion>,
+    pub(super) provider: Arc<CryptoProvider>,
+}
+
+/// The suites of TLS 1.3, which nothing but its version switches.
+const SUITES_13: [SupportedCipherSuite; 3] =
+    [suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256];
+/// The suites of TLS 1.2 by BoringSSL's names, in Envoy's order of preference.
+const SUITES_12: [(&str, SupportedCipherSuite); 6] = [
+    ("ECDHE-ECDSA-AES128-GCM-SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-ECDSA-CHACHA20-POLY1305", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("ECDHE-RSA-AES128-GCM-SHA256", suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("ECDHE-RSA-CHACHA20-POLY1305", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+    ("ECDHE-ECDSA-AES256-GCM-SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    ("ECDHE-RSA-AES256-GCM-SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+];
+/// Groups by BoringSSL's names.
+const GROUPS: [(&str, &dyn SupportedKxGroup); 4] = [
+    ("X25519MLKEM768", group::X25519MLKEM768),
+    ("X25519", group::X25519),
+    ("P-256", group::SECP256R1),
+    ("P-384", group::SECP384R1),
+];
+/// How many of `GROUPS` are offered where none are named.
+const DEFAULT_GROUPS: usize = 3;
+
+impl Parameters {
+    /// `latest` is the latest version that is spoken where nothing is set: Envoy's clients stop at TLS 1.2.
+    pub(super) fn lower(
+        proto: Option<pb::TlsParameters>,
+        latest: Version,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let pb::TlsParameters {
+            tls_minimum_protocol_version,
+            tls_maximum_protocol_version,
+            cipher_suites,
+            ecdh_curves,
+            signature_algorithms,
+            compliance_policies,
+        } = proto.unwrap_or_default();
+        let refused = refuse_set!(cx; signature_algorithms, compliance_policies);
+        let minimum = cx.at("tls_minimum_protocol_version", |cx| Version::lower(tls_minimum_protocol_version, cx));
+        let maximum = cx.at("tls_maximum_protocol_version", |cx| Version::lower(tls_maximum_protocol_version, cx));
+        let suites = lower_suites(&cipher_suites, cx);
+        let groups = cx.each("ecdh_curves", ecdh_curves, |name, cx| lower_group(&name, cx));
+        refused?;
+        let (minimum, maximum) = (minimum?.unwrap_or(Version::Tls12), maximum?);
+        // A minimum that is set carries the maximum with it.
+        let maximum = maximum.unwrap_or(latest.max(minimum));
+        if minimum > maximum {
+            let reason = "must not be later than tls_maximum_protocol_version";
+            return Err(cx.at("tls_minimum_protocol_version", |cx| cx.invalid(reason)));
+        }
+        let in_range = |v: &Version| (minimum..=maximum).contains(v);
+        let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
+        let groups = groups?;
+        let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(_, group)| *group).collect();
+        let provider = CryptoProvider {
+            cipher_suites: SUITES_13.into_iter().chain(suites?).collect(),
+            kx_groups: if groups.is_empty() { default() } else { groups },
+            ..aws_lc_rs::default_provider()
+        };
+        Ok(Self { versions, provider: Arc::new(provider) })
+    }
+}
+
+/// A version that is spoken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    Tls12,
+    Tls13,
+}
+
+impl Version {
+    /// `None` leaves it to us.
+    fn lower(value: i32, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
+        match TlsProtocol::try_from(value) {
+            Ok(TlsProtocol::TlsAuto) => Ok(None),
+            Ok(TlsProtocol::TlSv12) => Ok(Some(Self::Tls12)),
+            Ok(TlsProtocol::TlSv13) => Ok(Some(Self::Tls13)),
+            Ok(TlsProtocol::TlSv10 | TlsProtocol::TlSv11) => {
+                Err(cx.invalid("TLS 1.0 and 1.1 are broken (RFC 8996) and not spoken; TLSv1_2 is the least"))
+            }
+            Err(_) => Err(cx.invalid("is not a version of TLS")),
+        }
+    }
+
+    fn rustls(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Self::Tls12 => &version::TLS12,
+            Self::Tls13 => &version::TLS13,
+        }
+    }
+}
+
+/// The suites of TLS 1.2; suites in brackets are equally good, which here means: in the order given.
+fn lower_suites(names: &[String], cx: &mut LowerCx<'_>) -> Result<Vec<SupportedCipherSuite>, Refused> {
+    if names.is_empty() {
+        return Ok(SUITES_12.iter().map(|(_, suite)| *suite).collect());
+    }
+    let each = cx.each("cipher_suites", names, |entry, cx| {
+        let group = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']'));
+        // Envoy splits an entry at colons too, as OpenSSL's lists are written.
+        let names = group.map_or_else(|| entry.split([':', ',']).collect(), |g| g.split('|').collect::<Vec<_>>());
+        names.into_iter().map(|name| lower_suite(name, cx)).collect::<Result<Vec<_>, _>>()
+    });
+    Ok(each?.concat())
+}
+
+fn lower_suite(name: &str, cx: &mut LowerCx<'_>) -> Result<SupportedCipherSuite, Refused> {
+    let iana = |suite: SupportedCipherSuite| format!("{:?}", suite.suite());
+    let found = SUITES_12.iter().find(|(known, suite)| *known == name || iana(*suite) == name);
+    if let Some((_, suite)) = found {
+        return Ok(*suite);
+    }
+    let is_weak = name.ends_with("-SHA") || name.contains("CBC") || name.starts_with("AES") || name.contains("3DES");
+    let reason = match is_weak {
+        true => format!("{name:?} has CBC or RSA key exchange, which are broken and not spoken"),
+        false => format!("{name:?} is not a cipher suite of TLS 1.2 that is spoken here"),
+    };
+    Err(cx.invalid(reason))
+}
+
+fn lower_group(name: &str, cx: &mut LowerCx<'_>) -> Result<&'static dyn SupportedKxGroup, Refused> {
+    let found = GROUPS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, group)| *group).ok_or_else(|| cx.invalid(format!("{name:?} is not a group that is spoken here")))
+}

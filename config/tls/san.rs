@@ -1,0 +1,139 @@
+//! What a certificate says of its subject.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use nuncio_proto::envoy::r#type::matcher::v3 as matcher;
+use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use crate::matcher::StringMatcher;
+
+/// A certificate that was read.
+pub(super) struct Parsed<'a>(pub(super) X509Certificate<'a>);
+
+impl<'a> Parsed<'a> {
+    pub(super) fn new(der: &'a CertificateDer<'_>) -> Result<Self, String> {
+        X509Certificate::from_der(der).map(|(_, parsed)| Self(parsed)).map_err(|e| e.to_string())
+    }
+}
+
+/// The subject alternative names of a certificate, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) dns: Vec<String>,
+    pub(super) uri: Vec<String>,
+    pub(super) email: Vec<String>,
+    pub(super) ip: Vec<String>,
+    /// All of them, in the order of the certificate.
+    pub(super) all: Vec<String>,
+}
+
+impl Names {
+    pub(super) fn of(certificate: &X509Certificate<'_>) -> Self {
+        let mut names = Self::default();
+        let Ok(Some(extension)) = certificate.subject_alternative_name() else { return names };
+        for name in &extension.value.general_names {
+            let (of, text) = match name {
+                GeneralName::DNSName(name) => (&mut names.dns, Some((*name).to_owned())),
+                GeneralName::URI(name) => (&mut names.uri, Some((*name).to_owned())),
+                GeneralName::RFC822Name(name) => (&mut names.email, Some((*name).to_owned())),
+                GeneralName::IPAddress(bytes) => (&mut names.ip, address(bytes)),
+                _ => continue,
+            };
+            of.extend(text.clone());
+            names.all.extend(text);
+        }
+        names
+    }
+
+    /// The names that a server's certificate is for: its common name where it has no others.
+    pub(super) fn of_server(der: &CertificateDer<'_>) -> Self {
+        let Ok(Parsed(certificate)) = Parsed::new(der) else { return Self::default() };
+        let mut names = Self::of(&certificate);
+        if names == Self::default() {
+            let common = certificate.subject().iter_common_name().filter_map(|cn| cn.as_str().ok());
+            names.dns = common.map(str::to_owned).collect();
+        }
+        names
+    }
+
+    fn of_type(&self, of: SanType) -> &[String] {
+        match of {
+            SanType::Dns => &self.dns,
+            SanType::Uri => &self.uri,
+            SanType::Email => &self.email,
+            SanType::IpAddress => &self.ip,
+            SanType::OtherName | SanType::Unspecified => &[],
+        }
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(Ipv4Addr::from(v4).to_string());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(|v6| Ipv6Addr::from(v6).to_string())
+}
+
+/// A rule for one type of names.
+#[derive(Clone, Debug)]
+pub(super) struct SanMatcher {
+    of: SanType,
+    matcher: StringMatcher,
+    /// A DNS name given exactly, which names with a wildcard cover.
+    exact: Option<String>,
+}
+
+impl SanMatcher {
+    pub(super) fn lower(proto: pb::SubjectAltNameMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::SubjectAltNameMatcher { san_type, matcher, oid } = proto;
+        cx.unsupported("oid", &oid)?;
+        let of = match SanType::try_from(san_type) {
+            Ok(SanType::OtherName) => return Err(cx.at("san_type", |cx| cx.not_implemented("OTHER_NAME"))),
+            Ok(of @ (SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress)) => of,
+            Ok(SanType::Unspecified) | Err(_) => {
+                return Err(cx.at("san_type", |cx| cx.invalid("one of EMAIL, DNS, URI and IP_ADDRESS is required")));
+            }
+        };
+        let Some(matcher) = matcher else { return Err(cx.at("matcher", |cx| cx.invalid("is required"))) };
+        cx.at("matcher", |cx| Self::new(of, matcher, cx))
+    }
+
+    /// The rules of the older field, which looks at names of every type.
+    pub(super) fn lower_untyped(proto: &matcher::StringMatcher, cx: &mut LowerCx<'_>) -> Result<Vec<Self>, Refused> {
+        let types = [SanType::Dns, SanType::Uri, SanType::Email, SanType::IpAddress];
+        types.into_iter().map(|of| Self::new(of, proto.clone(), cx)).collect()
+    }
+
+    fn new(of: SanType, proto: matcher::StringMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use matcher::string_matcher::MatchPattern;
+        let exact = match &proto.match_pattern {
+            Some(MatchPattern::Exact(name)) if of == SanType::Dns => Some(name.clone()),
+            _ => None,
+        };
+        Ok(Self { of, matcher: StringMatcher::lower(proto, cx)?, exact })
+    }
+
+    pub(super) fn matches(&self, names: &Names) -> bool {
+        names.of_type(self.of).iter().any(|name| match &self.exact {
+            Some(exact) => covers(name, exact),
+            None => self.matcher.matches(name.as_bytes()),
+        })
+    }
+}
+
+/// Whether a certificate's DNS name, which may begin with a wildcard for one label, is the name that is wanted
+/// (RFC 6125 §6.4.3).
+pub(super) fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix("*.") {
+        Some(parent) => {
+            name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
+        }
+        None => pattern.eq_ignore_ascii_case(name),
+    }
+}

@@ -1,0 +1,126 @@
+use super::*;
+use nuncio_filter_api::{Invalid, LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use pb::common_tls_context::ValidationContextType;
+use pb::tls_parameters::TlsProtocol;
+
+fn file(name: &str) -> Option<DataSource> {
+    let path = format!("{}/../tests/support/certificates/{name}", env!("CARGO_MANIFEST_DIR"));
+    Some(DataSource { specifier: Some(Specifier::Filename(path)), ..Default::default() })
+}
+
+fn text(text: &str) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() })
+}
+
+fn certificate(chain: &str, key: &str) -> pb::TlsCertificate {
+    pb::TlsCertificate { certificate_chain: file(chain), private_key: file(key), ..Default::default() }
+}
+
+/// A server's context with the usual certificate.
+fn server(change: impl FnOnce(&mut pb::CommonTlsContext)) -> pb::DownstreamTlsContext {
+    let mut common =
+        pb::CommonTlsContext { tls_certificates: vec![certificate("server.pem", "server.key")], ..Default::default() };
+    change(&mut common);
+    pb::DownstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
+}
+
+fn lower(proto: pb::DownstreamTlsContext) -> Result<DownstreamTls, Vec<Invalid>> {
+    let env = crate::testing::env();
+    let mut cx = LowerCx::new(&env);
+    DownstreamTls::lower(proto, &mut cx).map_err(|Refused| cx.finish())
+}
+
+/// The first refusal of a server's context.
+fn refusal(change: impl FnOnce(&mut pb::CommonTlsContext)) -> String {
+    let refused = lower(server(change)).expect_err("it is refused");
+    refused[0].to_string().trim_start_matches("common_tls_context.").to_owned()
+}
+
+fn parameters(change: impl FnOnce(&mut pb::TlsParameters)) -> impl FnOnce(&mut pb::CommonTlsContext) {
+    let mut parameters = pb::TlsParameters::default();
+    change(&mut parameters);
+    |common| common.tls_params = Some(parameters)
+}
+
+fn validation(change: impl FnOnce(&mut pb::CertificateValidationContext)) -> impl FnOnce(&mut pb::CommonTlsContext) {
+    let mut validation = pb::CertificateValidationContext::default();
+    change(&mut validation);
+    |common| common.validation_context_type = Some(ValidationContextType::ValidationContext(validation))
+}
+
+#[test]
+fn what_is_broken_is_refused_with_the_reason() {
+    let refused = refusal(parameters(|p| p.tls_minimum_protocol_version = TlsProtocol::TlSv10.into()));
+    assert!(refused.starts_with("tls_params.tls_minimum_protocol_version: TLS 1.0 and 1.1 are broken"), "{refused}");
+    let refused = refusal(parameters(|p| p.cipher_suites = vec!["ECDHE-RSA-AES128-SHA".into()]));
+    assert!(refused.starts_with("tls_params.cipher_suites[0]: ") && refused.contains("CBC"), "{refused}");
+    let refused = refusal(parameters(|p| p.ecdh_curves = vec!["X25519".into(), "P-521".into()]));
+    assert_eq!(refused, "tls_params.ecdh_curves[1]: \"P-521\" is not a group that is spoken here");
+}
+
+#[test]
+fn suites_may_stand_in_brackets_and_groups_in_their_order() {
+    let suites = vec!["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-RSA-AES128-GCM-SHA256]".into()];
+    let tls = lower(server(parameters(|p| p.cipher_suites = suites))).expect("it is fine");
+    let names: Vec<_> = tls.server.crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
+    assert_eq!(names[3..], ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
+    let groups: Vec<_> = tls.server.crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
+    assert_eq!(groups, ["X25519MLKEM768", "X25519", "secp256r1"]);
+}
+
+#[test]
+fn certificates_and_keys_that_cannot_be_used_are_refused_by_their_place() {
+    let with = |certificate: pb::TlsCertificate| refusal(|common| common.tls_certificates = vec![certificate]);
+    let other = with(certificate("server.pem", "client.key"));
+    assert_eq!(other, "tls_certificates[0].private_key: does not belong to the first certificate of the chain");
+    let missing = with(certificate("missing.pem", "server.key"));
+    assert!(missing.starts_with("tls_certificates[0].certificate_chain.filename: cannot read"), "{missing}");
+    let empty = with(pb::TlsCertificate { certificate_chain: text(""), ..certificate("server.pem", "server.key") });
+    assert_eq!(empty, "tls_certificates[0].certificate_chain: has no certificate in PEM");
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let garbage =
+        with(pb::TlsCertificate { certificate_chain: text(garbage), ..certificate("server.pem", "server.key") });
+    assert!(garbage.starts_with("tls_certificates[0].certificate_chain: certificate 1 cannot be read"), "{garbage}");
+    let none = refusal(|common| common.tls_certificates.clear());
+    assert_eq!(none, "tls_certificates: a server needs a certificate");
+}
+
+#[test]
+fn names_are_no_proof_without_an_authority() {
+    let names = vec![pb::SubjectAltNameMatcher {
+        san_type: pb::subject_alt_name_matcher::SanType::Dns.into(),
+        matcher: Some(nuncio_proto::envoy::r#type::matcher::v3::StringMatcher {
+            match_pattern: Some(nuncio_proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern::Exact(
+                "a".into(),
+            )),
+            ignore_case: false,
+        }),
+        oid: String::new(),
+    }];
+    let refused = refusal(validation(|v| v.match_typed_subject_alt_names = names));
+    assert!(refused.starts_with("validation_context.match_typed_subject_alt_names: names are no proof"), "{refused}");
+}
+
+#[test]
+fn hashes_have_the_length_of_theirs() {
+    let refused = refusal(validation(|v| v.verify_certificate_hash = vec!["AB:CD".into()]));
+    assert_eq!(refused, "validation_context.verify_certificate_hash[0]: is no SHA-256 in hexadecimal digits");
+    let refused = refusal(validation(|v| v.verify_certificate_spki = vec!["AAAA".into()]));
+    assert_eq!(refused, "validation_context.verify_certificate_spki[0]: is no base64 of a SHA-256");
+}
+
+#[test]
+fn a_wildcard_covers_one_label() {
+    for (pattern, name, covers) in [
+        ("*.a.test", "x.a.test", true),
+        ("*.a.test", "X.A.TEST", true),
+        ("*.a.test", "x.y.a.test", false),
+        ("*.a.test", "a.test", false),
+        ("*.a.test", ".a.test", false),
+        ("a.test", "a.test", true),
+    ] {
+        assert_eq!(san::covers(pattern, name), covers, "{pattern} {name}");
+    }
+}

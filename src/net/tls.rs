@@ -1,0 +1,214 @@
+//! Handshakes of TLS, and connections that have made one.
+
+mod hello;
+mod reason;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use nuncio_config::tls::{DownstreamTls, UpstreamTls, Validated, certificate_info};
+use nuncio_filter_api::{Io, Transport};
+use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
+
+use self::hello::Hello;
+use crate::tls_stats::TlsStats;
+
+/// A connection that has made its handshake.
+pub struct TlsTransport<S>(S);
+
+macro_rules! forward_tls {
+    ($stream:ty) => {
+        impl Transport for TlsTransport<$stream> {
+            fn reset_on_drop(&mut self) {
+                self.0.get_mut().0.reset_on_drop();
+            }
+
+            fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+                self.0.get_mut().0.poll_closed(cx)
+            }
+        }
+
+        impl AsyncRead for TlsTransport<$stream> {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match Pin::new(&mut self.0).poll_read(cx, buf) {
+                    // Peers that close without close_notify are many; whatever is framed shows whether bytes lack.
+                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                    other => other,
+                }
+            }
+        }
+
+        impl AsyncWrite for TlsTransport<$stream> {
+            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.0).poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.0.is_write_vectored()
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_flush(cx)
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_shutdown(cx)
+            }
+        }
+    };
+}
+
+forward_tls!(server::TlsStream<Hello>);
+forward_tls!(client::TlsStream<Io>);
+
+/// Why there is no connection. The text is that of `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its like.
+#[derive(Debug)]
+pub enum TlsError {
+    /// The handshake took longer than it may.
+    TimedOut,
+    /// The client named no server, which it has to.
+    NoServerName,
+    /// The handshake failed.
+    Failed(io::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut => f.write_str("transport_socket_timeout"),
+            Self::NoServerName => f.write_str("TLS_error:|no_sni:TLS_error_end"),
+            Self::Failed(error) => write!(f, "TLS_error:|{}:TLS_error_end", reason::of(error)),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+/// Makes the handshake of a connection that was accepted, and tells `info` what it learnt.
+pub(crate) async fn accept(
+    tls: &DownstreamTls,
+    timeout: Option<Duration>,
+    io: Io,
+    info: &ConnectionInfo,
+    stats: &TlsStats,
+) -> Result<Io, TlsError> {
+    let handshake = handshake(tls, io);
+    let done = match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
+        None => handshake.await,
+    };
+    let (stream, local) = done.inspect_err(|error| {
+        stats.failed(error);
+        *info.transport_failure.borrow_mut() = Some(error.to_string().into());
+    })?;
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    let validated = tls.validate(chain);
+    if let Validated::Failed(error) = &validated {
+        stats.unbelieved(error);
+    }
+    let is_validated = matches!(validated, Validated::Passed);
+    let made = TlsInfo { is_validated, local, ..of_session(session, chain) };
+    stats.made(&made);
+    *info.tls.borrow_mut() = Some(Arc::new(made));
+    Ok(Io::new(TlsTransport(stream)))
+}
+
+/// Makes the handshake of a connection to a host that is called `host_name`, and tells what it learnt.
+pub async fn connect(
+    tls: &UpstreamTls,
+    io: Io,
+    host_name: &str,
+    stats: &TlsStats,
+) -> Result<(Io, Arc<TlsInfo>), TlsError> {
+    let connector = TlsConnector::from(tls.client.clone());
+    let name = tls.server_name(host_name);
+    let told = match &name {
+        ServerName::DnsName(name) => Some(name.as_ref().into()),
+        _ => None,
+    };
+    let stream = connector.connect(name, io).await.map_err(TlsError::Failed);
+    let stream = stream.inspect_err(|error| stats.failed(error))?;
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    let made = TlsInfo { server_name: told, local: tls.own.clone(), ..of_session(session, chain) };
+    stats.made(&made);
+    Ok((Io::new(TlsTransport(stream)), Arc::new(made)))
+}
+
+type Accepted = (server::TlsStream<Hello>, Option<Arc<CertificateInfo>>);
+
+async fn handshake(tls: &DownstreamTls, io: Io) -> Result<Accepted, TlsError> {
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Hello { io, is_checked: false });
+    let start = acceptor.await.map_err(TlsError::Failed)?;
+    let hello = start.client_hello();
+    if tls.requires_sni && hello.server_name().is_none() {
+        return Err(TlsError::NoServerName);
+    }
+    let local = tls.certificate_for(&hello);
+    let stream = start.into_stream(tls.server.clone()).await.map_err(TlsError::Failed)?;
+    Ok((stream, local))
+}
+
+fn of_session(session: &CommonState, chain: &[CertificateDer<'_>]) -> TlsInfo {
+    TlsInfo {
+        version: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        },
+        cipher: session.negotiated_cipher_suite().map_or("", |suite| cipher_name(suite.suite())),
+        group: session.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
+        alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()),
+        server_name: None,
+        is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        local: None,
+        peer: chain.first().and_then(certificate_info).map(Arc::new),
+        intermediates: chain.iter().skip(1).map(|der| der.as_ref().into()).collect(),
+        is_validated: false,
+    }
+}
+
+fn cipher_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => "",
+    }
+}
+
+fn group_name(group: NamedGroup) -> &'static str {
+    match group {
+        NamedGroup::X25519 => "X25519",
+        NamedGroup::secp256r1 => "P-256",
+        NamedGroup::secp384r1 => "P-384",
+        NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        _ => "",
+    }
+}

@@ -1,0 +1,69 @@
+//! The bytes of a client that should begin with TLS.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use nuncio_filter_api::{Io, Transport};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// First byte of a record that holds a handshake (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A connection whose first byte is looked at: whoever does not speak TLS is not answered in it, as by Envoy.
+pub(super) struct Hello {
+    pub(super) io: Io,
+    pub(super) is_checked: bool,
+}
+
+impl Transport for Hello {
+    fn reset_on_drop(&mut self) {
+        self.io.reset_on_drop();
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_closed(cx)
+    }
+}
+
+impl AsyncRead for Hello {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        if !self.is_checked
+            && let Some(first) = buf.filled().get(before)
+        {
+            if *first != HANDSHAKE {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "WRONG_VERSION_NUMBER")));
+            }
+            self.is_checked = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Hello {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

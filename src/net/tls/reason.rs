@@ -1,0 +1,82 @@
+//! Why a handshake failed, in the words of Envoy, which are those of BoringSSL: people search their logs for them.
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+
+/// Number of BoringSSL's errors of TLS: the library, shifted, to which the reason is added.
+const SSL: u32 = 16 << 24;
+/// Reasons that are alerts of the peer begin here.
+const ALERTS: u32 = 1000;
+const CERTIFICATE_VERIFY_FAILED: u32 = 125;
+const NO_SHARED_CIPHER: u32 = 184;
+const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
+const UNSUPPORTED_PROTOCOL: u32 = 240;
+
+pub(super) fn of(error: &io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::AlertReceived(alert)) => ssl(ALERTS + u32::from(u8::from(*alert)), alert_name(*alert)),
+        Some(Error::InvalidCertificate(reason)) => {
+            let name = format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {}", certificate(reason));
+            ssl(CERTIFICATE_VERIFY_FAILED, &name)
+        }
+        Some(Error::NoCertificatesPresented) => {
+            ssl(PEER_DID_NOT_RETURN_A_CERTIFICATE, "PEER_DID_NOT_RETURN_A_CERTIFICATE")
+        }
+        Some(Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon)) => {
+            ssl(NO_SHARED_CIPHER, "NO_SHARED_CIPHER")
+        }
+        Some(Error::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic,
+        )) => ssl(UNSUPPORTED_PROTOCOL, "UNSUPPORTED_PROTOCOL"),
+        _ => error.to_string(),
+    }
+}
+
+fn ssl(reason: u32, name: &str) -> String {
+    format!("{}:SSL routines:OPENSSL_internal:{name}", SSL + reason)
+}
+
+fn certificate(error: &CertificateError) -> String {
+    let text = match error {
+        CertificateError::UnknownIssuer => "unable to get local issuer certificate",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not yet valid",
+        CertificateError::Revoked => "certificate revoked",
+        CertificateError::UnknownRevocationStatus => "unable to get certificate CRL",
+        CertificateError::BadSignature => "certificate signature failure",
+        CertificateError::Other(other) => return other.0.to_string(),
+        other => return other.to_string(),
+    };
+    format!("X509_verify_cert: certificate verification error at depth 0: {text}")
+}
+
+fn alert_name(alert: AlertDescription) -> &'static str {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::UnexpectedMessage => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
+        Alert::BadRecordMac => "SSLV3_ALERT_BAD_RECORD_MAC",
+        Alert::HandshakeFailure => "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        Alert::BadCertificate => "SSLV3_ALERT_BAD_CERTIFICATE",
+        Alert::UnsupportedCertificate => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        Alert::CertificateRevoked => "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        Alert::CertificateExpired => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        Alert::CertificateUnknown => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        Alert::IllegalParameter => "SSLV3_ALERT_ILLEGAL_PARAMETER",
+        Alert::UnknownCA => "TLSV1_ALERT_UNKNOWN_CA",
+        Alert::AccessDenied => "TLSV1_ALERT_ACCESS_DENIED",
+        Alert::DecodeError => "TLSV1_ALERT_DECODE_ERROR",
+        Alert::DecryptError => "TLSV1_ALERT_DECRYPT_ERROR",
+        Alert::ProtocolVersion => "TLSV1_ALERT_PROTOCOL_VERSION",
+        Alert::InsufficientSecurity => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        Alert::InternalError => "TLSV1_ALERT_INTERNAL_ERROR",
+        Alert::UserCanceled => "TLSV1_ALERT_USER_CANCELLED",
+        Alert::UnrecognisedName => "TLSV1_UNRECOGNIZED_NAME",
+        Alert::CertificateRequired => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
+        Alert::NoApplicationProtocol => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
+        _ => "an alert without a name",
+    }
+}

@@ -1,0 +1,118 @@
+//! Operators that print what a handshake told, on either side.
+
+use std::sync::Arc;
+
+use crate::format::FormatCx;
+use crate::format::time::TimeFormat;
+use crate::{CertificateInfo, TlsInfo};
+
+/// Which connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    Downstream,
+    Upstream,
+}
+
+/// Whose certificate.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    Local,
+    Peer,
+}
+
+/// What of the handshake.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TlsField {
+    Version,
+    Cipher,
+    Group,
+    Subject(Whose),
+    Issuer,
+    Serial,
+    Fingerprint1,
+    Fingerprint256,
+    ServerName,
+    /// The certificate in PEM, as a URL would hold it.
+    Certificate,
+    DnsSan(Whose),
+    UriSan(Whose),
+    IpSan(Whose),
+    EmailSan(Whose),
+}
+
+/// An end of the time in which the peer's certificate is valid.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Validity {
+    Start,
+    End,
+}
+
+impl Side {
+    fn info(self, cx: &FormatCx<'_>) -> Option<Arc<TlsInfo>> {
+        match self {
+            Self::Downstream => cx.info.connection.tls.borrow().clone(),
+            Self::Upstream => cx.info.upstream.borrow().tls.clone(),
+        }
+    }
+}
+
+impl Whose {
+    fn certificate(self, tls: &TlsInfo) -> Option<&CertificateInfo> {
+        match self {
+            Self::Local => tls.local.as_deref(),
+            Self::Peer => tls.peer.as_deref(),
+        }
+    }
+}
+
+impl TlsField {
+    /// Appends the value to `out`; `None` where there is none, or an empty one.
+    pub(super) fn write(self, side: Side, cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Option<()> {
+        let tls = side.info(cx)?;
+        let peer = || Whose::Peer.certificate(&tls);
+        let before = out.len();
+        match self {
+            Self::Version => out.extend_from_slice(tls.version.as_bytes()),
+            Self::Cipher => out.extend_from_slice(tls.cipher.as_bytes()),
+            Self::Group => out.extend_from_slice(tls.group.as_bytes()),
+            Self::Subject(whose) => out.extend_from_slice(whose.certificate(&tls)?.subject.as_bytes()),
+            Self::Issuer => out.extend_from_slice(peer()?.issuer.as_bytes()),
+            Self::Serial => out.extend_from_slice(peer()?.serial.as_bytes()),
+            Self::Fingerprint1 => out.extend_from_slice(peer()?.fingerprint_1.as_bytes()),
+            Self::ServerName => out.extend_from_slice(tls.server_name.as_deref()?.as_bytes()),
+            Self::Fingerprint256 => out.extend_from_slice(peer()?.fingerprint_256.as_bytes()),
+            Self::Certificate => push_encoded(&peer()?.pem(), out),
+            Self::DnsSan(whose) => join(&whose.certificate(&tls)?.dns_sans, out),
+            Self::UriSan(whose) => join(&whose.certificate(&tls)?.uri_sans, out),
+            Self::IpSan(whose) => join(&whose.certificate(&tls)?.ip_sans, out),
+            Self::EmailSan(whose) => join(&whose.certificate(&tls)?.email_sans, out),
+        }
+        (out.len() > before).then_some(())
+    }
+}
+
+impl Validity {
+    pub(super) fn write(self, side: Side, format: &TimeFormat, cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Option<()> {
+        let tls = side.info(cx)?;
+        let peer = tls.peer.as_deref()?;
+        format.write(if matches!(self, Self::Start) { peer.not_before } else { peer.not_after }, out);
+        Some(())
+    }
+}
+
+fn join(names: &[String], out: &mut Vec<u8>) {
+    out.extend_from_slice(names.join(",").as_bytes());
+}
+
+fn push_encoded(pem: &str, out: &mut Vec<u8>) {
+    for byte in pem.bytes() {
+        match byte {
+            b'\n' => out.extend_from_slice(b"%0A"),
+            b' ' => out.extend_from_slice(b"%20"),
+            b'+' => out.extend_from_slice(b"%2B"),
+            b'/' => out.extend_from_slice(b"%2F"),
+            b'=' => out.extend_from_slice(b"%3D"),
+            other => out.push(other),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What is known of a TLS connection after its handshake.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine;
+
+/// The outcome of a handshake, on either side of the proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// The cipher suite by the name that logs and stats have for it: OpenSSL's for TLS 1.2, IANA's for TLS 1.3.
+    pub cipher: &'static str,
+    /// The group of the key exchange, by BoringSSL's name; empty where a session was resumed without one.
+    pub group: &'static str,
+    /// The protocol that was agreed upon (ALPN).
+    pub alpn: Option<Arc<str>>,
+    /// The name that we told the server (SNI); a client's is in the connection's record.
+    pub server_name: Option<Arc<str>>,
+    /// Whether an earlier session was resumed.
+    pub is_resumed: bool,
+    /// What we showed.
+    pub local: Option<Arc<CertificateInfo>>,
+    /// What the peer showed.
+    pub peer: Option<Arc<CertificateInfo>>,
+    /// The certificates of the peer's chain that follow its own, in DER.
+    pub intermediates: Vec<Box<[u8]>>,
+    /// Whether the peer's certificate passed all that it was held against, and there was something.
+    pub is_validated: bool,
+}
+
+/// What a certificate says, as logs print it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// RFC 2253: `CN=example.com,O=Example`.
+    pub subject: String,
+    /// The same of its issuer.
+    pub issuer: String,
+    /// Lower-case hexadecimal digits.
+    pub serial: String,
+    /// SHA-1 of the certificate, in lower-case hexadecimal digits.
+    pub fingerprint_1: String,
+    /// SHA-256 of the certificate, in lower-case hexadecimal digits.
+    pub fingerprint_256: String,
+    /// The certificate itself.
+    pub der: Box<[u8]>,
+    /// Subject alternative names: DNS.
+    pub dns_sans: Vec<String>,
+    /// Subject alternative names: URI.
+    pub uri_sans: Vec<String>,
+    /// Subject alternative names: IP addresses.
+    pub ip_sans: Vec<String>,
+    /// Subject alternative names: mail addresses.
+    pub email_sans: Vec<String>,
+    /// When it begins to be valid.
+    pub not_before: SystemTime,
+    /// When it ends to be valid.
+    pub not_after: SystemTime,
+}
+
+/// Characters of a line of PEM (RFC 7468 §2).
+const PEM_LINE: usize = 64;
+
+impl CertificateInfo {
+    /// The certificate in PEM.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        pem(&self.der)
+    }
+}
+
+impl TlsInfo {
+    /// The peer's certificates in PEM, its own first; empty where it showed none.
+    #[must_use]
+    pub fn peer_chain_pem(&self) -> String {
+        let own = self.peer.iter().map(|peer| &*peer.der);
+        own.chain(self.intermediates.iter().map(|der| &**der)).map(pem).collect()
+    }
+}
+
+fn pem(der: &[u8]) -> String {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for at in (0..base64.len()).step_by(PEM_LINE) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}", &base64[at..base64.len().min(at + PEM_LINE)]);
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
