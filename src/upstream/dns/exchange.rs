@@ -11,6 +11,9 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Family, Found};
 
+/// More than this no configuration says that an answer over UDP may have.
+const LARGEST_DATAGRAM: usize = 4096;
+
 /// How a name server is asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ways {
@@ -83,7 +86,7 @@ async fn send_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Resul
     let socket = UdpSocket::bind(any).await?;
     socket.connect(server).await?;
     socket.send(bytes).await?;
-    let mut buffer = vec![0; usize::from(u16::MAX)];
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         let len = socket.recv(&mut buffer).await?;
         let answer = Message::from_vec(&buffer[..len]).map_err(|_| Fault::Malformed)?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::Name;
 use nuncio_config::cluster::{DnsResolverConfig, ResolverLibrary};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::exchange::{self, Reply, Ways};
@@ -16,6 +17,10 @@ use super::{Family, Found, ResolveError};
 
 /// getaddrinfo(3) does not tell how long an address is good for; Envoy takes this.
 const GETADDRINFO_TTL: Duration = Duration::from_secs(60);
+
+/// So many questions are under way at once, each with a socket of its own; the others wait for their turn. At the start
+/// all names of all clusters are asked for together.
+const MOST_AT_ONCE: usize = 256;
 
 /// Whom a resolver asks, by its configuration and the system's files as they were read.
 pub(super) struct Servers {
@@ -31,6 +36,7 @@ pub(super) struct Servers {
     hosts: HashMap<String, Vec<IpAddr>>,
     library: ResolverLibrary,
     read_from: Signature,
+    sockets: Semaphore,
 }
 
 struct Server {
@@ -64,6 +70,7 @@ impl Servers {
             hosts: files.hosts(),
             library: config.library,
             read_from,
+            sockets: Semaphore::new(MOST_AT_ONCE),
         }
     }
 
@@ -120,7 +127,11 @@ impl Servers {
             let at = self.preferred(start);
             let server = &self.servers[at];
             let limit = patience(self.timeout, attempt / count);
-            match timeout(limit, exchange::ask(server.address, name, family, self.ways)).await {
+            // It is never closed.
+            let turn = self.sockets.acquire().await;
+            let answer = timeout(limit, exchange::ask(server.address, name, family, self.ways)).await;
+            drop(turn);
+            match answer {
                 Ok(Ok(reply)) => {
                     server.failures.store(0, Ordering::Relaxed);
                     self.probe_others(at, name, family);

@@ -184,3 +184,19 @@ async fn whoever_asks_may_be_on_another_thread() {
     }
     assert_eq!(other.join().unwrap(), ["192.0.2.1"]);
 }
+
+#[tokio::test]
+async fn a_flood_of_questions_waits_for_its_turn() {
+    let server = NameServer::default();
+    let resolver = Arc::new(Folder::new("", "").resolver(one_server(&server).await));
+    let mut questions = tokio::task::JoinSet::new();
+    for n in 0..3000 {
+        let name = format!("a{n}.test");
+        server.set(&name, addresses(&["192.0.2.1"]));
+        let resolver = resolver.clone();
+        questions.spawn(async move { found(&resolver, &name).await });
+    }
+    while let Some(answer) = questions.join_next().await {
+        assert_eq!(answer.unwrap(), ["192.0.2.1"]);
+    }
+}
