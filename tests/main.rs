@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_routes;
+mod chaos;
 mod dns;
 mod drain;
 mod explain;
