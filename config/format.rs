@@ -2,9 +2,13 @@
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::formatter::cel::v3::Cel;
+use nuncio_proto::envoy::extensions::formatter::metadata::v3::Metadata;
+use nuncio_proto::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
 use nuncio_proto::google::protobuf;
 use nuncio_telemetry::format::{Format, FormatError, JsonFormat, JsonFormatter, LineFormat, Missing};
 
+use crate::protocol::{any_as, message_name};
 use crate::value::data_source;
 
 /// A body or line format with the content type that goes with it.
@@ -16,6 +20,10 @@ pub struct FormatString {
     pub content_type: Option<http::HeaderValue>,
 }
 
+const CEL: &str = "envoy.extensions.formatter.cel.v3.Cel";
+const METADATA: &str = "envoy.extensions.formatter.metadata.v3.Metadata";
+const REQ_WITHOUT_QUERY: &str = "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery";
+
 /// Bytes of a format file. Envoy has no limit; a format of this size is a mistake.
 const MAX_FORMAT: u64 = 1 << 20;
 
@@ -25,7 +33,7 @@ impl FormatString {
         use core::substitution_format_string::Format as Kind;
         let core::SubstitutionFormatString { omit_empty_values, content_type, formatters, json_format_options, format } =
             message;
-        cx.unsupported("formatters", &formatters)?;
+        cx.each("formatters", formatters, formatter)?;
         // Properties are always sorted, in Envoy too.
         let _: Option<core::JsonFormatOptions> = json_format_options;
         let missing = if omit_empty_values { Missing::Empty } else { Missing::Dash };
@@ -48,6 +56,27 @@ impl FormatString {
         };
         Ok(Self { format, content_type })
     }
+}
+
+/// The operators of these are there without them, as most of them are in Envoy.
+fn formatter(message: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let core::TypedExtensionConfig { name: _, typed_config } = message;
+    cx.at("typed_config", |cx| {
+        let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
+        match message_name(&any) {
+            CEL => {
+                let Cel { cel_config } = any_as(&any, cx)?;
+                cx.unsupported("cel_config", &cel_config)
+            }
+            METADATA => any_as(&any, cx).map(|Metadata {}| ()),
+            REQ_WITHOUT_QUERY => any_as(&any, cx).map(|ReqWithoutQuery {}| ()),
+            message => {
+                let known = [CEL, METADATA, REQ_WITHOUT_QUERY].into_iter();
+                let (kind, reason) = crate::extension::unknown("formatter", message, known);
+                Err(cx.record(kind, reason))
+            }
+        }
+    })
 }
 
 /// Lowers a format string that makes a path or a host.

@@ -45,6 +45,7 @@ scenario_files! {
     codec
     dns
     filters
+    formatter
     forwarded
     framing
     happy_eyeballs

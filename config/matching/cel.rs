@@ -55,13 +55,11 @@ fn lower_expr(message: proto::Expr, cx: &mut LowerCx<'_>) -> Result<Expr, Refuse
     match expr_kind {
         None => Err(cx.invalid("an expression is required")),
         Some(ExprKind::ConstExpr(constant)) => cx.at("const_expr", |cx| lower_constant(constant, cx)),
-        Some(ExprKind::IdentExpr(Ident { name })) => {
-            cx.at("ident_expr", |cx| Expr::ident(&name).map_err(|e| cx.not_implemented(e.0)))
-        }
+        Some(ExprKind::IdentExpr(Ident { name })) => Ok(Expr::ident(&name)),
         Some(ExprKind::SelectExpr(select)) => cx.at("select_expr", |cx| {
             let Select { operand, field, test_only } = *select;
             let operand = required("operand", operand, cx, |operand, cx| lower_expr(*operand, cx))?;
-            Ok(Expr::select(operand, &field, test_only))
+            Expr::select(operand, &field, test_only).map_err(|e| cx.at("field", |cx| cx.not_implemented(e.0)))
         }),
         Some(ExprKind::CallExpr(call)) => cx.at("call_expr", |cx| lower_call(*call, cx)),
         Some(ExprKind::ListExpr(list)) => cx.at("list_expr", |cx| {

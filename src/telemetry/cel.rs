@@ -1,19 +1,22 @@
 //! Expressions (CEL) about a stream, as Envoy evaluates them.
 //!
-//! In: an expression as a tree, and a stream. Out: its value, or nothing where it has none. Envoy's dialect has no
+//! In: an expression as text or as a tree, and a stream. Out: its value, or nothing where it has none. Envoy's dialect has no
 //! comprehensions, and neither joins strings or lists nor makes strings of other values; so the work of an expression
 //! is bounded by its own length and that of what it looks at. We walk the tree ourselves, rather than by a crate, since
-//! attributes are looked up only when they are asked for and mostly borrowed, and configuration has the tree itself,
-//! not text.
+//! attributes are looked up only when they are asked for and mostly borrowed, and configuration mostly has the tree
+//! itself.
 
 mod attributes;
 mod eval;
 mod functions;
+mod parse;
+mod print;
 mod time;
 mod value;
 
 pub use attributes::Activation;
 pub use functions::InvalidCall;
+pub use parse::{Fault, Syntax};
 
 use regex::bytes::Regex;
 
@@ -83,9 +86,20 @@ impl Expression {
 
     /// Whether it is true; false also where it has no value or one of another type.
     pub fn matches(&self, activation: &Activation<'_>) -> bool {
-        let metadata = activation.info.metadata.borrow();
-        let env = Env { activation, metadata: metadata.as_deref() };
-        matches!(env.eval(&self.root), Ok(Value::Bool(true)))
+        Env::of(activation, |env| matches!(env.eval(&self.root), Ok(Value::Bool(true))))
+    }
+
+    /// Appends its value as text; `None` where it has none.
+    pub fn write(&self, activation: &Activation<'_>, out: &mut Vec<u8>) -> Option<()> {
+        Env::of(activation, |env| {
+            print::text(&env.eval(&self.root).ok()?, env, out);
+            Some(())
+        })
+    }
+
+    /// Its value as JSON; `None` where it has none that JSON has.
+    pub fn json(&self, activation: &Activation<'_>) -> Option<serde_json::Value> {
+        Env::of(activation, |env| print::json(&env.eval(&self.root).ok()?, env))
     }
 
     /// Whether it asks for anything of the response.
@@ -103,16 +117,19 @@ impl Expr {
     }
 
     /// A name that stands alone.
-    pub fn ident(name: &str) -> Result<Self, NotImplemented> {
-        if let Some(name) = value::type_named(name) {
-            return Ok(Self(Kind::Type(name)));
+    pub fn ident(name: &str) -> Self {
+        match value::type_named(name) {
+            Some(name) => Self(Kind::Type(name)),
+            None => Self(Root::named(name).map_or(Kind::Nothing, Kind::Attribute)),
         }
-        Ok(Self(Root::named(name)?.map_or(Kind::Nothing, Kind::Attribute)))
     }
 
     /// `operand.field`, or with `test` whether there is such a field.
-    pub fn select(operand: Self, field: &str, test: bool) -> Self {
-        Self(Kind::Select { operand: Box::new(operand), field: field.into(), test })
+    pub fn select(operand: Self, field: &str, test: bool) -> Result<Self, NotImplemented> {
+        if let Kind::Attribute(root) = operand.0 {
+            root.check(field)?;
+        }
+        Ok(Self(Kind::Select { operand: Box::new(operand), field: field.into(), test }))
     }
 
     /// A call of the function of this name; the target of a call as a method is the first of its arguments.

@@ -100,6 +100,11 @@ impl ResponseFlags {
         self.set & (1 << flag as u8) != 0
     }
 
+    /// Envoy's bits of them.
+    pub(crate) fn bits(self) -> i64 {
+        self.set.into()
+    }
+
     /// Whether no flag is set.
     pub const fn is_empty(self) -> bool {
         self.set == 0

@@ -185,17 +185,6 @@ impl Timeline {
     }
 }
 
-/// An attempt that was given up for another (a retry, or the next address of a host).
-#[derive(Clone, Debug)]
-pub struct Attempt {
-    /// Address of the host that was tried.
-    pub host: Address,
-    /// Its name, if it has one.
-    pub host_name: Option<Arc<str>>,
-    /// The upstream connection used, if one was made.
-    pub connection_id: Option<u64>,
-}
-
 /// What is known of the upstream side of a stream; of the last attempt where there were several.
 #[derive(Debug, Default)]
 pub struct UpstreamInfo {
@@ -207,8 +196,6 @@ pub struct UpstreamInfo {
     pub host: Option<Address>,
     /// `%UPSTREAM_HOST_NAME%`; where it is `None`, the address stands for it.
     pub host_name: Option<Arc<str>>,
-    /// The attempts before this one, in order; empty, hence without allocation, for most streams.
-    pub previous: Vec<Attempt>,
     /// `%UPSTREAM_LOCAL_ADDRESS%`.
     pub local: Option<Address>,
     /// `%UPSTREAM_REMOTE_ADDRESS%`: the address connected to, one of the host's.
@@ -407,7 +394,6 @@ impl StreamInfo {
             cluster: mine.cluster,
             cluster_raw: mine.cluster_raw,
             cluster_metadata: mine.cluster_metadata,
-            previous: mine.previous,
             attempts: mine.attempts,
             ..theirs
         };

@@ -9,7 +9,7 @@ use serde_json::{Map as JsonMap, Value as Json};
 use super::NotImplemented;
 use super::eval::{Env, NoValue};
 use super::value::Value;
-use crate::format::{RequestView, ResponseView};
+use crate::format::{FormatCx, RequestView, ResponseView, grpc_status};
 use crate::{Address, Metadata, StreamInfo};
 
 /// The stream that an expression is evaluated on.
@@ -35,6 +35,11 @@ pub(super) enum Root {
     Source,
     Destination,
     Metadata,
+    /// What is configured of the stream's place.
+    Xds,
+    FilterState,
+    /// Of which there is nothing: no filter shares any with the upstream.
+    UpstreamFilterState,
 }
 
 /// Something with keys.
@@ -47,6 +52,9 @@ pub(super) enum Map<'a> {
     ResponseTrailers,
     /// Dynamic metadata by namespace.
     Namespaces,
+    /// The message of other metadata.
+    Message(&'a Metadata),
+    NamespacesOf(&'a Metadata),
     Json(&'a JsonMap<String, Json>),
     Literal(Vec<(Value<'a>, Value<'a>)>),
 }
@@ -64,8 +72,8 @@ impl<'a> Activation<'a> {
 // === impl Root ===
 
 impl Root {
-    pub(super) fn named(name: &str) -> Result<Option<Self>, NotImplemented> {
-        Ok(Some(match name {
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Some(match name {
             "request" => Self::Request,
             "response" => Self::Response,
             "connection" => Self::Connection,
@@ -73,11 +81,21 @@ impl Root {
             "source" => Self::Source,
             "destination" => Self::Destination,
             "metadata" => Self::Metadata,
-            "filter_state" => return Err(NotImplemented("filter_state")),
-            "upstream_filter_state" => return Err(NotImplemented("upstream_filter_state")),
-            "xds" => return Err(NotImplemented("xds")),
-            _ => return Ok(None),
-        }))
+            "filter_state" => Self::FilterState,
+            "upstream_filter_state" => Self::UpstreamFilterState,
+            "xds" => Self::Xds,
+            _ => return None,
+        })
+    }
+
+    /// Refuses what Envoy has of this group and nuncio has not.
+    pub(super) fn check(self, field: &str) -> Result<(), NotImplemented> {
+        match (self, field) {
+            (Self::Xds, "node") => Err(NotImplemented("xds.node")),
+            (Self::Xds, "listener_direction") => Err(NotImplemented("xds.listener_direction")),
+            (Self::Xds, "virtual_host_name") => Err(NotImplemented("xds.virtual_host_name")),
+            _ => Ok(()),
+        }
     }
 
     fn get<'a>(self, name: &str, env: &Env<'a>) -> Option<Value<'a>> {
@@ -94,6 +112,13 @@ impl Root {
                 "typed_filter_metadata" => Some(Value::Map(Map::Literal(Vec::new()))),
                 _ => None,
             },
+            Self::Xds => xds(name, env),
+            // Envoy: as they are serialized.
+            Self::FilterState => match env.filter_state.get(name)?.text()? {
+                Cow::Borrowed(text) => Some(Value::Bytes(text.as_bytes().into())),
+                Cow::Owned(text) => Some(Value::Bytes(text.into_bytes().into())),
+            },
+            Self::UpstreamFilterState => None,
         }
     }
 }
@@ -141,6 +166,11 @@ fn response<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
         "trailers" => Some(Value::Map(Map::ResponseTrailers)),
         "headers_bytes" => Some(Value::Int(size(head_bytes))),
         "code" => Some(info.response_code.get()).filter(|code| *code != 0).map(|code| Value::Int(code.into())),
+        "flags" => Some(Value::Int(info.flags.get().bits())),
+        "grpc_status" => {
+            let cx = FormatCx { response, trailers, ..FormatCx::new(info, info.start, info.start_wall) };
+            Some(Value::Int(grpc_status(&cx)))
+        }
         "code_details" => info.details.borrow().as_ref().map(Value::owned),
         "size" => Some(Value::Int(size(info.bytes_sent.get()))),
         "total_size" => {
@@ -189,6 +219,31 @@ fn upstream<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
     }
 }
 
+/// What nothing is set of is still a message.
+static EMPTY: Metadata = Metadata::new();
+
+fn xds<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
+    let connection = &env.activation.info.connection;
+    let message = |metadata: &'a Metadata| Value::Map(Map::Message(metadata));
+    match name {
+        "cluster_name" => env.upstream.cluster_raw.as_deref().map(Value::text),
+        "cluster_metadata" => {
+            env.upstream.cluster_raw.as_ref()?;
+            Some(message(env.upstream.cluster_metadata.as_deref().unwrap_or(&EMPTY)))
+        }
+        "route_name" => env.activation.info.route_name.borrow().as_ref().map(Value::owned),
+        "route_metadata" => env.route_metadata.map(message),
+        "virtual_host_metadata" => env.virtual_host_metadata.map(message),
+        "upstream_host_metadata" => {
+            env.upstream.host.as_ref()?;
+            Some(message(env.upstream.host_metadata.as_deref().unwrap_or(&EMPTY)))
+        }
+        "filter_chain_name" => Some(Value::text(&connection.filter_chain)),
+        "listener_metadata" => Some(message(connection.listener_metadata.as_deref().unwrap_or(&EMPTY))),
+        _ => None,
+    }
+}
+
 fn peer<'a>(name: &str, address: &Address) -> Option<Value<'a>> {
     match name {
         "address" => Some(Value::owned(address)),
@@ -220,6 +275,12 @@ impl<'a> Map<'a> {
             },
             Self::ResponseTrailers => joined(trailers?, name),
             Self::Namespaces => env.metadata?.get(name).map(|object| Value::Map(Map::Json(object))),
+            Self::Message(metadata) => match name {
+                "filter_metadata" => Some(Value::Map(Map::NamespacesOf(metadata))),
+                "typed_filter_metadata" => Some(Value::Map(Map::Literal(Vec::new()))),
+                _ => None,
+            },
+            Self::NamespacesOf(metadata) => metadata.get(name).map(|object| Value::Map(Map::Json(object))),
             Self::Json(object) => object.get(name).map(Value::json),
             Self::Literal(_) => None,
         }
@@ -230,13 +291,14 @@ impl<'a> Map<'a> {
         let Activation { request, response, trailers, .. } = *env.activation;
         Ok(match self {
             // Envoy counts none of these.
-            Self::Group(_) => 0,
+            Self::Group(_) | Self::Message(_) => 0,
             Self::RequestHeaders => request.map_or(0, |head| {
                 head.headers.len() + PSEUDO.iter().filter(|name| pseudo(name, &head).is_some()).count()
             }),
             Self::ResponseHeaders => response.map_or(0, |head| head.headers.len() + 1),
             Self::ResponseTrailers => trailers.map_or(0, HeaderMap::len),
             Self::Namespaces => env.metadata.map_or(0, Metadata::len),
+            Self::NamespacesOf(metadata) => metadata.len(),
             Self::Json(object) => object.len(),
             Self::Literal(entries) => entries.len(),
         })
@@ -250,8 +312,24 @@ impl<'a> Map<'a> {
             | (Self::ResponseHeaders, Self::ResponseHeaders)
             | (Self::ResponseTrailers, Self::ResponseTrailers)
             | (Self::Namespaces, Self::Namespaces) => true,
+            (Self::Message(a), Self::Message(b)) | (Self::NamespacesOf(a), Self::NamespacesOf(b)) => a == b,
             _ => false,
         }
+    }
+
+    /// The headers or trailers that it is of, each name once.
+    pub(super) fn fields(&self, env: &Env<'a>) -> Option<Vec<(Value<'a>, Value<'a>)>> {
+        let Activation { request, response, trailers, .. } = *env.activation;
+        let (headers, pseudo_names) = match self {
+            Self::RequestHeaders => (request.map(|head| head.headers), &PSEUDO[..]),
+            Self::ResponseHeaders => (response.map(|head| head.headers), &[":status"][..]),
+            Self::ResponseTrailers => (trailers, &[][..]),
+            _ => return None,
+        };
+        let names = headers.into_iter().flat_map(HeaderMap::keys).map(HeaderName::as_str);
+        let names = pseudo_names.iter().copied().chain(names);
+        let fields = names.filter_map(|name| Some((Value::text(name), self.get(&Value::text(name), env)?)));
+        Some(fields.collect())
     }
 
     /// All that is in it, where it can be told.

@@ -1,10 +1,10 @@
 //! Evaluation: from the tree to a value.
 
-use super::attributes::{Activation, Map};
+use super::attributes::{Activation, Map, Root};
 use super::functions::Function;
 use super::value::Value;
 use super::{Expr, Kind};
-use crate::Metadata;
+use crate::{FilterState, Metadata, UpstreamInfo};
 
 /// Why there is no value: a key that is missing, a type that does not fit, a number out of range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,27 @@ pub(super) struct Env<'a> {
     pub(super) activation: &'a Activation<'a>,
     /// The stream's dynamic metadata.
     pub(super) metadata: Option<&'a Metadata>,
+    pub(super) route_metadata: Option<&'a Metadata>,
+    pub(super) virtual_host_metadata: Option<&'a Metadata>,
+    pub(super) upstream: &'a UpstreamInfo,
+    pub(super) filter_state: &'a FilterState,
+}
+
+impl Env<'_> {
+    /// Calls `evaluate` with what is known of a stream.
+    pub(super) fn of<T>(activation: &Activation<'_>, evaluate: impl FnOnce(&Env<'_>) -> T) -> T {
+        let info = activation.info;
+        let (metadata, route) = (info.metadata.borrow(), info.route_metadata.borrow());
+        let virtual_host = info.virtual_host_metadata.borrow();
+        evaluate(&Env {
+            activation,
+            metadata: metadata.as_deref(),
+            route_metadata: route.as_deref(),
+            virtual_host_metadata: virtual_host.as_deref(),
+            upstream: &info.upstream.borrow(),
+            filter_state: &info.filter_state.borrow(),
+        })
+    }
 }
 
 impl<'a> Env<'a> {
@@ -23,6 +44,8 @@ impl<'a> Env<'a> {
     pub(super) fn eval(&self, expr: &'a Expr) -> Result<Value<'a>, NoValue> {
         match &expr.0 {
             Kind::Constant(constant) => Ok(constant.into()),
+            // Envoy: there is none before there is an upstream.
+            Kind::Attribute(Root::UpstreamFilterState) if self.upstream.host.is_none() => Err(NoValue),
             Kind::Attribute(root) => Ok(Value::Map(Map::Group(*root))),
             Kind::Type(name) => Ok(Value::Type(name)),
             Kind::Nothing => Err(NoValue),

@@ -5,6 +5,16 @@ use crate::format::time::civil::date;
 /// Nanoseconds of a second.
 pub(super) const SECOND: i128 = 1_000_000_000;
 
+/// Date and time of day, and nanoseconds of the second.
+pub(super) fn civil(nanos: i128) -> (String, u32) {
+    let seconds = i64::try_from(nanos.div_euclid(SECOND)).unwrap_or(i64::MAX);
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let Date { year, month, day, .. } = Date::of(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+    (text, u32::try_from(nanos.rem_euclid(SECOND)).unwrap_or_default())
+}
+
 /// What may be asked of a timestamp or duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {

@@ -62,27 +62,29 @@ pub(crate) fn push_int(out: &mut Vec<u8>, n: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
-/// Appends a number of a Struct: integers without fraction or exponent, others in the shortest form that reads back
-/// the same, with an exponent of at least two digits below 1e-4 and from 1e16 on. What JSON has no form for is `null`.
+/// Appends a number of a Struct, with or without an exponent of at least two digits, whichever is shorter: as C++'s
+/// `to_chars` does, and so Envoy. What JSON has no form for is `null`.
 pub(super) fn push_number(out: &mut Vec<u8>, n: f64) {
     if !n.is_finite() {
         out.extend_from_slice(b"null");
-    } else if n.fract() == 0.0 && n >= i64::MIN as f64 && n < u64::MAX as f64 {
-        match n < 0.0 {
-            true => push_int(out, n as i64),
-            false => push_int(out, n as u64),
-        }
-    } else if n.abs() < 1e-4 || n.abs() >= 1e16 {
-        let text = format!("{n:e}");
-        let (digits, exponent) = text.split_once('e').expect("LowerExp always prints an exponent");
-        let (sign, size) = match exponent.strip_prefix('-') {
-            Some(size) => ('-', size),
-            None => ('+', exponent),
-        };
-        out.extend_from_slice(format!("{digits}e{sign}{size:0>2}").as_bytes());
-    } else {
-        out.extend_from_slice(format!("{n}").as_bytes());
+        return;
     }
+    #[expect(clippy::cast_possible_truncation, reason = "it is a whole number of few digits")]
+    if n.fract() == 0.0 && n.abs() < 1e5 {
+        push_int(out, n as i64);
+        return;
+    }
+    let text = format!("{n:e}");
+    let (digits, exponent) = text.split_once('e').expect("LowerExp always prints an exponent");
+    let (sign, size) = match exponent.strip_prefix('-') {
+        Some(size) => ('-', size),
+        None => ('+', exponent),
+    };
+    let scientific = format!("{digits}e{sign}{size:0>2}");
+    // A whole number has all of its digits, also those behind the ones that tell it apart.
+    let fixed = if n.fract() == 0.0 { format!("{n:.0}") } else { format!("{n}") };
+    let shorter = if scientific.len() < fixed.len() { scientific } else { fixed };
+    out.extend_from_slice(shorter.as_bytes());
 }
 
 /// Appends a metadata value as JSON without spaces, the keys of objects sorted.
@@ -148,7 +150,16 @@ mod tests {
             (-3.0, "-3"),
             (1.25, "1.25"),
             (0.1, "0.1"),
-            (0.0001, "0.0001"),
+            (0.001, "0.001"),
+            (0.0001, "1e-04"),
+            (99999.0, "99999"),
+            (100_000.0, "1e+05"),
+            (120_000.0, "120000"),
+            (-1e6, "-1e+06"),
+            (123_456_789.0, "123456789"),
+            (1e10, "1e+10"),
+            (1e22, "1e+22"),
+            (-9_223_372_036_854_775_808.0, "-9223372036854775808"),
             (0.00001, "1e-05"),
             (-1.5e-7, "-1.5e-07"),
             (1e300, "1e+300"),

@@ -1,6 +1,7 @@
 //! The compiled operators and their evaluation.
 
 mod address;
+mod cel;
 mod fields;
 mod filter_state;
 mod grpc;
@@ -11,6 +12,7 @@ mod points;
 mod server_name;
 pub(super) mod table;
 mod tls;
+mod xfcc;
 
 pub(crate) use grpc::status as grpc_status;
 
@@ -65,6 +67,8 @@ enum Operator {
     ServerName(server_name::ServerNameOp),
     Tls(tls::Side, tls::TlsField),
     Validity(tls::Side, tls::Validity, TimeFormat),
+    Cel(cel::CelOp),
+    Xfcc(xfcc::XfccOp),
     /// Known since the format was loaded: the host name, an environment variable.
     Constant(Box<str>),
     UniqueId,
@@ -122,6 +126,8 @@ impl Operator {
             Self::FilterState(op) => op.write(cx, out),
             Self::GrpcStatus(style) => style.write(cx, out),
             Self::ServerName(op) => text(op.write(cx, out)),
+            Self::Cel(op) => op.write(cx, form, out),
+            Self::Xfcc(op) => text(op.write(cx, out)),
             Self::Constant(value) => push(out, value.as_bytes()),
             Self::UniqueId => push_uuid((cx.random)(), out),
             Self::Coalesce(ops) => coalesce(ops, cx, form, out),

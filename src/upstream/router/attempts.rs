@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use nuncio_config::route::{NextCluster, TriedClusters};
 use nuncio_filter_api::{Request, RequestHead, StreamCx};
-use nuncio_telemetry::{Attempt as Previous, StreamInfo};
+use nuncio_telemetry::StreamInfo;
 
 use super::deadline::Deadline;
 use super::forward::{ATTEMPT_COUNT, Failed, Forwarding, metadata_match, note_cluster};
@@ -150,14 +150,9 @@ impl Forwarding<'_> {
         let headers = &mut request.head.headers;
         let attempts = {
             let mut upstream = self.info.upstream.borrow_mut();
-            if let Some(host) = upstream.host.take() {
-                let previous = Previous {
-                    host,
-                    host_name: upstream.host_name.take(),
-                    connection_id: upstream.connection_id.take(),
-                };
-                upstream.previous.push(previous);
-            }
+            upstream.host = None;
+            upstream.host_name = None;
+            upstream.connection_id = None;
             upstream.attempts += 1;
             upstream.attempts
         };

@@ -165,18 +165,23 @@ impl Text {
             Self::UpstreamCluster => push_filled(out, up.cluster.as_deref()),
             Self::UpstreamClusterRaw => push_filled(out, up.cluster_raw.as_deref()),
             Self::UpstreamHostName(port) => push_host_name(out, up.host.as_ref()?, up.host_name.as_deref(), port),
-            Self::HostsAttempted(port) => join(up, out, |host, _, _, out| {
+            // Envoy has a record for each attempt, and prints that of the last; a host that was not reached is not in it.
+            Self::HostsAttempted(port) => {
+                let host = up.connection_id.and(up.host.as_ref())?;
                 match port {
                     Port::Kept => address::push(host, out),
                     Port::Stripped => address::push_without_port(host, out),
                 };
                 Some(())
-            }),
-            Self::HostNamesAttempted(port) => join(up, out, |host, name, _, out| push_host_name(out, host, name, port)),
-            Self::ConnectionIdsAttempted => join(up, out, |_, _, connection, out| {
-                push_int(out, connection?);
+            }
+            Self::HostNamesAttempted(port) => {
+                let host = up.connection_id.and(up.host.as_ref())?;
+                push_host_name(out, host, up.host_name.as_deref(), port)
+            }
+            Self::ConnectionIdsAttempted => {
+                push_int(out, up.connection_id?);
                 Some(())
-            }),
+            }
             Self::UpstreamTransportFailure => {
                 let reason = up.transport_failure.as_deref().filter(|r| !r.is_empty())?;
                 push_without(out, reason, |c| *c == b' ')
@@ -220,28 +225,6 @@ fn push_flags(cx: &FormatCx<'_>, name: fn(ResponseFlag) -> &'static str, out: &m
         out.extend_from_slice(name(flag).as_bytes());
     }
     Some(())
-}
-
-/// All attempts with commas between them, as `write` prints host, name and connection of each; those that it skips
-/// leave no comma.
-fn join(
-    up: &UpstreamInfo,
-    out: &mut Vec<u8>,
-    write: impl Fn(&Address, Option<&str>, Option<u64>, &mut Vec<u8>) -> Option<()>,
-) -> Option<()> {
-    let from = out.len();
-    let previous = up.previous.iter().map(|a| (&a.host, a.host_name.as_deref(), a.connection_id));
-    let last = up.host.as_ref().map(|host| (host, up.host_name.as_deref(), up.connection_id));
-    for (host, name, connection) in previous.chain(last) {
-        let end = out.len();
-        if end > from {
-            out.push(b',');
-        }
-        if write(host, name, connection, out).is_none() {
-            out.truncate(end);
-        }
-    }
-    (out.len() > from).then_some(())
 }
 
 /// The name of the host, or its address if it has none.

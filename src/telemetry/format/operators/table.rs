@@ -5,6 +5,7 @@ use crate::format::parser::Command;
 use crate::format::time::{TimeFormat, Zone};
 
 use super::address::{AddressOp, End, Mask, Part};
+use super::cel::{CelOp, Typing};
 use super::fields::{Count, Port, Text};
 use super::filter_state::FilterStateOp;
 use super::grpc::Style;
@@ -14,6 +15,7 @@ use super::path::{Decoding, PathOp};
 use super::points::{CommonDuration, Point};
 use super::server_name::ServerNameOp;
 use super::tls::{Side, TlsField, Validity, Whose};
+use super::xfcc::XfccOp;
 use super::{Op, Operator, TimeSource};
 
 /// What may stand after an operator's name.
@@ -165,14 +167,18 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("RESPONSE_TRAILER", ArgumentAndLength, With(|a| header(Place::Trailers, a))),
     ("STREAM_INFO_REQ", ArgumentAndLength, With(|a| header(Place::Request, a))),
     ("TRAILER", ArgumentAndLength, With(|a| header(Place::Trailers, a))),
+    ("UPSTREAM_FILTER_STATE", ArgumentAndLength, With(upstream_filter_state)),
     ("UPSTREAM_METADATA", Argument, With(|a| metadata(Owner::Host, a))),
     // Others.
+    ("CEL", ArgumentAndLength, With(|a| Ok(Operator::Cel(CelOp::parse(a, Typing::Text)?)))),
     ("COALESCE", ArgumentAndLength, With(coalesce)),
     ("ENVIRONMENT", ArgumentAndLength, With(|a| Ok(environment(a)))),
     ("HOSTNAME", Nothing, With(|_| Ok(hostname()))),
     ("SPAN_ID", Nothing, Absent),
     ("TRACE_ID", Nothing, Absent),
+    ("TYPED_CEL", ArgumentAndLength, With(|a| Ok(Operator::Cel(CelOp::parse(a, Typing::Typed)?)))),
     ("UNIQUE_ID", Nothing, With(|_| Ok(Operator::UniqueId))),
+    ("XFCC_VALUE", ArgumentAndLength, With(|a| Ok(Operator::Xfcc(XfccOp::parse(a)?)))),
     // TLS of the downstream connection.
     ("DOWNSTREAM_LOCAL_DNS_SAN", Nothing, Tls(Side::Downstream, TlsField::DnsSan(Whose::Local))),
     ("DOWNSTREAM_LOCAL_EMAIL_SAN", Nothing, Tls(Side::Downstream, TlsField::EmailSan(Whose::Local))),
@@ -223,13 +229,9 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Refused),
     ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Refused),
     ("UPSTREAM_TLS_SESSION_ID", Nothing, Refused),
-    ("CEL", ArgumentAndLength, Refused),
     ("FILE_CONTENT", ArgumentAndLength, Refused),
     ("PER_REQUEST_STATE", ArgumentAndLength, Refused),
     ("SECRET", ArgumentAndLength, Refused),
-    ("TYPED_CEL", ArgumentAndLength, Refused),
-    ("UPSTREAM_FILTER_STATE", ArgumentAndLength, Refused),
-    ("XFCC_VALUE", ArgumentAndLength, Refused),
 ];
 
 /// Names closer than this to what was written are suggested.
@@ -244,7 +246,10 @@ pub(in crate::format) fn build(command: &Command<'_>) -> Result<Op, FormatErrorK
         return Err(FormatErrorKind::NotImplemented { name: row.0 });
     }
     row.1.check(argument, length).map_err(|reason| refuse(reason.to_owned()))?;
-    Ok(Op { operator: row.2.make(argument).map_err(refuse)?, max: length })
+    let operator = row.2.make(argument).map_err(refuse)?;
+    // Envoy takes a length here, and cuts nothing.
+    let max = length.filter(|_| !matches!(operator, Operator::Xfcc(_)));
+    Ok(Op { operator, max })
 }
 
 fn unknown(name: &str) -> FormatErrorKind {
@@ -304,6 +309,12 @@ fn header(place: Place, argument: &str) -> Result<Operator, String> {
 
 fn metadata(owner: Owner, argument: &str) -> Result<Operator, String> {
     Ok(Operator::Metadata(MetadataOp::parse(owner, argument)))
+}
+
+/// Filters share nothing with connections to hosts: there is no value, as in Envoy where there is none.
+fn upstream_filter_state(argument: &str) -> Result<Operator, String> {
+    FilterStateOp::parse(argument)?;
+    Ok(Operator::Absent)
 }
 
 /// The variable as it is when the format is loaded; `-`, and not a missing value, if it is not set.
