@@ -20,6 +20,7 @@ use proto::matcher::matcher_tree::{MatchMap, TreeType};
 use proto::matcher::{MatcherTree, MatcherType, OnMatch as OnMatchMessage, on_match};
 use smallvec::SmallVec;
 
+pub(crate) use cel::lower_deprecated;
 pub(crate) use input::Inputs;
 
 use crate::route::trie::{Fold, Trie};

@@ -64,6 +64,7 @@ scenario_files! {
     response_headers
     route_action
     route_connect_udp
+    route_cors
     route_filter_config
     route_hash
     route_headers

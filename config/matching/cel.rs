@@ -44,6 +44,12 @@ fn lower(message: CelExpression, cx: &mut LowerCx<'_>) -> Result<Expression, Ref
     cx.at(field, |cx| required("expr", expr, cx, lower_expr)).map(Expression::new)
 }
 
+/// Lowers an expression as the deprecated package has it.
+pub(crate) fn lower_deprecated(expr: &deprecated::Expr, cx: &mut LowerCx<'_>) -> Result<Expression, Refused> {
+    let expr = renewed(expr, cx)?;
+    lower_expr(expr, cx).map(Expression::new)
+}
+
 /// The same message, of the package that took its place; their bytes are the same.
 fn renewed(expr: &deprecated::Expr, cx: &mut LowerCx<'_>) -> Result<proto::Expr, Refused> {
     proto::Expr::decode(&expr.encode_to_vec()[..]).map_err(|e| cx.invalid(format!("does not decode: {e}")))

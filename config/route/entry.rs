@@ -201,6 +201,11 @@ impl Route for RouteEntry {
         self.levels().filter_map(|level| level.filters.config(filter)).for_each(each);
     }
 
+    fn cors_policies(&self, each: &mut dyn FnMut(&PerRoute)) {
+        let own = if let Action::Forward(forward) = self.action() { forward.cors.as_ref() } else { None };
+        self.virtual_host().cors.iter().chain(own).for_each(each);
+    }
+
     fn filter_disabled(&self, filter: &str) -> Option<bool> {
         self.levels().filter_map(|level| level.filters.disabled(filter)).last()
     }

@@ -6,7 +6,7 @@ use nuncio_telemetry::StreamInfo;
 
 use super::condition::{Asked, Match, Reason, path};
 use super::hosts::without_port;
-use super::{RouteTable, is_connect};
+use super::{RouteTable, is_connect, plugin};
 
 /// Why a request takes the route that it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,10 @@ impl RouteTable {
         let path = self.config.matched_path(&head.path).as_bytes();
         let asked = Asked { head, info, path, random };
         for (number, route) in said.routes.iter().enumerate() {
-            let considered = Considered::of(number, route, asked, env);
+            let mut considered = Considered::of(number, route, asked, env);
+            if plugin::is_unknown(route, &message.cluster_specifier_plugins, env) {
+                considered.reasons.push(Reason::unknown_plugin());
+            }
             let matches = considered.reasons.is_empty();
             explanation.routes.push(considered);
             if matches {

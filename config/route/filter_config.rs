@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use nuncio_filter_api::{InvalidKind, LowerCx, PerRoute, Refused};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use nuncio_proto::google::protobuf::Any;
+use prost::{Message, Name};
+use proto::cors_policy::EnabledSpecifier;
 
 use crate::protocol::message_name;
 
@@ -76,4 +79,35 @@ fn lower_config(any: &Any, optional: bool, cx: &mut LowerCx<'_>) -> Result<Optio
         true => Err(cx.not_implemented(format_args!("{message} here"))),
         false => Err(cx.record(InvalidKind::UnknownType, format!("unknown type {message:?}"))),
     }
+}
+
+/// Lowers a deprecated `cors`: it says what the message says that took its place.
+pub(super) fn lower_cors(message: proto::CorsPolicy, cx: &mut LowerCx<'_>) -> Result<PerRoute, Refused> {
+    let proto::CorsPolicy {
+        allow_origin_string_match,
+        allow_methods,
+        allow_headers,
+        expose_headers,
+        max_age,
+        allow_credentials,
+        shadow_enabled,
+        allow_private_network_access,
+        forward_not_matching_preflights,
+        enabled_specifier,
+    } = message;
+    let policy = CorsPolicy {
+        allow_origin_string_match,
+        allow_methods,
+        allow_headers,
+        expose_headers,
+        max_age,
+        allow_credentials,
+        filter_enabled: enabled_specifier.map(|EnabledSpecifier::FilterEnabled(share)| share),
+        shadow_enabled,
+        allow_private_network_access,
+        forward_not_matching_preflights,
+    };
+    let row = cx.env.registry.http_per_route(&CorsPolicy::full_name()).and_then(|row| row.per_route);
+    let Some((_, lower)) = row else { return Err(cx.not_implemented("a CORS policy")) };
+    lower(&policy.encode_to_vec(), cx)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
-use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, Refused, RequestHead};
+use nuncio_filter_api::{ByteStr, ClusterName, LowerCx, PerRoute, Refused, RequestHead};
 use nuncio_proto::envoy::config::core::v3::{ProxyProtocolConfig, TypedExtensionConfig};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::early_data::v3::DefaultEarlyDataPolicy;
@@ -58,6 +58,7 @@ pub struct Forward {
     pub internal_redirect: Option<Box<InternalRedirect>>,
     pub(super) metadata_match: Option<Arc<MetadataMatch>>,
     pub(super) hash: Option<Arc<HashPolicies>>,
+    pub(super) cors: Option<PerRoute>,
     timeout: Option<Duration>,
     grpc_timeout: Option<LegacyGrpcTimeout>,
     upgrades: Box<[Upgrade]>,
@@ -182,6 +183,7 @@ impl Forward {
         let flush_timeout = cx.opt("flush_timeout", action.flush_timeout, duration);
         let max_stream_duration = cx.opt("max_stream_duration", action.max_stream_duration, MaxStreamDuration::lower);
         let grpc_timeout = LegacyGrpcTimeout::lower(action.max_grpc_timeout, action.grpc_timeout_offset, cx);
+        let cors = cx.opt("cors", action.cors, super::filter_config::lower_cors);
         supported?;
         let (host_rewrite, auto_host_rewrite) = hosts?;
         let max_stream_duration = max_stream_duration?;
@@ -211,6 +213,7 @@ impl Forward {
             internal_redirect: redirect?.or(older_redirect).map(Box::new),
             metadata_match: action.metadata_match.and_then(MetadataMatch::lower).map(Arc::new),
             hash: hash?,
+            cors: cors?,
             upgrades: upgrades?,
         };
         Ok((forward, targets?))
@@ -266,7 +269,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         rate_limits: _,
         include_vh_rate_limits: _,
         hash_policy: _,
-        cors,
+        cors: _,
         max_grpc_timeout: _,
         grpc_timeout_offset: _,
         upgrade_configs: _,
@@ -278,12 +281,7 @@ fn refuse_unsupported(action: &proto::RouteAction, cx: &mut LowerCx<'_>) -> Resu
         cluster_specifier: _,
         host_rewrite_specifier: _,
     } = action;
-    [
-        early_data_policy.as_ref().map_or(Ok(()), |policy| cx.at("early_data_policy", |cx| early_data(policy, cx))),
-        cx.unsupported("cors", cors),
-    ]
-    .into_iter()
-    .collect()
+    early_data_policy.as_ref().map_or(Ok(()), |policy| cx.at("early_data_policy", |cx| early_data(policy, cx)))
 }
 
 /// Says which requests may be sent before a TLS handshake is over. Clusters with TLS are refused where they are configured.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use http::HeaderValue;
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
-use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::{FilterValue, StreamInfo};
 use proto::route_action::HashPolicy as Message;
 use proto::route_action::hash_policy::{
     ConnectionProperties, Cookie, CookieAttribute, FilterState, Header, PolicySpecifier, QueryParameter,
@@ -30,10 +30,18 @@ struct HashPolicy {
 /// Where the hashed value comes from.
 #[derive(Debug)]
 enum Source {
-    Header { field: Field, rewrite: Option<Substitution> },
-    Cookie { name: Box<[u8]>, generated: Option<GeneratedCookie> },
+    Header {
+        field: Field,
+        rewrite: Option<Substitution>,
+    },
+    Cookie {
+        name: Box<[u8]>,
+        generated: Option<GeneratedCookie>,
+    },
     ClientAddress,
     QueryParameter(Box<[u8]>),
+    /// The value under this name, as text.
+    FilterState(Box<str>),
 }
 
 /// What a client without the cookie is told to bring next time: `name="` and what follows the value.
@@ -91,9 +99,7 @@ impl HashPolicy {
             Some(PolicySpecifier::QueryParameter(QueryParameter { name })) => {
                 Source::QueryParameter(name.into_bytes().into())
             }
-            Some(PolicySpecifier::FilterState(FilterState { key: _ })) => {
-                return Err(cx.at("filter_state", |cx| cx.not_implemented("hashing an object of the filter state")));
-            }
+            Some(PolicySpecifier::FilterState(FilterState { key })) => Source::FilterState(key.into()),
         };
         Ok(Some(Self { source, terminal }))
     }
@@ -133,6 +139,11 @@ impl Source {
             },
             Self::ClientAddress => Some(xx_hash(0, info.remote.borrow().ip()?.to_string().as_bytes())),
             Self::QueryParameter(name) => first_value(head.path.as_bytes(), name).map(|value| xx_hash(0, value)),
+            // Envoy hashes the objects that were made to be; of the values that filters leave here those are the texts.
+            Self::FilterState(key) => match info.filter_state.borrow().get(key) {
+                Some(FilterValue::Text(text)) => Some(xx_hash(0, text.as_bytes())),
+                _ => None,
+            },
         }
     }
 }

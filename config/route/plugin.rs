@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use nuncio_filter_api::{ClusterName, InvalidKind, LowerCx, Refused, RequestHead};
+use nuncio_filter_api::{ClusterName, InvalidKind, LowerCx, LowerEnv, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::router::cluster_specifiers::matcher::v3::{
     ClusterAction, MatcherClusterSpecifier,
@@ -11,6 +11,8 @@ use nuncio_proto::envoy::extensions::router::cluster_specifiers::matcher::v3::{
 use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
 use nuncio_telemetry::StreamInfo;
+use proto::route::Action as RouteOneof;
+use proto::route_action::ClusterSpecifier;
 
 use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
@@ -60,6 +62,20 @@ pub(super) fn lower(plugin: proto::ClusterSpecifierPlugin, cx: &mut LowerCx<'_>)
         };
         cx.at("typed_config", |cx| lower_typed(&any, is_optional, cx))
     })
+}
+
+/// Whether a route asks a plugin for its cluster that is optional and not known.
+pub(super) fn is_unknown(route: &proto::Route, plugins: &[proto::ClusterSpecifierPlugin], env: &LowerEnv) -> bool {
+    let Some(RouteOneof::Route(action)) = &route.action else { return false };
+    let has_name = |plugin: &&proto::ClusterSpecifierPlugin, name: &str| {
+        plugin.extension.as_ref().is_some_and(|extension| extension.name == name)
+    };
+    let plugin = match &action.cluster_specifier {
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => plugins.iter().find(|plugin| has_name(plugin, name)),
+        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(plugin)) => Some(plugin),
+        _ => None,
+    };
+    plugin.is_some_and(|plugin| matches!(lower(plugin.clone(), &mut LowerCx::new(env)), Ok(None)))
 }
 
 /// The message of the one that nuncio has.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
+use nuncio_filter_api::{LowerCx, PerRoute, Refused, RequestHead, Scheme};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use nuncio_telemetry::Metadata;
@@ -36,6 +36,7 @@ pub struct VirtualHost {
     pub(super) rate_limits: Box<[RateLimit]>,
     pub(super) require_tls: RequireTls,
     pub(super) buffer_limit: Option<BufferLimit>,
+    pub(super) cors: Option<PerRoute>,
     pub(super) level: Level,
     pub(super) config: Arc<Config>,
 }
@@ -79,6 +80,7 @@ impl VirtualHost {
         let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
         let rate_limits = cx.each("rate_limits", host.rate_limits, RateLimit::lower);
         let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
+        let cors = cx.opt("cors", host.cors, super::filter_config::lower_cors);
         let lower = || {
             supported?;
             Ok(Self {
@@ -98,6 +100,7 @@ impl VirtualHost {
                     Ok(TlsRequirementType::None) | Err(_) => RequireTls::None,
                 },
                 buffer_limit,
+                cors: cors?,
                 level: level?,
                 config,
             })
@@ -138,7 +141,7 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         request_headers_to_remove: _,
         response_headers_to_add: _,
         response_headers_to_remove: _,
-        cors,
+        cors: _,
         typed_per_filter_config: _,
         include_request_attempt_count: _,
         include_attempt_count_in_response: _,
@@ -153,5 +156,5 @@ fn refuse_unsupported(host: &proto::VirtualHost, cx: &mut LowerCx<'_>) -> Result
         metadata: _,
         route_specifiers,
     } = host;
-    [cx.unsupported("cors", cors), cx.unsupported("route_specifiers", route_specifiers)].into_iter().collect()
+    cx.unsupported("route_specifiers", route_specifiers)
 }

@@ -17,6 +17,9 @@ pub trait Route: Any {
     /// (route configuration) over virtual host and route to the weighted cluster.
     fn filter_configs(&self, filter: &str, each: &mut dyn FnMut(&PerRoute));
 
+    /// The same for the deprecated fields `cors`: of the virtual host, then of the route.
+    fn cors_policies(&self, each: &mut dyn FnMut(&PerRoute));
+
     /// Whether `FilterConfig.disabled` or its absence says that the filter named `filter` runs on this route;
     /// `None` where the route says nothing.
     fn filter_disabled(&self, filter: &str) -> Option<bool>;

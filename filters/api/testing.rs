@@ -347,6 +347,8 @@ impl Route for TestRoute {
         }
     }
 
+    fn cors_policies(&self, _each: &mut dyn FnMut(&PerRoute)) {}
+
     fn filter_disabled(&self, _filter: &str) -> Option<bool> {
         None
     }

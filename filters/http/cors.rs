@@ -118,6 +118,10 @@ impl HttpFilterConfig for Config {
             Some(route) if route.is_forward() => {
                 let mut policies = SmallVec::new();
                 route.filter_configs(name, &mut |config| policies.extend(config.clone().downcast::<Policy>().ok()));
+                // Envoy: the deprecated fields count where no level has a policy.
+                if policies.is_empty() {
+                    route.cors_policies(&mut |config| policies.extend(config.clone().downcast::<Policy>().ok()));
+                }
                 policies
             }
             _ => SmallVec::new(),

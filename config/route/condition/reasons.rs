@@ -23,6 +23,14 @@ pub struct Reason {
     pub actual: String,
 }
 
+impl Reason {
+    /// Envoy: a route whose optional plugin is unknown matches nothing.
+    pub(in crate::route) fn unknown_plugin() -> Self {
+        let (expected, actual) = ("to be known".into(), "unknown and optional".into());
+        Self { condition: "cluster specifier plugin".into(), expected, actual }
+    }
+}
+
 impl Match {
     /// What of the route, which was lowered from `message`, does not hold; nothing, if the route is for the request.
     /// `connect` says whether the request is one for `connect_matcher`.

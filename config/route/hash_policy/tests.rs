@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use http::{HeaderName, Method};
 use nuncio_filter_api::Scheme;
-use nuncio_telemetry::{Address, ConnectionInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, LifeSpan};
 use tokio::time::Instant;
 
 use super::*;
@@ -121,12 +121,20 @@ fn a_cookie_of_the_session_has_no_age() {
 #[test]
 fn what_cannot_be_is_refused_by_its_place() {
     assert_eq!(
-        lower("{filter_state: {key: k}}, {cookie: {name: \"a\\nb\", ttl: 1s}}").expect_err("is refused"),
-        [
-            "hash_policy[0].filter_state: hashing an object of the filter state is not implemented yet",
-            "hash_policy[1].cookie: name, path and attributes do not make a Set-Cookie header",
-        ]
+        lower("{query_parameter: {name: k}}, {cookie: {name: \"a\\nb\", ttl: 1s}}").expect_err("is refused"),
+        ["hash_policy[1].cookie: name, path and attributes do not make a Set-Cookie header",]
     );
     let regex = "{header: {header_name: a, regex_rewrite: {pattern: {regex: '('}, substitution: ''}}}";
     assert_eq!(lower(regex).expect_err("is refused").len(), 1);
+}
+
+#[test]
+fn a_text_of_the_filter_state_is_hashed() {
+    let policies = lower("{filter_state: {key: k}}").expect("is accepted").expect("is kept");
+    let (info, head) = (info(), request("/", &[]));
+    assert_eq!(policies.hash(&head, &info, None), None);
+    info.filter_state.borrow_mut().set("k", FilterValue::Text("v".into()), LifeSpan::Request);
+    assert_eq!(policies.hash(&head, &info, None), of("v"));
+    info.filter_state.borrow_mut().set("k", FilterValue::Number(1), LifeSpan::Request);
+    assert_eq!(policies.hash(&head, &info, None), None);
 }

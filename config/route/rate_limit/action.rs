@@ -3,17 +3,24 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use expr::descriptor::ExprSpecifier;
 use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_proto::envoy::extensions::rate_limit_descriptors::expr::v3 as expr;
 use nuncio_proto::envoy::r#type::matcher::v3::AddressMatcher;
 use nuncio_proto::xds::core::v3::CidrRange;
+use nuncio_telemetry::cel::{Activation, Expression};
 use nuncio_telemetry::format::{Format, Missing};
+use prost::Name;
 use proto::rate_limit::action as message;
 use proto::rate_limit::action::ActionSpecifier;
 use proto::rate_limit::action::meta_data::Source as SourceName;
 
 use super::{RateLimitCx, text_at};
 use crate::matcher::{Cidr, Field, HeaderMatcher, MetadataKey, QueryMatcher, first_decoded_value};
+use crate::matching::lower_deprecated;
+use crate::protocol::{any_as, message_name};
 
 /// `Action`: the key of its entry, and where the value comes from.
 #[derive(Debug)]
@@ -58,6 +65,7 @@ enum ValueOf {
         default: String,
         source: Source,
     },
+    Expression(Expression),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +73,8 @@ enum Source {
     Dynamic,
     Route,
     Cluster,
+    /// That of the host, which has no metadata: it is refused where endpoints are configured.
+    Locality,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +134,7 @@ impl Action {
                 let value = ValueOf::Metadata { key, default: default_value, source: Source::Dynamic };
                 Ok(Self::new(&descriptor_key, value))
             }),
-            ActionSpecifier::Extension(extension) => {
-                Err(cx.at("extension", |cx| cx.not_implemented(format_args!("the action {}", extension.name))))
-            }
+            ActionSpecifier::Extension(extension) => cx.at("extension", |cx| Self::of_extension(extension, cx)),
         }
     }
 
@@ -203,12 +211,29 @@ impl Action {
             Ok(SourceName::Dynamic) | Err(_) => Source::Dynamic,
             Ok(SourceName::RouteEntry) => Source::Route,
             Ok(SourceName::ClusterEntry) => Source::Cluster,
-            Ok(SourceName::ClusterLocalityEntry) => {
-                return Err(cx.at("source", |cx| cx.not_implemented("CLUSTER_LOCALITY_ENTRY")));
-            }
+            Ok(SourceName::ClusterLocalityEntry) => Source::Locality,
         };
         let value = ValueOf::Metadata { key, default: default_value, source };
         Ok(Self::new(&descriptor_key, value).skipped(skip_if_absent))
+    }
+
+    /// Of the extensions, expressions are known.
+    fn of_extension(extension: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let TypedExtensionConfig { name, typed_config } = extension;
+        let Some(any) = typed_config.filter(|any| message_name(any) == expr::Descriptor::full_name()) else {
+            return Err(cx.not_implemented(format_args!("the action {name}")));
+        };
+        cx.at("typed_config", |cx| {
+            let expr::Descriptor { descriptor_key, skip_if_error, expr_specifier } = any_as(&any, cx)?;
+            let expression = match expr_specifier {
+                None => return Err(cx.invalid("expr_specifier is required")),
+                Some(ExprSpecifier::Text(text)) => cx.at("text", |cx| {
+                    Expression::parse(&text).map_err(|fault| cx.invalid(format!("is no expression: {fault}")))
+                })?,
+                Some(ExprSpecifier::Parsed(parsed)) => cx.at("parsed", |cx| lower_deprecated(&parsed, cx))?,
+            };
+            Ok(Self::new(&descriptor_key, ValueOf::Expression(expression)).skipped(skip_if_error))
+        })
     }
 
     /// What it has to say of a request.
@@ -226,6 +251,11 @@ impl ValueOf {
         let info = cx.format.info;
         match self {
             Self::Fixed(text) => Some(text.clone()),
+            Self::Expression(expression) => {
+                let mut value = Vec::new();
+                expression.write(&Activation::of_request(info, cx.head.view()), &mut value)?;
+                Some(String::from_utf8_lossy(&value).into_owned())
+            }
             Self::DestinationCluster => Some(cx.cluster.to_owned()),
             Self::Header(field) => {
                 let mut found = None;
@@ -265,6 +295,7 @@ impl ValueOf {
                 let found = match source {
                     Source::Dynamic => text_at(key, info.metadata.borrow().as_deref()).map(str::to_owned),
                     Source::Route => text_at(key, cx.entry.metadata().map(|m| &**m)).map(str::to_owned),
+                    Source::Locality => None,
                     Source::Cluster => {
                         text_at(key, info.upstream.borrow().cluster_metadata.as_deref()).map(str::to_owned)
                     }

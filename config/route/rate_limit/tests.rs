@@ -149,6 +149,8 @@ fn texts_of_metadata_are_told() {
     };
     check(&metadata("{key: s}", "source: DYNAMIC"), Some("k=text"));
     check(&metadata("{key: s}", "source: ROUTE_ENTRY"), Some("k=of-route"));
+    check(&metadata("{key: s}", "source: CLUSTER_LOCALITY_ENTRY, default_value: d"), Some("k=d"));
+    check(&metadata("{key: s}", "source: CLUSTER_LOCALITY_ENTRY"), None);
     check(&metadata("{key: l}, {index: 1}", "source: DYNAMIC"), Some("k=b"));
     check(&metadata("{key: n}", "source: DYNAMIC").replace("{key: n}", "{key: 'n'}"), None);
     check(&metadata("{key: empty}", "default_value: d"), Some("k=d"));
@@ -198,15 +200,14 @@ fn what_else_is_said_is_kept() {
 
 #[test]
 fn what_cannot_be_is_refused_by_its_place() {
-    let actions = "{extension: {name: x, typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}}}, {metadata: {descriptor_key: k, metadata_key: {key: f, path: [{key: s}]}, \
-                   source: CLUSTER_LOCALITY_ENTRY}}";
+    let actions =
+        "{extension: {name: x, typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}}}";
     let refused = table(&format!("{{actions: [{actions}], hits_addend: {{number: 1, format: '%REQ(a)%'}}}}"));
     let path = "virtual_hosts[0].routes[0].route.rate_limits[0]";
     assert_eq!(
         refused.err().expect("is refused"),
         [
             format!("{path}.actions[0].extension: the action x is not implemented yet"),
-            format!("{path}.actions[1].metadata.source: CLUSTER_LOCALITY_ENTRY is not implemented yet"),
             format!("{path}.hits_addend: only one of number and format may be set"),
         ]
     );
@@ -235,4 +236,31 @@ fn the_virtual_hosts_limits_hold_where_the_route_has_none_or_includes_them() {
     assert_eq!(table(&format!("route: {{cluster: c, {own}}}")), (1, 0));
     assert_eq!(table(&format!("route: {{cluster: c, include_vh_rate_limits: true, {own}}}")), (1, 1));
     assert_eq!(table("direct_response: {status: 200}"), (0, 0));
+}
+
+#[test]
+fn values_of_expressions_are_told() {
+    let expression = |fields: &str| {
+        let kind = "'@type': type.googleapis.com/envoy.extensions.rate_limit_descriptors.expr.v3.Descriptor";
+        format!("{{extension: {{name: e, typed_config: {{{kind}, {fields}}}}}}}")
+    };
+    check(&expression("descriptor_key: k, text: request.method"), Some("k=GET"));
+    check(&expression("descriptor_key: k, text: '1 + 2'"), Some("k=3"));
+    check(&expression("descriptor_key: k, parsed: {const_expr: {string_value: s}}"), Some("k=s"));
+    check(&expression("descriptor_key: k, text: 'request.headers[\"none\"]'"), None);
+    check(
+        &format!("{}, {{remote_address: {{}}}}", expression("descriptor_key: k, skip_if_error: true, text: '1 / 0'")),
+        Some("remote_address=10.200.3.4"),
+    );
+    for (fields, expected) in [
+        ("descriptor_key: k", "expr_specifier is required"),
+        ("descriptor_key: k, text: '1 +'", "text: is no expression: "),
+    ] {
+        let refused = table(&format!("{{actions: [{}]}}", expression(fields))).err().expect("is refused");
+        assert!(
+            refused[0]
+                .contains(&format!("typed_config{}{expected}", if expected.starts_with("expr") { ": " } else { "." })),
+            "{refused:?}"
+        );
+    }
 }

@@ -1,6 +1,8 @@
 use super::*;
 
 const TABLE: &str = r#"
+cluster_specifier_plugins:
+- { is_optional: true, extension: { name: y, typed_config: { "@type": type.googleapis.com/google.protobuf.Struct, value: {} } } }
 virtual_hosts:
 - name: exact
   domains: [other, a.example]
@@ -21,6 +23,14 @@ virtual_hosts:
 - { name: suffix, domains: ["*.example", "*.b.example"] }
 - { name: prefix, domains: ["a.*"] }
 - { name: tls, domains: [tls], require_tls: ALL }
+- name: plugin
+  domains: [plugin.test]
+  routes:
+  - match: { prefix: / }
+    route: { inline_cluster_specifier_plugin: { is_optional: true, extension: { name: x, typed_config: { "@type": type.googleapis.com/google.protobuf.Struct, value: {} } } } }
+  - match: { prefix: / }
+    route: { cluster_specifier_plugin: y }
+  - { match: { prefix: / }, direct_response: { status: 200 } }
 - { name: any, domains: ["*"] }
 "#;
 
@@ -60,11 +70,19 @@ fn each_condition_that_does_not_hold_is_named() {
             "header \":method\": exact \"POST\": \"GET\"",
             "query parameter \"q\": exact \"r\": \"s\"",
             "cookie \"c\": exact \"d\": absent",
-            "tls_context: { \"presented\": true }: a connection without TLS",
+            "tls_context: { \"presented\": true }: another connection, or one without TLS",
             "dynamic metadata \"f\": { \"filter\": \"f\", \"path\": [ { \"key\": \"k\" } ], \"value\": { \"bool_match\": \
              true } }: another value, or none",
         ]
     );
     assert_eq!(explained.routes[1].reasons[0].expected, "path \"/A\" in any case");
     assert_eq!(explained.routes[2].reasons, []);
+}
+
+#[test]
+fn an_unknown_plugin_is_why_a_route_is_passed_over() {
+    let routes = explain(&get("plugin.test/"), 0).routes;
+    let told: Vec<Vec<_>> = routes.iter().map(|route| route.reasons.iter().map(|r| &*r.actual).collect()).collect();
+    let unknown = vec!["unknown and optional"];
+    assert_eq!(told, [unknown.clone(), unknown, Vec::new()]);
 }

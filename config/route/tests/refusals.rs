@@ -13,7 +13,7 @@ virtual_hosts:
   rate_limits: [{actions: [{extension: {name: jwt, typed_config: {'@type': type.googleapis.com/google.protobuf.Struct, value: {}}}}]}]
   routes:
   - match: {safe_regex: {regex: '('}, headers: [{name: x, safe_regex_match: {regex: '['}}]}
-    route: {cluster: c, hash_policy: [{filter_state: {key: x}}]}
+    route: {cluster: c}
   - match: {prefix: /, filter_state: [{key: k, address_match: {ranges: [{address_prefix: x}]}}]}
     direct_response: {status: 200, body: {filename: /no/such/file}}
 - name: b
@@ -29,8 +29,6 @@ virtual_hosts:
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",
-        "virtual_hosts[0].routes[0].route.hash_policy[0].filter_state: hashing an object of the filter state is not \
-         implemented yet",
         "virtual_hosts[0].routes[1].match.filter_state[0].address_match.ranges[0]: \"x\" is not an IP address",
         "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
          (os error 2)",
