@@ -60,6 +60,7 @@ scenario_files! {
     matching
     outlier
     path
+    repeated_headers
     request_id
     response_headers
     route_action

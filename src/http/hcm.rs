@@ -37,6 +37,7 @@ mod h1;
 mod h2;
 mod lower;
 mod preview;
+mod repeated;
 mod request_head;
 mod response_head;
 mod sniff;
@@ -133,6 +134,7 @@ impl Http {
         if !origin.has_host {
             return Err(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
+        repeated::join(&mut head.headers);
         request_head::apply_underscores(
             &mut head.headers,
             self.hcm.codec.common.underscores,

@@ -2,7 +2,7 @@ use super::*;
 
 const TABLE: &str = r#"
 cluster_specifier_plugins:
-- { is_optional: true, extension: { name: y, typed_config: { "@type": type.googleapis.com/google.protobuf.Struct, value: {} } } }
+- { is_optional: true, extension: { name: other, typed_config: { "@type": type.googleapis.com/google.protobuf.Struct, value: {} } } }
 virtual_hosts:
 - name: exact
   domains: [other, a.example]
@@ -29,7 +29,7 @@ virtual_hosts:
   - match: { prefix: / }
     route: { inline_cluster_specifier_plugin: { is_optional: true, extension: { name: x, typed_config: { "@type": type.googleapis.com/google.protobuf.Struct, value: {} } } } }
   - match: { prefix: / }
-    route: { cluster_specifier_plugin: y }
+    route: { cluster_specifier_plugin: other }
   - { match: { prefix: / }, direct_response: { status: 200 } }
 - { name: any, domains: ["*"] }
 "#;
