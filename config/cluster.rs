@@ -34,8 +34,9 @@ pub use health_check::{
 };
 pub use http::{UpstreamHttp, UpstreamProtocol};
 pub use lb::{
-    CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis, LocalityLb,
-    OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
+    ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis,
+    LocalityLb, Metric, OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb,
+    SubsetSelector, ZoneAware,
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 
@@ -73,6 +74,8 @@ pub struct ClusterConfig {
     pub slow_start: Option<Box<SlowStart>>,
     /// Where requests name the hosts that they are for.
     pub override_host: Option<Box<OverrideHostLb>>,
+    /// Whether hosts get their weights by what they report of their load.
+    pub client_weights: Option<Box<ClientWeights>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.
@@ -188,7 +191,8 @@ impl ClusterConfig {
         for addresses in endpoints.iter_mut().filter_map(|endpoint| endpoint.addresses.as_mut()) {
             *addresses = happy_eyeballs.sort(addresses).into();
         }
-        let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start, override_host } = lb?;
+        let lb::LoweredLb { policy: lb, locality: locality_lb, subset, slow_start, override_host, client_weights } =
+            lb?;
         Ok(Self {
             name,
             observable_name,
@@ -201,6 +205,7 @@ impl ClusterConfig {
             subset,
             slow_start,
             override_host,
+            client_weights,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             health_check: health_check?.map(Arc::new),

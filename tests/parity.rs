@@ -52,6 +52,7 @@ scenario_files! {
     health_check
     http2
     lb_hash
+    lb_orca
     lb_policy
     lb_priority
     lb_subset

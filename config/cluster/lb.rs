@@ -1,3 +1,4 @@
+mod client_weights;
 mod common;
 mod hashing;
 mod override_host;
@@ -17,6 +18,7 @@ use nuncio_proto::google::protobuf::Any;
 use super::Discovery;
 use crate::protocol::{any_as, message_name};
 
+pub use client_weights::{ClientWeights, Metric};
 pub use common::{CommonLb, HealthStatuses, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
 pub use override_host::{HostSource, OverrideHostLb};
@@ -56,6 +58,7 @@ pub(super) struct LoweredLb {
     pub(super) subset: Option<Box<SubsetLb>>,
     pub(super) slow_start: Option<Box<SlowStart>>,
     pub(super) override_host: Option<Box<OverrideHostLb>>,
+    pub(super) client_weights: Option<Box<ClientWeights>>,
 }
 
 // === impl LoweredLb ===
@@ -159,7 +162,7 @@ impl LoweredLb {
     }
 
     fn new(policy: LbPolicy, locality: LocalityLb) -> Self {
-        Self { policy, locality, subset: None, slow_start: None, override_host: None }
+        Self { policy, locality, subset: None, slow_start: None, override_host: None, client_weights: None }
     }
 
     fn lower_subset(proto: subset_pb::Subset, cluster: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
@@ -178,10 +181,30 @@ impl LoweredLb {
         if child.override_host.is_some() {
             return Err(cx.not_implemented("override_host within subsets"));
         }
-        let subset = SubsetLb::lower(proto, &child.locality, cx)?;
         // Without selectors there are no subsets.
-        let subset = (!subset.selectors.is_empty()).then(|| Box::new(subset));
+        let makes_subsets = !proto.subset_selectors.is_empty();
+        let subset = SubsetLb::lower(proto, &child.locality, cx)?;
+        let subset = makes_subsets.then(|| Box::new(subset));
         Ok(Self { subset, ..child })
+    }
+
+    /// Envoy has it for one other policy alone.
+    fn lower_wrr_locality(
+        proto: wrr_locality::v3::WrrLocality,
+        cluster: &str,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        const OTHERS: &str = "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer \
+                              as its endpoint picking policy.";
+        let wrr_locality::v3::WrrLocality { endpoint_picking_policy } = proto;
+        cx.at("endpoint_picking_policy", |cx| {
+            let list = endpoint_picking_policy.unwrap_or_default();
+            let child = Self::lower_list(list, cluster, cx, |_| OTHERS.to_owned())?;
+            if child.client_weights.is_none() || child.subset.is_some() || child.override_host.is_some() {
+                return Err(cx.invalid(OTHERS));
+            }
+            Ok(Self { locality: LocalityLb::Weighted, ..child })
+        })
     }
 
     fn lower_any(any: &Any, cluster: &str, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
@@ -207,29 +230,16 @@ impl LoweredLb {
                 let cluster_provided::v3::ClusterProvided {} = any_as(any, cx)?;
                 Self::new(LbPolicy::ClusterProvided, LocalityLb::default())
             }
-            "wrr_locality.v3.WrrLocality" => return Err(refuse_wrr_locality(any_as(any, cx)?, cx)),
+            "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin" => {
+                ClientWeights::lower(any_as(any, cx)?, cx)?
+            }
+            "wrr_locality.v3.WrrLocality" => Self::lower_wrr_locality(any_as(any, cx)?, cluster, cx)?,
             // Envoy 1.40 has the messages and no such policies: it looks for another in the list.
             "pick_first.v3.PickFirst" | "random_subsetting.v3.RandomSubsetting" => return Ok(None),
             other => return Err(cx.not_implemented(format!("load balancing by {other}"))),
         };
         Ok(Some(lowered))
     }
-}
-
-/// Envoy has it for one other policy alone, which nuncio does not have.
-fn refuse_wrr_locality(proto: wrr_locality::v3::WrrLocality, cx: &mut LowerCx<'_>) -> Refused {
-    let wrr_locality::v3::WrrLocality { endpoint_picking_policy } = proto;
-    let policies = endpoint_picking_policy.map(|list| list.policies).unwrap_or_default();
-    let any = policies.first().and_then(|p| p.typed_extension_config.as_ref()?.typed_config.as_ref());
-    cx.at("endpoint_picking_policy", |cx| match any {
-        Some(any) if message_name(any).ends_with(".ClientSideWeightedRoundRobin") => {
-            cx.not_implemented("load balancing by client_side_weighted_round_robin")
-        }
-        _ => cx.invalid(
-            "Currently WrrLocalityLoadBalancer only supports ClientSideWeightedRoundRobinLoadBalancer as its endpoint \
-             picking policy.",
-        ),
-    })
 }
 
 // === impl LbPolicy ===

@@ -81,6 +81,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(discover_forever(clusters.clone())),
             spawn_local(clusters.clone().run_health()),
             spawn_local(clusters.clone().run_warming()),
+            spawn_local(clusters.clone().run_weights()),
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
         ];
         if control.initialise().await {

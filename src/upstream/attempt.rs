@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
+use crate::orca::Reported;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http2::Http2Lease;
 use crate::pool::tcp;
@@ -49,6 +50,8 @@ pub(crate) struct ActiveRequest {
     /// Leave for the stream, on a connection that carries several.
     leave: Option<Http2Lease>,
     has_ended: Cell<bool>,
+    /// The response has told of the load of the host.
+    has_reported: Cell<bool>,
 }
 
 /// How often one request may meet a kept connection that was closed before it.
@@ -80,6 +83,9 @@ impl Attempt<'_> {
 
     /// Tells outlier detection and health checks how the host did.
     fn note_outcome(&self, request: &RequestHead, outcome: &Result<Answered, Failure>) {
+        if let Ok(answered) = outcome {
+            answered.active.note_load(&answered.response.head.headers);
+        }
         let Some(health) = self.host.share.cluster.health() else { return };
         match outcome {
             Ok(answered) => health.note_response(&self.host.host, request, &answered.response.head),
@@ -269,14 +275,38 @@ impl ActiveRequest {
         let host = record.host.clone();
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
-        let has_ended = Cell::new(false);
-        Ok(Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended })
+        Ok(Self::new(share, host, record, priority))
     }
 
     /// Datagrams to a host. Envoy counts nothing of them but the response.
     fn uncounted(share: &Rc<ClusterShare>, record: &Rc<ConnectionRecord>, priority: Priority) -> Self {
-        let (host, has_ended) = (record.host.clone(), Cell::new(false));
-        Self { share: share.clone(), host, record: record.clone(), priority, leave: None, has_ended }
+        Self::new(share, record.host.clone(), record, priority)
+    }
+
+    fn new(share: &Rc<ClusterShare>, host: Arc<Host>, record: &Rc<ConnectionRecord>, priority: Priority) -> Self {
+        Self {
+            share: share.clone(),
+            host,
+            record: record.clone(),
+            priority,
+            leave: None,
+            has_ended: Cell::new(false),
+            has_reported: Cell::new(false),
+        }
+    }
+
+    /// Takes in what headers or trailers of the response say of the load of the host; the first word counts.
+    #[inline]
+    pub(crate) fn note_load(&self, headers: &HeaderMap) {
+        if let Some(config) = &self.share.cluster.config.client_weights
+            && !self.has_reported.get()
+        {
+            let reported = Reported::read(headers, config);
+            if let Reported::Weight(weight) = reported {
+                self.host.note_report(weight, self.share.env.clock.now());
+            }
+            self.has_reported.set(reported != Reported::Nothing);
+        }
     }
 
     /// The response has ended as it should.

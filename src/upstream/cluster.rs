@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use nuncio_config::bootstrap::LocalCluster;
 use nuncio_config::cluster::{
-    AssignmentPolicy, ClusterAssignment, ClusterConfig, Discovery, LbPolicy, LocalityLb, Priority,
+    AssignmentPolicy, ClientWeights, ClusterAssignment, ClusterConfig, Discovery, LbPolicy, LocalityLb, Priority,
 };
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
@@ -18,6 +18,7 @@ use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
 use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
 use crate::limits::Limits;
+use crate::orca;
 
 /// A cluster, shared by all workers.
 pub struct Cluster {
@@ -154,7 +155,7 @@ impl Cluster {
                 }
             }
         }
-        self.begin_slow_start(&hosts);
+        self.note_for_balance(&hosts);
         let set = self.with_layout(|layout| HostSet::new(hosts, layout));
         self.stats.membership_change().add(set.changed_priorities(&before));
         self.publish(set);
@@ -172,14 +173,24 @@ impl Cluster {
             return;
         }
         let before = self.hosts.load();
-        self.begin_slow_start(&before.hosts);
+        self.note_for_balance(&before.hosts);
         let set = self.with_layout(|layout| before.refreshed(layout));
         self.publish(set);
     }
 
-    /// Notes which of `hosts` are healthy, where slow start asks since when.
-    fn begin_slow_start(&self, hosts: &[Arc<Host>]) {
-        if self.config.slow_start.is_none() {
+    /// Works out the weights that follow from what the hosts report of their load.
+    pub(crate) fn weigh(&self, config: &ClientWeights) {
+        let _writer = self.lock();
+        let before = self.hosts.load();
+        if orca::weigh(config, &before.hosts, Instant::now()) {
+            self.publish(self.with_layout(|layout| before.refreshed(layout)));
+        }
+    }
+
+    /// Notes what load balancing asks of `hosts`: since when they are healthy, and their weights.
+    fn note_for_balance(&self, hosts: &[Arc<Host>]) {
+        let ClusterConfig { slow_start, client_weights, .. } = &self.config;
+        if slow_start.is_none() && client_weights.is_none() {
             return;
         }
         let now = Instant::now();
@@ -188,6 +199,9 @@ impl Cluster {
             if host.health() == CoarseHealth::Healthy {
                 host.note_healthy(now);
             }
+        }
+        if let Some(config) = client_weights {
+            orca::weigh(config, hosts, now);
         }
     }
 

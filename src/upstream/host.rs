@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use nuncio_config::cluster::{Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality};
+use nuncio_config::cluster::{
+    ClientWeights, Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality,
+};
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -25,7 +27,9 @@ pub struct Host {
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
     pub hostname: Arc<str>,
     /// Share of the load, at least 1.
-    pub weight: u32,
+    weight: AtomicU32,
+    /// As its endpoint has it.
+    assigned_weight: u32,
     /// `priority` of its locality: 0 is used first.
     pub priority: u32,
     /// Where it stands.
@@ -135,7 +139,8 @@ impl Host {
             address,
             addresses,
             hostname,
-            weight: *weight,
+            weight: AtomicU32::new(*weight),
+            assigned_weight: *weight,
             priority: *priority,
             discovered: AtomicU8::new(*health as u8),
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
@@ -164,7 +169,7 @@ impl Host {
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
             && *addresses == self.addresses
             && *hostname == self.hostname
-            && (*weight, *priority) == (self.weight, self.priority)
+            && (*weight, *priority) == (self.assigned_weight, self.priority)
             && *locality == self.locality
             && *metadata == self.metadata
             && *check == self.check
@@ -191,6 +196,17 @@ impl Host {
     /// Where it has several: all of them, in the order in which they are tried.
     pub(crate) fn addresses(&self) -> Option<&[SocketAddr]> {
         self.addresses.as_deref()
+    }
+
+    /// Its share of the load, at least 1.
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Sets its share of the load; it counts once the set of hosts is made anew. False if it was the same.
+    pub(crate) fn set_weight(&self, weight: u32) -> bool {
+        let weight = weight.max(1);
+        self.weight.swap(weight, Ordering::Relaxed) != weight
     }
 
     /// What is known of its health now. It counts for load balancing once
@@ -289,6 +305,16 @@ impl Host {
     /// balancing does not look at it, or it never was.
     pub(crate) fn healthy_for(&self, now: Instant) -> Option<Duration> {
         self.balance.get()?.healthy_for(now)
+    }
+
+    /// It has reported a load that `weight` follows from.
+    pub(crate) fn note_report(&self, weight: u32, now: Instant) {
+        self.balance.get().inspect(|balance| balance.note_report(weight, now));
+    }
+
+    /// The weight that follows from its reports, where they count.
+    pub(crate) fn reported_weight(&self, config: &ClientWeights, now: Instant) -> Option<u32> {
+        self.balance.get()?.reported_weight(config, now)
     }
 
     /// The success rates that outlier detection found last: of its responses, and of the connections to it; -1 where

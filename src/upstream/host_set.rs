@@ -170,7 +170,7 @@ impl HostSet {
 
     /// The greatest weight of a host, for the gauge `max_host_weight`.
     pub(crate) fn max_weight(&self) -> u32 {
-        self.hosts.iter().map(|h| h.weight).max().unwrap_or(0)
+        self.hosts.iter().map(|h| h.weight()).max().unwrap_or(0)
     }
 
     /// Whether a load balancer may choose the host at `place` now.

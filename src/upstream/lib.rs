@@ -21,6 +21,7 @@ mod host;
 mod host_set;
 mod lb;
 mod limits;
+mod orca;
 mod outlier;
 mod pool;
 mod router;

@@ -87,7 +87,7 @@ fn write_host(cluster: &str, host: &Host, out: &mut String) -> std::fmt::Result 
     let locality = host.locality.as_deref();
     line("hostname", &host.hostname)?;
     line("health_flags", &host.flags())?;
-    line("weight", &host.weight)?;
+    line("weight", &host.weight())?;
     line("region", &locality.map_or("", |l| &l.region))?;
     line("zone", &locality.map_or("", |l| &l.zone))?;
     line("sub_zone", &locality.map_or("", |l| &l.sub_zone))?;
@@ -174,7 +174,7 @@ fn host_status(host: &Arc<Host>) -> proto::HostStatus {
         address: Some(to_proto(&host.address())),
         stats: counters.chain(gauges).collect(),
         health_status: Some(health_status(host.flags())),
-        weight: host.weight,
+        weight: host.weight(),
         hostname: host.hostname.to_string(),
         priority: host.priority,
         success_rate,

@@ -304,7 +304,7 @@ impl ClusterReport {
             address: host.address().to_string(),
             hostname: host.hostname.to_string(),
             health: health(host.flags().health_of_discovery()),
-            weight: host.weight,
+            weight: host.weight(),
             is_candidate: set.is_candidate(i),
         });
         let mut endpoints: Vec<_> = resolved.collect();

@@ -1,6 +1,7 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nuncio_config::cluster::ClientWeights;
 use tokio::time::Instant;
 
 /// What load balancing notes of a host, where its policy looks at it.
@@ -10,6 +11,12 @@ pub(crate) struct Balance {
     epoch: Instant,
     /// Since when it is healthy.
     healthy_since: Moment,
+    /// The weight that followed from its last report.
+    reported: AtomicU32,
+    /// Since when it reports.
+    reports_since: Moment,
+    /// When it reported last.
+    reported_at: Moment,
 }
 
 /// A point in time, or none: microseconds after an epoch, and one more.
@@ -20,7 +27,13 @@ struct Moment(AtomicU64);
 
 impl Balance {
     pub(super) fn new(now: Instant) -> Self {
-        Self { epoch: now, healthy_since: Moment::default() }
+        Self {
+            epoch: now,
+            healthy_since: Moment::default(),
+            reported: AtomicU32::new(0),
+            reports_since: Moment::default(),
+            reported_at: Moment::default(),
+        }
     }
 
     /// It is healthy, since now unless it was before.
@@ -38,6 +51,27 @@ impl Balance {
     pub(super) fn healthy_for(&self, now: Instant) -> Option<Duration> {
         Some(now.saturating_duration_since(self.healthy_since.get(self.epoch)?))
     }
+
+    pub(super) fn note_report(&self, weight: u32, now: Instant) {
+        self.reported.store(weight, Ordering::Relaxed);
+        self.reported_at.set(self.epoch, now);
+        if self.reports_since.get(self.epoch).is_none() {
+            self.reports_since.set(self.epoch, now);
+        }
+    }
+
+    /// `None` until it has reported for a while, and once it has not for too long.
+    pub(super) fn reported_weight(&self, config: &ClientWeights, now: Instant) -> Option<u32> {
+        let ago = |moment: &Moment| Some(now.saturating_duration_since(moment.get(self.epoch)?));
+        if ago(&self.reports_since)? < config.blackout {
+            return None;
+        }
+        if ago(&self.reported_at)? > config.expiration {
+            self.reports_since.clear();
+            return None;
+        }
+        Some(self.reported.load(Ordering::Relaxed))
+    }
 }
 
 // === impl Moment ===
@@ -52,5 +86,9 @@ impl Moment {
     fn set(&self, epoch: Instant, at: Instant) {
         let micros = at.saturating_duration_since(epoch).as_micros();
         self.0.store(u64::try_from(micros).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Relaxed);
     }
 }

@@ -208,7 +208,7 @@ impl LocalityHosts {
 impl Sorted {
     fn add(&mut self, place: u32, host: &Host) {
         let flags = host.flags();
-        let weight = u64::from(host.weight);
+        let weight = u64::from(host.weight());
         self.all.push(place);
         match flags.coarse() {
             CoarseHealth::Healthy => {
@@ -249,7 +249,7 @@ impl Sorted {
 
 impl Candidates {
     fn new(places: Vec<u32>, hosts: &[Arc<Host>]) -> Self {
-        let mut weights = places.iter().map(|&place| hosts[place as usize].weight);
+        let mut weights = places.iter().map(|&place| hosts[place as usize].weight());
         let first = weights.next();
         let is_weighted = weights.any(|weight| Some(weight) != first);
         Self { places: places.into(), is_weighted, first_turns: OnceLock::new() }
@@ -272,7 +272,7 @@ impl Candidates {
 
     /// The first turns of many hosts by weight, for all workers; `None` where they are few, or weigh the same.
     pub(crate) fn first_turns(&self, hosts: &[Arc<Host>]) -> Option<&Arc<[Turn]>> {
-        let weight = |place: u32| hosts[place as usize].weight;
+        let weight = |place: u32| hosts[place as usize].weight();
         let is_heavy = self.is_weighted && self.len() > MANY;
         is_heavy.then(|| self.first_turns.get_or_init(|| first_turns(&self.places, weight)))
     }

@@ -154,7 +154,7 @@ fn by_locality(priority: &PriorityHosts, hosts: &[Arc<Host>]) -> Vec<Weighted> {
 
 /// Gives `candidates` their parts of `share`.
 fn normalize(candidates: &Candidates, share: f64, hosts: &[Arc<Host>], weighted: &mut Vec<Weighted>) {
-    let weight = |place: u32| hosts[place as usize].weight;
+    let weight = |place: u32| hosts[place as usize].weight();
     let total: u64 = candidates.places().iter().map(|place| u64::from(weight(*place))).sum();
     weighted.extend(candidates.places().iter().map(|&place| Weighted {
         place,

@@ -106,7 +106,7 @@ fn least_of_all(places: &[u32], env: LbEnv<'_>) -> u32 {
 
 /// The weight of `host`, less in slow start.
 fn weight_now(host: &Host, env: LbEnv<'_>) -> f64 {
-    f64::from(host.weight) * slow_start::part(host, env)
+    f64::from(host.weight()) * slow_start::part(host, env)
 }
 
 fn least_request_weight(host: &Host, bias: f64, env: LbEnv<'_>) -> f64 {

@@ -144,7 +144,7 @@ impl Share {
         let size = |set: &HostSet, locality: &LocalityHosts| match basis {
             LocalityBasis::HealthyHosts => locality.healthy.len() as u64,
             LocalityBasis::HealthyWeight => {
-                locality.healthy.places().iter().map(|place| u64::from(set.hosts[*place as usize].weight)).sum()
+                locality.healthy.places().iter().map(|place| u64::from(set.hosts[*place as usize].weight())).sum()
             }
         };
         let total = |set: &HostSet| set.priorities[0].localities.iter().map(|l| size(set, l)).sum::<u64>();

@@ -113,13 +113,16 @@ impl HttpBody for UpstreamBody {
         if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
             times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
         }
-        if let (Some(Ok(frame)), Success::Later) = (&frame, stream.counted.success)
+        if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
-            stream.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
-            match stream.counted.success {
-                Success::Yes => stream.active.host.stats.rq_success.inc(),
-                _ => stream.active.host.stats.rq_error.inc(),
+            stream.active.note_load(trailers);
+            if stream.counted.success == Success::Later {
+                stream.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
+                match stream.counted.success {
+                    Success::Yes => stream.active.host.stats.rq_success.inc(),
+                    _ => stream.active.host.stats.rq_error.inc(),
+                }
             }
         }
         if let Some(Err(error)) = &frame {

@@ -90,7 +90,7 @@ fn endpoint(host: &Host) -> pb::LbEndpoint {
     };
     pb::LbEndpoint {
         health_status: health as i32,
-        load_balancing_weight: Some(UInt32Value { value: host.weight }),
+        load_balancing_weight: Some(UInt32Value { value: host.weight() }),
         host_identifier: Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
         ..pb::LbEndpoint::default()
     }

@@ -59,7 +59,7 @@ fn a_host_of_another_weight_keeps_what_its_checks_found() {
     before[0].clear_flag(HealthFlag::FailedActiveHc);
     let after = assign(&cluster, vec![Endpoint { weight: 5, ..at(1) }, Endpoint { weight: 5, ..at(2) }]);
     let failed = |host: &Host| host.flags().has(HealthFlag::FailedActiveHc);
-    assert_eq!((after[0].weight, failed(&after[0]), failed(&after[1])), (5, false, true));
+    assert_eq!((after[0].weight(), failed(&after[0]), failed(&after[1])), (5, false, true));
 }
 
 #[test]
