@@ -19,6 +19,8 @@ pub struct SubsetLb {
     pub default_subset: serde_json::Map<String, serde_json::Value>,
     /// Which fields make subsets.
     pub selectors: Box<[SubsetSelector]>,
+    /// Whether a route may ask for more than the keys of a selector.
+    pub allow_redundant_keys: bool,
     /// Whether weights of localities count in subsets.
     pub locality_weight_aware: bool,
     /// Whether they are scaled by how many hosts of a locality are in the subset.
@@ -50,7 +52,7 @@ pub struct SubsetSelector {
     pub keys: BTreeSet<Arc<str>>,
     /// Where there is no host in the subset that was asked for; `None`: as the policy has it.
     pub fallback: Option<SelectorFallback>,
-    /// Whether there is one host at most for each value of the one key.
+    /// Whether there is one host at most for each set of values.
     pub single_host: bool,
 }
 
@@ -94,7 +96,6 @@ impl SubsetLb {
             metadata_fallback_policy,
             subset_lb_policy: _,
         } = proto;
-        cx.unsupported("allow_redundant_keys", &allow_redundant_keys)?;
         if locality_weight_aware && *locality != LocalityLb::Weighted {
             return Err(
                 cx.invalid("Locality weight aware subset LB requires that a locality_weighted_lb_config be set")
@@ -108,11 +109,18 @@ impl SubsetLb {
             Err(_) => return Err(cx.at("fallback_policy", |cx| cx.invalid("is no fallback policy"))),
         };
         let metadata_fallback = metadata_fallback_policy == parts::LbSubsetMetadataFallbackPolicy::FallbackList as i32;
-        let selectors = cx.each("subset_selectors", subset_selectors, SubsetSelector::lower)?;
+        let mut selectors = cx.each("subset_selectors", subset_selectors, SubsetSelector::lower)?;
+        // Envoy: a selector without keys is none.
+        selectors.retain(|selector| !selector.keys.is_empty());
+        if allow_redundant_keys {
+            // Of several whose keys a route asks for, the one with the most counts.
+            selectors.sort_by_key(|selector| std::cmp::Reverse(selector.keys.len()));
+        }
         Ok(Self {
             fallback,
             default_subset: default_subset.map(object).unwrap_or_default(),
             selectors: selectors.into(),
+            allow_redundant_keys,
             locality_weight_aware,
             scale_locality_weight,
             panic_mode_any,
@@ -143,9 +151,6 @@ impl SubsetSelector {
         };
         if !fallback_keys.is_empty() && !matches!(fallback, Some(SelectorFallback::Keys(_))) {
             return Err(cx.invalid("fallback_keys_subset can be set only for KEYS_SUBSET fallback_policy"));
-        }
-        if single_host_per_subset && keys.len() != 1 {
-            return Err(cx.invalid("single_host_per_subset requires exactly one key"));
         }
         Ok(Self { keys, fallback, single_host: single_host_per_subset })
     }

@@ -1,5 +1,7 @@
 //! Balancing among hosts whose metadata is what the route asks for.
 
+use std::sync::Arc;
+
 use nuncio_config::cluster::{ClusterConfig, SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 use nuncio_config::metadata::MetadataMatch;
 use serde_json::Value;
@@ -62,7 +64,8 @@ impl SubsetBalancer {
 
     fn pick_for(&self, metadata: Option<&MetadataMatch>, pick: Pick<'_>) -> Option<usize> {
         let stats = pick.env.stats;
-        if let Some(metadata) = metadata {
+        let narrowed = metadata.and_then(|metadata| without_redundant_keys(pick.config, metadata));
+        if let Some(metadata) = narrowed.as_ref().or(metadata) {
             if let Some(place) = pick.subsets.single(metadata.key()) {
                 stats.lb_subsets_selected().inc();
                 return Some(place as usize);
@@ -105,6 +108,16 @@ impl SubsetBalancer {
         let env = LbEnv { set: &pick.subsets.sets[at as usize], ..pick.env };
         self.balancers.get_or_init(at as usize, || LoadBalancer::new(pick.cluster, env)).pick(pick.cx, env)
     }
+}
+
+/// What is left of `metadata` where it asks for more than the keys of a selector, and may.
+fn without_redundant_keys(config: &SubsetLb, metadata: &MetadataMatch) -> Option<MetadataMatch> {
+    if !config.allow_redundant_keys {
+        return None;
+    }
+    let is_asked = |key: &Arc<str>| metadata.criteria().binary_search_by(|(name, _)| name.cmp(key)).is_ok();
+    let selector = config.selectors.iter().find(|selector| selector.keys.iter().all(is_asked))?;
+    Some(metadata.only(|name| selector.keys.contains(name)))
 }
 
 /// The selector whose keys are those of `metadata`.
