@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_routes;
+mod balance;
 mod chaos;
 mod dns;
 mod drain;

@@ -90,7 +90,7 @@ impl LoweredLb {
         let specifier = common.and_then(|c| c.locality_config_specifier);
         let locality = cx.at("common_lb_config", |cx| LocalityLb::lower_common(specifier, cx))?;
         let subset = match subset {
-            Some(proto) => cx.at("lb_subset_config", |cx| SubsetLb::lower_config(proto, &locality, cx))?,
+            Some(proto) => cx.at("lb_subset_config", |cx| SubsetLb::lower_config(proto, &locality, cluster, cx))?,
             None => None,
         };
         Ok(Self { subset: subset.map(Box::new), slow_start: slow_start?, ..Self::new(policy?, locality) })
@@ -116,6 +116,10 @@ impl LoweredLb {
         cluster: &str,
         cx: &mut LowerCx<'_>,
     ) -> Result<(), Refused> {
+        if self.policy == LbPolicy::ClusterProvided && self.subset.is_some() {
+            let reason = "cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config";
+            return Err(cx.invalid(reason));
+        }
         match (self.policy == LbPolicy::ClusterProvided, discovery.brings_balancer()) {
             (true, false) => Err(cx.invalid(format!(
                 "cluster manager: cluster provided LB specified but cluster '{cluster}' did not provide one. Check \
@@ -125,9 +129,6 @@ impl LoweredLb {
                 "cluster manager: cluster provided LB not specified but cluster '{cluster}' provided one. Check \
                  cluster documentation."
             ))),
-            (true, true) if self.subset.is_some() => {
-                Err(cx.invalid("cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config"))
-            }
             _ => Ok(()),
         }
     }
@@ -183,7 +184,7 @@ impl LoweredLb {
         }
         // Without selectors there are no subsets.
         let makes_subsets = !proto.subset_selectors.is_empty();
-        let subset = SubsetLb::lower(proto, &child.locality, cx)?;
+        let subset = SubsetLb::lower(proto, &child.locality, cluster, cx)?;
         let subset = makes_subsets.then(|| Box::new(subset));
         Ok(Self { subset, ..child })
     }
@@ -341,3 +342,6 @@ fn bias(proto: Option<core::RuntimeDouble>) -> f64 {
     let bias = proto.map(|core::RuntimeDouble { default_value, runtime_key: _ }| default_value);
     bias.filter(|bias| *bias >= 0.0).unwrap_or(1.0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,6 +159,9 @@ impl Host {
     pub(crate) fn succeeding(endpoint: &Endpoint, address: Address, before: &Self) -> Self {
         let host = Self::new(endpoint, address);
         host.flags.store(before.flags().checked().bits() | host.flags().bits(), Ordering::Release);
+        if let Some(balance) = before.balance.get() {
+            host.balance.get_or_init(|| Box::new(balance.copy()));
+        }
         host
     }
 

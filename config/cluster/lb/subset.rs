@@ -72,6 +72,7 @@ impl SubsetLb {
     pub(in crate::cluster) fn lower_config(
         proto: &LbSubsetConfig,
         locality: &LocalityLb,
+        cluster: &str,
         cx: &mut LowerCx<'_>,
     ) -> Result<Option<Self>, Refused> {
         if proto.subset_selectors.is_empty() {
@@ -79,11 +80,16 @@ impl SubsetLb {
         }
         // The policy took over the fields of the older message, numbers included.
         let proto = pb::Subset::decode(&*proto.encode_to_vec()).map_err(|e| cx.invalid(e.to_string()))?;
-        Self::lower(proto, locality, cx).map(Some)
+        Self::lower(proto, locality, cluster, cx).map(Some)
     }
 
     /// The policy `Subset`, whose own policy was lowered before.
-    pub(super) fn lower(proto: pb::Subset, locality: &LocalityLb, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(super) fn lower(
+        proto: pb::Subset,
+        locality: &LocalityLb,
+        cluster: &str,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
         let pb::Subset {
             fallback_policy,
             default_subset,
@@ -97,9 +103,9 @@ impl SubsetLb {
             subset_lb_policy: _,
         } = proto;
         if locality_weight_aware && *locality != LocalityLb::Weighted {
-            return Err(
-                cx.invalid("Locality weight aware subset LB requires that a locality_weighted_lb_config be set")
-            );
+            return Err(cx.invalid(format!(
+                "Locality weight aware subset LB requires that a locality_weighted_lb_config be set in {cluster}"
+            )));
         }
         use parts::LbSubsetFallbackPolicy as Fallback;
         let fallback = match Fallback::try_from(fallback_policy) {

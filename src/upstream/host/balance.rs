@@ -36,6 +36,18 @@ impl Balance {
         }
     }
 
+    /// The same, for a host that takes the place of this one.
+    pub(super) fn copy(&self) -> Self {
+        let Self { epoch, healthy_since, reported, reports_since, reported_at } = self;
+        Self {
+            epoch: *epoch,
+            healthy_since: healthy_since.copy(),
+            reported: AtomicU32::new(reported.load(Ordering::Relaxed)),
+            reports_since: reports_since.copy(),
+            reported_at: reported_at.copy(),
+        }
+    }
+
     /// It is healthy, since now unless it was before.
     pub(super) fn note_healthy(&self, now: Instant) {
         if self.healthy_since.get(self.epoch).is_none() {
@@ -86,6 +98,10 @@ impl Moment {
     fn set(&self, epoch: Instant, at: Instant) {
         let micros = at.saturating_duration_since(epoch).as_micros();
         self.0.store(u64::try_from(micros).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+    }
+
+    fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
     }
 
     fn clear(&self) {

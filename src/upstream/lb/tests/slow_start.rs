@@ -137,3 +137,14 @@ async fn a_new_host_is_spared_within_its_subset() {
     let new = picks.iter().filter(|place| **place == 3).count();
     assert!((99..=101).contains(&new) && picks.iter().all(|place| *place >= 2), "{new}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_is_replaced_under_its_address_does_not_begin_again() {
+    let f = Fixture::of(with_slow_start(four()));
+    advance(2 * WINDOW).await;
+    let hosts = f.cluster.hosts().hosts.clone();
+    let changed = Endpoint { weight: 3, ..f.cluster.config.endpoints[0].clone() };
+    let again = Arc::new(Host::succeeding(&changed, hosts[0].address(), &hosts[0]));
+    f.cluster.set_hosts([again].into_iter().chain(hosts[1..].iter().cloned()).collect());
+    assert_shares(&f.shares(600), &[3.0, 1.0, 1.0, 1.0]);
+}
