@@ -1,5 +1,6 @@
 //! Configuration that changes while traffic flows: files that are replaced by moves.
 
+mod bootstrap;
 mod files;
 
 use crate::support::DEADLINE;

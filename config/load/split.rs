@@ -1,6 +1,7 @@
 //! The static clusters of an encoded bootstrap, apart from the rest.
 
 use super::wire;
+use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::cluster::v3::Cluster;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -11,7 +12,7 @@ const STATIC_RESOURCES: u32 = 2;
 const CLUSTERS: u32 = 2;
 
 /// The static clusters of a bootstrap, encoded.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StaticClusters {
     bytes: Vec<u8>,
     places: Vec<Range<usize>>,
@@ -56,6 +57,17 @@ impl StaticClusters {
         self.places.iter().map(|place| Cluster::decode(&self.bytes[place.clone()]))
     }
 
+    /// Each of them, encoded.
+    pub fn encoded(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| &self.bytes[place.clone()])
+    }
+
+    /// The bootstrap without them.
+    pub fn rest(&self) -> Bootstrap {
+        // What the loader checked decodes.
+        Bootstrap::decode(&*Self::split(self.bytes.clone()).0).unwrap_or_default()
+    }
+
     /// The whole bootstrap as it was merged, clusters included, encoded.
     pub fn bootstrap(&self) -> &[u8] {
         &self.bytes
@@ -85,7 +97,6 @@ fn fields(bytes: &[u8], within: Range<usize>) -> impl Iterator<Item = (u32, Rang
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
     use nuncio_proto::envoy::config::bootstrap::v3::bootstrap::StaticResources;
     use nuncio_proto::envoy::config::core::v3::Node;
 
@@ -107,5 +118,7 @@ mod tests {
         let names: Vec<String> = clusters.iter().map(|c| c.expect("it decodes").name).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(clusters.bootstrap(), bytes);
+        assert_eq!(clusters.rest(), bootstrap(&[], "second"));
+        assert_eq!(clusters.encoded().count(), 3);
     }
 }

@@ -56,6 +56,12 @@ impl ClusterNames {
         }
     }
 
+    /// Says that there are no clusters but those for whose names `is_there` is true.
+    pub fn withdraw_all_but(&self, mut is_there: impl FnMut(&str) -> bool) {
+        let mut names = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        names.iter_mut().for_each(|(name, known)| known.declared &= is_there(name));
+    }
+
     /// Whether there is a cluster of this name, for configuration that may only refer to those that exist
     /// (`validate_clusters`). Static clusters are lowered before the listeners that refer to them.
     pub fn is_declared(&self, name: &str) -> bool {

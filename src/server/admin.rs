@@ -15,11 +15,8 @@ pub(crate) use serve::AdminThread;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use http::{Method, StatusCode};
-use nuncio_config::bootstrap::RuntimeConfig;
-use nuncio_config::load::StaticClusters;
 use nuncio_filter_api::LowerEnv;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_telemetry::logging::AppLog;
@@ -39,13 +36,10 @@ use stats::AdminStats;
 pub(crate) struct Admin {
     options: Options,
     env: Arc<LowerEnv>,
-    loaded: StaticClusters,
-    runtime: RuntimeConfig,
     stats: AdminStats,
     shared: Arc<Shared>,
     log: AppLog,
     started: Instant,
-    started_wall: SystemTime,
     control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
 }
 
@@ -70,30 +64,17 @@ impl Admin {
     pub(crate) fn new(
         options: Options,
         env: Arc<LowerEnv>,
-        loaded: StaticClusters,
-        runtime: RuntimeConfig,
         shared: Arc<Shared>,
         log: AppLog,
         control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
     ) -> Self {
-        Self {
-            stats: AdminStats::new(&shared.store),
-            options,
-            env,
-            loaded,
-            runtime,
-            shared,
-            log,
-            started: Instant::now(),
-            started_wall: SystemTime::now(),
-            control,
-        }
+        Self { stats: AdminStats::new(&shared.store), options, env, shared, log, started: Instant::now(), control }
     }
 
     /// The bootstrap as it was loaded, with the names of the command line and what this build can do.
     fn bootstrap(&self) -> Bootstrap {
         // What the loader checked decodes.
-        let mut bootstrap = Bootstrap::decode(self.loaded.bootstrap()).unwrap_or_default();
+        let mut bootstrap = Bootstrap::decode(self.shared.bootstrap.load().loaded.bootstrap()).unwrap_or_default();
         override_node(&mut bootstrap, &self.options);
         bootstrap.node = Some(info::node(bootstrap.node.take(), &self.env.registry));
         bootstrap

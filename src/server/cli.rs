@@ -9,8 +9,10 @@ use nuncio_telemetry::logging::LogLevel;
 
 /// What else the first word may be.
 const TOOLS: &str = "Tools, each with a --help of its own:
+  nuncio diff         Tell what a reload from one bootstrap to another would change
   nuncio explain      Tell what becomes of a request, and why
-  nuncio route-check  Test a route table, as Envoy's router_check_tool does";
+  nuncio route-check  Test a route table, as Envoy's router_check_tool does
+  nuncio validate     Check a configuration: as --mode validate";
 
 /// An Envoy-compatible L4/L7 proxy.
 #[derive(Clone, Debug, Parser)]
@@ -79,6 +81,9 @@ pub struct Options {
     /// Extensions that may not be used, such as envoy.filters.network/envoy.filters.network.echo
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub disable_extensions: Vec<String>,
+    /// Read the bootstrap again whenever its file changes, as SIGHUP asks for
+    #[arg(long)]
+    pub watch_config: bool,
     /// Print the version
     #[arg(long)]
     pub version: bool,

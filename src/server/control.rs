@@ -10,12 +10,12 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use nuncio_config::listener::DrainType;
 use nuncio_config::load::UnknownFields;
-use nuncio_filter_api::{DrainState, ServerState};
+use nuncio_filter_api::{DrainState, LowerEnv, ServerState};
 use nuncio_net::BoundSocket;
 use nuncio_telemetry::stats::catalogue::RuntimeStats;
 use nuncio_upstream::Clusters;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{info, warn};
@@ -25,8 +25,9 @@ use crate::cli::{Mode, Options};
 use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
 use crate::logs::Logs;
+use crate::reload::{self, Reloader};
 use crate::startup::{Start, StartError};
-use crate::statics::Statics;
+use crate::statics::{InForce, Statics};
 use crate::stats;
 use crate::update::{Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
@@ -87,7 +88,9 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
         if control.initialise().await {
             control.go_live().await?;
             if mode != Mode::InitOnly {
+                let reloading = control.follow_bootstrap();
                 control.obey().await;
+                reloading.abort();
             }
         }
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
@@ -113,6 +116,9 @@ struct Control {
     listeners: Rc<ListenerManager>,
     updates: Updates,
     initial: Initial,
+    env: Arc<LowerEnv>,
+    /// Asks for the bootstrap to be read again.
+    reload: Rc<Notify>,
     /// Held for as long as it is to be listed.
     _runtime: RuntimeStats,
     concurrency: usize,
@@ -147,7 +153,8 @@ impl Control {
         let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
         spawn_local(watchdog.watch("main_thread", "main_thread").run());
         let (snapshot, records) = (ArcSwap::default(), Arc::default());
-        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records });
+        let bootstrap = ArcSwap::from_pointee(InForce::new(loaded, config.runtime));
+        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap });
         let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
         for listener in &config.listeners {
             let error = |source| StartError::Listener { listener: listener.name.clone(), source };
@@ -169,7 +176,7 @@ impl Control {
         let admin = admin.map(|socket| {
             AdminThread::spawn(
                 socket,
-                Admin::new(options.clone(), env, loaded, config.runtime, shared.clone(), logs.app.clone(), sender),
+                Admin::new(options.clone(), env.clone(), shared.clone(), logs.app.clone(), sender),
             )
         });
         Ok(Self {
@@ -179,6 +186,8 @@ impl Control {
             listeners,
             updates,
             initial,
+            env,
+            reload: Rc::default(),
             _runtime: runtime,
             concurrency,
             started,
@@ -227,6 +236,20 @@ impl Control {
         Ok(())
     }
 
+    /// Reads the bootstrap again whenever that is asked for.
+    fn follow_bootstrap(&self) -> tokio::task::JoinHandle<()> {
+        let reloader = Reloader {
+            options: self.options.clone(),
+            env: self.env.clone(),
+            shared: self.shared.clone(),
+            updates: self.updates.clone(),
+        };
+        if self.options.watch_config {
+            spawn_local(reload::watch(self.options.clone(), self.reload.clone()));
+        }
+        spawn_local(reloader.run(self.reload.clone()))
+    }
+
     /// Until SIGTERM, SIGINT or `/quitquitquit`.
     async fn obey(&mut self) {
         loop {
@@ -264,6 +287,7 @@ impl Control {
                 return false;
             }
             Event::ReopenLogs => self.reopen_logs(),
+            Event::Reload => self.reload.notify_one(),
             Event::Flush => self.shared.store.flush(),
             Event::DrainEnd => {
                 if let Some((_, drain)) = self.drain_end.take() {
@@ -356,8 +380,8 @@ struct Signals {
     interrupt: Signal,
     /// SIGUSR1: reopen the logs.
     reopen: Signal,
-    /// SIGHUP does nothing, as in Envoy; without a handler it would end the process.
-    _hangup: Signal,
+    /// SIGHUP: read the bootstrap again. Envoy ignores it.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -366,7 +390,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
-            _hangup: signal(SignalKind::hangup())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
@@ -375,6 +399,7 @@ impl Signals {
             _ = self.terminate.recv() => Event::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Event::Stop("SIGINT"),
             _ = self.reopen.recv() => Event::ReopenLogs,
+            _ = self.hangup.recv() => Event::Reload,
         }
     }
 }
@@ -385,6 +410,7 @@ enum Event {
     /// A signal of this name, which ends the process.
     Stop(&'static str),
     ReopenLogs,
+    Reload,
     Flush,
     DrainEnd,
 }

@@ -18,7 +18,8 @@ use tracing::{error, info, warn};
 
 use crate::update::{Kind, Outcome, Push, Rejected, Removed, Subscriptions, Target, Updates};
 use load::{Delivery, load};
-use watch::Watch;
+
+pub(crate) use watch::Watch;
 
 /// Follows the files that are wanted, until it is dropped.
 pub(crate) async fn follow(updates: Updates, unknown: UnknownFields) {

@@ -16,6 +16,7 @@ mod logs;
 mod memory;
 mod panics;
 mod registry;
+mod reload;
 mod route_check;
 mod snapshot;
 mod startup;
@@ -56,9 +57,19 @@ pub fn run_with(argv: impl IntoIterator<Item = OsString>, extensions: Extensions
     // A tool is named by the first word, which is never one of Envoy's flags: those parse as if there were no tools.
     match argv.get(1).and_then(|word| word.to_str()) {
         Some("route-check") => return route_check::run(argv.into_iter().skip(1)),
+        Some("diff") => return reload::diff(argv.into_iter().skip(1), extensions),
+        Some("validate") => {
+            let rest = argv.into_iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, word)| word);
+            return serve(rest.chain(["--mode".into(), "validate".into()]), extensions);
+        }
         Some("explain") => return explain::run(argv.into_iter().skip(1), extensions),
         _ => {}
     }
+    serve(argv, extensions)
+}
+
+/// Does what Envoy's flags say.
+fn serve(argv: impl IntoIterator<Item = OsString>, extensions: Extensions) -> ExitCode {
     let options = match Options::parse_from_argv(argv) {
         Ok(options) => options,
         Err(error) => return usage(&error),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use nuncio_config::bootstrap::{BootstrapConfig, node_names};
-use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, StaticClusters, UnknownFields, follows};
+use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, Sources, StaticClusters, UnknownFields, follows};
 use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused, Slots};
 use nuncio_net::BindError;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
@@ -133,13 +133,34 @@ fn lower(
         node: node_names(&message),
         slots: Slots::default(),
     };
-    let mut cx = LowerCx::new(&env);
+    let config = lower_within(message, clusters, &sources, &env)?;
+    Ok((env, config))
+}
+
+fn lower_within(
+    message: Bootstrap,
+    clusters: &StaticClusters,
+    sources: &Sources,
+    env: &LowerEnv,
+) -> Result<BootstrapConfig, Vec<Problem>> {
+    let mut cx = LowerCx::new(env);
     let lowered = BootstrapConfig::lower(message, clusters, &mut cx);
     let invalid = cx.finish();
     match lowered {
-        Ok(config) if invalid.is_empty() => Ok((env, config)),
+        Ok(config) if invalid.is_empty() => Ok(config),
         Ok(_) | Err(Refused) => Err(invalid.into_iter().map(|invalid| sources.explain(invalid)).collect()),
     }
+}
+
+/// Loads what `options` name again, for a process that runs with `env`.
+pub(crate) fn load_again(options: &Options, env: &LowerEnv) -> Result<(BootstrapConfig, StaticClusters), StartError> {
+    let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
+    let loaded = Loader::new(unknown).load_bootstrap(sources(options)?);
+    let (loaded, clusters) = loaded.map_err(StartError::Config)?;
+    let Loaded { mut message, sources, .. } = loaded;
+    override_node(&mut message, options);
+    let config = lower_within(message, &clusters, &sources, env).map_err(StartError::Config)?;
+    Ok((config, clusters))
 }
 
 /// The texts to load, in the order in which they are merged.

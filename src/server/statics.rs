@@ -1,15 +1,28 @@
 //! What the bootstrap itself configures.
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
-use nuncio_config::bootstrap::BootstrapConfig;
+use nuncio_config::bootstrap::{BootstrapConfig, RuntimeConfig};
+use nuncio_config::load::StaticClusters;
 
 /// Names of clusters and listeners of the bootstrap.
 #[derive(Debug, Default)]
 pub(crate) struct Statics {
-    clusters: HashSet<String>,
-    listeners: HashSet<String>,
+    pub(crate) clusters: HashSet<String>,
+    pub(crate) listeners: HashSet<String>,
 }
+
+/// The bootstrap in force.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    /// As it was merged.
+    pub(crate) loaded: StaticClusters,
+    pub(crate) runtime: RuntimeConfig,
+    pub(crate) since: SystemTime,
+}
+
+// === impl Statics ===
 
 impl Statics {
     pub(crate) fn of(config: &BootstrapConfig) -> Self {
@@ -25,5 +38,19 @@ impl Statics {
 
     pub(crate) fn has_listener(&self, name: &str) -> bool {
         self.listeners.contains(name)
+    }
+}
+
+// === impl InForce ===
+
+impl InForce {
+    pub(crate) fn new(loaded: StaticClusters, runtime: RuntimeConfig) -> Self {
+        Self { loaded, runtime, since: SystemTime::now() }
+    }
+}
+
+impl Default for InForce {
+    fn default() -> Self {
+        Self::new(StaticClusters::default(), RuntimeConfig::default())
     }
 }

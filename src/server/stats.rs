@@ -32,6 +32,14 @@ pub(crate) fn start_runtime(store: &Store, runtime: &RuntimeConfig) -> RuntimeSt
     stats
 }
 
+/// The runtime was read again.
+pub(crate) fn reload_runtime(store: &Store, runtime: &RuntimeConfig) {
+    let stats = RuntimeStats::new(&store.scope("runtime"));
+    stats.load_success().inc();
+    stats.num_keys().set(runtime.entries().len() as u64);
+    stats.num_layers().set(runtime.layers.len() as u64);
+}
+
 /// Brings the gauges up to date that nobody writes as things change.
 pub(crate) fn refresh(stats: &ServerStats, state: State, started: Instant, connections: u64) {
     let memory = Memory::read();

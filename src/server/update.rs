@@ -41,7 +41,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::discovery::Origin;
+use nuncio_config::listener::ListenerConfig;
 use nuncio_filter_api::Invalid;
 use nuncio_proto::google::protobuf::Any;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -141,6 +143,17 @@ enum Message {
     Failed(Target),
     Rejected(Target),
     Begin(Phase, oneshot::Sender<()>),
+    Static(StaticChange, oneshot::Sender<Vec<String>>),
+}
+
+/// A change of what the bootstrap itself configures.
+pub(crate) enum StaticChange {
+    /// Clusters that are new, or others than before.
+    PutClusters(Vec<ClusterConfig>),
+    /// Listeners that are new, or others than before, and names of those that are gone.
+    Listeners { put: Vec<Arc<ListenerConfig>>, removed: Vec<String> },
+    /// Names of clusters that are gone.
+    RemoveClusters(Vec<String>),
 }
 
 /// Where sources deliver to.
@@ -201,7 +214,7 @@ impl Resource {
 }
 
 /// The string in the field numbered 1, which is the name in each kind of resource.
-fn name_of(mut bytes: &[u8]) -> Option<String> {
+pub(crate) fn name_of(mut bytes: &[u8]) -> Option<String> {
     let mut name = None;
     while !bytes.is_empty() {
         let (number, wire) = decode_key(&mut bytes).ok()?;
@@ -263,6 +276,13 @@ impl Updates {
         self.tell(Message::Begin(phase, done)).await;
         // Where the process ends meanwhile, nobody waits for anything.
         let _ = wait.await;
+    }
+
+    /// Changes what the bootstrap configures. Returns why not, where something could not be done.
+    pub(crate) async fn change(&self, change: StaticChange) -> Vec<String> {
+        let (done, failures) = oneshot::channel();
+        self.tell(Message::Static(change, done)).await;
+        failures.await.unwrap_or_default()
     }
 
     /// What is wanted, and each change of it.

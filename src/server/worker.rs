@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 use tracing::{error, info};
 
 use crate::snapshot::Snapshot;
+use crate::statics::InForce;
 use crate::update::Records;
 use crate::watchdog::Watchdog;
 
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) watchdog: Arc<Watchdog>,
     /// What discovery has given: changed by the control thread, read by admin.
     pub(crate) records: Arc<Mutex<Records>>,
+    pub(crate) bootstrap: ArcSwap<InForce>,
 }
 
 /// The control thread's end of a worker.
@@ -186,6 +188,7 @@ mod tests {
             state: Arc::default(),
             snapshot: ArcSwap::default(),
             records: Arc::default(),
+            bootstrap: ArcSwap::default(),
         });
         let worker = WorkerHandle::spawn(0, shared.clone()).unwrap();
         let commands = worker.sender();

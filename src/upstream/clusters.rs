@@ -212,6 +212,15 @@ impl Clusters {
         }
     }
 
+    /// Waits until none of the clusters numbered `ids` waits to be used.
+    pub async fn in_use(&self, ids: &[u32]) {
+        let mut changes = self.changes();
+        while ids.iter().any(|id| self.snapshot.load().warming.contains_key(id)) {
+            // The sender is in `self`, so that waiting cannot fail.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// A number for a new upstream connection, unique in the process.
     pub(crate) fn next_connection_id(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1

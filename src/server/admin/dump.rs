@@ -24,7 +24,7 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
         }
     }
     let bootstrap = admin.bootstrap();
-    let last_updated = Some(timestamp(admin.started_wall));
+    let last_updated = Some(timestamp(admin.shared.bootstrap.load().since));
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let clusters = proto::ClustersConfigDump {
         static_clusters: resources

@@ -96,8 +96,9 @@ pub(super) fn runtime(admin: &Admin) -> Reply {
     let last =
         |values: &[&str]| values.iter().rev().find(|v| !v.is_empty()).map_or_else(String::new, |v| (*v).to_owned());
     let entry = |values: Vec<&str>| serde_json::json!({ "final_value": last(&values), "layer_values": values });
-    let entries: BTreeMap<&str, _> = admin.runtime.entries().into_iter().map(|(k, v)| (k, entry(v))).collect();
-    let layers: Vec<&str> = admin.runtime.layers.iter().map(|layer| layer.name.as_str()).collect();
+    let bootstrap = admin.shared.bootstrap.load();
+    let entries: BTreeMap<&str, _> = bootstrap.runtime.entries().into_iter().map(|(k, v)| (k, entry(v))).collect();
+    let layers: Vec<&str> = bootstrap.runtime.layers.iter().map(|layer| layer.name.as_str()).collect();
     Reply::json(format!("{:#}", serde_json::json!({ "entries": entries, "layers": layers })))
 }
 

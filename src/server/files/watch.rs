@@ -10,8 +10,9 @@ use tracing::warn;
 const BUFFER: usize = 4096;
 
 /// Tells of files that are moved into folders.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     events: EventStream<[u8; BUFFER]>,
+    kind: WatchMask,
     folders: BTreeMap<PathBuf, WatchDescriptor>,
     /// Those that cannot be watched, which was said once.
     missing: BTreeSet<PathBuf>,
@@ -21,12 +22,21 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new() -> io::Result<Self> {
+        Self::of(WatchMask::MOVED_TO)
+    }
+
+    /// Tells of files that were written, too.
+    pub(crate) fn of_writes_too() -> io::Result<Self> {
+        Self::of(WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE)
+    }
+
+    fn of(kind: WatchMask) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream([0; BUFFER])?;
-        Ok(Self { events, folders: BTreeMap::new(), missing: BTreeSet::new() })
+        Ok(Self { events, kind, folders: BTreeMap::new(), missing: BTreeSet::new() })
     }
 
     /// Watches these folders and no others.
-    pub(super) fn reconcile<'a>(&mut self, wanted: impl Iterator<Item = &'a Path>) {
+    pub(crate) fn reconcile<'a>(&mut self, wanted: impl Iterator<Item = &'a Path>) {
         let wanted: BTreeSet<&Path> = wanted.collect();
         let gone: Vec<_> = self.folders.keys().filter(|folder| !wanted.contains(&***folder)).cloned().collect();
         for folder in gone {
@@ -40,7 +50,7 @@ impl Watch {
             if self.folders.contains_key(folder) || self.missing.contains(folder) {
                 continue;
             }
-            match self.events.watches().add(folder, WatchMask::MOVED_TO | WatchMask::ONLYDIR) {
+            match self.events.watches().add(folder, self.kind | WatchMask::ONLYDIR) {
                 Ok(descriptor) => drop(self.folders.insert(folder.to_owned(), descriptor)),
                 Err(error) => {
                     warn!(target: "file", folder = %folder.display(), %error, "folder cannot be watched");
@@ -51,7 +61,7 @@ impl Watch {
     }
 
     /// The next move: the folder, and the name that something has there now.
-    pub(super) async fn next(&mut self) -> (PathBuf, String) {
+    pub(crate) async fn next(&mut self) -> (PathBuf, String) {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) => {

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod listeners;
+mod statics;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -128,6 +129,11 @@ impl Updater {
                 self.phase = phase;
                 self.take_stock();
                 let _ = done.send(());
+            }
+            Message::Static(change, done) => {
+                let failures = self.change(change).await;
+                self.take_stock();
+                let _ = done.send(failures);
             }
         }
     }

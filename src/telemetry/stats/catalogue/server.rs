@@ -52,6 +52,10 @@ crate::stats! {
         panics: Counter,
         /// Ours: workers started again after they died.
         worker_restarts: Counter,
+        /// Ours: times that the bootstrap was read again and taken over.
+        config_reload_success: Counter,
+        /// Ours: times that it was read again and refused.
+        config_reload_failure: Counter,
     }
 
     /// `server.<thread>`, `main_thread` and `workers`: times that a thread did not come back to its event loop.

@@ -1,0 +1,134 @@
+//! The bootstrap is read again while the process runs: on SIGHUP, and with `--watch-config` when its file changes.
+//!
+//! All of it is validated first; an invalid one changes nothing. Then the difference is applied, make before break:
+//! clusters that are new or changed, and when they are ready listeners, and in the end clusters that are gone.
+
+mod outline;
+mod tool;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::bootstrap::BootstrapConfig;
+use nuncio_config::load::StaticClusters;
+use nuncio_filter_api::LowerEnv;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use crate::cli::Options;
+use crate::files::Watch;
+use crate::startup::load_again;
+use crate::statics::InForce;
+use crate::stats;
+use crate::update::{StaticChange, Updates};
+use crate::worker::Shared;
+use outline::{Changes, Outline};
+
+pub(crate) use tool::diff;
+
+/// How long listeners wait for clusters that are new.
+const WARM_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Reads the bootstrap again.
+pub(crate) struct Reloader {
+    pub(crate) options: Options,
+    pub(crate) env: Arc<LowerEnv>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) updates: Updates,
+}
+
+impl Reloader {
+    /// Does so whenever it is `asked`, until it is dropped.
+    pub(crate) async fn run(self, asked: Rc<Notify>) {
+        loop {
+            asked.notified().await;
+            match self.reload().await {
+                Ok(()) => self.shared.stats.config_reload_success().inc(),
+                Err(reason) => {
+                    self.shared.stats.config_reload_failure().inc();
+                    error!(target: "config", "the bootstrap is not taken over: {reason}");
+                }
+            }
+        }
+    }
+
+    async fn reload(&self) -> Result<(), String> {
+        let (options, env) = (self.options.clone(), self.env.clone());
+        let before = self.shared.bootstrap.load_full();
+        let read = move || {
+            let (config, loaded) = load_again(&options, &env).map_err(|error| error.to_string())?;
+            let changes = Changes::between(&Outline::of(&before.loaded), &Outline::of(&loaded));
+            Ok::<_, String>((config, loaded, changes))
+        };
+        // The process's hook has logged a panic.
+        let read = spawn_blocking(read).await.unwrap_or_else(|_| Err("reading it panicked".to_owned()));
+        let (config, loaded, changes) = read.inspect_err(|_| self.withdraw_what_is_not_there())?;
+        for field in &changes.others {
+            warn!(target: "config", "{field} has changed, which takes a restart to come into force");
+        }
+        if changes.is_empty() {
+            info!(target: "config", "the bootstrap was read again: nothing has changed");
+        }
+        self.apply(config, loaded, changes).await
+    }
+
+    /// Lowering has declared the clusters of a bootstrap that was refused.
+    fn withdraw_what_is_not_there(&self) {
+        let snapshot = self.shared.clusters.snapshot();
+        let there: HashSet<&str> = snapshot.all().map(|cluster| &*cluster.config.name.name).collect();
+        self.env.clusters.withdraw_all_but(|name| there.contains(name));
+    }
+
+    async fn apply(&self, config: BootstrapConfig, loaded: StaticClusters, changes: Changes) -> Result<(), String> {
+        let Changes { clusters, listeners, others: _, runtime: _ } = &changes;
+        let put: Vec<_> = config.clusters.into_iter().filter(|c| clusters.are_put(&c.name.name)).collect();
+        let ids: Vec<u32> = put.iter().map(|cluster| cluster.name.id).collect();
+        self.updates.change(StaticChange::PutClusters(put)).await;
+        if tokio::time::timeout(WARM_DEADLINE, self.shared.clusters.in_use(&ids)).await.is_err() {
+            warn!(target: "config", "listeners no longer wait for clusters that are not ready");
+        }
+        let put = config.listeners.into_iter().filter(|listener| listeners.are_put(&listener.name)).collect();
+        let removed = listeners.removed.clone();
+        let failures = self.updates.change(StaticChange::Listeners { put, removed }).await;
+        self.updates.change(StaticChange::RemoveClusters(clusters.removed.clone())).await;
+        stats::reload_runtime(&self.shared.store, &config.runtime);
+        self.shared.bootstrap.store(Arc::new(InForce::new(loaded, config.runtime)));
+        for line in changes.lines() {
+            info!(target: "config", "reload: {line}");
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+    }
+}
+
+/// Asks for a reload whenever the file of the bootstrap has another content.
+pub(crate) async fn watch(options: Options, ask: Rc<Notify>) {
+    let Some(path) = options.config_path else { return };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let watch = Watch::of_writes_too().map(|mut watch| {
+        watch.reconcile(std::iter::once(&*folder));
+        watch
+    });
+    let mut watch = match watch {
+        Ok(watch) => watch,
+        Err(error) => return error!(target: "config", %error, "the bootstrap cannot be watched"),
+    };
+    let mut content = read(path.clone()).await;
+    loop {
+        // Whatever moves in the folder may be what a symbolic link leads through.
+        watch.next().await;
+        let now = read(path.clone()).await;
+        if now.is_some() && now != content {
+            content = now;
+            ask.notify_one();
+        }
+    }
+}
+
+/// `None` where there is no file now, as between two steps of an editor.
+async fn read(path: PathBuf) -> Option<Vec<u8>> {
+    spawn_blocking(move || std::fs::read(path).ok()).await.ok().flatten()
+}
