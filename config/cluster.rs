@@ -11,6 +11,7 @@ mod health_check;
 mod http;
 mod lb;
 mod outlier;
+mod pooling;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use lb::{
     SubsetSelector, ZoneAware,
 };
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
+pub use pooling::Pooling;
 
 use crate::extension;
 use crate::metadata::lower_metadata;
@@ -106,6 +108,10 @@ pub struct ClusterConfig {
     pub metadata: Option<Arc<Metadata>>,
     /// Of all that makes a connection what it is: those of another configuration of the cluster go on where it is equal.
     pub connections: u64,
+    /// How connections are pooled otherwise than usual.
+    pub pooling: Option<Arc<Pooling>>,
+    /// `close_connections_on_host_health_failure`: tunnels to a host that fails end at once.
+    pub close_connections_on_host_health_failure: bool,
 }
 
 /// Where the hosts of a cluster come from.
@@ -181,6 +187,7 @@ impl ClusterConfig {
         let connection =
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
+        let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =
             if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
@@ -225,6 +232,8 @@ impl ClusterConfig {
             wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),
             metadata: metadata?.flatten(),
             connections,
+            pooling: pooling?.map(Arc::new),
+            close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
         })
     }
 }
@@ -272,7 +281,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         metadata: _,
         protocol_selection: _,
         upstream_connection_options: _,
-        close_connections_on_host_health_failure,
+        close_connections_on_host_health_failure: _,
         ignore_health_on_host_removal: _,
         filters,
         load_balancing_policy: _,
@@ -281,8 +290,8 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         track_timeout_budgets,
         upstream_config,
         track_cluster_stats,
-        preconnect_policy,
-        connection_pool_per_downstream_connection,
+        preconnect_policy: _,
+        connection_pool_per_downstream_connection: _,
         queuing_policies,
         cluster_discovery_type: _,
         lb_config: _,
@@ -293,15 +302,12 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
-        cx.unsupported("close_connections_on_host_health_failure", close_connections_on_host_health_failure),
         cx.unsupported("filters", filters),
         cx.unsupported("lrs_server", lrs_server),
         cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),
         cx.unsupported("track_timeout_budgets", track_timeout_budgets),
         cx.unsupported("upstream_config", upstream_config),
         cx.unsupported("track_cluster_stats", track_cluster_stats),
-        cx.unsupported("preconnect_policy", preconnect_policy),
-        cx.unsupported("connection_pool_per_downstream_connection", connection_pool_per_downstream_connection),
         cx.unsupported("queuing_policies", queuing_policies),
     ];
     refusals.into_iter().collect()

@@ -62,6 +62,7 @@ scenario_files! {
     outlier
     path
     repeated_headers
+    pools
     request_id
     response_headers
     route_action

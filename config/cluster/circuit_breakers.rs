@@ -1,6 +1,10 @@
+use std::time::Duration;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::{CircuitBreakers as Proto, circuit_breakers as pb};
 use nuncio_proto::envoy::config::core::v3::RoutingPriority;
+
+use crate::protocol::{duration, non_zero};
 
 /// Which set of limits and pools a request uses; a route chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -33,6 +37,8 @@ pub struct Thresholds {
     pub track_remaining: bool,
     /// Connections to one host; beyond, requests to it wait for one to become free.
     pub max_connections_per_host: u32,
+    /// Pools of connections; beyond, there is none for a request that needs another.
+    pub max_connection_pools: u32,
 }
 
 /// A share of the requests in flight and waiting that may be retries.
@@ -42,6 +48,8 @@ pub struct RetryBudget {
     millionths: u32,
     /// `min_retry_concurrency`: so many are always allowed.
     min: u32,
+    /// `budget_interval`: requests count for so long after they began, and no longer.
+    pub interval: Option<Duration>,
 }
 
 /// Envoy's default of `budget_percent`.
@@ -52,7 +60,7 @@ const MIN_RETRIES: u32 = 3;
 // === impl RetryBudget ===
 
 impl RetryBudget {
-    /// How many retries are allowed while so many requests are in flight or wait.
+    /// How many retries are allowed where so many requests count.
     pub fn max(self, requests: u32) -> u32 {
         let share = u64::from(requests) * u64::from(self.millionths) / 1_000_000;
         u32::try_from(share).unwrap_or(u32::MAX).max(self.min)
@@ -60,12 +68,13 @@ impl RetryBudget {
 
     fn lower(message: pb::thresholds::RetryBudget, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::thresholds::RetryBudget { budget_percent, min_retry_concurrency, budget_interval } = message;
-        cx.unsupported("budget_interval", &budget_interval)?;
+        let interval = cx.opt("budget_interval", budget_interval, duration)?.and_then(non_zero);
         let percent = budget_percent.map_or(BUDGET_PERCENT, |p| p.value);
         Ok(Self {
             // The rules of the field hold it between 0 and 100.
             millionths: (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32,
             min: min_retry_concurrency.map_or(MIN_RETRIES, |n| n.value),
+            interval,
         })
     }
 }
@@ -135,10 +144,7 @@ impl Thresholds {
             track_remaining,
             max_connection_pools,
         } = proto;
-        let supported = crate::refuse_set!(cx; max_connection_pools);
-        let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower);
-        supported?;
-        let retry_budget = retry_budget?;
+        let retry_budget = cx.opt("retry_budget", retry_budget, RetryBudget::lower)?;
         let priority = lower_priority(priority);
         let default = Self::default();
         let thresholds = Self {
@@ -149,6 +155,7 @@ impl Thresholds {
             retry_budget,
             track_remaining,
             max_connections_per_host: default.max_connections_per_host,
+            max_connection_pools: max_connection_pools.map_or(default.max_connection_pools, |v| v.value),
         };
         Ok((priority, thresholds))
     }
@@ -165,6 +172,7 @@ impl Default for Thresholds {
             retry_budget: None,
             track_remaining: false,
             max_connections_per_host: u32::MAX,
+            max_connection_pools: u32::MAX,
         }
     }
 }

@@ -120,7 +120,10 @@ impl UpstreamHttp {
                 cx.at("use_downstream_protocol_config", |cx| lower_downstream(config, cx))
             }
             Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                Err(cx.at("auto_config", |cx| cx.not_implemented("choosing the protocol by ALPN")))
+                // Envoy's words. No transport socket that there is knows ALPN.
+                Err(cx.at("auto_config", |cx| {
+                    cx.invalid("ALPN configured for a cluster which has a non-ALPN transport socket")
+                }))
             }
             None => Err(cx.invalid("upstream_protocol_options is required")),
         };

@@ -105,13 +105,13 @@ fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
     proto.track_timeout_budgets = true;
     proto.filters = vec![Default::default()];
-    proto.close_connections_on_host_health_failure = true;
+    proto.lrs_report_endpoint_metrics = vec!["a".to_owned()];
     let said = refusals(proto);
     assert_eq!(
         said,
         [
-            "close_connections_on_host_health_failure: not implemented yet",
             "filters: not implemented yet",
+            "lrs_report_endpoint_metrics: not implemented yet",
             "track_timeout_budgets: not implemented yet"
         ]
     );
@@ -287,15 +287,15 @@ fn every_part_of_a_cluster_tells_its_refusals() {
     let mut proto = cluster(&["a.example"]);
     proto.lrs_report_endpoint_metrics = vec!["m".to_owned()];
     proto.circuit_breakers = Some(pb::CircuitBreakers {
-        per_host_thresholds: Vec::new(),
-        thresholds: vec![pb::circuit_breakers::Thresholds {
+        per_host_thresholds: vec![pb::circuit_breakers::Thresholds {
             max_connection_pools: Some(protobuf::UInt32Value { value: 1 }),
             ..Default::default()
         }],
+        thresholds: Vec::new(),
     });
     proto.http2_protocol_options = Some(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() });
     let said = refusals(proto).join("\n");
-    for path in ["lrs_report_endpoint_metrics", "load_assignment", "max_connection_pools", "allow_metadata"] {
+    for path in ["lrs_report_endpoint_metrics", "load_assignment", "per_host_thresholds", "allow_metadata"] {
         assert!(said.contains(path), "{path} is not in\n{said}");
     }
 }

@@ -18,8 +18,10 @@ use crate::host::Host;
 use crate::limits::Resource;
 use crate::orca::Reported;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
-use crate::pool::http2::Http2Lease;
+use crate::pool::http1::Http1Pool;
+use crate::pool::http2::{Http2Lease, Http2Pool};
 use crate::pool::tcp;
+use crate::pool::{PoolKey, PoolOverflow};
 use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
 
@@ -105,7 +107,7 @@ impl Attempt<'_> {
         let (connection, record) = self.note_host(tcp::dial(&self.host.share, &self.host.host, self.priority).await)?;
         let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
         self.note_connection(&record, begun);
-        let body = connection.tunnel(body, self.info.cloned());
+        let body = tcp::end_with_host(connection.tunnel(body, self.info.cloned()), &record);
         // Envoy: to the client the connection is a host that grants its CONNECT.
         let head = ResponseHead::new(StatusCode::OK);
         Ok(Answered { response: Response { head, body }, active })
@@ -123,7 +125,7 @@ impl Attempt<'_> {
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
     /// restarts closes all it has: the replacement may have been in use too, until then.
     async fn run_http1(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority);
+        let pool = self.http1_pool()?;
         let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
         let mut retries = 0;
@@ -149,7 +151,7 @@ impl Attempt<'_> {
     }
 
     async fn run_http2(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority);
+        let pool = self.http2_pool()?;
         let mut retries = 0;
         let begun = self.begun();
         loop {
@@ -170,6 +172,24 @@ impl Attempt<'_> {
             *body = self.body_again(head, error, retries, &record)?;
             retries += 1;
         }
+    }
+
+    fn http1_pool(&self) -> Result<Rc<Http1Pool>, Failure> {
+        let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority, self.pool_key());
+        // Envoy: as if there were no host.
+        pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
+    }
+
+    fn http2_pool(&self) -> Result<Rc<Http2Pool>, Failure> {
+        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority, self.pool_key());
+        pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
+    }
+
+    /// With whom the request shares connections, if not with everybody.
+    fn pool_key(&self) -> Option<PoolKey> {
+        let pooling = self.host.share.cluster.config.pooling.as_ref()?;
+        let downstream = self.info.filter(|_| pooling.per_downstream_connection)?.connection.id;
+        Some(PoolKey { downstream })
     }
 
     /// What an HTTP/2 stream that gets no response means for its connection.
@@ -269,6 +289,7 @@ impl ActiveRequest {
             stats.upstream_rq_active_overflow().inc();
             return Err(Failure::RequestOverflow);
         }
+        share.cluster.limits(priority).request_begins(|| share.env.clock.now());
         record.begin();
         stats.upstream_rq_total().inc();
         stats.upstream_rq_active().inc();

@@ -157,11 +157,26 @@ impl Cluster {
         }
         self.note_for_balance(&hosts);
         let set = self.with_layout(|layout| HostSet::new(hosts, layout));
-        self.stats.membership_change().add(set.changed_priorities(&before));
+        let changed = set.changed_priorities(&before);
+        self.stats.membership_change().add(changed);
         self.publish(set);
+        if changed > 0 {
+            self.drain_connections(&before);
+        }
         if let Some(health) = &self.health {
             health.hosts_changed();
         }
+    }
+
+    /// Gives up the connections to the hosts that are gone since `before`, or to all that are there now.
+    fn drain_connections(&self, before: &HostSet) {
+        let hosts = self.hosts();
+        if self.config.common_lb.close_connections_on_host_set_change {
+            return hosts.hosts.iter().for_each(|host| host.give_up_connections());
+        }
+        let left: HashSet<_> = hosts.hosts.iter().map(Arc::as_ptr).collect();
+        let gone = before.hosts.iter().filter(|host| !left.contains(&Arc::as_ptr(host)));
+        gone.for_each(|host| host.give_up_connections());
     }
 
     /// Takes notice of the health of the hosts, whose flags someone has changed; workers see it at their next pick.

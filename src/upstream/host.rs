@@ -1,10 +1,10 @@
 mod balance;
 mod flags;
+mod signal;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Waker;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use nuncio_config::cluster::{
@@ -17,6 +17,7 @@ use crate::outlier::Monitor;
 use balance::Balance;
 
 pub use flags::{HealthFlag, HealthFlags};
+pub(crate) use signal::Signal;
 
 /// One host of a cluster, shared by all workers.
 #[derive(Debug)]
@@ -48,9 +49,9 @@ pub struct Host {
     balance: OnceLock<Box<Balance>>,
     /// How often it failed: connections made before are given up.
     failures: AtomicU32,
-    /// Wake those who look after idle connections to it. The lock is taken when a pool begins to, and when the host
-    /// fails; never for a request.
-    pools: Mutex<Vec<Waker>>,
+    /// Of those who look after connections to it. The lock is taken when they begin to, and when the host fails; never
+    /// for a request.
+    signals: Mutex<Vec<Weak<Signal>>>,
     /// What was counted for it.
     pub stats: HostStats,
 }
@@ -148,7 +149,7 @@ impl Host {
             monitor: OnceLock::new(),
             balance: OnceLock::new(),
             failures: AtomicU32::new(0),
-            pools: Mutex::default(),
+            signals: Mutex::default(),
             locality: locality.clone(),
             metadata: metadata.clone(),
             stats: HostStats::default(),
@@ -261,16 +262,24 @@ impl Host {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Wakes `pool` when the host fails.
-    pub(crate) fn tell_of_failure(&self, pool: &Waker) {
+    /// A signal that is raised when the host fails or leaves its cluster, for as long as it is held.
+    pub(crate) fn signal(&self) -> Arc<Signal> {
+        let signal = Arc::<Signal>::default();
         // A poisoned lock means that a push panicked: the list is whole.
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
+        let mut signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        if signals.len() == signals.capacity() {
+            signals.retain(|signal| signal.strong_count() > 0);
+        }
+        signals.push(Arc::downgrade(&signal));
+        signal
     }
 
-    /// It failed its checks, or was ejected: idle connections are closed, and the others when their requests end.
+    /// It failed its checks, was ejected, or is no longer of its cluster: idle connections are closed, and the others
+    /// when their requests end.
     pub(crate) fn give_up_connections(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(Waker::wake_by_ref);
+        let signals = self.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        signals.iter().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
 
     /// Whether it takes no part in active health checks.

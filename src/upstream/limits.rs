@@ -3,12 +3,17 @@
 //! The limits hold for all workers together, as in Envoy. The counts are relaxed atomics, one locked instruction to
 //! take and one to give back. They order nothing: a limit is a number, not a lock.
 
+mod recent;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use nuncio_config::cluster::{Priority, RetryBudget, Thresholds};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Gauge, Scope};
+use tokio::time::Instant;
+
+use recent::Recent;
 
 /// What is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,15 +22,18 @@ pub(crate) enum Resource {
     Pending,
     Requests,
     Retries,
+    Pools,
 }
 
 /// What one priority of a cluster uses of each resource.
 #[derive(Debug)]
 pub(crate) struct Limits {
     priority: Priority,
-    used: [AtomicU32; 4],
-    max: [u32; 4],
+    used: [AtomicU32; 5],
+    max: [u32; 5],
     retry_budget: Option<RetryBudget>,
+    /// The requests that count for the budget, where it goes by the time at which they began.
+    recent: Option<Box<Recent>>,
     remaining: Option<RemainingStats>,
     /// The cluster's name.
     cluster: Arc<str>,
@@ -40,6 +48,7 @@ nuncio_telemetry::stats! {
         remaining_pending: Gauge,
         remaining_rq: Gauge,
         remaining_retries: Gauge,
+        remaining_cx_pools: Gauge,
     }
 }
 
@@ -57,6 +66,7 @@ impl Limits {
             track_remaining,
             // Counted by the hosts themselves.
             max_connections_per_host: _,
+            max_connection_pools,
         } = *thresholds;
         let remaining = track_remaining.then(|| {
             let name = match priority {
@@ -68,12 +78,14 @@ impl Limits {
             stats.remaining_pending().set(max_pending_requests.into());
             stats.remaining_rq().set(max_requests.into());
             stats.remaining_retries().set(max_retries.into());
+            stats.remaining_cx_pools().set(max_connection_pools.into());
             stats
         });
         Self {
             priority,
             used: Default::default(),
-            max: [max_connections, max_pending_requests, max_requests, max_retries],
+            max: [max_connections, max_pending_requests, max_requests, max_retries, max_connection_pools],
+            recent: retry_budget.and_then(|budget| budget.interval).map(|interval| Box::new(Recent::new(interval))),
             retry_budget,
             remaining,
             cluster: cluster.clone(),
@@ -83,7 +95,27 @@ impl Limits {
 
     /// Takes one, unless all are taken. Whoever got it gives it back.
     pub(crate) fn try_take(&self, resource: Resource, stats: &ClusterStats) -> bool {
-        let max = self.max(resource);
+        self.try_take_of(self.max(resource), resource, stats)
+    }
+
+    /// As `try_take`, of the retries that are allowed now.
+    pub(crate) fn try_take_retry(&self, now: Instant, stats: &ClusterStats) -> bool {
+        let max = match (self.retry_budget, &self.recent) {
+            (Some(budget), Some(recent)) => budget.max(recent.count(now)),
+            _ => self.max(Resource::Retries),
+        };
+        self.try_take_of(max, Resource::Retries, stats)
+    }
+
+    /// A request has begun; `now` is asked for the time where that matters.
+    #[inline]
+    pub(crate) fn request_begins(&self, now: impl FnOnce() -> Instant) {
+        if let Some(recent) = &self.recent {
+            recent.add(now());
+        }
+    }
+
+    fn try_take_of(&self, max: u32, resource: Resource, stats: &ClusterStats) -> bool {
         let used = self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
         if used >= max {
             self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
@@ -133,6 +165,8 @@ impl Limits {
             Resource::Pending => ("max_pending_requests", default.max_pending_requests),
             Resource::Requests => ("max_requests", default.max_requests),
             Resource::Retries => ("max_retries", default.max_retries),
+            // There is none.
+            Resource::Pools => return,
         };
         let is_default =
             self.max[resource as usize] == default && !(resource == Resource::Retries && self.retry_budget.is_some());
@@ -164,6 +198,8 @@ impl Limits {
             (Priority::High, Resource::Pending) => stats.high_rq_pending_open(),
             (Priority::High, Resource::Requests) => stats.high_rq_open(),
             (Priority::High, Resource::Retries) => stats.high_rq_retry_open(),
+            (Priority::Default, Resource::Pools) => stats.default_cx_pool_open(),
+            (Priority::High, Resource::Pools) => stats.high_cx_pool_open(),
         }
     }
 
@@ -178,6 +214,7 @@ impl Limits {
             Resource::Pending => stats.remaining_pending().set(remaining),
             Resource::Requests => stats.remaining_rq().set(remaining),
             Resource::Retries => stats.remaining_retries().set(remaining),
+            Resource::Pools => stats.remaining_cx_pools().set(remaining),
         }
     }
 }

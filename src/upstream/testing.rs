@@ -72,6 +72,8 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         wait_for_warm: true,
         metadata: None,
         connections: 0,
+        pooling: None,
+        close_connections_on_host_health_failure: false,
     }
 }
 
@@ -125,7 +127,7 @@ impl OneCluster {
     pub(crate) fn http1(&self) -> Rc<Http1Pool> {
         let cluster = self.worker.get(0).unwrap();
         let host = cluster.pick(&PickContext::default()).unwrap();
-        host.pools.http1(&cluster.shared, &host.host, Priority::Default).clone()
+        host.pools.http1(&cluster.shared, &host.host, Priority::Default, None).unwrap()
     }
 }
 

@@ -1,9 +1,11 @@
 //! What one worker keeps of the clusters: load balancers and connection pools, made at first use.
 
 mod known;
+mod predict;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -88,6 +90,8 @@ struct Balanced {
     balancer: Balancer,
     /// As `set.hosts`; each is made when it is first chosen.
     hosts: Blocks<Rc<WorkerHost>>,
+    /// Places of the hosts that will be chosen next, where they are known already.
+    predicted: RefCell<VecDeque<usize>>,
 }
 
 /// The hosts of the cluster that this proxy is one of.
@@ -106,7 +110,7 @@ pub(crate) struct WorkerHost {
     pub(crate) host: Arc<Host>,
     /// Of the cluster that it is a host of: an aggregate gives away those of others.
     pub(crate) share: Rc<ClusterShare>,
-    pub(crate) pools: HostPools,
+    pub(crate) pools: Rc<HostPools>,
 }
 
 // === impl WorkerClusters ===
@@ -272,6 +276,9 @@ impl WorkerCluster {
     /// Chooses among the hosts of the cluster by its policy.
     fn pick_own(&self, cx: &PickContext<'_>) -> Option<Rc<WorkerHost>> {
         let balanced = self.balanced();
+        if let Some(ratio) = predict::ratio(&self.shared.cluster.config) {
+            return self.pick_and_predict(&balanced, ratio, cx);
+        }
         let at = balanced.balancer.pick(&self.shared.cluster.config, cx, balanced.env(&self.shared))?;
         Some(self.host(&balanced, at))
     }
@@ -350,7 +357,7 @@ pub(crate) fn http1_settings(config: &ClusterConfig) -> ClientSettings {
 
 impl WorkerHost {
     pub(crate) fn new(host: Arc<Host>, share: Rc<ClusterShare>) -> Self {
-        Self { host, share, pools: HostPools::default() }
+        Self { host, share, pools: Rc::default() }
     }
 }
 
@@ -366,7 +373,7 @@ impl Balanced {
         let local = LocalHosts::new(cluster, &share.env.clusters);
         let balancer = Balancer::new(&cluster.config, lb_env(share, &set, local.as_ref()));
         let hosts = Blocks::new(set.hosts.len());
-        Self { version, set, local, balancer, hosts }
+        Self { version, set, local, balancer, hosts, predicted: RefCell::default() }
     }
 
     fn is_current(&self, share: &ClusterShare) -> bool {

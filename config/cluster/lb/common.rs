@@ -16,6 +16,8 @@ pub struct CommonLb {
     pub ignore_new_hosts_until_first_hc: bool,
     /// Of which status a host must be that a filter wants for a request.
     pub override_statuses: HealthStatuses,
+    /// Whether all connections are given up when hosts come or go.
+    pub close_connections_on_host_set_change: bool,
 }
 
 /// A set of statuses of hosts.
@@ -67,6 +69,7 @@ impl Default for CommonLb {
             panic_threshold: DEFAULT_PANIC_THRESHOLD,
             ignore_new_hosts_until_first_hc: false,
             override_statuses: HealthStatuses::default(),
+            close_connections_on_host_set_change: false,
         }
     }
 }
@@ -84,12 +87,12 @@ impl CommonLb {
             locality_config_specifier: _,
         } = proto;
         cx.unsupported("update_merge_window", &update_merge_window)?;
-        cx.unsupported("close_connections_on_host_set_change", &close_connections_on_host_set_change)?;
         let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
         Ok(Self {
             panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD),
             ignore_new_hosts_until_first_hc,
             override_statuses: override_host_status.map(HealthStatuses::lower).unwrap_or_default(),
+            close_connections_on_host_set_change,
         })
     }
 }

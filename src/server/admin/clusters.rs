@@ -65,6 +65,7 @@ fn write_cluster(cluster: &Cluster, is_discovered: bool, out: &mut String) -> st
             retry_budget: _,
             track_remaining: _,
             max_connections_per_host: _,
+            max_connection_pools: _,
         } = cluster.config.circuit_breakers.thresholds(priority);
         writeln!(out, "{name}::{label}_priority::max_connections::{max_connections}")?;
         writeln!(out, "{name}::{label}_priority::max_pending_requests::{max_pending_requests}")?;

@@ -86,7 +86,7 @@ impl Attempt<'_> {
     async fn take(&self, is_http2: bool) -> Result<Taken, Failure> {
         let begun = self.begun();
         if !is_http2 {
-            let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority);
+            let pool = self.http1_pool()?;
             let lease = self.note_host(pool.acquire().await)?;
             let record = lease.record().clone();
             let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
@@ -94,7 +94,7 @@ impl Attempt<'_> {
             let (connection, on_idle) = lease.begin();
             return Ok(Taken::Http1 { connection, on_idle, active });
         }
-        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority);
+        let pool = self.http2_pool()?;
         loop {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };

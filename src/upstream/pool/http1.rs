@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::connection::{ConnectionRecord, OnClose, PoolFailure};
 use super::queue::Queue;
+use super::{Load, PoolPlace, preconnect};
 use crate::host::Host;
 use crate::worker::ClusterShare;
 use watch::Watch;
@@ -31,6 +32,7 @@ pub(crate) struct Http1Pool {
     share: Rc<ClusterShare>,
     host: Arc<Host>,
     priority: Priority,
+    place: PoolPlace,
     queue: Rc<Queue<Lease>>,
     /// The one used last is at the end, and lent first: the others then reach their idle time-out.
     idle: RefCell<Vec<Idle>>,
@@ -61,23 +63,45 @@ pub(crate) struct Lease {
 // === impl Http1Pool ===
 
 impl Http1Pool {
-    pub(crate) fn new(share: Rc<ClusterShare>, host: Arc<Host>, priority: Priority) -> Rc<Self> {
+    pub(crate) fn new(host: Arc<Host>, place: PoolPlace) -> Rc<Self> {
         Rc::new(Self {
-            share,
-            host,
-            priority,
+            share: place.share().clone(),
+            priority: place.priority(),
+            place,
             queue: Queue::new(),
             idle: RefCell::default(),
             open: Cell::new(0),
             dialling: Cell::new(0),
-            watch: Watch::new(),
+            watch: Watch::new(&host),
+            host,
         })
+    }
+
+    pub(super) fn place(&self) -> &PoolPlace {
+        &self.place
+    }
+
+    /// What it does now.
+    pub(super) fn load(&self) -> Load {
+        let (room, connecting) = (self.idle.borrow().len(), self.dialling.get());
+        let active = self.open.get().saturating_sub(room + connecting);
+        Load { pending: self.queue.len(), active, connecting, room }
+    }
+
+    /// Makes a connection for a request that is expected to be the next; false where it does not.
+    pub(crate) fn expect(self: &Rc<Self>) -> bool {
+        preconnect::expects_another(&self.share, &self.host, self.load()) && self.dial_another()
     }
 
     /// Lends a connection: an idle one, or else the first that becomes free or is made.
     pub(crate) async fn acquire(self: &Rc<Self>) -> Result<Lease, PoolFailure> {
         match self.lend_idle() {
-            Some(lease) => Ok(lease),
+            Some(lease) => {
+                if self.share.cluster.config.pooling.is_some() {
+                    self.dial_if_needed();
+                }
+                Ok(lease)
+            }
             None => self.acquire_busy_or_new().await,
         }
     }
@@ -122,9 +146,15 @@ impl Http1Pool {
     }
 
     fn dial_if_needed(self: &Rc<Self>) {
-        if self.dialling.get() >= self.queue.len() {
-            return;
+        for _ in 0..preconnect::AT_ONCE {
+            if !preconnect::wants_another(&self.share, &self.host, self.load()) || !self.dial_another() {
+                return;
+            }
         }
+    }
+
+    /// False where there may be no other connection.
+    fn dial_another(self: &Rc<Self>) -> bool {
         let closing: Rc<dyn OnClose> = self.clone();
         let has_none = self.open.get() == 0;
         let Some(record) = ConnectionRecord::open(
@@ -135,11 +165,12 @@ impl Http1Pool {
             Rc::downgrade(&closing),
             has_none,
         ) else {
-            return;
+            return false;
         };
         self.open.set(self.open.get() + 1);
         self.dialling.set(self.dialling.get() + 1);
         tokio::task::spawn_local(self.clone().dial(Rc::new(record)));
+        true
     }
 
     async fn dial(self: Rc<Self>, record: Rc<ConnectionRecord>) {
@@ -162,7 +193,11 @@ impl Http1Pool {
 impl OnClose for Http1Pool {
     fn on_close(self: Rc<Self>) {
         self.open.set(self.open.get() - 1);
-        self.dial_if_needed();
+        if self.queue.len() > 0 {
+            self.dial_if_needed();
+        } else if self.open.get() == 0 {
+            self.place.leave();
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::connection::{ClosedBy, ConnectionRecord, OnClose, PoolFailure};
 use super::queue::Queue;
+use super::{Load, PoolPlace, preconnect};
 use crate::host::Host;
 use crate::worker::ClusterShare;
 
@@ -28,6 +29,7 @@ pub(crate) struct Http2Pool {
     share: Rc<ClusterShare>,
     host: Arc<Host>,
     priority: Priority,
+    place: PoolPlace,
     queue: Rc<Queue<Http2Lease>>,
     /// Those that take requests.
     connections: RefCell<Vec<Rc<Http2Connection>>>,
@@ -61,11 +63,12 @@ pub(crate) struct Http2Lease {
 // === impl Http2Pool ===
 
 impl Http2Pool {
-    pub(crate) fn new(share: Rc<ClusterShare>, host: Arc<Host>, priority: Priority) -> Rc<Self> {
+    pub(crate) fn new(host: Arc<Host>, place: PoolPlace) -> Rc<Self> {
         Rc::new(Self {
-            share,
+            share: place.share().clone(),
             host,
-            priority,
+            priority: place.priority(),
+            place,
             queue: Queue::new(),
             connections: RefCell::default(),
             open: Cell::new(0),
@@ -73,9 +76,33 @@ impl Http2Pool {
         })
     }
 
+    pub(super) fn place(&self) -> &PoolPlace {
+        &self.place
+    }
+
+    /// What it does now.
+    pub(super) fn load(&self) -> Load {
+        let max = self.share.cluster.config.http.http2.max_concurrent_streams as usize;
+        let connections = self.connections.borrow();
+        Load {
+            pending: self.queue.len(),
+            active: connections.iter().map(|connection| connection.streams.get() as usize).sum(),
+            connecting: self.dialling.get().saturating_mul(max),
+            room: connections.iter().map(|connection| connection.room()).fold(0, usize::saturating_add),
+        }
+    }
+
+    /// Makes a connection for a request that is expected to be the next; false where it does not.
+    pub(crate) fn expect(self: &Rc<Self>) -> bool {
+        preconnect::expects_another(&self.share, &self.host, self.load()) && self.dial_another()
+    }
+
     /// Leave for a stream: on the first connection that has room, or else when one has.
     pub(crate) async fn acquire(self: &Rc<Self>) -> Result<Http2Lease, PoolFailure> {
         if let Some(lease) = self.lend() {
+            if self.share.cluster.config.pooling.is_some() {
+                self.dial_if_needed();
+            }
             return Ok(lease);
         }
         let waiting = self.queue.join(&self.share, &self.host, self.priority)?;
@@ -104,10 +131,15 @@ impl Http2Pool {
     }
 
     fn dial_if_needed(self: &Rc<Self>) {
-        let room = self.dialling.get() * self.share.cluster.config.http.http2.max_concurrent_streams as usize;
-        if room >= self.queue.len() {
-            return;
+        for _ in 0..preconnect::AT_ONCE {
+            if !preconnect::wants_another(&self.share, &self.host, self.load()) || !self.dial_another() {
+                return;
+            }
         }
+    }
+
+    /// False where there may be no other connection.
+    fn dial_another(self: &Rc<Self>) -> bool {
         let closing: Rc<dyn OnClose> = self.clone();
         let has_none = self.open.get() == 0;
         let record = ConnectionRecord::open(
@@ -118,10 +150,11 @@ impl Http2Pool {
             Rc::downgrade(&closing),
             has_none,
         );
-        let Some(record) = record else { return };
+        let Some(record) = record else { return false };
         self.open.set(self.open.get() + 1);
         self.dialling.set(self.dialling.get() + 1);
         tokio::task::spawn_local(self.clone().dial(Rc::new(record)));
+        true
     }
 
     async fn dial(self: Rc<Self>, record: Rc<ConnectionRecord>) {
@@ -173,7 +206,11 @@ impl Http2Pool {
 impl OnClose for Http2Pool {
     fn on_close(self: Rc<Self>) {
         self.open.set(self.open.get() - 1);
-        self.dial_if_needed();
+        if self.queue.len() > 0 {
+            self.dial_if_needed();
+        } else if self.open.get() == 0 {
+            self.place.leave();
+        }
     }
 }
 
@@ -189,9 +226,14 @@ impl Drop for Http2Pool {
 
 impl Http2Connection {
     fn has_room(&self) -> bool {
-        let limit = self.record.share.cluster.config.http.http2.max_concurrent_streams;
+        self.room() > 0
+    }
+
+    /// Streams that it could take as well.
+    fn room(&self) -> usize {
+        let limit = self.record.share.cluster.config.http.http2.max_concurrent_streams as usize;
         let client = self.client.borrow();
-        client.as_ref().is_some_and(|c| self.streams.get() < limit && (self.streams.get() as usize) < c.max_streams())
+        client.as_ref().map_or(0, |c| limit.min(c.max_streams()).saturating_sub(self.streams.get() as usize))
     }
 
     /// `None` if it takes no more requests.

@@ -313,7 +313,7 @@ fn random_part(rng: &Rng, interval: Duration) -> Duration {
 
 impl Permit {
     fn take(share: &Rc<ClusterShare>, priority: Priority) -> Option<Self> {
-        let taken = share.cluster.limits(priority).try_take(Resource::Retries, &share.cluster.stats);
+        let taken = share.cluster.limits(priority).try_take_retry(share.env.clock.now(), &share.cluster.stats);
         taken.then(|| Self { share: share.clone(), priority })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{ClusterShare, WorkerHost};
 use crate::host::Host;
 use crate::host_set::{ByAddress, HostSet};
+use crate::pool::Load;
 
 /// What a worker keeps of hosts. They stay where they are while hosts come and go around them: a change of one host in
 /// 100,000 costs a worker no look at the others.
@@ -39,6 +40,11 @@ impl KnownHosts {
             .entry(Arc::as_ptr(host).addr())
             .or_insert_with(|| Rc::new(WorkerHost::new(host.clone(), share.clone())))
             .clone()
+    }
+
+    /// What the pools of all hosts do together.
+    pub(super) fn load(&self) -> Load {
+        self.hosts.borrow().values().map(|host| host.pools.load()).fold(Load::default(), Load::and)
     }
 
     /// Lets go of the hosts that are not in `set`.

@@ -230,3 +230,45 @@ fn a_worker_can_end_while_requests_wait() {
         until(|| f.pool.queue.len() == 2).await;
     });
 }
+
+#[test]
+fn a_pool_goes_with_its_last_connection() {
+    on_worker(async {
+        let f = Fixture::new(|_| ()).await;
+        let other_end = f.idle().await;
+        assert_eq!(f.cluster.host().pools.count(), 1);
+        let gone = Rc::downgrade(&f.pool);
+        let Fixture { cluster, listener: _listener, pool } = f;
+        drop(pool);
+        drop(other_end);
+        until(|| gone.strong_count() == 0).await;
+        assert_eq!(cluster.host().pools.count(), 0);
+    });
+}
+
+#[test]
+fn ten_thousand_hosts_that_were_used_once_keep_no_pool() {
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut config = cluster_config("c", vec![fixed(at); 10_000]);
+        let mut http = UpstreamHttp::default();
+        http.common.idle_timeout = Some(Duration::from_millis(1));
+        config.http = Arc::new(http);
+        let cluster = OneCluster::new(config);
+        let stats = cluster.stats();
+        let mut hosts = Vec::new();
+        for _ in 0..100 {
+            let mut open = Vec::new();
+            for _ in 0..100 {
+                let pool = cluster.http1();
+                let (lease, accepted) = tokio::join!(pool.acquire(), listener.accept());
+                drop(lease.unwrap());
+                open.push(accepted.unwrap());
+                hosts.push(Rc::downgrade(&pool));
+            }
+            until(|| stats.upstream_cx_active().value() == 0).await;
+        }
+        assert!(hosts.iter().all(|pool| pool.strong_count() == 0));
+    });
+}

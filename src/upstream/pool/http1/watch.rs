@@ -8,13 +8,12 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
-use futures_util::task::AtomicWaker;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Http1Pool, Idle};
+use crate::host::{Host, Signal};
 
 /// A pool's hold on the task that looks after its idle connections.
 pub(super) struct Watch {
@@ -25,19 +24,11 @@ pub(super) struct Watch {
     is_armed: Rc<Cell<bool>>,
 }
 
-/// Wakes the task. A waker of its own, since connections need one before the task has run.
-#[derive(Default)]
-struct Signal {
-    task: AtomicWaker,
-    /// Something happened on an idle connection, and the task has not looked at it yet.
-    is_raised: AtomicBool,
-}
-
 // === impl Watch ===
 
 impl Watch {
-    pub(super) fn new() -> Self {
-        let signal = Arc::<Signal>::default();
+    pub(super) fn new(host: &Host) -> Self {
+        let signal = host.signal();
         let waker = Waker::from(signal.clone());
         Self { signal, waker, is_started: Cell::new(false), is_armed: Rc::default() }
     }
@@ -49,31 +40,28 @@ impl Watch {
 
     /// Whether something happened on an idle connection that was not looked at yet.
     pub(super) fn is_raised(&self) -> bool {
-        self.signal.is_raised.load(Ordering::Relaxed)
+        self.signal.is_raised()
     }
 
     /// A connection of `pool` has become idle.
     pub(super) fn look_after(&self, pool: &Rc<Http1Pool>) {
         if !self.is_started.replace(true) {
-            if pool.share.cluster.health().is_some() {
-                pool.host.tell_of_failure(&self.waker);
-            }
             tokio::task::spawn_local(run(Rc::downgrade(pool), self.signal.clone(), self.is_armed.clone()));
         } else if !self.is_armed.get() {
-            self.signal.task.wake();
+            self.signal.wake_task();
         }
     }
 
     /// The pool is gone.
     pub(super) fn end(&self) {
-        self.signal.task.wake();
+        self.signal.wake_task();
     }
 }
 
 async fn run(pool: Weak<Http1Pool>, signal: Arc<Signal>, is_armed: Rc<Cell<bool>>) {
     let mut timer = pin!(None);
     std::future::poll_fn(|cx| {
-        signal.task.register(cx.waker());
+        signal.register(cx.waker());
         loop {
             let Some(pool) = pool.upgrade() else { return Poll::Ready(()) };
             let next = pool.sweep();
@@ -96,7 +84,7 @@ impl Http1Pool {
     /// Closes idle connections whose time is over. Gives the time at which the next one's is.
     fn sweep(&self) -> Option<Instant> {
         let now = self.share.env.clock.now();
-        self.watch.signal.is_raised.store(false, Ordering::Relaxed);
+        self.watch.signal.lower();
         let mut cx = Context::from_waker(self.watch.waker());
         let mut next: Option<Instant> = None;
         let stats = &self.share.cluster.stats;
@@ -129,17 +117,5 @@ impl Http1Pool {
     fn end_of(&self, idle: &Idle) -> Option<Instant> {
         let idle_timeout = self.share.cluster.config.http.common.idle_timeout;
         idle_timeout.map(|timeout| idle.since + timeout).into_iter().chain(idle.member.record.expires).min()
-    }
-}
-
-impl Wake for Signal {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // Read and written by one thread alone: that of the worker.
-        self.is_raised.store(true, Ordering::Relaxed);
-        self.task.wake();
     }
 }

@@ -31,10 +31,15 @@ impl Http2Connection {
         let stats = &share.cluster.stats;
         let keepalive = share.cluster.config.http.http2.keepalive;
         let pings = keepalive.and_then(|k| Some((k, driver.ping_pong()?)));
+        let signal = self.record.host.signal();
         let end = {
             let mut idle = pin!(self.idle_for_too_long(share));
             let mut dead = pin!(self.answers_no_ping(share, pings));
             poll_fn(|cx| {
+                signal.register(cx.waker());
+                if self.record.is_given_up() {
+                    self.retire();
+                }
                 if let Poll::Ready(end) = Pin::new(&mut driver).poll(cx) {
                     return Poll::Ready(End::Driver(end));
                 }

@@ -304,3 +304,18 @@ async fn read_frame(socket: &mut TcpStream) -> (u8, u8) {
     socket.read_exact(&mut vec![0; length]).await.unwrap();
     (head[3], head[4])
 }
+
+#[test]
+fn an_idle_connection_closes_at_once_when_its_host_fails() {
+    on_worker(async {
+        let f = Fixture::new(|_| ()).await;
+        f.serve(100, vec![vec![Act::Answer], vec![Act::Answer]]);
+        assert_eq!(f.get().await.unwrap(), 200);
+        assert_eq!(f.stats.upstream_cx_active().value(), 1);
+        f.cluster.host().host.give_up_connections();
+        until(|| f.stats.upstream_cx_active().value() == 0).await;
+        assert_eq!(f.cluster.host().pools.count(), 0);
+        assert_eq!(f.get().await.unwrap(), 200);
+        assert_eq!(f.stats.upstream_cx_total().value(), 2);
+    });
+}
