@@ -10,6 +10,7 @@ mod happy_eyeballs;
 mod health_check;
 mod http;
 mod lb;
+mod original_dst;
 mod outlier;
 mod pooling;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use lb::{
     LocalityLb, Metric, OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb,
     SubsetSelector, ZoneAware,
 };
+pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
 pub use pooling::Pooling;
 
@@ -127,6 +129,8 @@ pub enum Discovery {
     Eds(Box<EdsConfig>),
     /// None are its own: those of other clusters, which stand in for each other.
     Aggregate(Box<Aggregate>),
+    /// The requests: where each is to go.
+    OriginalDst(Arc<OriginalDst>),
 }
 
 // === impl Discovery ===
@@ -136,7 +140,7 @@ impl Discovery {
     pub fn brings_balancer(&self) -> bool {
         match self {
             Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) | Self::Eds(_) => false,
-            Self::Aggregate(_) => true,
+            Self::Aggregate(_) | Self::OriginalDst(_) => true,
         }
     }
 }
@@ -272,7 +276,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         typed_dns_resolver_config: _,
         wait_for_warm_on_init: _,
         outlier_detection: _,
-        // Envoy reads it for ORIGINAL_DST alone, which is refused.
+        // Envoy reads it for ORIGINAL_DST alone.
         cleanup_interval: _,
         upstream_bind_config: _,
         lb_subset_config: _,
@@ -317,7 +321,7 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
     let kind = match &proto.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return cx.at("cluster_type", |cx| lower_custom(custom, proto, cx));
+            return lower_custom(custom, proto, cx);
         }
         Some(ClusterDiscoveryType::Type(kind)) => {
             DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
@@ -331,40 +335,49 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
         DiscoveryType::StrictDns => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(proto, cx)?))),
         DiscoveryType::LogicalDns => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(proto, cx)?))),
         DiscoveryType::Eds => Ok(Discovery::Eds(Box::new(EdsConfig::lower(proto, cx)?))),
-        DiscoveryType::OriginalDst => {
-            let what = format!("discovery type {}", kind.as_str_name());
-            Err(cx.at("type", |cx| cx.not_implemented(what)))
-        }
+        DiscoveryType::OriginalDst => Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower(proto, cx)?))),
     }
 }
 
-/// The configuration of cluster types that are extensions, by the full name of its message.
+/// The configurations of cluster types that are extensions, by the full names of their messages.
 const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
 const DNS: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
+const ORIGINAL_DST: &str = "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster";
 
 /// The type of its configuration selects an extension; one that has none is known by its name.
 fn lower_custom(
     custom: &pb::cluster::CustomClusterType,
-    proto: &pb::Cluster,
+    cluster: &pb::Cluster,
     cx: &mut LowerCx<'_>,
 ) -> Result<Discovery, Refused> {
     let pb::cluster::CustomClusterType { name, typed_config } = custom;
-    let Some(any) = typed_config else {
-        return match &**name {
-            "envoy.cluster.static" => Ok(Discovery::Static),
-            "envoy.cluster.strict_dns" => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(proto, cx)?))),
-            "envoy.cluster.logical_dns" => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(proto, cx)?))),
-            _ => Err(cx.not_implemented(format_args!("cluster type {name} without typed_config"))),
-        };
-    };
-    cx.at("typed_config", |cx| match message_name(any) {
+    let Some(any) = typed_config else { return lower_named(name, cluster, cx) };
+    let interval = original_dst::cleanup_interval(cluster, cx);
+    let lower_any = |cx: &mut LowerCx<'_>| match message_name(any) {
         AGGREGATE => Ok(Discovery::Aggregate(Box::new(Aggregate::lower(any_as(any, cx)?, cx)?))),
         DNS => DnsConfig::lower_extension(any_as(any, cx)?, cx),
+        ORIGINAL_DST => {
+            Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower_extension(any_as(any, cx)?, interval?, cx)?)))
+        }
         message => {
-            let (kind, reason) = extension::unknown("cluster type", message, [AGGREGATE, DNS].into_iter());
+            let known = [AGGREGATE, DNS, ORIGINAL_DST];
+            let (kind, reason) = extension::unknown("cluster type", message, known.into_iter());
             Err(cx.record(kind, reason))
         }
-    })
+    };
+    cx.at("cluster_type", |cx| cx.at("typed_config", lower_any))
+}
+
+fn lower_named(name: &str, cluster: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
+    match name {
+        "envoy.cluster.static" => Ok(Discovery::Static),
+        "envoy.cluster.strict_dns" => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(cluster, cx)?))),
+        "envoy.cluster.logical_dns" => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(cluster, cx)?))),
+        _ => {
+            let what = format!("cluster type {name} without typed_config");
+            Err(cx.at("cluster_type", |cx| cx.not_implemented(what)))
+        }
+    }
 }
 
 fn lower_connection_options(

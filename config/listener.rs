@@ -1,8 +1,10 @@
 //! `listener.v3.Listener`: where to accept connections and what to do with them.
 
 mod filter_chain;
+mod listener_filter;
 
 pub use filter_chain::FilterChainConfig;
+pub use listener_filter::{ListenerFilterConfig, ListenerFilters};
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use nuncio_telemetry::stats::Scope;
 use crate::address::ListenAddress;
 use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
+use crate::protocol::duration;
 use crate::refuse_set;
 use crate::socket::{SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 
@@ -33,6 +36,8 @@ pub struct ListenerConfig {
     pub sockets: Vec<ListenSocket>,
     /// Where its stats are: `listener.` and its `stat_prefix` or else its first address.
     pub scope: Scope,
+    /// What looks at its connections first.
+    pub listener_filters: ListenerFilters,
     /// What becomes of its connections.
     pub filter_chain: FilterChainConfig,
     /// `per_connection_buffer_limit_bytes`.
@@ -104,8 +109,7 @@ pub enum TrafficDirection {
 impl ListenerConfig {
     /// Lowers one listener.
     pub fn lower(listener: proto::Listener, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        // The two opt-outs are of limits that nuncio cannot be given yet; the time-out of listener filters has none to
-        // wait for.
+        // The two opt-outs are of limits that nuncio cannot be given yet.
         let shape = fingerprint(&listener, &FILTER_CHAINS);
         let proto::Listener {
             name,
@@ -124,8 +128,8 @@ impl ListenerConfig {
             deprecated_v1,
             drain_type,
             listener_filters,
-            listener_filters_timeout: _,
-            continue_on_listener_filters_timeout: _,
+            listener_filters_timeout,
+            continue_on_listener_filters_timeout,
             transparent,
             freebind,
             socket_options,
@@ -150,7 +154,7 @@ impl ListenerConfig {
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
         let internal_listener = listener_specifier;
         let refused = refuse_set!(cx; stats_matcher, fcds_config, filter_chain_matcher, use_original_dst,
-            per_connection_buffer_high_watermark_timeout, listener_filters, udp_listener_config, api_listener,
+            per_connection_buffer_high_watermark_timeout, udp_listener_config, api_listener,
             access_log, internal_listener);
         let sockets = Sockets {
             address,
@@ -170,6 +174,10 @@ impl ListenerConfig {
         let scope = cx.env.stats.scope("listener").scope(&stat_prefix);
         // What came before is another listener's.
         drop(cx.take_waits());
+        let timeout = cx.opt("listener_filters_timeout", listener_filters_timeout, duration);
+        let lower_filters =
+            |cx: &mut _| ListenerFilters::lower(listener_filters, timeout?, continue_on_listener_filters_timeout, cx);
+        let listener_filters = cx.in_listener(scope.clone(), lower_filters);
         let lower_chain = |cx: &mut _| FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
         let filter_chain = cx.in_listener(scope.clone(), lower_chain);
         let balance = lower_balance(connection_balance_config, cx);
@@ -192,6 +200,7 @@ impl ListenerConfig {
             scope,
             name: if name.is_empty() { first.into() } else { name.into() },
             sockets,
+            listener_filters: listener_filters?,
             filter_chain: filter_chain?,
             buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
             balance: balance?,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::{HttpFilterConfig, LowerCx, NetworkFilter, PerRoute, Refused};
+use crate::{HttpFilterConfig, ListenerFilter, LowerCx, NetworkFilter, PerRoute, Refused};
 
 /// An HTTP filter's row in the table of its crate.
 pub struct HttpFilterRow {
@@ -37,6 +37,16 @@ pub struct NetworkFilterRow {
     pub lower: fn(&[u8], &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused>,
 }
 
+/// A listener filter's row in the table of its crate.
+pub struct ListenerFilterRow {
+    /// Envoy's canonical name, such as `envoy.filters.listener.tls_inspector`.
+    pub name: &'static str,
+    /// Full name of the configuration message.
+    pub config: &'static str,
+    /// Lowers the encoded configuration message.
+    pub lower: fn(&[u8], &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused>,
+}
+
 /// The tables of all crates, put together by the server.
 #[derive(Default)]
 pub struct Registry {
@@ -44,6 +54,8 @@ pub struct Registry {
     pub http: Vec<&'static [HttpFilterRow]>,
     /// Network filters.
     pub network: Vec<&'static [NetworkFilterRow]>,
+    /// Listener filters.
+    pub listener: Vec<&'static [ListenerFilterRow]>,
 }
 
 impl Registry {
@@ -55,6 +67,11 @@ impl Registry {
     /// The HTTP filter whose per-route message is `message`.
     pub fn http_per_route(&self, message: &str) -> Option<&'static HttpFilterRow> {
         self.http.iter().copied().flatten().find(|row| row.per_route.is_some_and(|(name, _)| name == message))
+    }
+
+    /// The listener filter whose configuration message is `message`.
+    pub fn listener_filter(&self, message: &str) -> Option<&'static ListenerFilterRow> {
+        self.listener.iter().copied().flatten().find(|row| row.config == message)
     }
 
     /// The network filter whose configuration message is `message`.

@@ -1,4 +1,5 @@
-//! Network filters: one file each, one row each in [`FILTERS`].
+//! Network filters: one file each, one row each in [`FILTERS`]. Listener filters, in `listener/`, likewise in
+//! [`LISTENER_FILTERS`].
 //!
 //! In: encoded configuration when lowered, a connection when run. Out: the connection for the next filter, or nothing
 //! where the filter served it to its end.
@@ -7,8 +8,12 @@
 
 mod direct_response;
 mod echo;
+mod listener;
 
-use nuncio_filter_api::NetworkFilterRow;
+use nuncio_filter_api::{ListenerFilterRow, NetworkFilterRow};
 
 /// The network filters of this crate.
 pub static FILTERS: &[NetworkFilterRow] = &[direct_response::ROW, echo::ROW];
+
+/// The listener filters of this crate.
+pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[listener::original_dst::ROW];

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::accept::{Acceptor, accept_forever, receive_loop};
+use crate::inspect::Ends;
 use crate::tls;
 use crate::tls_stats::TlsStats;
 use crate::{Listener, TcpTransport, UnixTransport};
@@ -122,13 +123,21 @@ impl Shared {
                 Err(_) => return self.release(),
             },
         };
-        self.serve(Io::new(TcpTransport::new(stream)), canonical(peer).into(), canonical(local).into());
+        let (remote, local) = (canonical(peer).into(), canonical(local).into());
+        match self.listener.config.listener_filters.filters.is_empty() {
+            true => self.serve(Io::new(TcpTransport::new(stream)), Ends::new(remote, local)),
+            false => self.inspect_tcp(stream, remote, local),
+        }
     }
 
     /// Serves a connection of a unix-domain socket.
     pub(crate) fn serve_unix(self: &Rc<Self>, stream: UnixStream, address: usize) {
         let local = self.listener.addresses()[address].clone();
-        self.serve(Io::new(UnixTransport::new(stream)), Address::Pipe("".into()), local);
+        let remote = Address::Pipe("".into());
+        match self.listener.config.listener_filters.filters.is_empty() {
+            true => self.serve(Io::new(UnixTransport::new(stream)), Ends::new(remote, local)),
+            false => self.inspect_unix(stream, remote, local),
+        }
     }
 
     /// A connection of this worker ended, or never began.
@@ -138,14 +147,17 @@ impl Shared {
         }
     }
 
-    fn serve(self: &Rc<Self>, io: Io, remote: Address, local: Address) {
+    /// Runs the network filters of a connection.
+    pub(crate) fn serve(self: &Rc<Self>, io: Io, ends: Ends) {
+        let Ends { remote, local, is_local_restored, server_name, direct_remote, direct_local } = ends;
         let info = Rc::new(ConnectionInfo {
             id: self.listener.ids.next(),
-            direct_remote: remote.clone(),
+            direct_remote,
             remote,
-            direct_local: local.clone(),
+            direct_local,
             local,
-            server_name: RefCell::new(None),
+            is_local_restored,
+            server_name: RefCell::new(server_name),
             tls: RefCell::new(None),
             listener: self.listener_name.clone(),
             filter_chain: self.chain_name.clone(),
@@ -164,6 +176,18 @@ impl Shared {
         // A task of its own: a panic in it is caught there, drops the connection, and touches no other.
         let task = spawn_local(async move {
             guard.shared.run_filters(connection).await;
+        });
+        entry.insert(task.abort_handle());
+    }
+
+    /// Runs `task`, which ends with this listener.
+    pub(crate) fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let place = Place { shared: self.clone(), key: entry.key() };
+        let task = spawn_local(async move {
+            let _place = place;
+            task.await;
         });
         entry.insert(task.abort_handle());
     }
@@ -200,6 +224,18 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4| SocketAddr::new(v4.into(), address.port())),
         IpAddr::V4(_) => address,
+    }
+}
+
+/// Forgets a task when it ends, panics or is aborted.
+struct Place {
+    shared: Rc<Shared>,
+    key: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.connections.borrow_mut().try_remove(self.key);
     }
 }
 

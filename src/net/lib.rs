@@ -12,6 +12,7 @@ mod active;
 mod balance;
 mod bind;
 mod connect;
+mod inspect;
 mod listener;
 mod option;
 mod proxy_protocol;

@@ -55,6 +55,11 @@ macro_rules! forward_io {
                 Self { stream, unread: false }
             }
 
+            /// The same, after bytes were looked at that are still there to be read.
+            pub(crate) fn peeked(stream: $stream) -> Self {
+                Self { stream, unread: true }
+            }
+
             fn poll_read_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
                 loop {
                     if ready!(self.stream.poll_read_ready(cx)).is_err() {

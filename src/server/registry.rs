@@ -1,11 +1,13 @@
 //! The tables of extensions of all crates, put together.
 
-use nuncio_filter_api::{HttpFilterRow, NetworkFilterRow, Registry};
+use nuncio_filter_api::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry};
 
 use crate::Extensions;
 
 /// Category of network filters in `--disable-extensions`.
 const NETWORK: &str = "envoy.filters.network";
+/// Category of listener filters in `--disable-extensions`.
+const LISTENER: &str = "envoy.filters.listener";
 /// Category of HTTP filters in `--disable-extensions`.
 const HTTP: &str = "envoy.filters.http";
 
@@ -14,11 +16,13 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
     let mut all = Registry {
         http: vec![nuncio_filters_http::TABLE, std::slice::from_ref(&nuncio_upstream::ROUTER), more.http],
         network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW), more.network],
+        listener: vec![nuncio_filters_network::LISTENER_FILTERS],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));
     if !known.is_empty() {
         let off = |category: &str, name: &str| known.iter().any(|d| **d == format!("{category}/{name}"));
         all.network = retained(&all.network, |row: &NetworkFilterRow| !off(NETWORK, row.name));
+        all.listener = retained(&all.listener, |row: &ListenerFilterRow| !off(LISTENER, row.name));
         all.http = retained(&all.http, |row: &HttpFilterRow| !off(HTTP, row.name));
     }
     (all, unknown.into_iter().cloned().collect())
@@ -27,6 +31,7 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
 fn is_known(registry: &Registry, disabled: &str) -> bool {
     match disabled.split_once('/') {
         Some((NETWORK, name)) => registry.network.iter().copied().flatten().any(|row| row.name == name),
+        Some((LISTENER, name)) => registry.listener.iter().copied().flatten().any(|row| row.name == name),
         Some((HTTP, name)) => registry.http.iter().copied().flatten().any(|row| row.name == name),
         _ => false,
     }
@@ -56,7 +61,9 @@ mod tests {
         let (registry, _) = registry(Extensions::default(), &[]);
         let http = registry.http.iter().copied().flatten().map(|row| (row.name, row.config));
         let network = registry.network.iter().copied().flatten().map(|row| (row.name, row.config));
-        let mut rows: Vec<String> = http.chain(network).map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();
+        let listener = registry.listener.iter().copied().flatten().map(|row| (row.name, row.config));
+        let mut rows: Vec<String> =
+            http.chain(network).chain(listener).map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();
         rows.sort();
         let table = format!("| extension | configured by |\n|---|---|\n{}", rows.concat());
         let readme = include_str!("../../README.md");

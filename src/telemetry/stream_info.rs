@@ -71,6 +71,8 @@ pub struct ConnectionInfo {
     pub direct_remote: Address,
     /// The address the peer connected to, restored where a listener filter did so.
     pub local: Address,
+    /// Whether one did.
+    pub is_local_restored: bool,
     /// The socket's own address (`%DOWNSTREAM_DIRECT_LOCAL_ADDRESS%`).
     pub direct_local: Address,
     /// SNI, once a TLS inspector or handshake has seen it.
@@ -106,6 +108,7 @@ impl ConnectionInfo {
             remote,
             direct_local: local.clone(),
             local,
+            is_local_restored: false,
             server_name: RefCell::new(None),
             tls: RefCell::new(None),
             listener: Arc::from(""),

@@ -1,6 +1,7 @@
 mod heritage;
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,6 +15,7 @@ use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::dynamic::DynamicHosts;
 use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
 use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
@@ -44,6 +46,8 @@ pub struct Cluster {
     warm: watch::Sender<bool>,
     /// Woken when it is warm.
     on_warm: Option<Arc<Notify>>,
+    /// The hosts that requests found, where they are to.
+    pub(crate) by_address: Option<Box<DynamicHosts<SocketAddr>>>,
     /// What the watch over the hosts shares; `None` where nobody watches.
     health: Option<Box<HealthShare>>,
 }
@@ -90,6 +94,7 @@ impl Cluster {
         );
         let inherited = before.filter(|before| heritage::is_inherited(&before.config, &config));
         let health = HealthShare::new(&config);
+        let by_address = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope));
         let cluster = Self {
             hosts: ArcSwap::from_pointee(empty),
@@ -104,6 +109,7 @@ impl Cluster {
             version: AtomicU64::new(0),
             warm: watch::Sender::new(false),
             on_warm,
+            by_address,
             health,
         };
         match &cluster.config.discovery {
@@ -111,8 +117,8 @@ impl Cluster {
                 cluster.take_endpoints(&cluster.config.endpoints, None);
                 cluster.set_warm();
             }
-            // It has no hosts of its own.
-            Discovery::Aggregate(_) => cluster.set_warm(),
+            // They have no hosts before there is a request.
+            Discovery::Aggregate(_) | Discovery::OriginalDst(_) => cluster.set_warm(),
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {}
         }
         cluster

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nuncio_config::cluster::{ClusterConfig, Discovery, DnsConfig, Endpoint, EndpointAddress, RefreshRate};
 use nuncio_telemetry::Address;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 use crate::cluster::Cluster;
 use crate::clusters::{Clusters, Snapshot};
@@ -49,10 +49,15 @@ impl Followers {
         };
         drop(self.running.extract_if(gone).collect::<Vec<_>>());
         for (at, cluster) in current {
-            let Some(dns) = dns_of(&cluster.config) else { continue };
             if self.running.contains_key(&at) {
                 continue;
             }
+            if let Discovery::OriginalDst(config) = &cluster.config.discovery {
+                let task = self.tasks.spawn(follow_requests(cluster.clone(), config.cleanup_interval));
+                self.running.insert(at, task);
+                continue;
+            }
+            let Some(dns) = dns_of(&cluster.config) else { continue };
             let resolver = resolvers.resolver(dns.resolver.as_ref());
             let task = self.tasks.spawn(follow(cluster.clone(), resolver));
             self.running.insert(at, task);
@@ -63,8 +68,23 @@ impl Followers {
 
 fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
     match &config.discovery {
-        Discovery::Static | Discovery::Aggregate(_) | Discovery::Eds(_) => None,
+        Discovery::Static | Discovery::Aggregate(_) | Discovery::OriginalDst(_) | Discovery::Eds(_) => None,
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
+    }
+}
+
+/// Makes what requests ask for the hosts of the cluster, for as long as they use it, until it is dropped.
+async fn follow_requests(cluster: Arc<Cluster>, cleanup_interval: Duration) {
+    let Some(hosts) = &cluster.by_address else { return };
+    let mut cleanup = interval(cleanup_interval);
+    loop {
+        tokio::select! {
+            () = hosts.added.notified() => hosts.publish(&cluster),
+            // Envoy: a host stays for another turn once nobody asked for it.
+            _ = cleanup.tick() => if hosts.retain(|_, host| host.take_used() || host.is_busy()) {
+                hosts.publish(&cluster);
+            }
+        }
     }
 }
 

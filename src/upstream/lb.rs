@@ -3,6 +3,7 @@
 mod aggregate;
 mod edf;
 mod hashing;
+mod original_dst;
 mod override_host;
 mod picker;
 mod provided;

@@ -15,6 +15,7 @@ mod cluster;
 mod clusters;
 mod discovery;
 mod dns;
+mod dynamic;
 mod failure;
 mod health;
 mod host;

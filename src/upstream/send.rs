@@ -27,7 +27,7 @@ impl Upstreams for WorkerClusters {
         Box::pin(async move {
             let cluster = cluster.ok_or(Failure::NoCluster)?;
             let stats = &cluster.shared.cluster.stats;
-            let Some(host) = cluster.pick(&PickContext::default()) else {
+            let Some(host) = cluster.pick(&PickContext { head: Some(&request.head), ..PickContext::default() }) else {
                 stats.upstream_cx_none_healthy().inc();
                 return Err(Failure::NoHealthyHost.into());
             };

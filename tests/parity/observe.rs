@@ -144,6 +144,19 @@ async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarte
     builder.upstream(first).upstream(second).names(&scenario.names).start().await
 }
 
+/// Puts the ports of the upstreams where a request names them.
+fn with_ports(bytes: &[u8], running: &Running) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    // From the last to the first, since `$UPSTREAM` is a prefix of `$UPSTREAM2`.
+    for (name, upstream) in ["$UPSTREAM", "$UPSTREAM2"].iter().zip(running.upstreams()).rev() {
+        let port = upstream.port().to_string();
+        while let Some(at) = bytes.windows(name.len()).position(|window| window == name.as_bytes()) {
+            bytes.splice(at..at + name.len(), port.bytes());
+        }
+    }
+    bytes
+}
+
 /// Does what the step says. Where it is a request, its own address is returned.
 async fn act(
     step: &Step,
@@ -171,7 +184,7 @@ async fn act(
             let mut client = Client::connect(to, split).await?;
             let address = client.address();
             // The proxy may refuse and close before it has read everything.
-            let _ = client.send(bytes).await;
+            let _ = client.send(&with_ports(bytes, running)).await;
             if *raw {
                 raw_responses(&mut client, methods, patience, seen).await?;
             } else {

@@ -13,7 +13,7 @@
 //! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS] [times=N]
 //! what the upstream answers (N times), as lines; a blank line ends the head
 //! --- request [tunnel=TEXT] [times=N] label
-//! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body
+//! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body, ports are as in YAML
 //! --- raw [methods=GET,HEAD] label
 //! bytes as they are, line breaks of the file dropped
 //! --- stream label

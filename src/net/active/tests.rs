@@ -64,6 +64,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
             mptcp: false,
         }],
         scope: store.scope("listener.l"),
+        listener_filters: nuncio_config::listener::ListenerFilters::default(),
         filter_chain: FilterChainConfig {
             name: "c".into(),
             filters: filters.into(),

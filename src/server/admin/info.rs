@@ -154,9 +154,11 @@ pub(super) fn node(configured: Option<core::Node>, registry: &Registry) -> core:
     let metadata = Struct { fields: HashMap::from([("nuncio.version".to_owned(), version)]) };
     let build = core::BuildVersion { version: Some(ENVOY_VERSION), metadata: Some(metadata) };
     let network = registry.network.iter().copied().flatten();
+    let listener = registry.listener.iter().copied().flatten();
     let http = registry.http.iter().copied().flatten();
     let extensions = network
         .map(|row| extension("envoy.filters.network", row.name, row.config))
+        .chain(listener.map(|row| extension("envoy.filters.listener", row.name, row.config)))
         .chain(http.map(|row| extension("envoy.filters.http", row.name, row.config)));
     core::Node {
         user_agent_name: "envoy".to_owned(),

@@ -6,6 +6,7 @@ use nuncio_config::cluster::{ClusterConfig, Discovery};
 
 use super::PickContext;
 use super::aggregate::AggregateBalancer;
+use super::original_dst::OriginalDstBalancer;
 use crate::host_set::{Ability, PriorityHosts};
 use crate::worker::{ClusterShare, WorkerHost};
 
@@ -40,5 +41,6 @@ pub(crate) fn provided(config: &ClusterConfig) -> Option<Box<dyn ClusterBalancer
         Discovery::Aggregate(aggregate) => {
             Some(Box::new(AggregateBalancer::new(aggregate, config.common_lb.panic_threshold)))
         }
+        Discovery::OriginalDst(original_dst) => Some(Box::new(OriginalDstBalancer::new(original_dst.clone()))),
     }
 }

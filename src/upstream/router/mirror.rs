@@ -157,7 +157,7 @@ impl Copy {
 
     async fn exchange(&self, filters: Option<Box<UpstreamFilters>>, request: &mut Request) -> Result<(), Failure> {
         let shared = &self.cluster.shared;
-        let Some(host) = self.cluster.pick(&PickContext::default()) else {
+        let Some(host) = self.cluster.pick(&PickContext { head: Some(&request.head), ..PickContext::default() }) else {
             shared.cluster.stats.upstream_cx_none_healthy().inc();
             return Err(Failure::NoHealthyHost);
         };

@@ -1,0 +1,76 @@
+//! `envoy.filters.listener.original_dst`: finds out where a connection was going before it was redirected here.
+
+use std::sync::Arc;
+
+use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused};
+use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as Proto;
+
+pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
+    name: "envoy.filters.listener.original_dst",
+    config: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    lower,
+};
+
+struct OriginalDst;
+
+fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused> {
+    let Proto {} = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
+    Ok(Arc::new(OriginalDst))
+}
+
+impl ListenerFilter for OriginalDst {
+    fn inspect<'a>(&'a self, incoming: &'a mut Incoming) -> Inspection<'a> {
+        if let Some(original) = incoming.original_destination() {
+            incoming.local = original.into();
+            incoming.is_local_restored = true;
+        }
+        Inspection::Done(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::any::Any;
+    use std::io;
+    use std::net::SocketAddr;
+    use std::task::{Context, Poll};
+
+    use nuncio_filter_api::IncomingSocket;
+    use nuncio_telemetry::Address;
+
+    use super::*;
+
+    struct Socket(Option<SocketAddr>);
+
+    impl IncomingSocket for Socket {
+        fn original_destination(&self) -> Option<SocketAddr> {
+            self.0
+        }
+
+        fn poll_peek(&mut self, _: &mut [u8], _: usize, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn consume(&mut self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
+        }
+    }
+
+    fn inspected(original: Option<&str>) -> (String, bool) {
+        let address = |text: &str| Address::Ip(text.parse().unwrap());
+        let socket = Box::new(Socket(original.map(|text| text.parse().unwrap())));
+        let mut incoming = Incoming::new(socket, address("127.0.0.1:5"), address("127.0.0.1:80"));
+        assert!(matches!(OriginalDst.inspect(&mut incoming), Inspection::Done(Ok(()))));
+        (incoming.local.to_string(), incoming.is_local_restored)
+    }
+
+    #[test]
+    fn a_redirected_connection_gets_back_where_it_was_going() {
+        assert_eq!(inspected(Some("10.1.2.3:443")), ("10.1.2.3:443".to_owned(), true));
+        assert_eq!(inspected(None), ("127.0.0.1:80".to_owned(), false));
+    }
+}
