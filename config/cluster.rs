@@ -28,7 +28,7 @@ pub use aggregate::Aggregate;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
 pub use eds::{ClusterAssignment, EdsConfig};
-pub use endpoint::{AssignmentPolicy, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
+pub use endpoint::{AssignmentPolicy, DropOverload, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
+use nuncio_proto::envoy::r#type::v3::FractionalPercent;
+use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_telemetry::{Address, Metadata};
 
 use super::{Discovery, EndpointCheck};
@@ -42,6 +44,17 @@ pub struct AssignmentPolicy {
     pub weighted_priority_health: bool,
     /// Weights of localities; one that is not listed has none.
     pub locality_weights: Box<[LocalityWeight]>,
+    /// `drop_overloads`, if there is one: a share of the requests that no host is to see.
+    pub drop_overload: Option<Arc<DropOverload>>,
+}
+
+/// A share of the requests to a cluster that is dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropOverload {
+    /// Its name.
+    pub category: Arc<str>,
+    /// The share, a million being all.
+    pub millionths: u32,
 }
 
 /// The weight of a locality within its priority.
@@ -175,6 +188,7 @@ impl Default for AssignmentPolicy {
             overprovisioning_factor: DEFAULT_OVERPROVISIONING,
             weighted_priority_health: false,
             locality_weights: Box::default(),
+            drop_overload: None,
         }
     }
 }
@@ -187,10 +201,43 @@ impl AssignmentPolicy {
             endpoint_stale_after,
             weighted_priority_health,
         } = proto;
-        cx.unsupported("drop_overloads", &drop_overloads)?;
+        let drop_overload = DropOverload::lower(drop_overloads, cx);
         cx.unsupported("endpoint_stale_after", &endpoint_stale_after)?;
         let overprovisioning_factor = overprovisioning_factor.map_or(DEFAULT_OVERPROVISIONING, |v| v.value);
-        Ok(Self { overprovisioning_factor, weighted_priority_health, locality_weights: Box::default() })
+        Ok(Self {
+            overprovisioning_factor,
+            weighted_priority_health,
+            locality_weights: Box::default(),
+            drop_overload: drop_overload?.map(Arc::new),
+        })
+    }
+}
+
+// === impl DropOverload ===
+
+impl DropOverload {
+    fn lower(
+        protos: Vec<pb::cluster_load_assignment::policy::DropOverload>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Option<Self>, Refused> {
+        if protos.len() > 1 {
+            let reason = format!("has {} categories, of which only one is supported", protos.len());
+            return Err(cx.at("drop_overloads", |cx| cx.invalid(reason)));
+        }
+        let lowered = cx.each("drop_overloads", protos, |proto, cx| {
+            let pb::cluster_load_assignment::policy::DropOverload { category, drop_percentage } = proto;
+            let FractionalPercent { numerator, denominator } = drop_percentage.unwrap_or_default();
+            let factor = match DenominatorType::try_from(denominator) {
+                Ok(DenominatorType::Million) => 1,
+                Ok(DenominatorType::TenThousand) => 100,
+                Ok(DenominatorType::Hundred) | Err(_) => 10_000,
+            };
+            match numerator.checked_mul(factor) {
+                Some(millionths @ 0..=1_000_000) => Ok(Self { category: category.into(), millionths }),
+                _ => Err(cx.at("drop_percentage", |cx| cx.invalid("must be no more than all"))),
+            }
+        })?;
+        Ok(lowered.into_iter().next())
     }
 }
 

@@ -113,7 +113,8 @@ impl HealthCheck {
         let several = protos.len() > 1;
         let lowered = cx.each("health_checks", protos, |proto, cx| Self::lower_one(proto, protocol, cx))?;
         if several {
-            return Err(cx.at("health_checks", |cx| cx.not_implemented("more than one health check")));
+            // Envoy has a list, and takes one of it.
+            return Err(cx.at("health_checks", |cx| cx.invalid("multiple health checks are not supported")));
         }
         Ok(lowered.into_iter().next())
     }

@@ -8,6 +8,7 @@ use nuncio_proto::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsR
 use nuncio_proto::envoy::extensions::network::dns_resolver::getaddrinfo::v3::GetAddrInfoDnsResolverConfig;
 use nuncio_proto::envoy::extensions::network::dns_resolver::hickory::v3::HickoryDnsResolverConfig;
 use nuncio_proto::envoy::extensions::upstreams::http::v3 as upstreams;
+use nuncio_proto::envoy::r#type::v3::FractionalPercent;
 use nuncio_proto::google::protobuf;
 use prost::{Message, Name};
 
@@ -81,6 +82,26 @@ fn an_idle_cluster_and_its_host_stay_small() {
     assert!(size_of::<ClusterConfig>() + size_of::<Endpoint>() < 512, "{}", size_of::<ClusterConfig>());
     let share = |n: &str| lower(cluster(&[n])).unwrap().http;
     assert!(Arc::ptr_eq(&share("127.0.0.1"), &share("127.0.0.2")), "clusters without HTTP options share the defaults");
+}
+
+#[test]
+fn a_share_of_requests_to_drop_is_one_and_no_more_than_all() {
+    use endpoint::cluster_load_assignment::{Policy, policy::DropOverload};
+    let with = |shares: &[u32]| {
+        let share = |numerator: &u32| DropOverload {
+            category: "c".to_owned(),
+            drop_percentage: Some(FractionalPercent { numerator: *numerator, denominator: 0 }),
+        };
+        let mut proto = cluster(&["127.0.0.1"]);
+        let drop_overloads = shares.iter().map(share).collect();
+        proto.load_assignment.as_mut().unwrap().policy = Some(Policy { drop_overloads, ..Default::default() });
+        proto
+    };
+    let dropped = lower(with(&[25])).unwrap().assignment.drop_overload.unwrap();
+    assert_eq!((&*dropped.category, dropped.millionths), ("c", 250_000));
+    let place = "load_assignment.policy.drop_overloads";
+    assert_eq!(refusals(with(&[101])), [format!("{place}[0].drop_percentage: must be no more than all")]);
+    assert_eq!(refusals(with(&[1, 1])), [format!("{place}: has 2 categories, of which only one is supported")]);
 }
 
 #[test]

@@ -2,7 +2,7 @@ mod heritage;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -42,6 +42,8 @@ pub struct Cluster {
     writer: Mutex<Writer>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
     version: AtomicU64,
+    /// See [`Self::dropped`]; of the policy that holds now.
+    dropped: AtomicU32,
     /// True once the hosts are known, or known not to be found, and were checked where they are.
     warm: watch::Sender<bool>,
     /// Woken when it is warm.
@@ -107,6 +109,7 @@ impl Cluster {
             limits,
             store,
             version: AtomicU64::new(0),
+            dropped: AtomicU32::new(0),
             warm: watch::Sender::new(false),
             on_warm,
             by_address,
@@ -127,6 +130,12 @@ impl Cluster {
     /// Its hosts now.
     pub fn hosts(&self) -> Arc<HostSet> {
         self.hosts.load_full()
+    }
+
+    /// How many of a million requests no host is to see (`drop_overloads`).
+    #[inline]
+    pub(crate) fn dropped(&self) -> u32 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     /// Grows whenever the hosts change.
@@ -229,6 +238,8 @@ impl Cluster {
     fn with_layout(&self, make: impl FnOnce(Layout<'_>) -> HostSet) -> HostSet {
         let policy = self.policy.load();
         let policy = policy.as_deref().unwrap_or(&self.config.assignment);
+        let dropped = policy.drop_overload.as_ref().map_or(0, |drop| drop.millionths);
+        self.dropped.store(dropped, Ordering::Relaxed);
         make(layout(&self.config, policy, self.local.as_deref(), &self.scope()))
     }
 

@@ -4,6 +4,7 @@ mod attempts;
 mod body;
 mod counts;
 mod deadline;
+mod drop_overload;
 mod forward;
 mod hedge;
 mod mirror;

@@ -108,10 +108,7 @@ fn what_is_not_implemented_is_refused_by_name() {
     proto.tls_options = Some(health_check::TlsOptions::default());
     assert_eq!(refusal(proto), "health_checks[0].tls_options: not implemented yet");
     let one = base(HealthChecker::HttpHealthCheck(http()));
-    assert_eq!(
-        lower(vec![one.clone(), one]).unwrap_err(),
-        ["health_checks: more than one health check is not implemented yet"]
-    );
+    assert_eq!(lower(vec![one.clone(), one]).unwrap_err(), ["health_checks: multiple health checks are not supported"]);
 }
 
 #[test]

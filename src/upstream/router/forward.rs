@@ -98,6 +98,9 @@ impl Config {
             wanted: info.wanted_host.borrow().clone(),
         };
         forwarding.prepare(&mut request.head, cx);
+        if let Some(reply) = forwarding.dropped() {
+            return Err(self.with_route_headers(reply, entry, request, cx).into());
+        }
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
         let replay = is_kept.then(|| forwarding.keep_body(request, cx));

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, Health, Locality};
+use nuncio_config::cluster::{Discovery, DropOverload, Health, Locality};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
+use nuncio_proto::envoy::r#type::v3::FractionalPercent;
+use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_proto::google::protobuf::UInt32Value;
 use nuncio_upstream::{Cluster, Host};
 use proto::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
@@ -64,9 +66,22 @@ fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
         endpoints: endpoints.collect(),
         policy: Some(pb::cluster_load_assignment::Policy {
             overprovisioning_factor: Some(UInt32Value { value: policy.overprovisioning_factor }),
+            drop_overloads: policy.drop_overload.as_deref().map(drop_overload).into_iter().collect(),
             ..Default::default()
         }),
         ..pb::ClusterLoadAssignment::default()
+    }
+}
+
+/// Envoy tells every share in millionths.
+fn drop_overload(drop: &DropOverload) -> pb::cluster_load_assignment::policy::DropOverload {
+    let DropOverload { category, millionths } = drop;
+    pb::cluster_load_assignment::policy::DropOverload {
+        category: category.to_string(),
+        drop_percentage: Some(FractionalPercent {
+            numerator: *millionths,
+            denominator: DenominatorType::Million as i32,
+        }),
     }
 }
 

@@ -1,0 +1,39 @@
+use http::{HeaderName, HeaderValue, StatusCode};
+use nuncio_filter_api::LocalReply;
+use nuncio_telemetry::ResponseFlag;
+
+use super::forward::Forwarding;
+
+static DROPPED: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
+static ALL_DROPPED: HeaderName = HeaderName::from_static("x-envoy-unconditional-drop-overload");
+
+const MILLION: u32 = 1_000_000;
+
+// === impl Forwarding ===
+
+impl Forwarding<'_> {
+    /// The answer to a request that no host is to see, as the assignment of its cluster has it (`drop_overloads`).
+    #[inline]
+    pub(super) fn dropped(&self) -> Option<LocalReply> {
+        match self.cluster.shared.cluster.dropped() {
+            0 => None,
+            share => self.drop_share(share),
+        }
+    }
+
+    #[cold]
+    fn drop_share(&self, share: u32) -> Option<LocalReply> {
+        let (details, flag, header, body) = if share >= MILLION {
+            let flag = ResponseFlag::UnconditionalDropOverload;
+            ("unconditional_drop_overload", flag, &ALL_DROPPED, "unconditional drop overload")
+        } else if self.cluster.shared.env.rng.below(MILLION.into()) < share.into() {
+            ("drop_overload", ResponseFlag::DropOverload, &DROPPED, "drop overload")
+        } else {
+            return None;
+        };
+        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).flag(flag).body(body);
+        reply.headers.insert(header, HeaderValue::from_static("true"));
+        Some(reply)
+    }
+}
