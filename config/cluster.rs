@@ -6,6 +6,7 @@ mod connections;
 mod dns;
 mod eds;
 mod endpoint;
+mod forward_proxy;
 mod happy_eyeballs;
 mod health_check;
 mod http;
@@ -29,6 +30,7 @@ pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
 pub use eds::{ClusterAssignment, EdsConfig};
 pub use endpoint::{AssignmentPolicy, DropOverload, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
+pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardProxy};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
@@ -131,6 +133,8 @@ pub enum Discovery {
     Aggregate(Box<Aggregate>),
     /// The requests: where each is to go.
     OriginalDst(Arc<OriginalDst>),
+    /// The requests: each names its host.
+    ForwardProxy(Arc<ForwardProxy>),
 }
 
 // === impl Discovery ===
@@ -140,7 +144,7 @@ impl Discovery {
     pub fn brings_balancer(&self) -> bool {
         match self {
             Self::Static | Self::StrictDns(_) | Self::LogicalDns(_) | Self::Eds(_) => false,
-            Self::Aggregate(_) | Self::OriginalDst(_) => true,
+            Self::Aggregate(_) | Self::OriginalDst(_) | Self::ForwardProxy(_) => true,
         }
     }
 }
@@ -342,6 +346,7 @@ fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discover
 /// The configurations of cluster types that are extensions, by the full names of their messages.
 const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
 const DNS: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
+const FORWARD_PROXY: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
 const ORIGINAL_DST: &str = "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster";
 
 /// The type of its configuration selects an extension; one that has none is known by its name.
@@ -356,11 +361,12 @@ fn lower_custom(
     let lower_any = |cx: &mut LowerCx<'_>| match message_name(any) {
         AGGREGATE => Ok(Discovery::Aggregate(Box::new(Aggregate::lower(any_as(any, cx)?, cx)?))),
         DNS => DnsConfig::lower_extension(any_as(any, cx)?, cx),
+        FORWARD_PROXY => Ok(Discovery::ForwardProxy(Arc::new(ForwardProxy::lower(any_as(any, cx)?, cluster, cx)?))),
         ORIGINAL_DST => {
             Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower_extension(any_as(any, cx)?, interval?, cx)?)))
         }
         message => {
-            let known = [AGGREGATE, DNS, ORIGINAL_DST];
+            let known = [AGGREGATE, FORWARD_PROXY, DNS, ORIGINAL_DST];
             let (kind, reason) = extension::unknown("cluster type", message, known.into_iter());
             Err(cx.record(kind, reason))
         }

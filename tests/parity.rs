@@ -42,6 +42,7 @@ scenario_files! {
     access_log
     addresses
     cluster_aggregate
+    cluster_forward_proxy
     cluster_original_dst
     codec
     dns

@@ -16,6 +16,7 @@ mod message;
 mod network_filter;
 mod registry;
 mod route;
+mod shared_configs;
 mod slots;
 mod stream_cx;
 #[cfg(feature = "testing")]
@@ -34,6 +35,7 @@ pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead
 pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
 pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides};
 pub use route::{PerRoute, Route, RouteRef, Routes};
+pub use shared_configs::SharedConfigs;
 pub use slots::{Readiness, Slots};
 pub use stream_cx::{RouteSource, StreamCx};
 pub use worker::{Clock, Rng, Worker};

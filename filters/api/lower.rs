@@ -48,6 +48,8 @@ pub struct LowerEnv {
     pub registry: Registry,
     /// Interner of cluster names.
     pub clusters: Arc<ClusterNames>,
+    /// Configurations that several places give under one name.
+    pub shared: crate::SharedConfigs,
     /// Stats that lowered config resolves its handles in.
     pub stats: nuncio_telemetry::stats::Store,
     /// Opens access logs.

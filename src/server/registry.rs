@@ -14,7 +14,12 @@ const HTTP: &str = "envoy.filters.http";
 /// All extensions, `more` included, less those that `disabled` names as `category/name`. Names of none are given back.
 pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<String>) {
     let mut all = Registry {
-        http: vec![nuncio_filters_http::TABLE, std::slice::from_ref(&nuncio_upstream::ROUTER), more.http],
+        http: vec![
+            nuncio_filters_http::TABLE,
+            std::slice::from_ref(&nuncio_upstream::ROUTER),
+            std::slice::from_ref(&nuncio_upstream::FORWARD_PROXY),
+            more.http,
+        ],
         network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW), more.network],
         listener: vec![nuncio_filters_network::LISTENER_FILTERS],
     };

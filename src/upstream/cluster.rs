@@ -3,7 +3,7 @@ mod heritage;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use nuncio_config::bootstrap::LocalCluster;
@@ -19,6 +19,7 @@ use crate::dynamic::DynamicHosts;
 use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
 use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
+use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::Limits;
 use crate::orca;
 
@@ -50,6 +51,8 @@ pub struct Cluster {
     on_warm: Option<Arc<Notify>>,
     /// The hosts that requests found, where they are to.
     pub(crate) by_address: Option<Box<DynamicHosts<SocketAddr>>>,
+    /// The hosts that requests name, and the cache that knows their addresses.
+    pub(crate) forward_proxy: OnceLock<Box<ForwardProxyShare>>,
     /// What the watch over the hosts shares; `None` where nobody watches.
     health: Option<Box<HealthShare>>,
 }
@@ -113,6 +116,7 @@ impl Cluster {
             warm: watch::Sender::new(false),
             on_warm,
             by_address,
+            forward_proxy: OnceLock::new(),
             health,
         };
         match &cluster.config.discovery {
@@ -121,7 +125,7 @@ impl Cluster {
                 cluster.set_warm();
             }
             // They have no hosts before there is a request.
-            Discovery::Aggregate(_) | Discovery::OriginalDst(_) => cluster.set_warm(),
+            Discovery::Aggregate(_) | Discovery::OriginalDst(_) | Discovery::ForwardProxy(_) => cluster.set_warm(),
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {}
         }
         cluster

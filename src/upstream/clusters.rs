@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
-use nuncio_config::cluster::ClusterConfig;
+use nuncio_config::cluster::{ClusterConfig, Discovery};
 use nuncio_config::socket::BindConfig;
 use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
@@ -13,6 +13,8 @@ use tokio::sync::{Notify, watch};
 
 use crate::cluster::{Cluster, Surroundings};
 use crate::dns::Resolvers;
+use crate::dns_cache::DnsCaches;
+use crate::lb::forward_proxy::ForwardProxyShare;
 
 /// All clusters of the process.
 pub struct Clusters {
@@ -32,6 +34,7 @@ pub struct Clusters {
     local: Option<Arc<LocalCluster>>,
     /// Where ejections are logged.
     outlier_log: Option<Arc<LogFile>>,
+    dns_caches: Arc<DnsCaches>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
     resolvers: Resolvers,
@@ -66,6 +69,7 @@ impl Clusters {
             bind: bind.map(Arc::new),
             local: local_cluster.map(Arc::new),
             outlier_log,
+            dns_caches: DnsCaches::new(store),
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
             resolvers: Resolvers::new(dns, store),
@@ -116,9 +120,18 @@ impl Clusters {
                 on_warm: Some(self.on_warm.clone()),
                 before,
             };
-            place(&mut next, at, Arc::new(Cluster::within(config, surroundings)));
+            let cluster = Cluster::within(config, surroundings);
+            self.attach_cache(&cluster);
+            place(&mut next, at, Arc::new(cluster));
         }
         self.publish(next);
+    }
+
+    /// Gives the cache that it names to a cluster whose hosts are those that requests name.
+    fn attach_cache(&self, cluster: &Cluster) {
+        if let Discovery::ForwardProxy(proxy) = &cluster.config.discovery {
+            cluster.forward_proxy.get_or_init(|| Box::new(ForwardProxyShare::new(self.dns_caches.cache(&proxy.cache))));
+        }
     }
 
     /// Puts clusters to use as they get ready. Runs until it is dropped.
@@ -194,6 +207,10 @@ impl Clusters {
     /// Who asks name servers, for discovery and whoever else wants to know an address.
     pub(crate) fn resolvers(&self) -> &Resolvers {
         &self.resolvers
+    }
+
+    pub(crate) fn dns_caches(&self) -> &Arc<DnsCaches> {
+        &self.dns_caches
     }
 
     pub(crate) fn outlier_log(&self) -> Option<&Arc<LogFile>> {

@@ -21,10 +21,14 @@ impl Clusters {
         let mut changes = self.changes();
         let mut followers = Followers::default();
         self.resolvers().run_here();
+        let mut caching = std::pin::pin!(self.dns_caches().run(self.resolvers()));
         loop {
             followers.reconcile(&self.snapshot(), self.resolvers());
             // The sender is in `self`, so that waiting cannot fail.
-            let _ = changes.changed().await;
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = &mut caching => {}
+            }
         }
     }
 }
@@ -52,6 +56,10 @@ impl Followers {
             if self.running.contains_key(&at) {
                 continue;
             }
+            if let Discovery::ForwardProxy(_) = &cluster.config.discovery {
+                self.running.insert(at, self.tasks.spawn(follow_cache(cluster.clone())));
+                continue;
+            }
             if let Discovery::OriginalDst(config) = &cluster.config.discovery {
                 let task = self.tasks.spawn(follow_requests(cluster.clone(), config.cleanup_interval));
                 self.running.insert(at, task);
@@ -68,8 +76,19 @@ impl Followers {
 
 fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
     match &config.discovery {
-        Discovery::Static | Discovery::Aggregate(_) | Discovery::OriginalDst(_) | Discovery::Eds(_) => None,
+        Discovery::Static
+        | Discovery::Aggregate(_)
+        | Discovery::OriginalDst(_)
+        | Discovery::ForwardProxy(_)
+        | Discovery::Eds(_) => None,
         Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
+    }
+}
+
+/// Makes the names of a cache the hosts of the cluster, until it is dropped.
+async fn follow_cache(cluster: Arc<Cluster>) {
+    if let Some(proxy) = cluster.forward_proxy.get() {
+        proxy.follow(&cluster).await;
     }
 }
 

@@ -81,6 +81,16 @@ impl<K: Hash + Eq + Clone> DynamicHosts<K> {
         host
     }
 
+    /// Adds the host for `key` unless it is there. True if it was added.
+    pub(crate) fn ensure(&self, key: &K, make: impl FnOnce() -> Host) -> bool {
+        let mut is_new = false;
+        self.get_or_add(key, || {
+            is_new = true;
+            make()
+        });
+        is_new
+    }
+
     /// Drops those that `is_kept` does not hold of. True if there were any.
     pub(crate) fn retain(&self, mut is_kept: impl FnMut(&K, &DynamicHost) -> bool) -> bool {
         let mut table = self.lock();

@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     NoCluster,
     /// It has no host that may be chosen.
     NoHealthyHost,
+    /// The host that the request names was not found, for this reason.
+    Unresolved(Cow<'static, str>),
     /// There is no connection.
     Pool(PoolFailure),
     /// `max_requests` is reached.
@@ -54,7 +56,7 @@ impl Failure {
     pub(crate) fn flag(&self) -> ResponseFlag {
         match self {
             Self::NoCluster => ResponseFlag::NoClusterFound,
-            Self::NoHealthyHost => ResponseFlag::NoHealthyUpstream,
+            Self::NoHealthyHost | Self::Unresolved(_) => ResponseFlag::NoHealthyUpstream,
             Self::Pool(PoolFailure::Overflow) | Self::RequestOverflow => ResponseFlag::UpstreamOverflow,
             Self::Pool(PoolFailure::Local(_) | PoolFailure::Remote(_) | PoolFailure::Timeout) => {
                 ResponseFlag::UpstreamConnectionFailure
@@ -106,6 +108,7 @@ impl Failure {
             Self::RefusedStream => "remote refused stream reset",
             Self::NoCluster
             | Self::NoHealthyHost
+            | Self::Unresolved(_)
             | Self::Timeout
             | Self::PerTryTimeout
             | Self::PerTryIdleTimeout
@@ -126,6 +129,7 @@ impl Failure {
         match self {
             Self::NoCluster => "cluster_not_found".into(),
             Self::NoHealthyHost => "no_healthy_upstream".into(),
+            Self::Unresolved(details) => details.clone(),
             Self::Timeout => "response_timeout".into(),
             Self::PerTryTimeout => "upstream_per_try_timeout".into(),
             Self::PerTryIdleTimeout => "upstream_per_try_idle_timeout".into(),
@@ -167,7 +171,7 @@ impl Failure {
             return format!("{RESET}reset reason: {reason}");
         }
         match self {
-            Self::NoHealthyHost => "no healthy upstream",
+            Self::NoHealthyHost | Self::Unresolved(_) => "no healthy upstream",
             Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout => "upstream request timeout",
             Self::MaxStreamDuration => "upstream max stream duration reached",
             _ => "",

@@ -213,6 +213,16 @@ impl Host {
         self.weight.swap(weight, Ordering::Relaxed) != weight
     }
 
+    /// Whether these are its addresses, of which the first is the one that is told.
+    pub(crate) fn is_at(&self, addresses: &[SocketAddr]) -> bool {
+        let is_first = addresses.first().is_some_and(|first| self.address == Address::Ip(*first));
+        is_first
+            && match &self.addresses {
+                None => addresses.len() == 1,
+                Some(own) => own.len() == addresses.len() && own.iter().all(|address| addresses.contains(address)),
+            }
+    }
+
     /// What is known of its health now. It counts for load balancing once
     /// [`Cluster::update_health`](crate::Cluster::update_health) has been called.
     pub fn flags(&self) -> HealthFlags {

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod edf;
+pub(crate) mod forward_proxy;
 mod hashing;
 mod original_dst;
 mod override_host;

@@ -15,8 +15,10 @@ mod cluster;
 mod clusters;
 mod discovery;
 mod dns;
+mod dns_cache;
 mod dynamic;
 mod failure;
+mod forward_proxy;
 mod health;
 mod host;
 mod host_set;
@@ -35,6 +37,7 @@ mod worker;
 
 pub use cluster::Cluster;
 pub use clusters::{Clusters, Snapshot};
+pub use forward_proxy::ROW as FORWARD_PROXY;
 pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
 pub use host_set::{Candidates, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;

@@ -36,6 +36,7 @@ use prost::Message;
 
 use crate::failure::Failure;
 
+pub(crate) use forward::{cluster_of, note_cluster};
 pub(crate) use numbers::LastNumber;
 
 /// The filter's row in the table.

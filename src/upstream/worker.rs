@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
@@ -21,6 +22,7 @@ use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStat
 use crate::blocks::Blocks;
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
+use crate::failure::Failure;
 use crate::host::Host;
 use crate::host_set::{Ability, HostSet, PriorityHosts};
 use crate::lb::{Balancer, ClusterBalancer, LbEnv, NoHost, PickContext, provided, wanted};
@@ -247,6 +249,12 @@ impl WorkerCluster {
             return provided.pick(cx, &self.shared);
         }
         self.pick_own(cx)
+    }
+
+    /// What a request waits for before `pick` can have a host for it, if it has to.
+    #[inline]
+    pub(crate) fn prepare(&self, cx: &PickContext<'_>) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
+        self.provided.as_ref()?.prepare(cx, &self.shared)
     }
 
     /// Whether the hash of a request counts for which host it gets.

@@ -44,6 +44,7 @@ impl HealthShare {
             // The host was not asked, or is not at fault.
             Failure::NoCluster
             | Failure::NoHealthyHost
+            | Failure::Unresolved(_)
             | Failure::Pool(PoolFailure::Overflow)
             | Failure::RequestOverflow
             | Failure::Timeout

@@ -2,11 +2,14 @@
 
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
 use nuncio_config::cluster::{ClusterConfig, Discovery};
 
 use super::PickContext;
 use super::aggregate::AggregateBalancer;
+use super::forward_proxy::ForwardProxyBalancer;
 use super::original_dst::OriginalDstBalancer;
+use crate::failure::Failure;
 use crate::host_set::{Ability, PriorityHosts};
 use crate::worker::{ClusterShare, WorkerHost};
 
@@ -15,6 +18,16 @@ use crate::worker::{ClusterShare, WorkerHost};
 pub(crate) trait ClusterBalancer {
     /// The host for the next request; `None` if there is none to choose from.
     fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>>;
+
+    /// What a request waits for before `pick` can have a host for it, if it has to.
+    fn prepare(
+        &self,
+        cx: &PickContext<'_>,
+        share: &Rc<ClusterShare>,
+    ) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
+        let _ = (cx, share);
+        None
+    }
 
     /// Whether the hash of a request counts for which host it gets.
     fn is_by_hash(&self, share: &ClusterShare) -> bool {
@@ -41,6 +54,7 @@ pub(crate) fn provided(config: &ClusterConfig) -> Option<Box<dyn ClusterBalancer
         Discovery::Aggregate(aggregate) => {
             Some(Box::new(AggregateBalancer::new(aggregate, config.common_lb.panic_threshold)))
         }
+        Discovery::ForwardProxy(_) => Some(Box::new(ForwardProxyBalancer::default())),
         Discovery::OriginalDst(original_dst) => Some(Box::new(OriginalDstBalancer::new(original_dst.clone()))),
     }
 }

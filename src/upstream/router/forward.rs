@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use futures_util::future::LocalBoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forward, Hedging, RouteEntry};
@@ -109,6 +110,13 @@ impl Config {
         if is_hedging {
             deadline.spare_attempts();
         }
+        let preparing = forwarding.cluster.prepare(&forwarding.pick_context(&request.head));
+        if let Some(preparing) = preparing
+            && let Err(failed) = forwarding.wait_for(preparing, &mut deadline).await
+        {
+            let reply = forwarding.fail(&failed);
+            return Err(self.with_route_headers(reply, entry, request, cx).into());
+        }
         let outcome = match (&replay, &mut retries) {
             (None, _) => forwarding.run(request, cx, &mut deadline).await,
             // Boxed: who is not sent again does not carry its future about.
@@ -155,7 +163,7 @@ impl Config {
 }
 
 /// Notes the cluster that a route leads to.
-pub(super) fn note_cluster(upstream: &mut UpstreamInfo, cluster: Option<&WorkerCluster>) {
+pub(crate) fn note_cluster(upstream: &mut UpstreamInfo, cluster: Option<&WorkerCluster>) {
     let config = cluster.map(|cluster| &cluster.shared.cluster.config);
     upstream.cluster = config.map(|config| config.observable_name.clone());
     upstream.cluster_raw = config.map(|config| config.name.name.clone());
@@ -174,7 +182,7 @@ pub(super) fn metadata_match(entry: &RouteEntry, info: &StreamInfo) -> Option<Ar
 }
 
 /// The cluster that a route leads its request to.
-pub(super) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<Rc<WorkerCluster>> {
+pub(crate) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<Rc<WorkerCluster>> {
     match entry_of(route).cluster() {
         Some(RouteCluster::Named(name)) => clusters.get(name.id),
         _ => clusters.get(route.chosen_cluster()?.id),
@@ -217,6 +225,19 @@ impl Forwarding<'_> {
             info: Some(self.info),
             ..PickContext::default()
         }
+    }
+
+    /// Waits, in time, until the cluster can choose a host.
+    async fn wait_for(
+        &self,
+        mut preparing: LocalBoxFuture<'static, Result<(), Failure>>,
+        deadline: &mut Deadline,
+    ) -> Result<(), Failed> {
+        let prepared = poll_fn(|task| match preparing.as_mut().poll(task) {
+            Poll::Ready(done) => Poll::Ready(done),
+            Poll::Pending => deadline.poll_expired(task).map(Err),
+        });
+        prepared.await.map_err(|failure| Failed { failure, host: None })
     }
 
     /// Chooses a host and gets its response, in time.

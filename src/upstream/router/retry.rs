@@ -166,6 +166,7 @@ impl<'a> Retries<'a> {
             // No attempt failed: there was none, or the time of all of them is over.
             Failure::NoCluster
             | Failure::NoHealthyHost
+            | Failure::Unresolved(_)
             | Failure::Timeout
             | Failure::RequestBody(_)
             | Failure::Answered(_) => Decision::Final,
