@@ -1,3 +1,4 @@
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -16,9 +17,16 @@ pub enum Priority {
     High,
 }
 
-/// The limits of a cluster for each priority.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CircuitBreakers([Thresholds; 2]);
+/// The limits of a cluster for each priority. Clusters that set none share those of Envoy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitBreakers(Arc<[Thresholds; 2]>);
+
+impl Default for CircuitBreakers {
+    fn default() -> Self {
+        static DEFAULT: LazyLock<Arc<[Thresholds; 2]>> = LazyLock::new(Arc::default);
+        Self(DEFAULT.clone())
+    }
+}
 
 /// The limits of one priority, for all workers together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +92,7 @@ impl RetryBudget {
 impl CircuitBreakers {
     /// These limits.
     pub fn new(default: Thresholds, high: Thresholds) -> Self {
-        Self([default, high])
+        Self(Arc::new([default, high]))
     }
 
     /// The limits of `priority`.
