@@ -251,10 +251,15 @@ impl WorkerCluster {
         self.pick_own(cx)
     }
 
-    /// What a request waits for before `pick` can have a host for it, if it has to.
+    /// What a request waits for before `pick` can have a host for it, if it has to. It is asked for only then: to make a
+    /// context may generate cookies.
     #[inline]
-    pub(crate) fn prepare(&self, cx: &PickContext<'_>) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
-        self.provided.as_ref()?.prepare(cx, &self.shared)
+    pub(crate) fn prepare<'a>(
+        &self,
+        cx: impl FnOnce() -> PickContext<'a>,
+    ) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
+        let provided = self.provided.as_ref().filter(|provided| provided.prepares())?;
+        provided.prepare(&cx(), &self.shared)
     }
 
     /// Whether the hash of a request counts for which host it gets.

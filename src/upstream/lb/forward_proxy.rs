@@ -45,6 +45,10 @@ impl ClusterBalancer for ForwardProxyBalancer {
         Some(self.known.get(&*key, &proxy.hosts, share, |key| host(&share.cluster, key, &addresses)))
     }
 
+    fn prepares(&self) -> bool {
+        true
+    }
+
     fn prepare(
         &self,
         cx: &PickContext<'_>,

@@ -19,6 +19,11 @@ pub(crate) trait ClusterBalancer {
     /// The host for the next request; `None` if there is none to choose from.
     fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>>;
 
+    /// Whether requests may have to wait for `prepare`.
+    fn prepares(&self) -> bool {
+        false
+    }
+
     /// What a request waits for before `pick` can have a host for it, if it has to.
     fn prepare(
         &self,

@@ -110,7 +110,7 @@ impl Config {
         if is_hedging {
             deadline.spare_attempts();
         }
-        let preparing = forwarding.cluster.prepare(&forwarding.pick_context(&request.head));
+        let preparing = forwarding.cluster.prepare(|| forwarding.pick_context(&request.head));
         if let Some(preparing) = preparing
             && let Err(failed) = forwarding.wait_for(preparing, &mut deadline).await
         {

@@ -32,7 +32,7 @@ async fn picked(one: &OneCluster, authority: &str) -> Result<String, String> {
     let head = RequestHead::new(http::Method::GET, Scheme::Http, authority.to_owned().into(), "/".into());
     let cx = PickContext { head: Some(&head), ..PickContext::default() };
     let cluster = one.worker.get(0).unwrap();
-    if let Some(preparing) = cluster.prepare(&cx) {
+    if let Some(preparing) = cluster.prepare(|| cx) {
         preparing.await.map_err(|failure| failure.details().into_owned())?;
     }
     Ok(cluster.pick(&cx).unwrap().host.address().to_string())
