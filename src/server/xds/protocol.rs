@@ -50,6 +50,8 @@ pub(crate) trait Protocol {
     fn connect(&mut self);
     /// What is wanted of a type has changed.
     fn change(&mut self, type_url: &Arc<str>, change: Change);
+    /// Whether a message is due.
+    fn is_due(&mut self) -> bool;
     /// The next message that is due, if any.
     fn next_request(&mut self) -> Option<Self::Request>;
     /// Takes in a response; [`Self::settle`] follows where it is an update.
@@ -261,13 +263,7 @@ impl Resource {
             metadata: _,
         } = resource;
         let name = resource_name.map(|n| n.name).filter(|n| !n.is_empty()).unwrap_or(name);
-        Self {
-            name: Some(name).filter(|n| !n.is_empty()),
-            aliases,
-            version,
-            body,
-            ttl: ttl.and_then(life),
-        }
+        Self { name: Some(name).filter(|n| !n.is_empty()), aliases, version, body, ttl: ttl.and_then(life) }
     }
 }
 

@@ -53,6 +53,10 @@ impl Protocol for Delta {
         self.types.find_or_add(type_url).change(change);
     }
 
+    fn is_due(&mut self) -> bool {
+        self.types.iter_mut().any(|(_, s)| s.is_due())
+    }
+
     fn next_request(&mut self) -> Option<proto::DeltaDiscoveryRequest> {
         let (type_url, subscription) = self.types.iter_mut().find(|(_, s)| s.is_due())?;
         let request = subscription.request(type_url);

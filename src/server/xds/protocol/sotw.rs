@@ -34,6 +34,12 @@ struct Subscription {
     error: Option<Status>,
 }
 
+impl Subscription {
+    fn is_next(&self) -> bool {
+        self.is_due && self.offered.is_none()
+    }
+}
+
 impl Sotw {
     pub(crate) fn new(identity: Identity) -> Self {
         Self { identity, types: ByType::default() }
@@ -59,9 +65,12 @@ impl Protocol for Sotw {
         subscription.is_due |= subscription.interest.apply(&change);
     }
 
+    fn is_due(&mut self) -> bool {
+        self.types.iter_mut().any(|(_, s)| s.is_next())
+    }
+
     fn next_request(&mut self) -> Option<proto::DiscoveryRequest> {
-        let is_next = |s: &Subscription| s.is_due && s.offered.is_none();
-        let (type_url, subscription) = self.types.iter_mut().find(|(_, s)| is_next(s))?;
+        let (type_url, subscription) = self.types.iter_mut().find(|(_, s)| s.is_next())?;
         subscription.is_due = false;
         Some(proto::DiscoveryRequest {
             version_info: subscription.version.clone(),
