@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, NodeNames, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
+use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
-use crate::discovery::ConfigSource;
+use crate::control_plane::ControlPlane;
+use crate::discovery::{ConfigSource, Origin};
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
 use crate::protocol::{duration, message_name};
@@ -36,6 +38,8 @@ pub struct BootstrapConfig {
     pub clusters: Vec<ClusterConfig>,
     /// Where further resources come from.
     pub dynamic_resources: DynamicResources,
+    /// `node`, as control planes are told it.
+    pub node: Node,
     /// What all clusters share.
     pub cluster_manager: ClusterManagerConfig,
     /// Layers of the runtime.
@@ -55,6 +59,8 @@ pub struct DynamicResources {
     pub cds: Option<ConfigSource>,
     /// Of listeners.
     pub lds: Option<ConfigSource>,
+    /// The server that all are asked of whose source is ADS.
+    pub ads: Option<Arc<ControlPlane>>,
 }
 
 /// The names by which a node calls itself, for the environment of lowering; the command line overrides them.
@@ -151,9 +157,10 @@ impl BootstrapConfig {
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
-        let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         let resources =
             cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), clusters, cx));
+        // Its servers are static clusters.
+        let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
         let (listeners, clusters) = resources?;
@@ -167,6 +174,7 @@ impl BootstrapConfig {
             listeners,
             clusters,
             dynamic_resources: dynamic?.unwrap_or_default(),
+            node: node.unwrap_or_default(),
             cluster_manager,
             runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
@@ -185,11 +193,18 @@ impl DynamicResources {
             cds_resources_locator,
             ads_config,
         } = proto;
-        let refused = refuse_set!(cx; lds_resources_locator, cds_resources_locator, ads_config);
+        let refused = refuse_set!(cx; lds_resources_locator, cds_resources_locator);
+        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower_aggregated);
         let lds = cx.opt("lds_config", lds_config, ConfigSource::lower);
         let cds = cx.opt("cds_config", cds_config, ConfigSource::lower);
         refused?;
-        Ok(Self { cds: cds?, lds: lds? })
+        let this = Self { cds: cds?, lds: lds?, ads: ads?.map(Arc::new) };
+        for (field, source) in [("cds_config", &this.cds), ("lds_config", &this.lds)] {
+            if this.ads.is_none() && source.as_ref().is_some_and(|source| source.origin == Origin::Ads) {
+                return Err(cx.at(field, |cx| cx.invalid("ads needs ads_config beside it")));
+            }
+        }
+        Ok(this)
     }
 }
 

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use core::api_config_source::ApiType;
 use nuncio_filter_api::{LowerCx, Readiness, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use nuncio_telemetry::stats::Scope;
+use prost::Message;
 
+use crate::control_plane::{ControlPlane, Transport};
 use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 use crate::route::RouteTable;
@@ -36,6 +39,18 @@ pub enum Origin {
         /// A folder in which a move announces another content of the file; else it is the file's own that is watched.
         watched_directory: Option<Arc<str>>,
     },
+    /// The server of aggregated discovery (`ads_config` of the bootstrap).
+    Ads,
+    /// A server of its own.
+    Server(Arc<Server>),
+}
+
+/// A server that is asked for resources. Two are the same whose configuration is.
+#[derive(Debug)]
+pub struct Server {
+    /// How it is asked.
+    pub plane: ControlPlane,
+    key: Vec<u8>,
 }
 
 /// A route table that is given by discovery, as those share it who ask for the same.
@@ -90,10 +105,19 @@ impl Origin {
                 let watched_directory = watched_directory.map(|directory| directory.path.into());
                 Ok(Self::Path { path: path.into(), watched_directory })
             }),
-            Some(Specifier::ApiConfigSource(_)) => {
-                Err(cx.at("api_config_source", |cx| cx.not_implemented("discovery from a server")))
+            Some(Specifier::ApiConfigSource(source)) => {
+                // Envoy: these two of a single source mean the stream that is there for all.
+                if matches!(source.api_type(), ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) {
+                    return Ok(Self::Ads);
+                }
+                let key = source.encode_to_vec();
+                let plane = cx.at("api_config_source", |cx| ControlPlane::lower(source, cx))?;
+                if matches!(plane.transport, Transport::Rest(_)) {
+                    return Err(cx.at("api_config_source", |cx| cx.not_implemented("discovery over REST")));
+                }
+                Ok(Self::Server(Arc::new(Server { plane, key })))
             }
-            Some(Specifier::Ads(_)) => Err(cx.at("ads", |cx| cx.not_implemented("aggregated discovery"))),
+            Some(Specifier::Ads(core::AggregatedConfigSource {})) => Ok(Self::Ads),
             Some(Specifier::Self_(_)) => Err(cx.at("self", |cx| cx.not_implemented("discovery from the same server"))),
             None => Err(cx.invalid("one of path_config_source, api_config_source, ads and self is required")),
         }
@@ -106,6 +130,34 @@ fn existing(path: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
         return Ok(());
     }
     Err(cx.invalid(format!("paths must refer to an existing path in the system: '{path}' does not exist")))
+}
+
+// === impl Server ===
+
+impl PartialEq for Server {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Server {}
+
+impl std::hash::Hash for Server {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl PartialOrd for Server {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Server {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key.cmp(&other.key)
+    }
 }
 
 // === impl RouteSlot ===

@@ -31,3 +31,4 @@ mod support;
 mod tidy;
 mod timeouts;
 mod upstreams;
+mod xds;

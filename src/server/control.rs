@@ -10,10 +10,10 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use nuncio_config::listener::DrainType;
 use nuncio_config::load::UnknownFields;
-use nuncio_filter_api::{DrainState, LowerEnv, ServerState};
+use nuncio_filter_api::{DrainState, LowerEnv, Rng, ServerState};
 use nuncio_net::BoundSocket;
 use nuncio_telemetry::stats::catalogue::RuntimeStats;
-use nuncio_upstream::Clusters;
+use nuncio_upstream::{Clusters, WorkerClusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
@@ -32,6 +32,7 @@ use crate::stats;
 use crate::update::{Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
 use crate::worker::Shared;
+use crate::xds::{Sources, identify};
 
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
@@ -84,6 +85,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(clusters.clone().run_warming()),
             spawn_local(clusters.clone().run_weights()),
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
+            spawn_local(control.sources.take().expect("it is made with the start").run()),
         ];
         if control.initialise().await {
             control.go_live().await?;
@@ -115,6 +117,8 @@ struct Control {
     shared: Arc<Shared>,
     listeners: Rc<ListenerManager>,
     updates: Updates,
+    /// Followed as soon as all else is.
+    sources: Option<Sources>,
     initial: Initial,
     env: Arc<LowerEnv>,
     /// Asks for the bootstrap to be read again.
@@ -160,6 +164,7 @@ impl Control {
             let error = |source| StartError::Listener { listener: listener.name.clone(), source };
             listeners.put(listener.clone(), &[]).await.map_err(error)?;
         }
+        let ads = config.dynamic_resources.ads.clone();
         let (updater, updates, initial) = Updater::new(Parts {
             env: env.clone(),
             shared: shared.clone(),
@@ -169,6 +174,13 @@ impl Control {
             unknown: unknown_dynamic(&options),
         });
         spawn_local(updater.run());
+        let sources = Sources {
+            updates: updates.clone(),
+            upstreams: Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy())),
+            store: shared.store.clone(),
+            node: identify(config.node),
+            ads,
+        };
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -185,6 +197,7 @@ impl Control {
             shared,
             listeners,
             updates,
+            sources: Some(sources),
             initial,
             env,
             reload: Rc::default(),

@@ -79,7 +79,7 @@ impl Files {
             if self.known.contains_key(target) {
                 continue;
             }
-            let Origin::Path { path, watched_directory } = &target.origin;
+            let Origin::Path { path, watched_directory } = &target.origin else { continue };
             self.known.insert(target.clone(), Trigger::new(path, watched_directory.as_deref()));
             self.due.insert(target.clone());
         }
@@ -96,7 +96,7 @@ impl Files {
     }
 
     async fn read(&mut self, target: &Target) {
-        let Origin::Path { path, .. } = &target.origin;
+        let Origin::Path { path, .. } = &target.origin else { return };
         self.updates.attempt(target).await;
         let (file, unknown) = (path.clone(), self.unknown);
         let loaded = spawn_blocking(move || load(&file, unknown)).await;

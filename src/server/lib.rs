@@ -25,7 +25,6 @@ mod stats;
 mod update;
 mod watchdog;
 mod worker;
-#[allow(dead_code)] // until a transport drives it
 mod xds;
 
 use std::ffi::OsString;

@@ -104,7 +104,6 @@ pub(crate) enum Removed {
     /// All that are not in the push.
     AllOthers,
     /// These.
-    #[allow(dead_code, reason = "for incremental sources")]
     Named(Vec<String>),
 }
 
@@ -141,6 +140,8 @@ enum Message {
     Push(Push, oneshot::Sender<Outcome>),
     Attempt(Target),
     Failed(Target),
+    Unreachable(Target),
+    Missing(Target),
     Rejected(Target),
     Begin(Phase, oneshot::Sender<()>),
     Static(StaticChange, oneshot::Sender<Vec<String>>),
@@ -263,6 +264,16 @@ impl Updates {
     /// A source could not get `target`.
     pub(crate) async fn failed(&self, target: &Target) {
         self.tell(Message::Failed(target.clone())).await;
+    }
+
+    /// The server of `target` cannot be reached; whoever waits goes on waiting, as in Envoy.
+    pub(crate) async fn unreachable(&self, target: &Target) {
+        self.tell(Message::Unreachable(target.clone())).await;
+    }
+
+    /// The server has no such resource as `target`; whoever waits for it waits no longer, and nothing is counted.
+    pub(crate) async fn missing(&self, target: &Target) {
+        self.tell(Message::Missing(target.clone())).await;
     }
 
     /// A source got something for `target` that is something else.

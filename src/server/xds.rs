@@ -1,9 +1,14 @@
-//! The client of control planes.
+//! Discovery from control planes.
 //!
-//! In: what configuration wants of a server ([`protocol::Change`]), and the server's responses. Out: requests, and
-//! [`protocol::Update`]s for whoever applies them, whose verdict becomes the ACK or NACK. [`protocol`] does no I/O and
-//! knows no clock; it is the same for every transport.
+//! In: what configuration wants of servers ([`crate::update::Subscriptions`]), and the servers' responses. Out: requests,
+//! and pushes to [`crate::update::Updates`], whose outcome becomes the ACK or NACK. [`protocol`] does no I/O and knows no
+//! clock; it is the same for every transport. [`sources`] has a stream for each server, and for each kind of resource
+//! where the server is not asked for all of them at once.
 
-pub(crate) mod client;
-pub(crate) mod pace;
-pub(crate) mod protocol;
+mod client;
+mod delivery;
+mod pace;
+mod protocol;
+mod sources;
+
+pub(crate) use sources::{Sources, identify};

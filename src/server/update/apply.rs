@@ -121,6 +121,8 @@ impl Updater {
                 self.targets.note(&target, Event::Failed);
                 self.settle(&target);
             }
+            Message::Missing(target) => self.settle(&target),
+            Message::Unreachable(target) => self.targets.note(&target, Event::Failed),
             Message::Rejected(target) => {
                 self.targets.note(&target, Event::Rejected);
                 self.settle(&target);

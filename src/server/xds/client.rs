@@ -7,7 +7,7 @@ use bytes::Bytes;
 use nuncio_filter_api::{ByteStr, GrpcSender, GrpcStream, GrpcTarget, Rng, Upstreams, grpc_frame};
 use nuncio_telemetry::stats::{Scope, TextReadout};
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Status;
 use tracing::{debug, warn};
@@ -59,6 +59,17 @@ pub(crate) struct Client<P> {
     /// Not bounded but by what configuration names: whoever applies an update wishes for more within it.
     wishes: mpsc::UnboundedReceiver<Wish>,
     deliveries: mpsc::Sender<Delivery>,
+    state: watch::Sender<StreamState>,
+}
+
+/// How it stands with the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StreamState {
+    /// It is there, or about to be.
+    #[default]
+    Open,
+    /// It broke off, or never was.
+    BrokenOff,
 }
 
 /// Why a stream is over.
@@ -78,10 +89,11 @@ impl<P: Protocol> Client<P> {
         scope: &Scope,
         wishes: mpsc::UnboundedReceiver<Wish>,
         deliveries: mpsc::Sender<Delivery>,
+        state: watch::Sender<StreamState>,
     ) -> Self {
         let scope = scope.scope("control_plane");
         let (stats, identifier) = (ControlPlaneStats::new(&scope), scope.text_readout("identifier"));
-        Self { protocol, server, upstreams, rng: Rng::from_entropy(), stats, identifier, wishes, deliveries }
+        Self { protocol, server, upstreams, rng: Rng::from_entropy(), stats, identifier, wishes, deliveries, state }
     }
 
     /// Runs until nobody applies updates any longer.
@@ -97,6 +109,7 @@ impl<P: Protocol> Client<P> {
             let cluster = &target.cluster.name;
             warn!(target: "config", %cluster, method = %self.server.method, code = status.code() as i32,
                 reason = status.message(), "stream to the control plane closed");
+            self.state.send_replace(StreamState::BrokenOff);
             service = (service + 1) % self.server.services.len();
             sleep(self.server.backoff.next(&self.rng)).await;
         }
@@ -106,6 +119,7 @@ impl<P: Protocol> Client<P> {
     async fn serve(&mut self, target: &GrpcTarget) -> Ended {
         let (sender, mut stream) = GrpcStream::open(&*self.upstreams, target, self.server.method.clone());
         self.stats.connected_state().set(1);
+        self.state.send_if_modified(|state| std::mem::replace(state, StreamState::Open) != StreamState::Open);
         let mut request = None;
         let mut not_before = None;
         loop {

@@ -6,10 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The deaths that lie ahead, by type and name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Expiry<K> {
     by_name: HashMap<K, Instant>,
     by_time: BTreeSet<(Instant, K)>,
+}
+
+impl<K> Default for Expiry<K> {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), by_time: BTreeSet::new() }
+    }
 }
 
 impl<K: Clone + Eq + Ord + std::hash::Hash> Expiry<K> {

@@ -1,0 +1,208 @@
+//! The streams that there are, and what is wanted of each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::control_plane::{ControlPlane, Dialect, Transport};
+use nuncio_config::discovery::Origin;
+use nuncio_config::grpc::Backoff as BackoffConfig;
+use nuncio_filter_api::{ByteStr, Upstreams};
+use nuncio_proto::envoy::config::core::v3::{BuildVersion, Node, node::UserAgentVersionType};
+use nuncio_proto::envoy::r#type::v3::SemanticVersion;
+use nuncio_telemetry::stats::{Scope, Store};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, spawn_local};
+use tracing::warn;
+
+use super::client::{Client, Server, StreamState, Wish};
+use super::delivery::Deliverer;
+use super::pace::{Backoff, RateLimit};
+use super::protocol::{Change, Delta, Identity, Protocol, Sotw, WILDCARD};
+use crate::update::{Kind, Subscriptions, Target, Updates};
+
+/// Envoy's default of the pauses between streams.
+const DEFAULT_BACKOFF: BackoffConfig = BackoffConfig { base: Duration::from_millis(500), max: Duration::from_secs(30) };
+/// Updates that may wait to be applied; the stream rests meanwhile.
+const DELIVERIES: usize = 1;
+/// The release of Envoy whose features we have: control planes look at it.
+const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
+/// What Envoy says of itself that holds for us too.
+const CLIENT_FEATURES: [&str; 1] = ["envoy.lb.does_not_support_overprovisioning"];
+
+/// Completes what a node says of itself.
+pub(crate) fn identify(mut node: Node) -> Node {
+    // Control planes that know features by name and version of the proxy know Envoy's.
+    node.user_agent_name = "envoy".to_owned();
+    let version = BuildVersion { version: Some(ENVOY_VERSION), metadata: None };
+    node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(version));
+    node.client_features = CLIENT_FEATURES.map(str::to_owned).into();
+    node
+}
+
+/// Follows what is wanted of servers, until it is dropped.
+pub(crate) struct Sources {
+    pub(crate) updates: Updates,
+    pub(crate) upstreams: Rc<dyn Upstreams>,
+    pub(crate) store: Store,
+    pub(crate) node: Node,
+    /// The server of aggregated discovery.
+    pub(crate) ads: Option<Arc<ControlPlane>>,
+}
+
+/// What has a stream of its own: a server, and there a kind unless all go over one.
+type Key = (Origin, Option<Kind>);
+
+/// A stream, and what is wanted of it.
+struct Stream {
+    wishes: mpsc::UnboundedSender<Wish>,
+    wanted: BTreeSet<Target>,
+    /// The same, for whoever tells about the stream as a whole.
+    shared: watch::Sender<BTreeSet<Target>>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Sources {
+    /// Runs until the process ends.
+    pub(crate) async fn run(self) {
+        let mut subscriptions = self.updates.subscriptions();
+        let mut streams = BTreeMap::new();
+        if let Some(plane) = &self.ads {
+            // Envoy opens it at once, whoever wants something of it.
+            let key = (Origin::Ads, None);
+            streams.insert(key.clone(), self.open(&key, plane));
+        }
+        loop {
+            let wanted = subscriptions.borrow_and_update().clone();
+            self.reconcile(&wanted, &mut streams).await;
+            if subscriptions.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn reconcile(&self, wanted: &Arc<Subscriptions>, streams: &mut BTreeMap<Key, Stream>) {
+        let mut by_stream: BTreeMap<Key, BTreeSet<Target>> = BTreeMap::new();
+        for target in wanted.iter() {
+            let key = match &target.origin {
+                Origin::Path { .. } => continue,
+                Origin::Ads => (Origin::Ads, None),
+                Origin::Server(_) => (target.origin.clone(), Some(target.kind)),
+            };
+            by_stream.entry(key).or_default().insert(target.clone());
+        }
+        streams.retain(|key, _| by_stream.contains_key(key) || key.0 == Origin::Ads);
+        for (key, stream) in &mut *streams {
+            self.change(stream, by_stream.remove(key).unwrap_or_default()).await;
+        }
+        for (key, targets) in by_stream {
+            match key.0.clone() {
+                Origin::Server(server) if matches!(server.plane.transport, Transport::Grpc(_)) => {
+                    let mut stream = self.open(&key, &server.plane);
+                    self.change(&mut stream, targets).await;
+                    streams.insert(key, stream);
+                }
+                _ => self.refuse(&targets).await,
+            }
+        }
+    }
+
+    /// Nobody can be asked for these.
+    async fn refuse(&self, targets: &BTreeSet<Target>) {
+        for target in targets {
+            warn!(target: "config", "{target}: ads is its source, but the bootstrap has no ads_config");
+            self.updates.failed(target).await;
+        }
+    }
+
+    async fn change(&self, stream: &mut Stream, wanted: BTreeSet<Target>) {
+        // Those that are gone last: a name that moves from one target to another is never given up.
+        for target in wanted.difference(&stream.wanted) {
+            self.updates.attempt(target).await;
+            stream.wish(target, Change::Subscribe);
+        }
+        for target in stream.wanted.difference(&wanted) {
+            stream.wish(target, Change::Unsubscribe);
+        }
+        if stream.wanted != wanted {
+            stream.shared.send_replace(wanted.clone());
+            stream.wanted = wanted;
+        }
+    }
+
+    fn open(&self, key: &Key, plane: &ControlPlane) -> Stream {
+        let services = match &plane.transport {
+            Transport::Grpc(services) => services,
+            Transport::Rest(_) => unreachable!("REST is polled, and refused when it is lowered"),
+        };
+        let backoff = services.iter().find_map(|service| service.backoff).unwrap_or(DEFAULT_BACKOFF);
+        let server = Server {
+            services: services.iter().map(|service| service.target.clone()).collect(),
+            method: method(key.1, plane.dialect),
+            backoff: Backoff::new(backoff.base, backoff.max),
+            rate_limit: plane.rate_limit.map(|limit| RateLimit::new(limit.max_tokens, limit.fill_rate)),
+        };
+        let scope = self.scope(key.1);
+        let identity = Identity::new(self.node.clone(), plane.node_on_first_message_only);
+        match plane.dialect {
+            Dialect::Sotw => self.spawn(key, Sotw::new(identity), server, &scope),
+            Dialect::Delta => self.spawn(key, Delta::new(identity), server, &scope),
+        }
+    }
+
+    fn spawn<P: Protocol + 'static>(&self, key: &Key, protocol: P, server: Server, scope: &Scope) -> Stream {
+        let (wishes, wished) = mpsc::unbounded_channel();
+        let (deliveries, delivered) = mpsc::channel(DELIVERIES);
+        let (shared, targets) = watch::channel(BTreeSet::new());
+        let (state, states) = watch::channel(StreamState::default());
+        let client = Client::new(protocol, server, self.upstreams.clone(), scope, wished, deliveries, state);
+        let deliverer = Deliverer::new(self.updates.clone(), key.0.clone(), targets, delivered, states);
+        let tasks = [spawn_local(client.run()).abort_handle(), spawn_local(deliverer.run()).abort_handle()];
+        Stream { wishes, wanted: BTreeSet::new(), shared, tasks }
+    }
+
+    /// Where Envoy counts what concerns the stream.
+    fn scope(&self, kind: Option<Kind>) -> Scope {
+        let name = match kind {
+            None => return self.store.scope(""),
+            Some(Kind::Cluster) => "cluster_manager.cds",
+            Some(Kind::Listener) => "listener_manager.lds",
+            Some(Kind::Endpoints) => "eds",
+            Some(Kind::Routes) => "rds",
+        };
+        self.store.scope(name)
+    }
+}
+
+impl Stream {
+    fn wish(&self, target: &Target, change: fn(String) -> Change) {
+        let name = target.name.as_deref().unwrap_or(WILDCARD).to_owned();
+        // Its task ends with it.
+        let _ = self.wishes.send((type_url(target.kind), change(name)));
+    }
+}
+
+/// The type URL of a kind.
+pub(super) fn type_url(kind: Kind) -> Arc<str> {
+    format!("type.googleapis.com/{}", kind.message_name()).into()
+}
+
+/// What is called for a kind, or for all of them.
+fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
+    let (service, sotw, delta) = match kind {
+        None => ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources", "DeltaAggregatedResources"),
+        Some(Kind::Cluster) => ("cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
+        Some(Kind::Endpoints) => ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
+        Some(Kind::Listener) => ("listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
+        Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
+    };
+    let method = if dialect == Dialect::Sotw { sotw } else { delta };
+    format!("/envoy.service.{service}/{method}").into()
+}

@@ -1,0 +1,213 @@
+//! A control plane drives the proxy: aggregated discovery in both dialects, under the eyes of a client.
+
+use super::support::client;
+use super::support::control_plane::{Asked, ControlPlane, Kind};
+use super::support::http1::Message;
+use super::support::proxy::{Proxy, Running, proxy};
+use super::support::upstream::{Upstream, http1};
+use std::net::SocketAddr;
+
+const GRPC: &str = "GRPC";
+const DELTA_GRPC: &str = "DELTA_GRPC";
+
+fn bootstrap(plane: &ControlPlane, api_type: &str) -> Proxy {
+    let port = plane.port();
+    proxy(format!(
+        "node: {{ id: me, cluster: us }}
+dynamic_resources:
+  ads_config:
+    api_type: {api_type}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
+  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+static_resources:
+  clusters:
+  - name: xds
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+"
+    ))
+}
+
+/// A listener at this port that asks for its routes.
+fn listener(port: u16) -> String {
+    format!(
+        "name: front
+address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+filter_chains:
+- filters:
+  - name: hcm
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: front
+      rds: {{ route_config_name: routes, config_source: {{ ads: {{}}, resource_api_version: V3 }} }}
+      http_filters:
+      - name: router
+        typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"
+    )
+}
+
+fn routes(cluster: &str) -> String {
+    format!(
+        "name: routes
+virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}] }}]"
+    )
+}
+
+fn cluster(name: &str) -> String {
+    format!(
+        "name: {name}
+type: EDS
+connect_timeout: 1s
+eds_cluster_config: {{ eds_config: {{ ads: {{}}, resource_api_version: V3 }} }}"
+    )
+}
+
+fn endpoints(name: &str, port: u16) -> String {
+    format!(
+        "cluster_name: {name}
+endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]"
+    )
+}
+
+/// A port that nothing listens on right now.
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    socket.local_addr().expect("it is bound").port()
+}
+
+/// A proxy that has all of its configuration from a control plane, and serves `a` by it.
+struct Scene {
+    plane: ControlPlane,
+    proxy: Running,
+    a: Upstream,
+    b: Upstream,
+    front: SocketAddr,
+}
+
+impl Scene {
+    async fn new(api_type: &str) -> Self {
+        let plane = ControlPlane::start().await;
+        let (a, b) = (http1().route("/", "a").start().await, http1().route("/", "b").start().await);
+        let port = free_port();
+        plane.set(Kind::Cluster, "a", &cluster("a"));
+        plane.set(Kind::Endpoints, "a", &endpoints("a", a.port()));
+        plane.set(Kind::Listener, "front", &listener(port));
+        plane.set(Kind::Routes, "routes", &routes("a"));
+        let proxy = bootstrap(&plane, api_type).run().await;
+        Self { plane, proxy, a, b, front: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    async fn get(&self) -> Message {
+        client::get(self.front, "/").await.expect("the listener answers")
+    }
+
+    /// Waits until requests are answered by this body.
+    async fn wait_for(&self, body: &str) {
+        let until = tokio::time::Instant::now() + super::support::DEADLINE;
+        loop {
+            let now = match client::get(self.front, "/").await {
+                Ok(response) => response.text(),
+                Err(error) => error.to_string(),
+            };
+            if now == body {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < until, "{now:?} is not {body:?}\n{}", self.proxy.log());
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn serves_and_follows(api_type: &str) {
+    let scene = Scene::new(api_type).await;
+    assert_eq!(scene.get().await.text(), "a");
+    // Hosts of a cluster.
+    scene.plane.set(Kind::Endpoints, "a", &endpoints("a", scene.b.port()));
+    scene.wait_for("b").await;
+    // A new cluster, its endpoints, and then the route to it: nothing is lost on the way.
+    scene.plane.set(Kind::Cluster, "c", &cluster("c"));
+    scene.plane.set(Kind::Endpoints, "c", &endpoints("c", scene.a.port()));
+    scene.plane.set(Kind::Routes, "routes", &routes("c"));
+    scene.wait_for("a").await;
+    scene.plane.remove(Kind::Cluster, "a");
+    scene.proxy.wait_for_stat("cluster_manager.cluster_removed", 1).await;
+    assert_eq!(scene.get().await.text(), "a");
+    assert_eq!(scene.proxy.stat("control_plane.connected_state").await, 1);
+}
+
+#[tokio::test]
+async fn the_state_of_the_world_is_followed() {
+    serves_and_follows(GRPC).await;
+}
+
+#[tokio::test]
+async fn changes_are_followed() {
+    serves_and_follows(DELTA_GRPC).await;
+}
+
+async fn a_bad_resource_is_refused_and_the_good_ones_serve(api_type: &str) {
+    let scene = Scene::new(api_type).await;
+    scene.plane.set_bytes(Kind::Cluster, "broken", vec![0xff, 0xff]);
+    scene.plane.set(Kind::Cluster, "c", &cluster("c"));
+    scene.plane.set(Kind::Endpoints, "c", &endpoints("c", scene.b.port()));
+    let nack = scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_some()).await;
+    assert!(!nack.error.unwrap_or_default().is_empty());
+    scene.plane.set(Kind::Routes, "routes", &routes("c"));
+    scene.wait_for("b").await;
+    // As soon as it is mended, it is acknowledged.
+    scene.plane.set(Kind::Cluster, "broken", &cluster("broken"));
+    let nonce = nack.nonce;
+    scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_none() && asked.nonce > nonce).await;
+}
+
+#[tokio::test]
+async fn a_bad_resource_costs_itself_alone_in_the_state_of_the_world() {
+    a_bad_resource_is_refused_and_the_good_ones_serve(GRPC).await;
+}
+
+#[tokio::test]
+async fn a_bad_resource_costs_itself_alone_among_changes() {
+    a_bad_resource_is_refused_and_the_good_ones_serve(DELTA_GRPC).await;
+}
+
+async fn after_a_disconnection(api_type: &str) -> (Scene, Vec<Asked>) {
+    let scene = Scene::new(api_type).await;
+    let before = scene.plane.asked().len();
+    scene.plane.disconnect();
+    let until = tokio::time::Instant::now() + super::support::DEADLINE;
+    while scene.plane.streams() < 2 {
+        assert!(tokio::time::Instant::now() < until, "no second stream");
+        assert_eq!(scene.get().await.text(), "a", "the last configuration serves");
+    }
+    scene.plane.set(Kind::Endpoints, "a", &endpoints("a", scene.b.port()));
+    scene.wait_for("b").await;
+    let asked = scene.plane.asked().split_off(before);
+    (scene, asked)
+}
+
+#[tokio::test]
+async fn a_lost_control_plane_leaves_all_serving_and_is_found_again() {
+    let (_scene, asked) = after_a_disconnection(GRPC).await;
+    assert_eq!(asked[0].node.as_deref(), Some("me"), "a new stream tells who asks");
+    assert!(!asked[0].version.is_empty() && asked[0].nonce.is_empty(), "{:?}", asked[0]);
+}
+
+#[tokio::test]
+async fn a_new_stream_of_changes_tells_what_is_known() {
+    let (_scene, asked) = after_a_disconnection(DELTA_GRPC).await;
+    assert_eq!(
+        (asked[0].type_url.as_str(), asked[0].known.as_slice()),
+        (Kind::Cluster.type_url(), &["a".to_owned()][..])
+    );
+}
