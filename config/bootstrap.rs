@@ -194,7 +194,7 @@ impl DynamicResources {
             ads_config,
         } = proto;
         let refused = refuse_set!(cx; lds_resources_locator, cds_resources_locator);
-        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower_aggregated);
+        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower);
         let lds = cx.opt("lds_config", lds_config, ConfigSource::lower);
         let cds = cx.opt("cds_config", cds_config, ConfigSource::lower);
         refused?;

@@ -1,52 +1,27 @@
 //! Servers of configuration: `core.v3.ApiConfigSource`.
 
-use std::time::Duration;
-
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
 
 use crate::grpc::GrpcServiceConfig;
-use crate::protocol::duration;
 use crate::refuse_set;
 
 /// Envoy's defaults of `rate_limit_settings`.
 const DEFAULT_MAX_TOKENS: u32 = 100;
 const DEFAULT_FILL_RATE: f64 = 10.0;
-/// Envoy's default of `request_timeout`.
-const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that is asked for configuration.
 #[derive(Clone, Debug)]
 pub struct ControlPlane {
-    /// How it is asked.
-    pub transport: Transport,
+    /// Who offers the service; the later ones are for when the earlier ones are away.
+    pub services: Vec<GrpcServiceConfig>,
     /// Which dialect it speaks.
     pub dialect: Dialect,
     /// How many requests it is sent.
     pub rate_limit: Option<RateLimitConfig>,
     /// Whether only the first message of a stream tells who is asking.
     pub node_on_first_message_only: bool,
-}
-
-/// How a server is asked.
-#[derive(Clone, Debug)]
-pub enum Transport {
-    /// By a stream; the later services are for when the earlier ones are away.
-    Grpc(Vec<GrpcServiceConfig>),
-    /// Again and again, by POST of JSON.
-    Rest(RestConfig),
-}
-
-/// A server that is polled.
-#[derive(Clone, Debug)]
-pub struct RestConfig {
-    /// The cluster of the server.
-    pub cluster: nuncio_filter_api::ClusterName,
-    /// Pause between two requests.
-    pub refresh: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
 }
 
 /// A dialect of xDS.
@@ -68,17 +43,12 @@ pub struct RateLimitConfig {
 }
 
 impl ControlPlane {
-    /// Lowers the `ads_config` of a bootstrap.
-    pub fn lower_aggregated(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        if proto.api_type() == ApiType::Rest {
-            return Err(cx.at("api_type", |cx| cx.invalid("aggregated discovery goes over gRPC, not REST")));
-        }
-        Self::lower(proto, cx)
-    }
-
     /// Lowers the message.
     pub fn lower(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let api_type = proto.api_type();
+        if api_type == ApiType::Rest {
+            return Err(cx.at("api_type", |cx| cx.not_implemented("discovery over REST")));
+        }
         // transport_api_version: messages of v3 are spoken whatever it says; v2 has them in other clothes, which
         // servers have dropped.
         let core::ApiConfigSource {
@@ -86,30 +56,26 @@ impl ControlPlane {
             transport_api_version: _,
             cluster_names,
             grpc_services,
-            refresh_delay,
-            request_timeout,
+            // The pace of polling.
+            refresh_delay: _,
+            request_timeout: _,
             rate_limit_settings,
             set_node_on_first_message_only,
             config_validators,
         } = proto;
         let refused = refuse_set!(cx; config_validators);
         let rate_limit = cx.opt("rate_limit_settings", rate_limit_settings, RateLimitConfig::lower);
-        let is_rest = api_type == ApiType::Rest;
-        let transport = match is_rest {
-            true => RestConfig::lower(cluster_names, &grpc_services, refresh_delay, request_timeout, cx)
-                .map(Transport::Rest),
-            false => lower_services(grpc_services, &cluster_names, cx).map(Transport::Grpc),
-        };
+        let services = lower_services(grpc_services, &cluster_names, cx);
         let dialect = match api_type {
-            ApiType::Grpc | ApiType::AggregatedGrpc | ApiType::Rest => Ok(Dialect::Sotw),
+            ApiType::Grpc | ApiType::AggregatedGrpc => Ok(Dialect::Sotw),
             ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => Ok(Dialect::Delta),
-            ApiType::DeprecatedAndUnavailableDoNotUse => {
+            ApiType::Rest | ApiType::DeprecatedAndUnavailableDoNotUse => {
                 Err(cx.at("api_type", |cx| cx.invalid("one of REST, GRPC and DELTA_GRPC is required")))
             }
         };
         refused?;
         Ok(Self {
-            transport: transport?,
+            services: services?,
             dialect: dialect?,
             rate_limit: rate_limit?,
             node_on_first_message_only: set_node_on_first_message_only,
@@ -140,37 +106,6 @@ fn lower_services(
     })
 }
 
-impl RestConfig {
-    fn lower(
-        cluster_names: Vec<String>,
-        services: &[core::GrpcService],
-        refresh_delay: Option<nuncio_proto::google::protobuf::Duration>,
-        request_timeout: Option<nuncio_proto::google::protobuf::Duration>,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
-        let refresh = cx.opt("refresh_delay", refresh_delay, duration);
-        let timeout = cx.opt("request_timeout", request_timeout, duration);
-        if !services.is_empty() {
-            return Err(cx.at("grpc_services", |cx| cx.invalid("is for gRPC; REST has cluster_names")));
-        }
-        let [name] = &cluster_names[..] else {
-            return Err(cx.at("cluster_names", |cx| cx.invalid("REST needs one cluster")));
-        };
-        if !cx.env.clusters.is_declared(name) {
-            let reason = format!("unknown cluster '{name}': the cluster of a control plane must be static");
-            return Err(cx.at("cluster_names", |cx| cx.at_index(0, |cx| cx.invalid(reason))));
-        }
-        let Some(refresh) = refresh?.filter(|d| !d.is_zero()) else {
-            return Err(cx.at("refresh_delay", |cx| cx.invalid("REST needs a pause between requests")));
-        };
-        Ok(Self {
-            cluster: cx.env.clusters.intern(name),
-            refresh,
-            timeout: timeout?.unwrap_or(DEFAULT_REQUEST_TIMEOUT),
-        })
-    }
-}
-
 impl RateLimitConfig {
     fn lower(proto: core::RateLimitSettings, _: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let core::RateLimitSettings { max_tokens, fill_rate } = proto;
@@ -186,7 +121,6 @@ mod tests {
     use super::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
     use super::*;
     use nuncio_filter_api::Invalid;
-    use nuncio_proto::google::protobuf;
 
     fn lower(proto: core::ApiConfigSource) -> Result<ControlPlane, Vec<Invalid>> {
         let env = crate::testing::env();
@@ -206,7 +140,7 @@ mod tests {
     fn the_type_tells_transport_and_dialect() {
         for (api_type, dialect) in [(ApiType::Grpc, Dialect::Sotw), (ApiType::DeltaGrpc, Dialect::Delta)] {
             let lowered = lower(grpc(api_type, "xds")).unwrap();
-            assert!(matches!(&lowered.transport, Transport::Grpc(services) if services.len() == 1));
+            assert_eq!(lowered.services.len(), 1);
             assert_eq!(lowered.dialect, dialect);
         }
     }
@@ -218,18 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn rest_needs_a_cluster_and_a_pause() {
-        let rest = core::ApiConfigSource {
-            api_type: ApiType::Rest.into(),
-            cluster_names: vec!["xds".into()],
-            refresh_delay: Some(protobuf::Duration { seconds: 2, nanos: 0 }),
-            ..Default::default()
-        };
-        let Transport::Rest(lowered) = lower(rest.clone()).unwrap().transport else { panic!("REST") };
-        assert_eq!((lowered.refresh, lowered.timeout), (Duration::from_secs(2), DEFAULT_REQUEST_TIMEOUT));
-        let refused = lower(core::ApiConfigSource { refresh_delay: None, ..rest.clone() }).unwrap_err();
-        assert_eq!(refused[0].path, "refresh_delay");
-        let refused = lower(core::ApiConfigSource { cluster_names: vec![], ..rest }).unwrap_err();
-        assert_eq!(refused[0].path, "cluster_names");
+    fn polling_is_refused_by_name() {
+        let refused = lower(grpc(ApiType::Rest, "xds")).unwrap_err();
+        assert_eq!(refused[0].to_string(), "api_type: discovery over REST is not implemented yet");
     }
 }

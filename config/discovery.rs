@@ -12,7 +12,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
-use crate::control_plane::{ControlPlane, Transport};
+use crate::control_plane::ControlPlane;
 use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 use crate::route::RouteTable;
@@ -112,9 +112,6 @@ impl Origin {
                 }
                 let key = source.encode_to_vec();
                 let plane = cx.at("api_config_source", |cx| ControlPlane::lower(source, cx))?;
-                if matches!(plane.transport, Transport::Rest(_)) {
-                    return Err(cx.at("api_config_source", |cx| cx.not_implemented("discovery over REST")));
-                }
                 Ok(Self::Server(Arc::new(Server { plane, key })))
             }
             Some(Specifier::Ads(core::AggregatedConfigSource {})) => Ok(Self::Ads),

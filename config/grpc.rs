@@ -19,7 +19,8 @@ const DEFAULT_MAX_MESSAGE: usize = 512 << 20;
 pub struct GrpcServiceConfig {
     /// Where calls go, and their metadata.
     pub target: GrpcTarget,
-    /// How long a call may take; `None`: as long as it likes.
+    /// How long a call with one answer may take; `None`: as long as it likes. Streams have no end of their own, as in
+    /// Envoy.
     pub timeout: Option<Duration>,
     /// Pauses between attempts, where the service sets its own.
     pub backoff: Option<Backoff>,

@@ -35,6 +35,23 @@ pub struct Endpoint {
     pub addresses: Option<Arc<[SocketAddr]>>,
 }
 
+impl Endpoint {
+    /// One that no assignment names, but a request or DNS has found: nothing but its address and name is known of it.
+    pub fn found(address: Address, hostname: Arc<str>) -> Self {
+        Self {
+            address: EndpointAddress::Fixed(address),
+            hostname,
+            weight: 1,
+            health: Health::Unknown,
+            locality: None,
+            priority: 0,
+            metadata: None,
+            check: None,
+            addresses: None,
+        }
+    }
+}
+
 /// What a load assignment says beside its endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssignmentPolicy {

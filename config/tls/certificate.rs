@@ -88,70 +88,82 @@ fn lower_key(
     provider.key_provider.load_private_key(key).map_err(|e| cx.invalid(format!("cannot be used: {e}")))
 }
 
+/// A certificate with what is told of it.
+#[derive(Clone, Debug)]
+struct Shown {
+    certified: Arc<CertifiedKey>,
+    /// `None` where it could not be read, which lowering refuses.
+    info: Option<Arc<CertificateInfo>>,
+}
+
+impl Shown {
+    fn new(certified: Arc<CertifiedKey>) -> Self {
+        let info = certified.cert.first().and_then(certificate_info).map(Arc::new);
+        Self { certified, info }
+    }
+}
+
 /// Chooses the certificate that a client is shown, by the name that it asks for and the algorithms that it knows.
 #[derive(Debug)]
 pub(super) struct CertificatesByName {
-    exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    exact: HashMap<String, Vec<Shown>>,
     /// Of `*.example.com`: by `example.com`.
-    wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    all: Vec<Arc<CertifiedKey>>,
-    infos: Vec<(Arc<CertifiedKey>, Arc<CertificateInfo>)>,
+    wildcard: HashMap<String, Vec<Shown>>,
+    all: Vec<Shown>,
     /// `full_scan_certs_on_sni_mismatch`
     scans_all: bool,
 }
 
 impl CertificatesByName {
-    pub(super) fn new(mut all: Vec<Arc<CertifiedKey>>, scans_all: bool) -> Self {
-        let default = all.first().cloned();
+    pub(super) fn new(certificates: Vec<Arc<CertifiedKey>>, scans_all: bool) -> Self {
+        let default = certificates.first().cloned();
+        let mut all: Vec<Shown> = certificates.into_iter().map(Shown::new).collect();
         // Envoy shows ECDSA to those who know it.
-        all.sort_by_key(|c| c.key.algorithm() != SignatureAlgorithm::ECDSA);
+        all.sort_by_key(|c| c.certified.key.algorithm() != SignatureAlgorithm::ECDSA);
         let (mut exact, mut wildcard) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
-        for certified in &all {
-            let names = certified.cert.first().map(Names::of_server).unwrap_or_default();
+        for shown in &all {
+            let names = shown.certified.cert.first().map(Names::of_server).unwrap_or_default();
             for name in names.dns {
                 let name = name.to_ascii_lowercase();
                 match name.strip_prefix("*.") {
-                    Some(parent) => wildcard.entry(parent.to_owned()).or_default().push(certified.clone()),
-                    None => exact.entry(name).or_default().push(certified.clone()),
+                    Some(parent) => wildcard.entry(parent.to_owned()).or_default().push(shown.clone()),
+                    None => exact.entry(name).or_default().push(shown.clone()),
                 }
             }
         }
         // Whoever asks for no name that is known is shown the first, and another one only for its algorithm.
         if let Some(default) = default
-            && let Some(at) = all.iter().position(|c| Arc::ptr_eq(c, &default))
+            && let Some(at) = all.iter().position(|c| Arc::ptr_eq(&c.certified, &default))
         {
             all[..=at].rotate_right(1);
         }
-        let info = |c: &Arc<CertifiedKey>| Some((c.clone(), Arc::new(certificate_info(c.cert.first()?)?)));
-        let infos = all.iter().filter_map(info).collect();
-        Self { exact, wildcard, all, infos, scans_all }
+        Self { exact, wildcard, all, scans_all }
     }
 
-    fn by_name(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
+    fn by_name(&self, name: &str) -> Option<&[Shown]> {
         let found = self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1));
         found.map(Vec::as_slice)
     }
 
     /// What is told of the certificate that whoever says this hello is shown.
     pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
-        let shown = self.choose(hello)?;
-        self.infos.iter().find(|(c, _)| Arc::ptr_eq(c, shown)).map(|(_, info)| info.clone())
+        self.choose(hello)?.info.clone()
     }
 
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Arc<CertifiedKey>> {
+    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Shown> {
         let named = hello.server_name().and_then(|name| self.by_name(&name.to_ascii_lowercase()));
         let candidates = match named {
             Some(named) => named,
             None if self.scans_all || hello.server_name().is_none() => &self.all,
             None => &self.all[..self.all.len().min(1)],
         };
-        let knows = |c: &&Arc<CertifiedKey>| c.key.choose_scheme(hello.signature_schemes()).is_some();
+        let knows = |c: &&Shown| c.certified.key.choose_scheme(hello.signature_schemes()).is_some();
         candidates.iter().find(knows).or_else(|| candidates.first())
     }
 }
 
 impl ResolvesServerCert for CertificatesByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(&hello).cloned()
+        self.choose(&hello).map(|shown| shown.certified.clone())
     }
 }

@@ -55,7 +55,7 @@ impl DownstreamTls {
             session_ticket_keys_type,
         } = proto;
         let refused = refuse_set!(cx; session_timeout, ocsp_staple_policy);
-        let stateless = cx.at("disable_stateless_session_resumption", |cx| tickets(session_ticket_keys_type, cx));
+        let stateless = tickets(session_ticket_keys_type, cx);
         let scans_all = full_scan_certs_on_sni_mismatch.is_some_and(|v| v.value);
         let common =
             cx.at("common_tls_context", |cx| Common::lower(common_tls_context.unwrap_or_default(), Version::Tls13, cx));
@@ -139,9 +139,11 @@ fn tickets(
     match proto {
         None | Some(Type::DisableStatelessSessionResumption(false)) => Ok(Tickets::OwnKeys),
         Some(Type::DisableStatelessSessionResumption(true)) => Ok(Tickets::None),
-        Some(Type::SessionTicketKeys(_)) => Err(cx.not_implemented("session_ticket_keys")),
-        Some(Type::SessionTicketKeysSdsSecretConfig(_)) => {
-            Err(cx.not_implemented("session_ticket_keys_sds_secret_config"))
+        Some(Type::SessionTicketKeys(keys)) => {
+            cx.unsupported("session_ticket_keys", &Some(keys)).map(|()| Tickets::OwnKeys)
+        }
+        Some(Type::SessionTicketKeysSdsSecretConfig(config)) => {
+            cx.unsupported("session_ticket_keys_sds_secret_config", &Some(config)).map(|()| Tickets::OwnKeys)
         }
     }
 }

@@ -8,7 +8,10 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::DataSource;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime, pem::PemObject};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
 use rustls::{CertificateError, DistinguishedName, Error};
 use webpki::{
     BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList,
@@ -46,6 +49,7 @@ struct Authorities {
     anchors: Vec<TrustAnchor<'static>>,
     revocations: Vec<CertRevocationList<'static>>,
     only_leaf: bool,
+    algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
 }
 
 /// Why a peer is not believed whose chain is in order.
@@ -120,6 +124,7 @@ impl Validation {
                 anchors,
                 revocations,
                 only_leaf: only_verify_leaf_cert_crl,
+                algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
             }),
             names,
             hashes: hashes?,
@@ -217,8 +222,7 @@ impl Authorities {
                 false => Ok(()),
             }
         };
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
-        leaf.verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, Some(&path))
+        leaf.verify_for_usage(self.algorithms, &self.anchors, intermediates, now, usage, revocation, Some(&path))
             .map(drop)
             .map_err(pki_error)
     }

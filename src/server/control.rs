@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, AdminThread};
 use crate::cli::{Mode, Options};
+use crate::deadline::reached;
 use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
 use crate::logs::Logs;
@@ -377,13 +378,6 @@ fn unknown_dynamic(options: &Options) -> UnknownFields {
         (true, _) => UnknownFields::Reject,
         (false, true) => UnknownFields::Ignore,
         (false, false) => UnknownFields::Count,
-    }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@
 mod admin;
 pub mod cli;
 mod control;
+mod deadline;
 mod explain;
 mod files;
 mod listeners;

@@ -19,4 +19,4 @@ pub use address::Address;
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo, WantedHost};
-pub use tls_info::{CertificateInfo, TlsInfo};
+pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

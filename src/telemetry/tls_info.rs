@@ -80,6 +80,23 @@ impl TlsInfo {
     }
 }
 
+/// PEM as a URL holds it, and `x-forwarded-client-cert`.
+#[must_use]
+pub fn url_encoded_pem(pem: &str) -> String {
+    let mut text = String::with_capacity(pem.len());
+    for c in pem.chars() {
+        match c {
+            '\n' => text.push_str("%0A"),
+            ' ' => text.push_str("%20"),
+            '+' => text.push_str("%2B"),
+            '/' => text.push_str("%2F"),
+            '=' => text.push_str("%3D"),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
 fn pem(der: &[u8]) -> String {
     let base64 = base64::engine::general_purpose::STANDARD.encode(der);
     let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();

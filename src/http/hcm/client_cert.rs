@@ -4,14 +4,10 @@ use http::header::Entry;
 use http::{HeaderMap, HeaderValue};
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
+use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo, url_encoded_pem};
 use pb::http_connection_manager::{ForwardClientCertDetails as Mode, SetCurrentClientCertDetails};
-use percent_encoding::{AsciiSet, CONTROLS};
 
 use super::request_head::name::FORWARDED_CLIENT_CERT;
-
-/// The characters of PEM that mean something in a URL.
-const PEM: &AsciiSet = &CONTROLS.add(b' ').add(b'+').add(b'/').add(b'=');
 
 /// `forward_client_cert_details` with `set_current_client_cert_details`.
 #[derive(Clone, Debug)]
@@ -82,10 +78,10 @@ impl ForwardClientCert {
         parts.push(format!("Hash={}", peer.fingerprint_256));
         let Details { subject, cert, chain, dns, uri } = self.details;
         if cert {
-            parts.push(format!("Cert=\"{}\"", encode(&peer.pem())));
+            parts.push(format!("Cert=\"{}\"", url_encoded_pem(&peer.pem())));
         }
         if chain {
-            parts.push(format!("Chain=\"{}\"", encode(&tls.peer_chain_pem())));
+            parts.push(format!("Chain=\"{}\"", url_encoded_pem(&tls.peer_chain_pem())));
         }
         if subject {
             // Its quotes are escaped already (RFC 2253).
@@ -99,9 +95,4 @@ impl ForwardClientCert {
         }
         HeaderValue::try_from(parts.join(";")).ok()
     }
-}
-
-/// PEM as a URL would hold it.
-fn encode(pem: &str) -> String {
-    percent_encoding::percent_encode(pem.as_bytes(), PEM).to_string()
 }

@@ -7,7 +7,7 @@ mod statics;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use futures_util::FutureExt;
 use nuncio_config::bootstrap::DynamicResources;
@@ -24,6 +24,7 @@ use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
 use super::wanted::{Targets, users};
 use super::{Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates};
+use crate::deadline::reached;
 use crate::listeners::ListenerManager;
 use crate::statics::Statics;
 use crate::worker::Shared;
@@ -333,11 +334,4 @@ pub(crate) fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
 
 fn invalid(path: &str, reason: String) -> Invalid {
     Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => tokio::time::sleep(Duration::MAX).await,
-    }
 }

@@ -8,12 +8,13 @@ use nuncio_filter_api::{ByteStr, GrpcSender, GrpcStream, GrpcTarget, Rng, Upstre
 use nuncio_telemetry::stats::{Scope, TextReadout};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tonic::Status;
 use tracing::{debug, warn};
 
 use super::pace::{Backoff, RateLimit};
 use super::protocol::{Change, Protocol, Received, Update, Verdict};
+use crate::deadline::reached;
 
 nuncio_telemetry::stats! {
     /// `control_plane`, alone for ADS and under the source of a type else.
@@ -204,12 +205,5 @@ async fn sent(sender: &GrpcSender, request: &mut Option<Bytes>) {
         }
         // The stream is over, and says so itself.
         Err(_) => std::future::pending().await,
-    }
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use nuncio_config::discovery::Origin;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::client::{Delivery, StreamState};
 use super::protocol::{self, Expiry, Update, Verdict};
 use super::sources::type_url;
+use crate::deadline::reached;
 use crate::update::{Kind, Push, Removed, Resource, Target, Updates};
 
 const KINDS: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
@@ -143,11 +144,4 @@ fn named(resource: protocol::Resource) -> Option<Named> {
         Some(name) if found.name.is_empty() => Resource { name, ..found },
         _ => found,
     }))
-}
-
-async fn reached(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_config::control_plane::{ControlPlane, Dialect, Transport};
+use nuncio_config::control_plane::{ControlPlane, Dialect};
 use nuncio_config::discovery::Origin;
 use nuncio_config::grpc::Backoff as BackoffConfig;
 use nuncio_filter_api::{ByteStr, Upstreams};
@@ -104,7 +104,7 @@ impl Sources {
         }
         for (key, targets) in by_stream {
             match key.0.clone() {
-                Origin::Server(server) if matches!(server.plane.transport, Transport::Grpc(_)) => {
+                Origin::Server(server) => {
                     let mut stream = self.open(&key, &server.plane);
                     self.change(&mut stream, targets).await;
                     streams.insert(key, stream);
@@ -138,10 +138,7 @@ impl Sources {
     }
 
     fn open(&self, key: &Key, plane: &ControlPlane) -> Stream {
-        let services = match &plane.transport {
-            Transport::Grpc(services) => services,
-            Transport::Rest(_) => unreachable!("REST is polled, and refused when it is lowered"),
-        };
+        let services = &plane.services;
         let backoff = services.iter().find_map(|service| service.backoff).unwrap_or(DEFAULT_BACKOFF);
         let server = Server {
             services: services.iter().map(|service| service.target.clone()).collect(),

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use nuncio_config::cluster::{GrpcHealthCheck, UpstreamProtocol};
-use nuncio_filter_api::{Body, ByteStr, RequestHead, Response, Scheme};
+use nuncio_filter_api::{Body, ByteStr, RequestHead, Response, Scheme, grpc_frame};
 use nuncio_telemetry::Protocol;
 use prost::Message;
 
@@ -96,12 +96,7 @@ fn grpc_timeout(timeout: Duration) -> HeaderValue {
 }
 
 fn frame(message: &impl Message) -> Bytes {
-    let message = message.encode_to_vec();
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    bytes.put_slice(&message);
-    bytes.freeze()
+    grpc_frame(&message.encode_to_vec())
 }
 
 /// What a host says of a service.

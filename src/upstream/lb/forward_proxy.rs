@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_config::cluster::{Endpoint, EndpointAddress, Health};
+use nuncio_config::cluster::Endpoint;
 use nuncio_filter_api::RequestHead;
 use nuncio_telemetry::{FilterValue, StreamInfo};
 
@@ -128,17 +128,7 @@ pub(crate) fn left_by_filters(info: &StreamInfo) -> (Option<String>, Option<u16>
 /// The host `key` of `cluster`. There is at least one address.
 fn host(cluster: &Cluster, key: &str, addresses: &[std::net::SocketAddr]) -> Host {
     let first = addresses.first().copied().unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
-    let endpoint = Endpoint {
-        address: EndpointAddress::Fixed(first.into()),
-        hostname: key.into(),
-        weight: 1,
-        health: Health::Unknown,
-        locality: None,
-        priority: 0,
-        metadata: None,
-        check: None,
-        addresses: None,
-    };
+    let endpoint = Endpoint::found(first.into(), key.into());
     let order = cluster.config.happy_eyeballs;
     Host::logical(&endpoint, addresses, &key.into(), order).unwrap_or_else(|| Host::new(&endpoint, first.into()))
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_config::cluster::{Endpoint, EndpointAddress, Health, OriginalDst};
+use nuncio_config::cluster::{Endpoint, OriginalDst};
 use nuncio_telemetry::{Address, FilterValue, StreamInfo};
 use serde_json::Value;
 
@@ -79,17 +79,7 @@ fn metadata_text(config: &OriginalDst, info: &StreamInfo) -> Option<String> {
 
 /// Envoy calls it by its cluster and its address.
 fn host(cluster: &str, to: SocketAddr) -> Host {
-    let endpoint = Endpoint {
-        address: EndpointAddress::Fixed(to.into()),
-        hostname: format!("{cluster}{to}").into(),
-        weight: 1,
-        health: Health::Unknown,
-        locality: None,
-        priority: 0,
-        metadata: None,
-        check: None,
-        addresses: None,
-    };
+    let endpoint = Endpoint::found(to.into(), format!("{cluster}{to}").into());
     Host::new(&endpoint, to.into())
 }
 

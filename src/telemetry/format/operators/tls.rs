@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::format::FormatCx;
 use crate::format::time::TimeFormat;
-use crate::{CertificateInfo, TlsInfo};
+use crate::{CertificateInfo, TlsInfo, url_encoded_pem};
 
 /// Which connection.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ impl TlsField {
             Self::Fingerprint1 => out.extend_from_slice(peer()?.fingerprint_1.as_bytes()),
             Self::ServerName => out.extend_from_slice(tls.server_name.as_deref()?.as_bytes()),
             Self::Fingerprint256 => out.extend_from_slice(peer()?.fingerprint_256.as_bytes()),
-            Self::Certificate => push_encoded(&peer()?.pem(), out),
+            Self::Certificate => out.extend_from_slice(url_encoded_pem(&peer()?.pem()).as_bytes()),
             Self::DnsSan(whose) => join(&whose.certificate(&tls)?.dns_sans, out),
             Self::UriSan(whose) => join(&whose.certificate(&tls)?.uri_sans, out),
             Self::IpSan(whose) => join(&whose.certificate(&tls)?.ip_sans, out),
@@ -102,17 +102,4 @@ impl Validity {
 
 fn join(names: &[String], out: &mut Vec<u8>) {
     out.extend_from_slice(names.join(",").as_bytes());
-}
-
-fn push_encoded(pem: &str, out: &mut Vec<u8>) {
-    for byte in pem.bytes() {
-        match byte {
-            b'\n' => out.extend_from_slice(b"%0A"),
-            b' ' => out.extend_from_slice(b"%20"),
-            b'+' => out.extend_from_slice(b"%2B"),
-            b'/' => out.extend_from_slice(b"%2F"),
-            b'=' => out.extend_from_slice(b"%3D"),
-            other => out.push(other),
-        }
-    }
 }
