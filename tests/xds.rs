@@ -1,10 +1,15 @@
 //! A control plane drives the proxy: aggregated discovery in both dialects, under the eyes of a client.
 
+mod random;
+
 use super::support::client;
 use super::support::control_plane::{Asked, ControlPlane, Kind};
 use super::support::http1::Message;
 use super::support::proxy::{Proxy, Running, proxy};
 use super::support::upstream::{Upstream, http1};
+use nuncio_proto::envoy::service::discovery::v3::{self as discovery, DiscoveryResponse};
+use nuncio_proto::google::protobuf::Any;
+use prost::Message as _;
 use std::net::SocketAddr;
 
 const GRPC: &str = "GRPC";
@@ -97,6 +102,10 @@ struct Scene {
 
 impl Scene {
     async fn new(api_type: &str) -> Self {
+        Self::with_arguments(api_type, &[]).await
+    }
+
+    async fn with_arguments(api_type: &str, arguments: &[&str]) -> Self {
         let plane = ControlPlane::start().await;
         let (a, b) = (http1().route("/", "a").start().await, http1().route("/", "b").start().await);
         let port = free_port();
@@ -104,7 +113,8 @@ impl Scene {
         plane.set(Kind::Endpoints, "a", &endpoints("a", a.port()));
         plane.set(Kind::Listener, "front", &listener(port));
         plane.set(Kind::Routes, "routes", &routes("a"));
-        let proxy = bootstrap(&plane, api_type).run().await;
+        let proxy = arguments.iter().fold(bootstrap(&plane, api_type), |proxy, argument| proxy.argument(argument));
+        let proxy = proxy.run().await;
         Self { plane, proxy, a, b, front: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
@@ -210,4 +220,39 @@ async fn a_new_stream_of_changes_tells_what_is_known() {
         (asked[0].type_url.as_str(), asked[0].known.as_slice()),
         (Kind::Cluster.type_url(), &["a".to_owned()][..])
     );
+}
+
+/// A state of the world that holds but the heartbeat of one resource, which then has so many seconds to live.
+fn heartbeat(kind: Kind, name: &str, seconds: i64) -> DiscoveryResponse {
+    let beat = discovery::Resource {
+        name: name.to_owned(),
+        ttl: Some(nuncio_proto::google::protobuf::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    let any = Any {
+        type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".to_owned(),
+        value: beat.encode_to_vec(),
+    };
+    DiscoveryResponse {
+        version_info: "beat".to_owned(),
+        resources: vec![any],
+        type_url: kind.type_url().to_owned(),
+        nonce: format!("beat of {name}"),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_keeps_its_resource_until_its_time_is_over() {
+    let scene = Scene::new(GRPC).await;
+    for (kind, name) in [(Kind::Cluster, "a"), (Kind::Listener, "front")] {
+        scene.plane.send(heartbeat(kind, name, 600));
+        scene.plane.wait_for(kind, |asked| asked.version == "beat" && asked.error.is_none()).await;
+    }
+    assert_eq!(scene.get().await.text(), "a");
+    for stat in ["cluster_manager.cluster_removed", "listener_manager.listener_removed"] {
+        assert_eq!(scene.proxy.stat(stat).await, 0, "{stat}");
+    }
+    scene.plane.send(heartbeat(Kind::Cluster, "a", 1));
+    scene.proxy.wait_for_stat("cluster_manager.cluster_removed", 1).await;
 }

@@ -114,7 +114,7 @@ impl Files {
             return self.updates.rejected(target).await;
         }
         let Delivery { version, resources, sources } = delivery;
-        let removed = Removed::AllOthers;
+        let removed = Removed::all_others();
         let (kind, origin) = (target.kind, target.origin.clone());
         let outcome = self.updates.apply(Push { kind, origin, version, resources, removed }).await;
         match outcome.error_detail(kind) {

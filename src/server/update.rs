@@ -20,8 +20,8 @@
 //!    listeners and routes: asking and applying in this order is make-before-break.
 //! 2. Whenever it asks, or asks anew, it says so with [`Updates::attempt`].
 //! 3. What arrives it gives to [`Updates::apply`] as one [`Push`] for each kind, and waits: pushes of one source are
-//!    taken in the order in which they are sent. A state-of-the-world response is `Removed::AllOthers`, a delta response
-//!    names what is gone. `version` is that of the response (`version_info`, `system_version_info`), each resource may
+//!    taken in the order in which they are sent. A state-of-the-world response is `Removed::AllBut` of those whose
+//!    heartbeat it holds, a delta response names what is gone. `version` is that of the response (`version_info`, `system_version_info`), each resource may
 //!    have its own. Resources that are what they were are skipped by a hash of their bytes, before they are decoded.
 //! 4. The [`Outcome`] says what to answer: ACK where nothing was rejected; else NACK with [`Outcome::error_detail`]. As
 //!    in Envoy, resources beside those that were rejected are in force all the same.
@@ -37,7 +37,7 @@ mod records;
 mod stats;
 mod wanted;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -101,8 +101,8 @@ pub(crate) struct Resource {
 /// Which resources of the source are gone.
 #[derive(Debug)]
 pub(crate) enum Removed {
-    /// All that are not in the push.
-    AllOthers,
+    /// All that are neither in the push nor among these, which are known to live.
+    AllBut(HashSet<String>),
     /// These.
     Named(Vec<String>),
 }
@@ -227,6 +227,24 @@ pub(crate) fn name_of(mut bytes: &[u8]) -> Option<String> {
         }
     }
     name
+}
+
+// === impl Removed ===
+
+impl Removed {
+    /// All that are not in the push.
+    pub(crate) fn all_others() -> Self {
+        Self::AllBut(HashSet::new())
+    }
+
+    /// Whether the resource of this name is gone, where the push holds those that are `present`.
+    fn takes(&self, name: &str, present: &HashSet<String>) -> bool {
+        match self {
+            // What is broken beyond its name may be any of them.
+            Self::AllBut(living) => !present.contains("") && !present.contains(name) && !living.contains(name),
+            Self::Named(names) => names.iter().any(|gone| gone == name),
+        }
+    }
 }
 
 // === impl Outcome ===

@@ -31,3 +31,13 @@ fn the_detail_of_a_refusal_names_each_resource_and_path() {
 fn what_others_need_is_applied_before_them() {
     assert!(Kind::Cluster < Kind::Endpoints && Kind::Endpoints < Kind::Listener && Kind::Listener < Kind::Routes);
 }
+
+#[test]
+fn a_state_of_the_world_takes_what_it_lacks_unless_that_may_be_what_is_broken() {
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<HashSet<_>>();
+    let removed = Removed::AllBut(set(&["beating"]));
+    let gone = |present: &[&str]| ["there", "beating", "gone"].map(|name| removed.takes(name, &set(present)));
+    assert_eq!(gone(&["there"]), [false, false, true]);
+    assert_eq!(gone(&["there", ""]), [false; 3]);
+    assert!(Removed::Named(vec!["gone".to_owned()]).takes("gone", &set(&[])));
+}

@@ -1,6 +1,6 @@
 //! From what a stream brought to what is in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use nuncio_config::discovery::Origin;
 use tokio::sync::{mpsc, watch};
@@ -68,7 +68,7 @@ impl Deliverer {
             self.give_up(kind, &name).await;
         }
         let now = Instant::now();
-        let mut living = Vec::with_capacity(resources.len());
+        let (mut living, mut beating) = (Vec::with_capacity(resources.len()), HashSet::new());
         for resource in resources {
             let ttl = resource.ttl;
             let Some(resource) = named(resource) else { continue };
@@ -77,7 +77,10 @@ impl Deliverer {
                     self.expiry.refresh(&(kind, resource.name.clone()), ttl, now);
                     living.push(resource);
                 }
-                Named::Heartbeat(name) => self.expiry.refresh(&(kind, name), ttl, now),
+                Named::Heartbeat(name) => {
+                    self.expiry.refresh(&(kind, name.clone()), ttl, now);
+                    beating.insert(name);
+                }
             }
         }
         let versions: Vec<(String, String)> = living.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
@@ -85,7 +88,7 @@ impl Deliverer {
             self.expiry.forget(&(kind, name.clone()));
             self.give_up(kind, name).await;
         }
-        let removed = if is_whole { Removed::AllOthers } else { Removed::Named(removed) };
+        let removed = if is_whole { Removed::AllBut(beating) } else { Removed::Named(removed) };
         let push = Push { kind, origin: self.origin.clone(), version, resources: living, removed };
         let outcome = self.updates.apply(push).await;
         let error = outcome.error_detail(kind);

@@ -7,8 +7,8 @@ use tracing::info;
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::Kept;
-use crate::update::{Kind, Phase, Removed};
+use crate::update::records::{Id, Kept};
+use crate::update::{Kind, Phase};
 
 impl Updater {
     pub(super) async fn apply_clusters(&mut self, prepared: Prepared) -> Applied {
@@ -41,13 +41,8 @@ impl Updater {
             // Making many takes a while. A panic in it was logged, and has changed nothing.
             let _ = spawn_blocking(update).await;
         }
-        let gone = self.records().retain(Kind::Cluster, |id| {
-            id.origin != origin
-                || match &removed {
-                    Removed::AllOthers => present.contains(&*id.name),
-                    Removed::Named(names) => !names.iter().any(|name| **name == *id.name),
-                }
-        });
+        let stays = |id: &Id| id.origin != origin || !removed.takes(&id.name, &present);
+        let gone = self.records().retain(Kind::Cluster, stays);
         let names = &self.parts.env.clusters;
         gone.iter().for_each(|name| names.withdraw(name));
         let ids = gone.iter().filter_map(|name| names.find(name)).map(|name| name.id);

@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use tracing::info;
 
 use super::{Applied, Updater, invalid};
+use crate::update::Kind;
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::Kept;
-use crate::update::{Kind, Removed};
+use crate::update::records::{Id, Kept};
 
 impl Updater {
     pub(super) async fn apply_listeners(&mut self, prepared: Prepared) -> Applied {
@@ -16,13 +16,8 @@ impl Updater {
         let present: HashSet<_> = entries.iter().map(|entry| entry.resource.name.clone()).collect();
         // First those that go, so that others may take over their addresses.
         let gone: HashSet<_> = {
-            let gone = self.records().retain(Kind::Listener, |id| {
-                id.origin != origin
-                    || match &removed {
-                        Removed::AllOthers => present.contains(&*id.name),
-                        Removed::Named(names) => !names.iter().any(|name| **name == *id.name),
-                    }
-            });
+            let stays = |id: &Id| id.origin != origin || !removed.takes(&id.name, &present);
+            let gone = self.records().retain(Kind::Listener, stays);
             gone.into_iter().filter(|name| !self.parts.statics.has_listener(name)).collect()
         };
         let left = self.parts.listeners.remove(|name| gone.contains(name));
