@@ -16,6 +16,7 @@ mod outlier;
 mod pooling;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
     StatusRanges, TcpHealthCheck,
 };
-pub use http::{UpstreamHttp, UpstreamProtocol};
+pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{
     ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis,
     LocalityLb, Metric, OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb,
@@ -44,13 +45,13 @@ pub use lb::{
 };
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
-pub use pooling::Pooling;
+pub use pooling::{Pooling, UpstreamPool};
+pub use transport::{TransportSocketMatch, TransportSockets, transport_fields};
 
 use crate::extension;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name};
 use crate::socket::{BindConfig, TcpKeepalive};
-use crate::transport_socket::TransportSocket;
 
 /// Envoy's `connect_timeout`.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,8 +99,6 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// Soft limit of the buffers of one connection, in bytes.
     pub buffer_limit: u32,
-    /// What lies between the bytes of a connection and its socket; `None`: nothing.
-    pub transport: Option<Arc<TransportSocket>>,
     /// How sockets are bound; `None` takes the bootstrap's default.
     pub bind: Option<Arc<BindConfig>>,
     /// TCP keep-alive.
@@ -114,6 +113,10 @@ pub struct ClusterConfig {
     pub connections: u64,
     /// How connections are pooled otherwise than usual.
     pub pooling: Option<Arc<Pooling>>,
+    /// `upstream_config`: what becomes of requests on their way to hosts.
+    pub upstream_pool: UpstreamPool,
+    /// What carries the bytes of connections, where they are not sent as they are.
+    pub transport: Option<Arc<TransportSockets>>,
     /// `close_connections_on_host_health_failure`: tunnels to a host that fails end at once.
     pub close_connections_on_host_health_failure: bool,
 }
@@ -178,6 +181,7 @@ impl ClusterConfig {
             http::Protos {
                 stat_name: if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name },
                 typed: proto.typed_extension_protocol_options,
+                upstream: proto.upstream_http_protocol_options,
                 common: proto.common_http_protocol_options,
                 http1: proto.http_protocol_options,
                 http2: proto.http2_protocol_options,
@@ -190,11 +194,12 @@ impl ClusterConfig {
         let health_check = HealthCheck::lower(proto.health_checks, protocol, cx);
         let outlier = cx.opt("outlier_detection", proto.outlier_detection, OutlierDetection::lower);
         let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
-        let transport = cx.opt("transport_socket", proto.transport_socket, TransportSocket::lower);
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
         let connection =
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
+        let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
+        let transport = TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx);
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =
@@ -233,7 +238,6 @@ impl ClusterConfig {
                 0 => u32::MAX,
                 limit => limit,
             },
-            transport: transport?.filter(|t| !matches!(t, TransportSocket::RawBuffer)).map(Arc::new),
             bind: bind?.map(Arc::new),
             tcp_keepalive,
             happy_eyeballs,
@@ -241,6 +245,8 @@ impl ClusterConfig {
             metadata: metadata?.flatten(),
             connections,
             pooling: pooling?.map(Arc::new),
+            transport: transport?.map(Arc::new),
+            upstream_pool: upstream_pool?.unwrap_or_default(),
             close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
         })
     }
@@ -250,7 +256,7 @@ impl ClusterConfig {
 /// field that a newer `envoy-types` adds does not compile until someone has thought of it here.
 fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let pb::Cluster {
-        transport_socket_matches,
+        transport_socket_matches: _,
         transport_socket_matcher,
         name: _,
         alt_stat_name: _,
@@ -264,7 +270,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         health_checks: _,
         max_requests_per_connection: _,
         circuit_breakers: _,
-        upstream_http_protocol_options,
+        upstream_http_protocol_options: _,
         common_http_protocol_options: _,
         http_protocol_options: _,
         http2_protocol_options: _,
@@ -296,7 +302,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         lrs_server,
         lrs_report_endpoint_metrics,
         track_timeout_budgets,
-        upstream_config,
+        upstream_config: _,
         track_cluster_stats,
         preconnect_policy: _,
         connection_pool_per_downstream_connection: _,
@@ -305,16 +311,13 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         lb_config: _,
     } = proto;
     let refusals = [
-        cx.unsupported("transport_socket_matches", transport_socket_matches),
         cx.unsupported("transport_socket_matcher", transport_socket_matcher),
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
-        cx.unsupported("upstream_http_protocol_options", upstream_http_protocol_options),
         cx.unsupported("filters", filters),
         cx.unsupported("lrs_server", lrs_server),
         cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),
         cx.unsupported("track_timeout_budgets", track_timeout_budgets),
-        cx.unsupported("upstream_config", upstream_config),
         cx.unsupported("track_cluster_stats", track_cluster_stats),
         cx.unsupported("queuing_policies", queuing_policies),
     ];

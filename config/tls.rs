@@ -16,5 +16,5 @@ mod validation;
 
 pub use downstream::{DownstreamTls, Validated};
 pub use info::certificate_info;
-pub use upstream::{ServerIdentity, UpstreamTls};
+pub use upstream::{Alpn, UpstreamTls, Wishes};
 pub use validation::Unbelieved;

@@ -1,10 +1,15 @@
 //! What lies between the bytes of a connection to a host and its socket: `core.v3.TransportSocket`.
 
+mod proxy_protocol;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::transport_socket::ConfigType;
+use nuncio_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use prost::Name;
+
+pub use proxy_protocol::{AddedTlv, ProxyProtocolSocket};
 
 use crate::protocol::{any_as, message_name};
 use crate::tls::UpstreamTls;
@@ -19,6 +24,8 @@ pub enum TransportSocket {
     RawBuffer,
     /// TLS.
     Tls(Box<UpstreamTls>),
+    /// A header that tells of the client, before all else.
+    ProxyProtocol(Box<ProxyProtocolSocket>),
 }
 
 impl TransportSocket {
@@ -35,7 +42,18 @@ impl TransportSocket {
             message if message == UpstreamTlsContext::full_name() => {
                 Ok(Self::Tls(Box::new(UpstreamTls::lower(any_as(&any, cx)?, cx)?)))
             }
+            message if message == ProxyProtocolUpstreamTransport::full_name() => {
+                Ok(Self::ProxyProtocol(Box::new(ProxyProtocolSocket::lower(any_as(&any, cx)?, cx)?)))
+            }
             message => Err(cx.not_implemented(format_args!("the transport socket {message}"))),
         })
+    }
+
+    /// Whether hosts are told of clients.
+    pub fn tells_of_clients(&self) -> bool {
+        match self {
+            Self::RawBuffer | Self::Tls(_) => false,
+            Self::ProxyProtocol(_) => true,
+        }
     }
 }

@@ -87,6 +87,8 @@ scenario_files! {
     stats
     syntax
     tls
+    transport_socket
+    transport_tls
     upgrade
     upstream
     upstream_filters

@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+    /// `metadata` of its locality.
+    pub locality_metadata: Option<Arc<Metadata>>,
     /// How it is checked otherwise than the cluster says.
     pub check: Option<Arc<EndpointCheck>>,
     /// All its addresses, where it has several, in the order in which they are tried.
@@ -46,6 +48,7 @@ impl Endpoint {
             locality: None,
             priority: 0,
             metadata: None,
+            locality_metadata: None,
             check: None,
             addresses: None,
         }
@@ -308,14 +311,14 @@ impl LocalityEndpoints {
             proximity: _,
             lb_config,
         } = proto;
-        cx.unsupported("metadata", &metadata)?;
+        let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
         let lb_config_field = match &lb_config {
             Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
             _ => "load_balancer_endpoints",
         };
         cx.unsupported(lb_config_field, &lb_config)?;
         let locality = locality.and_then(Locality::lower).map(Arc::new);
-        let at = (&locality, priority);
+        let at = (&locality, &metadata, priority);
         let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, at, discovery, cx))?;
         let weight = load_balancing_weight.map(|w| LocalityWeight { locality, priority, weight: w.value });
         Ok(Self { endpoints, weight })
@@ -324,7 +327,7 @@ impl LocalityEndpoints {
 
 fn lower_endpoint(
     proto: pb::LbEndpoint,
-    (locality, priority): (&Option<Arc<Locality>>, u32),
+    (locality, locality_metadata, priority): (&Option<Arc<Locality>>, &Option<Arc<Metadata>>, u32),
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Endpoint, Refused> {
@@ -350,8 +353,19 @@ fn lower_endpoint(
         let weight = load_balancing_weight.map_or(1, |w| w.value);
         let locality = locality.clone();
         let check = cx.opt("health_check_config", health_check_config, EndpointCheck::lower)?.map(Arc::new);
-        let hostname = hostname.into();
-        Ok(Endpoint { address, hostname, weight, health, locality, priority, metadata, check, addresses })
+        let (hostname, locality_metadata) = (hostname.into(), locality_metadata.clone());
+        Ok(Endpoint {
+            address,
+            hostname,
+            weight,
+            health,
+            locality,
+            priority,
+            metadata,
+            locality_metadata,
+            check,
+            addresses,
+        })
     })
 }
 

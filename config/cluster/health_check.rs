@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as pb;
-use nuncio_proto::envoy::config::core::v3::health_check::{self, HealthChecker};
+use nuncio_proto::envoy::config::core::v3::health_check::{self, HealthChecker, TlsOptions};
 use nuncio_proto::google::protobuf;
+use serde_json::{Map, Value};
 
 pub use endpoint::EndpointCheck;
 pub use http::{HttpHealthCheck, StatusRanges};
@@ -22,6 +23,7 @@ pub use payload::Payloads;
 
 use super::UpstreamProtocol;
 use crate::header_rules::{HeaderRules, Side};
+use crate::metadata::object;
 use crate::protocol::duration;
 use crate::refuse_set;
 
@@ -43,6 +45,10 @@ pub struct HealthCheck {
     pub healthy_threshold: u32,
     /// Whether a connection is kept for the next check.
     pub reuse_connection: bool,
+    /// `tls_options`: the protocols that TLS offers, in place of those of the cluster.
+    pub alpn: Box<[Box<[u8]>]>,
+    /// `transport_socket_match_criteria`: what chooses the transport socket, in place of the metadata of the host.
+    pub transport_criteria: Option<Map<String, Value>>,
     /// Where events are logged.
     pub log: HealthCheckLog,
 }
@@ -150,7 +156,8 @@ impl HealthCheck {
             transport_socket_match_criteria,
             health_checker,
         } = proto;
-        let supported = refuse_set!(cx; event_service, tls_options, transport_socket_match_criteria);
+        let supported = refuse_set!(cx; event_service);
+        let alpn = lower_alpn(tls_options, cx);
         let checker = Checker::lower(health_checker, protocol, cx);
         let log = HealthCheckLog::lower(event_log_path, event_logger, cx);
         let mut required = |field: &str, value: Option<protobuf::UInt32Value>| {
@@ -167,6 +174,8 @@ impl HealthCheck {
             unhealthy_threshold: unhealthy_threshold?,
             healthy_threshold: healthy_threshold?,
             reuse_connection: reuse_connection.is_none_or(|v| v.value),
+            alpn: alpn?,
+            transport_criteria: transport_socket_match_criteria.map(object),
             log: HealthCheckLog {
                 all_failures: always_log_health_check_failures,
                 all_successes: always_log_health_check_success,
@@ -198,6 +207,17 @@ impl Intervals {
             jitter_percent: proto.interval_jitter_percent,
         })
     }
+}
+
+fn lower_alpn(proto: Option<TlsOptions>, cx: &mut LowerCx<'_>) -> Result<Box<[Box<[u8]>]>, Refused> {
+    let TlsOptions { alpn_protocols } = proto.unwrap_or_default();
+    let names = cx.at("tls_options", |cx| {
+        cx.each("alpn_protocols", alpn_protocols, |name, cx| match name.len() {
+            1..=255 => Ok(name.into_bytes().into()),
+            _ => Err(cx.invalid("a protocol's name has 1 to 255 bytes")),
+        })
+    });
+    Ok(names?.into())
 }
 
 fn positive(field: &str, proto: Option<protobuf::Duration>, cx: &mut LowerCx<'_>) -> Result<Option<Duration>, Refused> {

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
+use http::HeaderName;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use nuncio_proto::envoy::config::core::v3 as core;
@@ -9,6 +10,7 @@ use nuncio_proto::envoy::extensions::upstreams::http::v3 as pb;
 use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
 };
+use nuncio_proto::envoy::extensions::upstreams::tcp::v3::TcpProtocolOptions;
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
 
 use crate::http_chain::HttpChain;
@@ -17,6 +19,9 @@ use crate::route::HashPolicies;
 
 /// The key of `typed_extension_protocol_options` for HTTP.
 const TYPED_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The key of `typed_extension_protocol_options` for TCP.
+const TCP_KEY: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 
 /// How nuncio speaks HTTP to the hosts of a cluster.
 #[derive(Clone, Debug, Default)]
@@ -31,9 +36,22 @@ pub struct UpstreamHttp {
     pub http2: Http2Options,
     /// `hash_policy`: in place of those of routes.
     pub hash: Option<Arc<HashPolicies>>,
+    /// `upstream_http_protocol_options`: what hosts are called in TLS, where that goes by the request.
+    pub server_name: Option<ServerName>,
     /// `http_filters`: each attempt to get a response passes them. A chain without filters takes the place of a
     /// router's all the same.
     pub filters: Option<Arc<HttpChain>>,
+}
+
+/// What a host is called in TLS, where that goes by the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerName {
+    /// `auto_sni`: the host is asked for by this name.
+    pub is_sent: bool,
+    /// `auto_san_validation`: its certificate must be of this name.
+    pub is_checked: bool,
+    /// `override_auto_sni_header`: the header that has the name, in place of the Host, where the request has it.
+    pub header: Option<HeaderName>,
 }
 
 /// Which version of HTTP a cluster speaks.
@@ -54,6 +72,7 @@ pub(super) struct Protos<'a> {
     /// The name under which the cluster counts.
     pub(super) stat_name: &'a str,
     pub(super) typed: HashMap<String, Any>,
+    pub(super) upstream: Option<core::UpstreamHttpProtocolOptions>,
     pub(super) common: Option<core::HttpProtocolOptions>,
     pub(super) http1: Option<core::Http1ProtocolOptions>,
     pub(super) http2: Option<core::Http2ProtocolOptions>,
@@ -65,8 +84,9 @@ pub(super) struct Protos<'a> {
 
 impl Protos<'_> {
     fn is_empty(&self) -> bool {
-        let Self { stat_name: _, typed, common, http1, http2, selection, max_requests_per_connection } = self;
+        let Self { stat_name: _, typed, upstream, common, http1, http2, selection, max_requests_per_connection } = self;
         typed.is_empty()
+            && upstream.is_none()
             && common.is_none()
             && http1.is_none()
             && http2.is_none()
@@ -107,8 +127,9 @@ impl UpstreamHttp {
             retry_policy,
             upstream_protocol_options,
         } = proto;
-        let supported = crate::refuse_set!(cx; upstream_http_protocol_options, header_validation_config,
-            outlier_detection, request_mirror_policies, retry_policy);
+        let supported = crate::refuse_set!(cx; header_validation_config, outlier_detection, request_mirror_policies,
+            retry_policy);
+        let server_name = ServerName::lower(upstream_http_protocol_options, cx);
         let hash = HashPolicies::lower("hash_policy", hash_policy, cx);
         let filters = lower_filters(http_filters, stat_name, cx);
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
@@ -129,11 +150,20 @@ impl UpstreamHttp {
         };
         supported?;
         let (common, (protocol, http1, http2)) = (common?, versions?);
-        Ok(Self { protocol, common, http1, http2, hash: hash?.map(Arc::new), filters: filters? })
+        Ok(Self {
+            protocol,
+            common,
+            http1,
+            http2,
+            hash: hash?.map(Arc::new),
+            filters: filters?,
+            server_name: server_name?,
+        })
     }
 
     fn lower_fields(proto: Protos<'_>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Protos { stat_name: _, typed: _, common, http1, http2, selection, max_requests_per_connection } = proto;
+        let Protos { stat_name: _, typed: _, upstream, common, http1, http2, selection, max_requests_per_connection } =
+            proto;
         let use_downstream = selection == ClusterProtocolSelection::UseDownstreamProtocol as i32;
         if !use_downstream && http1.is_some() && http2.is_some() {
             return Err(cx.invalid(
@@ -145,6 +175,7 @@ impl UpstreamHttp {
             (false, Some(_)) => UpstreamProtocol::Http2,
             (false, None) => UpstreamProtocol::Http1,
         };
+        let server_name = ServerName::lower(upstream, cx);
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common, cx));
         let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http1, cx));
         let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2, cx));
@@ -152,7 +183,15 @@ impl UpstreamHttp {
         if let Some(max) = max_requests_per_connection {
             common.max_requests_per_connection = Some(u64::from(max.value)).filter(|max| *max > 0);
         }
-        Ok(Self { protocol, common, http1: http1?, http2: http2?, hash: None, filters: None })
+        Ok(Self {
+            protocol,
+            common,
+            http1: http1?,
+            http2: http2?,
+            hash: None,
+            filters: None,
+            server_name: server_name?,
+        })
     }
 }
 
@@ -193,12 +232,36 @@ fn typed_options(
 ) -> Result<Option<pb::HttpProtocolOptions>, Refused> {
     let mut found = None;
     for (key, any) in proto {
-        found = cx.at_key(key, |cx| match message_name(any) {
-            TYPED_KEY => any_as(any, cx).map(Some),
+        cx.at_key(key, |cx| match message_name(any) {
+            TYPED_KEY => any_as(any, cx).map(|options| found = Some(options)),
+            TCP_KEY => {
+                // It is of connections that carry no stream. Those for tunnels are made when there is one.
+                let TcpProtocolOptions { idle_timeout: _ } = any_as(any, cx)?;
+                Ok(())
+            }
             other => Err(cx.not_implemented(format_args!("{other} as protocol options of a cluster"))),
         })?;
     }
     Ok(found)
+}
+
+// === impl ServerName ===
+
+impl ServerName {
+    fn lower(proto: Option<core::UpstreamHttpProtocolOptions>, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
+        let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } =
+            proto.unwrap_or_default();
+        let header = (!override_auto_sni_header.is_empty())
+            .then(|| HeaderName::try_from(override_auto_sni_header))
+            .transpose()
+            .map_err(|_| {
+                cx.at("upstream_http_protocol_options", |cx| {
+                    cx.at("override_auto_sni_header", |cx| cx.invalid("is no header name"))
+                })
+            })?;
+        let name = Self { is_sent: auto_sni, is_checked: auto_san_validation, header };
+        Ok((auto_sni || auto_san_validation).then_some(name))
+    }
 }
 
 /// Envoy: filters count where their cluster does.

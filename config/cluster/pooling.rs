@@ -1,7 +1,9 @@
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::PreconnectPolicy;
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 
 use crate::matcher::MetadataMatcher;
+use crate::protocol::message_name;
 
 /// How connections are pooled, otherwise than as many as are needed, for all who come.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,30 @@ pub struct Pooling {
     pub eligible: Option<MetadataMatcher>,
     /// `connection_pool_per_downstream_connection`
     pub per_downstream_connection: bool,
+}
+
+/// What becomes of requests on their way to the hosts of a cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamPool {
+    /// They are sent by HTTP, but for tunnels that a route ends here.
+    #[default]
+    Generic,
+    /// They are sent by HTTP, all of them.
+    Http,
+}
+
+// === impl UpstreamPool ===
+
+impl UpstreamPool {
+    pub(super) fn lower(proto: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let TypedExtensionConfig { name: _, typed_config } = proto;
+        let any = typed_config.ok_or_else(|| cx.invalid("typed_config is required"))?;
+        cx.at("typed_config", |cx| match message_name(&any) {
+            "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto" => Ok(Self::Generic),
+            "envoy.extensions.upstreams.http.http.v3.HttpConnectionPoolProto" => Ok(Self::Http),
+            other => Err(cx.not_implemented(format_args!("{other} as a pool of connections"))),
+        })
+    }
 }
 
 // === impl Pooling ===

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use super::validation::{Peer, Validation};
+use super::validation::{Peer, Validation, Wanted};
 
 /// Verifies the certificates of clients.
 #[derive(Debug)]
@@ -22,10 +22,29 @@ pub(super) struct Clients {
 /// Verifies the certificates of servers.
 #[derive(Debug)]
 pub(super) struct Servers {
-    pub(super) validation: Arc<Validation>,
-    pub(super) provider: Arc<CryptoProvider>,
-    /// Whether the certificate has to be for the name that was asked for.
-    pub(super) checks_name: bool,
+    validation: Arc<Validation>,
+    provider: Arc<CryptoProvider>,
+    name: NameCheck,
+}
+
+/// Which name a server's certificate has to have beside those that are configured.
+#[derive(Debug)]
+pub(super) enum NameCheck {
+    None,
+    /// That by which the handshake calls the server.
+    AsCalled,
+    /// The same, which the request has chosen.
+    AsCalledByRequest,
+    /// The request has chosen another.
+    Fixed(Box<str>),
+}
+
+// === impl Servers ===
+
+impl Servers {
+    pub(super) fn new(validation: &Arc<Validation>, provider: &Arc<CryptoProvider>, name: NameCheck) -> Self {
+        Self { validation: validation.clone(), provider: provider.clone(), name }
+    }
 }
 
 /// What both sides ask of a handshake itself: the provider does it.
@@ -89,8 +108,14 @@ impl ServerCertVerifier for Servers {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let name = self.checks_name.then(|| server_name.to_str());
-        let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, name.as_deref());
+        let called = server_name.to_str();
+        let wanted = match &self.name {
+            NameCheck::None => None,
+            NameCheck::AsCalled => Some(Wanted::AsCalled(&called)),
+            NameCheck::AsCalledByRequest => Some(Wanted::ByRequest(&called)),
+            NameCheck::Fixed(name) => Some(Wanted::ByRequest(name)),
+        };
+        let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, wanted);
         match checked {
             Err(error) if !self.validation.accepts_untrusted() => Err(error),
             _ => Ok(ServerCertVerified::assertion()),

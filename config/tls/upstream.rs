@@ -8,13 +8,15 @@ use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
 use rustls::ClientConfig;
 use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
 use super::downstream::Common;
 use super::info::certificate_info;
 use super::parameters::Version;
-use super::peer::Servers;
+use super::peer::{NameCheck, Servers};
+use super::validation::Validation;
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
 const DEFAULT_SESSIONS: usize = 1;
@@ -22,23 +24,44 @@ const DEFAULT_SESSIONS: usize = 1;
 /// A cluster's side of TLS.
 #[derive(Debug)]
 pub struct UpstreamTls {
-    /// What handshakes are made with.
-    pub client: Arc<ClientConfig>,
-    /// What the servers are called.
-    pub identity: ServerIdentity,
+    /// What handshakes are made with, where nothing is asked for.
+    client: Arc<ClientConfig>,
+    /// Whom we believe.
+    validation: Arc<Validation>,
+    provider: Arc<CryptoProvider>,
+    /// The verifier for requests that want the certificate of whom they ask for.
+    by_name: Arc<Servers>,
+    /// `sni`
+    sni: Option<ServerName<'static>>,
+    /// `auto_host_sni`: a server is called by the host name of its endpoint, where it has one.
+    by_host_name: bool,
     /// The certificate that servers are shown if they ask.
     pub own: Option<Arc<CertificateInfo>>,
 }
 
-/// What a server is called in the handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerIdentity {
-    /// Nothing: the server chooses its certificate without being told a name.
-    Unnamed,
-    /// `sni`
-    Fixed(ServerName<'static>),
-    /// `auto_host_sni`: the host name of its endpoint.
-    HostName,
+/// What one connection asks of its handshake.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes<'a> {
+    /// The host name of the endpoint.
+    pub host_name: &'a str,
+    /// The name that the server is asked for, in place of that of the configuration.
+    pub server_name: Option<&'a str>,
+    /// The name that its certificate must have besides.
+    pub certified_name: Option<&'a str>,
+    /// Protocols to be spoken.
+    pub alpn: Alpn<'a>,
+}
+
+/// Protocols that are offered.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Alpn<'a> {
+    /// Those of the configuration.
+    #[default]
+    AsConfigured,
+    /// These, where the configuration has none.
+    Default(&'a [&'a [u8]]),
+    /// These, whatever the configuration has.
+    Only(&'a [Box<[u8]>]),
 }
 
 impl UpstreamTls {
@@ -56,9 +79,9 @@ impl UpstreamTls {
         } = proto;
         let common =
             cx.at("common_tls_context", |cx| Common::lower(common_tls_context.unwrap_or_default(), Version::Tls12, cx));
-        let identity = lower_identity(&sni, auto_host_sni, cx);
+        let sni = lower_sni(sni, cx);
         let Common { parameters, certificates, alpn, validation } = common?;
-        let identity = identity?;
+        let sni = sni?;
         if certificates.len() > 1 {
             let reason = "a client has one certificate";
             return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
@@ -67,45 +90,72 @@ impl UpstreamTls {
         let builder = ClientConfig::builder_with_provider(provider.clone());
         let builder = builder.with_protocol_versions(&parameters.versions);
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
-        let servers = Servers { validation: Arc::new(validation), provider, checks_name: auto_sni_san_validation };
-        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(servers));
+        let validation = Arc::new(validation);
+        let verifier = |checks| Arc::new(Servers::new(&validation, &provider, checks));
+        let own_check = if auto_sni_san_validation { NameCheck::AsCalled } else { NameCheck::None };
+        let by_name = verifier(NameCheck::AsCalledByRequest);
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier(own_check));
         let own = certificates.first().and_then(|c| certificate_info(c.cert.first()?)).map(Arc::new);
         let mut client = match certificates.into_iter().next() {
             Some(certified) => builder.with_client_cert_resolver(Arc::new(OwnCertificate(certified))),
             None => builder.with_no_client_auth(),
         };
         client.alpn_protocols = alpn;
-        client.enable_sni = identity != ServerIdentity::Unnamed;
         client.resumption = match max_session_keys.map_or(DEFAULT_SESSIONS, |v| v.value as usize) {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
-        Ok(Self { client: Arc::new(client), identity, own })
+        Ok(Self { client: Arc::new(client), validation, provider, by_name, sni, by_host_name: auto_host_sni, own })
     }
-}
 
-impl UpstreamTls {
-    /// What a server is called whose host name is `host_name`. Where it has no name that can be sent, the handshake names
-    /// none.
-    pub fn server_name(&self, host_name: &str) -> ServerName<'static> {
-        let unnamed = || ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
-        match &self.identity {
-            ServerIdentity::Unnamed => unnamed(),
-            ServerIdentity::Fixed(name) => name.clone(),
-            ServerIdentity::HostName => ServerName::try_from(host_name.to_owned()).unwrap_or_else(|_| unnamed()),
+    /// What the handshake of one connection is made with, and what the server is called in it.
+    pub fn handshake(&self, wishes: &Wishes<'_>) -> (Arc<ClientConfig>, ServerName<'static>) {
+        let asked = self.asked_name(wishes);
+        let own = wishes.certified_name.map(|name| self.verifier(name, asked.as_ref()));
+        let mut client = self.client.clone();
+        match wishes.alpn {
+            Alpn::AsConfigured => {}
+            Alpn::Default(_) if !client.alpn_protocols.is_empty() => {}
+            Alpn::Default(names) => {
+                Arc::make_mut(&mut client).alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+            }
+            Alpn::Only(names) => {
+                Arc::make_mut(&mut client).alpn_protocols = names.iter().map(|name| name.to_vec()).collect();
+            }
+        }
+        if let Some(verifier) = own {
+            Arc::make_mut(&mut client).dangerous().set_certificate_verifier(verifier);
+        }
+        // Where a server has no name that can be sent, the handshake names none.
+        (client, asked.unwrap_or_else(|| ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into())))
+    }
+
+    /// The name that a server is asked for.
+    fn asked_name(&self, wishes: &Wishes<'_>) -> Option<ServerName<'static>> {
+        let named = |name: &str| ServerName::try_from(name.to_owned()).ok();
+        match wishes.server_name {
+            Some(name) => named(name),
+            None if self.by_host_name && !wishes.host_name.is_empty() => named(wishes.host_name),
+            None => self.sni.clone(),
+        }
+    }
+
+    /// One that wants `name`. Sessions are kept by their verifier: where it is the name that is asked for anyway, the
+    /// verifier is the same for all.
+    fn verifier(&self, name: &str, asked: Option<&ServerName<'_>>) -> Arc<Servers> {
+        match asked {
+            Some(asked) if asked.to_str() == name => self.by_name.clone(),
+            _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(name.into()))),
         }
     }
 }
 
-fn lower_identity(sni: &str, auto_host_sni: bool, cx: &mut LowerCx<'_>) -> Result<ServerIdentity, Refused> {
-    if auto_host_sni {
-        return Ok(ServerIdentity::HostName);
-    }
+fn lower_sni(sni: String, cx: &mut LowerCx<'_>) -> Result<Option<ServerName<'static>>, Refused> {
     if sni.is_empty() {
-        return Ok(ServerIdentity::Unnamed);
+        return Ok(None);
     }
-    let name = ServerName::try_from(sni.to_owned());
-    name.map(ServerIdentity::Fixed).map_err(|_| cx.at("sni", |cx| cx.invalid(format!("{sni:?} is no host name"))))
+    let refuse = |cx: &mut LowerCx<'_>| cx.at("sni", |cx| cx.invalid(format!("{sni:?} is no host name")));
+    ServerName::try_from(sni.clone()).map(Some).map_err(|_| refuse(cx))
 }
 
 /// The certificate that is shown to whoever asks for one.

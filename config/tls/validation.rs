@@ -58,6 +58,14 @@ pub enum Unbelieved {
     /// It has none of the names that it should have, but these.
     #[error("SAN matcher, certificate SANs are [{}]", .0.join(", "))]
     Names(Vec<String>),
+    /// It has not the name that the request wants.
+    #[error("verify SAN list, expected SANs: [{expected}], certificate SANs: [{}]", .names.join(", "))]
+    Wanted {
+        /// The name.
+        expected: Box<str>,
+        /// Those that it has.
+        names: Vec<String>,
+    },
     /// Neither its hash nor that of its key is known.
     #[error("cert hash and spki")]
     Hash,
@@ -67,6 +75,15 @@ impl From<Unbelieved> for Error {
     fn from(error: Unbelieved) -> Self {
         Self::InvalidCertificate(CertificateError::Other(rustls::OtherError(Arc::new(error))))
     }
+}
+
+/// A DNS name or an address that a peer must have besides those that are configured.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted<'a> {
+    /// It is what the handshake calls it.
+    AsCalled(&'a str),
+    /// The request wants it.
+    ByRequest(&'a str),
 }
 
 /// Which side the peer is.
@@ -158,14 +175,14 @@ impl Validation {
         anchors.map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect()
     }
 
-    /// Holds a peer's chain against all that is configured; `names` are further DNS names of which it must have one.
+    /// Holds a peer's chain against all that is configured, and the leaf's names against `wanted`.
     pub(super) fn check(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         peer: Peer,
-        name: Option<&str>,
+        wanted: Option<Wanted<'_>>,
     ) -> Result<(), Error> {
         let unreadable = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
         let Parsed(parsed) = Parsed::new(leaf).map_err(unreadable)?;
@@ -177,8 +194,13 @@ impl Validation {
         let has_name =
             |name: &str| names.dns.iter().any(|n| super::san::covers(n, name)) || names.ip.iter().any(|ip| ip == name);
         let is_named = self.names.is_empty() || self.names.iter().any(|rule| rule.matches(&names));
-        if !is_named || name.is_some_and(|name| !has_name(name)) {
-            return Err(Unbelieved::Names(names.all).into());
+        match wanted {
+            Some(Wanted::ByRequest(name)) if !has_name(name) => {
+                return Err(Unbelieved::Wanted { expected: name.into(), names: names.all }.into());
+            }
+            Some(Wanted::AsCalled(name)) if !has_name(name) => return Err(Unbelieved::Names(names.all).into()),
+            _ if !is_named => return Err(Unbelieved::Names(names.all).into()),
+            _ => {}
         }
         if self.hashes.is_empty() && self.keys.is_empty() {
             return Ok(());

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_config::tls::{DownstreamTls, UpstreamTls, Validated, certificate_info};
+use nuncio_config::tls::{DownstreamTls, UpstreamTls, Validated, Wishes, certificate_info};
 use nuncio_filter_api::{Io, Transport};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -134,15 +134,15 @@ pub(crate) async fn accept(
     Ok(Io::new(TlsTransport(stream)))
 }
 
-/// Makes the handshake of a connection to a host that is called `host_name`, and tells what it learnt.
+/// Makes the handshake of a connection to a host, and tells what it learnt.
 pub async fn connect(
     tls: &UpstreamTls,
     io: Io,
-    host_name: &str,
+    wishes: Wishes<'_>,
     stats: &TlsStats,
 ) -> Result<(Io, Arc<TlsInfo>), TlsError> {
-    let connector = TlsConnector::from(tls.client.clone());
-    let name = tls.server_name(host_name);
+    let (client, name) = tls.handshake(&wishes);
+    let connector = TlsConnector::from(client);
     let told = match &name {
         ServerName::DnsName(name) => Some(name.as_ref().into()),
         _ => None,

@@ -78,7 +78,7 @@ impl TlsStats {
     /// A peer's certificate was not believed, whether or not its connection goes on.
     pub(crate) fn unbelieved(&self, error: &Error) {
         match unbelieved(error) {
-            Some(Unbelieved::Names(_)) => self.stats.fail_verify_san().inc(),
+            Some(Unbelieved::Names(_) | Unbelieved::Wanted { .. }) => self.stats.fail_verify_san().inc(),
             Some(Unbelieved::Hash) => self.stats.fail_verify_cert_hash().inc(),
             None => self.stats.fail_verify_error().inc(),
         }

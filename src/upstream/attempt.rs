@@ -21,6 +21,7 @@ use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
 use crate::pool::tcp;
+use crate::pool::transport::TransportOptions;
 use crate::pool::{PoolKey, PoolOverflow};
 use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
@@ -97,14 +98,16 @@ impl Attempt<'_> {
 
     /// Connects, and makes of the connection and `body` the two directions of a tunnel.
     pub(crate) async fn run_tunnel(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
-        let outcome = self.connect_tunnel(body).await;
+        let outcome = self.connect_tunnel(head, body).await;
         self.note_outcome(head, &outcome);
         outcome
     }
 
-    async fn connect_tunnel(&self, body: Body) -> Result<Answered, Failure> {
+    async fn connect_tunnel(&self, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
         let begun = self.begun();
-        let (connection, record) = self.note_host(tcp::dial(&self.host.share, &self.host.host, self.priority).await)?;
+        let options = self.transport_options(head);
+        let (connection, record) =
+            self.note_host(tcp::dial(&self.host.share, &self.host.host, self.priority, options).await)?;
         let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
         self.note_connection(&record, begun);
         let body = tcp::end_with_host(connection.tunnel(body, self.info.cloned()), &record);
@@ -125,7 +128,7 @@ impl Attempt<'_> {
     /// A kept connection that turns out to be closed is replaced, where the request can do no harm twice. A host that
     /// restarts closes all it has: the replacement may have been in use too, until then.
     async fn run_http1(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let pool = self.http1_pool()?;
+        let pool = self.http1_pool(self.pool_key(head))?;
         let begun = self.begun();
         let mut lease = self.note_host(pool.acquire().await)?;
         let mut retries = 0;
@@ -151,7 +154,7 @@ impl Attempt<'_> {
     }
 
     async fn run_http2(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let pool = self.http2_pool()?;
+        let pool = self.http2_pool(self.pool_key(head))?;
         let mut retries = 0;
         let begun = self.begun();
         loop {
@@ -174,22 +177,39 @@ impl Attempt<'_> {
         }
     }
 
-    fn http1_pool(&self) -> Result<Rc<Http1Pool>, Failure> {
-        let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority, self.pool_key());
+    fn http1_pool(&self, key: Option<PoolKey>) -> Result<Rc<Http1Pool>, Failure> {
+        let pool = self.host.pools.http1(&self.host.share, &self.host.host, self.priority, key);
         // Envoy: as if there were no host.
         pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
     }
 
-    fn http2_pool(&self) -> Result<Rc<Http2Pool>, Failure> {
-        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority, self.pool_key());
+    fn http2_pool(&self, key: Option<PoolKey>) -> Result<Rc<Http2Pool>, Failure> {
+        let pool = self.host.pools.http2(&self.host.share, &self.host.host, self.priority, key);
         pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
     }
 
     /// With whom the request shares connections, if not with everybody.
-    fn pool_key(&self) -> Option<PoolKey> {
-        let pooling = self.host.share.cluster.config.pooling.as_ref()?;
-        let downstream = self.info.filter(|_| pooling.per_downstream_connection)?.connection.id;
-        Some(PoolKey { downstream })
+    #[inline]
+    fn pool_key(&self, head: &RequestHead) -> Option<PoolKey> {
+        let config = &self.host.share.cluster.config;
+        let tells_of_clients = self.host.host.transport().is_some_and(|socket| socket.tells_of_clients());
+        let is_everybody = config.pooling.is_none() && config.http.server_name.is_none() && !tells_of_clients;
+        if is_everybody { None } else { self.own_pool_key(head) }
+    }
+
+    #[cold]
+    fn own_pool_key(&self, head: &RequestHead) -> Option<PoolKey> {
+        let pooling = self.host.share.cluster.config.pooling.as_ref();
+        let is_own = pooling.is_some_and(|pooling| pooling.per_downstream_connection);
+        let downstream = self.info.filter(|_| is_own).map(|info| info.connection.id);
+        let key = PoolKey { downstream, options: self.transport_options(head) };
+        (key != PoolKey::default()).then_some(key)
+    }
+
+    /// What the request means for the transport socket. Envoy: nothing, where it came on no connection.
+    fn transport_options(&self, head: &RequestHead) -> Option<Rc<TransportOptions>> {
+        let http = &self.host.share.cluster.config.http;
+        TransportOptions::of(&self.host.host, http, head, &self.info?.connection)
     }
 
     /// What an HTTP/2 stream that gets no response means for its connection.

@@ -9,9 +9,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use nuncio_config::bootstrap::LocalCluster;
 use nuncio_config::cluster::{
     AssignmentPolicy, ClientWeights, ClusterAssignment, ClusterConfig, Discovery, LbPolicy, LocalityLb, Priority,
+    TransportSockets, transport_fields,
 };
+use nuncio_config::transport_socket::TransportSocket;
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -55,6 +58,8 @@ pub struct Cluster {
     pub(crate) forward_proxy: OnceLock<Box<ForwardProxyShare>>,
     /// What the watch over the hosts shares; `None` where nobody watches.
     health: Option<Box<HealthShare>>,
+    /// As `transport_socket_matches`.
+    transport_stats: Box<[MatchStats]>,
 }
 
 /// What those who change the hosts know.
@@ -74,6 +79,13 @@ pub(crate) struct Surroundings {
     pub(crate) before: Option<Arc<Cluster>>,
 }
 
+nuncio_telemetry::stats! {
+    /// `cluster.<name>.<name of the match>`
+    struct MatchStats {
+        total_match_count: Counter,
+    }
+}
+
 // === impl Cluster ===
 
 impl Cluster {
@@ -87,6 +99,9 @@ impl Cluster {
         let Surroundings { store, local, on_warm, before } = surroundings;
         let scope = scope(&store, &config);
         let stats = ClusterStats::new(&scope);
+        let matches = config.transport.iter().flat_map(|transport| &transport.matches);
+        let transport_stats: Box<[_]> = matches.map(|socket| MatchStats::new(&scope.scope(&socket.name))).collect();
+        transport_stats.iter().for_each(|stats| stats.total_match_count().add(0));
         let limits = before.as_ref().filter(|before| before.config.connections == config.connections);
         let limits = limits.map_or_else(
             || {
@@ -118,6 +133,7 @@ impl Cluster {
             by_address,
             forward_proxy: OnceLock::new(),
             health,
+            transport_stats,
         };
         match &cluster.config.discovery {
             Discovery::Static => {
@@ -165,7 +181,7 @@ impl Cluster {
         let before = self.hosts.load();
         let known: HashSet<_, ByAddress> = before.hosts.iter().map(Arc::as_ptr).collect();
         let is_new = |host: &&Arc<Host>| !known.contains(&Arc::as_ptr(host));
-        self.stats.default_total_match_count().add(hosts.iter().filter(is_new).count() as u64);
+        self.choose_transports(hosts.iter().filter(is_new));
         if let Some(health) = &self.health {
             for host in hosts.iter().filter(is_new) {
                 match inherited.contains(&Arc::as_ptr(host)) {
@@ -187,14 +203,56 @@ impl Cluster {
         }
     }
 
+    /// Gives each of these its transport socket.
+    fn choose_transports<'a>(&self, hosts: impl Iterator<Item = &'a Arc<Host>>) {
+        let Some(sockets) = &self.config.transport else {
+            self.stats.default_total_match_count().add(hosts.count() as u64);
+            return;
+        };
+        for host in hosts {
+            self.count_match(choose_transport(sockets, host));
+            self.equip(host);
+        }
+    }
+
+    /// Gives a host its transport socket, where it has none.
+    pub(crate) fn equip(&self, host: &Host) {
+        if let Some(sockets) = &self.config.transport {
+            host.set_transport(|| sockets.get(choose_transport(sockets, host)).clone());
+        }
+    }
+
+    /// The transport socket of a check of `host`, chosen by `criteria` in place of what the host says itself.
+    pub(crate) fn choose_transport(&self, host: &Host, criteria: &Map<String, Value>) -> Option<Arc<TransportSocket>> {
+        let sockets = self.config.transport.as_ref()?;
+        let chosen = sockets.choose(Some(criteria), host.locality_metadata.as_deref());
+        self.count_match(chosen);
+        Some(sockets.get(chosen).clone())
+    }
+
+    fn count_match(&self, chosen: Option<usize>) {
+        match chosen {
+            Some(at) => self.transport_stats[at].total_match_count().inc(),
+            None => self.stats.default_total_match_count().inc(),
+        }
+    }
+
     /// Gives up the connections to the hosts that are gone since `before`, or to all that are there now.
     fn drain_connections(&self, before: &HostSet) {
         let hosts = self.hosts();
         if self.config.common_lb.close_connections_on_host_set_change {
             return hosts.hosts.iter().for_each(|host| host.give_up_connections());
         }
-        let left: HashSet<_> = hosts.hosts.iter().map(Arc::as_ptr).collect();
-        let gone = before.hosts.iter().filter(|host| !left.contains(&Arc::as_ptr(host)));
+        let left: HashSet<usize> = match hosts.lost.since(before.lost.count()) {
+            Some([]) => return,
+            Some(lost) => lost.iter().copied().collect(),
+            None => {
+                let kept: HashSet<_> = hosts.hosts.iter().map(Arc::as_ptr).collect();
+                let gone = before.hosts.iter().map(Arc::as_ptr).filter(|host| !kept.contains(host));
+                gone.map(|host| host.addr()).collect()
+            }
+        };
+        let gone = before.hosts.iter().filter(|host| left.contains(&Arc::as_ptr(host).addr()));
         gone.for_each(|host| host.give_up_connections());
     }
 
@@ -374,4 +432,9 @@ fn layout<'a>(
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {
     store.scope(&format!("cluster.{}", config.observable_name))
+}
+
+/// The place of the transport socket of a host.
+fn choose_transport(sockets: &TransportSockets, host: &Host) -> Option<usize> {
+    sockets.choose(transport_fields(host.metadata.as_deref()), host.locality_metadata.as_deref())
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use nuncio_config::cluster::{
     ClientWeights, Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality,
 };
+use nuncio_config::transport_socket::TransportSocket;
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -39,6 +40,10 @@ pub struct Host {
     discovered: AtomicU8,
     /// Metadata of the endpoint.
     pub metadata: Option<Arc<Metadata>>,
+    /// Metadata of its locality.
+    pub(crate) locality_metadata: Option<Arc<Metadata>>,
+    /// What carries the bytes of connections to it, where they are not sent as they are.
+    transport: OnceLock<Arc<TransportSocket>>,
     /// [`HealthFlags`] now.
     flags: AtomicU32,
     /// How it is checked otherwise than its cluster says.
@@ -134,8 +139,18 @@ impl Host {
         addresses: Option<Arc<[SocketAddr]>>,
         hostname: Arc<str>,
     ) -> Self {
-        let Endpoint { address: _, hostname: _, weight, health, locality, priority, metadata, check, addresses: _ } =
-            endpoint;
+        let Endpoint {
+            address: _,
+            hostname: _,
+            weight,
+            health,
+            locality,
+            priority,
+            metadata,
+            locality_metadata,
+            check,
+            addresses: _,
+        } = endpoint;
         Self {
             address,
             addresses,
@@ -152,6 +167,8 @@ impl Host {
             signals: Mutex::default(),
             locality: locality.clone(),
             metadata: metadata.clone(),
+            locality_metadata: locality_metadata.clone(),
+            transport: OnceLock::new(),
             stats: HostStats::default(),
         }
     }
@@ -168,14 +185,25 @@ impl Host {
 
     /// Whether it is what `endpoint` says, but for the health.
     pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
-        let Endpoint { address, hostname, weight, health: _, locality, priority, metadata, check, addresses } =
-            endpoint;
+        let Endpoint {
+            address,
+            hostname,
+            weight,
+            health: _,
+            locality,
+            priority,
+            metadata,
+            locality_metadata,
+            check,
+            addresses,
+        } = endpoint;
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
             && *addresses == self.addresses
             && *hostname == self.hostname
             && (*weight, *priority) == (self.assigned_weight, self.priority)
             && *locality == self.locality
             && *metadata == self.metadata
+            && *locality_metadata == self.locality_metadata
             && *check == self.check
     }
 
@@ -259,6 +287,17 @@ impl Host {
             (Health::Healthy, Health::Unknown) => Health::Unknown,
             (status, _) => status,
         }
+    }
+
+    /// What carries the bytes of connections to it. `None`: they are sent as they are.
+    #[inline]
+    pub(crate) fn transport(&self) -> Option<&Arc<TransportSocket>> {
+        self.transport.get()
+    }
+
+    /// Says what carries the bytes of connections to it, once.
+    pub(crate) fn set_transport(&self, choose: impl FnOnce() -> Arc<TransportSocket>) {
+        self.transport.get_or_init(choose);
     }
 
     /// How it is checked otherwise than its cluster says.

@@ -7,6 +7,7 @@ mod metered;
 mod preconnect;
 mod queue;
 pub(crate) mod tcp;
+pub(crate) mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -20,6 +21,7 @@ use crate::worker::ClusterShare;
 use http1::Http1Pool;
 use http2::Http2Pool;
 pub(crate) use preconnect::Load;
+use transport::TransportOptions;
 
 /// The pools of one host. Each is made when it is first needed, and goes when it has no connection and nobody waits.
 #[derive(Default)]
@@ -32,10 +34,12 @@ pub(crate) struct HostPools {
 }
 
 /// Whose connections a pool holds, where it is not for everybody.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PoolKey {
-    /// The connection that the requests come on.
-    pub(crate) downstream: u64,
+    /// The connection that the requests come on, where no other may share theirs.
+    pub(crate) downstream: Option<u64>,
+    /// What they mean for the transport socket.
+    pub(crate) options: Option<Rc<TransportOptions>>,
 }
 
 struct Keyed {
@@ -57,6 +61,7 @@ pub(crate) struct PoolOverflow;
 pub(crate) struct PoolPlace {
     share: Rc<ClusterShare>,
     priority: Priority,
+    options: Option<Rc<TransportOptions>>,
     holder: Weak<HostPools>,
     is_taken: Cell<bool>,
 }
@@ -73,8 +78,8 @@ impl HostPools {
         key: Option<PoolKey>,
     ) -> Result<Rc<Http1Pool>, PoolOverflow> {
         if let Some(key) = key {
-            let make = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
-            return self.keyed(share, priority, key, make, |pool| match pool {
+            let place = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
+            return self.keyed(share, priority, key, place, |pool| match pool {
                 Pool::Http1(pool) => Some(pool.clone()),
                 Pool::Http2(_) => None,
             });
@@ -83,7 +88,7 @@ impl HostPools {
         if let Some(pool) = &*slot.borrow() {
             return Ok(pool.clone());
         }
-        let pool = Http1Pool::new(host.clone(), self.place(share, priority)?);
+        let pool = Http1Pool::new(host.clone(), self.place(share, priority, None)?);
         *slot.borrow_mut() = Some(pool.clone());
         Ok(pool)
     }
@@ -97,8 +102,8 @@ impl HostPools {
         key: Option<PoolKey>,
     ) -> Result<Rc<Http2Pool>, PoolOverflow> {
         if let Some(key) = key {
-            let make = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
-            return self.keyed(share, priority, key, make, |pool| match pool {
+            let place = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
+            return self.keyed(share, priority, key, place, |pool| match pool {
                 Pool::Http1(_) => None,
                 Pool::Http2(pool) => Some(pool.clone()),
             });
@@ -107,7 +112,7 @@ impl HostPools {
         if let Some(pool) = &*slot.borrow() {
             return Ok(pool.clone());
         }
-        let pool = Http2Pool::new(host.clone(), self.place(share, priority)?);
+        let pool = Http2Pool::new(host.clone(), self.place(share, priority, None)?);
         *slot.borrow_mut() = Some(pool.clone());
         Ok(pool)
     }
@@ -126,14 +131,19 @@ impl HostPools {
             return Ok(pool);
         }
         drop(known);
-        let pool = make(self.place(share, priority)?);
+        let pool = make(self.place(share, priority, key.options.clone())?);
         let wanted = as_wanted(&pool).expect("a pool of the wanted kind was made");
         self.keyed.borrow_mut().push(Keyed { key, priority, pool });
         Ok(wanted)
     }
 
     /// A place for another pool. Envoy: where there is none, one of the same host goes that nobody uses.
-    fn place(self: &Rc<Self>, share: &Rc<ClusterShare>, priority: Priority) -> Result<PoolPlace, PoolOverflow> {
+    fn place(
+        self: &Rc<Self>,
+        share: &Rc<ClusterShare>,
+        priority: Priority,
+        options: Option<Rc<TransportOptions>>,
+    ) -> Result<PoolPlace, PoolOverflow> {
         let (limits, stats) = (share.cluster.limits(priority), &share.cluster.stats);
         let is_taken = limits.try_take(Resource::Pools, stats)
             || (self.free_one(priority) && limits.try_take(Resource::Pools, stats));
@@ -142,7 +152,7 @@ impl HostPools {
             return Err(PoolOverflow);
         }
         let (share, holder) = (share.clone(), Rc::downgrade(self));
-        Ok(PoolPlace { share, priority, holder, is_taken: Cell::new(true) })
+        Ok(PoolPlace { share, priority, options, holder, is_taken: Cell::new(true) })
     }
 
     /// Lets go of a pool that has nothing but idle connections.
@@ -217,6 +227,11 @@ impl PoolPlace {
 
     pub(crate) fn priority(&self) -> Priority {
         self.priority
+    }
+
+    /// What its requests mean for its connections.
+    pub(crate) fn options(&self) -> Option<Rc<TransportOptions>> {
+        self.options.clone()
     }
 
     /// The pool of this place has no connection, and nobody waits: it goes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nuncio_config::cluster::{
     AssignmentPolicy, Checker, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily,
     DnsResolverConfig, Endpoint, EndpointAddress, HappyEyeballs, Health, HealthCheck, HealthCheckLog, Intervals,
-    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, UpstreamHttp,
+    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, UpstreamHttp, UpstreamPool,
 };
 use nuncio_filter_api::{ClusterNames, Rng};
 use nuncio_telemetry::Address;
@@ -31,6 +31,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         locality: None,
         priority: 0,
         metadata: None,
+        locality_metadata: None,
         check: None,
         addresses: None,
     }
@@ -66,13 +67,14 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         connect_timeout: Duration::from_secs(5),
         buffer_limit: 1 << 20,
         bind: None,
-        transport: None,
         tcp_keepalive: None,
         happy_eyeballs: HappyEyeballs::default(),
         wait_for_warm: true,
         metadata: None,
         connections: 0,
         pooling: None,
+        transport: None,
+        upstream_pool: UpstreamPool::default(),
         close_connections_on_host_health_failure: false,
     }
 }
@@ -97,6 +99,8 @@ pub(crate) fn tcp_check() -> Arc<HealthCheck> {
         unhealthy_threshold: 2,
         healthy_threshold: 2,
         reuse_connection: true,
+        alpn: Box::default(),
+        transport_criteria: None,
         log: HealthCheckLog::default(),
     })
 }

@@ -370,6 +370,8 @@ pub(crate) fn http1_settings(config: &ClusterConfig) -> ClientSettings {
 
 impl WorkerHost {
     pub(crate) fn new(host: Arc<Host>, share: Rc<ClusterShare>) -> Self {
+        // A host that requests found may come here before the cluster has seen it.
+        share.cluster.equip(&host);
         Self { host, share, pools: Rc::default() }
     }
 }

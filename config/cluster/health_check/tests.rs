@@ -105,8 +105,8 @@ fn what_is_not_implemented_is_refused_by_name() {
         "health_checks[0].custom_health_check: health checker envoy.health_checkers.redis is not implemented yet"
     );
     let mut proto = base(HealthChecker::HttpHealthCheck(http()));
-    proto.tls_options = Some(health_check::TlsOptions::default());
-    assert_eq!(refusal(proto), "health_checks[0].tls_options: not implemented yet");
+    proto.event_service = Some(Default::default());
+    assert_eq!(refusal(proto), "health_checks[0].event_service: not implemented yet");
     let one = base(HealthChecker::HttpHealthCheck(http()));
     assert_eq!(lower(vec![one.clone(), one]).unwrap_err(), ["health_checks: multiple health checks are not supported"]);
 }

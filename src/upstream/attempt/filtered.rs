@@ -21,6 +21,7 @@ use nuncio_http::h2::client::H2Client;
 
 use super::{ActiveRequest, Answered, Attempt};
 use crate::failure::Failure;
+use crate::pool::PoolKey;
 
 /// The filters of one attempt. Dropping them tells them that it is over.
 pub(crate) struct UpstreamFilters {
@@ -51,7 +52,8 @@ impl Attempt<'_> {
         // Envoy: the filters see the host before there is a connection to it.
         self.note_host_in(&filters.cx.info);
         let taken = {
-            let mut take = pin!(self.take(self.speaks_http2(&request.head)));
+            let key = self.pool_key(&request.head);
+            let mut take = pin!(self.take(self.speaks_http2(&request.head), key));
             let first = poll_fn(|task| Poll::Ready(take.as_mut().poll(task))).await;
             let mut taken = match first {
                 Poll::Ready(taken) => Some(taken?),
@@ -83,10 +85,10 @@ impl Attempt<'_> {
         Ok(Answered { response, active })
     }
 
-    async fn take(&self, is_http2: bool) -> Result<Taken, Failure> {
+    async fn take(&self, is_http2: bool, key: Option<PoolKey>) -> Result<Taken, Failure> {
         let begun = self.begun();
         if !is_http2 {
-            let pool = self.http1_pool()?;
+            let pool = self.http1_pool(key)?;
             let lease = self.note_host(pool.acquire().await)?;
             let record = lease.record().clone();
             let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
@@ -94,7 +96,7 @@ impl Attempt<'_> {
             let (connection, on_idle) = lease.begin();
             return Ok(Taken::Http1 { connection, on_idle, active });
         }
-        let pool = self.http2_pool()?;
+        let pool = self.http2_pool(key)?;
         loop {
             let lease = self.note_host(pool.acquire().await)?;
             let Some(client) = lease.client() else { continue };

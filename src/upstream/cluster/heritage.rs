@@ -12,13 +12,14 @@ use crate::host::{HealthFlag, Host};
 use crate::host_set::HostSet;
 
 /// Whether the hosts of a cluster can go on in the one that replaces it. What checks or ejects them writes to them: it
-/// must be there in both, or in none.
+/// must be there in both, or in none. Each of them knows its transport socket: that must be the same.
 pub(super) fn is_inherited(before: &ClusterConfig, after: &ClusterConfig) -> bool {
     let has_fixed_hosts = |config: &ClusterConfig| matches!(config.discovery, Discovery::Static | Discovery::Eds(_));
     has_fixed_hosts(before)
         && has_fixed_hosts(after)
         && before.health_check.is_some() == after.health_check.is_some()
         && before.outlier.is_some() == after.outlier.is_some()
+        && (before.connections == after.connections || (before.transport.is_none() && after.transport.is_none()))
 }
 
 impl Cluster {

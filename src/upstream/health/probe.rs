@@ -1,9 +1,10 @@
 use std::sync::Arc;
 
 use nuncio_config::cluster::{Checker, HealthCheck};
+use nuncio_config::tls::Alpn;
 use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::{ByteStr, Io};
-use nuncio_net::{ConnectOptions, TlsStats, connect, connect_tls};
+use nuncio_net::{ConnectError, ConnectOptions, Connected, TlsStats, connect};
 use nuncio_telemetry::Address;
 
 use super::grpc::GrpcProbe;
@@ -13,6 +14,7 @@ use super::tcp::TcpProbe;
 use super::watch::HealthCheckStats;
 use crate::cluster::Cluster;
 use crate::host::Host;
+use crate::pool::transport::{self, Beginning};
 
 /// Asks one host whether it is well, again and again.
 pub(super) struct Probe {
@@ -85,22 +87,34 @@ impl Target {
         let config = &self.cluster.config;
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
         let address = self.address();
-        match connect(&address, options).await {
-            Ok(connected) => self.secured(connected.io).await,
-            Err(error) => {
-                tracing::debug!(cluster = %config.name.name, host = %address, %error, "health check cannot connect");
-                None
-            }
-        }
+        let connected = match connect(&address, options).await {
+            Ok(connected) => self.begin_transport(&address, connected).await,
+            Err(error) => Err(error),
+        };
+        let log = |error: &_| {
+            tracing::debug!(cluster = %config.name.name, host = %address, %error, "health check cannot connect");
+        };
+        connected.inspect_err(log).ok().map(|connected| connected.io)
     }
 
-    /// Makes the handshake where the cluster's connections do.
-    async fn secured(&self, io: Io) -> Option<Io> {
-        let Some(TransportSocket::Tls(tls)) = self.cluster.config.transport.as_deref() else { return Some(io) };
-        let stats = TlsStats::new(&self.cluster.scope());
-        let made = connect_tls(tls, io, &self.host.hostname, &stats).await;
-        let log = |error: &_| tracing::debug!(cluster = %self.cluster.config.name.name, %error, "health check's handshake failed");
-        made.inspect_err(log).ok().map(|(io, _)| io)
+    /// Has the transport socket carry the bytes that is the host's, or the one that the checks of the cluster ask for.
+    async fn begin_transport(&self, address: &Address, connected: Connected) -> Result<Connected, ConnectError> {
+        let Some(socket) = self.transport() else { return Ok(connected) };
+        let beginning = Beginning {
+            remote: address,
+            host_name: &self.host.hostname,
+            options: None,
+            alpn: if self.config.alpn.is_empty() { Alpn::AsConfigured } else { Alpn::Only(&self.config.alpn) },
+            stats: &|| TlsStats::new(&self.cluster.scope()),
+        };
+        Ok(transport::begin(&socket, connected, beginning).await?.connected)
+    }
+
+    fn transport(&self) -> Option<Arc<TransportSocket>> {
+        match &self.config.transport_criteria {
+            None => self.host.transport().cloned(),
+            Some(criteria) => self.cluster.choose_transport(&self.host, criteria),
+        }
     }
 
     /// The host that a request names: that of the endpoint, or else of the check, or else the cluster's name.

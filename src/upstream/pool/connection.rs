@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::cluster::Priority;
+use nuncio_config::tls::Alpn;
 use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::Io;
-use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_tls, connect_udp};
+use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_udp};
 use nuncio_telemetry::{Address, Protocol, Timeline, TlsInfo};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
 use super::http1::Http1Pool;
 use super::metered::Metered;
+use super::transport::{self, Beginning, Begun, TransportOptions};
 use crate::host::Host;
 use crate::limits::Resource;
 use crate::worker::ClusterShare;
@@ -72,6 +74,8 @@ pub(crate) struct ConnectionRecord {
     /// Whether it ended under a request.
     broke_off: Cell<bool>,
     pub(crate) closed_by: Cell<ClosedBy>,
+    /// What its requests mean for its transport socket.
+    transport: Option<Rc<TransportOptions>>,
     /// It is a connection; datagrams have none.
     pub(crate) is_counted: bool,
 }
@@ -120,6 +124,7 @@ impl ConnectionRecord {
         protocol: Option<Protocol>,
         on_close: Weak<dyn OnClose>,
         pool_has_none: bool,
+        options: Option<Rc<TransportOptions>>,
     ) -> Option<Self> {
         let stats = &share.cluster.stats;
         let limits = share.cluster.limits(priority);
@@ -166,6 +171,7 @@ impl ConnectionRecord {
             failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
+            transport: options,
             is_counted: true,
         })
     }
@@ -189,6 +195,7 @@ impl ConnectionRecord {
             failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
+            transport: None,
             is_counted: false,
         }
     }
@@ -230,20 +237,34 @@ impl ConnectionRecord {
         Err(failure)
     }
 
-    /// The socket, and the handshake where there is one.
+    /// Connects to the host, and has its transport socket carry the bytes.
     async fn connect(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
-        let mut connected = self.connect_socket(options).await?;
-        if let Some(TransportSocket::Tls(tls)) = self.share.cluster.config.transport.as_deref() {
-            let stats = self.share.tls_stats();
-            let (io, info) = connect_tls(tls, connected.io, &self.host.hostname, stats).await?;
-            self.tls.set(Some(info));
-            connected.io = io;
-        }
+        let connected = self.connect_raw(options).await?;
+        let Some(socket) = self.host.transport() else { return Ok(connected) };
+        // Boxed: connections that are raw do not carry its future about.
+        let Begun { connected, sent, tls } = Box::pin(self.begin_transport(socket, connected)).await?;
+        self.share.cluster.stats.upstream_cx_tx_bytes_total().add(sent);
+        self.tls.set(tls);
         Ok(connected)
     }
 
+    async fn begin_transport(&self, socket: &TransportSocket, connected: Connected) -> Result<Begun, ConnectError> {
+        let beginning = Beginning {
+            remote: &self.remote(),
+            host_name: &self.host.hostname,
+            options: self.transport.as_deref(),
+            alpn: Alpn::Default(match self.protocol {
+                Some(Protocol::Http2) => &[b"h2"],
+                Some(_) => &[b"http/1.1"],
+                None => &[],
+            }),
+            stats: &|| self.share.tls_stats().clone(),
+        };
+        transport::begin(socket, connected, beginning).await
+    }
+
     /// Connects to the host, at whichever of its addresses answers.
-    async fn connect_socket(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
+    async fn connect_raw(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
         let Some(addresses) = self.host.addresses() else { return connect(&self.host.address(), options).await };
         let again = || {
             // Envoy counts the attempts after the first as they begin, and nothing of how they end.

@@ -164,6 +164,7 @@ impl Http1Pool {
             Some(Protocol::Http11),
             Rc::downgrade(&closing),
             has_none,
+            self.place.options(),
         ) else {
             return false;
         };

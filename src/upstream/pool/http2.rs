@@ -149,6 +149,7 @@ impl Http2Pool {
             Some(Protocol::Http2),
             Rc::downgrade(&closing),
             has_none,
+            self.place.options(),
         );
         let Some(record) = record else { return false };
         self.open.set(self.open.get() + 1);

@@ -15,6 +15,7 @@ use nuncio_telemetry::ResponseFlag;
 use super::connection::{ConnectionRecord, PoolFailure};
 use super::http1::Http1Pool;
 use super::queue::Queue;
+use super::transport::TransportOptions;
 use crate::host::{Host, Signal};
 use crate::worker::ClusterShare;
 
@@ -23,12 +24,14 @@ pub(crate) async fn dial(
     share: &Rc<ClusterShare>,
     host: &Arc<Host>,
     priority: Priority,
+    options: Option<Rc<TransportOptions>>,
 ) -> Result<(ClientConnection, Rc<ConnectionRecord>), PoolFailure> {
     // A queue of one, for what is counted of a request that waits for its connection.
     let queue = Queue::new();
     let waiting = queue.join(share, host, priority)?;
     let nobody = Weak::<Http1Pool>::new();
-    let record = ConnectionRecord::open(share, host, priority, None, nobody, true).ok_or(PoolFailure::Overflow)?;
+    let record = ConnectionRecord::open(share, host, priority, None, nobody, true, options);
+    let record = record.ok_or(PoolFailure::Overflow)?;
     let record = Rc::new(record);
     match record.dial().await {
         Ok(io) => {

@@ -271,7 +271,7 @@ impl Forwarding<'_> {
         deadline: &mut Deadline,
     ) -> Result<Answered, Failed> {
         let host = self.chosen(host, &mut request.head)?;
-        let terminated = tunnel::terminated(&request.head, self.forward);
+        let terminated = tunnel::terminated(&request.head, self.forward, host.share.cluster.config.upstream_pool);
         let gate = tunnel::hold_back(request, terminated);
         let attempt = Attempt {
             host: &host,

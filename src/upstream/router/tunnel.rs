@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
+use nuncio_config::cluster::UpstreamPool;
 use nuncio_config::route::{Forward, ProxyHeader};
 use nuncio_filter_api::{Body, BodyError, LocalReply, Request, RequestHead, ResponseHead};
 use nuncio_net::{ProxiedEnds, proxy_v1, proxy_v2};
@@ -27,8 +28,11 @@ pub(super) enum Terminated {
     Udp,
 }
 
-/// Whether the route ends the tunnel here that the request asks for.
-pub(super) fn terminated(head: &RequestHead, forward: &Forward) -> Option<Terminated> {
+/// Whether the tunnel ends here that the request asks for: the route says so, unless the cluster knows better.
+pub(super) fn terminated(head: &RequestHead, forward: &Forward, pool: UpstreamPool) -> Option<Terminated> {
+    if pool == UpstreamPool::Http {
+        return None;
+    }
     match (&head.protocol, &head.method) {
         (None, &Method::CONNECT) => forward.upgrade("connect").filter(|u| u.terminate).map(|_| Terminated::Tcp),
         (None, &Method::POST) => forward.upgrade("connect").filter(|u| u.allow_post).map(|_| Terminated::Tcp),

@@ -1,0 +1,118 @@
+//! `transport_socket` and `transport_socket_matches`.
+
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch as MatchProto;
+use nuncio_proto::envoy::config::core::v3::TransportSocket as Proto;
+use nuncio_telemetry::Metadata;
+use serde_json::{Map, Value};
+
+use crate::metadata::object;
+use crate::transport_socket::TransportSocket;
+
+/// The transport sockets of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct TransportSockets {
+    /// `transport_socket`: for hosts that none of `matches` is for.
+    pub default: Arc<TransportSocket>,
+    /// `transport_socket_matches`: the first that fits is a host's.
+    pub matches: Box<[TransportSocketMatch]>,
+}
+
+/// A transport socket for some hosts.
+#[derive(Clone, Debug)]
+pub struct TransportSocketMatch {
+    /// Under which it is counted.
+    pub name: String,
+    /// Values that the metadata of the host has.
+    wanted: Map<String, Value>,
+    /// The socket.
+    pub socket: Arc<TransportSocket>,
+}
+
+/// Where the metadata of endpoints and localities says which transport socket is theirs.
+const NAMESPACE: &str = "envoy.transport_socket_match";
+
+// === impl TransportSockets ===
+
+impl TransportSockets {
+    /// `None` where all is raw.
+    pub(super) fn lower(
+        socket: Option<Proto>,
+        matches: Vec<MatchProto>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Option<Self>, Refused> {
+        let default = cx.opt("transport_socket", socket, TransportSocket::lower);
+        let matches = cx.each("transport_socket_matches", matches, TransportSocketMatch::lower)?;
+        let default = default?.unwrap_or_default();
+        if matches.is_empty() && matches!(default, TransportSocket::RawBuffer) {
+            return Ok(None);
+        }
+        Ok(Some(Self { default: Arc::new(default), matches: matches.into() }))
+    }
+
+    /// The place in `matches` of the one for a host with these fields, in a locality with that metadata. `None`: the
+    /// default.
+    pub fn choose(&self, host: Option<&Map<String, Value>>, locality: Option<&Metadata>) -> Option<usize> {
+        let of = |fields| self.matches.iter().position(|socket| socket.fits(fields));
+        of(host).or_else(|| of(transport_fields(locality)))
+    }
+
+    /// The one at a place that `choose` gave.
+    pub fn get(&self, at: Option<usize>) -> &Arc<TransportSocket> {
+        at.map_or(&self.default, |at| &self.matches[at].socket)
+    }
+}
+
+/// What metadata says of which transport socket is meant.
+pub fn transport_fields(metadata: Option<&Metadata>) -> Option<&Map<String, Value>> {
+    metadata?.get(NAMESPACE)
+}
+
+// === impl TransportSocketMatch ===
+
+impl TransportSocketMatch {
+    fn lower(proto: MatchProto, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let MatchProto { name, r#match, transport_socket } = proto;
+        let socket = cx.opt("transport_socket", transport_socket, TransportSocket::lower)?.unwrap_or_default();
+        Ok(Self { name, wanted: r#match.map(object).unwrap_or_default(), socket: Arc::new(socket) })
+    }
+
+    fn fits(&self, fields: Option<&Map<String, Value>>) -> bool {
+        self.wanted.iter().all(|(name, wanted)| fields.and_then(|fields| fields.get(name)) == Some(wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(json: Value) -> Map<String, Value> {
+        json.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn the_first_that_fits_the_host_is_chosen_or_else_its_locality() {
+        let of = |name: &str, wanted: Value| TransportSocketMatch {
+            name: name.to_owned(),
+            wanted: fields(wanted),
+            socket: Arc::default(),
+        };
+        let matches = [
+            of("a", serde_json::json!({ "tls": true, "level": 2 })),
+            of("b", serde_json::json!({ "tls": true })),
+            of("c", serde_json::json!({ "zone": "z" })),
+        ];
+        let sockets = TransportSockets { matches: matches.into(), ..TransportSockets::default() };
+        let metadata = |json: Value| Metadata::from([(Arc::from(NAMESPACE), fields(json))]);
+        let check = |host: Value, locality: Value, expected: Option<usize>| {
+            assert_eq!(sockets.choose(Some(&fields(host)), Some(&metadata(locality))), expected);
+        };
+        check(serde_json::json!({ "tls": true, "level": 2 }), serde_json::json!({}), Some(0));
+        check(serde_json::json!({ "tls": true }), serde_json::json!({ "zone": "z" }), Some(1));
+        check(serde_json::json!({ "tls": "true" }), serde_json::json!({ "zone": "z" }), Some(2));
+        check(serde_json::json!({}), serde_json::json!({}), None);
+        assert_eq!(sockets.choose(None, None), None);
+    }
+}

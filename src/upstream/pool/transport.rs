@@ -1,0 +1,189 @@
+//! Transport sockets: what carries the bytes of connections to hosts.
+
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nuncio_config::cluster::{ServerName, UpstreamHttp};
+use nuncio_config::route::ProxyHeader;
+use nuncio_config::tls::{Alpn, Wishes};
+use nuncio_config::transport_socket::{AddedTlv, ProxyProtocolSocket, TransportSocket};
+use nuncio_filter_api::RequestHead;
+use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
+use nuncio_telemetry::{Address, ConnectionInfo, TlsInfo};
+use tokio::io::AsyncWriteExt;
+
+use crate::host::Host;
+
+/// What the requests of a connection mean for its transport socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TransportOptions {
+    /// Of whom the host is told by a PROXY header.
+    pub(crate) client: Option<Client>,
+    /// What the host is asked for in TLS. Envoy: sockets without TLS are kept apart by it as well.
+    pub(crate) server_name: Option<Box<str>>,
+    /// What its certificate must be of.
+    pub(crate) certified_name: Option<Box<str>>,
+}
+
+/// The ends of a connection that came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    source: Address,
+    destination: Address,
+}
+
+/// What transport sockets may need to know of a connection.
+pub(crate) struct Beginning<'a> {
+    /// Whom it is to.
+    pub(crate) remote: &'a Address,
+    /// What that is called.
+    pub(crate) host_name: &'a str,
+    /// What its requests mean. Without options the connection is for no request that came in.
+    pub(crate) options: Option<&'a TransportOptions>,
+    /// Protocols that TLS offers.
+    pub(crate) alpn: Alpn<'a>,
+    /// What counts handshakes.
+    pub(crate) stats: &'a dyn Fn() -> TlsStats,
+}
+
+/// A connection whose transport socket is ready.
+pub(crate) struct Begun {
+    pub(crate) connected: Connected,
+    /// Bytes that the transport socket has sent as if they were those of requests.
+    pub(crate) sent: u64,
+    /// What a handshake told.
+    pub(crate) tls: Option<Arc<TlsInfo>>,
+}
+
+// === impl TransportOptions ===
+
+impl TransportOptions {
+    /// Those of `host` for a request with this head that came on `connection`. `None`: there is nothing to say.
+    pub(crate) fn of(
+        host: &Host,
+        http: &UpstreamHttp,
+        head: &RequestHead,
+        connection: &ConnectionInfo,
+    ) -> Option<Rc<Self>> {
+        let mut options = Self::default();
+        if host.transport().is_some_and(|socket| socket.tells_of_clients()) {
+            let (source, destination) = (connection.remote.clone(), connection.local.clone());
+            options.client = Some(Client { source, destination });
+        }
+        if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
+            let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
+            let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
+            // RFC 6066 §3: an address is no name.
+            options.server_name = (*is_sent && !is_ip).then(|| name.into());
+            options.certified_name = is_checked.then(|| name.into());
+        }
+        (options != Self::default()).then(|| Rc::new(options))
+    }
+}
+
+/// The host of an authority, without its port, and whether it is an address.
+fn host_of(authority: &str) -> (&str, bool) {
+    if let Some(rest) = authority.strip_prefix('[')
+        && let Some((address, _)) = rest.split_once(']')
+    {
+        return (address, address.parse::<IpAddr>().is_ok());
+    }
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    (host, host.parse::<IpAddr>().is_ok())
+}
+
+/// Has `socket` carry the bytes of a connection just made.
+pub(crate) async fn begin(
+    socket: &TransportSocket,
+    mut connected: Connected,
+    of: Beginning<'_>,
+) -> Result<Begun, ConnectError> {
+    let (mut socket, mut sent, mut tls) = (socket, 0, None);
+    loop {
+        socket = match socket {
+            TransportSocket::RawBuffer => return Ok(Begun { connected, sent, tls }),
+            TransportSocket::Tls(config) => {
+                let (io, info) = connect_tls(config, connected.io, of.wishes(), &(of.stats)()).await?;
+                (connected.io, tls) = (io, Some(info));
+                return Ok(Begun { connected, sent, tls });
+            }
+            // Envoy: the header goes first whatever carries the rest, TLS too.
+            TransportSocket::ProxyProtocol(proxy) => {
+                sent += tell(proxy, &mut connected, &of).await.map_err(ConnectError::Delayed)?;
+                &proxy.inner
+            }
+        };
+    }
+}
+
+/// Sends the PROXY header; gives its length.
+async fn tell(proxy: &ProxyProtocolSocket, connected: &mut Connected, of: &Beginning<'_>) -> io::Result<u64> {
+    let client = of.options.and_then(|options| options.client.as_ref());
+    let header = header(proxy, connected.local.as_ref(), of.remote, client).map_err(io::Error::other)?;
+    connected.io.write_all(&header).await?;
+    connected.io.flush().await?;
+    Ok(header.len() as u64)
+}
+
+fn header(
+    socket: &ProxyProtocolSocket,
+    local: Option<&Address>,
+    remote: &Address,
+    client: Option<&Client>,
+) -> Result<Vec<u8>, nuncio_net::HeaderTooLong> {
+    let told = client.and_then(|client| ends(&client.source, &client.destination));
+    match socket.version {
+        // Envoy: where there is no client, the text speaks of the connection itself.
+        ProxyHeader::V1 if client.is_none() => Ok(proxy_v1(local.and_then(|local| ends(local, remote)))),
+        ProxyHeader::V1 => Ok(proxy_v1(told)),
+        // Envoy: what is to be told besides is told of clients.
+        ProxyHeader::V2 if client.is_none() => proxy_v2(None, &[]),
+        ProxyHeader::V2 => {
+            let tlvs: Vec<_> = socket.added.iter().map(|AddedTlv { kind, value }| Tlv { kind: *kind, value }).collect();
+            proxy_v2(told, &tlvs)
+        }
+    }
+}
+
+// === impl Beginning ===
+
+impl<'a> Beginning<'a> {
+    fn wishes(&self) -> Wishes<'a> {
+        Wishes {
+            host_name: self.host_name,
+            server_name: self.options.and_then(|options| options.server_name.as_deref()),
+            certified_name: self.options.and_then(|options| options.certified_name.as_deref()),
+            alpn: self.alpn,
+        }
+    }
+}
+
+fn ends(source: &Address, destination: &Address) -> Option<ProxiedEnds> {
+    match (source, destination) {
+        (Address::Ip(source), Address::Ip(destination)) => {
+            Some(ProxiedEnds { source: *source, destination: *destination })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_comes_before_the_port() {
+        let check = |authority, name, is_ip| assert_eq!(host_of(authority), (name, is_ip), "{authority}");
+        check("a.test", "a.test", false);
+        check("a.test:80", "a.test", false);
+        check("1.2.3.4:80", "1.2.3.4", true);
+        check("[::1]:80", "::1", true);
+        check("::1", "::1", true);
+        check("a.test:x", "a.test:x", false);
+    }
+}
