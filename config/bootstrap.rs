@@ -6,7 +6,7 @@ mod runtime;
 
 pub use admin::AdminConfig;
 pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
-pub use runtime::{RuntimeConfig, RuntimeLayer};
+pub use runtime::{RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, runtime_value};
 
 use std::collections::HashMap;
 use std::sync::Arc;

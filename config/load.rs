@@ -21,6 +21,7 @@ mod split;
 mod text;
 mod tree;
 mod typed_struct;
+mod value;
 mod wire;
 mod yaml;
 
@@ -28,6 +29,7 @@ pub use print::{Defaults, JsonLines, to_json};
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;
+pub use value::yaml_value;
 
 use encode::encode;
 use findings::Findings;

@@ -308,7 +308,7 @@ impl RouteSet {
         let Asked { head, path, .. } = asked;
         let accept = |route: u32| self.routes[route as usize].accepts(asked);
         let route = self.paths.find(path, head, is_connect(head), accept)?;
-        Some(self.routes[route as usize].target.entry(asked))
+        self.routes[route as usize].target.entry(asked)
     }
 }
 
@@ -325,10 +325,11 @@ impl Target {
         }
     }
 
-    fn entry(&self, asked: Asked<'_>) -> usize {
+    /// `None` where the runtime leaves no cluster any weight.
+    fn entry(&self, asked: Asked<'_>) -> Option<usize> {
         match self {
-            Self::Entry(entry) => *entry as usize,
-            Self::Split(first, split) => *first as usize + split.pick(asked),
+            Self::Entry(entry) => Some(*entry as usize),
+            Self::Split(first, split) => Some(*first as usize + split.pick(asked)?),
         }
     }
 }

@@ -24,6 +24,7 @@ mod parity;
 mod process;
 mod reload;
 mod route_check;
+mod runtime;
 mod scopes;
 mod soak;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]

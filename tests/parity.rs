@@ -84,6 +84,7 @@ scenario_files! {
     route_stats
     route_tree
     routing
+    runtime
     stats
     syntax
     tls

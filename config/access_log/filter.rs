@@ -1,11 +1,11 @@
 //! Which records a log wants: `envoy.config.accesslog.v3.AccessLogFilter`.
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::accesslog::v3 as proto;
 use nuncio_proto::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::r#type::v3::FractionalPercent;
-use nuncio_telemetry::access_log::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, Sampling};
+use nuncio_telemetry::access_log::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, Sampling, Setting};
 use nuncio_telemetry::format::RequestView;
 use nuncio_telemetry::{ResponseFlag, ResponseFlags};
 
@@ -25,7 +25,7 @@ pub fn lower(message: proto::AccessLogFilter, cx: &mut LowerCx<'_>) -> Result<Lo
         FilterSpecifier::TraceableFilter(proto::TraceableFilter {}) => {
             Err(cx.at("traceable_filter", |cx| cx.not_implemented("tracing")))
         }
-        FilterSpecifier::RuntimeFilter(f) => Ok(LogFilter::Runtime(sampling(f))),
+        FilterSpecifier::RuntimeFilter(f) => Ok(LogFilter::Runtime(sampling(f, cx))),
         FilterSpecifier::AndFilter(f) => {
             cx.at("and_filter", |cx| cx.each("filters", f.filters, lower)).map(LogFilter::And)
         }
@@ -67,22 +67,22 @@ fn comparison(message: Option<proto::ComparisonFilter>, cx: &mut LowerCx<'_>) ->
         2 => ComparisonOp::AtMost,
         _ => ComparisonOp::NotEqual,
     };
-    let Some(core::RuntimeUInt32 { default_value, runtime_key: _ }) = value else {
+    let Some(core::RuntimeUInt32 { default_value, runtime_key }) = value else {
         return Err(cx.at("comparison", |cx| cx.at("value", |cx| cx.invalid("is required"))));
     };
-    Ok(Comparison { op, value: default_value })
+    Ok(Comparison { op, value: default_value, setting: setting(&runtime_key, cx) })
 }
 
-/// The share is `percent_sampled`, none if it is absent: no runtime key has a value yet.
-fn sampling(message: proto::RuntimeFilter) -> Sampling {
-    let proto::RuntimeFilter { runtime_key: _, percent_sampled, use_independent_randomness } = message;
+/// The share is `percent_sampled`, none if it is absent, unless the runtime has another.
+fn sampling(message: proto::RuntimeFilter, cx: &LowerCx<'_>) -> Sampling {
+    let proto::RuntimeFilter { runtime_key, percent_sampled, use_independent_randomness } = message;
     let FractionalPercent { numerator, denominator } = percent_sampled.unwrap_or_default();
     let denominator = match denominator {
         0 => 100,
         1 => 10_000,
         _ => 1_000_000,
     };
-    Sampling { numerator, denominator, independent: use_independent_randomness }
+    Sampling { numerator, denominator, setting: setting(&runtime_key, cx), independent: use_independent_randomness }
 }
 
 fn flags(message: proto::ResponseFlagFilter, cx: &mut LowerCx<'_>) -> Result<ResponseFlags, Refused> {
@@ -91,6 +91,23 @@ fn flags(message: proto::ResponseFlagFilter, cx: &mut LowerCx<'_>) -> Result<Res
         found.copied().ok_or_else(|| cx.invalid(format!("{name:?} is not a response flag")))
     })?;
     Ok(flags.into_iter().fold(ResponseFlags::NONE, |set, flag| set.union(flag.into())))
+}
+
+fn setting(key: &str, cx: &LowerCx<'_>) -> Option<Box<dyn Setting>> {
+    (!key.is_empty()).then(|| Box::new(Key(cx.runtime(key))) as Box<dyn Setting>)
+}
+
+#[derive(Debug)]
+struct Key(RuntimeKey);
+
+impl Setting for Key {
+    fn integer(&self) -> Option<u64> {
+        self.0.set_integer()
+    }
+
+    fn share(&self) -> Option<(u32, u32)> {
+        self.0.set_share()
+    }
 }
 
 #[derive(Debug)]

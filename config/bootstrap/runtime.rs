@@ -1,96 +1,155 @@
-//! `bootstrap.v3.LayeredRuntime`. nuncio reads no runtime key yet, so a key is accepted only where ignoring it is right.
+//! `bootstrap.v3.LayeredRuntime`: where the values of the runtime come from.
 
-use std::collections::BTreeMap;
+mod disk;
+mod value;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+
+use nuncio_filter_api::{LowerCx, Refused, RuntimeValue};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
-use nuncio_proto::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
+use nuncio_proto::envoy::config::bootstrap::v3::runtime_layer::{DiskLayer, LayerSpecifier};
 use nuncio_proto::google::protobuf::{Struct, Value, value::Kind};
 
 /// Keys below these guard changes inside Envoy; they mean nothing to another proxy.
 const FEATURE_GUARDS: [&str; 2] = ["envoy.reloadable_features.", "envoy.restart_features."];
 
+/// Keys, or what they begin with, that Envoy obeys where nuncio has the feature and not yet the key.
+const NOT_OBEYED: [&str; 7] = [
+    "circuit_breakers.",
+    "envoy.resource_limits.",
+    "health_check.",
+    "http_connection_manager.normalize_path",
+    "outlier_detection.",
+    "overload.global_downstream_max_connections",
+    "upstream.",
+];
+
+/// The values of a layer by key.
+pub type RuntimeValues = BTreeMap<String, RuntimeValue>;
+
 /// The layers of the runtime, each over the one before it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RuntimeConfig {
     /// The layers, lowest first.
     pub layers: Vec<RuntimeLayer>,
 }
 
 /// One layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RuntimeLayer {
     /// Its name.
     pub name: String,
-    /// Its values as text, by key.
-    pub values: BTreeMap<String, String>,
+    /// Where its values are.
+    pub kind: RuntimeLayerKind,
+}
+
+/// Where the values of a layer are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RuntimeLayerKind {
+    /// In the configuration.
+    Static(RuntimeValues),
+    /// In files below a folder.
+    Disk(RuntimeFolder),
+    /// With those who ask admin to change them.
+    Admin,
+}
+
+/// A folder in whose tree each file is a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeFolder {
+    /// The symbolic link whose replacement announces another tree.
+    pub link: PathBuf,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// A value from text in YAML, as admin takes it; the reason where it is none.
+pub fn runtime_value(text: &str) -> Result<RuntimeValue, String> {
+    value::of_yaml(text)
 }
 
 impl RuntimeConfig {
-    /// Every key with its value in each layer, empty where the layer has none.
-    pub fn entries(&self) -> BTreeMap<&str, Vec<&str>> {
-        let keys = self.layers.iter().flat_map(|layer| layer.values.keys());
-        let values = |key: &str| self.layers.iter().map(|l| l.values.get(key).map_or("", String::as_str)).collect();
-        keys.map(|key| (key.as_str(), values(key))).collect()
-    }
-
-    /// Lowers the runtime; the keys that are accepted go to `without_effect` too.
+    /// Lowers the runtime; keys that mean nothing go to `without_effect` too.
     pub(super) fn lower(
         runtime: proto::LayeredRuntime,
         without_effect: &mut Vec<String>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         let proto::LayeredRuntime { layers } = runtime;
+        let (mut names, mut admins) = (HashSet::new(), 0);
         let layers = cx.each("layers", layers, |layer, cx| {
             let proto::RuntimeLayer { name, layer_specifier } = layer;
-            let mut values = BTreeMap::new();
-            match layer_specifier {
+            if !names.insert(name.clone()) {
+                return Err(cx.at("name", |cx| cx.invalid(format!("duplicate layer name {name:?}"))));
+            }
+            let kind = match layer_specifier {
                 None => return Err(cx.invalid("a layer_specifier is required")),
-                // Overrides come through /runtime_modify, which nuncio does not have.
-                Some(LayerSpecifier::AdminLayer(_)) => {}
-                Some(LayerSpecifier::DiskLayer(_)) => {
-                    return cx.at("disk_layer", |cx| Err(cx.not_implemented("runtime on disk")));
+                Some(LayerSpecifier::AdminLayer(proto::runtime_layer::AdminLayer {})) => {
+                    admins += 1;
+                    if admins > 1 {
+                        return Err(cx.at("admin_layer", |cx| cx.invalid("there may be at most one")));
+                    }
+                    RuntimeLayerKind::Admin
                 }
+                Some(LayerSpecifier::DiskLayer(layer)) => RuntimeLayerKind::Disk(RuntimeFolder::lower(layer, cx)),
                 Some(LayerSpecifier::RtdsLayer(_)) => return cx.at("rtds_layer", |cx| Err(cx.not_implemented("RTDS"))),
                 Some(LayerSpecifier::StaticLayer(fields)) => {
+                    let mut values = BTreeMap::new();
                     cx.at("static_layer", |cx| lower_struct(fields, "", &mut values, cx))?;
+                    let is_guard = |key: &str| FEATURE_GUARDS.iter().any(|guard| key.starts_with(guard));
+                    let guards = values.keys().filter(|key| is_guard(key));
+                    without_effect.extend(guards.map(|key| format!("the runtime key {key}")));
+                    RuntimeLayerKind::Static(values)
                 }
-            }
-            without_effect.extend(values.keys().map(|key| format!("the runtime key {key}")));
-            Ok(RuntimeLayer { name, values })
+            };
+            Ok(RuntimeLayer { name, kind })
         })?;
         Ok(Self { layers })
     }
 }
 
+impl RuntimeFolder {
+    fn lower(layer: DiskLayer, cx: &LowerCx<'_>) -> Self {
+        let DiskLayer { symlink_root, append_service_cluster, subdirectory } = layer;
+        let link = PathBuf::from(symlink_root);
+        // An absolute subdirectory lies below the root too.
+        let mut path = link.join(subdirectory.trim_start_matches('/'));
+        if append_service_cluster {
+            path.push(&cx.env.node.cluster);
+        }
+        Self { link, path }
+    }
+}
+
 /// A nested struct is a common prefix: `{a: {b: 1}}` is the key `a.b`.
-fn lower_struct(
-    fields: Struct,
-    prefix: &str,
-    values: &mut BTreeMap<String, String>,
-    cx: &mut LowerCx<'_>,
-) -> Result<(), Refused> {
+fn lower_struct(fields: Struct, prefix: &str, values: &mut RuntimeValues, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let mut result = Ok(());
     let fields: BTreeMap<String, Value> = fields.fields.into_iter().collect();
     for (name, value) in fields {
         let key = format!("{prefix}{name}");
         let lowered = cx.at_key(&name, |cx| {
-            let text = match value.kind {
-                Some(Kind::StructValue(inner)) => return lower_struct(inner, &format!("{key}."), values, cx),
-                Some(Kind::StringValue(text)) => text,
-                Some(Kind::NumberValue(number)) => number.to_string(),
-                Some(Kind::BoolValue(flag)) => flag.to_string(),
-                Some(Kind::NullValue(_) | Kind::ListValue(_)) | None => {
-                    return Err(cx.invalid("is not a text, number or boolean"));
+            let kind = match value.kind {
+                Some(Kind::StructValue(inner)) if !is_share(&inner) => {
+                    return lower_struct(inner, &format!("{key}."), values, cx);
                 }
+                kind => kind,
             };
-            if !FEATURE_GUARDS.iter().any(|guard| key.starts_with(guard)) {
+            let Some(value) = kind.and_then(value::of_message) else {
+                return Err(cx.invalid("is not a text, number or boolean"));
+            };
+            if NOT_OBEYED.iter().any(|other| key.starts_with(other)) {
                 return Err(cx.not_implemented(format_args!("the runtime key {key}")));
             }
-            values.insert(key, text);
+            values.insert(key, value);
             Ok(())
         });
         result = result.and(lowered);
     }
     result
+}
+
+/// Envoy: a struct that is empty or has one of these is a value, not a prefix.
+fn is_share(fields: &Struct) -> bool {
+    fields.fields.is_empty() || ["numerator", "denominator"].iter().any(|name| fields.fields.contains_key(*name))
 }

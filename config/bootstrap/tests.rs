@@ -92,16 +92,20 @@ fn clusters_are_declared_before_listeners_refer_to_them() {
 }
 
 #[test]
-fn feature_guards_of_the_runtime_are_accepted_noted_and_listed() {
+fn layers_of_the_runtime_have_values_by_key_and_feature_guards_are_noted() {
     let config = good(
         "layered_runtime: { layers: [{ name: s, static_layer: { envoy: { reloadable_features: { x: true } }, \
-         envoy.restart_features.y: 5 } }, { name: t, static_layer: { envoy.reloadable_features.x: false } }, \
-         { name: a, admin_layer: {} }] }",
+         a: { b: 5, c: { numerator: 1 } } } }, { name: a, admin_layer: {} }, \
+         { name: d, disk_layer: { symlink_root: /r/current, subdirectory: s } }] }",
     );
-    assert_eq!(config.without_effect.len(), 3);
-    let entries: Vec<_> = config.runtime.entries().into_iter().collect();
-    let (x, y) = ("envoy.reloadable_features.x", "envoy.restart_features.y");
-    assert_eq!(entries, [(x, vec!["true", "false", ""]), (y, vec!["5", "", ""])]);
+    assert_eq!(config.without_effect, ["the runtime key envoy.reloadable_features.x"]);
+    let [fixed, admin, disk] = &*config.runtime.layers else { panic!("three layers") };
+    let RuntimeLayerKind::Static(values) = &fixed.kind else { panic!("static") };
+    assert_eq!(values.keys().collect::<Vec<_>>(), ["a.b", "a.c", "envoy.reloadable_features.x"]);
+    assert_eq!((values["a.b"].integer, values["a.c"].share), (Some(5), Some((1, 100))));
+    assert_eq!(admin.kind, RuntimeLayerKind::Admin);
+    let folder = RuntimeFolder { link: "/r/current".into(), path: "/r/current/s".into() };
+    assert_eq!(disk.kind, RuntimeLayerKind::Disk(folder));
 }
 
 #[test]

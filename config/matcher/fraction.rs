@@ -1,15 +1,14 @@
-use std::sync::Arc;
-
+use nuncio_filter_api::{LowerCx, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::r#type::v3 as percent;
 
-/// A share of all requests: `FractionalPercent`, or `RuntimeFractionalPercent` with its default.
+/// A share of all requests: `FractionalPercent`, or `RuntimeFractionalPercent`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fraction {
     numerator: u32,
     denominator: u32,
-    /// Key under which runtime may hold another value; empty if there is none.
-    pub runtime_key: Arc<str>,
+    /// Under which the runtime may hold another share.
+    key: RuntimeKey,
 }
 
 impl Fraction {
@@ -21,24 +20,26 @@ impl Fraction {
             Ok(percent::fractional_percent::DenominatorType::Million) => 1_000_000,
             Ok(percent::fractional_percent::DenominatorType::Hundred) | Err(_) => 100,
         };
-        Self { numerator, denominator, runtime_key: Arc::from("") }
+        Self { numerator, denominator, key: RuntimeKey::NONE }
     }
 
-    /// The default share, which holds while runtime has no value for the key. No layer of runtime exists yet, so it
-    /// always holds.
-    pub fn lower_runtime(message: core::RuntimeFractionalPercent) -> Self {
+    /// The default share, which holds while the runtime has nothing under the key.
+    pub fn lower_runtime(message: core::RuntimeFractionalPercent, cx: &LowerCx<'_>) -> Self {
         let core::RuntimeFractionalPercent { default_value, runtime_key } = message;
-        Self { runtime_key: runtime_key.into(), ..Self::lower(default_value.unwrap_or_default()) }
+        Self { key: cx.runtime(&runtime_key), ..Self::lower(default_value.unwrap_or_default()) }
     }
 
     /// Whether the request with these random bits falls into the share.
     pub fn holds(&self, random: u64) -> bool {
-        random % u64::from(self.denominator) < u64::from(self.numerator)
+        let (numerator, denominator) = self.key.share((self.numerator, self.denominator));
+        random % u64::from(denominator) < u64::from(numerator)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nuncio_filter_api::RuntimeValue;
+
     use super::*;
 
     #[test]
@@ -49,5 +50,17 @@ mod tests {
         assert!(!share(0, 2).holds(0));
         assert!(share(100, 0).holds(u64::MAX));
         assert!(share(u32::MAX, 0).holds(7));
+    }
+
+    #[test]
+    fn the_runtime_has_the_last_word() {
+        let env = crate::testing::env();
+        let default_value = Some(percent::FractionalPercent { numerator: 100, denominator: 0 });
+        let message = core::RuntimeFractionalPercent { default_value, runtime_key: "k".to_owned() };
+        let fraction = Fraction::lower_runtime(message, &LowerCx::new(&env));
+        assert!(fraction.holds(5));
+        let none = RuntimeValue { share: Some((0, 100)), ..RuntimeValue::default() };
+        env.runtime.publish([("k".to_owned(), none.into())].into());
+        assert!(!fraction.holds(5));
     }
 }

@@ -146,7 +146,7 @@ impl InputMatcher {
             "envoy.extensions.matching.input_matchers.runtime_fraction.v3.RuntimeFraction" => {
                 let matchers::runtime_fraction::v3::RuntimeFraction { runtime_fraction, seed } = any_as(&any, cx)?;
                 let fraction =
-                    required("runtime_fraction", runtime_fraction, cx, |f, _| Ok(Fraction::lower_runtime(f)));
+                    required("runtime_fraction", runtime_fraction, cx, |f, cx| Ok(Fraction::lower_runtime(f, cx)));
                 Ok(Self::Fraction(fraction?, seed))
             }
             "envoy.extensions.matching.input_matchers.metadata.v3.Metadata" => {

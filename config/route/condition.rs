@@ -99,7 +99,7 @@ impl Match {
         let filter_state = cx.each("filter_state", filter_state, FilterStateMatcher::lower);
         let (path, regex) = path?;
         let conditions = Conditions {
-            fraction: runtime_fraction.map(Fraction::lower_runtime),
+            fraction: runtime_fraction.map(|fraction| Fraction::lower_runtime(fraction, cx)),
             grpc: grpc.is_some_and(|GrpcRouteMatchOptions {}| true),
             headers: headers?.into(),
             query: query?.into(),

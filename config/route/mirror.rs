@@ -52,7 +52,7 @@ impl MirrorPolicy {
             HeaderMutations::lower(Fields::Request, "request_headers_mutations", request_headers_mutations, cx);
         Ok(Self {
             cluster: cluster?,
-            fraction: runtime_fraction.map(Fraction::lower_runtime),
+            fraction: runtime_fraction.map(|fraction| Fraction::lower_runtime(fraction, cx)),
             mutations: mutations?,
             host: match (host_rewrite_literal.is_empty(), disable_shadow_host_suffix_append) {
                 (false, _) => Host::Literal(host_rewrite_literal.into()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderName;
-use nuncio_filter_api::{ByteStr, LowerCx, Refused, RequestHead};
+use nuncio_filter_api::{ByteStr, LowerCx, Refused, RequestHead, RuntimeKey};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_telemetry::StreamInfo;
 use proto::weighted_cluster::cluster_weight::HostRewriteSpecifier;
@@ -22,6 +22,8 @@ pub(super) struct Split {
     ends: Box<[u32]>,
     /// What takes the place of the random bits, where the request has it.
     source: Option<Source>,
+    /// Of `runtime_key_prefix`: for each cluster under which key the runtime may have another weight.
+    keys: Box<[RuntimeKey]>,
 }
 
 /// `random_value_specifier`
@@ -47,10 +49,8 @@ impl Split {
         hash: Option<&Arc<HashPolicies>>,
         cx: &mut LowerCx<'_>,
     ) -> Result<(Self, Vec<Weighted>), Refused> {
-        // Envoy takes the sum of the weights whatever the deprecated total says, and weights from runtime where there
-        // is a layer of it, which is refused elsewhere.
-        let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix: _, random_value_specifier } =
-            message;
+        // Envoy takes the sum of the weights whatever the deprecated total says.
+        let proto::WeightedCluster { clusters, total_weight: _, runtime_key_prefix, random_value_specifier } = message;
         let source = match random_value_specifier {
             None => Ok(None),
             Some(RandomValueSpecifier::HeaderName(name)) if name.is_empty() => Ok(None),
@@ -63,7 +63,11 @@ impl Split {
         };
         let mut sum = 0u32;
         let mut ends = Vec::with_capacity(clusters.len());
+        let mut keys = Vec::new();
         let clusters = cx.each("clusters", clusters, |cluster, cx| {
+            if !runtime_key_prefix.is_empty() {
+                keys.push(cx.runtime(&format!("{runtime_key_prefix}.{}", cluster.name)));
+            }
             let (weight, weighted) = Weighted::lower(cluster, cx)?;
             let Some(end) = sum.checked_add(weight) else {
                 return Err(cx.invalid(format!("the sum of weights exceeds {}", u32::MAX)));
@@ -75,7 +79,7 @@ impl Split {
         if sum == 0 {
             return Err(cx.invalid("the sum of weights must be greater than 0"));
         }
-        Ok((Self { ends: ends.into(), source: source? }, clusters))
+        Ok((Self { ends: ends.into(), source: source?, keys: keys.into() }, clusters))
     }
 
     /// The number of clusters.
@@ -83,12 +87,39 @@ impl Split {
         self.ends.len()
     }
 
-    /// The number of the cluster for this request.
-    pub(super) fn pick(&self, asked: Asked<'_>) -> usize {
+    /// The number of the cluster for this request, if any has a weight.
+    pub(super) fn pick(&self, asked: Asked<'_>) -> Option<usize> {
         let Asked { head, info, random, .. } = asked;
+        let value = self.value(head, info, random);
+        if !self.keys.is_empty() {
+            return self.pick_by_runtime(value);
+        }
         let total = self.ends.last().copied().unwrap_or(1);
-        let selected = self.value(head, info, random) % u64::from(total);
-        self.ends.partition_point(|end| u64::from(*end) <= selected)
+        let selected = value % u64::from(total);
+        Some(self.ends.partition_point(|end| u64::from(*end) <= selected))
+    }
+
+    /// By the weights that the runtime has.
+    fn pick_by_runtime(&self, value: u64) -> Option<usize> {
+        let total: u64 = self.weights().sum();
+        let mut selected = value.checked_rem(total)?;
+        self.weights().position(|weight| match selected.checked_sub(weight) {
+            Some(rest) => {
+                selected = rest;
+                false
+            }
+            None => true,
+        })
+    }
+
+    /// The weights in force. Envoy has them in 32 bits.
+    fn weights(&self) -> impl Iterator<Item = u64> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let own = begins.zip(&self.ends).map(|(begin, end)| u64::from(end - begin));
+        own.enumerate().map(|(at, own)| {
+            let set = self.keys.get(at).and_then(RuntimeKey::set_integer);
+            set.map_or(own, |weight| u64::from(weight as u32))
+        })
     }
 
     /// The number of another cluster than those that were tried; once all were, any may be tried again. `None` where
@@ -104,8 +135,7 @@ impl Split {
             tried.clear();
         }
         let weights = || {
-            let begins = std::iter::once(0).chain(self.ends.iter().copied());
-            let weights = begins.zip(&self.ends).map(|(begin, end)| u64::from(end - begin)).enumerate();
+            let weights = self.weights().enumerate();
             weights.filter(|(number, _)| !tried.contains(number))
         };
         let total: u64 = weights().map(|(_, weight)| weight).sum();

@@ -17,6 +17,7 @@ mod message;
 mod network_filter;
 mod registry;
 mod route;
+mod runtime;
 mod shared_configs;
 mod slots;
 mod stream_cx;
@@ -37,6 +38,7 @@ pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead
 pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
 pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides};
 pub use route::{PerRoute, Route, RouteRef, Routes};
+pub use runtime::{Runtime, RuntimeKey, RuntimeValue};
 pub use shared_configs::SharedConfigs;
 pub use slots::{Readiness, Slots};
 pub use stream_cx::{RouteSource, StreamCx};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use nuncio_telemetry::stats::Scope;
 
-use crate::{ClusterNames, Readiness, Registry, Slots};
+use crate::{ClusterNames, Readiness, Registry, Runtime, RuntimeKey, Slots};
 
 /// Which kind of refusal an [`Invalid`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub struct LowerEnv {
     pub node: NodeNames,
     /// What discovery fills.
     pub slots: Slots,
+    /// Values that may change at any time.
+    pub runtime: Arc<Runtime>,
 }
 
 /// Names that identify this process; empty where not given.
@@ -218,6 +220,11 @@ impl<'a> LowerCx<'a> {
     pub fn record(&mut self, kind: InvalidKind, reason: String) -> Refused {
         self.invalid.push(Invalid { path: self.path.clone(), reason, kind });
         Refused
+    }
+
+    /// The value that the runtime has under `name`; empty for none.
+    pub fn runtime(&self, name: &str) -> RuntimeKey {
+        self.env.runtime.key(name)
     }
 
     /// The current path.

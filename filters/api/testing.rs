@@ -219,6 +219,7 @@ pub fn env() -> LowerEnv {
         local_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         node: NodeNames::default(),
         slots: Default::default(),
+        runtime: Default::default(),
     }
 }
 

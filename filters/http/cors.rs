@@ -92,8 +92,8 @@ impl Policy {
             allow_credentials: allow_credentials.map(|b| b.value),
             allow_private_network: allow_private_network_access.map(|b| b.value),
             forward_not_matching: forward_not_matching_preflights.map(|b| b.value),
-            enabled: filter_enabled.map(Fraction::lower_runtime),
-            shadow: shadow_enabled.map(Fraction::lower_runtime),
+            enabled: filter_enabled.map(|fraction| Fraction::lower_runtime(fraction, cx)),
+            shadow: shadow_enabled.map(|fraction| Fraction::lower_runtime(fraction, cx)),
         })
     }
 

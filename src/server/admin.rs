@@ -82,7 +82,7 @@ impl Admin {
 
     /// Whether a request's body has parameters too.
     fn takes_body(method: &Method, path: &str) -> bool {
-        method == Method::POST && path == endpoints::EXPLAIN
+        method == Method::POST && [endpoints::EXPLAIN, endpoints::RUNTIME_MODIFY].contains(&path)
     }
 
     async fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Reply {
@@ -95,7 +95,9 @@ impl Admin {
             return Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED);
         }
         let mut params = Params::parse(query);
-        if !body.is_empty() {
+        if endpoint.path == endpoints::RUNTIME_MODIFY && params.0.is_empty() {
+            params = Params::parse(&String::from_utf8_lossy(body));
+        } else if !body.is_empty() && endpoint.path == endpoints::EXPLAIN {
             match explain::parameters(body) {
                 Ok(more) => params.0.extend(more),
                 Err(error) => return Reply::bad_request(error),

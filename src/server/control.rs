@@ -12,7 +12,6 @@ use nuncio_config::listener::DrainType;
 use nuncio_config::load::UnknownFields;
 use nuncio_filter_api::{DrainState, LowerEnv, Rng, ServerState};
 use nuncio_net::BoundSocket;
-use nuncio_telemetry::stats::catalogue::RuntimeStats;
 use nuncio_upstream::{Clusters, WorkerClusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -27,6 +26,7 @@ use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
 use crate::logs::Logs;
 use crate::reload::{self, Reloader};
+use crate::runtime::{self, Layers};
 use crate::startup::{Start, StartError};
 use crate::statics::{InForce, Statics};
 use crate::stats;
@@ -85,6 +85,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(clusters.clone().run_health()),
             spawn_local(clusters.clone().run_warming()),
             spawn_local(clusters.clone().run_weights()),
+            spawn_local(runtime::follow(control.shared.runtime.clone())),
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
             spawn_local(control.sources.take().expect("it is made with the start").run()),
         ];
@@ -124,8 +125,6 @@ struct Control {
     env: Arc<LowerEnv>,
     /// Asks for the bootstrap to be read again.
     reload: Rc<Notify>,
-    /// Held for as long as it is to be listed.
-    _runtime: RuntimeStats,
     concurrency: usize,
     started: Instant,
     admin: Option<AdminThread>,
@@ -147,7 +146,8 @@ impl Control {
         let store = env.stats.clone();
         let stats = stats::start(&store, env.concurrency, config.server_version);
         stats.static_unknown_fields().add(unknown_fields);
-        let runtime = stats::start_runtime(&store, &config.runtime);
+        let runtime = Arc::new(Layers::new(env.runtime.clone(), &store));
+        runtime.configure(config.runtime);
         let state = Arc::new(ServerState::default());
         state.set_state(INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
@@ -158,8 +158,9 @@ impl Control {
         let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
         spawn_local(watchdog.watch("main_thread", "main_thread").run());
         let (snapshot, records) = (ArcSwap::default(), Arc::default());
-        let bootstrap = ArcSwap::from_pointee(InForce::new(loaded, config.runtime));
-        let shared = Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap });
+        let bootstrap = ArcSwap::from_pointee(InForce::new(loaded));
+        let shared =
+            Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap, runtime });
         let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
         for listener in &config.listeners {
             let error = |source| StartError::Listener { listener: listener.name.clone(), source };
@@ -175,6 +176,8 @@ impl Control {
             unknown: unknown_dynamic(&options),
         });
         spawn_local(updater.run());
+        // Envoy loads it twice: before clusters are known and after, as those may bring a layer.
+        shared.runtime.reload();
         let sources = Sources {
             updates: updates.clone(),
             upstreams: Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy())),
@@ -202,7 +205,6 @@ impl Control {
             initial,
             env,
             reload: Rc::default(),
-            _runtime: runtime,
             concurrency,
             started,
             admin: admin.transpose()?,

@@ -19,6 +19,7 @@ mod panics;
 mod registry;
 mod reload;
 mod route_check;
+mod runtime;
 mod snapshot;
 mod startup;
 mod statics;

@@ -23,7 +23,6 @@ use crate::cli::Options;
 use crate::files::Watch;
 use crate::startup::load_again;
 use crate::statics::InForce;
-use crate::stats;
 use crate::update::{StaticChange, Updates};
 use crate::worker::Shared;
 use outline::{Changes, Outline};
@@ -95,8 +94,8 @@ impl Reloader {
         let removed = listeners.removed.clone();
         let failures = self.updates.change(StaticChange::Listeners { put, removed }).await;
         self.updates.change(StaticChange::RemoveClusters(clusters.removed.clone())).await;
-        stats::reload_runtime(&self.shared.store, &config.runtime);
-        self.shared.bootstrap.store(Arc::new(InForce::new(loaded, config.runtime)));
+        self.shared.runtime.configure(config.runtime);
+        self.shared.bootstrap.store(Arc::new(InForce::new(loaded)));
         for line in changes.lines() {
             info!(target: "config", "reload: {line}");
         }

@@ -133,6 +133,7 @@ fn lower(
         local_ip: local_ip(options.local_address_ip_version),
         node: node_names(&message),
         slots: Slots::default(),
+        runtime: Arc::default(),
     };
     let config = lower_within(message, clusters, &sources, &env)?;
     Ok((env, config))

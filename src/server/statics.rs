@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::SystemTime;
 
-use nuncio_config::bootstrap::{BootstrapConfig, RuntimeConfig};
+use nuncio_config::bootstrap::BootstrapConfig;
 use nuncio_config::load::StaticClusters;
 
 /// Names of clusters and listeners of the bootstrap.
@@ -18,7 +18,6 @@ pub(crate) struct Statics {
 pub(crate) struct InForce {
     /// As it was merged.
     pub(crate) loaded: StaticClusters,
-    pub(crate) runtime: RuntimeConfig,
     pub(crate) since: SystemTime,
 }
 
@@ -44,13 +43,13 @@ impl Statics {
 // === impl InForce ===
 
 impl InForce {
-    pub(crate) fn new(loaded: StaticClusters, runtime: RuntimeConfig) -> Self {
-        Self { loaded, runtime, since: SystemTime::now() }
+    pub(crate) fn new(loaded: StaticClusters) -> Self {
+        Self { loaded, since: SystemTime::now() }
     }
 }
 
 impl Default for InForce {
     fn default() -> Self {
-        Self::new(StaticClusters::default(), RuntimeConfig::default())
+        Self::new(StaticClusters::default())
     }
 }

@@ -1,9 +1,8 @@
 //! What the process tells of itself among the stats.
 
-use nuncio_config::bootstrap::RuntimeConfig;
 use nuncio_proto::envoy::admin::v3::server_info::State;
 use nuncio_telemetry::stats::Store;
-use nuncio_telemetry::stats::catalogue::{RuntimeStats, ServerStats};
+use nuncio_telemetry::stats::catalogue::ServerStats;
 use tokio::time::Instant;
 
 use crate::memory::Memory;
@@ -20,24 +19,6 @@ pub(crate) fn start(store: &Store, concurrency: usize, version: Option<u64>) -> 
     stats.hot_restart_generation().set(1);
     stats.version().set(version.unwrap_or_else(own_version));
     stats
-}
-
-/// The block of the runtime, as it is for good.
-pub(crate) fn start_runtime(store: &Store, runtime: &RuntimeConfig) -> RuntimeStats {
-    let stats = RuntimeStats::new(&store.scope("runtime"));
-    // Envoy loads it twice: before clusters are known and after, as those may bring a layer.
-    stats.load_success().add(2);
-    stats.num_keys().set(runtime.entries().len() as u64);
-    stats.num_layers().set(runtime.layers.len() as u64);
-    stats
-}
-
-/// The runtime was read again.
-pub(crate) fn reload_runtime(store: &Store, runtime: &RuntimeConfig) {
-    let stats = RuntimeStats::new(&store.scope("runtime"));
-    stats.load_success().inc();
-    stats.num_keys().set(runtime.entries().len() as u64);
-    stats.num_layers().set(runtime.layers.len() as u64);
 }
 
 /// Brings the gauges up to date that nobody writes as things change.

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tracing::{error, info};
 
+use crate::runtime::Layers;
 use crate::snapshot::Snapshot;
 use crate::statics::InForce;
 use crate::update::Records;
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     /// What discovery has given: changed by the control thread, read by admin.
     pub(crate) records: Arc<Mutex<Records>>,
     pub(crate) bootstrap: ArcSwap<InForce>,
+    pub(crate) runtime: Arc<Layers>,
 }
 
 /// The control thread's end of a worker.
@@ -184,6 +186,7 @@ mod tests {
             stats: crate::stats::start(&store, 1, None),
             clusters: Clusters::new(&store, None),
             watchdog: Watchdog::spawn(&store).unwrap(),
+            runtime: Arc::new(Layers::new(Arc::default(), &store)),
             store,
             state: Arc::default(),
             snapshot: ArcSwap::default(),

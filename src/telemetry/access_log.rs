@@ -15,7 +15,7 @@ mod tests;
 
 pub use destination::{Destination, OpenError};
 pub use file::LogFile;
-pub use filter::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, MetadataPredicate, Sampling};
+pub use filter::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, MetadataPredicate, Sampling, Setting};
 pub use manager::{FileManager, FilesystemStats, FlushPolicy};
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::escape::{visible, visible_body, visible_value};
 use super::mask::Mask;
 use super::scenario::{Action, Condition, Kind, Scenario, Step};
-use crate::support::client::{Client, End, get};
+use crate::support::client::{Client, End, fetch, get};
 use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::http1::{Framing, Message};
 use crate::support::proxy::{NotStarted, Running, proxy};
@@ -178,6 +178,12 @@ async fn act(
         Action::Hosts(pattern) => {
             let text = get(running.admin, "/clusters").await?.text();
             seen.lines.extend(text.lines().filter(|line| pattern.is_match(line)).map(|line| format!("> {line}")));
+            Ok(None)
+        }
+        Action::Post(path) => {
+            let request = format!("POST {path} HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\n\r\n");
+            let answer = fetch(running.admin, &request).await?;
+            seen.lines.push(format!("> {}", answer.status()));
             Ok(None)
         }
         Action::Http1 { bytes, methods, tunnel, raw } => {

@@ -30,6 +30,8 @@
 //! `NAME ANSWER` of the name server at port $DNS (support/name_server.rs); after a step, a change that is a step itself
 //! --- wait label
 //! `name = value` or `name >= value`, of stats that are waited for, as a step of its own
+//! --- post PATH
+//! a step of its own: a POST to the admin interface, whose status is shown
 //! --- hosts PATTERN
 //! a step of its own: the lines of `/clusters` that match
 //! --- probes PREFIX
@@ -112,6 +114,8 @@ pub(super) enum Action {
     Wait(Vec<Condition>),
     /// Lines of `/clusters`.
     Hosts(Regex),
+    /// Something that the admin interface is told.
+    Post(String),
     /// The name server says something else from then on.
     Names(Table),
 }
@@ -213,6 +217,12 @@ impl Scenario {
             "hosts" => self.steps.push(Step {
                 label: format!("hosts {words}"),
                 action: Action::Hosts(Regex::new(words).map_err(|e| e.to_string())?),
+                times: 1,
+                expect: None,
+            }),
+            "post" => self.steps.push(Step {
+                label: format!("post {words}"),
+                action: Action::Post(words.to_owned()),
                 times: 1,
                 expect: None,
             }),

@@ -21,13 +21,16 @@ fn chains_refused(chains: &str, expected: &[&str]) {
 fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
     refused(
         "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
-         cluster_manager: { load_stats_config: { set_node_on_first_message_only: true } }, layered_runtime: { layers: [{ name: s, static_layer: { a: { b: 1 } } }] }, \
+         cluster_manager: { load_stats_config: { set_node_on_first_message_only: true } }, layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
          static_resources: { secrets: [{ name: s }] } }",
         &[
             "watchdogs: not implemented yet",
             "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
             "stats_config.use_all_default_tags: not implemented yet",
-            "layered_runtime.layers[0].static_layer[\"a\"][\"b\"]: the runtime key a.b is not implemented yet",
+            "layered_runtime.layers[0].static_layer[\"a\"]: is not a text, number or boolean",
+            "layered_runtime.layers[0].static_layer[\"upstream\"][\"b\"]: the runtime key upstream.b is not implemented yet",
+            "layered_runtime.layers[1].name: duplicate layer name \"s\"",
+            "layered_runtime.layers[3].admin_layer: there may be at most one",
             "cluster_manager.load_stats_config: not implemented yet",
             "static_resources.secrets: not implemented yet",
         ],

@@ -108,6 +108,7 @@ fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
         local_ip: [192, 0, 2, 1].into(),
         node: Default::default(),
         slots: Default::default(),
+        runtime: Default::default(),
     };
     let mut cx = LowerCx::new(&env);
     let hcm = Hcm::lower(message, &mut cx);

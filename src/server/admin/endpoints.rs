@@ -45,6 +45,8 @@ impl Endpoint {
 
 /// The endpoint that explains, to which a body may bring the parameters.
 pub(super) const EXPLAIN: &str = "/explain";
+/// The endpoint that changes the runtime, to which a form may bring the parameters.
+pub(super) const RUNTIME_MODIFY: &str = "/runtime_modify";
 
 /// Every endpoint, in the order in which they are listed.
 pub(super) static ENDPOINTS: &[Endpoint] =
@@ -87,6 +89,9 @@ pub(super) static ENDPOINTS: &[Endpoint] =
         post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
         post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
         get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
+        post(RUNTIME_MODIFY, "set values of the runtime, or with an empty value take them back", |admin, params| {
+            mutate::runtime(admin, params).into()
+        }),
         get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
         get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
             ("usedonly", "only metrics that were ever written"),

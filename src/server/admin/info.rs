@@ -18,6 +18,7 @@ use nuncio_telemetry::stats::render::{Format, Query, render};
 use super::{Admin, Params, Reply, TEXT};
 use crate::cli::{self, DrainStrategy, IpVersion, Mode, Options};
 use crate::memory::Memory;
+use crate::runtime::Entry;
 use crate::stats;
 
 /// The release of Envoy whose configuration and behaviour this is, for whoever decides by `user_agent_build_version`.
@@ -93,12 +94,10 @@ pub(super) fn certs() -> Reply {
 
 /// `/runtime`
 pub(super) fn runtime(admin: &Admin) -> Reply {
-    let last =
-        |values: &[&str]| values.iter().rev().find(|v| !v.is_empty()).map_or_else(String::new, |v| (*v).to_owned());
-    let entry = |values: Vec<&str>| serde_json::json!({ "final_value": last(&values), "layer_values": values });
-    let bootstrap = admin.shared.bootstrap.load();
-    let entries: BTreeMap<&str, _> = bootstrap.runtime.entries().into_iter().map(|(k, v)| (k, entry(v))).collect();
-    let layers: Vec<&str> = bootstrap.runtime.layers.iter().map(|layer| layer.name.as_str()).collect();
+    let last = |values: &[String]| values.iter().rev().find(|v| !v.is_empty()).cloned().unwrap_or_default();
+    let entry = |Entry { values }| serde_json::json!({ "final_value": last(&values), "layer_values": values });
+    let (layers, entries) = admin.shared.runtime.entries();
+    let entries: BTreeMap<String, _> = entries.into_iter().map(|(key, e)| (key, entry(e))).collect();
     Reply::json(format!("{:#}", serde_json::json!({ "entries": entries, "layers": layers })))
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Self::of(WatchMask::MOVED_TO)
     }
 

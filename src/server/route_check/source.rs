@@ -225,5 +225,6 @@ fn env() -> LowerEnv {
         local_ip: std::net::Ipv4Addr::LOCALHOST.into(),
         node: NodeNames::default(),
         slots: Default::default(),
+        runtime: Default::default(),
     }
 }

@@ -65,13 +65,23 @@ pub trait MetadataPredicate: Debug + Send + Sync {
     fn matches(&self, value: &Value) -> bool;
 }
 
-/// A `ComparisonFilter`; its runtime key has the default value, as there is no runtime yet.
-#[derive(Clone, Copy, Debug)]
+/// A `ComparisonFilter`.
+#[derive(Debug)]
 pub struct Comparison {
     /// How.
     pub op: ComparisonOp,
-    /// With what.
+    /// With what, where the runtime has nothing else.
     pub value: u32,
+    /// What the runtime has instead.
+    pub setting: Option<Box<dyn Setting>>,
+}
+
+/// A value of the runtime, found by whoever reads configuration.
+pub trait Setting: Debug + Send + Sync {
+    /// The number that there is now.
+    fn integer(&self) -> Option<u64>;
+    /// The share that there is now, as numerator and denominator.
+    fn share(&self) -> Option<(u32, u32)>;
 }
 
 /// The operators of a `ComparisonFilter`.
@@ -87,13 +97,15 @@ pub enum ComparisonOp {
     NotEqual,
 }
 
-/// A `RuntimeFilter` with its default share.
-#[derive(Clone, Copy, Debug)]
+/// A `RuntimeFilter`.
+#[derive(Debug)]
 pub struct Sampling {
     /// The share's numerator.
     pub numerator: u32,
     /// The share's denominator: 100, 10,000 or 1,000,000.
     pub denominator: u32,
+    /// What the runtime has instead.
+    pub setting: Option<Box<dyn Setting>>,
     /// Whether each stream is drawn by itself; otherwise x-request-id decides, the same on every host it passes.
     pub independent: bool,
 }
@@ -140,8 +152,8 @@ fn listed(set: u32, number: u32) -> bool {
 }
 
 impl Comparison {
-    fn holds(self, n: u64) -> bool {
-        let value = u64::from(self.value);
+    fn holds(&self, n: u64) -> bool {
+        let value = self.setting.as_ref().and_then(|setting| setting.integer()).unwrap_or(self.value.into());
         match self.op {
             ComparisonOp::Equal => n == value,
             ComparisonOp::AtLeast => n >= value,
@@ -152,13 +164,15 @@ impl Comparison {
 }
 
 impl Sampling {
-    fn draws(self, cx: &FormatCx<'_>) -> bool {
+    fn draws(&self, cx: &FormatCx<'_>) -> bool {
         // Envoy: the first eight digits of the request's UUID are the number that is drawn.
         let id = cx.info.request_id.borrow();
         let pivot =
             id.as_deref().filter(|_| !self.independent).and_then(|id| u64::from_str_radix(id.get(..8)?, 16).ok());
         let number = pivot.unwrap_or_else(|| (cx.random)() as u64);
-        number % u64::from(self.denominator.max(1)) < u64::from(self.numerator)
+        let share = self.setting.as_ref().and_then(|setting| setting.share());
+        let (numerator, denominator) = share.unwrap_or((self.numerator, self.denominator));
+        number % u64::from(denominator.max(1)) < u64::from(numerator)
     }
 }
 

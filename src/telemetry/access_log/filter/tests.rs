@@ -26,7 +26,7 @@ fn accepts(info: &StreamInfo, filter: &LogFilter) -> bool {
 }
 
 fn compare(op: ComparisonOp, value: u32) -> Comparison {
-    Comparison { op, value }
+    Comparison { op, value, setting: None }
 }
 
 #[test]
@@ -104,7 +104,9 @@ fn log_types_are_listed_or_excluded() {
 #[test]
 fn sampling_follows_the_request_id_unless_independent() {
     let info = stream();
-    let sampling = |numerator, independent| LogFilter::Runtime(Sampling { numerator, denominator: 100, independent });
+    let sampling = |numerator, independent| {
+        LogFilter::Runtime(Sampling { numerator, denominator: 100, setting: None, independent })
+    };
     // 42 of 100 is drawn.
     assert!(accepts(&info, &sampling(43, false)));
     assert!(!accepts(&info, &sampling(42, false)));
