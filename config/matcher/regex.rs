@@ -1,20 +1,24 @@
 //! Regular expressions in the syntax of RE2, matched in linear time.
 
+mod program;
 mod syntax;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::r#type::matcher::v3 as proto;
+use program::Program;
 use regex_syntax::hir::{Hir, HirKind, Look};
 
 /// Bytes a compiled expression may take: the bound that RE2's program size stands for.
 const SIZE_LIMIT: usize = 4 << 20;
 /// Levels of nesting, as RE2 bounds them.
 const NEST_LIMIT: u32 = 1000;
+/// Levels of nesting that are put around an expression that must match the whole of its input.
+const NEST_AROUND: u32 = 2;
 
 /// A regular expression that must match the whole of its input.
 #[derive(Clone, Debug)]
 pub struct Regex {
-    full: regex::bytes::Regex,
+    full: Program,
     /// What every match begins with.
     prefix: Box<[u8]>,
     /// What every match has somewhere.
@@ -24,25 +28,37 @@ pub struct Regex {
 impl Regex {
     /// Compiles the pattern.
     pub fn lower(matcher: proto::RegexMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let regex = Self::lower_unhurried(matcher, cx)?;
+        regex.make_ready();
+        Ok(regex)
+    }
+
+    /// Checks the pattern, which may be compiled as late as [`Regex::make_ready`] or the first match.
+    pub(crate) fn lower_unhurried(matcher: proto::RegexMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pattern = pattern(matcher);
         cx.at("regex", |cx| Self::from_pattern(&pattern, cx))
     }
 
-    /// Compiles a pattern.
+    /// As [`Regex::lower_unhurried`], of a pattern without message.
     pub(crate) fn from_pattern(pattern: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let (syntax, hir) = parse(pattern, cx)?;
-        let full = compile(&format!(r"\A(?:{syntax})\z"), pattern, cx)?;
+        let full = Program::lower(format!(r"\A(?:{syntax})\z"), &hir, pattern, cx)?;
         Ok(Self { full, prefix: literal_prefix(&hir).into(), literals: required_literals(&hir).into() })
+    }
+
+    /// Compiles it, if it is not yet.
+    pub(crate) fn make_ready(&self) {
+        self.full.get();
     }
 
     /// The groups of a match of all of `input`.
     pub(crate) fn captures<'a>(&self, input: &'a [u8]) -> Option<regex::bytes::Captures<'a>> {
-        self.full.captures(input)
+        self.full.get()?.captures(input)
     }
 
     /// Whether the expression matches all of `input`.
     pub fn is_match(&self, input: &[u8]) -> bool {
-        self.full.is_match(input)
+        self.full.get().is_some_and(|full| full.is_match(input))
     }
 
     /// The literal that every input it matches begins with; empty if there is none.
@@ -59,7 +75,8 @@ impl Regex {
 /// A regular expression whose matches are replaced (`RegexMatchAndSubstitute`).
 #[derive(Clone, Debug)]
 pub struct Substitution {
-    regex: regex::bytes::Regex,
+    /// Compiled with the first path to rewrite: there is one of these for each request at most.
+    regex: Program,
     /// None where it names a group that the pattern lacks: RE2 then replaces nothing.
     parts: Option<Box<[Part]>>,
 }
@@ -74,22 +91,23 @@ impl Substitution {
     /// Compiles pattern and substitution.
     pub fn lower(message: proto::RegexMatchAndSubstitute, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::RegexMatchAndSubstitute { pattern: matcher, substitution } = message;
-        let regex = cx.at("pattern", |cx| {
+        let (regex, groups) = cx.at("pattern", |cx| {
             let Some(matcher) = matcher else { return Err(cx.invalid("is required")) };
             let pattern = pattern(matcher);
             cx.at("regex", |cx| {
-                let (syntax, _) = parse(&pattern, cx)?;
-                compile(&syntax, &pattern, cx)
+                let (syntax, hir) = parse(&pattern, cx)?;
+                let groups = 1 + hir.properties().explicit_captures_len();
+                Program::lower(syntax, &hir, &pattern, cx).map(|program| (program, groups))
             })
         })?;
-        let parts = parts(&substitution, regex.captures_len());
+        let parts = parts(&substitution, groups);
         Ok(Self { regex, parts })
     }
 
     /// `input` with every match replaced; `None` where nothing matches.
     pub fn replace_all(&self, input: &[u8]) -> Option<Vec<u8>> {
         let parts = self.parts.as_ref()?;
-        let mut found = self.regex.captures_iter(input).peekable();
+        let mut found = self.regex.get()?.captures_iter(input).peekable();
         found.peek()?;
         let mut out = Vec::with_capacity(input.len() + 16);
         let mut copied = 0;
@@ -142,7 +160,8 @@ fn pattern(matcher: proto::RegexMatcher) -> String {
 
 fn parse(pattern: &str, cx: &mut LowerCx<'_>) -> Result<(String, Hir), Refused> {
     let syntax = syntax::translate(pattern);
-    let parser = regex_syntax::ParserBuilder::new().utf8(false).nest_limit(NEST_LIMIT).build().parse(&syntax);
+    let parser =
+        regex_syntax::ParserBuilder::new().utf8(false).nest_limit(NEST_LIMIT - NEST_AROUND).build().parse(&syntax);
     match parser {
         Ok(hir) => Ok((syntax, hir)),
         Err(error) => {
@@ -156,14 +175,6 @@ fn parse(pattern: &str, cx: &mut LowerCx<'_>) -> Result<(String, Hir), Refused> 
             Err(cx.invalid(format!("invalid regular expression {pattern:?}{place}: {reason}")))
         }
     }
-}
-
-fn compile(syntax: &str, pattern: &str, cx: &mut LowerCx<'_>) -> Result<regex::bytes::Regex, Refused> {
-    let built = regex::bytes::RegexBuilder::new(syntax).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT).build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => cx.invalid(format!("regular expression {pattern:?} is too large")),
-        error => cx.invalid(format!("invalid regular expression {pattern:?}: {error}")),
-    })
 }
 
 /// The bytes with which every match of the whole input begins.

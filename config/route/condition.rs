@@ -162,7 +162,7 @@ impl Path {
             Some(PathSpecifier::Path(path)) => (path, Place::End),
             Some(PathSpecifier::PathSeparatedPrefix(prefix)) => (prefix, Place::Segment),
             Some(PathSpecifier::SafeRegex(regex)) => {
-                let regex = cx.at("safe_regex", |cx| Regex::lower(regex, cx))?;
+                let regex = cx.at("safe_regex", |cx| Regex::lower_unhurried(regex, cx))?;
                 return Ok((Self::Regex, Some(regex)));
             }
             Some(PathSpecifier::ConnectMatcher(ConnectMatcher {})) => return Ok((Self::Connect, None)),

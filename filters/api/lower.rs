@@ -176,9 +176,10 @@ impl<'a> LowerCx<'a> {
         mut f: impl FnMut(T, &mut Self) -> Result<R, Refused>,
     ) -> Result<Vec<R>, Refused> {
         self.at(field, |cx| {
-            let mut all = Vec::new();
+            let items = items.into_iter();
+            let mut all = Vec::with_capacity(items.size_hint().0);
             let mut refused = false;
-            for (i, item) in items.into_iter().enumerate() {
+            for (i, item) in items.enumerate() {
                 match cx.at_index(i, |cx| f(item, cx)) {
                     Ok(r) => all.push(r),
                     Err(Refused) => refused = true,

@@ -104,6 +104,23 @@ fn an_invalid_expression_is_refused_with_its_position() {
 }
 
 #[test]
+fn what_is_not_refused_for_its_depth_compiles_when_it_is_needed() {
+    let env = env();
+    let nested = |depth| format!("{}a{}", "(?:".repeat(depth), ")".repeat(depth));
+    let deepest = (900..1100).rev().find(|depth| lower(&nested(*depth), &env).is_ok()).expect("some depth is taken");
+    assert!(lower(&nested(deepest), &env).unwrap().is_match(b"a"));
+    assert_eq!(replace(&nested(deepest), "b", "a").unwrap().as_deref(), Some("b"));
+}
+
+#[test]
+fn a_comment_does_not_swallow_what_is_put_around_an_expression() {
+    match lower("(?x)a # b", &env()) {
+        Ok(regex) => assert!(regex.is_match(b"a")),
+        Err(reason) => assert!(reason.starts_with("regex: "), "{reason}"),
+    }
+}
+
+#[test]
 fn the_literal_prefix_is_found() {
     let env = env();
     let prefix = |p: &str| String::from_utf8(lower(p, &env).unwrap().prefix().to_vec()).unwrap();

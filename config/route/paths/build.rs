@@ -9,10 +9,19 @@ use crate::route::trie::{Fold, Trie};
 /// Collects the routes of a virtual host in their order.
 #[derive(Default)]
 pub(in crate::route) struct PathsBuilder<'a> {
-    exact: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
-    lower: BTreeMap<Vec<u8>, Vec<Route<'a>>>,
+    exact: BTreeMap<Vec<u8>, KeyRoutes<'a>>,
+    lower: BTreeMap<Vec<u8>, KeyRoutes<'a>>,
     regexes: BTreeMap<&'a [u8], Vec<RegexRoute<'a>>>,
     connect: Vec<Candidate>,
+    unready: Unready<'a>,
+}
+
+/// The routes of one key, and of them those that take every request of the key.
+#[derive(Default)]
+struct KeyRoutes<'a> {
+    routes: Vec<Route<'a>>,
+    /// No more than one for each [`Place`].
+    certain: Vec<Candidate>,
 }
 
 struct Route<'a> {
@@ -49,8 +58,9 @@ impl<'a> PathsBuilder<'a> {
         };
         let list = keys.entry(key).or_default();
         // What comes after a route that takes every request of the key is never reached.
-        if !list.iter().any(|earlier| earlier.candidate.covers(place)) {
-            list.push(route);
+        if !list.certain.iter().any(|earlier| earlier.covers(place)) {
+            list.certain.extend(certain.then_some(route.candidate));
+            list.routes.push(route);
         }
     }
 
@@ -62,6 +72,7 @@ impl<'a> PathsBuilder<'a> {
         headers: Vec<(&'a Field, &'a [u8])>,
     ) {
         let prefix = regex.map_or(&[][..], Regex::prefix);
+        self.unready.0.extend(regex.map(|regex| (route, regex)));
         self.regexes.entry(prefix).or_default().push(RegexRoute { route, regex, headers });
     }
 
@@ -73,8 +84,9 @@ impl<'a> PathsBuilder<'a> {
     pub(in crate::route) fn build(mut self) -> Paths {
         let screen = self.screen();
         let tries = [(Fold::Exact, self.exact), (Fold::Lower, self.lower)];
-        let tries = tries.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(fold, keys)| Keys::new(fold, keys));
-        Paths { tries: tries.collect(), screen, connect: self.connect }
+        let tries = tries.into_iter().filter(|(_, keys)| !keys.is_empty());
+        let tries = tries.map(|(fold, keys)| Keys::new(fold, keys, &self.unready)).collect();
+        Paths { tries, screen, connect: self.connect }
     }
 
     /// Puts the regular expressions under what they begin with, and of those of which many begin alike, and that no
@@ -92,7 +104,7 @@ impl<'a> PathsBuilder<'a> {
             }
         }
         screened.sort_by_key(|(candidate, _)| *candidate);
-        let (screen, others) = Screen::new(screened);
+        let (screen, others) = Screen::new(screened, &self.unready);
         for candidate in others {
             self.insert(&[], Route { candidate, headers: Vec::new() });
         }
@@ -101,9 +113,27 @@ impl<'a> PathsBuilder<'a> {
 
     /// Adds a route to a key that has later ones already.
     fn insert(&mut self, key: &[u8], route: Route<'a>) {
-        let list = self.exact.entry(key.to_vec()).or_default();
+        let list = &mut self.exact.entry(key.to_vec()).or_default().routes;
         let at = list.partition_point(|other| other.candidate.route < route.candidate.route);
         list.insert(at, route);
+    }
+}
+
+/// Regular expressions that are compiled when first needed, by their routes.
+#[derive(Default)]
+pub(super) struct Unready<'a>(Vec<(u32, &'a Regex)>);
+
+impl Unready<'_> {
+    /// Compiles those of a list that one request may need all at once, and would wait for.
+    pub(super) fn prepare(&self, list: &[Candidate]) {
+        if list.len() < MANY || self.0.is_empty() {
+            return;
+        }
+        for candidate in list {
+            if let Ok(at) = self.0.binary_search_by_key(&candidate.route, |(route, _)| *route) {
+                self.0[at].1.make_ready();
+            }
+        }
     }
 }
 
@@ -120,30 +150,31 @@ impl Candidate {
 }
 
 impl Keys {
-    fn new(fold: Fold, routes: BTreeMap<Vec<u8>, Vec<Route<'_>>>) -> Self {
+    fn new(fold: Fold, routes: BTreeMap<Vec<u8>, KeyRoutes<'_>>, unready: &Unready<'_>) -> Self {
         let (keys, routes): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
-        let mut new =
-            Self { fold, trie: Trie::new(&keys), lists: Vec::new(), candidates: Vec::new(), by_header: Vec::new() };
+        let trie = Trie::new(&keys);
+        let mut new = Self { fold, trie, lists: Vec::new(), candidates: Vec::new(), by_header: Vec::new() };
         for list in routes {
-            let lists = new.lists_of(list);
+            let lists = new.lists_of(list.routes, unready);
             new.lists.push(lists);
         }
         new
     }
 
     /// Stores the routes of one key.
-    fn lists_of(&mut self, routes: Vec<Route<'_>>) -> Lists {
+    fn lists_of(&mut self, routes: Vec<Route<'_>>, unready: &Unready<'_>) -> Lists {
         let (plain, headers) = by_header(routes);
-        let plain = self.store(plain);
+        let plain = self.store(plain, unready);
         let start = number(self.by_header.len());
         for (field, values) in headers {
-            let values = values.into_iter().map(|(value, list)| (value.into(), self.store(list))).collect();
+            let values = values.into_iter().map(|(value, list)| (value.into(), self.store(list, unready))).collect();
             self.by_header.push(ByHeader { field: field.clone(), values });
         }
         Lists { plain, by_header: Span { start, end: number(self.by_header.len()) } }
     }
 
-    fn store(&mut self, list: Vec<Candidate>) -> Span {
+    fn store(&mut self, list: Vec<Candidate>, unready: &Unready<'_>) -> Span {
+        unready.prepare(&list);
         let start = number(self.candidates.len());
         self.candidates.extend(list);
         Span { start, end: number(self.candidates.len()) }

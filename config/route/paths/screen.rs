@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use aho_corasick::AhoCorasick;
 use smallvec::SmallVec;
 
-use super::build::number;
+use super::build::{Unready, number};
 use super::{Candidate, Span};
 use crate::matcher::Regex;
 
@@ -23,7 +23,10 @@ type Met = SmallVec<[u32; 16]>;
 
 impl Screen {
     /// A screen for these routes in their order, and those that have no literal; `None` if none has.
-    pub(super) fn new<'a>(routes: Vec<(Candidate, &'a Regex)>) -> (Option<Self>, Vec<Candidate>) {
+    pub(super) fn new<'a>(
+        routes: Vec<(Candidate, &'a Regex)>,
+        unready: &Unready<'_>,
+    ) -> (Option<Self>, Vec<Candidate>) {
         let mut counts: HashMap<&[u8], usize> = HashMap::new();
         for literal in routes.iter().flat_map(|(_, regex)| regex.literals()) {
             *counts.entry(literal).or_default() += 1;
@@ -37,6 +40,10 @@ impl Screen {
                 None => others.push(candidate),
             }
         }
+        // An automaton of nothing takes longer to make than a virtual host of one route.
+        if lists.is_empty() {
+            return (None, others);
+        }
         // It fails only for more literals than memory holds.
         let Ok(literals) = AhoCorasick::new(lists.keys()) else {
             others.extend(lists.into_values().flatten());
@@ -45,11 +52,12 @@ impl Screen {
         };
         let mut screen = Self { literals, lists: Vec::new(), candidates: Vec::new() };
         for list in lists.into_values() {
+            unready.prepare(&list);
             let start = number(screen.candidates.len());
             screen.candidates.extend(list);
             screen.lists.push(Span { start, end: number(screen.candidates.len()) });
         }
-        ((!screen.lists.is_empty()).then_some(screen), others)
+        (Some(screen), others)
     }
 
     /// The lists of routes whose literals `path` has.
