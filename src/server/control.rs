@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use nuncio_config::listener::DrainType;
+use nuncio_config::listener::{DrainType, ListenerConfig};
 use nuncio_config::load::UnknownFields;
 use nuncio_filter_api::{DrainState, LowerEnv, Rng, ServerState};
 use nuncio_net::BoundSocket;
+use nuncio_telemetry::stats::Store;
 use nuncio_upstream::{Clusters, WorkerClusters};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -113,6 +114,23 @@ async fn discover_forever(clusters: Arc<Clusters>) {
     }
 }
 
+/// Starts the watchdog, which watches this thread first.
+fn watch_main(store: &Store) -> Result<Arc<Watchdog>, StartError> {
+    let watchdog = Watchdog::spawn(store);
+    let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
+    spawn_local(watchdog.watch("main_thread", "main_thread").run());
+    Ok(watchdog)
+}
+
+/// Binds the listeners of the bootstrap.
+async fn put_all(listeners: &Rc<ListenerManager>, configs: &[Arc<ListenerConfig>]) -> Result<(), StartError> {
+    for listener in configs {
+        let error = |source| StartError::Listener { listener: listener.name.clone(), source };
+        listeners.put(listener.clone(), &[]).await.map_err(error)?;
+    }
+    Ok(())
+}
+
 struct Control {
     options: Options,
     logs: Logs,
@@ -154,18 +172,13 @@ impl Control {
         let admin = admin.map_err(StartError::Admin)?;
         let clusters = Clusters::managed(&store, config.cluster_manager);
         clusters.update(config.clusters);
-        let watchdog = Watchdog::spawn(&store);
-        let watchdog = watchdog.map_err(|source| StartError::System { what: "start the watchdog", source })?;
-        spawn_local(watchdog.watch("main_thread", "main_thread").run());
+        let watchdog = watch_main(&store)?;
         let (snapshot, records) = (ArcSwap::default(), Arc::default());
         let bootstrap = ArcSwap::from_pointee(InForce::new(loaded));
         let shared =
             Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap, runtime });
         let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
-        for listener in &config.listeners {
-            let error = |source| StartError::Listener { listener: listener.name.clone(), source };
-            listeners.put(listener.clone(), &[]).await.map_err(error)?;
-        }
+        put_all(&listeners, &config.listeners).await?;
         let ads = config.dynamic_resources.ads.clone();
         let (updater, updates, initial) = Updater::new(Parts {
             env: env.clone(),
@@ -190,10 +203,8 @@ impl Control {
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let concurrency = env.concurrency;
         let admin = admin.map(|socket| {
-            AdminThread::spawn(
-                socket,
-                Admin::new(options.clone(), env.clone(), shared.clone(), logs.app.clone(), sender),
-            )
+            let admin = Admin::new(options.clone(), env.clone(), shared.clone(), logs.app.clone(), sender);
+            AdminThread::spawn(socket, admin)
         });
         Ok(Self {
             options,
