@@ -9,7 +9,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use nuncio_filter_api::{
     Body, Connection, Drain, DrainState, HttpFilter, HttpFilterConfig, HttpFilterRow, Io, LowerCx, NetworkCx,
-    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, Step, StreamCx, Worker,
+    NetworkFilter, Registry, Reply, Request, Response, ResponseHead, Rng, Sides, Step, StreamCx, Worker,
 };
 use nuncio_telemetry::{Address, ConnectionInfo};
 use prost::Message;
@@ -52,8 +52,13 @@ impl HttpFilter for Responder {
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
-static ROWS: &[HttpFilterRow] =
-    &[HttpFilterRow { name: "router", config: ROUTER, lower: |_, _| Ok(Arc::new(Responder)), per_route: None }];
+static ROWS: &[HttpFilterRow] = &[HttpFilterRow {
+    name: "router",
+    config: ROUTER,
+    lower: |_, _| Ok(Arc::new(Responder)),
+    per_route: None,
+    sides: Sides::Downstream,
+}];
 
 /// A connection manager of HTTP/2 whose only filter is the [`Responder`].
 fn manager() -> Arc<dyn NetworkFilter> {
