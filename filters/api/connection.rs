@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use nuncio_telemetry::ConnectionInfo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 /// A byte stream to a peer: a socket, or TLS over one.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin {
@@ -17,6 +18,20 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
         let _ = cx;
         Poll::Pending
     }
+
+    /// The socket, where its bytes are those of the transport: the kernel may then move them itself. `None` where
+    /// anything stands between, if only for now.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
+
+    /// The kernel has moved so many bytes out of the socket and into it.
+    fn moved(&mut self, received: u64, sent: u64) {
+        let _ = (received, sent);
+    }
+
+    /// The socket has told that its peer sends no more.
+    fn ended(&mut self) {}
 }
 
 /// A transport of any kind. Not `Send`: it belongs to the worker that accepted or dialled it.
@@ -36,6 +51,21 @@ impl Io {
     /// See [`Transport::poll_closed`].
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.poll_closed(cx)
+    }
+
+    /// See [`Transport::socket`].
+    pub fn socket(&self) -> Option<&TcpStream> {
+        self.0.socket()
+    }
+
+    /// See [`Transport::moved`].
+    pub fn moved(&mut self, received: u64, sent: u64) {
+        self.0.moved(received, sent);
+    }
+
+    /// See [`Transport::ended`].
+    pub fn ended(&mut self) {
+        self.0.ended();
     }
 }
 

@@ -23,6 +23,7 @@ mod slots;
 mod stream_cx;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod token_bucket;
 mod worker;
 
 pub use body::{Body, BodyError, BoxBody, Buffered};
@@ -35,11 +36,12 @@ pub use http_filter::{HttpFilter, HttpFilterConfig, LocalReply, Reply, Step, Ver
 pub use listener_filter::{Incoming, IncomingSocket, Inspection, ListenerFilter, Rejected};
 pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
 pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
-pub use network_filter::{Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
+pub use network_filter::{Admission, Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
 pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides};
 pub use route::{PerRoute, Route, RouteRef, Routes};
 pub use runtime::{Runtime, RuntimeKey, RuntimeValue};
 pub use shared_configs::SharedConfigs;
 pub use slots::{Readiness, Slots};
 pub use stream_cx::{RouteSource, StreamCx};
+pub use token_bucket::TokenBucket;
 pub use worker::{Clock, Rng, Worker};

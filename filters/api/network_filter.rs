@@ -5,10 +5,23 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
+use nuncio_telemetry::ConnectionInfo;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::{Connection, Worker};
+
+/// What a network filter makes of a connection that was just accepted.
+pub enum Admission {
+    /// It may go on.
+    Pass,
+    /// It may go on; what is held for it is dropped when it ends.
+    Hold(Box<dyn Any>),
+    /// It is closed at once.
+    Refuse,
+    /// It is closed after this time, in which nothing is read of it.
+    RefuseAfter(Duration),
+}
 
 /// What becomes of a connection after a network filter.
 pub enum Flow {
@@ -20,6 +33,18 @@ pub enum Flow {
 
 /// A network filter as configured: shared by all workers, one call for each connection. Tools may ask which it is.
 pub trait NetworkFilter: Any + Send + Sync {
+    /// Looks at a connection as soon as it is accepted, before the handshake where there is one. The filters of a chain
+    /// are asked in order, up to the first that refuses; a terminal filter is not asked.
+    fn admit(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> Admission {
+        let _ = (info, cx);
+        Admission::Pass
+    }
+
+    /// A filter before this terminal one has refused a connection, which is closed now: for what is counted and logged.
+    fn turned_away(&self, info: Rc<ConnectionInfo>, cx: &NetworkCx) {
+        let _ = (info, cx);
+    }
+
     /// Handles `connection`. A terminal filter returns [`Flow::Done`]; any other returns the connection, its transport
     /// perhaps wrapped. Dropping the future closes the connection.
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow>;

@@ -6,14 +6,31 @@
 //! Start reading at [`FILTERS`]. The HTTP connection manager and whatever needs clusters have their rows in the crates
 //! that implement them.
 
+mod connection_limit;
 mod direct_response;
 mod echo;
 mod listener;
+mod local_ratelimit;
+mod set_filter_state;
+mod sni_cluster;
 
 use nuncio_filter_api::{ListenerFilterRow, NetworkFilterRow};
+use nuncio_proto::envoy::config::core::v3::RuntimeFeatureFlag;
 
 /// The network filters of this crate.
-pub static FILTERS: &[NetworkFilterRow] = &[direct_response::ROW, echo::ROW];
+pub static FILTERS: &[NetworkFilterRow] = &[
+    connection_limit::ROW,
+    direct_response::ROW,
+    echo::ROW,
+    local_ratelimit::ROW,
+    set_filter_state::ROW,
+    sni_cluster::ROW,
+];
 
 /// The listener filters of this crate.
 pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[listener::original_dst::ROW];
+
+/// Whether what the flag is of is on: its default, where runtime says nothing else.
+fn runtime_flag(flag: Option<RuntimeFeatureFlag>) -> bool {
+    flag.and_then(|flag| flag.default_value).is_none_or(|default| default.value)
+}

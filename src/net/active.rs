@@ -1,5 +1,6 @@
 //! A listener as one worker runs it: its connections, and the network filters they pass through.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_config::tls::DownstreamTls;
-use nuncio_filter_api::{Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
+use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
 use nuncio_telemetry::stats::catalogue::ListenerWorkerStats;
-use nuncio_telemetry::{Address, CloseType, ConnectionInfo};
+use nuncio_telemetry::{Address, CloseType, ConnectionInfo, ResponseFlags};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -164,10 +165,12 @@ impl Shared {
             start: self.worker.clock.now(),
             termination_details: Cell::new(None),
             local_close_reason: Cell::new(None),
+            flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
             listener_metadata: self.listener.config.metadata.clone(),
             filter_chain_metadata: self.listener.config.filter_chain.metadata.clone(),
+            filter_state: RefCell::default(),
         });
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();
@@ -194,6 +197,14 @@ impl Shared {
 
     /// The filter-chain runner: one filter after the other, until one has served the connection.
     async fn run_filters(&self, mut connection: Connection) {
+        // Held until the connection ends.
+        let _held = match self.filters.len() > 1 {
+            true => match self.admit(&connection).await {
+                Ok(held) => held,
+                Err(Refused) => return,
+            },
+            false => Vec::new(),
+        };
         if let Some((tls, stats)) = &self.tls {
             let Connection { io, info } = connection;
             let timeout = self.listener.config.filter_chain.handshake_timeout;
@@ -206,18 +217,49 @@ impl Shared {
             }
         }
         for filter in &*self.filters {
-            let cx = NetworkCx {
-                worker: self.worker.clone(),
-                drain: self.drain.clone(),
-                buffer_limit: self.listener.config.buffer_limit,
-            };
-            match filter.clone().run(connection, cx).await {
+            match filter.clone().run(connection, self.network_cx()).await {
                 Flow::Next(next) => connection = next,
                 Flow::Done => return,
             }
         }
     }
+
+    /// Asks the filters before the terminal one what they make of a new connection. What they hold is given back.
+    async fn admit(&self, connection: &Connection) -> Result<Vec<Box<dyn Any>>, Refused> {
+        let mut held = Vec::new();
+        let [before @ .., terminal] = &*self.filters else { return Ok(held) };
+        let cx = self.network_cx();
+        for filter in before {
+            match filter.admit(&connection.info, &cx) {
+                Admission::Pass => {}
+                Admission::Hold(it) => held.push(it),
+                Admission::Refuse => {
+                    terminal.turned_away(connection.info.clone(), &cx);
+                    return Err(Refused);
+                }
+                Admission::RefuseAfter(delay) => {
+                    // What others hold of it they hold no longer than it may live.
+                    drop(held);
+                    tokio::time::sleep(delay).await;
+                    terminal.turned_away(connection.info.clone(), &cx);
+                    return Err(Refused);
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    fn network_cx(&self) -> NetworkCx {
+        NetworkCx {
+            worker: self.worker.clone(),
+            drain: self.drain.clone(),
+            buffer_limit: self.listener.config.buffer_limit,
+        }
+    }
 }
+
+/// A network filter has refused a connection.
+struct Refused;
 
 /// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
 fn canonical(address: SocketAddr) -> SocketAddr {

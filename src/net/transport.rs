@@ -35,6 +35,10 @@ impl Transport for TcpTransport {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_read_closed(cx)
     }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        (!self.unread).then_some(&self.stream)
+    }
 }
 
 /// The kernel knows no reset of a unix-domain socket; the peer sees ECONNRESET only where unread bytes are dropped.

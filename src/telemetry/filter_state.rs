@@ -12,10 +12,10 @@ use serde_json::Value as Json;
 use crate::Address;
 
 /// The values of one stream or connection; empty, hence without allocation, for most.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct FilterState(Vec<Entry>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     name: Cow<'static, str>,
     value: FilterValue,
@@ -29,6 +29,8 @@ pub enum LifeSpan {
     FilterChain,
     /// As long as the request.
     Request,
+    /// As long as the connection.
+    Connection,
 }
 
 /// What is kept under a name.

@@ -89,6 +89,8 @@ pub struct ConnectionInfo {
     pub termination_details: Cell<Option<&'static str>>,
     /// `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
     pub local_close_reason: Cell<Option<&'static str>>,
+    /// Flags of the connection itself; a stream of HTTP has its own.
+    pub flags: Cell<ResponseFlags>,
     /// `%DOWNSTREAM_DETECTED_CLOSE_TYPE%`.
     pub close_type: Cell<CloseType>,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
@@ -97,6 +99,8 @@ pub struct ConnectionInfo {
     pub listener_metadata: Option<Arc<Metadata>>,
     /// Metadata of the filter chain (`%METADATA(LISTENER_FILTER_CHAIN:...)%`).
     pub filter_chain_metadata: Option<Arc<Metadata>>,
+    /// What listener and network filters leave: each of its streams begins with it.
+    pub filter_state: RefCell<FilterState>,
 }
 
 impl ConnectionInfo {
@@ -116,10 +120,12 @@ impl ConnectionInfo {
             start,
             termination_details: Cell::new(None),
             local_close_reason: Cell::new(None),
+            flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
             listener_metadata: None,
             filter_chain_metadata: None,
+            filter_state: RefCell::default(),
         }
     }
 }
@@ -327,6 +333,8 @@ impl StreamInfo {
     /// A record for a stream that starts now.
     pub fn new(connection: Rc<ConnectionInfo>, start: Instant, start_wall: SystemTime) -> Self {
         let remote = RefCell::new(connection.remote.clone());
+        // Free where it is empty, as it is for most.
+        let filter_state = RefCell::new(connection.filter_state.borrow().clone());
         Self {
             connection,
             start_wall,
@@ -360,7 +368,7 @@ impl StreamInfo {
             is_logged: Cell::new(false),
             response_trailers: RefCell::new(None),
             metadata: RefCell::new(None),
-            filter_state: RefCell::default(),
+            filter_state,
             wanted_host: RefCell::new(None),
         }
     }

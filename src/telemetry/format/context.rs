@@ -57,6 +57,12 @@ pub enum AccessLogType {
 }
 
 impl AccessLogType {
+    /// Whether the record is of a connection without HTTP.
+    pub(crate) fn is_tcp(self) -> bool {
+        use AccessLogType::{TcpConnectionEnd, TcpConnectionStart, TcpPeriodic, TcpUpstreamConnected};
+        matches!(self, TcpConnectionStart | TcpUpstreamConnected | TcpPeriodic | TcpConnectionEnd)
+    }
+
     /// The form of `%ACCESS_LOG_TYPE%`.
     pub fn as_str(self) -> &'static str {
         match self {

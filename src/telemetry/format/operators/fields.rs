@@ -155,6 +155,8 @@ impl Text {
             }
             Self::DownstreamLocalClose => push(out, info.connection.local_close_reason.get()?),
             Self::DownstreamCloseType => push(out, info.connection.close_type.get().as_str()),
+            // Envoy: what passes bytes has a record of its upstream side before there is one.
+            Self::UpstreamCloseType if cx.log_type.is_tcp() => push(out, info.upstream.borrow().close_type.as_str()),
             _ => self.write_upstream(&info.upstream.borrow(), out),
         }
     }

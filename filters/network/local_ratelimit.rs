@@ -1,0 +1,82 @@
+//! `envoy.filters.network.local_ratelimit`: closes connections that come faster than a bucket fills.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use nuncio_config::protocol::duration;
+use nuncio_filter_api::{
+    Admission, Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, TokenBucket,
+};
+use nuncio_proto::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit as Proto;
+use nuncio_proto::envoy::r#type::v3::TokenBucket as BucketProto;
+use nuncio_telemetry::{ConnectionInfo, ResponseFlag};
+use tokio::time::Instant;
+
+use crate::runtime_flag;
+
+pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
+    name: "envoy.filters.network.local_ratelimit",
+    config: "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
+    lower,
+};
+
+nuncio_telemetry::stats! {
+    /// `local_rate_limit.<stat_prefix>`
+    struct LocalRateLimitStats {
+        rate_limited: Counter,
+    }
+}
+
+/// Envoy's least `fill_interval`.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+
+struct LocalRateLimit {
+    stats: LocalRateLimitStats,
+    bucket: TokenBucket,
+    is_enabled: bool,
+}
+
+fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
+    let Proto { stat_prefix, token_bucket, runtime_enabled, share_key } =
+        prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
+    cx.unsupported("share_key", &share_key)?;
+    let bucket = cx.opt("token_bucket", token_bucket, bucket)?;
+    let bucket = bucket.ok_or_else(|| cx.at("token_bucket", |cx| cx.invalid("is required")))?;
+    let stats = LocalRateLimitStats::new(&cx.env.stats.scope("local_rate_limit").scope(&stat_prefix));
+    Ok(Arc::new(LocalRateLimit { stats, bucket, is_enabled: runtime_flag(runtime_enabled) }))
+}
+
+fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBucket, Refused> {
+    let BucketProto { max_tokens, tokens_per_fill, fill_interval } = proto;
+    let interval = cx.opt("fill_interval", fill_interval, |interval, cx| match duration(interval, cx)? {
+        interval if interval < MIN_INTERVAL => {
+            Err(cx.invalid("local rate limit token bucket fill timer must be >= 50ms"))
+        }
+        interval => Ok(interval),
+    })?;
+    let interval = interval.ok_or_else(|| cx.at("fill_interval", |cx| cx.invalid("is required")))?;
+    Ok(TokenBucket::new(max_tokens, tokens_per_fill.map_or(1, |tokens| tokens.value), interval, Instant::now()))
+}
+
+impl NetworkFilter for LocalRateLimit {
+    fn admit(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> Admission {
+        if !self.is_enabled || self.bucket.take(cx.worker.clock.now()) {
+            return Admission::Pass;
+        }
+        self.stats.rate_limited().inc();
+        // Envoy's flag for it.
+        info.flags.set(ResponseFlag::UpstreamRetryLimitExceeded.into());
+        info.local_close_reason.set(Some("local_ratelimit_close_over_limit"));
+        Admission::Refuse
+    }
+
+    fn run(self: Arc<Self>, connection: Connection, _: NetworkCx) -> LocalBoxFuture<'static, Flow> {
+        Box::pin(std::future::ready(Flow::Next(connection)))
+    }
+
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}

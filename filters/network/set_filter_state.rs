@@ -1,0 +1,105 @@
+//! `envoy.filters.network.set_filter_state`: leaves values for the filters and logs of a connection.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use nuncio_config::format::FormatString;
+use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
+use nuncio_proto::envoy::extensions::filters::common::set_filter_state::v3 as common;
+use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as Proto;
+use nuncio_telemetry::format::{FormatCx, LineFormat};
+use nuncio_telemetry::{ConnectionInfo, FilterValue, LifeSpan, StreamInfo};
+
+pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
+    name: "envoy.filters.network.set_filter_state",
+    config: "envoy.extensions.filters.network.set_filter_state.v3.Config",
+    lower,
+};
+
+/// The names whose values Envoy can make from text, those alone that something here reads.
+const KNOWN: [&str; 7] = [
+    "envoy.string",
+    "envoy.tcp_proxy.cluster",
+    "envoy.tcp_proxy.per_connection_idle_timeout_ms",
+    "envoy.network.upstream_server_name",
+    "envoy.upstream.dynamic_host",
+    "envoy.upstream.dynamic_port",
+    "envoy.hashable_string",
+];
+
+struct SetFilterState {
+    on_new_connection: Box<[Value]>,
+    on_handshake: Box<[Value]>,
+}
+
+struct Value {
+    key: Arc<str>,
+    format: LineFormat,
+    skips_empty: bool,
+}
+
+fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
+    let Proto { on_new_connection, on_downstream_tls_handshake, on_downstream_data } =
+        prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
+    let refused = cx.unsupported("on_downstream_data", &on_downstream_data);
+    let on_new_connection = cx.each("on_new_connection", on_new_connection, Value::lower);
+    let on_handshake = cx.each("on_downstream_tls_handshake", on_downstream_tls_handshake, Value::lower);
+    refused?;
+    Ok(Arc::new(SetFilterState { on_new_connection: on_new_connection?.into(), on_handshake: on_handshake?.into() }))
+}
+
+impl NetworkFilter for SetFilterState {
+    fn admit(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> Admission {
+        set(&self.on_new_connection, info, cx);
+        Admission::Pass
+    }
+
+    fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow> {
+        if connection.info.tls.borrow().is_some() {
+            set(&self.on_handshake, &connection.info, &cx);
+        }
+        Box::pin(std::future::ready(Flow::Next(connection)))
+    }
+
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+fn set(values: &[Value], info: &Rc<ConnectionInfo>, cx: &NetworkCx) {
+    let now = cx.worker.clock.now();
+    for value in values {
+        let record = StreamInfo::new(info.clone(), info.start, cx.worker.clock.wall(info.start));
+        let mut text = Vec::new();
+        value.format.write(&FormatCx::new(&record, now, cx.worker.clock.wall(now)), &mut text);
+        if text.is_empty() && value.skips_empty {
+            continue;
+        }
+        let text = FilterValue::Text(String::from_utf8_lossy(&text).into());
+        info.filter_state.borrow_mut().set(value.key.to_string(), text, LifeSpan::Connection);
+    }
+}
+
+impl Value {
+    // Deprecated fields are configuration too.
+    #[allow(deprecated)]
+    fn lower(proto: common::FilterStateValue, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use common::filter_state_value::{Key, Value as ValueProto};
+        let common::FilterStateValue { factory_key, read_only, shared_with_upstream, skip_if_empty, key, value } =
+            proto;
+        let refused: Result<(), Refused> =
+            [cx.unsupported("read_only", &read_only), cx.unsupported("shared_with_upstream", &shared_with_upstream)]
+                .into_iter()
+                .collect();
+        let Some(Key::ObjectKey(key)) = key else { return Err(cx.invalid("object_key is required")) };
+        let factory = if factory_key.is_empty() { &key } else { &factory_key };
+        if !KNOWN.contains(&factory.as_str()) {
+            return Err(cx.invalid(format!("'{factory}' does not have an object factory")));
+        }
+        let Some(ValueProto::FormatString(format)) = value else { return Err(cx.invalid("a value is required")) };
+        let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
+        refused?;
+        Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty })
+    }
+}
