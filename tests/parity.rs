@@ -61,6 +61,7 @@ scenario_files! {
     lb_zone
     local_reply
     matching
+    network_filters
     outlier
     path
     repeated_headers
@@ -87,6 +88,7 @@ scenario_files! {
     runtime
     stats
     syntax
+    tcp_proxy
     tls
     transport_socket
     transport_tls

@@ -20,7 +20,12 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
             std::slice::from_ref(&nuncio_upstream::FORWARD_PROXY),
             more.http,
         ],
-        network: vec![nuncio_filters_network::FILTERS, std::slice::from_ref(&nuncio_http::hcm::ROW), more.network],
+        network: vec![
+            nuncio_filters_network::FILTERS,
+            std::slice::from_ref(&nuncio_http::hcm::ROW),
+            std::slice::from_ref(&nuncio_upstream::TCP_PROXY),
+            more.network,
+        ],
         listener: vec![nuncio_filters_network::LISTENER_FILTERS],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));

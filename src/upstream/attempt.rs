@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::cluster::{Priority, UpstreamProtocol};
-use nuncio_filter_api::{Body, RequestHead, Response, ResponseHead};
+use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
 use nuncio_telemetry::{Protocol, StreamInfo};
 use tokio::time::Instant;
@@ -114,6 +114,21 @@ impl Attempt<'_> {
         // Envoy: to the client the connection is a host that grants its CONNECT.
         let head = ResponseHead::new(StatusCode::OK);
         Ok(Answered { response: Response { head, body }, active })
+    }
+
+    /// Connects, for bytes that are no HTTP.
+    pub(crate) async fn connect_raw(&self) -> Result<(Io, ActiveRequest), Failure> {
+        let begun = self.begun();
+        let options = self.info.and_then(|info| TransportOptions::of_bytes(&self.host.host, info));
+        let dialled = tcp::dial_raw(&self.host.share, &self.host.host, self.priority, options).await;
+        let (io, record) = self.note_host(dialled).inspect_err(|failure| {
+            if let Some(health) = self.host.share.cluster.health() {
+                health.note_failure(&self.host.host, failure);
+            }
+        })?;
+        let active = ActiveRequest::begin_unlimited(&self.host.share, &record, self.priority);
+        self.note_connection(&record, begun);
+        Ok((io, active))
     }
 
     /// Makes of a socket to the host and `body` the two directions of a tunnel.
@@ -309,6 +324,17 @@ impl ActiveRequest {
             stats.upstream_rq_active_overflow().inc();
             return Err(Failure::RequestOverflow);
         }
+        Ok(Self::begun(share, record, priority))
+    }
+
+    /// The same, whatever `max_requests` says. Envoy: it is none of a connection without HTTP.
+    pub(crate) fn begin_unlimited(share: &Rc<ClusterShare>, record: &Rc<ConnectionRecord>, priority: Priority) -> Self {
+        share.cluster.limits(priority).take(Resource::Requests, &share.cluster.stats);
+        Self::begun(share, record, priority)
+    }
+
+    fn begun(share: &Rc<ClusterShare>, record: &Rc<ConnectionRecord>, priority: Priority) -> Self {
+        let stats = &share.cluster.stats;
         share.cluster.limits(priority).request_begins(|| share.env.clock.now());
         record.begin();
         stats.upstream_rq_total().inc();
@@ -316,7 +342,7 @@ impl ActiveRequest {
         let host = record.host.clone();
         host.stats.rq_total.inc();
         host.stats.rq_active.inc();
-        Ok(Self::new(share, host, record, priority))
+        Self::new(share, host, record, priority)
     }
 
     /// Datagrams to a host. Envoy counts nothing of them but the response.

@@ -26,9 +26,11 @@ mod lb;
 mod limits;
 mod orca;
 mod outlier;
+mod pipes;
 mod pool;
 mod router;
 mod send;
+mod tcp_proxy;
 #[cfg(test)]
 mod testing;
 mod timer;
@@ -41,4 +43,5 @@ pub use forward_proxy::ROW as FORWARD_PROXY;
 pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
 pub use host_set::{Candidates, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
+pub use tcp_proxy::ROW as TCP_PROXY;
 pub use worker::WorkerClusters;

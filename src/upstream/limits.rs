@@ -98,6 +98,11 @@ impl Limits {
         self.try_take_of(self.max(resource), resource, stats)
     }
 
+    /// Whether there is none left.
+    pub(crate) fn is_exhausted(&self, resource: Resource) -> bool {
+        self.used[resource as usize].load(Ordering::Relaxed) >= self.max(resource)
+    }
+
     /// As `try_take`, of the retries that are allowed now.
     pub(crate) fn try_take_retry(&self, now: Instant, stats: &ClusterStats) -> bool {
         let max = match (self.retry_budget, &self.recent) {

@@ -26,6 +26,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::host_set::{Ability, HostSet, PriorityHosts};
 use crate::lb::{Balancer, ClusterBalancer, LbEnv, NoHost, PickContext, provided, wanted};
+use crate::pipes::Pipes;
 use crate::pool::HostPools;
 use crate::router::LastNumber;
 use crate::timer::Timers;
@@ -46,6 +47,9 @@ pub(crate) struct WorkerEnv {
     pub(crate) clock: Clock,
     pub(crate) rng: Rng,
     pub(crate) timers: Rc<Timers>,
+    pub(crate) pipes: Pipes,
+    /// What bytes are copied through that are read and written within one poll.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
     /// The last value of x-envoy-expected-rq-timeout-ms.
     pub(crate) timeout_value: LastNumber,
     /// The worker, which holds all of this.
@@ -115,6 +119,9 @@ pub(crate) struct WorkerHost {
     pub(crate) pools: Rc<HostPools>,
 }
 
+/// Bytes that are copied at once.
+const SCRATCH: usize = 64 << 10;
+
 // === impl WorkerClusters ===
 
 impl WorkerClusters {
@@ -125,6 +132,8 @@ impl WorkerClusters {
             clock: Clock::default(),
             rng,
             timers: Rc::default(),
+            pipes: Pipes::default(),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
             timeout_value: LastNumber::default(),
             worker: RefCell::default(),
         });

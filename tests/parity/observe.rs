@@ -2,7 +2,7 @@
 
 use super::escape::{visible, visible_body, visible_value};
 use super::mask::Mask;
-use super::scenario::{Action, Condition, Kind, Scenario, Step};
+use super::scenario::{Action, Condition, Kind, Move, Scenario, Step};
 use crate::support::client::{Client, End, fetch, get};
 use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::http1::{Framing, Message};
@@ -14,6 +14,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 
 /// How long a proxy may take to close a connection after it said that it would.
 const ANNOUNCED_CLOSE: Duration = Duration::from_secs(3);
@@ -210,6 +213,13 @@ async fn act(
             seen.lines.extend([format!("> {}", visible(body)), format!("> {}", name(end))]);
             Ok(Some(client.address()))
         }
+        Action::Tcp(moves) => {
+            let client = TcpStream::connect(to).await?;
+            client.set_nodelay(true)?;
+            let address = client.local_addr()?;
+            play(client, to, moves, patience, seen).await;
+            Ok(Some(address))
+        }
         Action::Http2 { head, body, trailers } => {
             let mut client = H2Client::connect(to, split).await?;
             match client.request(head.clone(), body, trailers.clone()).await {
@@ -217,6 +227,63 @@ async fn act(
                 Outcome::Reset(reason) => seen.lines.push(format!("> reset {reason}")),
             }
             Ok(Some(client.address()))
+        }
+    }
+}
+
+/// Makes the moves of a client on a connection.
+async fn play(client: TcpStream, proxy: SocketAddr, moves: &[Move], patience: Patience, seen: &mut Seen) {
+    let (mut from, mut to) = client.into_split();
+    let mut kept = Vec::new();
+    for next in moves {
+        match next {
+            // The proxy may have closed already: what comes then is seen by reading.
+            Move::Send(bytes) => drop(to.write_all(bytes).await),
+            Move::Bulk(length) => drop(to.write_all(&vec![b'x'; *length]).await),
+            Move::Fin => drop(to.shutdown().await),
+            Move::Reset => {
+                let _ = from.as_ref().set_zero_linger();
+                // Dropped, it would send a FIN first.
+                to.forget();
+                return;
+            }
+            Move::Read => seen.lines.push(read_until_quiet(&mut from, patience).await),
+            Move::Drain => seen.lines.push(drain(&mut from).await),
+            Move::Another => match TcpStream::connect(proxy).await {
+                Ok(another) => {
+                    let (its_from, its_to) = another.into_split();
+                    kept.push((std::mem::replace(&mut from, its_from), std::mem::replace(&mut to, its_to)));
+                }
+                Err(error) => seen.lines.push(format!("> {:?}", error.kind())),
+            },
+            Move::Pause(time) => tokio::time::sleep(*time).await,
+        }
+    }
+    // What is left of it ends in an orderly way.
+    let _ = to.shutdown().await;
+}
+
+async fn read_until_quiet(from: &mut OwnedReadHalf, patience: Patience) -> String {
+    let (mut all, mut chunk) = (Vec::new(), vec![0; 1 << 16]);
+    let end = loop {
+        match tokio::time::timeout(patience.scale(300), from.read(&mut chunk)).await {
+            Err(_) => break "open",
+            Ok(Ok(0)) => break "end",
+            Ok(Ok(n)) => all.extend_from_slice(&chunk[..n]),
+            Ok(Err(_)) => break "reset",
+        }
+    };
+    format!("> {} {end}", visible_body(&all))
+}
+
+async fn drain(from: &mut OwnedReadHalf) -> String {
+    let (mut total, mut chunk) = (0, vec![0; 1 << 16]);
+    loop {
+        match tokio::time::timeout(STAT_DEADLINE, from.read(&mut chunk)).await {
+            Err(_) => return format!("> {total} bytes open"),
+            Ok(Ok(0)) => return format!("> {total} bytes end"),
+            Ok(Ok(n)) => total += n,
+            Ok(Err(_)) => return format!("> {total} bytes reset"),
         }
     }
 }

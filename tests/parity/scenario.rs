@@ -3,7 +3,7 @@
 //! ```text
 //! === name of the scenario
 //! # a comment, before the first block
-//! --- hcm | listener | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters | listeners
+//! --- hcm | listener | network | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters | listeners
 //! --- bootstrap
 //! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO that of
 //! a host that sends datagrams back, $TCP_ECHO that of one that sends back whatever comes over TCP
@@ -18,6 +18,9 @@
 //! bytes as they are, line breaks of the file dropped
 //! --- stream label
 //! bytes as they are, line breaks of the file dropped; whatever comes back is shown as it is
+//! --- tcp label
+//! what a client does on a connection: `send TEXT`, `bulk BYTES`, `fin`, `reset`, `read` (until it is quiet), `drain`
+//! (until the end, counting bytes), `pause MS`, `another` (it goes on with another connection, and keeps this one)
 //! --- h2 label
 //! `:pseudo: value` and header lines, `> name: value` for trailers, a blank line before the body
 //! --- expect [status=400|501|none] [upstream=nothing|N] [end=closed] [or=envoy] reason
@@ -106,6 +109,8 @@ pub(super) enum Action {
         raw: bool,
     },
     Stream(Vec<u8>),
+    /// What is done on a connection, line by line.
+    Tcp(Vec<Move>),
     Http2 {
         head: http::Request<()>,
         body: Vec<u8>,
@@ -118,6 +123,24 @@ pub(super) enum Action {
     Post(String),
     /// The name server says something else from then on.
     Names(Table),
+}
+
+/// What a client does on a connection.
+pub(super) enum Move {
+    Send(Vec<u8>),
+    /// So many bytes of one value.
+    Bulk(usize),
+    /// It sends no more.
+    Fin,
+    /// It leaves with a reset.
+    Reset,
+    /// It reads until nothing comes any more.
+    Read,
+    /// It reads until the end, and tells how many bytes there were.
+    Drain,
+    Pause(Duration),
+    /// It makes another connection, on which it goes on; it keeps those before.
+    Another,
 }
 
 /// A value of a stat that is waited for.
@@ -205,6 +228,11 @@ impl Scenario {
                 let action = Action::Stream(unescape(&lines.concat())?);
                 self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
             }
+            "tcp" => {
+                let moves = lines.iter().filter(|line| !line.trim().is_empty()).map(|line| a_move(line));
+                let action = Action::Tcp(moves.collect::<Result<_, _>>()?);
+                self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
+            }
             "h2" => self.steps.push(h2_step(words, lines)?),
             "dns" if self.steps.is_empty() => self.names.extend(table(&text)?),
             "dns" => self.steps.push(Step {
@@ -244,6 +272,7 @@ impl Scenario {
         let pieces = &mut self.pieces;
         Some(match kind {
             "hcm" => &mut pieces.hcm,
+            "network" => &mut pieces.network,
             "listener" => &mut pieces.listener,
             "filters" => &mut pieces.filters,
             "router" => &mut pieces.router,
@@ -371,6 +400,22 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+fn a_move(line: &str) -> Result<Move, String> {
+    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let number = || rest.parse().map_err(|e| format!("{line}: {e}"));
+    Ok(match verb {
+        "send" => Move::Send(unescape(rest)?),
+        "bulk" => Move::Bulk(number()?),
+        "fin" => Move::Fin,
+        "reset" => Move::Reset,
+        "read" => Move::Read,
+        "another" => Move::Another,
+        "drain" => Move::Drain,
+        "pause" => Move::Pause(Duration::from_millis(number()? as u64)),
+        other => return Err(format!("no such move as {other}")),
+    })
 }
 
 fn words_of(lines: &[&str]) -> impl Iterator<Item = String> {

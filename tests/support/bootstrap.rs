@@ -6,6 +6,8 @@
 pub(crate) struct Pieces {
     /// Further fields of the listener.
     pub(crate) listener: String,
+    /// Network filters instead of the connection manager, as list items.
+    pub(crate) network: String,
     /// Further fields of the connection manager.
     pub(crate) hcm: String,
     /// HTTP filters before the router, as list items.
@@ -56,6 +58,7 @@ static_resources:
     <listener 4>
     filter_chains:
     - filters:
+      <network 6>
       - name: http
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -89,7 +92,13 @@ impl Pieces {
             if self.hcm.contains("delayed_close_timeout") { "" } else { "delayed_close_timeout: 0.1s\n" };
         let cluster = format!("{}\n{}", self.cluster, if http2 { HTTP2_UPSTREAM } else { "" });
         let mut yaml = String::new();
+        let mut in_hcm = false;
         for line in TEMPLATE.lines() {
+            // The one list item of the template at this depth ends with the listener.
+            in_hcm = (in_hcm || line == "      - name: http") && line != "  <listeners 2>";
+            if in_hcm && !self.network.is_empty() {
+                continue;
+            }
             let Some((name, depth)) = line.trim().strip_prefix('<').and_then(|l| l.strip_suffix('>')?.split_once(' '))
             else {
                 yaml += line;
@@ -99,6 +108,7 @@ impl Pieces {
             let piece = match name {
                 "bootstrap" => self.bootstrap.clone(),
                 "listener" => self.listener.clone(),
+                "network" => self.network.clone(),
                 "hcm" => format!("{delayed_close}{}", self.hcm),
                 "routing" if !self.scoped_routes.is_empty() => {
                     format!("scoped_routes:\n{}", indent(&self.scoped_routes, 2))

@@ -165,6 +165,7 @@ async fn tcp_echo() -> u16 {
             tokio::spawn(async move {
                 let (mut from, mut to) = stream.split();
                 let _ = tokio::io::copy(&mut from, &mut to).await;
+                let _ = tokio::io::AsyncWriteExt::shutdown(&mut to).await;
             });
         }
     });

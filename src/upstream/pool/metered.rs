@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use nuncio_filter_api::{Io, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::connection::{ClosedBy, ConnectionRecord};
 
@@ -62,6 +63,20 @@ impl Transport for Metered {
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.io.poll_closed(cx)
+    }
+
+    fn socket(&self) -> Option<&TcpStream> {
+        self.io.socket()
+    }
+
+    fn moved(&mut self, received: u64, sent: u64) {
+        let stats = &self.record.share.cluster.stats;
+        stats.upstream_cx_rx_bytes_total().add(received);
+        stats.upstream_cx_tx_bytes_total().add(sent);
+    }
+
+    fn ended(&mut self) {
+        self.record.closed_by.set(ClosedBy::Host);
     }
 }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use nuncio_config::cluster::Priority;
-use nuncio_filter_api::{Body, BodyError};
+use nuncio_filter_api::{Body, BodyError, Io};
 use nuncio_http::h1::ClientConnection;
 use nuncio_telemetry::ResponseFlag;
 
@@ -26,6 +26,17 @@ pub(crate) async fn dial(
     priority: Priority,
     options: Option<Rc<TransportOptions>>,
 ) -> Result<(ClientConnection, Rc<ConnectionRecord>), PoolFailure> {
+    let (io, record) = dial_raw(share, host, priority, options).await?;
+    Ok((ClientConnection::new(io, share.http1_settings().clone()), record))
+}
+
+/// As `dial`, for bytes that are no HTTP.
+pub(crate) async fn dial_raw(
+    share: &Rc<ClusterShare>,
+    host: &Arc<Host>,
+    priority: Priority,
+    options: Option<Rc<TransportOptions>>,
+) -> Result<(Io, Rc<ConnectionRecord>), PoolFailure> {
     // A queue of one, for what is counted of a request that waits for its connection.
     let queue = Queue::new();
     let waiting = queue.join(share, host, priority)?;
@@ -35,7 +46,7 @@ pub(crate) async fn dial(
     let record = Rc::new(record);
     match record.dial().await {
         Ok(io) => {
-            queue.serve(|| (ClientConnection::new(io, share.http1_settings().clone()), record));
+            queue.serve(|| (io, record));
         }
         Err(failure) => queue.fail(&failure),
     }

@@ -11,7 +11,7 @@ use nuncio_config::tls::{Alpn, Wishes};
 use nuncio_config::transport_socket::{AddedTlv, ProxyProtocolSocket, TransportSocket};
 use nuncio_filter_api::RequestHead;
 use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
-use nuncio_telemetry::{Address, ConnectionInfo, TlsInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, FilterValue, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
 
 use crate::host::Host;
@@ -81,7 +81,23 @@ impl TransportOptions {
         }
         (options != Self::default()).then(|| Rc::new(options))
     }
+
+    /// Those of `host` for what a connection brings that is no HTTP.
+    pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
+        let mut options = Self::default();
+        if host.transport().is_some_and(|socket| socket.tells_of_clients()) {
+            let (source, destination) = (info.connection.remote.clone(), info.connection.local.clone());
+            options.client = Some(Client { source, destination });
+        }
+        if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(SERVER_NAME) {
+            options.server_name = Some((**name).into());
+        }
+        (options != Self::default()).then(|| Rc::new(options))
+    }
 }
+
+/// Envoy: under this name a filter may set what the host is asked for in TLS.
+const SERVER_NAME: &str = "envoy.network.upstream_server_name";
 
 /// The host of an authority, without its port, and whether it is an address.
 fn host_of(authority: &str) -> (&str, bool) {

@@ -1,0 +1,194 @@
+//! One connection on its way through the filter, and what is counted and logged of it.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use nuncio_filter_api::{Io, NetworkCx, Worker};
+use nuncio_telemetry::format::{AccessLogType, FormatCx};
+use nuncio_telemetry::{ConnectionInfo, FilterValue, ResponseFlag, StreamInfo};
+use tokio::time::Instant;
+
+use super::config::Config;
+use super::connect::Connected;
+use super::relay::{Ended, Relay};
+use crate::timer::Timer;
+use crate::worker::WorkerClusters;
+
+/// One connection. Dropping it writes the last record of its access logs.
+pub(super) struct Session {
+    pub(super) config: Arc<Config>,
+    pub(super) info: Rc<StreamInfo>,
+    pub(super) worker: Rc<Worker>,
+    pub(super) clusters: Rc<WorkerClusters>,
+    /// Bytes that each direction may hold back.
+    pub(super) buffer_limit: usize,
+}
+
+/// Why a session ends before both directions have.
+pub(super) enum Expired {
+    Idle,
+    MaxDuration,
+}
+
+/// The times at which a session ends, or is logged.
+pub(super) struct Deadlines {
+    idle_timeout: Option<Duration>,
+    active_at: Instant,
+    ends_at: Option<Instant>,
+    log_interval: Option<Duration>,
+    logs_at: Option<Instant>,
+    timer: Timer,
+}
+
+/// Envoy: under this name a filter may set how long this connection may do nothing, in milliseconds.
+const IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
+
+// === impl Session ===
+
+impl Session {
+    pub(super) fn new(config: Arc<Config>, connection: Rc<ConnectionInfo>, cx: &NetworkCx) -> Self {
+        config.stats.downstream_cx_total().inc();
+        let worker = cx.worker.clone();
+        let start = connection.start;
+        let info = Rc::new(StreamInfo::new(connection, start, worker.clock.wall(start)));
+        info.is_logged.set(!config.logs.is_empty());
+        info.flags.set(info.connection.flags.get());
+        let clusters = WorkerClusters::of(&worker);
+        Self { config, info, worker, clusters, buffer_limit: cx.buffer_limit as usize }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn serve(self, io: Io) {
+        if self.config.log_on_start {
+            self.log(AccessLogType::TcpConnectionStart);
+        }
+        let mut deadlines = Deadlines::new(&self);
+        let connected = {
+            let mut connecting = std::pin::pin!(self.connect());
+            poll_fn(|cx| match connecting.as_mut().poll(cx) {
+                Poll::Ready(connected) => Poll::Ready(Ok(connected)),
+                // Before there is a host nothing is idle.
+                Poll::Pending => deadlines.poll_end(&self, cx).map(Err),
+            })
+            .await
+        };
+        match connected {
+            Ok(Some(connected)) => self.relay(io, connected, deadlines).await,
+            Ok(None) => {}
+            Err(expired) => self.expire(expired),
+        }
+    }
+
+    async fn relay(&self, io: Io, connected: Connected, mut deadlines: Deadlines) {
+        let Connected { io: upstream, active } = connected;
+        if self.config.log_on_connected {
+            self.log(AccessLogType::TcpUpstreamConnected);
+        }
+        deadlines.touch(self.worker.clock.now());
+        let mut relay = Relay::new(self, io, upstream, active);
+        let ended = poll_fn(|cx| relay.poll(&mut deadlines, cx)).await;
+        relay.end(&ended);
+        if let Ended::Expired(expired) = ended {
+            self.expire(expired);
+        }
+    }
+
+    fn expire(&self, expired: Expired) {
+        let stats = &self.config.stats;
+        match expired {
+            Expired::Idle => {
+                stats.idle_timeout().inc();
+                self.info.connection.local_close_reason.set(Some("tcp_session_idle_timeout"));
+            }
+            Expired::MaxDuration => {
+                stats.max_downstream_connection_duration().inc();
+                self.info.flag(ResponseFlag::DurationTimeout);
+                self.info.connection.local_close_reason.set(Some("max_connection_duration_reached"));
+            }
+        }
+    }
+
+    /// Writes a record to the access logs.
+    pub(super) fn log(&self, why: AccessLogType) {
+        if self.config.logs.is_empty() {
+            return;
+        }
+        let now = self.info.times.complete.get().unwrap_or_else(|| self.worker.clock.now());
+        let mut cx = FormatCx::new(&self.info, now, self.worker.clock.wall(now));
+        cx.log_type = why;
+        self.config.logs.iter().for_each(|log| log.log(&cx));
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.info.is_logged.get() {
+            self.info.times.complete.set(Some(self.worker.clock.now()));
+            self.log(AccessLogType::TcpConnectionEnd);
+        }
+    }
+}
+
+// === impl Deadlines ===
+
+impl Deadlines {
+    fn new(session: &Session) -> Self {
+        let Session { config, worker, info, clusters, .. } = session;
+        let start = info.start;
+        let own = match info.filter_state.borrow().get(IDLE_TIMEOUT) {
+            Some(FilterValue::Number(millis)) => Some(Duration::from_millis((*millis).into())),
+            Some(FilterValue::Text(text)) => text.parse().ok().map(Duration::from_millis),
+            _ => None,
+        };
+        Self {
+            idle_timeout: own.map_or(config.idle_timeout, |own| (!own.is_zero()).then_some(own)),
+            active_at: start,
+            ends_at: config.max_duration.map(|max| start + max.drawn(worker.rng.u64())),
+            log_interval: config.log_interval.filter(|_| !config.logs.is_empty()),
+            logs_at: config.log_interval.filter(|_| !config.logs.is_empty()).map(|interval| start + interval),
+            timer: clusters.env().timers.timer(),
+        }
+    }
+
+    /// Bytes have passed.
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.active_at = now;
+    }
+
+    /// Ready when the session is over, logging it meanwhile.
+    pub(super) fn poll_expired(&mut self, session: &Session, cx: &mut std::task::Context<'_>) -> Poll<Expired> {
+        let idle_at = self.idle_timeout.map(|timeout| self.active_at + timeout);
+        self.poll_first(idle_at, session, cx)
+    }
+
+    /// As `poll_expired`, while there is nothing yet that could be idle.
+    fn poll_end(&mut self, session: &Session, cx: &mut std::task::Context<'_>) -> Poll<Expired> {
+        self.poll_first(None, session, cx)
+    }
+
+    fn poll_first(
+        &mut self,
+        idle_at: Option<Instant>,
+        session: &Session,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Expired> {
+        loop {
+            let first = [idle_at, self.ends_at, self.logs_at].into_iter().flatten().min();
+            let Some(first) = first else { return Poll::Pending };
+            if self.timer.poll_reached(first, cx).is_pending() {
+                return Poll::Pending;
+            }
+            if self.ends_at == Some(first) {
+                return Poll::Ready(Expired::MaxDuration);
+            }
+            if idle_at == Some(first) {
+                return Poll::Ready(Expired::Idle);
+            }
+            session.log(AccessLogType::TcpPeriodic);
+            self.logs_at = self.log_interval.map(|interval| first + interval);
+        }
+    }
+}
