@@ -35,7 +35,7 @@ pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardProxy};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
-    StatusRanges, TcpHealthCheck,
+    RedisHealthCheck, StatusRanges, TcpHealthCheck,
 };
 pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{

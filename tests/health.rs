@@ -9,7 +9,7 @@ use crate::support::split::Split;
 use crate::support::upstream::{Answer, Script, Then, http1};
 
 /// Both upstreams as hosts of `up`, of which no unhealthy one is ever chosen.
-const TWO_HOSTS: &str = r#"common_lb_config: { healthy_panic_threshold: { value: 0 } }
+const TWO_HOSTS: &str = r#"common_lb_config: { healthy_panic_threshold: { value: 0 }, update_merge_window: 0s }
 load_assignment:
   cluster_name: up
   endpoints:
@@ -129,4 +129,77 @@ async fn a_connection_that_is_kept_survives_the_failure_of_the_other_host() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     proxy.wait_for_stat("cluster.up.membership_healthy", 1).await;
+}
+
+/// A Redis server, which ends when it is dropped.
+struct Redis {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        ended.expect("it runs");
+    }
+}
+
+/// A Redis server; `None`, and a word about it, where there is none to be had.
+async fn redis() -> Option<Redis> {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
+    let port = free.local_addr().expect("it is bound").port();
+    drop(free);
+    let arguments = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+    let mut command = std::process::Command::new("redis-server");
+    match command.args(arguments).stdout(std::process::Stdio::null()).spawn() {
+        Ok(process) => Some(Redis { process, port }),
+        Err(error) => {
+            crate::support::say(&format!("SKIPPED: redis-server does not start: {error}"));
+            None
+        }
+    }
+}
+
+/// Says one thing to a Redis server.
+async fn tell_redis(port: u16, command: &[u8]) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    stream.write_all(command).await.expect("it reads");
+    assert!(stream.read(&mut [0; 64]).await.expect("it answers") > 0);
+}
+
+#[tokio::test]
+async fn a_redis_server_is_well_until_it_has_the_key() {
+    let Some(server) = redis().await else { return };
+    let port = server.port;
+    let cluster = |name: &str, key: &str| {
+        format!(
+            r#"- name: {name}
+  load_assignment: {{ cluster_name: {name}, endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }} ] }} ] }}
+  health_checks:
+  - timeout: 1s
+    interval: 0.05s
+    no_traffic_interval: 0.05s
+    unhealthy_threshold: 1
+    healthy_threshold: 1
+    custom_health_check:
+      name: envoy.health_checkers.redis
+      typed_config: {{ "@type": type.googleapis.com/envoy.extensions.health_checkers.redis.v3.Redis, key: "{key}" }}
+"#
+        )
+    };
+    let clusters = cluster("by_ping", "") + &cluster("by_key", "down");
+    let proxy = proxy(Pieces { clusters, ..Pieces::default() }.yaml()).upstream(http1()).run().await;
+    for name in ["by_ping", "by_key"] {
+        proxy.wait_for_stat(&format!("cluster.{name}.membership_healthy"), 1).await;
+    }
+    tell_redis(port, b"SET down 1\r\n").await;
+    proxy.wait_for_stat("cluster.by_key.membership_healthy", 0).await;
+    assert_eq!(proxy.stat("cluster.by_ping.membership_healthy").await, 1);
+    assert_eq!(proxy.stat("cluster.by_key.upstream_cx_active").await, 1, "the connection is kept");
+    tell_redis(port, b"DEL down\r\n").await;
+    proxy.wait_for_stat("cluster.by_key.membership_healthy", 1).await;
+    drop(server);
+    proxy.wait_for_stat("cluster.by_ping.membership_healthy", 0).await;
+    proxy.wait_for_stat("cluster.by_ping.upstream_cx_active", 0).await;
 }

@@ -4,6 +4,7 @@ mod endpoint;
 mod http;
 mod log;
 mod payload;
+mod redis;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +21,12 @@ pub use endpoint::EndpointCheck;
 pub use http::{HttpHealthCheck, StatusRanges};
 pub use log::HealthCheckLog;
 pub use payload::Payloads;
+pub use redis::RedisHealthCheck;
 
 use super::UpstreamProtocol;
 use crate::header_rules::{HeaderRules, Side};
 use crate::metadata::object;
-use crate::protocol::duration;
+use crate::protocol::{any_as, duration, message_name};
 use crate::refuse_set;
 
 /// Envoy's `no_traffic_interval`.
@@ -85,6 +87,8 @@ pub enum Checker {
     Tcp(TcpHealthCheck),
     /// A call of `grpc.health.v1.Health`.
     Grpc(GrpcHealthCheck),
+    /// A command of Redis.
+    Redis(RedisHealthCheck),
 }
 
 /// Bytes sent, and bytes that the answer must have.
@@ -249,11 +253,23 @@ impl Checker {
                 GrpcHealthCheck::lower(grpc, cx).map(Self::Grpc)
             }),
             Some(HealthChecker::CustomHealthCheck(custom)) => {
-                Err(cx
-                    .at("custom_health_check", |cx| cx.not_implemented(format_args!("health checker {}", custom.name))))
+                cx.at("custom_health_check", |cx| Self::lower_custom(custom, cx))
             }
             None => Err(cx.invalid("needs one of http_health_check, tcp_health_check and grpc_health_check")),
         }
+    }
+
+    fn lower_custom(proto: health_check::CustomHealthCheck, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let health_check::CustomHealthCheck { name, config_type } = proto;
+        let Some(health_check::custom_health_check::ConfigType::TypedConfig(any)) = config_type else {
+            return Err(cx.not_implemented(format_args!("health checker {name} without typed_config")));
+        };
+        cx.at("typed_config", |cx| match message_name(&any) {
+            "envoy.extensions.health_checkers.redis.v3.Redis" => {
+                RedisHealthCheck::lower(any_as(&any, cx)?, cx).map(Self::Redis)
+            }
+            other => Err(cx.not_implemented(format_args!("health checker {other}"))),
+        })
     }
 }
 

@@ -35,6 +35,8 @@ pub struct OutlierDetection {
     pub split_errors: bool,
     /// Whether a good health check ends an ejection.
     pub health_check_ends_ejection: bool,
+    /// Whether a host whose responses call it degraded is degraded for a while.
+    pub detects_degraded: bool,
     /// Responses of 5xx in a row.
     pub consecutive_5xx: Consecutive,
     /// Responses of 502, 503 and 504 in a row.
@@ -118,8 +120,7 @@ impl OutlierDetection {
             always_eject_one_host,
             detect_degraded_hosts,
         } = proto;
-        let detect_degraded_hosts = detect_degraded_hosts.filter(|v| v.value);
-        let supported = refuse_set!(cx; monitors, detect_degraded_hosts);
+        let supported = refuse_set!(cx; monitors);
         let base = cx.opt("base_ejection_time", base_ejection_time, positive)?.unwrap_or(DEFAULT_BASE_EJECTION_TIME);
         let max = cx.opt("max_ejection_time", max_ejection_time, positive)?;
         if max.is_some_and(|max| max < base) {
@@ -137,6 +138,7 @@ impl OutlierDetection {
             always_eject_one_host: always_eject_one_host.is_some_and(|v| v.value),
             split_errors: split_external_local_origin_errors,
             health_check_ends_ejection: successful_active_health_check_uneject_host.is_none_or(|v| v.value),
+            detects_degraded: detect_degraded_hosts.is_some_and(|v| v.value),
             consecutive_5xx: Consecutive {
                 count: number(consecutive_5xx, 5),
                 enforcing: percent("enforcing_consecutive_5xx", enforcing_consecutive_5xx, 100, cx)?,
@@ -258,7 +260,7 @@ mod tests {
         let value = |value| Some(protobuf::UInt32Value { value });
         let beyond = Proto { enforcing_success_rate: value(101), ..Proto::default() };
         assert_eq!(lower(beyond).unwrap_err(), "enforcing_success_rate: must be no more than 100");
-        let degraded = Proto { detect_degraded_hosts: Some(protobuf::BoolValue { value: true }), ..Proto::default() };
-        assert_eq!(lower(degraded).unwrap_err(), "detect_degraded_hosts: not implemented yet");
+        let monitors = Proto { monitors: vec![Default::default()], ..Proto::default() };
+        assert_eq!(lower(monitors).unwrap_err(), "monitors: not implemented yet");
     }
 }

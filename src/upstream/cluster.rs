@@ -1,4 +1,5 @@
 mod heritage;
+mod merge;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
 use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::Limits;
 use crate::orca;
+use merge::Held;
+pub(crate) use merge::Merges;
 
 /// A cluster, shared by all workers.
 pub struct Cluster {
@@ -60,6 +63,10 @@ pub struct Cluster {
     health: Option<Box<HealthShare>>,
     /// As `transport_socket_matches`.
     transport_stats: Box<[MatchStats]>,
+    /// Who sees to it that what is held back is told; `None`: nothing is.
+    merges: Option<Arc<Merges>>,
+    /// Made when there is news of the hosts.
+    held: OnceLock<Box<Mutex<Held>>>,
 }
 
 /// What those who change the hosts know.
@@ -77,6 +84,8 @@ pub(crate) struct Surroundings {
     pub(crate) on_warm: Option<Arc<Notify>>,
     /// The cluster that is replaced.
     pub(crate) before: Option<Arc<Cluster>>,
+    /// Who sees to changes of health that are held back.
+    pub(crate) merges: Option<Arc<Merges>>,
 }
 
 nuncio_telemetry::stats! {
@@ -91,12 +100,12 @@ nuncio_telemetry::stats! {
 impl Cluster {
     /// The cluster with the hosts that its configuration names; those behind DNS names come with discovery.
     pub fn new(config: ClusterConfig, store: &Store, local: Option<Arc<LocalCluster>>) -> Self {
-        Self::within(config, Surroundings { store: store.clone(), local, on_warm: None, before: None })
+        Self::within(config, Surroundings { store: store.clone(), local, on_warm: None, before: None, merges: None })
     }
 
     /// As [`Cluster::new`]; of a cluster that is replaced, hosts that are the same go on.
     pub(crate) fn within(config: ClusterConfig, surroundings: Surroundings) -> Self {
-        let Surroundings { store, local, on_warm, before } = surroundings;
+        let Surroundings { store, local, on_warm, before, merges } = surroundings;
         let scope = scope(&store, &config);
         let stats = ClusterStats::new(&scope);
         let matches = config.transport.iter().flat_map(|transport| &transport.matches);
@@ -134,6 +143,8 @@ impl Cluster {
             forward_proxy: OnceLock::new(),
             health,
             transport_stats,
+            merges,
+            held: OnceLock::new(),
         };
         match &cluster.config.discovery {
             Discovery::Static => {
@@ -194,6 +205,7 @@ impl Cluster {
         let set = self.with_layout(|layout| HostSet::new(hosts, layout));
         let changed = set.changed_priorities(&before);
         self.stats.membership_change().add(changed);
+        self.note_members(changed as usize);
         self.publish(set);
         if changed > 0 {
             self.drain_connections(&before);
@@ -261,13 +273,20 @@ impl Cluster {
     /// It looks at every host, so that it is not for workers.
     pub fn update_health(&self) {
         let _writer = self.lock();
-        if self.drop_hosts_that_left() {
-            return;
+        if !self.drop_hosts_that_left() {
+            self.refresh();
         }
+    }
+
+    /// As [`Self::update_health`], by whoever has locked.
+    fn refresh(&self) {
         let before = self.hosts.load();
         self.note_for_balance(&before.hosts);
         let set = self.with_layout(|layout| before.refreshed(layout));
-        self.publish(set);
+        match self.holds_back(set.priorities.len()) {
+            true => self.show(&set),
+            false => self.publish(set),
+        }
     }
 
     /// Works out the weights that follow from what the hosts report of their load.
@@ -313,10 +332,7 @@ impl Cluster {
     fn publish(&self, mut set: HostSet) {
         let before = self.hosts.load();
         set.follow(&before);
-        self.stats.membership_total().set(set.hosts.len() as u64);
-        self.stats.membership_healthy().set(set.healthy() as u64);
-        self.stats.membership_degraded().set(set.degraded() as u64);
-        self.stats.membership_excluded().set(set.excluded() as u64);
+        self.show(&set);
         if let Some(subsets) = &set.subsets {
             let (active, created, removed) = subsets.changes(before.subsets.as_deref());
             self.stats.lb_subsets_active().set(active);
@@ -334,6 +350,13 @@ impl Cluster {
         let before = self.hosts.swap(Arc::new(set));
         self.version.fetch_add(1, Ordering::Release);
         self.retire(before);
+    }
+
+    fn show(&self, set: &HostSet) {
+        self.stats.membership_total().set(set.hosts.len() as u64);
+        self.stats.membership_healthy().set(set.healthy() as u64);
+        self.stats.membership_degraded().set(set.degraded() as u64);
+        self.stats.membership_excluded().set(set.excluded() as u64);
     }
 
     /// Lets go of a set of hosts once no worker has it, so that freeing a large one falls to none of them.

@@ -11,7 +11,7 @@ use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::{Notify, watch};
 
-use crate::cluster::{Cluster, Surroundings};
+use crate::cluster::{Cluster, Merges, Surroundings};
 use crate::dns::Resolvers;
 use crate::dns_cache::DnsCaches;
 use crate::lb::forward_proxy::ForwardProxyShare;
@@ -35,6 +35,8 @@ pub struct Clusters {
     /// Where ejections are logged.
     outlier_log: Option<Arc<LogFile>>,
     dns_caches: Arc<DnsCaches>,
+    /// The clusters that hold back changes of health.
+    merges: Arc<Merges>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
     resolvers: Resolvers,
@@ -70,6 +72,7 @@ impl Clusters {
             local: local_cluster.map(Arc::new),
             outlier_log,
             dns_caches: DnsCaches::new(store),
+            merges: Arc::new(Merges::new(store)),
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
             resolvers: Resolvers::new(dns, store),
@@ -99,6 +102,10 @@ impl Clusters {
         self.on_warm.notify_one();
     }
 
+    pub(crate) fn merges(&self) -> &Merges {
+        &self.merges
+    }
+
     fn change(
         &self,
         configs: impl IntoIterator<Item = ClusterConfig>,
@@ -119,6 +126,7 @@ impl Clusters {
                 local: self.local.clone(),
                 on_warm: Some(self.on_warm.clone()),
                 before,
+                merges: Some(self.merges.clone()),
             };
             let cluster = Cluster::within(config, surroundings);
             self.attach_cache(&cluster);

@@ -10,6 +10,7 @@ mod feed;
 mod grpc;
 mod http;
 mod probe;
+mod redis;
 mod session;
 pub(crate) mod state;
 mod tcp;
@@ -112,6 +113,19 @@ impl HealthShare {
 impl Clusters {
     /// Watches over the hosts of every snapshot. Runs until it is dropped, within a `LocalSet`.
     pub async fn run_health(self: Arc<Self>) {
+        tokio::join!(self.watch_hosts(), self.tell_merged());
+    }
+
+    /// Tells the workers of changes of health that were held back.
+    async fn tell_merged(&self) {
+        loop {
+            let due = self.merges().due().await;
+            let snapshot = self.snapshot();
+            due.into_iter().filter_map(|id| snapshot.get(id)).for_each(|cluster| cluster.tell_merged());
+        }
+    }
+
+    async fn watch_hosts(&self) {
         let log = self.outlier_log().map(|file| Rc::new(OutlierLog::new(file.clone())));
         let mut changes = self.changes();
         let mut watches = Watches::default();

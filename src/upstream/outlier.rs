@@ -5,6 +5,7 @@
 //!                                                                         ejects, looks at all each interval
 //! ```
 
+mod degraded;
 mod detector;
 mod event;
 mod statistics;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use nuncio_config::cluster::OutlierDetection;
 use tokio::sync::Notify;
 
-use crate::host::Host;
+use crate::host::{HealthFlag, Host};
 
 pub(crate) use detector::{Detector, Record};
 pub(crate) use event::{OutlierLog, timestamp};
@@ -45,6 +46,8 @@ pub(crate) enum Alarm {
     Consecutive5xx = 1,
     ConsecutiveGatewayFailure = 2,
     ConsecutiveLocalOriginFailure = 4,
+    /// Not a number: it has called itself degraded.
+    Degraded = 8,
 }
 
 /// How an attempt went that got no response.
@@ -96,6 +99,15 @@ impl OutlierShare {
         }
     }
 
+    /// A host has called itself degraded.
+    pub(crate) fn put_degraded(&self, host: &Host) {
+        if let Some(monitor) = host.monitor()
+            && !host.flags().has(HealthFlag::DegradedOutlierDetection)
+        {
+            self.raise(monitor, Alarm::Degraded);
+        }
+    }
+
     /// Something happened on the way to a host.
     pub(crate) fn put_local_origin(&self, host: &Host, what: LocalOrigin) {
         let Some(monitor) = host.monitor() else { return };
@@ -138,10 +150,14 @@ impl OutlierShare {
 
     fn count(&self, monitor: &Monitor, counter: &AtomicU32, limit: u32, alarm: Alarm) {
         if counter.fetch_add(1, Ordering::Relaxed).wrapping_add(1) == limit {
-            // Release, so that who sees the alarm also sees what led to it.
-            monitor.alarms.fetch_or(alarm as u8, Ordering::Release);
-            self.wake.notify_one();
+            self.raise(monitor, alarm);
         }
+    }
+
+    fn raise(&self, monitor: &Monitor, alarm: Alarm) {
+        // Release, so that who sees the alarm also sees what led to it.
+        monitor.alarms.fetch_or(alarm as u8, Ordering::Release);
+        self.wake.notify_one();
     }
 }
 
@@ -162,7 +178,7 @@ impl Monitor {
             0 => 0,
             _ => self.alarms.swap(0, Ordering::Acquire),
         };
-        [Alarm::ConsecutiveGatewayFailure, Alarm::Consecutive5xx, Alarm::ConsecutiveLocalOriginFailure]
+        [Alarm::ConsecutiveGatewayFailure, Alarm::Consecutive5xx, Alarm::ConsecutiveLocalOriginFailure, Alarm::Degraded]
             .into_iter()
             .filter(move |alarm| bits & *alarm as u8 != 0)
     }
@@ -173,6 +189,8 @@ impl Monitor {
             Alarm::Consecutive5xx => &self.consecutive_5xx,
             Alarm::ConsecutiveGatewayFailure => &self.consecutive_gateway_failure,
             Alarm::ConsecutiveLocalOriginFailure => &self.consecutive_local_origin_failure,
+            // None is counted.
+            Alarm::Degraded => return,
         };
         counter.store(0, Ordering::Relaxed);
     }

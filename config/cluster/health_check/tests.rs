@@ -99,10 +99,19 @@ fn bad_values_are_refused_by_path() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
-    let custom = health_check::CustomHealthCheck { name: "envoy.health_checkers.redis".to_owned(), config_type: None };
+    let typed = |value| {
+        let config_type = Some(health_check::custom_health_check::ConfigType::TypedConfig(value));
+        let name = "x".to_owned();
+        base(HealthChecker::CustomHealthCheck(health_check::CustomHealthCheck { name, config_type }))
+    };
+    let udp = protobuf::Any {
+        type_url: "type.googleapis.com/envoy.extensions.health_checkers.udp.v3.Udp".to_owned(),
+        value: Vec::new(),
+    };
     assert_eq!(
-        refusal(base(HealthChecker::CustomHealthCheck(custom))),
-        "health_checks[0].custom_health_check: health checker envoy.health_checkers.redis is not implemented yet"
+        refusal(typed(udp)),
+        "health_checks[0].custom_health_check.typed_config: health checker envoy.extensions.health_checkers.udp.v3.Udp \
+         is not implemented yet"
     );
     let mut proto = base(HealthChecker::HttpHealthCheck(http()));
     proto.event_service = Some(Default::default());

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::CommonLbConfig;
 use nuncio_proto::envoy::config::cluster::v3::cluster::common_lb_config as pb;
@@ -6,6 +8,7 @@ use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as comm
 use nuncio_proto::envoy::r#type::v3::Percent;
 
 use crate::cluster::Health;
+use crate::protocol::duration;
 
 /// What is the same for all ways to choose a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub struct CommonLb {
     pub override_statuses: HealthStatuses,
     /// Whether all connections are given up when hosts come or go.
     pub close_connections_on_host_set_change: bool,
+    /// Changes of health that follow each other within so much time are told to the workers together.
+    pub update_merge_window: Duration,
 }
 
 /// A set of statuses of hosts.
@@ -62,6 +67,8 @@ pub enum LocalityBasis {
 
 /// Envoy's `healthy_panic_threshold`, in percent.
 const DEFAULT_PANIC_THRESHOLD: u8 = 50;
+/// Envoy's `update_merge_window`.
+const DEFAULT_MERGE_WINDOW: Duration = Duration::from_secs(1);
 
 impl Default for CommonLb {
     fn default() -> Self {
@@ -70,6 +77,7 @@ impl Default for CommonLb {
             ignore_new_hosts_until_first_hc: false,
             override_statuses: HealthStatuses::default(),
             close_connections_on_host_set_change: false,
+            update_merge_window: DEFAULT_MERGE_WINDOW,
         }
     }
 }
@@ -86,13 +94,14 @@ impl CommonLb {
             consistent_hashing_lb_config: _,
             locality_config_specifier: _,
         } = proto;
-        cx.unsupported("update_merge_window", &update_merge_window)?;
+        let window = cx.opt("update_merge_window", update_merge_window, duration)?;
         let panic_threshold = cx.opt("healthy_panic_threshold", healthy_panic_threshold, percent)?;
         Ok(Self {
             panic_threshold: panic_threshold.unwrap_or(DEFAULT_PANIC_THRESHOLD),
             ignore_new_hosts_until_first_hc,
             override_statuses: override_host_status.map(HealthStatuses::lower).unwrap_or_default(),
             close_connections_on_host_set_change,
+            update_merge_window: window.unwrap_or(DEFAULT_MERGE_WINDOW),
         })
     }
 }

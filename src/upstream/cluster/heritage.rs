@@ -56,6 +56,11 @@ impl Cluster {
             self.stats.update_no_rebuild().inc();
             return;
         }
+        // Of those who are there already, something is known that was not.
+        let is_health_alone = is_discovered && is_same && !is_policy_new && inherited.is_none();
+        if is_health_alone && next.hosts.iter().zip(&*current.hosts).all(|(a, b)| Arc::ptr_eq(a, b)) {
+            return self.refresh();
+        }
         self.replace_hosts(next.hosts, &next.known);
     }
 

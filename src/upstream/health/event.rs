@@ -46,6 +46,7 @@ fn message(checker: &Checker, cluster: &str, host: &Host, event: Event, now: Sys
         Checker::Http(_) => proto::HealthCheckerType::Http,
         Checker::Tcp(_) => proto::HealthCheckerType::Tcp,
         Checker::Grpc(_) => proto::HealthCheckerType::Grpc,
+        Checker::Redis(_) => proto::HealthCheckerType::Redis,
     };
     let locality = host.locality.as_deref();
     let name = |part: fn(&nuncio_config::cluster::Locality) -> &Arc<str>| {

@@ -12,6 +12,7 @@ use crate::outlier::LocalOrigin;
 use crate::pool::connection::PoolFailure;
 
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 static IMMEDIATE_FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
 // === impl HealthShare ===
@@ -27,6 +28,9 @@ impl HealthShare {
         if let Some(outlier) = &self.outlier {
             let of_grpc = if request.is_grpc() { status_of_grpc(&response.headers) } else { None };
             outlier.put_status(host, of_grpc.unwrap_or(response.status.as_u16()));
+            if outlier.config.detects_degraded && response.headers.contains_key(&DEGRADED) {
+                outlier.put_degraded(host);
+            }
         }
         if self.is_checking && response.headers.contains_key(&IMMEDIATE_FAIL) {
             self.fail_at_once(host);

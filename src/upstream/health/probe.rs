@@ -9,6 +9,7 @@ use nuncio_telemetry::Address;
 
 use super::grpc::GrpcProbe;
 use super::http::HttpProbe;
+use super::redis::RedisProbe;
 use super::state::{CheckResult, Failure, FailureKind};
 use super::tcp::TcpProbe;
 use super::watch::HealthCheckStats;
@@ -26,6 +27,7 @@ enum Kind {
     Http(HttpProbe),
     Tcp(TcpProbe),
     Grpc(GrpcProbe),
+    Redis(RedisProbe),
 }
 
 /// Who is asked.
@@ -42,12 +44,12 @@ pub(super) const NO_ANSWER: CheckResult =
 // === impl Probe ===
 
 impl Probe {
-    pub(super) fn new(cluster: &Arc<Cluster>, config: &Arc<HealthCheck>, host: Arc<Host>) -> Self {
-        let target = Target { cluster: cluster.clone(), config: config.clone(), host };
-        let kind = match &config.checker {
+    pub(super) fn new(target: Target) -> Self {
+        let kind = match &target.config.checker {
             Checker::Http(_) => Kind::Http(HttpProbe::default()),
             Checker::Tcp(_) => Kind::Tcp(TcpProbe::default()),
             Checker::Grpc(_) => Kind::Grpc(GrpcProbe::default()),
+            Checker::Redis(_) => Kind::Redis(RedisProbe::default()),
         };
         Self { target, kind }
     }
@@ -59,6 +61,7 @@ impl Probe {
             (Kind::Http(probe), Checker::Http(config)) => probe.run(target, config, stats).await,
             (Kind::Tcp(probe), Checker::Tcp(config)) => probe.run(target, config).await,
             (Kind::Grpc(probe), Checker::Grpc(config)) => probe.run(target, config).await,
+            (Kind::Redis(probe), Checker::Redis(config)) => probe.run(target, config).await,
             _ => unreachable!("the probe is of the checker's kind"),
         }
     }
@@ -69,6 +72,7 @@ impl Probe {
             Kind::Http(probe) => probe.close(),
             Kind::Tcp(probe) => probe.close(),
             Kind::Grpc(probe) => probe.close(),
+            Kind::Redis(probe) => probe.close(),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Session {
         if !first.is_zero() {
             sleep(first).await;
         }
-        let mut probe = Probe::new(&watch.cluster, &checks.config, self.host.clone());
+        let mut probe = Probe::new(checks.target(&watch.cluster, self.host.clone()));
         loop {
             checks.stats.attempt().inc();
             let result = match timeout(checks.config.timeout, probe.run(&checks.stats)).await {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::HealthShare;
 use super::event::EventLog;
+use super::probe::Target;
 use super::session::Session;
 use super::state::{CheckResult, Failure, FailureKind, Step};
 use crate::cluster::Cluster;
@@ -64,6 +65,15 @@ pub(super) struct Checks {
 struct Sessions {
     tasks: JoinSet<()>,
     by_host: HashMap<*const Host, (Rc<Session>, tokio::task::AbortHandle)>,
+}
+
+// === impl Checks ===
+
+impl Checks {
+    /// The host as the one who is asked.
+    pub(super) fn target(&self, cluster: &Arc<Cluster>, host: Arc<Host>) -> Target {
+        Target { cluster: cluster.clone(), config: self.config.clone(), host }
+    }
 }
 
 // === impl ClusterWatch ===
@@ -141,6 +151,7 @@ impl ClusterWatch {
         if let Some(detector) = &self.detector {
             let records = detector.borrow_mut().answer_alarms(Instant::now());
             self.note_ejections(&records);
+            self.note_degradations(detector);
         }
     }
 
@@ -148,6 +159,7 @@ impl ClusterWatch {
         if let (Some(detector), Some(outlier)) = (&self.detector, &share.outlier) {
             let records = detector.borrow_mut().end_interval(&outlier.rates, Instant::now());
             self.note_ejections(&records);
+            self.note_degradations(detector);
         }
     }
 
@@ -160,6 +172,12 @@ impl ClusterWatch {
         if let Some(log) = &self.outlier_log {
             let now = SystemTime::now();
             records.iter().for_each(|record| log.write(&self.cluster.config.name.name, record, now));
+        }
+    }
+
+    fn note_degradations(&self, detector: &RefCell<Detector>) {
+        if detector.borrow_mut().take_stale() {
+            self.note_change();
         }
     }
 

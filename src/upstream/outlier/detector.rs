@@ -8,6 +8,7 @@ use nuncio_config::cluster::OutlierDetection;
 use nuncio_telemetry::stats::Scope;
 use tokio::time::Instant;
 
+use super::degraded::Degradations;
 use super::statistics::{Findings, analyse};
 use super::{Alarm, Rates, Volume};
 use crate::host::{HealthFlag, Host};
@@ -84,6 +85,10 @@ pub(crate) struct Detector {
     config: Arc<OutlierDetection>,
     stats: OutlierStats,
     ejections: HashMap<*const Host, Ejections>,
+    /// Hosts that called themselves degraded.
+    degradations: Degradations,
+    /// Whether flags have changed of which no record tells.
+    is_stale: bool,
     hosts: Vec<Arc<Host>>,
     /// Hosts that are ejected now.
     active: usize,
@@ -117,8 +122,16 @@ impl Record {
 impl Detector {
     /// Nobody is ejected. `scope` is where it counts; `random` draws below a number.
     pub(crate) fn new(config: Arc<OutlierDetection>, scope: &Scope, random: impl Fn(u64) -> u64 + 'static) -> Self {
-        let (stats, random) = (OutlierStats::new(scope), Box::new(random));
-        Self { config, stats, ejections: HashMap::new(), hosts: Vec::new(), active: 0, random }
+        Self {
+            config,
+            stats: OutlierStats::new(scope),
+            ejections: HashMap::new(),
+            degradations: Degradations::default(),
+            is_stale: false,
+            hosts: Vec::new(),
+            active: 0,
+            random: Box::new(random),
+        }
     }
 
     /// Takes over the hosts as they are now.
@@ -128,6 +141,7 @@ impl Detector {
         }
         let present: std::collections::HashSet<_> = hosts.iter().map(Arc::as_ptr).collect();
         self.ejections.retain(|host, _| present.contains(host));
+        self.degradations.retain(&present);
         self.active = hosts.iter().filter(|h| is_ejected(h)).count();
         self.stats.ejections_active().set(self.active as u64);
         self.hosts = hosts.to_vec();
@@ -142,7 +156,10 @@ impl Detector {
                 if is_ejected(&host) {
                     continue;
                 }
-                let cause = Cause::from(alarm);
+                let Some(cause) = Cause::of(alarm) else {
+                    self.degrade(&host, now);
+                    continue;
+                };
                 self.count_detected(cause);
                 records.extend(self.eject(&host, cause, Evidence::Consecutive, now));
                 if alarm == Alarm::Consecutive5xx {
@@ -154,10 +171,24 @@ impl Detector {
         records
     }
 
+    fn degrade(&mut self, host: &Arc<Host>, now: Instant) {
+        if host.set_flag(HealthFlag::DegradedOutlierDetection) {
+            self.stats.ejections_detected_degradation().inc();
+            self.degradations.begin(host, now);
+            self.is_stale = true;
+        }
+    }
+
+    /// Whether flags have changed since the last time of which no record tells.
+    pub(crate) fn take_stale(&mut self) -> bool {
+        std::mem::take(&mut self.is_stale)
+    }
+
     /// The end of an interval: hosts come back, and the requests since the last one are looked at.
     pub(crate) fn end_interval(&mut self, rates: &Rates, now: Instant) -> Vec<Record> {
         let mut records = Vec::new();
         let mut volumes: [Vec<Option<Volume>>; 2] = Default::default();
+        self.is_stale |= self.degradations.end(&self.hosts, &self.config, now);
         for host in self.hosts.clone() {
             if !is_ejected(&host) {
                 self.forgive(&host);
@@ -325,12 +356,16 @@ fn is_ejected(host: &Host) -> bool {
     host.flags().has(HealthFlag::FailedOutlierCheck)
 }
 
-impl From<Alarm> for Cause {
-    fn from(alarm: Alarm) -> Self {
+// === impl Cause ===
+
+impl Cause {
+    /// `None` for what ejects nobody.
+    fn of(alarm: Alarm) -> Option<Self> {
         match alarm {
-            Alarm::Consecutive5xx => Self::Consecutive5xx,
-            Alarm::ConsecutiveGatewayFailure => Self::ConsecutiveGatewayFailure,
-            Alarm::ConsecutiveLocalOriginFailure => Self::ConsecutiveLocalOriginFailure,
+            Alarm::Consecutive5xx => Some(Self::Consecutive5xx),
+            Alarm::ConsecutiveGatewayFailure => Some(Self::ConsecutiveGatewayFailure),
+            Alarm::ConsecutiveLocalOriginFailure => Some(Self::ConsecutiveLocalOriginFailure),
+            Alarm::Degraded => None,
         }
     }
 }

@@ -17,6 +17,7 @@ fn share(split_errors: bool) -> OutlierShare {
         always_eject_one_host: false,
         split_errors,
         health_check_ends_ejection: true,
+        detects_degraded: true,
         consecutive_5xx: consecutive(3),
         consecutive_gateway_failure: consecutive(2),
         consecutive_local_origin_failure: consecutive(2),

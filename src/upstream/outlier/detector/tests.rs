@@ -19,6 +19,7 @@ fn config() -> OutlierDetection {
         always_eject_one_host: false,
         split_errors: false,
         health_check_ends_ejection: true,
+        detects_degraded: true,
         consecutive_5xx: consecutive,
         consecutive_gateway_failure: Consecutive { count: 0, enforcing: 0 },
         consecutive_local_origin_failure: consecutive,
@@ -195,4 +196,20 @@ fn a_host_that_is_gone_is_no_longer_counted() {
     bench.fail(0, 2);
     bench.detector.set_hosts(&bench.hosts[1..]);
     assert_eq!(bench.detector.stats.ejections_active().value(), 0);
+}
+
+#[test]
+fn a_host_that_calls_itself_degraded_is_so_for_longer_and_longer() {
+    let mut bench = Bench::new(config(), 2);
+    let is_degraded = |bench: &Bench| bench.hosts[0].flags().has(HealthFlag::DegradedOutlierDetection);
+    for seconds in [30, 60] {
+        bench.share.put_degraded(&bench.hosts[0]);
+        assert!(bench.detector.answer_alarms(bench.now).is_empty(), "nobody is ejected");
+        assert!(is_degraded(&bench) && bench.detector.take_stale());
+        bench.pass(seconds - 1);
+        assert!(is_degraded(&bench) && !bench.detector.take_stale());
+        bench.pass(1);
+        assert!(!is_degraded(&bench) && bench.detector.take_stale());
+    }
+    assert_eq!(bench.detector.stats.ejections_detected_degradation().value(), 2);
 }

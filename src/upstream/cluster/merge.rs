@@ -1,0 +1,176 @@
+//! Changes of health that are told to the workers together (`update_merge_window`).
+//!
+//! The first one after a quiet time is told at once. Those within a window of the last are held back until one window
+//! after the first of them, or until hosts come or go.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nuncio_telemetry::stats::Store;
+use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::Cluster;
+
+/// When which clusters are to tell what they hold back. One for all, so that a cluster needs no timer of its own.
+pub(crate) struct Merges {
+    stats: ClusterManagerStats,
+    /// Numbers of clusters. Taken by those who change hosts, never on the data path.
+    due: Mutex<Vec<(Instant, u32)>>,
+    wake: Notify,
+}
+
+/// What one cluster holds back.
+#[derive(Default)]
+pub(super) struct Held {
+    last: Option<Instant>,
+    is_pending: bool,
+}
+
+// === impl Merges ===
+
+impl Merges {
+    pub(crate) fn new(store: &Store) -> Self {
+        let stats = ClusterManagerStats::new(&store.scope("cluster_manager"));
+        Self { stats, due: Mutex::default(), wake: Notify::new() }
+    }
+
+    fn add(&self, at: Instant, cluster: u32) {
+        lock(&self.due).push((at, cluster));
+        self.wake.notify_one();
+    }
+
+    /// Waits until clusters are to tell what they hold back.
+    pub(crate) async fn due(&self) -> Vec<u32> {
+        loop {
+            let next = lock(&self.due).iter().map(|(at, _)| *at).min();
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = until(next) => {
+                    let now = Instant::now();
+                    let due = lock(&self.due).extract_if(.., |(at, _)| *at <= now).map(|(_, cluster)| cluster).collect();
+                    return due;
+                }
+            }
+        }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock means that a push panicked: what it holds is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Cluster {
+    /// Taken by those who change the hosts, never on the data path.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        lock(self.held.get_or_init(Box::default))
+    }
+
+    /// Whether a change of health alone is to wait for others. Envoy tells each priority by itself.
+    pub(super) fn holds_back(&self, priorities: usize) -> bool {
+        // Envoy: a cluster is no news before it is ready.
+        let Some(merges) = self.merges.as_ref().filter(|_| self.is_warm()) else { return false };
+        let (window, now) = (self.config.common_lb.update_merge_window, Instant::now());
+        let mut held = self.held();
+        if window.is_zero() {
+            merges.stats.cluster_updated().add(priorities as u64);
+            return false;
+        }
+        if held.last.is_none_or(|last| now.saturating_duration_since(last) > window) {
+            merges.stats.update_out_of_merge_window().add(priorities as u64);
+            held.tell(&merges.stats, priorities, now);
+            return false;
+        }
+        if !std::mem::replace(&mut held.is_pending, true) {
+            merges.add(now + window, self.config.name.id);
+        }
+        true
+    }
+
+    /// Hosts have come or gone, which is told at once, in so many priorities.
+    pub(super) fn note_members(&self, priorities: usize) {
+        if let Some(merges) = self.merges.as_ref().filter(|_| self.is_warm()) {
+            self.held().tell(&merges.stats, priorities, Instant::now());
+        }
+    }
+
+    /// Tells what was held back.
+    pub(crate) fn tell_merged(&self) {
+        let _writer = self.lock();
+        let is_pending = {
+            let mut held = self.held();
+            held.last = Some(Instant::now());
+            std::mem::take(&mut held.is_pending)
+        };
+        if let Some(merges) = self.merges.as_ref().filter(|_| is_pending) {
+            let before = self.hosts.load();
+            merges.stats.cluster_updated_via_merge().add(before.priorities.len() as u64);
+            self.publish(self.with_layout(|layout| before.refreshed(layout)));
+        }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// All is told now, what was held back too.
+    fn tell(&mut self, stats: &ClusterManagerStats, priorities: usize, now: Instant) {
+        if std::mem::take(&mut self.is_pending) {
+            stats.update_merge_cancelled().inc();
+        }
+        stats.cluster_updated().add(priorities as u64);
+        self.last = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::Clusters;
+    use crate::host::HealthFlag;
+    use crate::testing::{cluster_config, fixed};
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_health_within_a_window_are_told_together() {
+        let store = Store::new();
+        let clusters = Clusters::new(&store, None);
+        let hosts = (1..=3).map(|n| fixed(([127, 0, 0, n], 80).into())).collect();
+        clusters.update([cluster_config("c", hosts)]);
+        let cluster = clusters.snapshot().get(0).expect("it was added").clone();
+        let merges = cluster.merges.clone().expect("it is managed");
+        let fail = |at: usize| {
+            let set = cluster.hosts();
+            set.hosts[at].set_flag(HealthFlag::FailedActiveHc);
+            cluster.update_health();
+            cluster.hosts().healthy()
+        };
+        assert_eq!(fail(0), 2, "told at once");
+        assert_eq!(fail(1), 2, "held back");
+        assert_eq!(cluster.stats.membership_healthy().value(), 1, "but shown");
+        let due = tokio::time::timeout(Duration::from_millis(999), merges.due()).await;
+        assert!(due.is_err(), "a window is not over");
+        for id in merges.due().await {
+            assert_eq!(id, 0);
+            cluster.tell_merged();
+        }
+        assert_eq!(cluster.hosts().healthy(), 1);
+        let stats = &merges.stats;
+        assert_eq!((stats.cluster_updated_via_merge().value(), stats.update_out_of_merge_window().value()), (1, 1));
+        // Hosts that come take with them what is held back.
+        assert_eq!(fail(2), 1);
+        let mut hosts = cluster.hosts().hosts.to_vec();
+        hosts.pop();
+        cluster.set_hosts(hosts);
+        assert_eq!((stats.update_merge_cancelled().value(), stats.cluster_updated().value()), (1, 2));
+    }
+}
