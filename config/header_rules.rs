@@ -8,6 +8,7 @@ mod inline;
 mod mutations;
 
 pub(crate) use inline::is_inline;
+pub use inline::{join_repeated, join_repeated_trailers};
 pub use mutations::{Fields, HeaderMutations, MissingHeader};
 
 use http::{HeaderMap, HeaderName, HeaderValue};

@@ -65,6 +65,7 @@ scenario_files! {
     outlier
     path
     repeated_headers
+    repeated_responses
     pools
     request_id
     response_headers

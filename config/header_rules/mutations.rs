@@ -210,7 +210,7 @@ impl Fields {
             Self::Request => inline::is_inline(Side::Request, name),
             Self::Response => inline::is_inline(Side::Response, name),
             Self::RequestTrailers => false,
-            Self::ResponseTrailers => matches!(name.as_str(), "grpc-status" | "grpc-message"),
+            Self::ResponseTrailers => inline::is_inline_trailer(name),
         }
     }
 }

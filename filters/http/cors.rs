@@ -189,6 +189,7 @@ struct Filter {
     origin: Option<HeaderValue>,
 }
 
+const EMPTY: HeaderValue = HeaderValue::from_static("");
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -240,8 +241,23 @@ impl Filter {
         let mut head = ResponseHead::new(StatusCode::OK);
         let (policies, headers) = (&self.policies, &mut head.headers);
         policies.set_credentials(headers);
-        policies.set(headers, header::ACCESS_CONTROL_ALLOW_METHODS, |p| p.allow_methods.as_ref());
-        policies.set(headers, header::ACCESS_CONTROL_ALLOW_HEADERS, |p| p.allow_headers.as_ref());
+        for (name, asked, setting) in [
+            (
+                header::ACCESS_CONTROL_ALLOW_METHODS,
+                header::ACCESS_CONTROL_REQUEST_METHOD,
+                policies.find(|p| p.allow_methods.as_ref()),
+            ),
+            (
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                header::ACCESS_CONTROL_REQUEST_HEADERS,
+                policies.find(|p| p.allow_headers.as_ref()),
+            ),
+        ] {
+            let Some(allowed) = setting else { continue };
+            // Envoy: where everything is allowed, what was asked for is told.
+            let told = if allowed == "*" { joined(&request.headers, &asked) } else { Some(allowed.clone()) };
+            headers.insert(name, told.unwrap_or(EMPTY));
+        }
         policies.set(headers, header::ACCESS_CONTROL_MAX_AGE, |p| p.max_age.as_ref());
         if policies.find(|p| p.allow_private_network) == Some(true)
             && request.headers.get(REQUEST_PRIVATE_NETWORK).is_some_and(|value| value == "true")

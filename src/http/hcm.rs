@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 use nuncio_config::discovery::RouteSlot;
+use nuncio_config::header_rules::{Side, join_repeated};
 use nuncio_config::http_chain::HttpChain;
 use nuncio_config::protocol::non_zero;
 use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
@@ -37,7 +38,6 @@ mod h1;
 mod h2;
 mod lower;
 mod preview;
-mod repeated;
 mod request_head;
 mod response_head;
 mod sniff;
@@ -134,7 +134,7 @@ impl Http {
         if !origin.has_host {
             return Err(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header"));
         }
-        repeated::join(&mut head.headers);
+        join_repeated(Side::Request, &mut head.headers);
         request_head::apply_underscores(
             &mut head.headers,
             self.hcm.codec.common.underscores,

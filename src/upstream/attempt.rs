@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, StatusCode};
 use nuncio_config::cluster::{Priority, UpstreamProtocol};
+use nuncio_config::header_rules::{Side, join_repeated};
 use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
 use nuncio_telemetry::{Protocol, StreamInfo};
@@ -68,10 +69,13 @@ impl Attempt<'_> {
     /// The body is taken out of its place when there is a connection for it: handed down from future to future, each
     /// would have room for it.
     pub(crate) async fn run(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let outcome = match self.speaks_http2(head) {
+        let mut outcome = match self.speaks_http2(head) {
             true => self.run_http2(head, body).await,
             false => self.run_http1(head, body).await,
         };
+        if let Ok(answered) = &mut outcome {
+            join_repeated(Side::Response, &mut answered.response.head.headers);
+        }
         self.note_outcome(head, &outcome);
         outcome
     }

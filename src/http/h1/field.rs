@@ -176,7 +176,9 @@ impl Fields {
             (Field::KeepAlive, _) => {}
             (Field::Upgrade, _) => self.upgrade = Some(joined(self.upgrade.take(), field.shared_value())),
             (Field::Expect, Side::Request) => {
-                self.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
+                // Envoy: repeated, it is another expectation, which is the upstream's to meet.
+                let is_first = !self.map.contains_key(http::header::EXPECT);
+                self.expects_continue = is_first && field.value.eq_ignore_ascii_case(b"100-continue");
                 self.append(field)?;
             }
             (Field::Host | Field::Te | Field::Expect | Field::Other, _) => self.append(field)?,

@@ -305,8 +305,13 @@ impl Server {
         if self.http.hcm.head.proxy_100_continue {
             return Some(Rc::default());
         }
-        let expects = head.headers.get(http::header::EXPECT);
-        if expects.is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        // Envoy: repeated, it is another expectation, which is the upstream's to meet.
+        let mut expects = head.headers.get_all(http::header::EXPECT).iter();
+        if expects
+            .next()
+            .filter(|_| expects.next().is_none())
+            .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+        {
             head.headers.remove(http::header::EXPECT);
             self.http.hcm.stats.stream_responds(StatusCode::CONTINUE.as_u16());
             send_interim(respond, ResponseHead::new(StatusCode::CONTINUE));

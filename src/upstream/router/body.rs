@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use nuncio_config::header_rules::join_repeated_trailers;
 use nuncio_filter_api::{Body, BodyError, Request, ResponseHead};
 use nuncio_telemetry::{Protocol, ResponseFlag};
 
@@ -99,7 +100,7 @@ impl HttpBody for UpstreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let frame = match this.body.poll_next(cx) {
+        let mut frame = match this.body.poll_next(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 return match stream.deadline.poll_expired(cx) {
@@ -113,9 +114,10 @@ impl HttpBody for UpstreamBody {
         if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
             times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
         }
-        if let Some(Ok(frame)) = &frame
-            && let Some(trailers) = frame.trailers_ref()
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
         {
+            join_repeated_trailers(trailers);
             stream.active.note_load(trailers);
             if stream.counted.success == Success::Later {
                 stream.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
