@@ -22,8 +22,9 @@ use crate::control_plane::ControlPlane;
 use crate::discovery::{ConfigSource, Origin};
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
-use crate::protocol::{duration, message_name};
+use crate::protocol::{duration, message_name, resource_name};
 use crate::refuse_set;
+use crate::secret::{Secret, StaticSecrets};
 
 /// Envoy's default of `stats_flush_interval`.
 const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,6 +37,10 @@ pub struct BootstrapConfig {
     pub listeners: Vec<Arc<ListenerConfig>>,
     /// `static_resources.clusters`.
     pub clusters: Vec<ClusterConfig>,
+    /// `static_resources.secrets`; whoever holds them keeps them.
+    pub secrets: Arc<StaticSecrets>,
+    /// Those that are others than before, to be put in force.
+    pub changed_secrets: Vec<Arc<Secret>>,
     /// Where further resources come from.
     pub dynamic_resources: DynamicResources,
     /// `node`, as control planes are told it.
@@ -163,7 +168,7 @@ impl BootstrapConfig {
         let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
-        let (listeners, clusters) = resources?;
+        let Resources { listeners, clusters, secrets, changed_secrets } = resources?;
         let cluster_manager = ClusterManagerConfig { dns: dns?, ..cluster_manager? };
         cx.at("cluster_manager", |cx| {
             let local = cluster_manager.local_cluster.as_ref();
@@ -173,6 +178,8 @@ impl BootstrapConfig {
             admin: admin?.flatten(),
             listeners,
             clusters,
+            secrets,
+            changed_secrets,
             dynamic_resources: dynamic?.unwrap_or_default(),
             node: node.unwrap_or_default(),
             cluster_manager,
@@ -250,30 +257,41 @@ fn lower_stats(stats: StatsConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> 
         allow_default_tag_overrides)
 }
 
+/// `static_resources`
+struct Resources {
+    listeners: Vec<Arc<ListenerConfig>>,
+    clusters: Vec<ClusterConfig>,
+    secrets: Arc<StaticSecrets>,
+    changed_secrets: Vec<Arc<Secret>>,
+}
+
 fn lower_static(
     resources: proto::bootstrap::StaticResources,
     loaded: &StaticClusters,
     cx: &mut LowerCx<'_>,
-) -> Result<(Vec<Arc<ListenerConfig>>, Vec<ClusterConfig>), Refused> {
+) -> Result<Resources, Refused> {
     let proto::bootstrap::StaticResources { listeners, clusters, secrets } = resources;
     debug_assert!(clusters.is_empty(), "the loader keeps clusters apart");
-    let refused = refuse_set!(cx; secrets);
+    let known = StaticSecrets::of(cx.env);
+    let changed_secrets = known.lower(secrets, cx);
+    // A server that a cluster asks for its secrets may be a later one.
+    for encoded in loaded.encoded() {
+        let name = resource_name(encoded).unwrap_or_default();
+        cx.env.clusters.declare(&cx.env.clusters.intern(&name));
+    }
     let names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
-    // Clusters first: what listeners refer to.
+    // Clusters first: what listeners refer to. All are declared, also where one is refused: routes that name it are not
+    // at fault.
     let clusters = cx.each("clusters", loaded.iter(), |cluster, cx| match cluster {
-        Ok(cluster) => {
-            // Also where it is refused: routes that name it are not at fault.
-            cx.env.clusters.declare(&cx.env.clusters.intern(&cluster.name));
-            ClusterConfig::lower(cluster, cx)
-        }
+        Ok(cluster) => ClusterConfig::lower(cluster, cx),
         Err(error) => Err(cx.invalid(error.to_string())),
     });
     let listeners = cx.each("listeners", listeners, |v, cx| ListenerConfig::lower(v, cx).map(Arc::new));
-    refused.and(names)?;
+    names?;
     let (listeners, clusters) = (listeners?, clusters?);
     let names = unique_names("clusters", clusters.iter().map(|c| &*c.name.name), cx);
     names.and(unique_addresses(&listeners, cx))?;
-    Ok((listeners, clusters))
+    Ok(Resources { listeners, clusters, secrets: known, changed_secrets: changed_secrets? })
 }
 
 /// Refuses names that are given twice; resources without name are no matter.

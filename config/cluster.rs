@@ -21,7 +21,7 @@ mod transport;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_filter_api::{ClusterName, LowerCx, Refused};
+use nuncio_filter_api::{ClusterName, LowerCx, Readiness, Refused};
 use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use nuncio_telemetry::Metadata;
@@ -99,6 +99,8 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// Soft limit of the buffers of one connection, in bytes.
     pub buffer_limit: u32,
+    /// What must be there before it is used, beside its hosts.
+    pub waits_for: Box<[Arc<Readiness>]>,
     /// How sockets are bound; `None` takes the bootstrap's default.
     pub bind: Option<Arc<BindConfig>>,
     /// TCP keep-alive.
@@ -199,7 +201,12 @@ impl ClusterConfig {
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
         let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
-        let transport = TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx);
+        // What came before is another cluster's.
+        drop(cx.take_waits());
+        let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
+        let scope = cx.env.stats.scope("cluster").scope(stat_name);
+        let transport = cx
+            .in_scope(scope, |cx| TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx));
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =
@@ -238,6 +245,7 @@ impl ClusterConfig {
                 0 => u32::MAX,
                 limit => limit,
             },
+            waits_for: cx.take_waits().into(),
             bind: bind?.map(Arc::new),
             tcp_keepalive,
             happy_eyeballs,

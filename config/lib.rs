@@ -25,6 +25,7 @@ pub(crate) mod matching;
 pub mod metadata;
 pub mod protocol;
 pub mod route;
+pub mod secret;
 pub mod socket;
 pub mod tls;
 pub mod transport_socket;

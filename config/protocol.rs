@@ -5,6 +5,7 @@ use std::time::Duration;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::google::protobuf;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::matcher::StringMatcher;
 
@@ -239,6 +240,21 @@ pub fn any_as<T: prost::Message + prost::Name + Default>(
 /// The full message name in the type URL of `any`.
 pub fn message_name(any: &protobuf::Any) -> &str {
     any.type_url.rsplit('/').next().unwrap_or_default()
+}
+
+/// The name of an encoded resource: the string in the field numbered 1, which is the name in each kind of resource.
+pub fn resource_name(mut bytes: &[u8]) -> Option<String> {
+    let mut name = None;
+    while !bytes.is_empty() {
+        let (number, wire) = decode_key(&mut bytes).ok()?;
+        let mut value = bytes;
+        skip_field(wire, number, &mut bytes, DecodeContext::default()).ok()?;
+        if number == 1 && wire == WireType::LengthDelimited {
+            let length = usize::try_from(decode_varint(&mut value).ok()?).ok()?;
+            name = String::from_utf8(value.get(..length)?.to_vec()).ok();
+        }
+    }
+    name
 }
 
 /// `envoy.config.core.v3.Http2ProtocolOptions`.

@@ -26,6 +26,7 @@ mod reload;
 mod route_check;
 mod runtime;
 mod scopes;
+mod sds;
 mod soak;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;

@@ -11,21 +11,39 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::certificate::{self, CertificatesByName};
+use super::live::Live;
 use super::parameters::{Parameters, Version};
 use super::peer::Clients;
+use super::references::References;
 use super::validation::{Peer, Validation};
 use crate::refuse_set;
+use crate::secret::TicketKeys;
 
 /// A listener's side of TLS.
 #[derive(Debug)]
-pub struct DownstreamTls {
-    /// What handshakes are made with.
+pub struct DownstreamTls(Arc<Live<ServerSide>>);
+
+/// What handshakes with clients are made with.
+#[derive(Debug)]
+pub struct ServerSide {
+    /// For rustls.
     pub server: Arc<ServerConfig>,
     /// Whether clients that name no server are refused.
     pub requires_sni: bool,
     /// What clients' certificates are held against.
     validation: Arc<Validation>,
     certificates: Arc<CertificatesByName>,
+}
+
+/// What a server's context says.
+struct Parts {
+    common: Common,
+    tickets: Tickets,
+    scans_all: bool,
+    requires_certificate: bool,
+    requires_sni: bool,
+    is_stateful: bool,
+    ignores_client_order: bool,
 }
 
 /// What became of holding a client's certificate against what is configured.
@@ -41,7 +59,40 @@ pub enum Validated {
 
 impl DownstreamTls {
     /// Lowers the message.
-    pub fn lower(proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub fn lower(mut proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let scope = cx.listener().unwrap_or_else(|| cx.scope()).scope("server_ssl_socket_factory");
+        let common = proto.common_tls_context.get_or_insert_default();
+        let mut references = cx.at("common_tls_context", |cx| References::take(common, cx))?;
+        references.take_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
+        if references.is_empty() {
+            let side = ServerSide::new(Parts::lower(proto, cx)?, cx)?;
+            return Ok(Self(Live::fixed(side, &scope)));
+        }
+        let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
+            let mut proto = proto.clone();
+            let common = proto.common_tls_context.get_or_insert_default();
+            cx.at("common_tls_context", |cx| references.resolve(common, cx))?;
+            references.resolve_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
+            // What is wrong beside the secrets is so before they come.
+            let parts = Parts::lower(proto, cx)?;
+            references.are_there().then(|| ServerSide::new(parts, cx)).transpose()
+        };
+        Live::following(references, Box::new(recipe), &scope, cx).map(Self)
+    }
+
+    /// What handshakes are made with now; `None` while secrets are missing.
+    pub fn current(&self) -> Option<Arc<ServerSide>> {
+        self.0.current()
+    }
+
+    /// A connection was closed for the lack of secrets.
+    pub fn note_not_ready(&self) {
+        self.0.stats.downstream_context_secrets_not_ready().inc();
+    }
+}
+
+impl Parts {
+    fn lower(proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // prefer_client_ciphers: ours is the order of preference unless set.
         let pb::DownstreamTlsContext {
             common_tls_context,
@@ -55,54 +106,65 @@ impl DownstreamTls {
             session_ticket_keys_type,
         } = proto;
         let refused = refuse_set!(cx; session_timeout, ocsp_staple_policy);
-        let stateless = tickets(session_ticket_keys_type, cx);
-        let scans_all = full_scan_certs_on_sni_mismatch.is_some_and(|v| v.value);
+        let tickets = Tickets::lower(session_ticket_keys_type, cx);
         let common =
             cx.at("common_tls_context", |cx| Common::lower(common_tls_context.unwrap_or_default(), Version::Tls13, cx));
         refused?;
-        let Common { parameters, certificates, alpn, validation } = common?;
-        let stateless = stateless?;
+        Ok(Self {
+            common: common?,
+            tickets: tickets?,
+            scans_all: full_scan_certs_on_sni_mismatch.is_some_and(|v| v.value),
+            requires_certificate: require_client_certificate.is_some_and(|v| v.value),
+            requires_sni: require_sni.is_some_and(|v| v.value),
+            is_stateful: !disable_stateful_session_resumption,
+            ignores_client_order: !prefer_client_ciphers,
+        })
+    }
+}
+
+impl ServerSide {
+    fn new(parts: Parts, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let Common { parameters, certificates, alpn, validation } = parts.common;
         if certificates.is_empty() {
             let reason = "a server needs a certificate";
             return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
         }
-        let is_required = require_client_certificate.is_some_and(|v| v.value);
         let provider = parameters.provider.clone();
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_protocol_versions(&parameters.versions);
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
-        let verifies = is_required || validation.is_any();
+        let verifies = parts.requires_certificate || validation.is_any();
         let validation = Arc::new(validation);
         let clients = Clients {
             hints: validation.hints(),
-            is_required: is_required || validation.needs_certificate(),
+            is_required: parts.requires_certificate || validation.needs_certificate(),
             validation: validation.clone(),
-            provider: provider.clone(),
+            provider,
         };
         let verifier = match verifies {
             true => Arc::new(clients) as Arc<dyn rustls::server::danger::ClientCertVerifier>,
             false => WebPkiClientVerifier::no_client_auth(),
         };
-        let certificates = Arc::new(CertificatesByName::new(certificates, scans_all));
+        let certificates = Arc::new(CertificatesByName::new(certificates, parts.scans_all));
         let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates.clone());
         server.alpn_protocols = alpn;
-        server.ignore_client_order = !prefer_client_ciphers;
-        if disable_stateful_session_resumption {
+        server.ignore_client_order = parts.ignores_client_order;
+        if !parts.is_stateful {
             server.session_storage = Arc::new(NoServerSessionStorage {});
         }
-        match stateless {
+        match parts.tickets {
             Tickets::None => server.send_tls13_tickets = 0,
             Tickets::OwnKeys => {
                 let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
                 server.ticketer = ticketer.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?;
             }
+            Tickets::Shared(keys) => server.ticketer = Arc::new(keys),
         }
-        let requires_sni = require_sni.is_some_and(|v| v.value);
-        Ok(Self { server: Arc::new(server), requires_sni, validation, certificates })
+        Ok(Self { server: Arc::new(server), requires_sni: parts.requires_sni, validation, certificates })
     }
 }
 
-impl DownstreamTls {
+impl ServerSide {
     /// The certificate that whoever says this hello is shown.
     pub fn certificate_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
         self.certificates.info_for(hello)
@@ -129,21 +191,23 @@ impl DownstreamTls {
 enum Tickets {
     None,
     OwnKeys,
+    Shared(TicketKeys),
 }
 
-fn tickets(
-    proto: Option<pb::downstream_tls_context::SessionTicketKeysType>,
-    cx: &mut LowerCx<'_>,
-) -> Result<Tickets, Refused> {
-    use pb::downstream_tls_context::SessionTicketKeysType as Type;
-    match proto {
-        None | Some(Type::DisableStatelessSessionResumption(false)) => Ok(Tickets::OwnKeys),
-        Some(Type::DisableStatelessSessionResumption(true)) => Ok(Tickets::None),
-        Some(Type::SessionTicketKeys(keys)) => {
-            cx.unsupported("session_ticket_keys", &Some(keys)).map(|()| Tickets::OwnKeys)
-        }
-        Some(Type::SessionTicketKeysSdsSecretConfig(config)) => {
-            cx.unsupported("session_ticket_keys_sds_secret_config", &Some(config)).map(|()| Tickets::OwnKeys)
+impl Tickets {
+    fn lower(
+        proto: Option<pb::downstream_tls_context::SessionTicketKeysType>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        use pb::downstream_tls_context::SessionTicketKeysType as Type;
+        match proto {
+            None | Some(Type::DisableStatelessSessionResumption(false)) => Ok(Self::OwnKeys),
+            Some(Type::DisableStatelessSessionResumption(true)) => Ok(Self::None),
+            Some(Type::SessionTicketKeys(keys)) => {
+                cx.at("session_ticket_keys", |cx| TicketKeys::lower(keys, cx)).map(Self::Shared)
+            }
+            // They were taken out; while they are missing, nothing is made.
+            Some(Type::SessionTicketKeysSdsSecretConfig(_)) => Ok(Self::None),
         }
     }
 }
@@ -161,7 +225,8 @@ impl Common {
         let pb::CommonTlsContext {
             tls_params,
             tls_certificates,
-            tls_certificate_sds_secret_configs,
+            // They were taken out.
+            tls_certificate_sds_secret_configs: _,
             tls_certificate_provider_instance,
             custom_tls_certificate_selector,
             tls_certificate_certificate_provider,
@@ -171,8 +236,7 @@ impl Common {
             key_log,
             validation_context_type,
         } = proto;
-        let refused = refuse_set!(cx; tls_certificate_sds_secret_configs, tls_certificate_provider_instance,
-            custom_tls_certificate_selector, tls_certificate_certificate_provider,
+        let refused = refuse_set!(cx; tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider,
             tls_certificate_certificate_provider_instance, custom_handshaker, key_log);
         let parameters = cx.at("tls_params", |cx| Parameters::lower(tls_params, latest, cx));
         let provider = parameters
@@ -188,9 +252,6 @@ impl Common {
             None => Ok(Validation::default()),
             Some(ValidationContextType::ValidationContext(proto)) => {
                 cx.at("validation_context", |cx| Validation::lower(proto, cx))
-            }
-            Some(ValidationContextType::CombinedValidationContext(_)) => {
-                Err(cx.at("combined_validation_context", |cx| cx.not_implemented("secret discovery")))
             }
             Some(_) => Err(cx.not_implemented("a validation context from elsewhere")),
         };

@@ -28,7 +28,7 @@ pub(super) struct Servers {
 }
 
 /// Which name a server's certificate has to have beside those that are configured.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum NameCheck {
     None,
     /// That by which the handshake calls the server.

@@ -64,9 +64,11 @@ fn what_is_broken_is_refused_with_the_reason() {
 fn suites_may_stand_in_brackets_and_groups_in_their_order() {
     let suites = vec!["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-RSA-AES128-GCM-SHA256]".into()];
     let tls = lower(server(parameters(|p| p.cipher_suites = suites))).expect("it is fine");
-    let names: Vec<_> = tls.server.crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
+    let side = tls.current().expect("no secret is missing");
+    let names: Vec<_> =
+        side.server.crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
     assert_eq!(names[3..], ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
-    let groups: Vec<_> = tls.server.crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
+    let groups: Vec<_> = side.server.crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
     assert_eq!(groups, ["X25519MLKEM768", "X25519", "secp256r1"]);
 }
 

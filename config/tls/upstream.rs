@@ -14,8 +14,10 @@ use rustls::sign::CertifiedKey;
 
 use super::downstream::Common;
 use super::info::certificate_info;
+use super::live::Live;
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers};
+use super::references::References;
 use super::validation::Validation;
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
@@ -23,7 +25,11 @@ const DEFAULT_SESSIONS: usize = 1;
 
 /// A cluster's side of TLS.
 #[derive(Debug)]
-pub struct UpstreamTls {
+pub struct UpstreamTls(Arc<Live<ClientSide>>);
+
+/// What handshakes with servers are made with.
+#[derive(Debug)]
+pub struct ClientSide {
     /// What handshakes are made with, where nothing is asked for.
     client: Arc<ClientConfig>,
     /// Whom we believe.
@@ -37,6 +43,14 @@ pub struct UpstreamTls {
     by_host_name: bool,
     /// The certificate that servers are shown if they ask.
     pub own: Option<Arc<CertificateInfo>>,
+}
+
+/// What a client's context says beside what both sides have.
+struct Client {
+    sni: Option<ServerName<'static>>,
+    by_host_name: bool,
+    own_check: NameCheck,
+    sessions: usize,
 }
 
 /// What one connection asks of its handshake.
@@ -77,11 +91,46 @@ impl UpstreamTls {
             max_session_keys,
             enforce_rsa_key_usage: _,
         } = proto;
-        let common =
-            cx.at("common_tls_context", |cx| Common::lower(common_tls_context.unwrap_or_default(), Version::Tls12, cx));
-        let sni = lower_sni(sni, cx);
-        let Common { parameters, certificates, alpn, validation } = common?;
-        let sni = sni?;
+        let scope = cx.scope().scope("client_ssl_socket_factory");
+        let mut common = common_tls_context.unwrap_or_default();
+        let references = cx.at("common_tls_context", |cx| References::take(&mut common, cx));
+        let client = Client {
+            sni: lower_sni(sni, cx)?,
+            by_host_name: auto_host_sni,
+            own_check: if auto_sni_san_validation { NameCheck::AsCalled } else { NameCheck::None },
+            sessions: max_session_keys.map_or(DEFAULT_SESSIONS, |v| v.value as usize),
+        };
+        let references = references?;
+        if references.is_empty() {
+            let common = cx.at("common_tls_context", |cx| Common::lower(common, Version::Tls12, cx))?;
+            return Ok(Self(Live::fixed(client.complete(common, cx)?, &scope)));
+        }
+        let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
+            let mut common = common.clone();
+            // What is wrong beside the secrets is so before they come.
+            let common = cx.at("common_tls_context", |cx| {
+                references.resolve(&mut common, cx)?;
+                Common::lower(common, Version::Tls12, cx)
+            })?;
+            references.are_there().then(|| client.complete(common, cx)).transpose()
+        };
+        Live::following(references, Box::new(recipe), &scope, cx).map(Self)
+    }
+
+    /// What handshakes are made with now; `None` while secrets are missing.
+    pub fn current(&self) -> Option<Arc<ClientSide>> {
+        self.0.current()
+    }
+
+    /// A connection failed for the lack of secrets.
+    pub fn note_not_ready(&self) {
+        self.0.stats.upstream_context_secrets_not_ready().inc();
+    }
+}
+
+impl Client {
+    fn complete(&self, common: Common, cx: &mut LowerCx<'_>) -> Result<ClientSide, Refused> {
+        let Common { parameters, certificates, alpn, validation } = common;
         if certificates.len() > 1 {
             let reason = "a client has one certificate";
             return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
@@ -92,22 +141,31 @@ impl UpstreamTls {
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
         let validation = Arc::new(validation);
         let verifier = |checks| Arc::new(Servers::new(&validation, &provider, checks));
-        let own_check = if auto_sni_san_validation { NameCheck::AsCalled } else { NameCheck::None };
         let by_name = verifier(NameCheck::AsCalledByRequest);
-        let builder = builder.dangerous().with_custom_certificate_verifier(verifier(own_check));
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier(self.own_check.clone()));
         let own = certificates.first().and_then(|c| certificate_info(c.cert.first()?)).map(Arc::new);
         let mut client = match certificates.into_iter().next() {
             Some(certified) => builder.with_client_cert_resolver(Arc::new(OwnCertificate(certified))),
             None => builder.with_no_client_auth(),
         };
         client.alpn_protocols = alpn;
-        client.resumption = match max_session_keys.map_or(DEFAULT_SESSIONS, |v| v.value as usize) {
+        client.resumption = match self.sessions {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
-        Ok(Self { client: Arc::new(client), validation, provider, by_name, sni, by_host_name: auto_host_sni, own })
+        Ok(ClientSide {
+            client: Arc::new(client),
+            validation,
+            provider,
+            by_name,
+            sni: self.sni.clone(),
+            by_host_name: self.by_host_name,
+            own,
+        })
     }
+}
 
+impl ClientSide {
     /// What the handshake of one connection is made with, and what the server is called in it.
     pub fn handshake(&self, wishes: &Wishes<'_>) -> (Arc<ClientConfig>, ServerName<'static>) {
         let asked = self.asked_name(wishes);

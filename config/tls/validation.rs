@@ -153,6 +153,17 @@ impl Validation {
         })
     }
 
+    /// Sees whether a part of a context can be used, which another part may complete.
+    pub(super) fn check_part(mut proto: pb::CertificateValidationContext, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        if proto.trusted_ca.is_none() {
+            proto.match_typed_subject_alt_names.clear();
+            #[allow(deprecated, reason = "users still write what Envoy deprecates")]
+            proto.match_subject_alt_names.clear();
+            proto.crl = None;
+        }
+        Self::lower(proto, cx).map(drop)
+    }
+
     /// Whether a peer without certificate cannot be believed.
     pub(super) fn needs_certificate(&self) -> bool {
         !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()

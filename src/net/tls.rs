@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_config::tls::{DownstreamTls, UpstreamTls, Validated, Wishes, certificate_info};
+use nuncio_config::tls::{DownstreamTls, ServerSide, UpstreamTls, Validated, Wishes, certificate_info};
 use nuncio_filter_api::{Io, Transport};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -86,6 +86,8 @@ forward_tls!(client::TlsStream<Io>);
 pub enum TlsError {
     /// The handshake took longer than it may.
     TimedOut,
+    /// The secrets that it takes have not come.
+    NoSecret,
     /// The client named no server, which it has to.
     NoServerName,
     /// The handshake failed.
@@ -96,6 +98,7 @@ impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut => f.write_str("transport_socket_timeout"),
+            Self::NoSecret => f.write_str("TLS error: Secret is not supplied by SDS"),
             Self::NoServerName => f.write_str("TLS_error:|no_sni:TLS_error_end"),
             Self::Failed(error) => write!(f, "TLS_error:|{}:TLS_error_end", reason::of(error)),
         }
@@ -112,7 +115,12 @@ pub(crate) async fn accept(
     info: &ConnectionInfo,
     stats: &TlsStats,
 ) -> Result<Io, TlsError> {
-    let handshake = handshake(tls, io);
+    let Some(side) = tls.current() else {
+        tls.note_not_ready();
+        *info.transport_failure.borrow_mut() = Some(TlsError::NoSecret.to_string().into());
+        return Err(TlsError::NoSecret);
+    };
+    let handshake = handshake(&side, io);
     let done = match timeout {
         Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
@@ -123,7 +131,7 @@ pub(crate) async fn accept(
     })?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
-    let validated = tls.validate(chain);
+    let validated = side.validate(chain);
     if let Validated::Failed(error) = &validated {
         stats.unbelieved(error);
     }
@@ -141,7 +149,11 @@ pub async fn connect(
     wishes: Wishes<'_>,
     stats: &TlsStats,
 ) -> Result<(Io, Arc<TlsInfo>), TlsError> {
-    let (client, name) = tls.handshake(&wishes);
+    let Some(side) = tls.current() else {
+        tls.note_not_ready();
+        return Err(TlsError::NoSecret);
+    };
+    let (client, name) = side.handshake(&wishes);
     let connector = TlsConnector::from(client);
     let told = match &name {
         ServerName::DnsName(name) => Some(name.as_ref().into()),
@@ -151,14 +163,14 @@ pub async fn connect(
     let stream = stream.inspect_err(|error| stats.failed(error))?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
-    let made = TlsInfo { server_name: told, local: tls.own.clone(), ..of_session(session, chain) };
+    let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, chain) };
     stats.made(&made);
     Ok((Io::new(TlsTransport(stream)), Arc::new(made)))
 }
 
 type Accepted = (server::TlsStream<Hello>, Option<Arc<CertificateInfo>>);
 
-async fn handshake(tls: &DownstreamTls, io: Io) -> Result<Accepted, TlsError> {
+async fn handshake(tls: &ServerSide, io: Io) -> Result<Accepted, TlsError> {
     let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Hello { io, is_checked: false });
     let start = acceptor.await.map_err(TlsError::Failed)?;
     let hello = start.client_hello();

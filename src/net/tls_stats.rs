@@ -67,7 +67,12 @@ impl TlsStats {
     }
 
     pub(crate) fn failed(&self, error: &TlsError) {
-        let TlsError::Failed(error) = error else { return self.stats.connection_error().inc() };
+        let error = match error {
+            TlsError::Failed(error) => error,
+            // It is counted where the secrets are.
+            TlsError::NoSecret => return,
+            TlsError::TimedOut | TlsError::NoServerName => return self.stats.connection_error().inc(),
+        };
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::NoCertificatesPresented) => self.stats.fail_verify_no_cert().inc(),
             Some(error @ Error::InvalidCertificate(_)) => self.unbelieved(error),

@@ -145,6 +145,7 @@ fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
     let name = target.name.as_deref()?;
     let (noun, short) = match target.kind {
         Kind::Endpoints => ("ClusterLoadAssignment", "EDS"),
+        Kind::Secret => ("SDS resources", "SDS"),
         _ => ("RouteConfiguration", "RDS"),
     };
     match &*delivery.resources {
@@ -152,6 +153,9 @@ fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
         [only] if only.name == name => None,
         [only] if target.kind == Kind::Endpoints => {
             Some(format!("Unexpected EDS cluster (expecting {name}): {}", only.name))
+        }
+        [only] if target.kind == Kind::Secret => {
+            Some(format!("Unexpected SDS secret (expecting {name}): {}", only.name))
         }
         [only] => Some(format!("Unexpected RDS configuration (expecting {name}): {}", only.name)),
         several => Some(format!("Unexpected {short} resource length: {}", several.len())),

@@ -83,7 +83,9 @@ impl Reloader {
     }
 
     async fn apply(&self, config: BootstrapConfig, loaded: StaticClusters, changes: Changes) -> Result<(), String> {
-        let Changes { clusters, listeners, others: _, runtime: _ } = &changes;
+        let Changes { clusters, listeners, secrets: _, others: _, runtime: _ } = &changes;
+        // Listeners and clusters that are new may refer to them.
+        let mut failures = self.updates.change(StaticChange::Secrets(config.changed_secrets)).await;
         let put: Vec<_> = config.clusters.into_iter().filter(|c| clusters.are_put(&c.name.name)).collect();
         let ids: Vec<u32> = put.iter().map(|cluster| cluster.name.id).collect();
         self.updates.change(StaticChange::PutClusters(put)).await;
@@ -92,7 +94,7 @@ impl Reloader {
         }
         let put = config.listeners.into_iter().filter(|listener| listeners.are_put(&listener.name)).collect();
         let removed = listeners.removed.clone();
-        let failures = self.updates.change(StaticChange::Listeners { put, removed }).await;
+        failures.extend(self.updates.change(StaticChange::Listeners { put, removed }).await);
         self.updates.change(StaticChange::RemoveClusters(clusters.removed.clone())).await;
         self.shared.runtime.configure(config.runtime);
         self.shared.bootstrap.store(Arc::new(InForce::new(loaded)));

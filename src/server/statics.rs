@@ -1,16 +1,20 @@
 //! What the bootstrap itself configures.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use nuncio_config::bootstrap::BootstrapConfig;
 use nuncio_config::load::StaticClusters;
+use nuncio_config::secret::StaticSecrets;
 
 /// Names of clusters and listeners of the bootstrap.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Statics {
     pub(crate) clusters: HashSet<String>,
     pub(crate) listeners: HashSet<String>,
+    /// Held for as long as the process runs.
+    _secrets: Arc<StaticSecrets>,
 }
 
 /// The bootstrap in force.
@@ -28,6 +32,7 @@ impl Statics {
         Self {
             clusters: config.clusters.iter().map(|cluster| cluster.name.name.to_string()).collect(),
             listeners: config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
+            _secrets: config.secrets.clone(),
         }
     }
 

@@ -44,9 +44,10 @@ use std::sync::Arc;
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::discovery::Origin;
 use nuncio_config::listener::ListenerConfig;
+use nuncio_config::protocol::resource_name;
+use nuncio_config::secret::Secret;
 use nuncio_filter_api::Invalid;
 use nuncio_proto::google::protobuf::Any;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use apply::{Initial, Parts, Updater, lock};
@@ -62,6 +63,8 @@ pub(crate) enum Kind {
     Cluster,
     /// EDS
     Endpoints,
+    /// SDS
+    Secret,
     /// LDS
     Listener,
     /// RDS
@@ -153,6 +156,8 @@ pub(crate) enum StaticChange {
     PutClusters(Vec<ClusterConfig>),
     /// Listeners that are new, or others than before, and names of those that are gone.
     Listeners { put: Vec<Arc<ListenerConfig>>, removed: Vec<String> },
+    /// Secrets that are others than before.
+    Secrets(Vec<Arc<Secret>>),
     /// Names of clusters that are gone.
     RemoveClusters(Vec<String>),
 }
@@ -172,6 +177,7 @@ impl Kind {
         match self {
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Routes => "envoy.config.route.v3.RouteConfiguration",
         }
@@ -182,6 +188,7 @@ impl Kind {
         match self {
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
+            Self::Secret => "secret",
             Self::Listener => "listener",
             Self::Routes => "route configuration",
         }
@@ -195,6 +202,7 @@ impl fmt::Display for Target {
         let kind = match self.kind {
             Kind::Cluster => "CDS",
             Kind::Endpoints => "EDS",
+            Kind::Secret => "SDS",
             Kind::Listener => "LDS",
             Kind::Routes => "RDS",
         };
@@ -210,23 +218,8 @@ impl fmt::Display for Target {
 impl Resource {
     /// The resource in `any`, which says its name itself.
     pub(crate) fn new(any: Any, version: &str) -> Self {
-        Self { name: name_of(&any.value).unwrap_or_default(), version: version.to_owned(), any }
+        Self { name: resource_name(&any.value).unwrap_or_default(), version: version.to_owned(), any }
     }
-}
-
-/// The string in the field numbered 1, which is the name in each kind of resource.
-pub(crate) fn name_of(mut bytes: &[u8]) -> Option<String> {
-    let mut name = None;
-    while !bytes.is_empty() {
-        let (number, wire) = decode_key(&mut bytes).ok()?;
-        let mut value = bytes;
-        skip_field(wire, number, &mut bytes, DecodeContext::default()).ok()?;
-        if number == 1 && wire == WireType::LengthDelimited {
-            let length = usize::try_from(decode_varint(&mut value).ok()?).ok()?;
-            name = String::from_utf8(value.get(..length)?.to_vec()).ok();
-        }
-    }
-    name
 }
 
 // === impl Removed ===

@@ -3,7 +3,7 @@ mod merge;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -53,6 +53,8 @@ pub struct Cluster {
     dropped: AtomicU32,
     /// True once the hosts are known, or known not to be found, and were checked where they are.
     warm: watch::Sender<bool>,
+    /// The hosts are known, and all else that is waited for is not there yet.
+    waits_for_secrets: AtomicBool,
     /// Woken when it is warm.
     on_warm: Option<Arc<Notify>>,
     /// The hosts that requests found, where they are to.
@@ -138,6 +140,7 @@ impl Cluster {
             version: AtomicU64::new(0),
             dropped: AtomicU32::new(0),
             warm: watch::Sender::new(false),
+            waits_for_secrets: AtomicBool::new(false),
             on_warm,
             by_address,
             forward_proxy: OnceLock::new(),
@@ -373,6 +376,17 @@ impl Cluster {
 
     /// The hosts are known: the cluster is ready to be used, unless they are to be checked first.
     pub(crate) fn set_warm(&self) {
+        // Noted before it is looked at: whoever brings the last secret looks for those who wait.
+        self.waits_for_secrets.store(true, Ordering::SeqCst);
+        self.go_on_with_secrets();
+    }
+
+    /// Goes on where the hosts are known and secrets were waited for, if they are there now.
+    pub(crate) fn go_on_with_secrets(&self) {
+        let is_ready = || self.config.waits_for.iter().all(|readiness| readiness.is_set());
+        if !is_ready() || !self.waits_for_secrets.swap(false, Ordering::SeqCst) {
+            return;
+        }
         match &self.health {
             Some(health) if self.config.health_check.is_some() => health.hosts_are_known(),
             _ => self.finish_warming(),

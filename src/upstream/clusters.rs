@@ -150,6 +150,11 @@ impl Clusters {
         }
     }
 
+    /// Secrets have come, or are known not to: clusters that wait for nothing else go on.
+    pub fn note_secrets(&self) {
+        self.snapshot().all().for_each(|cluster| cluster.go_on_with_secrets());
+    }
+
     fn promote(&self) {
         let _writer = self.lock();
         let snapshot = self.snapshot.load();

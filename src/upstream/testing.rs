@@ -66,6 +66,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         http: Arc::<UpstreamHttp>::default(),
         connect_timeout: Duration::from_secs(5),
         buffer_limit: 1 << 20,
+        waits_for: Box::default(),
         bind: None,
         tcp_keepalive: None,
         happy_eyeballs: HappyEyeballs::default(),

@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use hyper::server::conn::http2;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use nuncio_config::load::{Format, Loader, Source, UnknownFields};
 use nuncio_proto::envoy::config::{
     cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
 };
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
 use nuncio_proto::envoy::service::discovery::v3::aggregated_discovery_service_server as server;
 use nuncio_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
@@ -31,6 +33,7 @@ pub(crate) enum Kind {
     Endpoints,
     Listener,
     Routes,
+    Secret,
 }
 
 impl Kind {
@@ -39,6 +42,7 @@ impl Kind {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
     }
@@ -54,6 +58,7 @@ impl Kind {
             Self::Cluster => encode::<cluster::Cluster>(yaml),
             Self::Endpoints => encode::<endpoint::ClusterLoadAssignment>(yaml),
             Self::Listener => encode::<listener::Listener>(yaml),
+            Self::Secret => encode::<tls::Secret>(yaml),
             Self::Routes => encode::<route::RouteConfiguration>(yaml),
         }
     }
@@ -110,7 +115,11 @@ impl ControlPlane {
         let service = server::AggregatedDiscoveryServiceServer::new(Ads(shared.clone()));
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let service = TowerToHyperService::new(service.clone());
+                let ads = TowerToHyperService::new(service.clone());
+                let service = service_fn(move |mut request| {
+                    to_ads(&mut request);
+                    ads.call(request)
+                });
                 tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service));
             }
         });
@@ -185,6 +194,16 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The services of single types speak as the one of all does.
+fn to_ads<B>(request: &mut hyper::Request<B>) {
+    let method = match request.uri().path().rsplit('/').next() {
+        Some(method) if method.starts_with("Delta") => "DeltaAggregatedResources",
+        _ => "StreamAggregatedResources",
+    };
+    let path = format!("/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}");
+    *request.uri_mut() = path.parse().expect("it is a path");
 }
 
 struct Ads(Arc<Shared>);

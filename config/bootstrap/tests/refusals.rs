@@ -32,7 +32,7 @@ fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
             "layered_runtime.layers[1].name: duplicate layer name \"s\"",
             "layered_runtime.layers[3].admin_layer: there may be at most one",
             "cluster_manager.load_stats_config: not implemented yet",
-            "static_resources.secrets: not implemented yet",
+            "static_resources.secrets[0]: one of tls_certificate, session_ticket_keys, validation_context and generic_secret is required",
         ],
     );
 }

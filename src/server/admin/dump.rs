@@ -2,10 +2,12 @@
 
 mod dynamic;
 mod endpoints;
+mod secrets;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nuncio_config::load::{Defaults, to_json};
+use nuncio_config::secret::redact;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::ScopedRoutes;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::scoped_routes::ConfigSpecifier;
@@ -23,7 +25,7 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             return Reply::bad_request(format!("the parameter {refused} is not implemented yet\n"));
         }
     }
-    let bootstrap = admin.bootstrap();
+    let mut bootstrap = admin.bootstrap();
     let last_updated = Some(timestamp(admin.shared.bootstrap.load().since));
     let resources = bootstrap.static_resources.clone().unwrap_or_default();
     let clusters = proto::ClustersConfigDump {
@@ -57,12 +59,18 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             Inline::Scoped(scoped) => scopes.inline_scoped_route_configs.push(scoped_routes(scoped, last_updated)),
         }
     }
+    bootstrap.static_resources.iter_mut().flat_map(|resources| &mut resources.secrets).for_each(redact);
     let mut configs =
         vec![any(&proto::BootstrapConfigDump { bootstrap: Some(bootstrap), last_updated }), any(&clusters)];
     if params.has("include_eds") {
         configs.push(any(&endpoints::endpoints(admin)));
     }
-    configs.extend([any(&listeners), any(&scopes), any(&routes), any(&proto::SecretsConfigDump::default())]);
+    configs.extend([
+        any(&listeners),
+        any(&scopes),
+        any(&routes),
+        any(&secrets::secrets(admin, resources.secrets, last_updated)),
+    ]);
     Reply::json(to_json(&proto::ConfigDump { configs }, Defaults::Omit))
 }
 

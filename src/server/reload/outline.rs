@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use nuncio_config::load::StaticClusters;
+use nuncio_config::protocol::resource_name;
 use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3::Listener;
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
 use twox_hash::XxHash64;
 
 /// The resources of a bootstrap, and all the rest of it.
@@ -14,6 +16,7 @@ pub(super) struct Outline {
     /// A hash of each, by name.
     clusters: BTreeMap<String, u64>,
     listeners: BTreeMap<String, Listener>,
+    secrets: BTreeMap<String, Secret>,
     rest: Bootstrap,
 }
 
@@ -22,6 +25,7 @@ pub(super) struct Outline {
 pub(super) struct Changes {
     pub(super) clusters: Difference,
     pub(super) listeners: Difference,
+    pub(super) secrets: Difference,
     pub(super) runtime: bool,
     /// Fields that take a restart.
     pub(super) others: Vec<&'static str>,
@@ -42,13 +46,15 @@ impl Outline {
         let mut rest = loaded.rest();
         let resources = rest.static_resources.get_or_insert_default();
         let listeners = std::mem::take(&mut resources.listeners);
+        let secrets = std::mem::take(&mut resources.secrets);
         let hash = |encoded: &[u8]| XxHash64::oneshot(0, encoded);
         Self {
             clusters: loaded
                 .encoded()
-                .map(|encoded| (crate::update::name_of(encoded).unwrap_or_default(), hash(encoded)))
+                .map(|encoded| (resource_name(encoded).unwrap_or_default(), hash(encoded)))
                 .collect(),
             listeners: listeners.into_iter().map(|listener| (listener_name(&listener), listener)).collect(),
+            secrets: secrets.into_iter().map(|secret| (secret.name.clone(), secret)).collect(),
             rest,
         }
     }
@@ -80,6 +86,7 @@ impl Changes {
         Self {
             clusters: Difference::between(&before.clusters, &after.clusters),
             listeners: Difference::between(&before.listeners, &after.listeners),
+            secrets: Difference::between(&before.secrets, &after.secrets),
             runtime: before.rest.layered_runtime != after.rest.layered_runtime,
             others: others(&before.rest, &after.rest),
         }
@@ -91,9 +98,10 @@ impl Changes {
 
     /// One line for each change.
     pub(super) fn lines(&self) -> Vec<String> {
-        let Self { clusters, listeners, runtime, others } = self;
+        let Self { clusters, listeners, secrets, runtime, others } = self;
         let mut lines = clusters.lines("cluster");
         lines.extend(listeners.lines("listener"));
+        lines.extend(secrets.lines("secret"));
         lines.extend(runtime.then(|| "~ layered_runtime".to_owned()));
         lines.extend(others.iter().map(|field| format!("! {field} (takes a restart)")));
         lines
@@ -154,9 +162,6 @@ fn others(before: &Bootstrap, after: &Bootstrap) -> Vec<&'static str> {
         stats_flush,
         stats_eviction,
     );
-    if before.static_resources != after.static_resources {
-        all.push("static_resources.secrets");
-    }
     all
 }
 

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod listeners;
+mod secrets;
 mod statics;
 
 use std::panic::AssertUnwindSafe;
@@ -19,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::secrets::{SecretFiles, give_secret};
 use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
@@ -47,6 +49,7 @@ pub(crate) struct Updater {
     wanted: watch::Sender<Arc<Subscriptions>>,
     targets: Targets,
     initial: Initial,
+    secret_files: SecretFiles,
 }
 
 /// What the server waits for before it serves.
@@ -83,7 +86,9 @@ impl Updater {
         }
         let updates = Updates { messages: sender, wanted: receiver };
         let targets = Targets::default();
-        let updater = Self { parts, phase: Phase::Clusters, messages, wanted, targets, initial: initial.clone() };
+        let secret_files = SecretFiles::new();
+        let phase = Phase::Clusters;
+        let updater = Self { parts, phase, messages, wanted, targets, initial: initial.clone(), secret_files };
         (updater, updates, initial)
     }
 
@@ -105,6 +110,7 @@ impl Updater {
                 None => return false,
             },
             () = self.parts.listeners.gone() => self.take_stock(),
+            folder = self.secret_files.moved() => self.rotate(&folder).await,
             () = reached(self.targets.next_deadline()) => self.expire(),
         }
         true
@@ -159,6 +165,7 @@ impl Updater {
         let Applied { outcome, is_change, single } = match prepared.kind {
             Kind::Cluster => self.apply_clusters(prepared).await,
             Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
+            Kind::Secret => self.apply_secrets(prepared).await,
             Kind::Listener => self.apply_listeners(prepared).await,
         };
         if is_change || outcome.rejected.is_empty() {
@@ -226,8 +233,9 @@ impl Updater {
     fn take_stock(&mut self) {
         let Parts { env, shared, dynamic, .. } = &self.parts;
         self.targets.replace(users(self.phase, dynamic, &shared.clusters, &env.slots), &shared.store);
+        let mut gave_secrets = false;
         let mut records = self.records();
-        for kind in [Kind::Endpoints, Kind::Routes] {
+        for kind in [Kind::Endpoints, Kind::Secret, Kind::Routes] {
             records.retain(kind, |Id { name, origin }| {
                 let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
                 self.targets.find(&target).is_some()
@@ -244,6 +252,10 @@ impl Updater {
                     _ => cluster.give_up_waiting(),
                 }
             }
+            for slot in watched.users.secrets().filter(|slot| !slot.ready.is_set()) {
+                give_secret(&slot, kept.as_ref(), env);
+                gave_secrets = true;
+            }
             for slot in watched.users.slots().filter(|slot| !slot.ready.is_set()) {
                 if let Some(Kept::Routes(table)) = &kept {
                     slot.table.store(table.clone());
@@ -252,6 +264,10 @@ impl Updater {
             }
         }
         drop(records);
+        if gave_secrets {
+            shared.clusters.note_secrets();
+        }
+        self.secret_files.reconcile(&lock(&self.parts.shared.records));
         let wanted = self.targets.subscriptions();
         self.wanted.send_if_modified(|before| {
             let is_new = **before != wanted;
@@ -282,6 +298,11 @@ impl Updater {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 let waiting = users.into_iter().flat_map(|users| &users.clusters).filter(|c| !c.is_assigned());
                 waiting.for_each(|cluster| cluster.give_up_waiting());
+            }
+            Kind::Secret => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                users.into_iter().flat_map(|users| users.secrets()).for_each(|slot| slot.ready.set());
+                self.parts.shared.clusters.note_secrets();
             }
             Kind::Routes => {
                 let users = self.targets.find(target).map(|watched| &watched.users);

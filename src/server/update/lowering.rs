@@ -9,6 +9,7 @@ use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
 use nuncio_config::protocol::message_name;
 use nuncio_config::route::RouteTable;
+use nuncio_config::secret::Secret;
 use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
 use nuncio_proto::google::protobuf::Any;
 use prost::{Message, Name};
@@ -43,6 +44,7 @@ pub(super) enum Lowered {
     Listener(Arc<ListenerConfig>),
     Routes(Arc<RouteTable>),
     Endpoints(Arc<ClusterAssignment>),
+    Secret(Arc<Secret>),
 }
 
 /// Lowers what is new.
@@ -66,6 +68,15 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
         entries.push(Entry { resource, hash, lowered });
     }
     Prepared { kind, origin, version, entries, removed, unknown_fields: lowering.unknown_fields }
+}
+
+/// A secret as it is now that the files which it names have another content.
+pub(super) fn read_again(any: &Any, env: &LowerEnv, unknown: UnknownFields) -> Result<Arc<Secret>, Vec<Invalid>> {
+    let mut lowering = Lowering { kind: Kind::Secret, env, loader: Loader::new(unknown), unknown_fields: 0 };
+    match lowering.lower(any)? {
+        Lowered::Secret(secret) => Ok(secret),
+        _ => Err(vec![invalid("", "is no secret".to_owned())]),
+    }
 }
 
 /// Envoy's hash of a text.
@@ -110,6 +121,10 @@ impl Lowering<'_> {
             Kind::Endpoints => {
                 let message = self.load(any)?;
                 self.run(|cx| ClusterAssignment::lower(message, cx)).map(|config| Lowered::Endpoints(Arc::new(config)))
+            }
+            Kind::Secret => {
+                let message = self.load(any)?;
+                self.run(|cx| Secret::lower(message, cx)).map(|secret| Lowered::Secret(Arc::new(secret)))
             }
             Kind::Listener => {
                 let message = self.load(any)?;

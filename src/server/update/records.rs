@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use nuncio_config::cluster::ClusterAssignment;
 use nuncio_config::discovery::Origin;
 use nuncio_config::route::RouteTable;
+use nuncio_config::secret::Secret;
 use nuncio_proto::google::protobuf::Any;
 
 use super::{Kind, Resource};
@@ -58,6 +59,7 @@ pub(super) enum Kept {
     Nothing,
     Endpoints(Arc<ClusterAssignment>),
     Routes(Arc<RouteTable>),
+    Secret(Arc<Secret>),
 }
 
 // === impl Records ===
@@ -85,6 +87,15 @@ impl Records {
         let record = self.by_kind.entry(kind).or_default().entry(id).or_insert(Record::EMPTY);
         record.before = record.accepted.replace(accepted).filter(|_| matches!(kind, Kind::Cluster | Kind::Listener));
         record.failed = None;
+    }
+
+    /// What is kept of a resource is another, while the resource is the same.
+    pub(super) fn keep(&mut self, kind: Kind, id: &Id, kept: Kept) {
+        let record = self.by_kind.get_mut(&kind).and_then(|all| all.get_mut(id));
+        if let Some(accepted) = record.and_then(|record| record.accepted.as_mut()) {
+            accepted.kept = kept;
+            accepted.updated = SystemTime::now();
+        }
     }
 
     /// It was delivered again as it is.

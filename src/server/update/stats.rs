@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nuncio_telemetry::stats::catalogue::{
-    EndpointSubscriptionStats, ReloadStats, RouteSubscriptionStats, SubscriptionStats,
+    EndpointSubscriptionStats, ReloadStats, RouteSubscriptionStats, SecretStats, SubscriptionStats,
 };
 use nuncio_telemetry::stats::{Scope, Store, TextReadout};
 use nuncio_upstream::Cluster;
@@ -17,6 +17,7 @@ pub(super) enum Counted {
         stats: SubscriptionStats,
         version: TextReadout,
         reload: Option<ReloadStats>,
+        secret: Option<SecretStats>,
         /// Of routes; held for as long as it is to be listed.
         _empty: Option<RouteSubscriptionStats>,
     },
@@ -37,7 +38,13 @@ pub(super) enum Event<'a> {
     TimedOut,
     Failed,
     Rejected,
-    Accepted { version: &'a str, took: Duration, is_change: bool },
+    /// Files of a secret have another content, which cannot be used.
+    RotationFailed,
+    Accepted {
+        version: &'a str,
+        took: Duration,
+        is_change: bool,
+    },
 }
 
 // === impl Counted ===
@@ -55,11 +62,23 @@ impl Counted {
         Self::list(&scope.scope("rds").scope(name), true, true)
     }
 
+    pub(super) fn secret(name: &str, store: &Store) -> Self {
+        let scope = store.scope("sds").scope(name);
+        Self::List {
+            stats: SubscriptionStats::new(&scope),
+            version: scope.text_readout("version_text"),
+            reload: None,
+            secret: Some(SecretStats::new(&scope)),
+            _empty: None,
+        }
+    }
+
     fn list(scope: &Scope, reloads: bool, can_be_empty: bool) -> Self {
         Self::List {
             stats: SubscriptionStats::new(scope),
             version: scope.text_readout("version_text"),
             reload: reloads.then(|| ReloadStats::new(scope)),
+            secret: None,
             _empty: can_be_empty.then(|| RouteSubscriptionStats::new(scope)),
         }
     }
@@ -78,7 +97,12 @@ impl Counted {
 
     pub(super) fn note(&self, event: Event<'_>) {
         match self {
-            Self::List { stats, version, reload, _empty } => note_list(stats, version, reload.as_ref(), event),
+            Self::List { secret: Some(secret), .. } if matches!(event, Event::RotationFailed) => {
+                secret.key_rotation_failed().inc();
+            }
+            Self::List { stats, version, reload, secret: _, _empty } => {
+                note_list(stats, version, reload.as_ref(), event);
+            }
             Self::Endpoints(all) => all.iter().for_each(|counted| counted.note(event)),
         }
     }
@@ -90,6 +114,7 @@ fn note_list(stats: &SubscriptionStats, text: &TextReadout, reload: Option<&Relo
         Event::TimedOut => stats.init_fetch_timeout().inc(),
         Event::Failed => stats.update_failure().inc(),
         Event::Rejected => stats.update_rejected().inc(),
+        Event::RotationFailed => {}
         Event::Accepted { version, took, is_change } => {
             stats.update_success().inc();
             stats.update_time().set(now());
@@ -112,6 +137,7 @@ impl EndpointsCounted {
             Event::TimedOut => self.stats.init_fetch_timeout().inc(),
             Event::Failed => of_cluster.update_failure().inc(),
             Event::Rejected => self.stats.update_rejected().inc(),
+            Event::RotationFailed => {}
             Event::Accepted { version, took, is_change: _ } => {
                 of_cluster.update_success().inc();
                 self.stats.update_time().set(now());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
 use nuncio_config::discovery::{ConfigSource, RouteSlot};
+use nuncio_config::secret::SecretSlot;
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
 use nuncio_upstream::{Cluster, Clusters};
@@ -21,6 +22,8 @@ pub(super) struct Users {
     pub(super) clusters: Vec<Arc<Cluster>>,
     /// They live as long as the listeners that hold them.
     pub(super) slots: Vec<Weak<RouteSlot>>,
+    /// As those.
+    secrets: Vec<Weak<SecretSlot>>,
     initial_fetch_timeout: Option<Duration>,
 }
 
@@ -60,6 +63,11 @@ pub(super) fn users(
         let users = entry(&mut all, Kind::Endpoints, &eds.source, &eds.service_name);
         users.clusters.push(cluster.clone());
     }
+    for slot in slots.all::<SecretSlot>() {
+        if let Some(source) = &slot.source {
+            entry(&mut all, Kind::Secret, source, &slot.name).secrets.push(Arc::downgrade(&slot));
+        }
+    }
     if phase >= Phase::Listeners {
         list(Kind::Listener, &dynamic.lds, &mut all);
         for slot in slots.all::<RouteSlot>() {
@@ -88,12 +96,19 @@ impl Users {
         self.clusters.len() == other.clusters.len()
             && self.slots.len() == other.slots.len()
             && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.secrets.len() == other.secrets.len()
             && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
     }
 
     /// The slots that somebody still holds.
     pub(super) fn slots(&self) -> impl Iterator<Item = Arc<RouteSlot>> {
         self.slots.iter().filter_map(Weak::upgrade)
+    }
+
+    /// The slots of secrets that somebody still holds.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = Arc<SecretSlot>> {
+        self.secrets.iter().filter_map(Weak::upgrade)
     }
 }
 
@@ -162,6 +177,7 @@ impl Watched {
         let counted = match target.kind {
             Kind::Cluster => Some(Counted::clusters(store)),
             Kind::Listener => Some(Counted::listeners(store)),
+            Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
             Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };

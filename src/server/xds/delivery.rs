@@ -13,7 +13,7 @@ use super::sources::type_url;
 use crate::deadline::reached;
 use crate::update::{Kind, Push, Removed, Resource, Target, Updates};
 
-const KINDS: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+const KINDS: [Kind; 5] = [Kind::Cluster, Kind::Endpoints, Kind::Secret, Kind::Listener, Kind::Routes];
 
 /// Applies the updates of one stream.
 pub(super) struct Deliverer {

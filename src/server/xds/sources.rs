@@ -172,6 +172,7 @@ impl Sources {
             Some(Kind::Cluster) => "cluster_manager.cds",
             Some(Kind::Listener) => "listener_manager.lds",
             Some(Kind::Endpoints) => "eds",
+            Some(Kind::Secret) => "sds",
             Some(Kind::Routes) => "rds",
         };
         self.store.scope(name)
@@ -197,6 +198,7 @@ fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
         None => ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources", "DeltaAggregatedResources"),
         Some(Kind::Cluster) => ("cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
         Some(Kind::Endpoints) => ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
+        Some(Kind::Secret) => ("secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),
         Some(Kind::Listener) => ("listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
         Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
     };

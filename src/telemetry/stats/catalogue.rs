@@ -19,5 +19,5 @@ pub use http::{HttpStats, TracingStats};
 pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
 pub use server::{
     CaresStats, ClusterManagerStats, EndpointSubscriptionStats, FilesystemStats, ListenerManagerStats, ReloadStats,
-    RouteSubscriptionStats, RuntimeStats, ServerStats, SubscriptionStats, WatchdogStats,
+    RouteSubscriptionStats, RuntimeStats, SecretStats, ServerStats, SubscriptionStats, WatchdogStats,
 };

@@ -1,5 +1,6 @@
 //! What the bootstrap itself configures, when it is read again.
 
+use nuncio_config::secret::StaticSecrets;
 use tokio::task::spawn_blocking;
 
 use super::Updater;
@@ -26,6 +27,20 @@ impl Updater {
                 self.parts.statics.clusters.retain(|name| !gone.contains(name));
                 self.parts.shared.clusters.remove_all(ids);
                 Vec::new()
+            }
+            StaticChange::Secrets(secrets) => {
+                let (known, env) = (StaticSecrets::of(&self.parts.env), self.parts.env.clone());
+                let put = move || {
+                    let mut failures = Vec::new();
+                    for secret in secrets {
+                        let put = known.find(&secret.name).map_or(Ok(()), |slot| slot.update(&secret, &env));
+                        let failure = |reason| format!("secret '{}': {reason}", secret.name);
+                        failures.extend(put.err().into_iter().flatten().map(failure));
+                    }
+                    failures
+                };
+                // A panic was logged.
+                spawn_blocking(put).await.unwrap_or_else(|_| vec!["putting secrets in force panicked".to_owned()])
             }
             StaticChange::Listeners { put, removed } => {
                 let listeners = self.parts.listeners.clone();

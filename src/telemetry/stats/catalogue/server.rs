@@ -157,6 +157,12 @@ crate::stats! {
         config_reload_time_ms: Gauge,
     }
 
+    /// Beside `SubscriptionStats` of secrets.
+    pub struct SecretStats {
+        /// Files that a secret names had another content, which could not be used.
+        key_rotation_failed: Counter,
+    }
+
     /// Beside `SubscriptionStats` of routes.
     pub struct RouteSubscriptionStats {
         update_empty: Counter,

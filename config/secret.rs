@@ -1,0 +1,266 @@
+//! Secrets: `tls.v3.Secret`, and what is asked of discovery for them.
+//!
+//! A secret is given by the bootstrap or by discovery, and is held by whoever refers to it through a [`SecretSlot`].
+//! When another one comes, those who use it make anew what they made of it; where one of them cannot, the secret is
+//! refused and the one before stays.
+
+mod files;
+mod tickets;
+
+pub use tickets::TicketKeys;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use arc_swap::ArcSwapOption;
+use nuncio_filter_api::{Invalid, LowerCx, LowerEnv, Readiness, Refused};
+use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use pb::secret::Type;
+
+use crate::discovery::ConfigSource;
+use crate::tls;
+use crate::value::data_source;
+
+/// What stands where a secret is kept.
+const REDACTED: &str = "[redacted]";
+/// Bytes that a generic secret may have.
+const MAX_GENERIC: u64 = 1 << 20;
+
+/// A secret that can be used, as a whole: what it takes from files was read.
+#[derive(Debug)]
+pub struct Secret {
+    /// Its name.
+    pub name: Arc<str>,
+    /// With the content of files in place of their names.
+    message: pb::Secret,
+    /// Folders in which a move announces that files have another content.
+    pub watched: Vec<PathBuf>,
+}
+
+/// A secret that configuration refers to, as those share it who refer to the same.
+pub struct SecretSlot {
+    /// What it is called.
+    pub name: Arc<str>,
+    /// Where it comes from; `None`: the bootstrap.
+    pub source: Option<ConfigSource>,
+    /// Whether one has come, or is known not to.
+    pub ready: Arc<Readiness>,
+    secret: ArcSwapOption<Secret>,
+    users: Mutex<Vec<Weak<dyn SecretUser>>>,
+}
+
+/// Somebody who makes something of secrets.
+pub(crate) trait SecretUser: Send + Sync {
+    /// Makes it anew of what the slots hold now.
+    fn remake(&self, env: &LowerEnv) -> Result<(), Vec<Invalid>>;
+    /// It was made anew because a secret has changed.
+    fn note_update(&self);
+}
+
+/// The secrets of the bootstrap, by name.
+#[derive(Default)]
+pub struct StaticSecrets(Mutex<HashMap<String, Arc<SecretSlot>>>);
+
+// === impl Secret ===
+
+impl Secret {
+    /// Reads the files that the message names, and sees whether it can be used.
+    pub fn lower(mut message: pb::Secret, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let watched = files::inline(&mut message, cx)?;
+        let name = message.name.as_str().into();
+        match message.r#type.clone() {
+            Some(Type::TlsCertificate(proto)) => cx.at("tls_certificate", |cx| tls::check_certificate(proto, cx))?,
+            Some(Type::ValidationContext(proto)) => {
+                cx.at("validation_context", |cx| tls::check_validation(proto, cx))?
+            }
+            Some(Type::SessionTicketKeys(proto)) => {
+                cx.at("session_ticket_keys", |cx| TicketKeys::lower(proto, cx)).map(drop)?;
+            }
+            Some(Type::GenericSecret(pb::GenericSecret { secret, secrets })) => cx.at("generic_secret", |cx| {
+                let one = cx.opt("secret", secret, |source, cx| data_source(source, MAX_GENERIC, cx));
+                let all = secrets.into_values();
+                let all = cx.each("secrets", all, |source, cx| data_source(source, MAX_GENERIC, cx));
+                one.and(all).map(drop)
+            })?,
+            None => {
+                return Err(cx.invalid(
+                    "one of tls_certificate, session_ticket_keys, validation_context and generic_secret is required",
+                ));
+            }
+        }
+        Ok(Self { name, message, watched })
+    }
+
+    /// Whether it says the same, files included.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.message == other.message
+    }
+
+    /// The message without what must be kept.
+    pub fn redacted(&self) -> pb::Secret {
+        let mut message = self.message.clone();
+        redact(&mut message);
+        message
+    }
+
+    pub(crate) fn certificate(&self, cx: &mut LowerCx<'_>) -> Result<pb::TlsCertificate, Refused> {
+        match &self.message.r#type {
+            Some(Type::TlsCertificate(proto)) => Ok(proto.clone()),
+            _ => Err(cx.invalid(format!("secret {:?} is no TLS certificate", self.name))),
+        }
+    }
+
+    pub(crate) fn validation(&self, cx: &mut LowerCx<'_>) -> Result<pb::CertificateValidationContext, Refused> {
+        match &self.message.r#type {
+            Some(Type::ValidationContext(proto)) => Ok(proto.clone()),
+            _ => Err(cx.invalid(format!("secret {:?} is no validation context", self.name))),
+        }
+    }
+
+    pub(crate) fn ticket_keys(&self, cx: &mut LowerCx<'_>) -> Result<pb::TlsSessionTicketKeys, Refused> {
+        match &self.message.r#type {
+            Some(Type::SessionTicketKeys(proto)) => Ok(proto.clone()),
+            _ => Err(cx.invalid(format!("secret {:?} holds no session ticket keys", self.name))),
+        }
+    }
+}
+
+/// Takes out of the message what must be kept, as Envoy does.
+pub fn redact(message: &mut pb::Secret) {
+    let hide = |source: &mut DataSource| {
+        let hidden = match source.specifier.take() {
+            Some(Specifier::InlineBytes(_)) => Some(Specifier::InlineBytes(REDACTED.into())),
+            Some(Specifier::InlineString(_)) => Some(Specifier::InlineString(REDACTED.to_owned())),
+            // Names tell nothing.
+            other => other,
+        };
+        source.specifier = hidden;
+    };
+    match &mut message.r#type {
+        Some(Type::TlsCertificate(proto)) => {
+            [&mut proto.private_key, &mut proto.password, &mut proto.pkcs12].into_iter().flatten().for_each(hide);
+        }
+        Some(Type::SessionTicketKeys(proto)) => proto.keys.iter_mut().for_each(hide),
+        Some(Type::GenericSecret(proto)) => {
+            proto.secret.iter_mut().chain(proto.secrets.values_mut()).for_each(hide);
+        }
+        Some(Type::ValidationContext(_)) | None => {}
+    }
+}
+
+// === impl SecretSlot ===
+
+impl SecretSlot {
+    /// The slot of the secret that the message refers to; its listener or cluster waits for it.
+    pub fn lower(proto: pb::SdsSecretConfig, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+        let pb::SdsSecretConfig { name, sds_config } = proto;
+        let Some(source) = sds_config else {
+            let secrets = StaticSecrets::of(cx.env);
+            let known = secrets.lock().get(&name).cloned();
+            return known.ok_or_else(|| cx.at("name", |cx| cx.invalid(format!("unknown static secret {name:?}"))));
+        };
+        let source = cx.at("sds_config", |cx| ConfigSource::lower(source, cx))?;
+        let key = format!("{name} {source:?}");
+        let slot = cx.env.slots.share(&key, || Self::new(&name, Some(source)));
+        cx.wait_for(slot.ready.clone());
+        Ok(slot)
+    }
+
+    fn new(name: &str, source: Option<ConfigSource>) -> Self {
+        Self {
+            name: name.into(),
+            source,
+            ready: Readiness::new(format!("SdsApi {name}")),
+            secret: ArcSwapOption::empty(),
+            users: Mutex::default(),
+        }
+    }
+
+    /// The secret that is in force.
+    pub fn secret(&self) -> Option<Arc<Secret>> {
+        self.secret.load_full()
+    }
+
+    /// Puts a secret in force, unless one of those who use it cannot.
+    pub fn update(&self, secret: &Arc<Secret>, env: &LowerEnv) -> Result<(), Vec<Invalid>> {
+        let before = self.secret.swap(Some(secret.clone()));
+        let users = self.users();
+        for (i, user) in users.iter().enumerate() {
+            if let Err(invalid) = user.remake(env) {
+                self.secret.store(before);
+                for user in &users[..=i] {
+                    // They made this once.
+                    let _ = user.remake(env);
+                }
+                return Err(invalid);
+            }
+        }
+        users.iter().for_each(|user| user.note_update());
+        self.ready.set();
+        Ok(())
+    }
+
+    /// Has `user` told of each change from now on.
+    pub(crate) fn attach(&self, user: Weak<dyn SecretUser>) {
+        let mut users = self.lock();
+        users.retain(|known| known.strong_count() > 0);
+        users.push(user);
+    }
+
+    fn users(&self) -> Vec<Arc<dyn SecretUser>> {
+        self.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Taken when configuration is lowered and secrets change, never on the data path.
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<dyn SecretUser>>> {
+        // A poisoned lock means that a push panicked: the list is whole.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl StaticSecrets ===
+
+impl StaticSecrets {
+    /// Those of the process; whoever holds them keeps them.
+    pub fn of(env: &LowerEnv) -> Arc<Self> {
+        env.slots.share("static secrets", Self::default)
+    }
+
+    /// Lowers `static_resources.secrets`. Names that are new are in force at once; what has changed is given back, to be
+    /// put in force when all of the bootstrap is.
+    pub fn lower(&self, protos: Vec<pb::Secret>, cx: &mut LowerCx<'_>) -> Result<Vec<Arc<Secret>>, Refused> {
+        let secrets = cx.each("secrets", protos, |proto, cx| {
+            if proto.name.is_empty() {
+                return Err(cx.at("name", |cx| cx.invalid("a secret needs a name")));
+            }
+            Secret::lower(proto, cx).map(Arc::new)
+        })?;
+        let mut changed = Vec::new();
+        for secret in secrets {
+            let mut known = self.lock();
+            let slot = known.entry(secret.name.to_string());
+            let slot = slot.or_insert_with(|| Arc::new(SecretSlot::new(&secret.name, None)));
+            match slot.secret() {
+                Some(before) if before.is_same(&secret) => {}
+                Some(_) => changed.push(secret),
+                None => slot.secret.store(Some(secret)),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The slot of this name.
+    pub fn find(&self, name: &str) -> Option<Arc<SecretSlot>> {
+        self.lock().get(name).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<SecretSlot>>> {
+        // As in `SecretSlot::lock`.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
