@@ -344,5 +344,5 @@ async fn secrets_of_the_bootstrap_change_with_it() {
     proxy.replace("bootstrap.yaml", &now);
     proxy.signal(libc::SIGHUP);
     until_other(&proxy, &first).await;
-    assert_eq!(proxy.stat("server.config_reload_success").await, 1, "{}", proxy.log());
+    proxy.wait_for_stat("server.config_reload_success", 1).await;
 }
