@@ -207,6 +207,11 @@ impl ClusterConfig {
         let scope = cx.env.stats.scope("cluster").scope(stat_name);
         let transport = cx
             .in_scope(scope, |cx| TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx));
+        let knows_alpn = transport.as_ref().is_ok_and(|t| t.as_ref().is_some_and(TransportSockets::know_alpn));
+        if protocol == Some(UpstreamProtocol::Auto) && transport.is_ok() && !knows_alpn {
+            let reason = "ALPN configured for a cluster which has a non-ALPN transport socket";
+            return Err(cx.at("typed_extension_protocol_options", |cx| cx.invalid(reason)));
+        }
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         let name = cx.env.clusters.intern(&proto.name);
         let observable_name =

@@ -49,6 +49,15 @@ impl TransportSocket {
         })
     }
 
+    /// Whether a handshake can tell which protocol is spoken.
+    pub fn knows_alpn(&self) -> bool {
+        match self {
+            Self::RawBuffer => false,
+            Self::Tls(_) => true,
+            Self::ProxyProtocol(socket) => socket.inner.knows_alpn(),
+        }
+    }
+
     /// Whether hosts are told of clients.
     pub fn tells_of_clients(&self) -> bool {
         match self {

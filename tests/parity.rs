@@ -91,6 +91,7 @@ scenario_files! {
     syntax
     tcp_proxy
     tls
+    transport_auto
     transport_socket
     transport_tls
     upgrade

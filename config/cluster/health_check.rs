@@ -247,7 +247,7 @@ impl Checker {
                 cx.at("tcp_health_check", |cx| TcpHealthCheck::lower(tcp, cx)).map(Self::Tcp)
             }
             Some(HealthChecker::GrpcHealthCheck(grpc)) => cx.at("grpc_health_check", |cx| {
-                if protocol.is_some_and(|protocol| protocol != UpstreamProtocol::Http2) {
+                if protocol.is_some_and(|p| !matches!(p, UpstreamProtocol::Http2 | UpstreamProtocol::Auto)) {
                     return Err(cx.invalid("the cluster must support HTTP/2 for gRPC health checks"));
                 }
                 GrpcHealthCheck::lower(grpc, cx).map(Self::Grpc)

@@ -8,7 +8,8 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use nuncio_proto::envoy::extensions::upstreams::http::v3 as pb;
 use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig, explicit_http_config::ProtocolConfig,
+    AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    explicit_http_config::ProtocolConfig,
 };
 use nuncio_proto::envoy::extensions::upstreams::tcp::v3::TcpProtocolOptions;
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
@@ -64,6 +65,8 @@ pub enum UpstreamProtocol {
     Http2,
     /// The version of the request.
     Downstream,
+    /// The one that the host chooses by ALPN.
+    Auto,
 }
 
 /// The messages and fields of a cluster that speak of HTTP.
@@ -140,12 +143,7 @@ impl UpstreamHttp {
             Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
                 cx.at("use_downstream_protocol_config", |cx| lower_downstream(config, cx))
             }
-            Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-                // Envoy's words. No transport socket that there is knows ALPN.
-                Err(cx.at("auto_config", |cx| {
-                    cx.invalid("ALPN configured for a cluster which has a non-ALPN transport socket")
-                }))
-            }
+            Some(UpstreamProtocolOptions::AutoConfig(config)) => cx.at("auto_config", |cx| lower_auto(config, cx)),
             None => Err(cx.invalid("upstream_protocol_options is required")),
         };
         supported?;
@@ -212,6 +210,20 @@ fn lower_explicit(proto: ExplicitHttpConfig, cx: &mut LowerCx<'_>) -> Result<Ver
         }
         None => Err(cx.invalid("protocol_config is required")),
     }
+}
+
+fn lower_auto(proto: AutoHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, Refused> {
+    let AutoHttpConfig {
+        http_protocol_options,
+        http2_protocol_options,
+        http3_protocol_options,
+        alternate_protocols_cache_options,
+    } = proto;
+    let supported = crate::refuse_set!(cx; http3_protocol_options, alternate_protocols_cache_options);
+    let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
+    let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
+    supported?;
+    Ok((UpstreamProtocol::Auto, http1?, http2?))
 }
 
 /// Envoy: without `http2_protocol_options` the cluster speaks HTTP/1 alone, whatever came in.

@@ -445,3 +445,20 @@ fn a_host_has_a_scope_and_further_addresses() {
     }
     assert!(of(pipe, &[socket_address("127.0.0.1", 80)]).is_err());
 }
+
+#[test]
+fn a_protocol_that_hosts_choose_needs_a_transport_socket_that_tells() {
+    use upstreams::http_protocol_options::{AutoHttpConfig, UpstreamProtocolOptions};
+    let options = upstreams::HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::AutoConfig(AutoHttpConfig::default())),
+        ..Default::default()
+    };
+    let any = protobuf::Any { type_url: upstreams::HttpProtocolOptions::type_url(), value: options.encode_to_vec() };
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.typed_extension_protocol_options = [(upstreams::HttpProtocolOptions::full_name(), any)].into();
+    let refused = refusals(proto);
+    assert_eq!(
+        refused,
+        ["typed_extension_protocol_options: ALPN configured for a cluster which has a non-ALPN transport socket"]
+    );
+}

@@ -59,6 +59,11 @@ impl TransportSockets {
         of(host).or_else(|| of(transport_fields(locality)))
     }
 
+    /// Whether a handshake with any host can tell which protocol is spoken.
+    pub(super) fn know_alpn(&self) -> bool {
+        self.default.knows_alpn() && self.matches.iter().all(|socket| socket.socket.knows_alpn())
+    }
+
     /// The one at a place that `choose` gave.
     pub fn get(&self, at: Option<usize>) -> &Arc<TransportSocket> {
         at.map_or(&self.default, |at| &self.matches[at].socket)

@@ -14,7 +14,8 @@ use nuncio_config::tls::{DownstreamTls, ServerSide, UpstreamTls, Validated, Wish
 use nuncio_filter_api::{Io, Transport};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
+use rustls::server::ClientHello;
+use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
@@ -178,8 +179,20 @@ async fn handshake(tls: &ServerSide, io: Io) -> Result<Accepted, TlsError> {
         return Err(TlsError::NoServerName);
     }
     let local = tls.certificate_for(&hello);
-    let stream = start.into_stream(tls.server.clone()).await.map_err(TlsError::Failed)?;
+    let server = without_alpn(&hello, &tls.server).unwrap_or_else(|| tls.server.clone());
+    let stream = start.into_stream(server).await.map_err(TlsError::Failed)?;
     Ok((stream, local))
+}
+
+/// What a client is answered with that speaks none of our protocols. Envoy: nothing is chosen, and it is served.
+fn without_alpn(hello: &ClientHello<'_>, server: &Arc<ServerConfig>) -> Option<Arc<ServerConfig>> {
+    let is_ours = |name: &[u8]| server.alpn_protocols.iter().any(|own| own == name);
+    let has_none = !server.alpn_protocols.is_empty() && hello.alpn().is_some_and(|mut names| !names.any(is_ours));
+    has_none.then(|| {
+        let mut silent = ServerConfig::clone(server);
+        silent.alpn_protocols.clear();
+        silent.into()
+    })
 }
 
 fn of_session(session: &CommonState, chain: &[CertificateDer<'_>]) -> TlsInfo {

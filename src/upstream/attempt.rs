@@ -21,6 +21,7 @@ use crate::orca::Reported;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
+use crate::pool::mixed::MixedPool;
 use crate::pool::tcp;
 use crate::pool::transport::TransportOptions;
 use crate::pool::{PoolKey, PoolOverflow};
@@ -37,6 +38,15 @@ pub(crate) struct Attempt<'a> {
     pub(crate) info: Option<&'a Rc<StreamInfo>>,
     /// Receives interim responses.
     pub(crate) informational: Option<&'a Rc<dyn Fn(ResponseHead)>>,
+}
+
+/// Which version of HTTP a request is sent by.
+#[derive(Clone, Copy)]
+enum Speaks {
+    Http1,
+    Http2,
+    /// The one that its host has chosen.
+    Either,
 }
 
 /// A response with what it holds until its end.
@@ -69,9 +79,10 @@ impl Attempt<'_> {
     /// The body is taken out of its place when there is a connection for it: handed down from future to future, each
     /// would have room for it.
     pub(crate) async fn run(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
-        let mut outcome = match self.speaks_http2(head) {
-            true => self.run_http2(head, body).await,
-            false => self.run_http1(head, body).await,
+        let mut outcome = match self.speaks(head) {
+            Speaks::Http1 => self.run_http1(head, body).await,
+            Speaks::Http2 => self.run_http2(head, body).await,
+            Speaks::Either => Box::pin(self.run_mixed(head, body)).await,
         };
         if let Ok(answered) = &mut outcome {
             join_repeated(Side::Response, &mut answered.response.head.headers);
@@ -80,11 +91,13 @@ impl Attempt<'_> {
         outcome
     }
 
-    fn speaks_http2(&self, head: &RequestHead) -> bool {
+    fn speaks(&self, head: &RequestHead) -> Speaks {
         match self.host.share.cluster.config.http.protocol {
-            UpstreamProtocol::Http1 => false,
-            UpstreamProtocol::Http2 => true,
-            UpstreamProtocol::Downstream => head.version == Protocol::Http2,
+            UpstreamProtocol::Http1 => Speaks::Http1,
+            UpstreamProtocol::Http2 => Speaks::Http2,
+            UpstreamProtocol::Downstream if head.version == Protocol::Http2 => Speaks::Http2,
+            UpstreamProtocol::Downstream => Speaks::Http1,
+            UpstreamProtocol::Auto => Speaks::Either,
         }
     }
 
@@ -207,6 +220,11 @@ impl Attempt<'_> {
         pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
     }
 
+    fn mixed_pool(&self, key: Option<PoolKey>) -> Result<Rc<MixedPool>, Failure> {
+        let pool = self.host.pools.mixed(&self.host.share, &self.host.host, self.priority, key);
+        pool.map_err(|PoolOverflow| Failure::NoHealthyHost)
+    }
+
     /// With whom the request shares connections, if not with everybody.
     #[inline]
     fn pool_key(&self, head: &RequestHead) -> Option<PoolKey> {
@@ -297,7 +315,7 @@ impl Attempt<'_> {
         let mut upstream = info.upstream.borrow_mut();
         upstream.pool_ready = begun.map(|begun| now.saturating_duration_since(begun));
         upstream.connection_id = Some(record.id);
-        upstream.protocol = record.protocol;
+        upstream.protocol = record.protocol();
         upstream.remote = Some(record.remote());
         upstream.local = record.local();
         upstream.tls = record.tls();
@@ -418,7 +436,7 @@ impl Drop for ActiveRequest {
                 }
             }
             // Envoy: the end that a host gives to a tunnel is that of its half; the connection is ours to close.
-            (None, true) if self.record.protocol.is_none() => {
+            (None, true) if self.record.protocol().is_none() => {
                 self.record.closed_by.set(ClosedBy::Us);
                 self.record.break_off();
             }

@@ -4,6 +4,7 @@ pub(crate) mod connection;
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod metered;
+pub(crate) mod mixed;
 mod preconnect;
 mod queue;
 pub(crate) mod tcp;
@@ -20,6 +21,7 @@ use crate::limits::Resource;
 use crate::worker::ClusterShare;
 use http1::Http1Pool;
 use http2::Http2Pool;
+use mixed::MixedPool;
 pub(crate) use preconnect::Load;
 use transport::TransportOptions;
 
@@ -51,6 +53,7 @@ struct Keyed {
 enum Pool {
     Http1(Rc<Http1Pool>),
     Http2(Rc<Http2Pool>),
+    Mixed(Rc<MixedPool>),
 }
 
 /// The cluster may have no more pools.
@@ -81,7 +84,7 @@ impl HostPools {
             let place = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
             return self.keyed(share, priority, key, place, |pool| match pool {
                 Pool::Http1(pool) => Some(pool.clone()),
-                Pool::Http2(_) => None,
+                Pool::Http2(_) | Pool::Mixed(_) => None,
             });
         }
         let slot = &self.http1[priority as usize];
@@ -104,7 +107,7 @@ impl HostPools {
         if let Some(key) = key {
             let place = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
             return self.keyed(share, priority, key, place, |pool| match pool {
-                Pool::Http1(_) => None,
+                Pool::Http1(_) | Pool::Mixed(_) => None,
                 Pool::Http2(pool) => Some(pool.clone()),
             });
         }
@@ -115,6 +118,21 @@ impl HostPools {
         let pool = Http2Pool::new(host.clone(), self.place(share, priority, None)?);
         *slot.borrow_mut() = Some(pool.clone());
         Ok(pool)
+    }
+
+    /// The pool for whatever the host chooses to speak with these.
+    pub(crate) fn mixed(
+        self: &Rc<Self>,
+        share: &Rc<ClusterShare>,
+        host: &Arc<Host>,
+        priority: Priority,
+        key: Option<PoolKey>,
+    ) -> Result<Rc<MixedPool>, PoolOverflow> {
+        let make = |place| Pool::Mixed(MixedPool::new(host.clone(), place));
+        self.keyed(share, priority, key.unwrap_or_default(), make, |pool| match pool {
+            Pool::Http1(_) | Pool::Http2(_) => None,
+            Pool::Mixed(pool) => Some(pool.clone()),
+        })
     }
 
     fn keyed<P>(
@@ -206,15 +224,16 @@ impl Pool {
         match self {
             Self::Http1(pool) => pool.load(),
             Self::Http2(pool) => pool.load(),
+            Self::Mixed(pool) => pool.load(),
         }
     }
 
     fn is(&self, place: &PoolPlace) -> bool {
-        let own = match self {
-            Self::Http1(pool) => pool.place(),
-            Self::Http2(pool) => pool.place(),
-        };
-        std::ptr::eq(own, place)
+        match self {
+            Self::Http1(pool) => std::ptr::eq(pool.place(), place),
+            Self::Http2(pool) => std::ptr::eq(pool.place(), place),
+            Self::Mixed(pool) => pool.is(place),
+        }
     }
 }
 
@@ -234,8 +253,18 @@ impl PoolPlace {
         self.options.clone()
     }
 
-    /// The pool of this place has no connection, and nobody waits: it goes.
+    /// One for the other pool of a pair, which counts as one.
+    fn companion(&self) -> Self {
+        let (share, options, holder) = (self.share.clone(), self.options.clone(), self.holder.clone());
+        Self { share, priority: self.priority, options, holder, is_taken: Cell::new(false) }
+    }
+
+    /// The pool of this place has no connection, and nobody waits: it goes, unless the other one of a pair has some.
     pub(crate) fn leave(&self) {
+        let is_kept = |keyed: &Keyed| matches!(&keyed.pool, Pool::Mixed(pool) if pool.is(self) && pool.is_open());
+        if self.holder.upgrade().is_some_and(|holder| holder.keyed.borrow().iter().any(is_kept)) {
+            return;
+        }
         self.give_back();
         let Some(holder) = self.holder.upgrade() else { return };
         let at = self.priority as usize;

@@ -16,12 +16,17 @@ use nuncio_config::http_chain::{EnabledFilters, HttpChain};
 use nuncio_filter_api::{
     Body, BodyError, HttpFilter, LocalReply, Reply, Request, RequestHead, Response, Step, StreamCx,
 };
-use nuncio_http::h1::{ClientConnection, ExchangeOptions, OnIdle};
+use nuncio_http::h1::{ClientConnection, ExchangeError, ExchangeOptions, OnIdle};
 use nuncio_http::h2::client::H2Client;
 
-use super::{ActiveRequest, Answered, Attempt};
+use tokio::time::Instant;
+
+use super::{ActiveRequest, Answered, Attempt, Speaks};
 use crate::failure::Failure;
 use crate::pool::PoolKey;
+use crate::pool::http1::Lease;
+use crate::pool::http2::Http2Lease;
+use crate::pool::mixed::AnyLease;
 
 /// The filters of one attempt. Dropping them tells them that it is over.
 pub(crate) struct UpstreamFilters {
@@ -53,7 +58,7 @@ impl Attempt<'_> {
         self.note_host_in(&filters.cx.info);
         let taken = {
             let key = self.pool_key(&request.head);
-            let mut take = pin!(self.take(self.speaks_http2(&request.head), key));
+            let mut take = pin!(self.take(self.speaks(&request.head), key));
             let first = poll_fn(|task| Poll::Ready(take.as_mut().poll(task))).await;
             let mut taken = match first {
                 Poll::Ready(taken) => Some(taken?),
@@ -85,34 +90,80 @@ impl Attempt<'_> {
         Ok(Answered { response, active })
     }
 
-    async fn take(&self, is_http2: bool, key: Option<PoolKey>) -> Result<Taken, Failure> {
+    async fn take(&self, speaks: Speaks, key: Option<PoolKey>) -> Result<Taken, Failure> {
         let begun = self.begun();
-        if !is_http2 {
-            let pool = self.http1_pool(key)?;
-            let lease = self.note_host(pool.acquire().await)?;
-            let record = lease.record().clone();
-            let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
-            self.note_connection(&record, begun);
-            let (connection, on_idle) = lease.begin();
-            return Ok(Taken::Http1 { connection, on_idle, active });
-        }
-        let pool = self.http2_pool(key)?;
-        loop {
-            let lease = self.note_host(pool.acquire().await)?;
-            let Some(client) = lease.client() else { continue };
-            let record = lease.record().clone();
-            let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
-            self.note_connection(&record, begun);
-            active.leave = Some(lease);
-            return Ok(Taken::Http2 { client, active });
+        match speaks {
+            Speaks::Http1 => {
+                let pool = self.http1_pool(key)?;
+                self.begin_http1(self.note_host(pool.acquire().await)?, begun)
+            }
+            Speaks::Http2 => {
+                let pool = self.http2_pool(key)?;
+                loop {
+                    let lease = self.note_host(pool.acquire().await)?;
+                    if let Some(taken) = self.begin_http2(lease, begun)? {
+                        return Ok(taken);
+                    }
+                }
+            }
+            Speaks::Either => {
+                let pool = self.mixed_pool(key)?;
+                loop {
+                    match self.note_host(pool.acquire().await)? {
+                        AnyLease::Http1(lease) => return self.begin_http1(lease, begun),
+                        AnyLease::Http2(lease) => {
+                            if let Some(taken) = self.begin_http2(lease, begun)? {
+                                return Ok(taken);
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 
-    /// Sends the request on the connection that was taken for it; a kept one that turns out to be closed is replaced.
-    async fn exchange_on(&self, taken: Taken, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
+    fn begin_http1(&self, lease: Lease, begun: Option<Instant>) -> Result<Taken, Failure> {
+        let record = lease.record().clone();
+        let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
+        self.note_connection(&record, begun);
+        let (connection, on_idle) = lease.begin();
+        Ok(Taken::Http1 { connection, on_idle, active })
+    }
+
+    /// `None` where the connection was retired since.
+    fn begin_http2(&self, lease: Http2Lease, begun: Option<Instant>) -> Result<Option<Taken>, Failure> {
+        let Some(client) = lease.client() else { return Ok(None) };
+        let record = lease.record().clone();
+        let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
+        self.note_connection(&record, begun);
+        active.leave = Some(lease);
+        Ok(Some(Taken::Http2 { client, active }))
+    }
+
+    /// Sends the request by whatever its host has chosen to speak.
+    pub(super) async fn run_mixed(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
+        let mut retries = 0;
+        loop {
+            let taken = self.take(Speaks::Either, self.pool_key(head)).await?;
+            let (outcome, active) = self.exchange_taken(taken, head, std::mem::take(body)).await;
+            let error = match outcome {
+                Ok(response) => return Ok(Answered { response, active }),
+                Err(error) => error,
+            };
+            *body = self.body_again(head, error, retries, &active.record)?;
+            retries += 1;
+        }
+    }
+
+    async fn exchange_taken(
+        &self,
+        taken: Taken,
+        head: &RequestHead,
+        body: Body,
+    ) -> (Result<Response, ExchangeError>, ActiveRequest) {
         let info = self.info.cloned();
         let informational = self.informational.cloned();
-        let (outcome, active) = match taken {
+        match taken {
             Taken::Http1 { connection, on_idle, active } => {
                 let options = ExchangeOptions { info, informational, on_idle: Some(on_idle) };
                 (connection.exchange(head, body, options).await, active)
@@ -124,7 +175,12 @@ impl Attempt<'_> {
                 }
                 (outcome, active)
             }
-        };
+        }
+    }
+
+    /// Sends the request on the connection that was taken for it; a kept one that turns out to be closed is replaced.
+    async fn exchange_on(&self, taken: Taken, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
+        let (outcome, active) = self.exchange_taken(taken, head, body).await;
         let outcome = match outcome {
             Ok(response) => Ok(Answered { response, active }),
             Err(error) => match self.body_again(head, error, 0, &active.record) {

@@ -157,7 +157,9 @@ impl HttpConnection {
     ) -> Option<Response> {
         match protocol {
             UpstreamProtocol::Http2 => self.ask_http2(target, head, body).await,
-            UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => self.ask_http1(target, head, body).await,
+            UpstreamProtocol::Http1 | UpstreamProtocol::Downstream | UpstreamProtocol::Auto => {
+                self.ask_http1(target, head, body).await
+            }
         }
     }
 

@@ -40,6 +40,17 @@ pub(crate) trait OnClose {
     fn on_close(self: Rc<Self>);
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// No HTTP.
+    Bytes,
+    Http1,
+    Http2,
+    /// HTTP of the version that the host chooses by ALPN.
+    AsHostChooses,
+}
+
 /// Who ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClosedBy {
@@ -52,12 +63,13 @@ pub(crate) enum ClosedBy {
 pub(crate) struct ConnectionRecord {
     pub(crate) share: Rc<ClusterShare>,
     pub(crate) host: Arc<Host>,
-    on_close: Weak<dyn OnClose>,
+    on_close: RefCell<Weak<dyn OnClose>>,
     priority: Priority,
     /// Unique in the process.
     pub(crate) id: u64,
-    /// `None`: it carries no HTTP.
-    pub(crate) protocol: Option<Protocol>,
+    carries: Carries,
+    /// `None`: it carries no HTTP, or it is not known yet which.
+    protocol: Cell<Option<Protocol>>,
     /// The address that is connected to; before that, the first to be tried.
     remote: RefCell<Address>,
     pub(crate) local: Cell<Option<Address>>,
@@ -112,6 +124,33 @@ impl From<&ConnectError> for PoolFailure {
     }
 }
 
+// === impl Carries ===
+
+impl Carries {
+    fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::Bytes | Self::AsHostChooses => None,
+            Self::Http1 => Some(Protocol::Http11),
+            Self::Http2 => Some(Protocol::Http2),
+        }
+    }
+}
+
+fn count_protocol(share: &ClusterShare, protocol: Option<Protocol>) {
+    let stats = &share.cluster.stats;
+    match protocol {
+        Some(Protocol::Http2) => {
+            stats.upstream_cx_http2_total().inc();
+            share.http2_stats();
+        }
+        Some(_) => {
+            stats.upstream_cx_http1_total().inc();
+            share.http1_stats();
+        }
+        None => {}
+    }
+}
+
 // === impl ConnectionRecord ===
 
 impl ConnectionRecord {
@@ -121,7 +160,7 @@ impl ConnectionRecord {
         share: &Rc<ClusterShare>,
         host: &Arc<Host>,
         priority: Priority,
-        protocol: Option<Protocol>,
+        carries: Carries,
         on_close: Weak<dyn OnClose>,
         pool_has_none: bool,
         options: Option<Rc<TransportOptions>>,
@@ -139,17 +178,8 @@ impl ConnectionRecord {
         }
         stats.upstream_cx_total().inc();
         stats.upstream_cx_active().inc();
-        match protocol {
-            Some(Protocol::Http2) => {
-                stats.upstream_cx_http2_total().inc();
-                share.http2_stats();
-            }
-            Some(_) => {
-                stats.upstream_cx_http1_total().inc();
-                share.http1_stats();
-            }
-            None => {}
-        }
+        let protocol = carries.protocol();
+        count_protocol(share, protocol);
         host.stats.cx_total.inc();
         host.stats.cx_active.inc();
         let opened = share.env.clock.now();
@@ -159,9 +189,10 @@ impl ConnectionRecord {
             id: share.env.clusters.next_connection_id(),
             share: share.clone(),
             host: host.clone(),
-            on_close,
+            on_close: RefCell::new(on_close),
             priority,
-            protocol,
+            carries,
+            protocol: Cell::new(protocol),
             local: Cell::new(None),
             tls: Cell::new(None),
             opened,
@@ -183,9 +214,10 @@ impl ConnectionRecord {
             id: share.env.clusters.next_connection_id(),
             share: share.clone(),
             host: host.clone(),
-            on_close: Weak::<Http1Pool>::new(),
+            on_close: RefCell::new(Weak::<Http1Pool>::new()),
             priority,
-            protocol: None,
+            carries: Carries::Bytes,
+            protocol: Cell::new(None),
             local: Cell::new(None),
             tls: Cell::new(None),
             opened: share.env.clock.now(),
@@ -253,10 +285,11 @@ impl ConnectionRecord {
             remote: &self.remote(),
             host_name: &self.host.hostname,
             options: self.transport.as_deref(),
-            alpn: Alpn::Default(match self.protocol {
-                Some(Protocol::Http2) => &[b"h2"],
-                Some(_) => &[b"http/1.1"],
-                None => &[],
+            alpn: Alpn::Default(match self.carries {
+                Carries::Bytes => &[],
+                Carries::Http1 => &[b"http/1.1"],
+                Carries::Http2 => &[b"h2"],
+                Carries::AsHostChooses => &[b"h2", b"http/1.1"],
             }),
             stats: &|| self.share.tls_stats().clone(),
         };
@@ -274,6 +307,28 @@ impl ConnectionRecord {
         let (to, connected) = connect_first(addresses, options, again).await?;
         self.remote.replace(to.into());
         Ok(connected)
+    }
+
+    /// What it speaks, once that is known; `None` where that is no HTTP.
+    pub(crate) fn protocol(&self) -> Option<Protocol> {
+        self.protocol.get()
+    }
+
+    /// Takes the protocol that the host has chosen in the handshake. Envoy: without a choice it is HTTP/1.
+    pub(super) fn settle(&self) -> Protocol {
+        let is_http2 = self.tls().is_some_and(|tls| tls.alpn.as_deref() == Some("h2"));
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http11 };
+        self.protocol.set(Some(protocol));
+        // Envoy makes two of it: the one whose handshake tells, and the one that speaks.
+        self.share.cluster.stats.upstream_cx_total().inc();
+        self.host.stats.cx_total.inc();
+        count_protocol(&self.share, Some(protocol));
+        protocol
+    }
+
+    /// It is another pool's from now on.
+    pub(super) fn belong_to(&self, pool: Weak<dyn OnClose>) {
+        self.on_close.replace(pool);
     }
 
     /// The address that it is connected to; before that, the host's first.
@@ -373,7 +428,8 @@ impl Drop for ConnectionRecord {
         }
         self.host.stats.cx_active.dec();
         self.share.cluster.limits(self.priority).give_back(Resource::Connections, stats);
-        if let Some(pool) = self.on_close.upgrade() {
+        let pool = self.on_close.borrow().upgrade();
+        if let Some(pool) = pool {
             pool.on_close();
         }
     }

@@ -10,7 +10,7 @@
 
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -20,7 +20,9 @@ use nuncio_http::h1::{ClientConnection, OnIdle};
 use nuncio_telemetry::Protocol;
 use tokio::time::Instant;
 
-use super::connection::{ConnectionRecord, OnClose, PoolFailure};
+use super::connection::{Carries, ConnectionRecord, OnClose, PoolFailure};
+use super::http2::Http2Pool;
+use super::mixed::AnyLease;
 use super::queue::Queue;
 use super::{Load, PoolPlace, preconnect};
 use crate::host::Host;
@@ -33,13 +35,15 @@ pub(crate) struct Http1Pool {
     host: Arc<Host>,
     priority: Priority,
     place: PoolPlace,
-    queue: Rc<Queue<Lease>>,
+    queue: Rc<Queue<AnyLease>>,
     /// The one used last is at the end, and lent first: the others then reach their idle time-out.
     idle: RefCell<Vec<Idle>>,
     /// Connections of this pool, those being dialled included.
     open: Cell<usize>,
     dialling: Cell<usize>,
     watch: Watch,
+    /// Where connections go that turn out to speak HTTP/2, if hosts may choose.
+    other: OnceCell<Weak<Http2Pool>>,
 }
 
 struct Idle {
@@ -73,12 +77,26 @@ impl Http1Pool {
             open: Cell::new(0),
             dialling: Cell::new(0),
             watch: Watch::new(&host),
+            other: OnceCell::new(),
             host,
         })
     }
 
     pub(super) fn place(&self) -> &PoolPlace {
         &self.place
+    }
+
+    pub(super) fn queue(&self) -> &Rc<Queue<AnyLease>> {
+        &self.queue
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// From now on its hosts choose what they speak.
+    pub(super) fn hand_over_to(&self, other: &Rc<Http2Pool>) {
+        self.other.get_or_init(|| Rc::downgrade(other));
     }
 
     /// What it does now.
@@ -108,12 +126,17 @@ impl Http1Pool {
 
     /// Lends a connection that is not idle now: after one that was turned out to be dead.
     pub(crate) async fn acquire_busy_or_new(self: &Rc<Self>) -> Result<Lease, PoolFailure> {
+        self.acquire_any().await.map(AnyLease::http1)
+    }
+
+    /// Whatever becomes free or is made first.
+    pub(super) async fn acquire_any(self: &Rc<Self>) -> Result<AnyLease, PoolFailure> {
         let waiting = self.queue.join(&self.share, &self.host, self.priority)?;
         self.dial_if_needed();
         waiting.await
     }
 
-    fn lend_idle(self: &Rc<Self>) -> Option<Lease> {
+    pub(super) fn lend_idle(self: &Rc<Self>) -> Option<Lease> {
         let mut cx = Context::from_waker(Waker::noop());
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
@@ -136,7 +159,7 @@ impl Http1Pool {
             return;
         }
         if self.queue.len() > 0 {
-            self.queue.serve(|| Lease { connection: Some(connection), member });
+            self.queue.serve(|| AnyLease::Http1(Lease { connection: Some(connection), member }));
         } else if connection.poll_idle_closed(&mut Context::from_waker(self.watch.waker())).is_ready() {
             member.record.spoilt_while_idle();
         } else {
@@ -145,7 +168,7 @@ impl Http1Pool {
         }
     }
 
-    fn dial_if_needed(self: &Rc<Self>) {
+    pub(super) fn dial_if_needed(self: &Rc<Self>) {
         for _ in 0..preconnect::AT_ONCE {
             if !preconnect::wants_another(&self.share, &self.host, self.load()) || !self.dial_another() {
                 return;
@@ -156,12 +179,13 @@ impl Http1Pool {
     /// False where there may be no other connection.
     fn dial_another(self: &Rc<Self>) -> bool {
         let closing: Rc<dyn OnClose> = self.clone();
-        let has_none = self.open.get() == 0;
+        let other = self.other.get().and_then(Weak::upgrade);
+        let has_none = self.open.get() == 0 && other.as_ref().is_none_or(|other| other.open() == 0);
         let Some(record) = ConnectionRecord::open(
             &self.share,
             &self.host,
             self.priority,
-            Some(Protocol::Http11),
+            if other.is_some() { Carries::AsHostChooses } else { Carries::Http1 },
             Rc::downgrade(&closing),
             has_none,
             self.place.options(),
@@ -179,6 +203,14 @@ impl Http1Pool {
         self.dialling.set(self.dialling.get() - 1);
         match dialled {
             Ok(io) => {
+                if let Some(other) = self.other.get().and_then(Weak::upgrade)
+                    && record.settle() == Protocol::Http2
+                {
+                    self.open.set(self.open.get() - 1);
+                    // The pool may go before the connection does.
+                    drop(self);
+                    return Box::pin(other.adopt(io, record)).await;
+                }
                 let connection = ClientConnection::new(io, self.share.http1_settings().clone());
                 self.take_back(connection, Rc::new(Member { pool: Rc::downgrade(&self), record }));
             }

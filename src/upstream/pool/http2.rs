@@ -6,7 +6,7 @@
 
 mod driver;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -14,11 +14,12 @@ use std::task::{Context, Poll, Waker};
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
 use nuncio_http::h2::client::H2Client;
-use nuncio_telemetry::Protocol;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connection::{ClosedBy, ConnectionRecord, OnClose, PoolFailure};
+use super::connection::{Carries, ClosedBy, ConnectionRecord, OnClose, PoolFailure};
+use super::http1::Http1Pool;
+use super::mixed::AnyLease;
 use super::queue::Queue;
 use super::{Load, PoolPlace, preconnect};
 use crate::host::Host;
@@ -30,12 +31,14 @@ pub(crate) struct Http2Pool {
     host: Arc<Host>,
     priority: Priority,
     place: PoolPlace,
-    queue: Rc<Queue<Http2Lease>>,
+    queue: Rc<Queue<AnyLease>>,
     /// Those that take requests.
     connections: RefCell<Vec<Rc<Http2Connection>>>,
     /// Connections of this pool, those being dialled and those that are retired included.
     open: Cell<usize>,
     dialling: Cell<usize>,
+    /// Who makes its connections, if hosts may choose what they speak.
+    other: OnceCell<Weak<Http1Pool>>,
 }
 
 /// A connection. Its driver is a task of its own.
@@ -64,20 +67,44 @@ pub(crate) struct Http2Lease {
 
 impl Http2Pool {
     pub(crate) fn new(host: Arc<Host>, place: PoolPlace) -> Rc<Self> {
+        Self::sharing(host, place, Queue::new())
+    }
+
+    /// One that serves those who wait in this queue.
+    pub(super) fn sharing(host: Arc<Host>, place: PoolPlace, queue: Rc<Queue<AnyLease>>) -> Rc<Self> {
         Rc::new(Self {
             share: place.share().clone(),
             host,
             priority: place.priority(),
             place,
-            queue: Queue::new(),
+            queue,
             connections: RefCell::default(),
             open: Cell::new(0),
             dialling: Cell::new(0),
+            other: OnceCell::new(),
         })
     }
 
     pub(super) fn place(&self) -> &PoolPlace {
         &self.place
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// From now on it makes no connections, but gets those that turn out to be for it.
+    pub(super) fn is_fed_by(&self, other: &Rc<Http1Pool>) {
+        self.other.get_or_init(|| Rc::downgrade(other));
+    }
+
+    /// Takes over a connection.
+    pub(super) async fn adopt(self: Rc<Self>, io: Io, record: Rc<ConnectionRecord>) {
+        self.open.set(self.open.get() + 1);
+        let closing: Rc<dyn OnClose> = self.clone();
+        record.belong_to(Rc::downgrade(&closing));
+        drop(closing);
+        self.begin(io, record).await;
     }
 
     /// What it does now.
@@ -107,10 +134,10 @@ impl Http2Pool {
         }
         let waiting = self.queue.join(&self.share, &self.host, self.priority)?;
         self.dial_if_needed();
-        waiting.await
+        waiting.await.map(AnyLease::http2)
     }
 
-    fn lend(&self) -> Option<Http2Lease> {
+    pub(super) fn lend(&self) -> Option<Http2Lease> {
         loop {
             let connections = self.connections.borrow();
             let with_room = connections.iter().find(|c| c.has_room())?.clone();
@@ -126,7 +153,7 @@ impl Http2Pool {
     fn serve(&self) {
         while self.queue.len() > 0 {
             let Some(lease) = self.lend() else { return };
-            self.queue.serve(|| lease);
+            self.queue.serve(|| AnyLease::Http2(lease));
         }
     }
 
@@ -146,7 +173,7 @@ impl Http2Pool {
             &self.share,
             &self.host,
             self.priority,
-            Some(Protocol::Http2),
+            Carries::Http2,
             Rc::downgrade(&closing),
             has_none,
             self.place.options(),
@@ -208,7 +235,10 @@ impl OnClose for Http2Pool {
     fn on_close(self: Rc<Self>) {
         self.open.set(self.open.get() - 1);
         if self.queue.len() > 0 {
-            self.dial_if_needed();
+            match self.other.get().and_then(Weak::upgrade) {
+                Some(other) => other.dial_if_needed(),
+                None => self.dial_if_needed(),
+            }
         } else if self.open.get() == 0 {
             self.place.leave();
         }
@@ -314,7 +344,12 @@ impl Drop for Http2Lease {
         connection.streams.set(connection.streams.get() - 1);
         connection.record.share.http2_stats().streams_active().dec();
         if connection.streams.get() == 0 {
-            connection.idle_since.set(connection.record.share.env.clock.now());
+            let now = connection.record.share.env.clock.now();
+            connection.idle_since.set(now);
+            // One that may carry no more is closed, whether or not another request comes.
+            if !connection.record.is_reusable(now) {
+                connection.retire();
+            }
         }
         if let Some(pool) = connection.pool.upgrade() {
             pool.serve();

@@ -12,7 +12,7 @@ use nuncio_filter_api::{Body, BodyError, Io};
 use nuncio_http::h1::ClientConnection;
 use nuncio_telemetry::ResponseFlag;
 
-use super::connection::{ConnectionRecord, PoolFailure};
+use super::connection::{Carries, ConnectionRecord, PoolFailure};
 use super::http1::Http1Pool;
 use super::queue::Queue;
 use super::transport::TransportOptions;
@@ -41,7 +41,7 @@ pub(crate) async fn dial_raw(
     let queue = Queue::new();
     let waiting = queue.join(share, host, priority)?;
     let nobody = Weak::<Http1Pool>::new();
-    let record = ConnectionRecord::open(share, host, priority, None, nobody, true, options);
+    let record = ConnectionRecord::open(share, host, priority, Carries::Bytes, nobody, true, options);
     let record = record.ok_or(PoolFailure::Overflow)?;
     let record = Rc::new(record);
     match record.dial().await {

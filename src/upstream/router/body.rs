@@ -185,7 +185,8 @@ impl Stream {
         if error.flags.has(ResponseFlag::UpstreamRemoteReset) {
             self.active.end_by_reset();
         }
-        if error.flags.has(ResponseFlag::UpstreamProtocolError) && self.active.record.protocol != Some(Protocol::Http2)
+        if error.flags.has(ResponseFlag::UpstreamProtocolError)
+            && self.active.record.protocol() != Some(Protocol::Http2)
         {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
         }

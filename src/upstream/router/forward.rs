@@ -130,7 +130,7 @@ impl Config {
         };
         match outcome {
             Ok(answered) => {
-                let protocol = answered.active.record.protocol;
+                let protocol = answered.active.record.protocol();
                 if let Some(reply) = tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
                     return Err(reply.into());
                 }

@@ -59,6 +59,7 @@ impl WorkerCluster {
             UpstreamProtocol::Http2 => {
                 pools.http2(share, host, Priority::Default, None).is_ok_and(|pool| pool.expect())
             }
+            UpstreamProtocol::Auto => pools.mixed(share, host, Priority::Default, None).is_ok_and(|pool| pool.expect()),
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream => {
                 pools.http1(share, host, Priority::Default, None).is_ok_and(|pool| pool.expect())
             }
