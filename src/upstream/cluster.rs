@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::dynamic::DynamicHosts;
 use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
-use crate::host_set::{ByAddress, Hashing, HostSet, Layout, Localities};
+use crate::host_set::{Hashing, HostSet, Layout, Localities, only_in};
 use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::Limits;
 use crate::orca;
@@ -193,11 +193,10 @@ impl Cluster {
     /// Replaces the hosts; those of `inherited` are not new.
     fn replace_hosts(&self, hosts: Vec<Arc<Host>>, inherited: &HashSet<*const Host>) {
         let before = self.hosts.load();
-        let known: HashSet<_, ByAddress> = before.hosts.iter().map(Arc::as_ptr).collect();
-        let is_new = |host: &&Arc<Host>| !known.contains(&Arc::as_ptr(host));
-        self.choose_transports(hosts.iter().filter(is_new));
+        let new = only_in(&hosts, &before.hosts);
+        self.choose_transports(new.iter().copied());
         if let Some(health) = &self.health {
-            for host in hosts.iter().filter(is_new) {
+            for host in new {
                 match inherited.contains(&Arc::as_ptr(host)) {
                     true => health.monitor(host),
                     false => health.adopt(host, &self.config),
@@ -324,7 +323,8 @@ impl Cluster {
         let policy = policy.as_deref().unwrap_or(&self.config.assignment);
         let dropped = policy.drop_overload.as_ref().map_or(0, |drop| drop.millionths);
         self.dropped.store(dropped, Ordering::Relaxed);
-        make(layout(&self.config, policy, self.local.as_deref(), &self.scope()))
+        let (before, scope) = (self.hosts.load(), self.scope());
+        make(Layout { before: Some(&before), ..layout(&self.config, policy, self.local.as_deref(), &scope) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -464,7 +464,7 @@ fn layout<'a>(
         LbPolicy::Hashing(hashing) => Some(Hashing { config: hashing, locality: &config.locality_lb, scope }),
         _ => None,
     };
-    Layout { policy, panic_threshold: config.common_lb.panic_threshold, localities, hashing, subset }
+    Layout { policy, panic_threshold: config.common_lb.panic_threshold, localities, hashing, subset, before: None }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {

@@ -18,7 +18,7 @@ use crate::lb::HashTables;
 
 pub use load::PriorityLoad;
 pub(crate) use load::{Ability, Availability};
-pub(crate) use lost::{ByAddress, Lost};
+pub(crate) use lost::{ByAddress, Lost, only_in};
 pub use priority::{Candidates, LocalityHosts, PriorityHosts};
 pub(crate) use subset::Subsets;
 
@@ -54,6 +54,8 @@ pub(crate) struct Layout<'a> {
     /// For policies that hash.
     pub(crate) hashing: Option<Hashing<'a>>,
     pub(crate) subset: Option<&'a SubsetLb>,
+    /// The set before, of which what is the same is taken over.
+    pub(crate) before: Option<&'a HostSet>,
 }
 
 /// How the tables of policies that hash are made.
@@ -113,9 +115,7 @@ impl HostSet {
         let (load, in_panic) = PriorityLoad::distribute(&abilities, layout.panic_threshold);
         priorities.iter_mut().zip(in_panic).for_each(|(priority, in_panic)| priority.in_panic = in_panic);
         let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
-        let tables = layout
-            .hashing
-            .map(|hashing| HashTables::new(hashing.config, hashing.locality, &hosts, &priorities, hashing.scope));
+        let tables = layout.hashing.map(|hashing| HashTables::new(hashing, &hosts, &priorities, layout.before));
         let (by_address, lost) = Default::default();
         Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None, by_address, lost }
     }

@@ -24,6 +24,19 @@ pub(crate) struct ByAddress;
 
 pub(crate) struct AddressHasher(u64);
 
+/// Those of `these` that are not among `others`.
+pub(crate) fn only_in<'a>(these: &'a [Arc<Host>], others: &[Arc<Host>]) -> Vec<&'a Arc<Host>> {
+    // Mostly few are others.
+    let same = |(a, b): &(&Arc<Host>, &Arc<Host>)| Arc::ptr_eq(a, b);
+    let start = these.iter().zip(others).take_while(same).count();
+    let (these, others) = (&these[start..], &others[start..]);
+    let end = these.iter().rev().zip(others.iter().rev()).take_while(same).count();
+    let (these, others) = (&these[..these.len() - end], &others[..others.len() - end]);
+    let address = |host: &Arc<Host>| Arc::as_ptr(host).addr();
+    let others: HashSet<usize, ByAddress> = others.iter().map(address).collect();
+    these.iter().filter(|host| !others.contains(&address(host))).collect()
+}
+
 // === impl Lost ===
 
 impl Lost {
@@ -32,18 +45,10 @@ impl Lost {
         if std::ptr::eq(before, after) {
             return self.clone();
         }
-        // Mostly few are others.
-        let same = |(a, b): &(&Arc<Host>, &Arc<Host>)| Arc::ptr_eq(a, b);
-        let start = before.iter().zip(after).take_while(same).count();
-        let (before, after) = (&before[start..], &after[start..]);
-        let end = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-        let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
-        let address = |host: &Arc<Host>| Arc::as_ptr(host).addr();
-        let kept: HashSet<usize, ByAddress> = after.iter().map(address).collect();
         let mut next = Self::clone(self);
-        for host in before.iter().map(address).filter(|host| !kept.contains(host)) {
+        for host in only_in(before, after) {
             next.count += 1;
-            next.last.push(host);
+            next.last.push(Arc::as_ptr(host).addr());
         }
         let excess = next.last.len().saturating_sub(MAX);
         next.last.drain(..excess);

@@ -34,6 +34,8 @@ struct Found {
 
 impl Subsets {
     pub(super) fn new(config: &SubsetLb, hosts: &Arc<[Arc<Host>]>, layout: Layout<'_>) -> Self {
+        let before = layout.before.and_then(|set| set.subsets.as_deref());
+        let of_before = |at: Option<u32>| before.and_then(|before| before.sets.get(at? as usize));
         let mut found = Found::default();
         let mut singles = HashMap::new();
         for selector in &config.selectors {
@@ -46,17 +48,26 @@ impl Subsets {
                 }
             }
         }
-        let mut sets: Vec<HostSet> =
-            found.keys.iter().map(|key| set(config, hosts, &found.places[key], layout)).collect();
+        let mut sets: Vec<HostSet> = found
+            .keys
+            .iter()
+            .map(|key| {
+                let before = before.and_then(|before| before.find(key));
+                set(config, hosts, &found.places[key], Layout { before: of_before(before), ..layout })
+            })
+            .collect();
         let by_key = (0..).zip(found.keys).map(|(at, key)| (key, at)).collect();
-        let mut add = |places: Vec<u32>| {
-            sets.push(set(config, hosts, &places, layout));
+        let mut add = |places: Vec<u32>, before: Option<u32>| {
+            sets.push(set(config, hosts, &places, Layout { before: of_before(before), ..layout }));
             Some(sets.len() as u32 - 1)
         };
-        let any = needs(config, SubsetFallback::Any).then(|| add((0..hosts.len() as u32).collect())).flatten();
+        let any = needs(config, SubsetFallback::Any)
+            .then(|| add((0..hosts.len() as u32).collect(), before.and_then(|before| before.any)))
+            .flatten();
         let default = needs(config, SubsetFallback::Default).then(|| {
             let is_in = |host: &Host| config.default_subset.iter().all(|(name, value)| has(host, name, value, config));
-            add((0..).zip(&**hosts).filter(|(_, host)| is_in(host)).map(|(place, _)| place).collect())
+            let places = (0..).zip(&**hosts).filter(|(_, host)| is_in(host)).map(|(place, _)| place).collect();
+            add(places, before.and_then(|before| before.default))
         });
         Self { any, default: default.flatten(), sets: sets.into(), by_key, singles }
     }

@@ -32,7 +32,7 @@ fn set_of(hosts: Vec<Arc<Host>>, panic_threshold: u8) -> HostSet {
 }
 
 fn layout(policy: &AssignmentPolicy) -> Layout<'_> {
-    Layout { policy, panic_threshold: 50, localities: Localities::Ignored, hashing: None, subset: None }
+    Layout { policy, panic_threshold: 50, localities: Localities::Ignored, hashing: None, subset: None, before: None }
 }
 
 fn load(priorities: &[(usize, usize, usize)], panic_threshold: u8) -> (Vec<u32>, Vec<u32>) {

@@ -1,6 +1,7 @@
 //! Policies that send equal hashes to the same host: tables made off the workers, which all workers share.
 
 mod bounded;
+mod kept;
 mod maglev;
 mod mersenne;
 mod murmur;
@@ -17,9 +18,10 @@ use nuncio_telemetry::stats::Scope;
 
 use super::{LbEnv, PickContext};
 use crate::host::Host;
-use crate::host_set::{Candidates, PriorityHosts};
+use crate::host_set::{Candidates, Hashing, HostSet, PriorityHosts};
+use kept::{Kept, Listed};
 use maglev::Maglev;
-use ring::Ring;
+use ring::{Ring, RingSize};
 
 /// The tables of a host set.
 #[derive(Debug)]
@@ -79,15 +81,16 @@ enum TableStats {
 // === impl HashTables ===
 
 impl HashTables {
+    /// The tables of `hosts`, made of those of the set `before` where few hosts are others.
     pub(crate) fn new(
-        config: &HashingLb,
-        locality: &LocalityLb,
+        hashing: Hashing<'_>,
         hosts: &[Arc<Host>],
         priorities: &[PriorityHosts],
-        scope: &Scope,
+        before: Option<&HostSet>,
     ) -> Self {
+        let Hashing { config, locality, scope } = hashing;
         let stats = TableStats::new(config.table, scope);
-        let priorities = priorities.iter().map(|priority| {
+        let priorities = priorities.iter().enumerate().map(|(number, priority)| {
             let weighted = match locality {
                 LocalityLb::Weighted => by_locality(priority, hosts),
                 LocalityLb::ZoneAware(_) => {
@@ -97,8 +100,8 @@ impl HashTables {
                     weighted
                 }
             };
-            let keys: Vec<Box<str>> = weighted.iter().map(|h| key(&hosts[h.place as usize], config)).collect();
-            let table = Table::new(config.table, &weighted, &keys);
+            let before = before.and_then(|set| Some((set.tables.as_ref()?.priorities.get(number)?, &set.hosts[..])));
+            let table = Table::new(Listed { config, hosts: &weighted, set: hosts }, before);
             stats.tell(&table);
             PriorityTable { hosts: weighted.into(), table }
         });
@@ -166,13 +169,27 @@ fn normalize(candidates: &Candidates, share: f64, hosts: &[Arc<Host>], weighted:
 // === impl Table ===
 
 impl Table {
-    fn new(config: HashTable, hosts: &[Weighted], keys: &[Box<str>]) -> Self {
-        match config {
-            _ if hosts.is_empty() => Self::Empty,
-            HashTable::Ring { function, min_size, max_size } => {
-                Self::Ring(Ring::new(function, min_size, max_size, hosts, keys))
+    fn new(listed: Listed<'_>, before: Option<(&PriorityTable, &[Arc<Host>])>) -> Self {
+        if listed.hosts.is_empty() {
+            return Self::Empty;
+        }
+        let kept =
+            before.map(|(table, set)| (&table.table, Kept::new(Listed { hosts: &table.hosts, set, ..listed }, listed)));
+        match listed.config.table {
+            HashTable::Ring { function, min_size: min, max_size: max } => {
+                let before = match &kept {
+                    Some((Self::Ring(ring), kept)) => Some((ring, kept)),
+                    _ => None,
+                };
+                Self::Ring(Ring::new(RingSize { function, min, max }, listed, before))
             }
-            HashTable::Maglev { size } => Self::Maglev(Maglev::new(size, hosts, keys)),
+            HashTable::Maglev { size } => {
+                let before = match &kept {
+                    Some((Self::Maglev(maglev), kept)) => Some((maglev, kept)),
+                    _ => None,
+                };
+                Self::Maglev(Maglev::new(size, listed, before))
+            }
         }
     }
 }

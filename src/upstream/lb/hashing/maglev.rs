@@ -1,11 +1,16 @@
 use twox_hash::XxHash64;
 
-use super::{Counts, Weighted};
+use super::Counts;
+use super::kept::{Kept, Listed, NEW};
 
 /// Hosts take the places of a table in turn, each in an order of its own, until all are taken.
 #[derive(Debug)]
 pub(super) struct Maglev {
     places: Places,
+    /// Numbers of hosts by key, which is how they take their turns.
+    order: Box<[u32]>,
+    /// By number of the host.
+    walks: Box<[Walk]>,
     pub(super) counts: Counts,
 }
 
@@ -18,41 +23,85 @@ enum Places {
     Large(Box<[u32]>),
 }
 
+/// The order in which a host asks for places: each so many after the one before.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    first: u32,
+    skip: u32,
+}
+
 /// A host that takes places.
 struct Taker {
     host: u32,
+    count: u32,
+    /// The place that it asks for next, and how far away the one after is.
+    next: u32,
+    skip: u32,
     weight: f64,
     /// It takes a place in the round in which its weight has grown to this.
     target: f64,
-    /// Its order.
-    offset: u64,
-    skip: u64,
-    next: u64,
-    count: u64,
 }
 
 const FREE: u32 = u32::MAX;
+/// Where more than one of so many hosts are others, the order is made anew.
+const MOST: usize = 8;
 
 // === impl Maglev ===
 
 impl Maglev {
-    /// A table of `size` places for hosts, which are not none.
-    pub(super) fn new(size: u64, hosts: &[Weighted], keys: &[Box<str>]) -> Self {
+    /// A table of `size` places for hosts, which are not none; of those that were in the one `before`, it is known
+    /// where they begin and when it is their turn.
+    pub(super) fn new(size: u64, listed: Listed<'_>, before: Option<(&Self, &Kept<'_>)>) -> Self {
+        let hosts = listed.hosts;
+        let known = before.and_then(|(before, kept)| before.order_after(kept, listed));
+        let order = known.unwrap_or_else(|| {
+            let keys: Vec<Box<str>> = (0..hosts.len()).map(|host| listed.key(host)).collect();
+            let mut order: Vec<u32> = (0..hosts.len() as u32).collect();
+            // By key, so that the order in which hosts become known does not matter.
+            order.sort_by(|&a, &b| keys[a as usize].cmp(&keys[b as usize]));
+            order
+        });
+        let walk = |host: usize| match before.map(|(before, kept)| (before, kept.before()[host])) {
+            Some((before, old)) if old != NEW => before.walks[old as usize],
+            _ => Walk::new(&listed.key(host), size),
+        };
+        let walks: Box<[Walk]> = (0..hosts.len()).map(walk).collect();
         let heaviest = hosts.iter().map(|host| host.weight).fold(0.0, f64::max);
-        let mut order: Vec<u32> = (0..hosts.len() as u32).collect();
-        // By key, so that the order in which hosts become known does not matter.
-        order.sort_by(|&a, &b| keys[a as usize].cmp(&keys[b as usize]));
-        let mut takers: Vec<Taker> = order
-            .iter()
-            .map(|&host| Taker::new(host, hosts[host as usize].weight, &keys[host as usize], size))
-            .collect();
-        let table = fill(size, heaviest, &mut takers);
+        let taker = |&host: &u32| {
+            let Walk { first, skip } = walks[host as usize];
+            Taker { host, count: 0, next: first, skip, weight: hosts[host as usize].weight, target: 0.0 }
+        };
+        let mut takers: Vec<Taker> = order.iter().map(taker).collect();
+        let table = fill(size as usize, heaviest, &mut takers);
         let counts = Counts {
             size,
-            least: takers.iter().map(|taker| taker.count).fold(size, u64::min),
-            most: takers.iter().map(|taker| taker.count).fold(0, u64::max),
+            least: takers.iter().map(|taker| taker.count.into()).fold(size, u64::min),
+            most: takers.iter().map(|taker| taker.count.into()).fold(0, u64::max),
         };
-        Self { places: Places::new(table, hosts.len()), counts }
+        Self { places: Places::new(table, hosts.len()), order: order.into(), walks, counts }
+    }
+
+    /// The order of the hosts after this one's. `None` where that is better made anew.
+    fn order_after(&self, kept: &Kept<'_>, listed: Listed<'_>) -> Option<Vec<u32>> {
+        let numbers = (0..).zip(kept.before());
+        let new: Vec<u32> = numbers.clone().filter(|(_, old)| **old == NEW).map(|(number, _)| number).collect();
+        // Equal keys are in the order of their hosts.
+        if new.len() * MOST > kept.before().len() || !kept.is_in_order() {
+            return None;
+        }
+        let mut number_of = vec![FREE; self.order.len()];
+        for (number, &old) in numbers.filter(|(_, old)| **old != NEW) {
+            number_of[old as usize] = number;
+        }
+        let mut order: Vec<u32> =
+            self.order.iter().map(|old| number_of[*old as usize]).filter(|number| *number != FREE).collect();
+        order.reserve_exact(new.len());
+        for number in new {
+            let own = (listed.key(number as usize), number);
+            let at = order.partition_point(|other| (listed.key(*other as usize), *other) < own);
+            order.insert(at, number);
+        }
+        Some(order)
     }
 
     pub(super) fn find(&self, hash: u64, attempt: u32) -> usize {
@@ -79,8 +128,8 @@ impl Places {
     }
 }
 
-fn fill(size: u64, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
-    let mut table = vec![FREE; size as usize];
+fn fill(size: usize, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
+    let mut table = vec![FREE; size];
     let mut left = size;
     for round in 1_u32.. {
         for taker in takers.iter_mut() {
@@ -92,11 +141,11 @@ fn fill(size: u64, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
                 continue;
             }
             taker.target += heaviest;
-            while table[taker.place(size)] != FREE {
-                taker.next += 1;
+            while table[taker.next as usize] != FREE {
+                taker.step(size);
             }
-            table[taker.place(size)] = taker.host;
-            taker.next += 1;
+            table[taker.next as usize] = taker.host;
+            taker.step(size);
             taker.count += 1;
             left -= 1;
         }
@@ -104,16 +153,22 @@ fn fill(size: u64, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
     table
 }
 
+// === impl Walk ===
+
+impl Walk {
+    fn new(key: &str, size: u64) -> Self {
+        let first = XxHash64::oneshot(0, key.as_bytes()) % size;
+        let skip = XxHash64::oneshot(1, key.as_bytes()) % (size - 1) + 1;
+        // Lowering allows no table of more places than a u32 counts.
+        Self { first: first as u32, skip: skip as u32 }
+    }
+}
+
 // === impl Taker ===
 
 impl Taker {
-    fn new(host: u32, weight: f64, key: &str, size: u64) -> Self {
-        let offset = XxHash64::oneshot(0, key.as_bytes()) % size;
-        let skip = XxHash64::oneshot(1, key.as_bytes()) % (size - 1) + 1;
-        Self { host, weight, target: 0.0, offset, skip, next: 0, count: 0 }
-    }
-
-    fn place(&self, size: u64) -> usize {
-        ((self.offset + self.skip * self.next) % size) as usize
+    fn step(&mut self, size: usize) {
+        let next = self.next as usize + self.skip as usize;
+        self.next = if next < size { next } else { next - size } as u32;
     }
 }

@@ -251,3 +251,41 @@ fn without_hash_any_host_is_chosen() {
     let seen: std::collections::BTreeSet<_> = (0..200).filter_map(|_| lb.pick(&PickContext::default(), env)).collect();
     assert_eq!(seen.len(), 10);
 }
+
+/// Where `hosts` are found is the same, whether their table grew out of others or was made for them.
+#[track_caller]
+fn is_as_made_anew(grown: &Cluster, config: &ClusterConfig) {
+    let fresh = Cluster::new(ClusterConfig { endpoints: Box::default(), ..config.clone() }, &Store::new(), None);
+    fresh.set_hosts(grown.hosts().hosts.to_vec());
+    let of = |cluster: &Cluster| places(cluster, hashes(3000).chain([0, u64::MAX]), None);
+    assert_eq!(of(grown), of(&fresh));
+}
+
+/// Hosts come, go, fail and are replaced, some of which have equal keys.
+#[test]
+fn a_table_that_grew_is_as_one_made_anew() {
+    let weights: Vec<u32> = (0..300).map(|n| n % 7 + 1).collect();
+    let small = HashTable::Maglev { size: 251 };
+    for (table, equal_keys) in [(RING, false), (RING, true), (MAGLEV, false), (MAGLEV, true), (small, false)] {
+        let config = cluster(table, &weights);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let host = |port: u16, weight: u32| {
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+            Arc::new(Host::new(&Endpoint { weight, ..fixed(address) }, address.into()))
+        };
+        let grown = Cluster::new(config.clone(), &Store::new(), None);
+        for round in 0..60_u16 {
+            let mut hosts = grown.hosts().hosts.to_vec();
+            let at = rng.usize(..hosts.len());
+            match round % 5 {
+                0 => drop(hosts.remove(at)),
+                1 => hosts.insert(at, host(1000 + round, rng.u32(1..9))),
+                2 => hosts[at] = host(1000 + if equal_keys { 1 } else { round }, rng.u32(1..9)),
+                3 => _ = hosts[at].set_flag(crate::host::HealthFlag::FailedActiveHc),
+                _ => hosts.rotate_left(at),
+            }
+            grown.set_hosts(hosts);
+            is_as_made_anew(&grown, &config);
+        }
+    }
+}
