@@ -10,6 +10,7 @@ HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_mana
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 # How many routes and clusters the setups "routes" and "clusters" have (issue 2, point 14).
 MANY = 10_000
@@ -78,6 +79,15 @@ def listener(name, port, routes, filters=(), access_log=(), vhost=()):
     return lines
 
 
+def tcp_listener(name, port, to):
+    return [
+        f"  - name: {name}",
+        f"    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}",
+        "    filter_chains:",
+        f'    - filters: [{{ name: tcp, typed_config: {{ "@type": {TCP_PROXY}, stat_prefix: {name}, cluster: {to} }} }}]',
+    ]
+
+
 def route(prefix, to):
     return f"- {{ match: {{ prefix: {prefix} }}, route: {{ cluster: {to} }} }}"
 
@@ -111,6 +121,9 @@ def envoy_yaml(setup, folder):
     listeners, clusters = [], [*cluster("up", up_h1), *cluster("up2", up_h2, http2=True)]
     if setup == "base":
         listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *listener("to_h2", PORTS["to_h2"], [route("/", "up2")])]
+    elif setup == "tcp":
+        # The port that tells when the peer is up is the one that is measured.
+        listeners = tcp_listener("main", PORTS["main"], "up")
     elif setup == "routes":
         listeners = listener("main", PORTS["main"], [route(f"/route-{n:05}/", "up") for n in range(MANY)])
     elif setup == "clusters":
@@ -154,6 +167,41 @@ backend up2
     option forwardfor
     server s 127.0.0.1:{upstream_h2} proto h2 pool-max-conn -1
 """
+
+HAPROXY_TCP = """
+global
+    nbthread 1
+    maxconn 8000
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend main
+    bind 127.0.0.1:{main}
+    default_backend up
+backend up
+    server s 127.0.0.1:{upstream_h1}
+"""
+
+NGINX_TCP = """
+{load_stream}
+worker_processes 1;
+worker_rlimit_nofile 100000;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log crit;
+daemon off;
+events {{ worker_connections 20000; }}
+stream {{
+    server {{
+        listen 127.0.0.1:{main} backlog=4096;
+        proxy_pass 127.0.0.1:{upstream_h1};
+    }}
+}}
+"""
+
+# Where distributions put nginx's stream module, unless it is built in.
+NGINX_STREAM = pathlib.Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 NGINX_PROXY = """
 worker_processes 1;
@@ -218,6 +266,8 @@ class Peer:
     def can(self, work):
         if self.name in ("nuncio", "envoy"):
             return True
+        if work["setup"] == "tcp":
+            return self.name != "nginx" or NGINX_STREAM.exists()
         if work["setup"] != "base":
             return False
         return self.name == "haproxy" or work["to"] == "h1"
@@ -235,8 +285,10 @@ class Peer:
             config = config.with_suffix(".yaml")
             config.write_text(envoy_yaml(setup, folder))
             return [self.binary, "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
-        text = HAPROXY if self.name == "haproxy" else NGINX_PROXY
-        config.write_text(text.format(folder=folder, **PORTS))
+        texts = (HAPROXY_TCP, NGINX_TCP) if setup == "tcp" else (HAPROXY, NGINX_PROXY)
+        text = texts[0] if self.name == "haproxy" else texts[1]
+        load_stream = f"load_module {NGINX_STREAM};" if NGINX_STREAM.exists() else ""
+        config.write_text(text.format(folder=folder, load_stream=load_stream, **PORTS))
         return [self.binary, "-db", "-f", str(config)] if self.name == "haproxy" else [self.binary, "-c", str(config)]
 
 
