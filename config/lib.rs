@@ -24,6 +24,7 @@ pub mod matcher;
 pub(crate) mod matching;
 pub mod metadata;
 pub mod protocol;
+pub mod rbac;
 pub mod route;
 pub mod secret;
 pub mod socket;

@@ -11,6 +11,7 @@ mod direct_response;
 mod echo;
 mod listener;
 mod local_ratelimit;
+mod rbac;
 mod set_filter_state;
 mod sni_cluster;
 
@@ -23,6 +24,7 @@ pub static FILTERS: &[NetworkFilterRow] = &[
     direct_response::ROW,
     echo::ROW,
     local_ratelimit::ROW,
+    rbac::ROW,
     set_filter_state::ROW,
     sni_cluster::ROW,
 ];

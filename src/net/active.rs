@@ -163,13 +163,14 @@ impl Shared {
             listener: self.listener_name.clone(),
             filter_chain: self.chain_name.clone(),
             start: self.worker.clock.now(),
-            termination_details: Cell::new(None),
+            termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),
             flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
             listener_metadata: self.listener.config.metadata.clone(),
             filter_chain_metadata: self.listener.config.filter_chain.metadata.clone(),
+            metadata: RefCell::new(None),
             filter_state: RefCell::default(),
         });
         let mut connections = self.connections.borrow_mut();

@@ -86,7 +86,7 @@ pub struct ConnectionInfo {
     /// When it was accepted.
     pub start: Instant,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
-    pub termination_details: Cell<Option<&'static str>>,
+    pub termination_details: RefCell<Option<Cow<'static, str>>>,
     /// `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
     pub local_close_reason: Cell<Option<&'static str>>,
     /// Flags of the connection itself; a stream of HTTP has its own.
@@ -99,6 +99,8 @@ pub struct ConnectionInfo {
     pub listener_metadata: Option<Arc<Metadata>>,
     /// Metadata of the filter chain (`%METADATA(LISTENER_FILTER_CHAIN:...)%`).
     pub filter_chain_metadata: Option<Arc<Metadata>>,
+    /// Dynamic metadata that listener and network filters set; boxed because most connections have none.
+    pub metadata: RefCell<Option<Box<Metadata>>>,
     /// What listener and network filters leave: each of its streams begins with it.
     pub filter_state: RefCell<FilterState>,
 }
@@ -118,13 +120,14 @@ impl ConnectionInfo {
             listener: Arc::from(""),
             filter_chain: Arc::from(""),
             start,
-            termination_details: Cell::new(None),
+            termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),
             flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
             listener_metadata: None,
             filter_chain_metadata: None,
+            metadata: RefCell::new(None),
             filter_state: RefCell::default(),
         }
     }

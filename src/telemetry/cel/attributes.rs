@@ -196,7 +196,7 @@ fn connection<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
         }
         "requested_server_name" => Some(Value::owned(connection.server_name.borrow().as_deref().unwrap_or_default())),
         "id" => Some(Value::Uint(connection.id)),
-        "termination_details" => connection.termination_details.get().map(Value::text),
+        "termination_details" => connection.termination_details.borrow().as_deref().map(Value::owned),
         "transport_failure_reason" => connection.transport_failure.borrow().as_ref().map(Value::owned),
         _ => None,
     }

@@ -116,6 +116,10 @@ impl Session {
         if self.config.logs.is_empty() {
             return;
         }
+        if let Some(set) = &*self.info.connection.metadata.borrow() {
+            // Without HTTP the metadata of the connection is that of its one stream.
+            *self.info.metadata.borrow_mut() = Some(set.clone());
+        }
         let now = self.info.times.complete.get().unwrap_or_else(|| self.worker.clock.now());
         let mut cx = FormatCx::new(&self.info, now, self.worker.clock.wall(now));
         cx.log_type = why;

@@ -132,7 +132,7 @@ impl Text {
             Self::Protocol => push(out, info.protocol.get()?.as_str()),
             Self::Details => push_without(out, info.details.borrow().as_deref()?, |c| c.is_ascii_whitespace()),
             Self::DetailsAsTheyAre => push(out, info.details.borrow().as_deref()?),
-            Self::TerminationDetails => push(out, info.connection.termination_details.get()?),
+            Self::TerminationDetails => push(out, info.connection.termination_details.borrow().as_deref()?),
             Self::Flags => push_flags(cx, ResponseFlag::short, out),
             Self::FlagsLong => push_flags(cx, ResponseFlag::long, out),
             Self::CustomFlags | Self::DownstreamEndpointId => Some(()),
