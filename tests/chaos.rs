@@ -2,7 +2,13 @@
 //! health checks, outlier detection and retries. Envoy bears the same at the same time.
 //!
 //! `$NUNCIO_CHAOS_SECONDS` is the length, 4 by default and 1800 for the bar; `$NUNCIO_CHAOS_SEED` the seed. A run that
-//! is to be worth something is one of a release build (`NUNCIO_BINARY`).
+//! is to be worth something is one of a release build (`NUNCIO_BINARY`):
+//!
+//! ```text
+//! cargo build --release
+//! NUNCIO_REQUIRE_ENVOY=1 NUNCIO_BINARY=$PWD/target/release/nuncio NUNCIO_CHAOS_SECONDS=1800 \
+//!     cargo test --test main chaos -- --nocapture
+//! ```
 
 mod host;
 mod load;
