@@ -41,6 +41,7 @@ macro_rules! scenario_files {
 scenario_files! {
     access_log
     addresses
+    breakers
     cluster_aggregate
     cluster_forward_proxy
     cluster_original_dst

@@ -77,7 +77,8 @@ impl Limits {
             stats.remaining_cx().set(max_connections.into());
             stats.remaining_pending().set(max_pending_requests.into());
             stats.remaining_rq().set(max_requests.into());
-            stats.remaining_retries().set(max_retries.into());
+            // Envoy: with a budget nothing is said of what remains.
+            stats.remaining_retries().set(if retry_budget.is_some() { 0 } else { max_retries.into() });
             stats.remaining_cx_pools().set(max_connection_pools.into());
             stats
         });
