@@ -1,9 +1,12 @@
 //! `listener.v3.Listener`: where to accept connections and what to do with them.
 
+mod chain_match;
 mod filter_chain;
+mod filter_chains;
 mod listener_filter;
 
 pub use filter_chain::FilterChainConfig;
+pub use filter_chains::FilterChains;
 pub use listener_filter::{ListenerFilterConfig, ListenerFilters};
 
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::google::protobuf::BoolValue;
 use nuncio_telemetry::Metadata;
+use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::stats::Scope;
 
 use crate::address::ListenAddress;
@@ -25,8 +29,8 @@ use crate::socket::{SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 /// Envoy's default of `per_connection_buffer_limit_bytes`, in bytes.
 const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 
-/// The numbers of `filter_chains` and `default_filter_chain`.
-const FILTER_CHAINS: [u32; 2] = [3, 25];
+/// The numbers of `filter_chains`, `default_filter_chain` and `filter_chain_matcher`.
+const FILTER_CHAINS: [u32; 3] = [3, 25, 32];
 
 /// A listener, ready to bind.
 pub struct ListenerConfig {
@@ -39,7 +43,9 @@ pub struct ListenerConfig {
     /// What looks at its connections first.
     pub listener_filters: ListenerFilters,
     /// What becomes of its connections.
-    pub filter_chain: FilterChainConfig,
+    pub filter_chains: FilterChains,
+    /// Where its connections are told of when they end, those too that got no filter chain.
+    pub access_logs: Box<[AccessLog]>,
     /// `per_connection_buffer_limit_bytes`.
     pub buffer_limit: u32,
     /// How accepted connections are spread over the workers.
@@ -153,9 +159,9 @@ impl ListenerConfig {
         } = listener;
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
         let internal_listener = listener_specifier;
-        let refused = refuse_set!(cx; stats_matcher, fcds_config, filter_chain_matcher, use_original_dst,
+        let refused = refuse_set!(cx; stats_matcher, fcds_config, use_original_dst,
             per_connection_buffer_high_watermark_timeout, udp_listener_config, api_listener,
-            access_log, internal_listener);
+            internal_listener);
         let sockets = Sockets {
             address,
             additional_addresses,
@@ -178,8 +184,10 @@ impl ListenerConfig {
         let lower_filters =
             |cx: &mut _| ListenerFilters::lower(listener_filters, timeout?, continue_on_listener_filters_timeout, cx);
         let listener_filters = cx.in_listener(scope.clone(), lower_filters);
-        let lower_chain = |cx: &mut _| FilterChainConfig::lower_only(filter_chains, default_filter_chain, cx);
-        let filter_chain = cx.in_listener(scope.clone(), lower_chain);
+        let lower_chains =
+            |cx: &mut _| FilterChains::lower(filter_chains, default_filter_chain, filter_chain_matcher, cx);
+        let filter_chains = cx.in_listener(scope.clone(), lower_chains);
+        let access_logs = cx.each("access_log", access_log, crate::access_log::lower);
         let balance = lower_balance(connection_balance_config, cx);
         let direction = lower_direction(traffic_direction, cx);
         let drain_type = lower_drain_type(drain_type, cx);
@@ -201,7 +209,8 @@ impl ListenerConfig {
             name: if name.is_empty() { first.into() } else { name.into() },
             sockets,
             listener_filters: listener_filters?,
-            filter_chain: filter_chain?,
+            filter_chains: filter_chains?,
+            access_logs: access_logs?.into(),
             buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
             balance: balance?,
             reuse_port: enable_reuse_port.is_none_or(|v| v.value),

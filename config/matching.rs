@@ -21,7 +21,8 @@ use proto::matcher::{MatcherTree, MatcherType, OnMatch as OnMatchMessage, on_mat
 use smallvec::SmallVec;
 
 pub(crate) use cel::lower_deprecated;
-pub(crate) use input::Inputs;
+pub(crate) use input::{Inputs, is_local};
+pub(crate) use ip_ranges::IpRange;
 
 use crate::route::trie::{Fold, Trie};
 use domains::Domains;

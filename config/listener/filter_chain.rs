@@ -35,27 +35,11 @@ pub struct FilterChainConfig {
 }
 
 impl FilterChainConfig {
-    /// Lowers the chains of a listener where one of them takes every connection: one without criteria, or the default.
-    pub(super) fn lower_only(
-        chains: Vec<proto::FilterChain>,
-        default: Option<proto::FilterChain>,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
-        let several = chains.len() > 1;
-        let lowered = cx.each("filter_chains", chains, Self::lower)?;
-        let default = cx.opt("default_filter_chain", default, Self::lower)?;
-        if several {
-            return Err(cx.at("filter_chains", |cx| {
-                cx.at_index(1, |cx| cx.invalid("has the same matching rules as filter_chains[0]"))
-            }));
-        }
-        let only = lowered.into_iter().next().or(default);
-        only.ok_or_else(|| cx.at("filter_chains", |cx| cx.invalid("no filter chains specified")))
-    }
-
-    fn lower(proto: proto::FilterChain, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    /// Lowers the chain, but not its criteria.
+    pub(super) fn lower(proto: proto::FilterChain, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::FilterChain {
-            filter_chain_match,
+            // `FilterChains` has it.
+            filter_chain_match: _,
             filters,
             use_proxy_proto,
             metadata,
@@ -64,8 +48,7 @@ impl FilterChainConfig {
             name,
         } = proto;
         let use_proxy_proto = use_proxy_proto.is_some_and(|v| v.value);
-        let filter_chain_match = filter_chain_match.filter(|criteria| *criteria != proto::FilterChainMatch::default());
-        let refused = refuse_set!(cx; use_proxy_proto, filter_chain_match);
+        let refused = refuse_set!(cx; use_proxy_proto);
         let transport = cx.opt("transport_socket", transport_socket, lower_transport);
         let last = filters.len().saturating_sub(1);
         let filters = cx.at("filters", |cx| {

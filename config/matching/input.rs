@@ -1,7 +1,7 @@
 //! What matchers of a tree look at.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment;
@@ -23,6 +23,8 @@ pub(crate) enum Inputs {
     Request,
     /// Envoy: routes are chosen by request headers, and by what is the same for all requests.
     Headers,
+    /// What is known of a connection before it has a filter chain.
+    Connection,
 }
 
 /// One piece of data.
@@ -37,6 +39,8 @@ pub(super) enum Input {
     DirectSourceIp,
     SourceType,
     ServerName,
+    TransportProtocol,
+    ApplicationProtocols,
     /// Namespace and path.
     Metadata(Box<str>, Box<[String]>),
     /// A value of the filter state, by name.
@@ -72,7 +76,7 @@ impl Input {
     ) -> Result<Self, Refused> {
         typed_config(extension, cx, |any, cx| {
             let input = match message_name(&any) {
-                "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" => {
+                "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" if inputs != Inputs::Connection => {
                     let envoy::HttpRequestHeaderMatchInput { header_name } = any_as(&any, cx)?;
                     return cx.at("header_name", |cx| Field::lower(&header_name, cx)).map(Self::Header);
                 }
@@ -87,14 +91,19 @@ impl Input {
                 }
                 "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Self::Attributes,
                 name => match (name.strip_prefix(NETWORK), name.strip_prefix(TLS)) {
+                    (Some("TransportProtocolInput"), _) if inputs == Inputs::Connection => Self::TransportProtocol,
+                    (Some("ApplicationProtocolInput"), _) if inputs == Inputs::Connection => Self::ApplicationProtocols,
                     (Some(name), _) => Self::lower_network(name, &any, cx)?,
                     // Envoy: on a connection without TLS these are never there.
                     (_, Some("UriSanInput" | "DnsSanInput" | "SubjectInput")) => Self::Later,
+                    _ if inputs == Inputs::Connection => {
+                        return Err(cx.invalid(format!("{name}: is no input for connections")));
+                    }
                     _ => Self::lower_http(name, &any, cx)?,
                 },
             };
             match inputs {
-                Inputs::Request => Ok(input),
+                Inputs::Request | Inputs::Connection => Ok(input),
                 Inputs::Headers => {
                     Err(cx.invalid(format!("{}: routes are chosen by request headers alone", message_name(&any))))
                 }
@@ -169,6 +178,12 @@ impl Input {
             Self::DirectSourceIp => connection.direct_remote.ip().map(ip_text),
             Self::SourceType => is_local(&data.info.remote.borrow(), &connection.local).then(|| b"local"[..].into()),
             Self::ServerName => connection.server_name.borrow().as_ref().map(|name| name.as_bytes().to_vec().into()),
+            Self::TransportProtocol => Some(connection.transport_protocol().as_bytes().into()),
+            Self::ApplicationProtocols => {
+                let offered = connection.inspected.iter().flat_map(|inspected| &inspected.application_protocols);
+                let quoted: Vec<_> = offered.map(|protocol| format!("'{protocol}'")).collect();
+                (!quoted.is_empty()).then(|| quoted.join(",").into_bytes().into())
+            }
             Self::FilterState(name) => {
                 let state = data.info.filter_state.borrow();
                 let text = state.get(name).and_then(FilterValue::text);
@@ -211,10 +226,12 @@ fn port_text<'a>(port: u16) -> Cow<'a, [u8]> {
     port.to_string().into_bytes().into()
 }
 
-/// Whether a peer is on this host.
-fn is_local(remote: &Address, local: &Address) -> bool {
+/// Whether a peer is on this host. Envoy: of the loopback addresses one of each family counts.
+pub(crate) fn is_local(remote: &Address, local: &Address) -> bool {
     match (remote.ip(), local.ip()) {
         (None, _) => true,
-        (Some(remote), local) => remote.is_loopback() || Some(remote) == local,
+        (Some(remote), local) => {
+            remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST || Some(remote) == local
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, Inspected};
 
 /// A listener filter as configured: it looks at a connection before its filter chain is known, and may change what is
 /// known of it. All workers share it, and it keeps nothing of a connection.
@@ -32,6 +32,9 @@ pub enum Rejected {
     /// The socket failed, or the bytes are none that a filter takes.
     #[error("{0}")]
     Failed(io::Error),
+    /// A filter does not want it.
+    #[error("the client {0}")]
+    Refused(&'static str),
 }
 
 /// A connection that was accepted and has no filter chain yet.
@@ -44,6 +47,8 @@ pub struct Incoming {
     pub is_local_restored: bool,
     /// SNI, where a filter has seen it.
     pub server_name: Option<Arc<str>>,
+    /// What else filters have found out, where they have.
+    pub inspected: Option<Box<Inspected>>,
     socket: Box<dyn IncomingSocket>,
 }
 
@@ -68,7 +73,12 @@ pub trait IncomingSocket: Any {
 impl Incoming {
     /// A connection with these ends, of which nothing else is known.
     pub fn new(socket: Box<dyn IncomingSocket>, remote: Address, local: Address) -> Self {
-        Self { remote, local, is_local_restored: false, server_name: None, socket }
+        Self { remote, local, is_local_restored: false, server_name: None, inspected: None, socket }
+    }
+
+    /// What filters have found out, to have something added.
+    pub fn inspected(&mut self) -> &mut Inspected {
+        self.inspected.get_or_insert_default()
     }
 
     /// See [`IncomingSocket::original_destination`].

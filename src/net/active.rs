@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_config::tls::DownstreamTls;
 use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
+use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::catalogue::ListenerWorkerStats;
-use nuncio_telemetry::{Address, CloseType, ConnectionInfo, ResponseFlags};
+use nuncio_telemetry::{Address, CloseType, ConnectionInfo, ResponseFlag, ResponseFlags, StreamInfo};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -35,13 +35,18 @@ pub(crate) struct Shared {
     pub(crate) worker: Rc<Worker>,
     stats: ListenerWorkerStats,
     drain: Rc<Drain>,
-    filters: Arc<[Arc<dyn NetworkFilter>]>,
-    /// TLS of the chain, and what counts its handshakes.
-    tls: Option<(Arc<DownstreamTls>, TlsStats)>,
-    /// Copies of this worker alone, so that connections of different workers do not count on the same cache line.
+    chains: Box<[Chain]>,
+    tls_stats: TlsStats,
+    /// A copy of this worker alone, so that connections of different workers do not count on the same cache line.
     listener_name: Arc<str>,
-    chain_name: Arc<str>,
+    no_name: Arc<str>,
     connections: RefCell<Slab<AbortHandle>>,
+}
+
+/// What connections of a filter chain hold of it: copies of this worker alone, as `listener_name`.
+struct Chain {
+    name: Arc<str>,
+    filters: Arc<[Arc<dyn NetworkFilter>]>,
 }
 
 // === impl ActiveListener ===
@@ -50,14 +55,15 @@ impl ActiveListener {
     /// Begins to accept on `worker`, in the current `LocalSet`.
     pub fn start(listener: Arc<Listener>, worker: Rc<Worker>) -> io::Result<Self> {
         let index = worker.index;
-        let chain = &listener.config.filter_chain;
+        let chains = listener.config.filter_chains.all().iter();
+        let chains = chains.map(|c| Chain { name: (*c.name).into(), filters: c.filters.iter().cloned().collect() });
         let shared = Rc::new(Shared {
             stats: ListenerWorkerStats::new(&listener.config.scope.scope(&format!("worker_{index}"))),
             drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
-            filters: chain.filters.iter().cloned().collect(),
-            tls: chain.tls.clone().map(|tls| (tls, TlsStats::new(&listener.config.scope))),
+            chains: chains.collect(),
+            tls_stats: TlsStats::new(&listener.config.scope),
             listener_name: (*listener.config.name).into(),
-            chain_name: (*chain.name).into(),
+            no_name: "".into(),
             connections: RefCell::default(),
             listener,
             worker,
@@ -148,10 +154,29 @@ impl Shared {
         }
     }
 
-    /// Runs the network filters of a connection.
+    /// Runs the network filters of a connection, those of the filter chain that it gets.
     pub(crate) fn serve(self: &Rc<Self>, io: Io, ends: Ends) {
-        let Ends { remote, local, is_local_restored, server_name, direct_remote, direct_local } = ends;
-        let info = Rc::new(ConnectionInfo {
+        let mut info = self.describe(ends);
+        let Some(number) = self.listener.config.filter_chains.find(&info) else { return self.turn_away(info) };
+        info.filter_chain = self.chains[number].name.clone();
+        info.filter_chain_metadata = self.listener.config.filter_chains.all()[number].metadata.clone();
+        let info = Rc::new(info);
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let logged = (!self.listener.config.access_logs.is_empty()).then(|| info.clone());
+        let guard = ActiveConnection::new(self.clone(), entry.key(), info.start, logged);
+        let connection = Connection { io, info };
+        // A task of its own: a panic in it is caught there, drops the connection, and touches no other.
+        let task = spawn_local(async move {
+            guard.shared.run_filters(number, connection).await;
+        });
+        entry.insert(task.abort_handle());
+    }
+
+    /// What is known of a connection before it has a filter chain.
+    pub(crate) fn describe(&self, ends: Ends) -> ConnectionInfo {
+        let Ends { remote, local, is_local_restored, server_name, inspected, direct_remote, direct_local } = ends;
+        ConnectionInfo {
             id: self.listener.ids.next(),
             direct_remote,
             remote,
@@ -161,27 +186,45 @@ impl Shared {
             server_name: RefCell::new(server_name),
             tls: RefCell::new(None),
             listener: self.listener_name.clone(),
-            filter_chain: self.chain_name.clone(),
+            filter_chain: self.no_name.clone(),
             start: self.worker.clock.now(),
+            details: Cell::new(None),
             termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),
             flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
             listener_metadata: self.listener.config.metadata.clone(),
-            filter_chain_metadata: self.listener.config.filter_chain.metadata.clone(),
+            filter_chain_metadata: None,
             metadata: RefCell::new(None),
             filter_state: RefCell::default(),
+            inspected,
+        }
+    }
+
+    /// No filter chain is for this connection: it is closed.
+    fn turn_away(&self, info: ConnectionInfo) {
+        self.listener.stats.no_filter_chain_match().inc();
+        debug!(listener = %self.listener_name, id = info.id, "no filter chain matches");
+        self.release();
+        self.log(Rc::new(info), |stream| {
+            stream.flag(ResponseFlag::NoRouteFound);
+            stream.set_details("filter_chain_not_found");
         });
-        let mut connections = self.connections.borrow_mut();
-        let entry = connections.vacant_entry();
-        let guard = ActiveConnection::new(self.clone(), entry.key(), info.start);
-        let connection = Connection { io, info };
-        // A task of its own: a panic in it is caught there, drops the connection, and touches no other.
-        let task = spawn_local(async move {
-            guard.shared.run_filters(connection).await;
-        });
-        entry.insert(task.abort_handle());
+    }
+
+    /// Writes the access logs of a connection that is over.
+    pub(crate) fn log(&self, info: Rc<ConnectionInfo>, tell: impl FnOnce(&StreamInfo)) {
+        let logs = &self.listener.config.access_logs;
+        if logs.is_empty() {
+            return;
+        }
+        let (start, now) = (info.start, self.worker.clock.now());
+        let stream = StreamInfo::of_connection(info, self.worker.clock.wall(now) - now.duration_since(start));
+        stream.times.complete.set(Some(now));
+        tell(&stream);
+        let cx = FormatCx::new(&stream, now, self.worker.clock.wall(now));
+        logs.iter().for_each(|log| log.log(&cx));
     }
 
     /// Runs `task`, which ends with this listener.
@@ -197,19 +240,20 @@ impl Shared {
     }
 
     /// The filter-chain runner: one filter after the other, until one has served the connection.
-    async fn run_filters(&self, mut connection: Connection) {
+    async fn run_filters(&self, number: usize, mut connection: Connection) {
+        let filters = &self.chains[number].filters;
         // Held until the connection ends.
-        let _held = match self.filters.len() > 1 {
-            true => match self.admit(&connection).await {
+        let _held = match filters.len() > 1 {
+            true => match self.admit(filters, &connection).await {
                 Ok(held) => held,
                 Err(Refused) => return,
             },
             false => Vec::new(),
         };
-        if let Some((tls, stats)) = &self.tls {
+        let chain = &self.listener.config.filter_chains.all()[number];
+        if let Some(tls) = &chain.tls {
             let Connection { io, info } = connection;
-            let timeout = self.listener.config.filter_chain.handshake_timeout;
-            match tls::accept(tls, timeout, io, &info, stats).await {
+            match tls::accept(tls, chain.handshake_timeout, io, &info, &self.tls_stats).await {
                 Ok(io) => connection = Connection { io, info },
                 Err(error) => {
                     debug!(listener = %self.listener_name, id = info.id, %error, "handshake failed");
@@ -217,7 +261,7 @@ impl Shared {
                 }
             }
         }
-        for filter in &*self.filters {
+        for filter in &**filters {
             match filter.clone().run(connection, self.network_cx()).await {
                 Flow::Next(next) => connection = next,
                 Flow::Done => return,
@@ -226,9 +270,13 @@ impl Shared {
     }
 
     /// Asks the filters before the terminal one what they make of a new connection. What they hold is given back.
-    async fn admit(&self, connection: &Connection) -> Result<Vec<Box<dyn Any>>, Refused> {
+    async fn admit(
+        &self,
+        filters: &[Arc<dyn NetworkFilter>],
+        connection: &Connection,
+    ) -> Result<Vec<Box<dyn Any>>, Refused> {
         let mut held = Vec::new();
-        let [before @ .., terminal] = &*self.filters else { return Ok(held) };
+        let [before @ .., terminal] = filters else { return Ok(held) };
         let cx = self.network_cx();
         for filter in before {
             match filter.admit(&connection.info, &cx) {
@@ -287,15 +335,17 @@ struct ActiveConnection {
     shared: Rc<Shared>,
     key: usize,
     start: Instant,
+    /// Where the listener has access logs.
+    logged: Option<Rc<ConnectionInfo>>,
 }
 
 impl ActiveConnection {
-    fn new(shared: Rc<Shared>, key: usize, start: Instant) -> Self {
+    fn new(shared: Rc<Shared>, key: usize, start: Instant, logged: Option<Rc<ConnectionInfo>>) -> Self {
         shared.listener.stats.downstream_cx_total().inc();
         shared.listener.stats.downstream_cx_active().inc();
         shared.stats.downstream_cx_total().inc();
         shared.stats.downstream_cx_active().inc();
-        Self { shared, key, start }
+        Self { shared, key, start, logged }
     }
 }
 
@@ -309,6 +359,9 @@ impl Drop for ActiveConnection {
         stats.downstream_cx_active().dec();
         connections.borrow_mut().try_remove(self.key);
         self.shared.release();
+        if let Some(info) = self.logged.take() {
+            self.shared.log(info, |_| {});
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use nuncio_config::listener::ListenerFilters;
 use nuncio_filter_api::{Incoming, IncomingSocket, Inspection, Io, Rejected};
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, Inspected};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
@@ -83,6 +83,8 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::debug!(listener = %shared.listener.config.name, %error, "a connection was closed");
+                    let info = shared.describe(Ends::of(&mut incoming, remote, local));
+                    shared.log(Rc::new(info), |_| {});
                 }
             }
         });
@@ -121,22 +123,15 @@ impl Shared {
             },
         };
         match &outcome {
-            Ok(()) => {}
+            Ok(()) | Err(Rejected::Refused(_)) => {}
             Err(Rejected::ClosedByClient) => stats.downstream_listener_filter_remote_close().inc(),
             Err(Rejected::Failed(_)) => stats.downstream_listener_filter_error().inc(),
         }
         outcome
     }
 
-    fn serve_inspected(self: &Rc<Self>, incoming: Incoming, direct_remote: Address, direct_local: Address) {
-        let ends = Ends {
-            remote: incoming.remote.clone(),
-            local: incoming.local.clone(),
-            is_local_restored: incoming.is_local_restored,
-            server_name: incoming.server_name.clone(),
-            direct_remote,
-            direct_local,
-        };
+    fn serve_inspected(self: &Rc<Self>, mut incoming: Incoming, direct_remote: Address, direct_local: Address) {
+        let ends = Ends::of(&mut incoming, direct_remote, direct_local);
         let socket = incoming.into_socket();
         let io = match socket.downcast::<Peeked<TcpStream>>() {
             Ok(tcp) => tcp.into_io(),
@@ -155,6 +150,7 @@ pub(crate) struct Ends {
     pub(crate) local: Address,
     pub(crate) is_local_restored: bool,
     pub(crate) server_name: Option<std::sync::Arc<str>>,
+    pub(crate) inspected: Option<Box<Inspected>>,
     pub(crate) direct_remote: Address,
     pub(crate) direct_local: Address,
 }
@@ -171,6 +167,22 @@ impl Ends {
             local,
             is_local_restored: false,
             server_name: None,
+            inspected: None,
+        }
+    }
+}
+
+impl Ends {
+    /// Those that listener filters found out.
+    fn of(incoming: &mut Incoming, direct_remote: Address, direct_local: Address) -> Self {
+        Self {
+            remote: incoming.remote.clone(),
+            local: incoming.local.clone(),
+            is_local_restored: incoming.is_local_restored,
+            server_name: incoming.server_name.clone(),
+            inspected: incoming.inspected.take(),
+            direct_remote,
+            direct_local,
         }
     }
 }

@@ -51,6 +51,15 @@ struct Args {
     /// The client's IP address
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     source_address: String,
+    /// The server name that the client asks for in TLS, by which filter chains are chosen
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// A protocol that it offers there (ALPN); may be given again
+    #[arg(long = "alpn", value_name = "PROTOCOL")]
+    alpn: Vec<String>,
+    /// The port that the client connects to, where it is not that of the listener
+    #[arg(long, value_name = "PORT")]
+    destination_port: Option<String>,
     /// Only the listener of this name
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
@@ -70,6 +79,9 @@ pub(crate) struct Query {
     path: String,
     headers: HeaderMap,
     source: IpAddr,
+    server_name: Option<String>,
+    alpn: Vec<String>,
+    destination_port: Option<u16>,
     listener: Option<String>,
     random: u64,
 }
@@ -85,6 +97,9 @@ impl Query {
             path: "/".to_owned(),
             headers: HeaderMap::new(),
             source: Ipv4Addr::LOCALHOST.into(),
+            server_name: None,
+            alpn: Vec::new(),
+            destination_port: None,
             listener: None,
             random: 0,
         };
@@ -99,6 +114,11 @@ impl Query {
                     query.headers.append(name, value);
                 }
                 "source_address" => query.source = value.parse().map_err(|_| wrong("no IP address"))?,
+                "server_name" => query.server_name = Some(value.to_ascii_lowercase()),
+                "alpn" => query.alpn.push(value.to_owned()),
+                "destination_port" => {
+                    query.destination_port = Some(value.parse().map_err(|_| wrong("no port"))?);
+                }
                 "listener" => query.listener = Some(value.to_owned()),
                 "random_value" => query.random = value.parse().map_err(|_| wrong("no number"))?,
                 "format" => {}
@@ -145,6 +165,9 @@ fn answer(args: &Args, extensions: Extensions) -> Result<String, String> {
         ("random_value", &args.random_value),
     ];
     parameters.extend(args.headers.iter().map(|header| ("header", &**header)));
+    parameters.extend(args.server_name.iter().map(|name| ("server_name", &**name)));
+    parameters.extend(args.alpn.iter().map(|protocol| ("alpn", &**protocol)));
+    parameters.extend(args.destination_port.iter().map(|port| ("destination_port", &**port)));
     parameters.extend(args.listener.iter().map(|listener| ("listener", &**listener)));
     let query = Query::parse(parameters.into_iter())?;
     let words = ["nuncio".into(), "-c".into(), args.config_path.clone().into_os_string()];

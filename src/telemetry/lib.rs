@@ -18,5 +18,7 @@ mod tls_info;
 pub use address::Address;
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
-pub use stream_info::{CloseType, ConnectionInfo, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo, WantedHost};
+pub use stream_info::{
+    CloseType, ConnectionInfo, Inspected, Metadata, Protocol, StreamInfo, Timeline, UpstreamInfo, WantedHost,
+};
 pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

@@ -85,6 +85,8 @@ pub struct ConnectionInfo {
     pub filter_chain: Arc<str>,
     /// When it was accepted.
     pub start: Instant,
+    /// `%RESPONSE_CODE_DETAILS%` of the connection itself.
+    pub details: Cell<Option<&'static str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
     pub termination_details: RefCell<Option<Cow<'static, str>>>,
     /// `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
@@ -103,6 +105,27 @@ pub struct ConnectionInfo {
     pub metadata: RefCell<Option<Box<Metadata>>>,
     /// What listener and network filters leave: each of its streams begins with it.
     pub filter_state: RefCell<FilterState>,
+    /// What listener filters found out, where there are some that found anything.
+    pub inspected: Option<Box<Inspected>>,
+}
+
+/// What listener filters found out of a connection, beside its addresses and its server name.
+#[derive(Clone, Debug, Default)]
+pub struct Inspected {
+    /// `tls` or `raw_buffer`; empty where no filter looked.
+    pub transport_protocol: &'static str,
+    /// The protocols that the client offers (ALPN), or the version of HTTP that it speaks.
+    pub application_protocols: Vec<Box<str>>,
+    /// `%TLS_JA3_FINGERPRINT%`.
+    pub ja3: Option<Box<str>>,
+    /// `%TLS_JA4_FINGERPRINT%`.
+    pub ja4: Option<Box<str>>,
+    /// Why it does not begin with TLS, where it might: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` of the connection.
+    pub transport_failure: Option<&'static str>,
+    /// Values of a PROXY header that are to be passed on.
+    pub proxy_tlvs: Vec<(u8, Box<[u8]>)>,
+    /// Dynamic metadata of the connection; its streams have their own.
+    pub metadata: Metadata,
 }
 
 impl ConnectionInfo {
@@ -120,6 +143,7 @@ impl ConnectionInfo {
             listener: Arc::from(""),
             filter_chain: Arc::from(""),
             start,
+            details: Cell::new(None),
             termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),
             flags: Cell::new(ResponseFlags::NONE),
@@ -129,7 +153,14 @@ impl ConnectionInfo {
             filter_chain_metadata: None,
             metadata: RefCell::new(None),
             filter_state: RefCell::default(),
+            inspected: None,
         }
+    }
+
+    /// `tls` or `raw_buffer`, which stands for whatever no listener filter looked at.
+    pub fn transport_protocol(&self) -> &'static str {
+        let found = self.inspected.as_ref().map_or("", |inspected| inspected.transport_protocol);
+        if found.is_empty() { "raw_buffer" } else { found }
     }
 }
 
@@ -374,6 +405,20 @@ impl StreamInfo {
             filter_state,
             wanted_host: RefCell::new(None),
         }
+    }
+
+    /// A record of the connection itself.
+    pub fn of_connection(connection: Rc<ConnectionInfo>, start_wall: SystemTime) -> Self {
+        let start = connection.start;
+        let mut info = Self::new(connection, start, start_wall);
+        info.flags.set(info.connection.flags.get());
+        *info.details.get_mut() = info.connection.details.get().map(Cow::Borrowed);
+        if let Some(inspected) = &info.connection.inspected {
+            *info.metadata.get_mut() = (!inspected.metadata.is_empty()).then(|| Box::new(inspected.metadata.clone()));
+            let mut failure = info.connection.transport_failure.borrow_mut();
+            *failure = failure.take().or_else(|| inspected.transport_failure.map(Into::into));
+        }
+        info
     }
 
     /// Forgets all but what concerns the client: its request is handled anew from `now` on.

@@ -21,7 +21,7 @@ fn a_plain_listener_has_envoys_defaults() {
     assert_eq!((listener.drain_type, listener.direction), (DrainType::Default, TrafficDirection::Unspecified));
     let socket = &listener.sockets[0];
     assert!(socket.options.is_empty() && socket.keepalive.is_none() && socket.backlog.is_none());
-    assert_eq!(listener.filter_chain.filters.len(), 1);
+    assert_eq!(listener.filter_chains.all()[0].filters.len(), 1);
 }
 
 #[test]
@@ -100,8 +100,8 @@ fn a_pipe_has_a_mode_and_may_be_abstract() {
 fn the_default_filter_chain_serves_where_there_is_no_other() {
     let yaml = format!("static_resources: {{ listeners: [{{ {LOOPBACK}, default_filter_chain: {{ name: d }} }}] }}");
     let listener = good(&yaml).listeners.remove(0);
-    assert_eq!(&*listener.filter_chain.name, "d");
-    assert!(listener.filter_chain.filters.is_empty());
+    assert_eq!(&*listener.filter_chains.all()[0].name, "d");
+    assert!(listener.filter_chains.all()[0].filters.is_empty());
 }
 
 #[test]

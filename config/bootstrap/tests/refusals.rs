@@ -82,15 +82,22 @@ fn addresses_that_cannot_be_bound_are_refused() {
 }
 
 #[test]
-fn chains_with_criteria_and_several_without_are_refused() {
-    let chain = format!("{{ filters: [{ECHO}] }}");
+fn chains_that_take_the_same_connections_are_refused() {
+    let chain = |name: &str, criteria: &str| {
+        format!("{{ name: {name}, filters: [{ECHO}], filter_chain_match: {{ {criteria} }} }}")
+    };
+    let same = ["filter_chains[1]: filter chain 'b' has the same matching rules defined as 'a' (filter_chains[0])"];
+    chains_refused(&format!("{}, {}", chain("a", ""), chain("b", "")), &same);
+    let (one, other) = (chain("a", "server_names: [p, q]"), chain("b", "server_names: [Q, r]"));
+    chains_refused(&format!("{one}, {other}"), &same);
     chains_refused(
-        &format!("{{ filters: [{ECHO}], filter_chain_match: {{ server_names: [a] }} }}"),
-        &["filter_chains[0].filter_chain_match: not implemented yet"],
+        &chain("a", "server_names: ['a*.test']"),
+        &["filter_chains[0].filter_chain_match.server_names[0]: \"a*.test\": partial wildcards are not supported in \
+           \"server_names\""],
     );
     chains_refused(
-        &format!("{chain}, {chain}"),
-        &["filter_chains[1]: has the same matching rules as filter_chains[0]"],
+        &chain("a", "address_suffix: x"),
+        &["filter_chains[0].filter_chain_match.address_suffix: not implemented yet"],
     );
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use nuncio_config::address::ListenAddress;
 use nuncio_config::listener::{
-    ConnectionBalance, DrainType, FilterChainConfig, ListenSocket, ListenerConfig, TrafficDirection,
+    ConnectionBalance, DrainType, FilterChainConfig, FilterChains, ListenSocket, ListenerConfig, TrafficDirection,
 };
 use nuncio_filter_api::{DrainState, Rng};
 use nuncio_telemetry::stats::Store;
@@ -65,13 +65,14 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         }],
         scope: store.scope("listener.l"),
         listener_filters: nuncio_config::listener::ListenerFilters::default(),
-        filter_chain: FilterChainConfig {
+        filter_chains: FilterChains::only(FilterChainConfig {
             name: "c".into(),
             filters: filters.into(),
             tls: None,
             handshake_timeout: None,
             metadata: None,
-        },
+        }),
+        access_logs: Box::default(),
         buffer_limit: 1024,
         balance: ConnectionBalance::Kernel,
         reuse_port: true,

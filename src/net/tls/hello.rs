@@ -16,6 +16,15 @@ pub(super) struct Hello {
     pub(super) is_checked: bool,
 }
 
+/// What BoringSSL says of whoever begins otherwise; methods of HTTP are told by their first letter.
+fn what_it_is(first: u8) -> &'static str {
+    match first {
+        b'G' | b'H' | b'P' => "268435612:SSL routines:OPENSSL_internal:HTTP_REQUEST",
+        b'C' => "268435613:SSL routines:OPENSSL_internal:HTTPS_PROXY_REQUEST",
+        _ => "268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER",
+    }
+}
+
 impl Transport for Hello {
     fn reset_on_drop(&mut self) {
         self.io.reset_on_drop();
@@ -34,7 +43,7 @@ impl AsyncRead for Hello {
             && let Some(first) = buf.filled().get(before)
         {
             if *first != HANDSHAKE {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "WRONG_VERSION_NUMBER")));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what_it_is(*first))));
             }
             self.is_checked = true;
         }

@@ -1,5 +1,6 @@
 //! The steps that a request takes.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_proto::envoy::config::core::v3::address::Address as AddressMessage;
 use nuncio_proto::envoy::config::listener::v3::Listener;
 use nuncio_telemetry::format::FormatCx;
-use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, Inspected, StreamInfo};
 use nuncio_upstream::Snapshot;
 use tokio::time::Instant;
 
@@ -98,12 +99,26 @@ pub(crate) fn explain(config: &Config<'_>, query: &Query) -> Result<Vec<Report>,
 }
 
 fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<Report> {
-    let chain = &listener.filter_chain;
     let worker = Rc::new(Worker::new(0, Rng::seeded(0), Arc::default()));
     let local = listener.sockets.first().map_or(Address::Pipe(Arc::from("")), |socket| socket.address.address.clone());
-    let connection = ConnectionInfo::new(0, Address::Ip((query.source, 0).into()), local, Instant::now());
+    let local = match (local, query.destination_port) {
+        (Address::Ip(mut local), Some(port)) => {
+            local.set_port(port);
+            Address::Ip(local)
+        }
+        (local, _) => local,
+    };
+    let mut connection = ConnectionInfo::new(0, Address::Ip((query.source, 0).into()), local, Instant::now());
+    if let Some(name) = &query.server_name {
+        connection.server_name = RefCell::new(Some(name.as_str().into()));
+        let application_protocols = query.alpn.iter().map(|protocol| protocol.as_str().into()).collect();
+        let inspected = Inspected { transport_protocol: "tls", application_protocols, ..Inspected::default() };
+        connection.inspected = Some(Box::new(inspected));
+    }
+    let number = listener.filter_chains.find(&connection)?;
+    let chain = &listener.filter_chains.all()[number];
     let preview = Preview::new(chain.filters.last()?, connection, worker)?;
-    let inline = said(listener, config.bootstrap)?;
+    let inline = said(listener, number, config.bootstrap)?;
     let (authority, path) = (query.authority.as_str().into(), query.path.as_str().into());
     let mut head = RequestHead::new(query.method.clone(), Scheme::Http, authority, path);
     head.headers = query.headers.clone();
@@ -137,11 +152,15 @@ fn at(listener: &ListenerConfig, config: &Config<'_>, query: &Query) -> Option<R
     Some(report)
 }
 
-/// The routes that the listener was given.
-fn said(listener: &ListenerConfig, bootstrap: &Bootstrap) -> Option<Inline> {
+/// The routes that the listener was given, for its filter chain of this number.
+fn said(listener: &ListenerConfig, chain: usize, bootstrap: &Bootstrap) -> Option<Inline> {
     let listeners = bootstrap.static_resources.iter().flat_map(|resources| &resources.listeners);
     let message = listeners.into_iter().find(|message| name(message) == *listener.name)?;
-    of_listener(message).pop().map(|(_, inline)| inline)
+    let place = match chain < message.filter_chains.len() {
+        true => format!("filter_chains[{chain}]."),
+        false => "default_filter_chain.".to_owned(),
+    };
+    of_listener(message).into_iter().find(|(path, _)| path.starts_with(&place)).map(|(_, inline)| inline)
 }
 
 /// Its name, or else its address, as lowering names it.

@@ -97,6 +97,8 @@ pub(super) enum Text {
     VirtualCluster,
     FilterChain,
     Listener,
+    Ja3,
+    Ja4,
     AccessLogType,
     StreamId,
     UpstreamCluster,
@@ -144,6 +146,8 @@ impl Text {
             Self::VirtualCluster => push(out, info.virtual_cluster.borrow().as_deref()?),
             Self::FilterChain => push_filled(out, Some(&info.connection.filter_chain)),
             Self::Listener => push_filled(out, Some(&info.connection.listener)),
+            Self::Ja3 => push(out, info.connection.inspected.as_ref()?.ja3.as_deref()?),
+            Self::Ja4 => push(out, info.connection.inspected.as_ref()?.ja4.as_deref()?),
             Self::AccessLogType => push(out, cx.log_type.as_str()),
             // Kept for logs; what is written while the request is here reads it there.
             Self::StreamId => match (info.request_id.borrow().as_deref(), cx.request) {

@@ -200,8 +200,8 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("DOWNSTREAM_TLS_CIPHER", Nothing, Tls(Side::Downstream, TlsField::Cipher)),
     ("DOWNSTREAM_TLS_GROUP", Nothing, Tls(Side::Downstream, TlsField::Group)),
     ("DOWNSTREAM_TLS_VERSION", Nothing, Tls(Side::Downstream, TlsField::Version)),
-    ("TLS_JA3_FINGERPRINT", Nothing, Absent),
-    ("TLS_JA4_FINGERPRINT", Nothing, Absent),
+    ("TLS_JA3_FINGERPRINT", Nothing, T(Text::Ja3)),
+    ("TLS_JA4_FINGERPRINT", Nothing, T(Text::Ja4)),
     // TLS of the upstream connection.
     ("UPSTREAM_LOCAL_DNS_SAN", Nothing, Tls(Side::Upstream, TlsField::DnsSan(Whose::Local))),
     ("UPSTREAM_LOCAL_IP_SAN", Nothing, Tls(Side::Upstream, TlsField::IpSan(Whose::Local))),
