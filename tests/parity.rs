@@ -9,6 +9,7 @@
 mod compare;
 pub(crate) mod envoy;
 mod escape;
+mod hello;
 mod mask;
 mod observe;
 mod scenario;
@@ -47,6 +48,7 @@ scenario_files! {
     cluster_original_dst
     codec
     dns
+    filter_chains
     filters
     formatter
     forwarded
@@ -60,6 +62,7 @@ scenario_files! {
     lb_priority
     lb_subset
     lb_zone
+    listener_filters
     local_reply
     matching
     network_filters

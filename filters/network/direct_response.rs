@@ -29,6 +29,7 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
 
 impl NetworkFilter for DirectResponse {
     fn run(self: Arc<Self>, mut connection: Connection, _: NetworkCx) -> LocalBoxFuture<'static, Flow> {
+        connection.info.details.set(Some("direct_response"));
         Box::pin(async move {
             // The connection is over either way, and there is nobody to tell of an error.
             if connection.io.write_all(&self.0).await.is_ok() {

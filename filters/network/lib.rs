@@ -30,7 +30,12 @@ pub static FILTERS: &[NetworkFilterRow] = &[
 ];
 
 /// The listener filters of this crate.
-pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[listener::original_dst::ROW];
+pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[
+    listener::http_inspector::ROW,
+    listener::original_dst::ROW,
+    listener::proxy_protocol::ROW,
+    listener::tls_inspector::ROW,
+];
 
 /// Whether what the flag is of is on: its default, where runtime says nothing else.
 fn runtime_flag(flag: Option<RuntimeFeatureFlag>) -> bool {

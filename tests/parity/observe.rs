@@ -168,7 +168,7 @@ async fn act(
     patience: Patience,
     seen: &mut Seen,
 ) -> io::Result<Option<SocketAddr>> {
-    let to = running.addr();
+    let to = step.to.as_ref().map_or_else(|| running.addr(), |name| running.listener(name));
     match &step.action {
         Action::Wait(conditions) => {
             wait(running, conditions, seen).await;

@@ -12,12 +12,13 @@
 //! --- upstream h1 | h2 | refuse
 //! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS] [times=N]
 //! what the upstream answers (N times), as lines; a blank line ends the head
-//! --- request [tunnel=TEXT] [times=N] label
+//! --- request [tunnel=TEXT] [times=N] [to=LISTENER] label
 //! lines of an HTTP/1 request; a blank line ends the head, $LEN is the length of the body, ports are as in YAML
 //! --- raw [methods=GET,HEAD] label
 //! bytes as they are, line breaks of the file dropped
-//! --- stream label
-//! bytes as they are, line breaks of the file dropped; whatever comes back is shown as it is
+//! --- stream [to=LISTENER] [hello=NAME[;PROTOCOL,...]] label
+//! bytes as they are, line breaks of the file dropped; whatever comes back is shown as it is; `hello` adds a ClientHello
+//! that asks for this name and offers these protocols
 //! --- tcp label
 //! what a client does on a connection: `send TEXT`, `bulk BYTES`, `fin`, `reset`, `read` (until it is quiet), `drain`
 //! (until the end, counting bytes), `pause MS`, `another` (it goes on with another connection, and keeps this one)
@@ -54,6 +55,7 @@
 //! In requests, responses and raw bytes the escapes of `escape.rs` hold.
 
 use super::escape::unescape;
+use super::hello::client_hello;
 use crate::support::bootstrap::Pieces;
 use crate::support::name_server::{Table, table};
 use crate::support::upstream::{Answer, Then};
@@ -98,6 +100,8 @@ pub(super) struct Step {
     pub(super) action: Action,
     /// It is done so often; what is seen is that of the last time.
     pub(super) times: usize,
+    /// The listener that is connected to; none: the first.
+    pub(super) to: Option<String>,
     pub(super) expect: Option<Expect>,
 }
 
@@ -225,13 +229,19 @@ impl Scenario {
             "request" => self.request(words, lines)?,
             "raw" => self.raw(words, lines)?,
             "stream" => {
-                let action = Action::Stream(unescape(&lines.concat())?);
-                self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
+                let words = Words::new(words, &["to", "hello"]);
+                let mut bytes = unescape(&lines.concat())?;
+                if let Some(hello) = words.option("hello") {
+                    let (name, protocols) = hello.split_once(';').unwrap_or((hello, ""));
+                    bytes.extend(client_hello(&unescape(name)?, protocols.split(',').filter(|p| !p.is_empty())));
+                }
+                let (action, to) = (Action::Stream(bytes), words.option("to").map(str::to_owned));
+                self.steps.push(Step { label: words.label, action, times: 1, to, expect: None });
             }
             "tcp" => {
                 let moves = lines.iter().filter(|line| !line.trim().is_empty()).map(|line| a_move(line));
                 let action = Action::Tcp(moves.collect::<Result<_, _>>()?);
-                self.steps.push(Step { label: words.to_owned(), action, times: 1, expect: None });
+                self.steps.push(Step { label: words.to_owned(), action, times: 1, to: None, expect: None });
             }
             "h2" => self.steps.push(h2_step(words, lines)?),
             "dns" if self.steps.is_empty() => self.names.extend(table(&text)?),
@@ -239,6 +249,7 @@ impl Scenario {
                 label: format!("dns {words}"),
                 action: Action::Names(table(&text)?),
                 times: 1,
+                to: None,
                 expect: None,
             }),
             "wait" => self.wait(words, lines)?,
@@ -246,12 +257,14 @@ impl Scenario {
                 label: format!("hosts {words}"),
                 action: Action::Hosts(Regex::new(words).map_err(|e| e.to_string())?),
                 times: 1,
+                to: None,
                 expect: None,
             }),
             "post" => self.steps.push(Step {
                 label: format!("post {words}"),
                 action: Action::Post(words.to_owned()),
                 times: 1,
+                to: None,
                 expect: None,
             }),
             "probes" => self.probes = Some(words.to_owned()),
@@ -323,7 +336,7 @@ impl Scenario {
     }
 
     fn request(&mut self, words: &str, lines: &[&str]) -> Result<(), String> {
-        let words = Words::new(words, &["tunnel", "times"]);
+        let words = Words::new(words, &["tunnel", "times", "to"]);
         let times = words.option("times").map_or(Ok(1), str::parse).map_err(|e| format!("times: {e}"))?;
         let first = lines.first().copied().unwrap_or_default();
         let method = first.split(' ').next().unwrap_or_default().to_owned();
@@ -336,6 +349,7 @@ impl Scenario {
                 raw: false,
             },
             times,
+            to: words.option("to").map(str::to_owned),
             expect: None,
         });
         Ok(())
@@ -347,7 +361,7 @@ impl Scenario {
         let text = lines.concat();
         let label = if words.label.is_empty() { text.chars().take(70).collect() } else { words.label };
         let action = Action::Http1 { bytes: unescape(&text)?, methods, tunnel: None, raw: true };
-        self.steps.push(Step { label, action, times: 1, expect: None });
+        self.steps.push(Step { label, action, times: 1, to: None, expect: None });
         Ok(())
     }
 
@@ -365,6 +379,7 @@ impl Scenario {
             label: format!("wait {label}"),
             action: Action::Wait(conditions),
             times: 1,
+            to: None,
             expect: None,
         });
         Ok(())
@@ -475,7 +490,7 @@ fn h2_step(label: &str, lines: &[&str]) -> Result<Step, String> {
     let head = request.body(()).map_err(|e| e.to_string())?;
     let label = if label.is_empty() { format!("{} {path} over HTTP/2", head.method()) } else { label.to_owned() };
     let trailers = (!trailers.is_empty()).then_some(trailers);
-    Ok(Step { label, action: Action::Http2 { head, body, trailers }, times: 1, expect: None })
+    Ok(Step { label, action: Action::Http2 { head, body, trailers }, times: 1, to: None, expect: None })
 }
 
 #[test]
