@@ -11,7 +11,7 @@ use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, Network
 use nuncio_proto::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit as Proto;
 use nuncio_telemetry::ConnectionInfo;
 
-use crate::runtime_flag;
+use crate::RuntimeFlag;
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.connection_limit",
@@ -35,7 +35,7 @@ struct Shared {
     max: u64,
     active: AtomicU64,
     delay: Option<Duration>,
-    is_enabled: bool,
+    is_enabled: RuntimeFlag,
 }
 
 /// A connection that is counted.
@@ -51,14 +51,14 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         max,
         active: AtomicU64::new(0),
         delay,
-        is_enabled: runtime_flag(runtime_enabled),
+        is_enabled: RuntimeFlag::lower(runtime_enabled, cx),
     }))))
 }
 
 impl NetworkFilter for ConnectionLimit {
     fn admit(&self, info: &Rc<ConnectionInfo>, _: &NetworkCx) -> Admission {
         let shared = &self.0;
-        if !shared.is_enabled {
+        if !shared.is_enabled.is_set() {
             return Admission::Pass;
         }
         let take = |active: u64| (active < shared.max).then_some(active + 1);

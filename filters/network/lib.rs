@@ -15,7 +15,7 @@ mod rbac;
 mod set_filter_state;
 mod sni_cluster;
 
-use nuncio_filter_api::{ListenerFilterRow, NetworkFilterRow};
+use nuncio_filter_api::{ListenerFilterRow, LowerCx, NetworkFilterRow, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3::RuntimeFeatureFlag;
 
 /// The network filters of this crate.
@@ -37,7 +37,22 @@ pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[
     listener::tls_inspector::ROW,
 ];
 
-/// Whether what the flag is of is on: its default, where runtime says nothing else.
-fn runtime_flag(flag: Option<RuntimeFeatureFlag>) -> bool {
-    flag.and_then(|flag| flag.default_value).is_none_or(|default| default.value)
+/// A boolean of the runtime.
+struct RuntimeFlag {
+    key: RuntimeKey,
+    /// What it is where the runtime says nothing.
+    default: bool,
+}
+
+// === impl RuntimeFlag ===
+
+impl RuntimeFlag {
+    fn lower(flag: Option<RuntimeFeatureFlag>, cx: &LowerCx<'_>) -> Self {
+        let RuntimeFeatureFlag { default_value, runtime_key } = flag.unwrap_or_default();
+        Self { key: cx.runtime(&runtime_key), default: default_value.is_none_or(|default| default.value) }
+    }
+
+    fn is_set(&self) -> bool {
+        self.key.flag(self.default)
+    }
 }

@@ -14,7 +14,7 @@ use nuncio_proto::envoy::r#type::v3::TokenBucket as BucketProto;
 use nuncio_telemetry::{ConnectionInfo, ResponseFlag};
 use tokio::time::Instant;
 
-use crate::runtime_flag;
+use crate::RuntimeFlag;
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.local_ratelimit",
@@ -35,7 +35,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 struct LocalRateLimit {
     stats: LocalRateLimitStats,
     bucket: TokenBucket,
-    is_enabled: bool,
+    is_enabled: RuntimeFlag,
 }
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
@@ -45,7 +45,7 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
     let bucket = cx.opt("token_bucket", token_bucket, bucket)?;
     let bucket = bucket.ok_or_else(|| cx.at("token_bucket", |cx| cx.invalid("is required")))?;
     let stats = LocalRateLimitStats::new(&cx.env.stats.scope("local_rate_limit").scope(&stat_prefix));
-    Ok(Arc::new(LocalRateLimit { stats, bucket, is_enabled: runtime_flag(runtime_enabled) }))
+    Ok(Arc::new(LocalRateLimit { stats, bucket, is_enabled: RuntimeFlag::lower(runtime_enabled, cx) }))
 }
 
 fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBucket, Refused> {
@@ -62,7 +62,7 @@ fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBucket, Refus
 
 impl NetworkFilter for LocalRateLimit {
     fn admit(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> Admission {
-        if !self.is_enabled || self.bucket.take(cx.worker.clock.now()) {
+        if !self.is_enabled.is_set() || self.bucket.take(cx.worker.clock.now()) {
             return Admission::Pass;
         }
         self.stats.rate_limited().inc();

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -175,7 +176,8 @@ impl Shared {
 
     /// What is known of a connection before it has a filter chain.
     pub(crate) fn describe(&self, ends: Ends) -> ConnectionInfo {
-        let Ends { remote, local, is_local_restored, server_name, inspected, direct_remote, direct_local } = ends;
+        let Ends { remote, local, is_local_restored, server_name, mut inspected, direct_remote, direct_local } = ends;
+        let found = inspected.as_mut().map(|inspected| take(&mut inspected.metadata));
         ConnectionInfo {
             id: self.listener.ids.next(),
             direct_remote,
@@ -196,7 +198,7 @@ impl Shared {
             transport_failure: RefCell::new(None),
             listener_metadata: self.listener.config.metadata.clone(),
             filter_chain_metadata: None,
-            metadata: RefCell::new(None),
+            metadata: RefCell::new(found.filter(|found| !found.is_empty()).map(Box::new)),
             filter_state: RefCell::default(),
             inspected,
         }

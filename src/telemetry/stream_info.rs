@@ -122,9 +122,7 @@ pub struct Inspected {
     pub ja4: Option<Box<str>>,
     /// Why it does not begin with TLS, where it might: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` of the connection.
     pub transport_failure: Option<&'static str>,
-    /// Values of a PROXY header that are to be passed on.
-    pub proxy_tlvs: Vec<(u8, Box<[u8]>)>,
-    /// Dynamic metadata of the connection; its streams have their own.
+    /// What goes to the dynamic metadata of the connection, once there is one.
     pub metadata: Metadata,
 }
 
@@ -413,8 +411,8 @@ impl StreamInfo {
         let mut info = Self::new(connection, start, start_wall);
         info.flags.set(info.connection.flags.get());
         *info.details.get_mut() = info.connection.details.get().map(Cow::Borrowed);
+        *info.metadata.get_mut() = info.connection.metadata.borrow().clone();
         if let Some(inspected) = &info.connection.inspected {
-            *info.metadata.get_mut() = (!inspected.metadata.is_empty()).then(|| Box::new(inspected.metadata.clone()));
             let mut failure = info.connection.transport_failure.borrow_mut();
             *failure = failure.take().or_else(|| inspected.transport_failure.map(Into::into));
         }

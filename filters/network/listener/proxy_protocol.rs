@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused, Rejected};
-use nuncio_proto::envoy::config::core::v3::ProxyProtocolPassThroughTlVs;
 use nuncio_proto::envoy::config::core::v3::proxy_protocol_config::Version as VersionProto;
-use nuncio_proto::envoy::config::core::v3::proxy_protocol_pass_through_tl_vs::PassTlVsMatchType;
 use nuncio_proto::envoy::extensions::filters::listener::proxy_protocol::v3 as proto;
 use proto::proxy_protocol::key_value_pair::ValueStringEncoding;
 use proto::proxy_protocol::{KeyValuePair, Rule as RuleProto, TlvLocation};
@@ -43,7 +41,6 @@ struct ProxyProtocol {
     rules: Vec<Rule>,
     /// Connections may come without a header.
     is_optional: bool,
-    passed: Passed,
     disallowed: Vec<Version>,
     stats: ProxyStats,
     v1: VersionStats,
@@ -56,13 +53,6 @@ struct Rule {
     namespace: Arc<str>,
     key: String,
     is_base64: bool,
-}
-
-/// Which values are kept for hosts.
-enum Passed {
-    None,
-    All,
-    These(Vec<u8>),
 }
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused> {
@@ -78,13 +68,14 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
         Ok(TlvLocation::DynamicMetadata) => Ok(()),
         _ => Err(cx.at("tlv_location", |cx| cx.not_implemented("FILTER_STATE"))),
     };
-    let passed = cx.opt("pass_through_tlvs", pass_through_tlvs, lower_passed);
+    let passed = cx.unsupported("pass_through_tlvs", &pass_through_tlvs);
     let mut scope = cx.env.stats.scope("proxy_proto");
     if !stat_prefix.is_empty() {
         scope = scope.scope(&stat_prefix);
     }
     let rules = cx.each("rules", rules, |rule, cx| Rule::lower(rule, cx))?;
     location?;
+    passed?;
     let disallowed = disallowed_versions.iter().map(|version| match VersionProto::try_from(*version) {
         Ok(VersionProto::V2) => Version::V2,
         _ => Version::V1,
@@ -92,22 +83,11 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
     Ok(Arc::new(ProxyProtocol {
         rules,
         is_optional: allow_requests_without_proxy_protocol,
-        passed: passed?.unwrap_or(Passed::None),
         disallowed: disallowed.collect(),
         stats: ProxyStats::new(&scope),
         v1: VersionStats::new(&scope.scope("versions.v1")),
         v2: VersionStats::new(&scope.scope("versions.v2")),
     }))
-}
-
-fn lower_passed(proto: ProxyProtocolPassThroughTlVs, cx: &mut LowerCx<'_>) -> Result<Passed, Refused> {
-    let ProxyProtocolPassThroughTlVs { match_type, tlv_type } = proto;
-    let kinds = |kinds: Vec<u32>| kinds.into_iter().map(low_byte).collect();
-    match PassTlVsMatchType::try_from(match_type) {
-        Ok(PassTlVsMatchType::IncludeAll) => Ok(Passed::All),
-        Ok(PassTlVsMatchType::Include) => Ok(Passed::These(kinds(tlv_type))),
-        Err(_) => Err(cx.at("match_type", |cx| cx.invalid("is no type of match"))),
-    }
 }
 
 /// Envoy: the rest of the number is of no account.
@@ -234,14 +214,6 @@ impl ProxyProtocol {
         if let Some(rule) = self.rules.iter().rfind(|rule| rule.kind == tlv.kind) {
             let values = incoming.inspected().metadata.entry(rule.namespace.clone()).or_default();
             values.entry(rule.key.clone()).or_insert_with(|| rule.text(&tlv.value).into());
-        }
-        let is_passed = match &self.passed {
-            Passed::None => false,
-            Passed::All => true,
-            Passed::These(kinds) => kinds.contains(&tlv.kind),
-        };
-        if is_passed {
-            incoming.inspected().proxy_tlvs.push((tlv.kind, tlv.value.clone()));
         }
     }
 }
