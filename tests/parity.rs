@@ -96,6 +96,7 @@ scenario_files! {
     tcp_proxy
     tls
     transport_auto
+    tls_chain
     transport_socket
     transport_tls
     upgrade

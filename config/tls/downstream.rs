@@ -170,6 +170,15 @@ impl ServerSide {
         self.certificates.info_for(hello)
     }
 
+    /// What logs tell of the authority that issued a client's certificate.
+    pub fn issuer_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<Arc<CertificateInfo>> {
+        self.validation.issuer_of(leaf, intermediates)
+    }
+
     /// Whether a client's chain passes all that it is held against. The handshake lets others through only where
     /// untrusted clients are accepted.
     pub fn validate(&self, chain: &[CertificateDer<'_>]) -> Validated {

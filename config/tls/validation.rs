@@ -1,6 +1,6 @@
 //! `CertificateValidationContext`: whom we believe.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -8,6 +8,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::DataSource;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
+use nuncio_telemetry::CertificateInfo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
@@ -19,6 +20,7 @@ use webpki::{
 };
 
 use super::certificate::certificates;
+use super::info::certificate_info;
 use super::san::{Names, Parsed, SanMatcher};
 use crate::refuse_set;
 use crate::value::data_source;
@@ -46,6 +48,8 @@ pub(super) struct Validation {
 #[derive(Debug)]
 struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
+    /// What logs tell of each, once a client was issued a certificate by one, and its name in DER.
+    told: OnceLock<Vec<(Box<[u8]>, Arc<CertificateInfo>)>>,
     anchors: Vec<TrustAnchor<'static>>,
     revocations: Vec<CertRevocationList<'static>>,
     only_leaf: bool,
@@ -137,6 +141,7 @@ impl Validation {
         }
         Ok(Self {
             authorities: authorities.map(|(certificates, anchors)| Authorities {
+                told: OnceLock::new(),
                 certificates,
                 anchors,
                 revocations,
@@ -177,6 +182,21 @@ impl Validation {
     /// Whether anything is looked at.
     pub(super) fn is_any(&self) -> bool {
         self.authorities.is_some() || self.needs_certificate()
+    }
+
+    /// The certificate of the authority that issued `leaf`: one that came with it, or one that is trusted.
+    pub(super) fn issuer_of(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<Arc<CertificateInfo>> {
+        let Parsed(parsed) = Parsed::new(leaf).ok()?;
+        let name = parsed.issuer().as_raw();
+        let is_issuer = |der: &&CertificateDer<'_>| Parsed::new(der).is_ok_and(|p| p.0.subject().as_raw() == name);
+        match intermediates.iter().find(is_issuer) {
+            Some(issuer) => certificate_info(issuer).map(Arc::new),
+            None => self.authorities.as_ref()?.named(name),
+        }
     }
 
     /// The names of the authorities, as clients are told them.
@@ -225,6 +245,18 @@ impl Validation {
 }
 
 impl Authorities {
+    /// The authority of this name.
+    fn named(&self, name: &[u8]) -> Option<Arc<CertificateInfo>> {
+        let told = self.told.get_or_init(|| {
+            let tell = |der: &CertificateDer<'_>| {
+                let Parsed(parsed) = Parsed::new(der).ok()?;
+                Some((parsed.subject().as_raw().into(), Arc::new(certificate_info(der)?)))
+            };
+            self.certificates.iter().filter_map(tell).collect()
+        });
+        told.iter().find(|(subject, _)| **subject == *name).map(|(_, info)| info.clone())
+    }
+
     fn check(
         &self,
         leaf: &CertificateDer<'_>,

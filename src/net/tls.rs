@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
 use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
 
 use self::hello::Hello;
@@ -137,7 +138,9 @@ pub(crate) async fn accept(
         stats.unbelieved(error);
     }
     let is_validated = matches!(validated, Validated::Passed);
-    let made = TlsInfo { is_validated, local, ..of_session(session, chain) };
+    let made = of_session(session, chain);
+    let issuer = chain.first().and_then(|leaf| side.issuer_of(leaf, &chain[1..]));
+    let made = TlsInfo { is_validated, local, issuer, completed: Some(Instant::now()), ..made };
     stats.made(&made);
     *info.tls.borrow_mut() = Some(Arc::new(made));
     Ok(Io::new(TlsTransport(stream)))
@@ -208,7 +211,9 @@ fn of_session(session: &CommonState, chain: &[CertificateDer<'_>]) -> TlsInfo {
         is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         local: None,
         peer: chain.first().and_then(certificate_info).map(Arc::new),
-        intermediates: chain.iter().skip(1).map(|der| der.as_ref().into()).collect(),
+        intermediates: chain.iter().skip(1).filter_map(certificate_info).map(Arc::new).collect(),
+        issuer: None,
+        completed: None,
         is_validated: false,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use base64::Engine;
+use tokio::time::Instant;
 
 /// The outcome of a handshake, on either side of the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +26,12 @@ pub struct TlsInfo {
     pub local: Option<Arc<CertificateInfo>>,
     /// What the peer showed.
     pub peer: Option<Arc<CertificateInfo>>,
-    /// The certificates of the peer's chain that follow its own, in DER.
-    pub intermediates: Vec<Box<[u8]>>,
+    /// The certificates of the peer's chain that follow its own.
+    pub intermediates: Vec<Arc<CertificateInfo>>,
+    /// That of the authority that issued the peer's, where it came with the chain or is trusted here.
+    pub issuer: Option<Arc<CertificateInfo>>,
+    /// When the handshake ended; kept of clients alone.
+    pub completed: Option<Instant>,
     /// Whether the peer's certificate passed all that it was held against, and there was something.
     pub is_validated: bool,
 }
@@ -75,8 +80,12 @@ impl TlsInfo {
     /// The peer's certificates in PEM, its own first; empty where it showed none.
     #[must_use]
     pub fn peer_chain_pem(&self) -> String {
-        let own = self.peer.iter().map(|peer| &*peer.der);
-        own.chain(self.intermediates.iter().map(|der| &**der)).map(pem).collect()
+        self.peer_chain().map(|certificate| pem(&certificate.der)).collect()
+    }
+
+    /// The peer's certificates, its own first.
+    pub fn peer_chain(&self) -> impl Iterator<Item = &CertificateInfo> {
+        self.peer.iter().chain(&self.intermediates).map(|certificate| &**certificate)
     }
 }
 

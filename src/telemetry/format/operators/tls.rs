@@ -1,5 +1,6 @@
 //! Operators that print what a handshake told, on either side.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use crate::format::FormatCx;
@@ -38,6 +39,12 @@ pub(super) enum TlsField {
     UriSan(Whose),
     IpSan(Whose),
     EmailSan(Whose),
+    ChainFingerprints1,
+    ChainFingerprints256,
+    ChainSerials,
+    IssuerSerial,
+    IssuerFingerprint256,
+    HandshakeDuration,
 }
 
 /// An end of the time in which the peer's certificate is valid.
@@ -85,6 +92,19 @@ impl TlsField {
             Self::DnsSan(whose) => join(&whose.certificate(&tls)?.dns_sans, out),
             Self::UriSan(whose) => join(&whose.certificate(&tls)?.uri_sans, out),
             Self::IpSan(whose) => join(&whose.certificate(&tls)?.ip_sans, out),
+            Self::ChainFingerprints1 => list(tls.peer_chain().map(|c| &*c.fingerprint_1), out),
+            Self::ChainFingerprints256 => list(tls.peer_chain().map(|c| &*c.fingerprint_256), out),
+            Self::ChainSerials => list(tls.peer_chain().map(|c| &*c.serial), out),
+            Self::IssuerSerial => out.extend_from_slice(tls.issuer.as_ref()?.serial.as_bytes()),
+            Self::IssuerFingerprint256 => out.extend_from_slice(tls.issuer.as_ref()?.fingerprint_256.as_bytes()),
+            Self::HandshakeDuration => {
+                // Envoy: from the start of the stream, which of HTTP comes later: then it is a number below 0.
+                let (end, start) = (tls.completed?, cx.info.start);
+                let before = start.saturating_duration_since(end).as_millis();
+                let after = end.saturating_duration_since(start).as_millis();
+                // Writing to a Vec cannot fail.
+                let _ = if before > 0 { write!(out, "-{before}") } else { write!(out, "{after}") };
+            }
             Self::EmailSan(whose) => join(&whose.certificate(&tls)?.email_sans, out),
         }
         (out.len() > before).then_some(())
@@ -97,6 +117,15 @@ impl Validity {
         let peer = tls.peer.as_deref()?;
         format.write(if matches!(self, Self::Start) { peer.not_before } else { peer.not_after }, out);
         Some(())
+    }
+}
+
+fn list<'a>(texts: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) {
+    for (at, text) in texts.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(text.as_bytes());
     }
 }
 
