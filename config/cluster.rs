@@ -40,8 +40,8 @@ pub use health_check::{
 pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{
     ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis,
-    LocalityLb, Metric, OverrideHostLb, RingHashFunction, SelectorFallback, SlowStart, SubsetFallback, SubsetLb,
-    SubsetSelector, ZoneAware,
+    LocalityLb, Metric, OverrideHostLb, RingHashFunction, RuntimeNumber, SelectorFallback, SlowStart, SubsetFallback,
+    SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};

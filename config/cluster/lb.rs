@@ -2,13 +2,13 @@ mod client_weights;
 mod common;
 mod hashing;
 mod override_host;
+mod runtime_number;
 mod slow_start;
 mod subset;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::{self as pb, LbPolicy as Policy};
 use nuncio_proto::envoy::config::cluster::v3::{LoadBalancingPolicy, load_balancing_policy};
-use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::load_balancing_policies::subset::v3 as subset_pb;
 use nuncio_proto::envoy::extensions::load_balancing_policies::{
     cluster_provided, least_request, random, round_robin, wrr_locality,
@@ -22,6 +22,7 @@ pub use client_weights::{ClientWeights, Metric};
 pub use common::{CommonLb, HealthStatuses, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
 pub use override_host::{HostSource, OverrideHostLb};
+pub use runtime_number::RuntimeNumber;
 pub use slow_start::SlowStart;
 pub use subset::{SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 
@@ -41,12 +42,12 @@ pub enum LbPolicy {
 }
 
 /// How one with few active requests is found.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LeastRequest {
     /// Among so many drawn at random, at least 2, where weights are equal; `None`: among all.
     pub choices: Option<u32>,
-    /// Where weights differ, they are divided by the number of active requests to the power of this.
-    pub bias: f64,
+    /// `active_request_bias`: see [`LeastRequest::bias`].
+    bias: RuntimeNumber,
 }
 
 /// A policy with how it treats localities.
@@ -262,7 +263,7 @@ impl LbPolicy {
     ) -> Result<Self, Refused> {
         match Policy::try_from(policy) {
             Ok(Policy::RoundRobin) => Ok(Self::RoundRobin),
-            Ok(Policy::LeastRequest) => Ok(Self::LeastRequest(LeastRequest::lower(config))),
+            Ok(Policy::LeastRequest) => Ok(Self::LeastRequest(LeastRequest::lower(config, cx))),
             Ok(Policy::Random) => Ok(Self::Random),
             Ok(Policy::RingHash) => HashingLb::lower_ring(config, common, cx),
             Ok(Policy::Maglev) => HashingLb::lower_maglev(config, common, cx),
@@ -301,17 +302,23 @@ const DEFAULT_CHOICES: u32 = 2;
 
 impl Default for LeastRequest {
     fn default() -> Self {
-        Self { choices: Some(DEFAULT_CHOICES), bias: 1.0 }
+        Self { choices: Some(DEFAULT_CHOICES), bias: RuntimeNumber::from(1.0) }
     }
 }
 
 impl LeastRequest {
-    fn lower(config: Option<pb::LbConfig>) -> Self {
+    /// Where weights differ, they are divided by the number of active requests to the power of this.
+    pub fn bias(&self) -> f64 {
+        // Envoy: a bias below 0 is passed over.
+        Some(self.bias.get()).filter(|bias| *bias >= 0.0).unwrap_or(1.0)
+    }
+
+    fn lower(config: Option<pb::LbConfig>, cx: &LowerCx<'_>) -> Self {
         let Some(pb::LbConfig::LeastRequestLbConfig(config)) = config else { return Self::default() };
         // Slow start is lowered by itself.
         let pb::LeastRequestLbConfig { choice_count, active_request_bias, slow_start_config: _ } = config;
         let choices = Some(choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
-        Self { choices, bias: bias(active_request_bias) }
+        Self { choices, bias: RuntimeNumber::lower(active_request_bias, cx) }
     }
 
     // A deprecated field is configuration too.
@@ -331,16 +338,9 @@ impl LeastRequest {
         let scans_all =
             selection_method == SelectionMethod::FullScan as i32 || enable_full_scan.is_some_and(|v| v.value);
         let choices = (!scans_all).then(|| choice_count.map_or(DEFAULT_CHOICES, |c| c.value));
-        let policy = LbPolicy::LeastRequest(Self { choices, bias: bias(active_request_bias) });
+        let policy = LbPolicy::LeastRequest(Self { choices, bias: RuntimeNumber::lower(active_request_bias, cx) });
         Ok(LoweredLb { slow_start, ..LoweredLb::new(policy, LocalityLb::lower(locality_lb_config, cx)?) })
     }
-}
-
-/// Envoy: a bias below 0 is passed over.
-fn bias(proto: Option<core::RuntimeDouble>) -> f64 {
-    // Runtime values are refused where they are set.
-    let bias = proto.map(|core::RuntimeDouble { default_value, runtime_key: _ }| default_value);
-    bias.filter(|bias| *bias >= 0.0).unwrap_or(1.0)
 }
 
 #[cfg(test)]

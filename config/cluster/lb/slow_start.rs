@@ -7,6 +7,7 @@ use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as comm
 use nuncio_proto::envoy::r#type::v3::Percent;
 use nuncio_proto::google::protobuf::Duration as ProtoDuration;
 
+use super::RuntimeNumber;
 use crate::protocol::duration;
 
 /// A host that is new, or that passes its checks again, gets its share of the load little by little.
@@ -14,8 +15,8 @@ use crate::protocol::duration;
 pub struct SlowStart {
     /// How long it takes.
     pub window: Duration,
-    /// The share grows with the time in the window to the power of 1 through this.
-    pub aggression: f64,
+    /// See [`SlowStart::aggression`].
+    pub aggression: RuntimeNumber,
     /// The part of its share that a host gets at least.
     pub min_share: f64,
 }
@@ -26,6 +27,12 @@ const DEFAULT_MIN_PERCENT: f64 = 10.0;
 // === impl SlowStart ===
 
 impl SlowStart {
+    /// The share grows with the time in the window to the power of 1 through this.
+    pub fn aggression(&self) -> f64 {
+        // Envoy: a value that makes no sense is passed over.
+        Some(self.aggression.get()).filter(|aggression| *aggression > 0.0).unwrap_or(1.0)
+    }
+
     /// That of `lb_policy`. `None` where there is none.
     pub(super) fn lower_config(
         proto: Option<pb::SlowStartConfig>,
@@ -55,12 +62,9 @@ impl SlowStart {
         cx: &mut LowerCx<'_>,
     ) -> Result<Option<Box<Self>>, Refused> {
         let window = cx.opt("slow_start_window", window, duration)?.unwrap_or_default();
-        // Runtime values are refused where they are set.
-        let aggression = aggression.map(|core::RuntimeDouble { default_value, runtime_key: _ }| default_value);
         let slow_start = Self {
             window,
-            // Envoy: a value that makes no sense is passed over.
-            aggression: aggression.filter(|aggression| *aggression > 0.0).unwrap_or(1.0),
+            aggression: RuntimeNumber::lower(aggression, cx),
             min_share: min_percent.map_or(DEFAULT_MIN_PERCENT, |percent| percent.value) / 100.0,
         };
         // Envoy counts in milliseconds.

@@ -36,8 +36,8 @@ impl Picker {
         match (policy, candidates.is_weighted || slow_start::has_begun(candidates, env)) {
             (LbPolicy::RoundRobin, false) => Self::InTurn(Cell::new(env.rng.below(candidates.len() as u64) as usize)),
             (LbPolicy::RoundRobin, true) => Self::ByWeight(RefCell::new(schedule(candidates, env))),
-            (LbPolicy::LeastRequest(LeastRequest { bias, .. }), true) => {
-                Self::ByWeightAndLoad { edf: RefCell::new(schedule(candidates, env)), bias: *bias }
+            (LbPolicy::LeastRequest(policy), true) => {
+                Self::ByWeightAndLoad { edf: RefCell::new(schedule(candidates, env)), bias: policy.bias() }
             }
             (LbPolicy::LeastRequest(LeastRequest { choices: Some(choices), .. }), false) => {
                 Self::LeastRequest(*choices)

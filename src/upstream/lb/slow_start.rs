@@ -29,7 +29,8 @@ pub(super) fn part(host: &Host, env: LbEnv<'_>) -> f64 {
 fn part_after(config: &SlowStart, time: Duration) -> f64 {
     // Envoy counts in whole milliseconds, from 1.
     let passed = time.as_millis().max(1) as f64 / config.window.as_millis() as f64;
-    let grown = if config.aggression == 1.0 { passed } else { passed.powf(1.0 / config.aggression) };
+    let aggression = config.aggression();
+    let grown = if aggression == 1.0 { passed } else { passed.powf(1.0 / aggression) };
     grown.max(config.min_share)
 }
 
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     fn parts(aggression: f64, min_share: f64) -> [f64; 4] {
-        let config = SlowStart { window: Duration::from_secs(10), aggression, min_share };
+        let config = SlowStart { window: Duration::from_secs(10), aggression: aggression.into(), min_share };
         [0, 2500, 5000, 9999].map(|millis| (part_after(&config, Duration::from_millis(millis)) * 1e3).round() / 1e3)
     }
 

@@ -9,7 +9,7 @@ use crate::HealthFlag;
 const WINDOW: Duration = Duration::from_secs(10);
 
 fn with_slow_start(config: ClusterConfig) -> ClusterConfig {
-    let slow_start = SlowStart { window: WINDOW, aggression: 1.0, min_share: 0.1 };
+    let slow_start = SlowStart { window: WINDOW, aggression: 1.0.into(), min_share: 0.1 };
     ClusterConfig { slow_start: Some(Box::new(slow_start)), ..config }
 }
 
