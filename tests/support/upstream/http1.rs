@@ -3,6 +3,7 @@
 use super::{Shared, Then, What};
 use crate::support::http1::{Kind, Reader};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -34,8 +35,14 @@ pub(super) async fn connection(stream: TcpStream, number: usize, shared: Arc<Sha
                 let _ = stream.shutdown().await;
                 return;
             }
-            // With a linger of nothing the kernel sends RST instead of FIN.
-            Then::Reset => drop(stream.set_zero_linger()),
+            Then::Reset => {
+                if !answer.bytes.is_empty() {
+                    // A reset that comes with bytes may be seen before them, or not: let the bytes be read.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                // With a linger of nothing the kernel sends RST instead of FIN.
+                let _ = stream.set_zero_linger();
+            }
             Then::CloseAtNext => {
                 let _ = stream.readable().await;
                 return;
