@@ -246,7 +246,8 @@ impl Shared {
         let filters = &self.chains[number].filters;
         // Held until the connection ends.
         let _held = match filters.len() > 1 {
-            true => match self.admit(filters, &connection).await {
+            // In boxes of their own, this and the handshake take no room while the connection is served.
+            true => match Box::pin(self.admit(filters, &connection)).await {
                 Ok(held) => held,
                 Err(Refused) => return,
             },
@@ -255,7 +256,7 @@ impl Shared {
         let chain = &self.listener.config.filter_chains.all()[number];
         if let Some(tls) = &chain.tls {
             let Connection { io, info } = connection;
-            match tls::accept(tls, chain.handshake_timeout, io, &info, &self.tls_stats).await {
+            match Box::pin(tls::accept(tls, chain.handshake_timeout, io, &info, &self.tls_stats)).await {
                 Ok(io) => connection = Connection { io, info },
                 Err(error) => {
                     debug!(listener = %self.listener_name, id = info.id, %error, "handshake failed");
