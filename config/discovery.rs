@@ -102,7 +102,11 @@ impl Origin {
                 let refused = refuse_set!(cx; poll_interval);
                 cx.at("path", |cx| existing(&path, cx))?;
                 refused?;
-                let watched_directory = watched_directory.map(|directory| directory.path.into());
+                let watched_directory = cx.opt("watched_directory", watched_directory, |directory, cx| {
+                    let core::WatchedDirectory { path, watch_modify } = directory;
+                    cx.unsupported("watch_modify", &watch_modify)?;
+                    Ok(path.into())
+                })?;
                 Ok(Self::Path { path: path.into(), watched_directory })
             }),
             Some(Specifier::ApiConfigSource(source)) => {
