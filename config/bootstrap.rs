@@ -6,7 +6,10 @@ mod runtime;
 
 pub use admin::AdminConfig;
 pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
-pub use runtime::{RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, runtime_value};
+pub use runtime::{
+    RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, is_obeyed_by_envoy_alone,
+    runtime_value,
+};
 
 use std::collections::HashMap;
 use std::sync::Arc;

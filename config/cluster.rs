@@ -179,9 +179,12 @@ impl ClusterConfig {
             cx.at("lb_policy", |cx| lb.check_provided(discovery, &proto.name, cx))?;
         }
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
+        let name = cx.env.clusters.intern(&proto.name);
+        let observable_name =
+            if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         let http = UpstreamHttp::lower(
             http::Protos {
-                stat_name: if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name },
+                stat_name: &observable_name,
                 typed: proto.typed_extension_protocol_options,
                 upstream: proto.upstream_http_protocol_options,
                 common: proto.common_http_protocol_options,
@@ -203,8 +206,7 @@ impl ClusterConfig {
         let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
         // What came before is another cluster's.
         drop(cx.take_waits());
-        let stat_name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
-        let scope = cx.env.stats.scope("cluster").scope(stat_name);
+        let scope = cx.env.stats.scope("cluster").scope(&observable_name);
         let transport = cx
             .in_scope(scope, |cx| TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx));
         let knows_alpn = transport.as_ref().is_ok_and(|t| t.as_ref().is_some_and(TransportSockets::know_alpn));
@@ -213,9 +215,6 @@ impl ClusterConfig {
             return Err(cx.at("typed_extension_protocol_options", |cx| cx.invalid(reason)));
         }
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
-        let name = cx.env.clusters.intern(&proto.name);
-        let observable_name =
-            if proto.alt_stat_name.is_empty() { name.name.clone() } else { proto.alt_stat_name.into() };
         supported?;
         let discovery = discovery?;
         let (tcp_keepalive, happy_eyeballs) = connection?.unwrap_or_default();

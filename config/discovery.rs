@@ -102,12 +102,8 @@ impl Origin {
                 let refused = refuse_set!(cx; poll_interval);
                 cx.at("path", |cx| existing(&path, cx))?;
                 refused?;
-                let watched_directory = cx.opt("watched_directory", watched_directory, |directory, cx| {
-                    let core::WatchedDirectory { path, watch_modify } = directory;
-                    cx.unsupported("watch_modify", &watch_modify)?;
-                    Ok(path.into())
-                })?;
-                Ok(Self::Path { path: path.into(), watched_directory })
+                let folder = cx.opt("watched_directory", watched_directory, crate::value::watched_directory)?;
+                Ok(Self::Path { path: path.into(), watched_directory: folder.map(Into::into) })
             }),
             Some(Specifier::ApiConfigSource(source)) => {
                 // Envoy: these two of a single source mean the stream that is there for all.

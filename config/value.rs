@@ -12,6 +12,13 @@ pub fn header_name(name: &str, cx: &mut LowerCx<'_>) -> Result<HeaderName, Refus
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| cx.invalid(format!("{name:?} is not a header name")))
 }
 
+/// The folder in which a move announces that files have another content.
+pub(crate) fn watched_directory(proto: core::WatchedDirectory, cx: &mut LowerCx<'_>) -> Result<String, Refused> {
+    let core::WatchedDirectory { path, watch_modify } = proto;
+    cx.unsupported("watch_modify", &watch_modify)?;
+    Ok(path)
+}
+
 /// The bytes of a data source, at most `max` of them. Files and environment variables that a configuration names are
 /// part of it: this is the only I/O of lowering, and it is done once.
 pub fn data_source(source: core::DataSource, max: u64, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {

@@ -64,6 +64,11 @@ pub struct RuntimeFolder {
     pub path: PathBuf,
 }
 
+/// Whether Envoy obeys the key where nuncio has the feature and not yet the key.
+pub fn is_obeyed_by_envoy_alone(key: &str) -> bool {
+    NOT_OBEYED.iter().any(|other| key.starts_with(other))
+}
+
 /// A value from text in YAML, as admin takes it; the reason where it is none.
 pub fn runtime_value(text: &str) -> Result<RuntimeValue, String> {
     value::of_yaml(text)
@@ -138,7 +143,7 @@ fn lower_struct(fields: Struct, prefix: &str, values: &mut RuntimeValues, cx: &m
             let Some(value) = kind.and_then(value::of_message) else {
                 return Err(cx.invalid("is not a text, number or boolean"));
             };
-            if NOT_OBEYED.iter().any(|other| key.starts_with(other)) {
+            if is_obeyed_by_envoy_alone(&key) {
                 return Err(cx.not_implemented(format_args!("the runtime key {key}")));
             }
             values.insert(key, value);

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::{DataSource, WatchedDirectory, data_source::Specifier};
+use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::secret::Type;
 
-use crate::value::data_source;
+use crate::value::{self, data_source};
 
 /// Bytes that a file may have: lists of authorities are the longest.
 const MAX_FILE: u64 = 16 << 20;
@@ -24,21 +24,20 @@ pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Ve
             {
                 read(field, source, &mut folders, cx)?;
             }
-            Ok(watched_directory.take())
+            cx.opt("watched_directory", watched_directory.take(), value::watched_directory)
         })?,
         Some(Type::ValidationContext(proto)) => cx.at("validation_context", |cx| {
             let pb::CertificateValidationContext { trusted_ca, crl, watched_directory, .. } = proto;
             for (field, source) in [("trusted_ca", trusted_ca), ("crl", crl)] {
                 read(field, source, &mut folders, cx)?;
             }
-            Ok(watched_directory.take())
+            cx.opt("watched_directory", watched_directory.take(), value::watched_directory)
         })?,
         // They are read once.
         Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
     };
-    if let Some(WatchedDirectory { path, watch_modify }) = watched {
-        cx.unsupported("watched_directory.watch_modify", &watch_modify)?;
-        folders = vec![path.into()];
+    if let Some(folder) = watched {
+        folders = vec![folder.into()];
     }
     folders.dedup();
     Ok(folders)

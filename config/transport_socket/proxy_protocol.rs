@@ -35,11 +35,11 @@ impl ProxyProtocolSocket {
             config,
             transport_socket,
             allow_unspecified_address,
-            // Nothing reads the header of a client yet: no stream has values that others do not have.
+            // The listener filter refuses to keep values for hosts: no stream has some that others do not have.
             tlv_as_pool_key: _,
         } = proto;
         cx.unsupported("allow_unspecified_address", &allow_unspecified_address)?;
-        // Nothing reads the header of a client yet: there are no values to pass on.
+        // As above: there are no values to pass on.
         let ProxyProtocolConfig { version, pass_through_tlvs: _, added_tlvs } = config.unwrap_or_default();
         let added = cx.at("config", |cx| cx.each("added_tlvs", added_tlvs, AddedTlv::lower));
         let inner = cx.opt("transport_socket", transport_socket, TransportSocket::lower)?;

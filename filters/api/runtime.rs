@@ -174,11 +174,6 @@ impl Runtime {
         self.lock().values.get(name).cloned()
     }
 
-    /// Whether any key begins so.
-    pub fn has_prefix(&self, prefix: &str) -> bool {
-        self.lock().values.keys().any(|key| key.starts_with(prefix))
-    }
-
     /// Brings these values into force, and no others.
     pub fn publish(&self, values: HashMap<String, Arc<RuntimeValue>>) {
         let mut inner = self.lock();

@@ -1,6 +1,6 @@
 //! `envoy.filters.network.rbac`: closes connections that policies do not allow, when they bring their first bytes.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use futures_util::future::LocalBoxFuture;
 use nuncio_config::protocol::{duration, non_zero};
 use nuncio_config::rbac::{Decision, Rbac};
 use nuncio_filter_api::{
-    Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport,
+    Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport, forward_write,
 };
 use nuncio_proto::envoy::extensions::filters::network::rbac::v3 as proto;
 use nuncio_telemetry::ConnectionInfo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
@@ -219,28 +219,4 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+forward_write!(Guarded, io);

@@ -21,8 +21,8 @@
 //! 2. Whenever it asks, or asks anew, it says so with [`Updates::attempt`].
 //! 3. What arrives it gives to [`Updates::apply`] as one [`Push`] for each kind, and waits: pushes of one source are
 //!    taken in the order in which they are sent. A state-of-the-world response is `Removed::AllBut` of those whose
-//!    heartbeat it holds, a delta response names what is gone. `version` is that of the response (`version_info`, `system_version_info`), each resource may
-//!    have its own. Resources that are what they were are skipped by a hash of their bytes, before they are decoded.
+//!    heartbeat it holds, a delta response names what is gone. `version` is that of the response (`version_info`,
+//!    `system_version_info`), each resource may have its own. Resources that are what they were are skipped by a hash of their bytes, before they are decoded.
 //! 4. The [`Outcome`] says what to answer: ACK where nothing was rejected; else NACK with [`Outcome::error_detail`]. As
 //!    in Envoy, resources beside those that were rejected are in force all the same.
 //! 5. Where there is nothing to apply, because the source cannot be reached, answers rubbish, or lacks what was asked

@@ -81,8 +81,8 @@ impl HostPools {
         key: Option<PoolKey>,
     ) -> Result<Rc<Http1Pool>, PoolOverflow> {
         if let Some(key) = key {
-            let place = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
-            return self.keyed(share, priority, key, place, |pool| match pool {
+            let make = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
+            return self.keyed(share, priority, key, make, |pool| match pool {
                 Pool::Http1(pool) => Some(pool.clone()),
                 Pool::Http2(_) | Pool::Mixed(_) => None,
             });
@@ -105,8 +105,8 @@ impl HostPools {
         key: Option<PoolKey>,
     ) -> Result<Rc<Http2Pool>, PoolOverflow> {
         if let Some(key) = key {
-            let place = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
-            return self.keyed(share, priority, key, place, |pool| match pool {
+            let make = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
+            return self.keyed(share, priority, key, make, |pool| match pool {
                 Pool::Http1(_) | Pool::Mixed(_) => None,
                 Pool::Http2(pool) => Some(pool.clone()),
             });

@@ -110,8 +110,7 @@ impl Hcm {
             typed_header_validation_config,
             append_x_forwarded_port,
             append_local_overload,
-            // PROXY protocol is a listener filter, and refused there.
-            add_proxy_protocol_connection_state: _,
+            add_proxy_protocol_connection_state,
             forward_proto_config,
             route_specifier,
             strip_port_mode,
@@ -134,6 +133,11 @@ impl Hcm {
             cx.unsupported("request_id_extension", &request_id_extension),
             cx.unsupported("path_normalization_options", &path_normalization_options),
             cx.unsupported("proxy_status_config", &proxy_status_config),
+            // By default hosts are told of the client that a PROXY header told of.
+            cx.unsupported(
+                "add_proxy_protocol_connection_state",
+                &add_proxy_protocol_connection_state.filter(|adds| !adds.value),
+            ),
             cx.unsupported("typed_header_validation_config", &typed_header_validation_config),
             cx.unsupported("append_local_overload", &append_local_overload),
             cx.unsupported("forward_proto_config", &forward_proto_config),

@@ -1,11 +1,11 @@
 //! The bytes of a client that should begin with TLS.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::{Io, Transport};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nuncio_filter_api::{Io, Transport, forward_write};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// First byte of a record that holds a handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
@@ -51,28 +51,4 @@ impl AsyncRead for Hello {
     }
 }
 
-impl AsyncWrite for Hello {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+forward_write!(Hello, io);

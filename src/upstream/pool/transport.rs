@@ -67,11 +67,7 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let mut options = Self::default();
-        if host.transport().is_some_and(|socket| socket.tells_of_clients()) {
-            let (source, destination) = (connection.remote.clone(), connection.local.clone());
-            options.client = Some(Client { source, destination });
-        }
+        let mut options = Self { client: Client::of(host, connection), ..Self::default() };
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -84,15 +80,22 @@ impl TransportOptions {
 
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
-        let mut options = Self::default();
-        if host.transport().is_some_and(|socket| socket.tells_of_clients()) {
-            let (source, destination) = (info.connection.remote.clone(), info.connection.local.clone());
-            options.client = Some(Client { source, destination });
-        }
+        let mut options = Self { client: Client::of(host, &info.connection), ..Self::default() };
         if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
         (options != Self::default()).then(|| Rc::new(options))
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// The ends of `connection`, where `host` is told of clients.
+    fn of(host: &Host, connection: &ConnectionInfo) -> Option<Self> {
+        let (source, destination) = (&connection.remote, &connection.local);
+        let is_told = host.transport().is_some_and(|socket| socket.tells_of_clients());
+        is_told.then(|| Self { source: source.clone(), destination: destination.clone() })
     }
 }
 
