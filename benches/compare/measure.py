@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -85,7 +86,10 @@ def pinned(command, core):
 
 def load(work, port, seconds, core):
     """Runs the load generator of this work; returns requests, errors, seconds and p99 in milliseconds."""
-    url = f"http://127.0.0.1:{port}{work['path']}"
+    if work["from"] == "handshake":
+        return handshakes(work, port, seconds, core)
+    scheme = "https" if work["setup"] == "tls" else "http"
+    url = f"{scheme}://127.0.0.1:{port}{work['path']}"
     if work["from"] == "h1":
         return wrk(work, url, seconds, core)
     return h2load(work, url, seconds, core)
@@ -119,6 +123,20 @@ def h2load(work, url, seconds, core):
     return {"requests": succeeded, "errors": total - succeeded, "seconds": seconds, "p99": p99}
 
 
+def handshakes(work, port, seconds, core):
+    """Full handshakes of TLS 1.3, no session resumed, one after the other on each of so many connections."""
+    command = pinned(["openssl", "s_time", "-new", "-tls1_3", "-connect", f"127.0.0.1:{port}", "-time", str(seconds)], core)
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(work["connections"])]
+    made, took = 0, 0
+    for out in [process.communicate()[0] for process in running]:
+        found = re.search(r"(\d+) connections in (\d+) real seconds", out)
+        if found is None:
+            raise RuntimeError(f"no handshakes: {out[-500:]}")
+        made += int(found.group(1))
+        took = max(took, int(found.group(2)))
+    return {"requests": made, "errors": 0, "seconds": took, "p99": None}
+
+
 class PeakRss:
     """The largest RSS of a proxy while the block runs."""
 
@@ -139,13 +157,18 @@ class PeakRss:
         self.thread.join()
 
 
-def idle_connections(proxy, port, count):
+def idle_connections(proxy, port, count, tls=False):
     """Bytes of RSS for each of `count` connections that made one request and now idle."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     before = proxy.rss_bytes()
     connections = []
     request = b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n"
     for _ in range(count):
         connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            connection = context.wrap_socket(connection)
         connection.sendall(request)
         connection.recv(4096)
         connections.append(connection)

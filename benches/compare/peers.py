@@ -10,17 +10,22 @@ HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_mana
 ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 # How many routes and clusters the setups "routes" and "clusters" have (issue 2, point 14).
 MANY = 10_000
 
-PORTS = {"upstream_h1": 18001, "upstream_h2": 18002, "main": 18010, "to_h2": 18011, "admin": 18019, "h2": 18012, "h2_to_h2": 18013}
+PORTS = {"upstream_h1": 18001, "upstream_h2": 18002, "main": 18010, "to_h2": 18011, "admin": 18019, "h2": 18012, "h2_to_h2": 18013, "tls": 18014}
 
 
 def which(program):
     found = shutil.which(program) or next((p for p in (f"/usr/sbin/{program}",) if os.path.exists(p)), None)
     return found
+
+
+# The certificate that all show: ECDSA with P-256.
+CERTIFICATES = pathlib.Path(__file__).resolve().parents[2] / "tests/support/certificates"
 
 
 def envoy_binary():
@@ -54,7 +59,15 @@ def cluster(name, port, http2=False):
     return lines
 
 
-def listener(name, port, routes, filters=(), access_log=(), vhost=()):
+def transport_socket():
+    certificate = f"certificate_chain: {{ filename: {CERTIFICATES}/server.pem }}, private_key: {{ filename: {CERTIFICATES}/server.key }}"
+    return [
+        f'      transport_socket: {{ name: tls, typed_config: {{ "@type": {TLS}, common_tls_context: {{ '
+        f"alpn_protocols: [h2, http/1.1], tls_certificates: [{{ {certificate} }}] }} }} }}"
+    ]
+
+
+def listener(name, port, routes, filters=(), access_log=(), vhost=(), transport=()):
     lines = [
         f"  - name: {name}",
         f"    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}",
@@ -75,6 +88,7 @@ def listener(name, port, routes, filters=(), access_log=(), vhost=()):
         "          http_filters:",
         *[f"          {line}" for line in filters],
         f'          - {{ name: router, typed_config: {{ "@type": {ROUTER} }} }}',
+        *transport,
     ]
     return lines
 
@@ -121,6 +135,10 @@ def envoy_yaml(setup, folder):
     listeners, clusters = [], [*cluster("up", up_h1), *cluster("up2", up_h2, http2=True)]
     if setup == "base":
         listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *listener("to_h2", PORTS["to_h2"], [route("/", "up2")])]
+    elif setup == "tls":
+        # The port without TLS tells when the peer is up.
+        secure = listener("tls", PORTS["tls"], [route("/", "up")], transport=transport_socket())
+        listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *secure]
     elif setup == "tcp":
         # The port that tells when the peer is up is the one that is measured.
         listeners = tcp_listener("main", PORTS["main"], "up")
@@ -150,6 +168,9 @@ defaults
     http-reuse always
 frontend main
     bind 127.0.0.1:{main}
+    default_backend up
+frontend tls
+    bind 127.0.0.1:{tls} ssl crt {folder}/server.pem alpn h2,http/1.1
     default_backend up
 frontend h2
     bind 127.0.0.1:{h2} proto h2
@@ -219,6 +240,10 @@ http {{
     server {{
         listen 127.0.0.1:{main} backlog=4096;
         listen 127.0.0.1:{h2} http2 backlog=4096;
+        listen 127.0.0.1:{tls} ssl http2 backlog=4096;
+        ssl_certificate {certificates}/server.pem;
+        ssl_certificate_key {certificates}/server.key;
+        ssl_protocols TLSv1.2 TLSv1.3;
         http2_max_concurrent_streams 1024;
         location / {{
             proxy_pass http://up;
@@ -268,6 +293,9 @@ class Peer:
             return True
         if work["setup"] == "tcp":
             return self.name != "nginx" or NGINX_STREAM.exists()
+        if work["setup"] == "tls":
+            # HAProxy asks for two descriptors for each connection of its maximum, and gets fewer in many a place.
+            return self.name != "haproxy" or work["name"] != "tls-idle"
         if work["setup"] != "base":
             return False
         return self.name == "haproxy" or work["to"] == "h1"
@@ -275,6 +303,8 @@ class Peer:
     def port(self, work):
         """HAProxy and nginx take HTTP/2 without TLS on a port of its own."""
         down, up = work["from"], work["to"]
+        if work["setup"] == "tls":
+            return PORTS["tls"]
         if self.name in ("nuncio", "envoy"):
             return PORTS["to_h2" if up == "h2" else "main"]
         return PORTS[{("h1", "h1"): "main", ("h2", "h1"): "h2", ("h1", "h2"): "to_h2", ("h2", "h2"): "h2_to_h2"}[(down, up)]]
@@ -287,8 +317,9 @@ class Peer:
             return [self.binary, "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
         texts = (HAPROXY_TCP, NGINX_TCP) if setup == "tcp" else (HAPROXY, NGINX_PROXY)
         text = texts[0] if self.name == "haproxy" else texts[1]
+        (config.parent / "server.pem").write_text("".join((CERTIFICATES / name).read_text() for name in ("server.pem", "server.key")))
         load_stream = f"load_module {NGINX_STREAM};" if NGINX_STREAM.exists() else ""
-        config.write_text(text.format(folder=folder, load_stream=load_stream, **PORTS))
+        config.write_text(text.format(folder=folder, load_stream=load_stream, certificates=CERTIFICATES, **PORTS))
         return [self.binary, "-db", "-f", str(config)] if self.name == "haproxy" else [self.binary, "-c", str(config)]
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 
-# Ratio of nuncio to a peer in one round, at most (issue 2, "Bars").
+# Ratio of nuncio to a peer in one round, at most (issues 2 and 6, "Bars").
 BARS = {
     ("h1", "envoy"): 0.50,
     ("h1", "haproxy"): 1.15,
@@ -11,6 +11,11 @@ BARS = {
     ("h2-h2", "envoy"): 0.65,
     ("filters", "envoy"): 0.50,
     ("h1-10m", "envoy"): 1.0,
+    ("tls-handshake", "envoy"): 0.90,
+    ("tls-handshake", "haproxy"): 0.80,
+    ("tls-h1", "envoy"): 0.55,
+    ("tls-h2", "envoy"): 0.50,
+    ("tls-idle", "envoy"): 0.60,
 }
 
 # What nuncio may need at most, by work and column.
@@ -57,12 +62,13 @@ def table(samples, work, peers):
 
 def ratios(samples, work, peers):
     lines = []
+    key, of = ("connection_kb", "memory of a connection") if work == "tls-idle" else ("cpu_us", "CPU per request")
     for peer in peers:
-        value = ratio(samples, work, "nuncio", peer, "cpu_us") if peer != "nuncio" else None
+        value = ratio(samples, work, "nuncio", peer, key) if peer != "nuncio" else None
         if value is not None:
             bar = BARS.get((work, peer))
             verdict = "" if bar is None else f", bar {bar:.2f}: {'met' if value <= bar else 'MISSED'}"
-            lines.append(f"- CPU per request, nuncio / {peer}: {value:.2f}{verdict}")
+            lines.append(f"- {of}, nuncio / {peer}: {value:.2f}{verdict}")
     return lines
 
 
