@@ -8,7 +8,7 @@ pub use admin::AdminConfig;
 pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
 pub use runtime::{
     RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, is_obeyed_by_envoy_alone,
-    runtime_value,
+    lower_runtime, runtime_value,
 };
 
 use std::collections::HashMap;
@@ -157,8 +157,6 @@ impl BootstrapConfig {
             use_tcp_for_dns_lookups,
             cx,
         );
-        let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
-        let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let cluster_manager = cx.at("cluster_manager", |cx| {
             let manager = cluster_manager.unwrap_or_default();
             ClusterManagerConfig::lower(manager, node.as_ref(), &mut without_effect, cx)
@@ -167,7 +165,9 @@ impl BootstrapConfig {
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
         let resources =
             cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), clusters, cx));
-        // Its servers are static clusters.
+        // Their servers are static clusters.
+        let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
+        let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         refused?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;

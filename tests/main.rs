@@ -24,6 +24,7 @@ mod parity;
 mod process;
 mod reload;
 mod route_check;
+mod rtds;
 mod runtime;
 mod scopes;
 mod sds;

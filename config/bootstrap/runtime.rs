@@ -5,11 +5,15 @@ mod value;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused, RuntimeValue};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
-use nuncio_proto::envoy::config::bootstrap::v3::runtime_layer::{DiskLayer, LayerSpecifier};
+use nuncio_proto::envoy::config::bootstrap::v3::runtime_layer::{DiskLayer, LayerSpecifier, RtdsLayer};
+use nuncio_proto::envoy::service::runtime::v3::Runtime;
 use nuncio_proto::google::protobuf::{Struct, Value, value::Kind};
+
+use crate::discovery::ConfigSource;
 
 /// Keys below these guard changes inside Envoy; they mean nothing to another proxy.
 const FEATURE_GUARDS: [&str; 2] = ["envoy.reloadable_features.", "envoy.restart_features."];
@@ -53,6 +57,13 @@ pub enum RuntimeLayerKind {
     Disk(RuntimeFolder),
     /// With those who ask admin to change them.
     Admin,
+    /// In a resource that discovery gives.
+    Discovered {
+        /// What the resource is called.
+        resource: Arc<str>,
+        /// Where it comes from.
+        source: ConfigSource,
+    },
 }
 
 /// A folder in whose tree each file is a value.
@@ -75,6 +86,14 @@ pub fn runtime_value(text: &str) -> Result<RuntimeValue, String> {
 }
 
 impl RuntimeConfig {
+    /// The resources that are to come by discovery, and where each comes from.
+    pub fn discovered(&self) -> impl Iterator<Item = (&Arc<str>, &ConfigSource)> {
+        self.layers.iter().filter_map(|layer| match &layer.kind {
+            RuntimeLayerKind::Discovered { resource, source } => Some((resource, source)),
+            _ => None,
+        })
+    }
+
     /// Lowers the runtime; keys that mean nothing go to `without_effect` too.
     pub(super) fn lower(
         runtime: proto::LayeredRuntime,
@@ -98,7 +117,7 @@ impl RuntimeConfig {
                     RuntimeLayerKind::Admin
                 }
                 Some(LayerSpecifier::DiskLayer(layer)) => RuntimeLayerKind::Disk(RuntimeFolder::lower(layer, cx)),
-                Some(LayerSpecifier::RtdsLayer(_)) => return cx.at("rtds_layer", |cx| Err(cx.not_implemented("RTDS"))),
+                Some(LayerSpecifier::RtdsLayer(layer)) => cx.at("rtds_layer", |cx| lower_discovered(layer, cx))?,
                 Some(LayerSpecifier::StaticLayer(fields)) => {
                     let mut values = BTreeMap::new();
                     cx.at("static_layer", |cx| lower_struct(fields, "", &mut values, cx))?;
@@ -111,6 +130,23 @@ impl RuntimeConfig {
             Ok(RuntimeLayer { name, kind })
         })?;
         Ok(Self { layers })
+    }
+}
+
+/// The values that a resource of RTDS has.
+pub fn lower_runtime(runtime: Runtime, cx: &mut LowerCx<'_>) -> Result<RuntimeValues, Refused> {
+    // name: by it the resource was asked for.
+    let Runtime { name: _, layer } = runtime;
+    let mut values = BTreeMap::new();
+    cx.at("layer", |cx| lower_struct(layer.unwrap_or_default(), "", &mut values, cx))?;
+    Ok(values)
+}
+
+fn lower_discovered(layer: RtdsLayer, cx: &mut LowerCx<'_>) -> Result<RuntimeLayerKind, Refused> {
+    let RtdsLayer { name, rtds_config } = layer;
+    match cx.opt("rtds_config", rtds_config, ConfigSource::lower)? {
+        Some(source) => Ok(RuntimeLayerKind::Discovered { resource: name.into(), source }),
+        None => Err(cx.at("rtds_config", |cx| cx.invalid("is required"))),
     }
 }
 

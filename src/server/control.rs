@@ -231,6 +231,9 @@ impl Control {
         let (updates, clusters) = (self.updates.clone(), self.shared.clusters.clone());
         let (initial, listeners) = (self.initial.clone(), self.listeners.clone());
         let mut ready = std::pin::pin!(async move {
+            // Clusters are lowered by the values that are in force then.
+            updates.begin(Phase::Runtime).await;
+            initial.runtime.wait().await;
             updates.begin(Phase::Clusters).await;
             initial.clusters.wait().await;
             clusters.warmed().await;

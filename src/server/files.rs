@@ -144,6 +144,7 @@ fn tell(outcome: &Outcome, sources: &nuncio_config::load::Sources) {
 fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
     let name = target.name.as_deref()?;
     let (noun, short) = match target.kind {
+        Kind::Runtime => ("RTDS runtime", "RTDS"),
         Kind::Endpoints => ("ClusterLoadAssignment", "EDS"),
         Kind::Secret => ("SDS resources", "SDS"),
         _ => ("RouteConfiguration", "RDS"),
@@ -156,6 +157,9 @@ fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
         }
         [only] if target.kind == Kind::Secret => {
             Some(format!("Unexpected SDS secret (expecting {name}): {}", only.name))
+        }
+        [only] if target.kind == Kind::Runtime => {
+            Some(format!("Unexpected RTDS runtime (expecting {name}): {}", only.name))
         }
         [only] => Some(format!("Unexpected RDS configuration (expecting {name}): {}", only.name)),
         several => Some(format!("Unexpected {short} resource length: {}", several.len())),

@@ -96,7 +96,7 @@ impl Reloader {
         let removed = listeners.removed.clone();
         failures.extend(self.updates.change(StaticChange::Listeners { put, removed }).await);
         self.updates.change(StaticChange::RemoveClusters(clusters.removed.clone())).await;
-        self.shared.runtime.configure(config.runtime);
+        self.updates.change(StaticChange::Runtime(config.runtime)).await;
         self.shared.bootstrap.store(Arc::new(InForce::new(loaded)));
         for line in changes.lines() {
             info!(target: "config", "reload: {line}");

@@ -9,6 +9,7 @@ use nuncio_config::bootstrap::{
     RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, is_obeyed_by_envoy_alone,
     runtime_value,
 };
+use nuncio_config::discovery::{ConfigSource, Origin};
 use nuncio_filter_api::{Runtime, RuntimeValue};
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::RuntimeStats;
@@ -29,6 +30,8 @@ struct State {
     config: RuntimeConfig,
     /// What admin has set.
     overrides: RuntimeValues,
+    /// What discovery has given, by resource.
+    discovered: BTreeMap<(Arc<str>, Origin), RuntimeValues>,
     /// As they were read last, those without that had errors.
     loaded: Vec<(String, RuntimeValues)>,
 }
@@ -59,6 +62,22 @@ impl Layers {
     pub(crate) fn configure(&self, config: RuntimeConfig) {
         let mut state = self.lock();
         state.config = config;
+        let State { config, discovered, .. } = &mut *state;
+        discovered.retain(|(name, origin), _| {
+            config.discovered().any(|(wanted, source)| wanted == name && source.origin == *origin)
+        });
+        self.load(&mut state);
+    }
+
+    /// The resources that are to come by discovery.
+    pub(crate) fn wanted(&self) -> Vec<(Arc<str>, ConfigSource)> {
+        self.lock().config.discovered().map(|(name, source)| (name.clone(), source.clone())).collect()
+    }
+
+    /// Takes the values of a resource instead of those that it had.
+    pub(crate) fn take(&self, resource: Arc<str>, origin: Origin, values: RuntimeValues) {
+        let mut state = self.lock();
+        state.discovered.insert((resource, origin), values);
         self.load(&mut state);
     }
 
@@ -103,6 +122,10 @@ impl Layers {
             let values = match kind {
                 RuntimeLayerKind::Static(values) => values.clone(),
                 RuntimeLayerKind::Admin => state.overrides.clone(),
+                RuntimeLayerKind::Discovered { resource, source } => {
+                    let values = state.discovered.get(&(resource.clone(), source.origin.clone()));
+                    values.cloned().unwrap_or_default()
+                }
                 RuntimeLayerKind::Disk(folder) => match folder.read() {
                     None => continue,
                     Some(Ok(values)) => {
@@ -144,7 +167,7 @@ impl Layers {
         let state = self.lock();
         let folder = |layer: &RuntimeLayer| match &layer.kind {
             RuntimeLayerKind::Disk(folder) => Some(folder.clone()),
-            RuntimeLayerKind::Static(_) | RuntimeLayerKind::Admin => None,
+            RuntimeLayerKind::Static(_) | RuntimeLayerKind::Admin | RuntimeLayerKind::Discovered { .. } => None,
         };
         state.config.layers.iter().filter_map(folder).collect()
     }

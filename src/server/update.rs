@@ -41,6 +41,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use nuncio_config::bootstrap::RuntimeConfig;
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::discovery::Origin;
 use nuncio_config::listener::ListenerConfig;
@@ -59,6 +60,8 @@ const MESSAGES: usize = 64;
 /// What a resource is. In the order in which they are to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
+    /// RTDS
+    Runtime,
     /// CDS
     Cluster,
     /// EDS
@@ -131,6 +134,8 @@ pub(crate) struct Rejected {
 /// Until what the server has come with its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
+    /// Layers of the runtime are asked for.
+    Runtime,
     /// Clusters and their endpoints are asked for.
     Clusters,
     /// And listeners with their routes.
@@ -156,6 +161,8 @@ pub(crate) enum StaticChange {
     PutClusters(Vec<ClusterConfig>),
     /// Listeners that are new, or others than before, and names of those that are gone.
     Listeners { put: Vec<Arc<ListenerConfig>>, removed: Vec<String> },
+    /// The layers of the runtime.
+    Runtime(RuntimeConfig),
     /// Secrets that are others than before.
     Secrets(Vec<Arc<Secret>>),
     /// Names of clusters that are gone.
@@ -172,9 +179,14 @@ pub(crate) struct Updates {
 // === impl Kind ===
 
 impl Kind {
+    /// All that there are.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Routes];
+
     /// The full name of the message.
     pub(crate) fn message_name(self) -> &'static str {
         match self {
+            Self::Runtime => "envoy.service.runtime.v3.Runtime",
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -186,6 +198,7 @@ impl Kind {
     /// What one of them is called.
     fn noun(self) -> &'static str {
         match self {
+            Self::Runtime => "runtime",
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
             Self::Secret => "secret",
@@ -200,6 +213,7 @@ impl Kind {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
+            Kind::Runtime => "RTDS",
             Kind::Cluster => "CDS",
             Kind::Endpoints => "EDS",
             Kind::Secret => "SDS",

@@ -11,6 +11,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use nuncio_config::load::{Format, Loader, Source, UnknownFields};
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::{
     cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
 };
@@ -19,6 +20,7 @@ use nuncio_proto::envoy::service::discovery::v3::aggregated_discovery_service_se
 use nuncio_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+use nuncio_proto::envoy::service::runtime::v3::Runtime;
 use nuncio_proto::google::protobuf::Any;
 use prost::{Message, Name};
 use tokio::sync::{mpsc, watch};
@@ -34,6 +36,10 @@ pub(crate) enum Kind {
     Listener,
     Routes,
     Secret,
+    Runtime,
+    Extension,
+    Scope,
+    VirtualHost,
 }
 
 impl Kind {
@@ -44,6 +50,10 @@ impl Kind {
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::Scope => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -60,6 +70,10 @@ impl Kind {
             Self::Listener => encode::<listener::Listener>(yaml),
             Self::Secret => encode::<tls::Secret>(yaml),
             Self::Routes => encode::<route::RouteConfiguration>(yaml),
+            Self::Runtime => encode::<Runtime>(yaml),
+            Self::Extension => encode::<TypedExtensionConfig>(yaml),
+            Self::Scope => encode::<route::ScopedRouteConfiguration>(yaml),
+            Self::VirtualHost => encode::<route::VirtualHost>(yaml),
         }
     }
 }
@@ -80,6 +94,49 @@ pub(crate) struct Asked {
     pub(crate) node: Option<String>,
     /// Delta: what the client has from an earlier stream.
     pub(crate) known: Vec<String>,
+}
+
+/// The ways in which a proxy may ask the cluster `xds`.
+pub(crate) const WAYS: [Way; 4] = [
+    Way { api_type: "GRPC", is_aggregated: true },
+    Way { api_type: "DELTA_GRPC", is_aggregated: true },
+    Way { api_type: "GRPC", is_aggregated: false },
+    Way { api_type: "DELTA_GRPC", is_aggregated: false },
+];
+
+/// A way to ask a control plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    api_type: &'static str,
+    /// Over one stream for all types.
+    pub(crate) is_aggregated: bool,
+}
+
+impl Way {
+    pub(crate) fn is_delta(self) -> bool {
+        self.api_type == "DELTA_GRPC"
+    }
+
+    /// `ads_config`, as a field of `dynamic_resources`.
+    pub(crate) fn ads(self) -> String {
+        format!("ads_config: {}", self.api())
+    }
+
+    /// A `ConfigSource`, of which `further` fields may be told.
+    pub(crate) fn source(self, further: &str) -> String {
+        let api = match self.is_aggregated {
+            true => "ads: {}".to_owned(),
+            false => format!("api_config_source: {}", self.api()),
+        };
+        format!("{{ resource_api_version: V3, {further} {api} }}")
+    }
+
+    fn api(self) -> String {
+        let api_type = self.api_type;
+        format!(
+            "{{ api_type: {api_type}, transport_api_version: V3, grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}] }}"
+        )
+    }
 }
 
 /// A running control plane. It ends with the runtime of its test.
@@ -128,6 +185,21 @@ impl ControlPlane {
 
     pub(crate) fn port(&self) -> u16 {
         self.address.port()
+    }
+
+    /// The cluster `xds` by which a proxy reaches it, as an item of `static_resources.clusters`.
+    pub(crate) fn cluster(&self) -> String {
+        let port = self.port();
+        format!(
+            "- name: xds
+  connect_timeout: 1s
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {{ http2_protocol_options: {{}} }}
+  load_assignment: {{ cluster_name: xds, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
+"
+        )
     }
 
     /// Adds or replaces a resource.

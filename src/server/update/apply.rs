@@ -2,6 +2,7 @@
 
 mod clusters;
 mod listeners;
+mod runtime;
 mod secrets;
 mod statics;
 
@@ -55,6 +56,8 @@ pub(crate) struct Updater {
 /// What the server waits for before it serves.
 #[derive(Clone)]
 pub(crate) struct Initial {
+    /// The layers of RTDS are known, or known not to come.
+    pub(crate) runtime: Arc<Readiness>,
     /// The clusters of CDS are known, or known not to come.
     pub(crate) clusters: Arc<Readiness>,
     /// The listeners of LDS are known, or known not to come.
@@ -76,8 +79,14 @@ impl Updater {
     pub(crate) fn new(parts: Parts) -> (Self, Updates, Initial) {
         let (sender, messages) = mpsc::channel(MESSAGES);
         let (wanted, receiver) = watch::channel(Arc::default());
-        let initial =
-            Initial { clusters: Readiness::new("CDS".to_owned()), listeners: Readiness::new("LDS".to_owned()) };
+        let initial = Initial {
+            runtime: Readiness::new("RTDS".to_owned()),
+            clusters: Readiness::new("CDS".to_owned()),
+            listeners: Readiness::new("LDS".to_owned()),
+        };
+        if parts.shared.runtime.wanted().is_empty() {
+            initial.runtime.set();
+        }
         if parts.dynamic.cds.is_none() {
             initial.clusters.set();
         }
@@ -87,7 +96,7 @@ impl Updater {
         let updates = Updates { messages: sender, wanted: receiver };
         let targets = Targets::default();
         let secret_files = SecretFiles::new();
-        let phase = Phase::Clusters;
+        let phase = Phase::Runtime;
         let updater = Self { parts, phase, messages, wanted, targets, initial: initial.clone(), secret_files };
         (updater, updates, initial)
     }
@@ -163,6 +172,7 @@ impl Updater {
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         let Applied { outcome, is_change, single } = match prepared.kind {
+            Kind::Runtime => self.apply_runtime(prepared).await,
             Kind::Cluster => self.apply_clusters(prepared).await,
             Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
             Kind::Secret => self.apply_secrets(prepared).await,
@@ -232,10 +242,11 @@ impl Updater {
     /// Looks who wants what now. Those who come late are given what there is.
     fn take_stock(&mut self) {
         let Parts { env, shared, dynamic, .. } = &self.parts;
-        self.targets.replace(users(self.phase, dynamic, &shared.clusters, &env.slots), &shared.store);
+        let users = users(self.phase, dynamic, &shared.clusters, &env.slots, &shared.runtime);
+        self.targets.replace(users, &shared.store);
         let mut gave_secrets = false;
         let mut records = self.records();
-        for kind in [Kind::Endpoints, Kind::Secret, Kind::Routes] {
+        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Routes] {
             records.retain(kind, |Id { name, origin }| {
                 let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
                 self.targets.find(&target).is_some()
@@ -292,6 +303,8 @@ impl Updater {
             return;
         }
         match target.kind {
+            Kind::Runtime if self.targets.are_settled(Kind::Runtime) => self.initial.runtime.set(),
+            Kind::Runtime => {}
             Kind::Cluster => self.initial.clusters.set(),
             Kind::Listener => self.initial.listeners.set(),
             Kind::Endpoints => {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::hash::Hasher;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nuncio_config::bootstrap::{RuntimeValues, lower_runtime};
 use nuncio_config::cluster::{ClusterAssignment, ClusterConfig};
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
@@ -40,6 +41,7 @@ pub(super) enum Lowered {
     /// It is in force already.
     Unchanged,
     Refused(Vec<Invalid>),
+    Runtime(RuntimeValues),
     Cluster(Box<ClusterConfig>),
     Listener(Arc<ListenerConfig>),
     Routes(Arc<RouteTable>),
@@ -114,6 +116,10 @@ impl Lowering<'_> {
             return Err(vec![Invalid { path: "@type".to_owned(), reason, kind: InvalidKind::UnknownType }]);
         }
         match self.kind {
+            Kind::Runtime => {
+                let message = self.load(any)?;
+                self.run(|cx| lower_runtime(message, cx)).map(Lowered::Runtime)
+            }
             Kind::Cluster => {
                 let message = self.load(any)?;
                 self.run(|cx| ClusterConfig::lower(message, cx)).map(|config| Lowered::Cluster(Box::new(config)))

@@ -50,6 +50,10 @@ pub(super) enum Event<'a> {
 // === impl Counted ===
 
 impl Counted {
+    pub(super) fn runtime(store: &Store) -> Self {
+        Self::list(&store.scope("runtime"), false, false)
+    }
+
     pub(super) fn clusters(store: &Store) -> Self {
         Self::list(&store.scope("cluster_manager.cds"), true, false)
     }

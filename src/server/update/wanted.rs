@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::stats::{Counted, Event};
 use super::{Kind, Phase, Subscriptions, Target};
+use crate::runtime::Layers;
 
 /// Those who want one target.
 #[derive(Default)]
@@ -49,8 +50,15 @@ pub(super) fn users(
     dynamic: &DynamicResources,
     clusters: &Clusters,
     slots: &Slots,
+    runtime: &Layers,
 ) -> BTreeMap<Target, Users> {
     let mut all = BTreeMap::new();
+    for (name, source) in runtime.wanted() {
+        entry(&mut all, Kind::Runtime, &source, &name);
+    }
+    if phase < Phase::Clusters {
+        return all;
+    }
     let list = |kind: Kind, source: &Option<ConfigSource>, all: &mut BTreeMap<Target, Users>| {
         if let Some(ConfigSource { origin, initial_fetch_timeout }) = source {
             let users = Users { initial_fetch_timeout: *initial_fetch_timeout, ..Users::default() };
@@ -141,6 +149,11 @@ impl Targets {
         self.watched.iter()
     }
 
+    /// Whether nobody waits for the first delivery of any of this kind.
+    pub(super) fn are_settled(&self, kind: Kind) -> bool {
+        self.watched.iter().all(|(target, watched)| target.kind != kind || watched.is_settled)
+    }
+
     pub(super) fn subscriptions(&self) -> Subscriptions {
         self.watched.keys().cloned().collect()
     }
@@ -175,6 +188,7 @@ impl Targets {
 impl Watched {
     fn new(target: &Target, users: Users, is_settled: bool, store: &Store) -> Self {
         let counted = match target.kind {
+            Kind::Runtime => Some(Counted::runtime(store)),
             Kind::Cluster => Some(Counted::clusters(store)),
             Kind::Listener => Some(Counted::listeners(store)),
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),

@@ -13,8 +13,6 @@ use super::sources::type_url;
 use crate::deadline::reached;
 use crate::update::{Kind, Push, Removed, Resource, Target, Updates};
 
-const KINDS: [Kind; 5] = [Kind::Cluster, Kind::Endpoints, Kind::Secret, Kind::Listener, Kind::Routes];
-
 /// Applies the updates of one stream.
 pub(super) struct Deliverer {
     updates: Updates,
@@ -59,7 +57,7 @@ impl Deliverer {
     }
 
     async fn apply(&mut self, update: Update) -> Verdict {
-        let Some(kind) = KINDS.into_iter().find(|kind| type_url(*kind) == update.type_url) else {
+        let Some(kind) = Kind::ALL.into_iter().find(|kind| type_url(*kind) == update.type_url) else {
             return Verdict { error: Some(format!("{} is not followed", update.type_url)), ..Verdict::default() };
         };
         let Update { type_url: _, version, resources, removed, is_whole, errors, control_plane: _ } = update;

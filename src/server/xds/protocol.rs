@@ -30,7 +30,8 @@ const INVALID_ARGUMENT: i32 = 3;
 /// The name that stands for all resources of a type.
 pub(crate) const WILDCARD: &str = "*";
 /// Types in the order in which their requests go out (make before break): a route is of no use before its cluster.
-const ORDER: [&str; 5] = [
+const ORDER: [&str; 6] = [
+    "type.googleapis.com/envoy.service.runtime.v3.Runtime",
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -38,7 +39,7 @@ const ORDER: [&str; 5] = [
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
 ];
 /// Types of which a response names all that there are: what it lacks is gone.
-const WHOLE: [&str; 2] = [ORDER[0], ORDER[3]];
+const WHOLE: [&str; 2] = [ORDER[1], ORDER[4]];
 
 /// One dialect of xDS, on one stream.
 pub(crate) trait Protocol {

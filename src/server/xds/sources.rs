@@ -169,6 +169,7 @@ impl Sources {
     fn scope(&self, kind: Option<Kind>) -> Scope {
         let name = match kind {
             None => return self.store.scope(""),
+            Some(Kind::Runtime) => "runtime",
             Some(Kind::Cluster) => "cluster_manager.cds",
             Some(Kind::Listener) => "listener_manager.lds",
             Some(Kind::Endpoints) => "eds",
@@ -196,6 +197,7 @@ pub(super) fn type_url(kind: Kind) -> Arc<str> {
 fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
     let (service, sotw, delta) = match kind {
         None => ("discovery.v3.AggregatedDiscoveryService", "StreamAggregatedResources", "DeltaAggregatedResources"),
+        Some(Kind::Runtime) => ("runtime.v3.RuntimeDiscoveryService", "StreamRuntime", "DeltaRuntime"),
         Some(Kind::Cluster) => ("cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
         Some(Kind::Endpoints) => ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
         Some(Kind::Secret) => ("secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),

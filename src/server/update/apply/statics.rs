@@ -28,6 +28,12 @@ impl Updater {
                 self.parts.shared.clusters.remove_all(ids);
                 Vec::new()
             }
+            StaticChange::Runtime(config) => {
+                let runtime = self.parts.shared.runtime.clone();
+                // It may read folders. A panic was logged, and has changed nothing.
+                let _ = spawn_blocking(move || runtime.configure(config)).await;
+                Vec::new()
+            }
             StaticChange::Secrets(secrets) => {
                 let (known, env) = (StaticSecrets::of(&self.parts.env), self.parts.env.clone());
                 let put = move || {
