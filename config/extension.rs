@@ -1,5 +1,12 @@
 //! Extensions: a type URL selects one, not its name.
 
+mod filter;
+mod slot;
+
+pub(crate) use filter::{DiscoveredHttpFilter, DiscoveredListenerFilter, DiscoveredNetworkFilter};
+pub(crate) use slot::Discovered;
+pub use slot::{Category, ExtensionSlot, lower_extension};
+
 use nuncio_filter_api::InvalidKind;
 
 /// Why `message` selects no `what` (such as "network filter"), of which nuncio has those configured by `known`.

@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use nuncio_filter_api::{HttpFilter, HttpFilterConfig, LowerCx, Refused, Sides, StreamCx};
+use nuncio_proto::envoy::config::core::v3::ExtensionConfigSource;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
+use nuncio_proto::google::protobuf::Any;
 
-use crate::{extension, protocol};
+use crate::extension::{self, Category, Discovered, DiscoveredHttpFilter};
+use crate::protocol;
 
 /// One filter of the chain.
 struct Entry {
@@ -120,7 +123,7 @@ fn lower_entries(
     let entries = cx.each(field, filters, |filter, cx| {
         let is_last = index == last;
         index += 1;
-        match lower_entry(filter, side, cx)? {
+        match lower_entry(filter, side, is_last, cx)? {
             Some(entry) if entry.config.is_terminal() != is_last => {
                 Err(cx.invalid(if is_last { at_end } else { "a terminal filter must be the last of its chain" }))
             }
@@ -130,32 +133,70 @@ fn lower_entries(
     Ok(entries.into_iter().flatten().collect())
 }
 
-fn lower_entry(filter: proto::HttpFilter, side: Sides, cx: &mut LowerCx<'_>) -> Result<Option<Entry>, Refused> {
+fn lower_entry(
+    filter: proto::HttpFilter,
+    side: Sides,
+    is_last: bool,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<Entry>, Refused> {
     use proto::http_filter::ConfigType;
     let proto::HttpFilter { name, is_optional, disabled, config_type } = filter;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
-        Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(cx.at("config_discovery", |cx| cx.not_implemented("extension discovery")));
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            let config = cx.at("config_discovery", |cx| lower_discovered(&name, source, side, is_last, cx))?;
+            return Ok(Some(Entry { name: name.into(), disabled, config }));
         }
         None => return Err(cx.invalid("typed_config is required")),
     };
-    let message = protocol::message_name(&any).to_owned();
-    let Some(row) = cx.env.registry.http_filter(&message) else {
-        if is_optional {
-            tracing::warn!(filter = %name, message = %message, "optional http filter is not implemented, left out");
-            return Ok(None);
-        }
+    let message = protocol::message_name(&any);
+    if is_optional && cx.env.registry.http_filter(message).is_none() {
+        tracing::warn!(filter = %name, message = %message, "optional http filter is not implemented, left out");
+        return Ok(None);
+    }
+    let config = cx.at("typed_config", |cx| lower_typed(&any, side, cx))?;
+    Ok(Some(Entry { name: name.into(), disabled, config }))
+}
+
+fn lower_typed(any: &Any, side: Sides, cx: &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Refused> {
+    let message = protocol::message_name(any);
+    let Some(row) = cx.env.registry.http_filter(message) else {
         let known = cx.env.registry.http.iter().copied().flatten().map(|row| row.config);
-        let (kind, reason) = extension::unknown("HTTP filter", &message, known);
-        return Err(cx.at("typed_config", |cx| cx.record(kind, reason)));
+        let (kind, reason) = extension::unknown("HTTP filter", message, known);
+        return Err(cx.record(kind, reason));
     };
     if row.sides != side && row.sides != Sides::Both {
         let whose = if side == Sides::Upstream { "clusters and routers" } else { "listeners" };
-        return Err(cx.at("typed_config", |cx| cx.invalid(format!("{} is no filter for chains of {whose}", row.name))));
+        return Err(cx.invalid(format!("{} is no filter for chains of {whose}", row.name)));
     }
-    let config: Arc<dyn HttpFilterConfig> = cx.at("typed_config", |cx| (row.lower)(&any.value, cx))?;
-    Ok(Some(Entry { name: name.into(), disabled, config }))
+    (row.lower)(&any.value, cx)
+}
+
+/// A filter whose configuration is given by discovery.
+fn lower_discovered(
+    name: &str,
+    source: ExtensionConfigSource,
+    side: Sides,
+    is_last: bool,
+    cx: &mut LowerCx<'_>,
+) -> Result<Arc<dyn HttpFilterConfig>, Refused> {
+    let category = match side {
+        Sides::Upstream => Category::UpstreamHttpFilter,
+        Sides::Downstream | Sides::Both => Category::HttpFilter,
+    };
+    if is_last && category == Category::UpstreamHttpFilter {
+        return Err(cx.not_implemented("discovery of the codec of a chain upstream"));
+    }
+    let lower = move |any: &Any, cx: &mut LowerCx<'_>| {
+        let config = lower_typed(any, side, cx)?;
+        match (config.is_terminal(), is_last) {
+            (true, false) => Err(cx.invalid("a terminal filter must be the last of its chain")),
+            (false, true) => Err(cx.invalid("a filter that is not terminal cannot be the last of its chain")),
+            _ => Ok(config),
+        }
+    };
+    let filter = Discovered::lower(name, category, source, lower, cx)?;
+    Ok(Arc::new(DiscoveredHttpFilter { filter, is_terminal: is_last }))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod balance;
 mod chaos;
 mod dns;
 mod drain;
+mod ecds;
 mod explain;
 mod faults;
 mod h2spec;

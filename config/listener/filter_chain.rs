@@ -8,9 +8,11 @@ use nuncio_filter_api::{LowerCx, NetworkFilter, Refused};
 use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::Metadata;
 use prost::Name;
 
+use crate::extension::{Category, Discovered, DiscoveredNetworkFilter};
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name, non_zero};
 use crate::tls::DownstreamTls;
@@ -97,18 +99,36 @@ fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Optio
 
 fn lower_filter(proto: proto::Filter, is_last: bool, cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let proto::Filter { name, config_type } = proto;
-    let any = match config_type {
-        Some(proto::filter::ConfigType::TypedConfig(any)) => any,
-        Some(proto::filter::ConfigType::ConfigDiscovery(_)) => {
-            return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of filter configurations")));
+    match config_type {
+        Some(proto::filter::ConfigType::TypedConfig(any)) => {
+            let filter = cx.at("typed_config", |cx| lower_typed(&any, cx))?;
+            check_place(&name, filter, is_last, cx)
         }
-        None => return Err(cx.invalid(format!("filter {name:?} has no typed_config"))),
-    };
-    let filter = cx.at("typed_config", |cx| {
-        let message = message_name(&any);
-        let Some(row) = cx.env.registry.network_filter(message) else { return Err(unknown_filter(message, cx)) };
-        (row.lower)(&any.value, cx)
-    })?;
+        Some(proto::filter::ConfigType::ConfigDiscovery(source)) => cx.at("config_discovery", |cx| {
+            let own = name.clone();
+            let lower = move |any: &Any, cx: &mut LowerCx<'_>| {
+                let filter = lower_typed(any, cx)?;
+                check_place(&own, filter, is_last, cx)
+            };
+            let filter = Discovered::lower(&name, Category::NetworkFilter, source, lower, cx)?;
+            Ok(Arc::new(DiscoveredNetworkFilter { filter, is_terminal: is_last }) as Arc<dyn NetworkFilter>)
+        }),
+        None => Err(cx.invalid(format!("filter {name:?} has no typed_config"))),
+    }
+}
+
+fn lower_typed(any: &Any, cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
+    let message = message_name(any);
+    let Some(row) = cx.env.registry.network_filter(message) else { return Err(unknown_filter(message, cx)) };
+    (row.lower)(&any.value, cx)
+}
+
+fn check_place(
+    name: &str,
+    filter: Arc<dyn NetworkFilter>,
+    is_last: bool,
+    cx: &mut LowerCx<'_>,
+) -> Result<Arc<dyn NetworkFilter>, Refused> {
     match (filter.is_terminal(), is_last) {
         (true, false) => Err(cx.invalid(format!("terminal filter {name:?} must be the last of its filter chain"))),
         (false, true) => Err(cx.invalid(format!("non-terminal filter {name:?} is the last of its filter chain"))),

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use nuncio_filter_api::{ListenerFilter, LowerCx, Refused};
 use nuncio_proto::envoy::config::listener::v3 as proto;
+use nuncio_proto::google::protobuf::Any;
 use proto::listener_filter_chain_match_predicate::{MatchSet, Rule};
 
-use crate::extension;
+use crate::extension::{self, Category, Discovered, DiscoveredListenerFilter};
 use crate::protocol::message_name;
 
 /// The listener filters of a listener, and how long they may take.
@@ -68,26 +69,28 @@ impl ListenerFilterConfig {
         use proto::listener_filter::ConfigType;
         let proto::ListenerFilter { name, filter_disabled, config_type } = proto;
         let disabled = cx.opt("filter_disabled", filter_disabled, Predicate::lower);
-        let any = match config_type {
-            Some(ConfigType::TypedConfig(any)) => any,
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of filter configurations")));
-            }
+        let filter = match config_type {
+            Some(ConfigType::TypedConfig(any)) => cx.at("typed_config", |cx| lower_typed(&any, cx))?,
+            Some(ConfigType::ConfigDiscovery(source)) => cx.at("config_discovery", |cx| {
+                let filter = Discovered::lower(&name, Category::ListenerFilter, source, lower_typed, cx)?;
+                Ok(Arc::new(DiscoveredListenerFilter(filter)) as Arc<dyn ListenerFilter>)
+            })?,
             None => return Err(cx.invalid(format!("listener filter {name:?} has no typed_config"))),
         };
-        let filter = cx.at("typed_config", |cx| {
-            let message = message_name(&any);
-            match cx.env.registry.listener_filter(message) {
-                Some(row) => (row.lower)(&any.value, cx),
-                None => Err(unknown(message, cx)),
-            }
-        })?;
         Ok(Self { filter, disabled: disabled? })
     }
 
     /// Whether it is passed over for a connection to this port.
     pub fn is_disabled(&self, port: Option<u16>) -> bool {
         self.disabled.as_ref().is_some_and(|disabled| disabled.matches(port))
+    }
+}
+
+fn lower_typed(any: &Any, cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused> {
+    let message = message_name(any);
+    match cx.env.registry.listener_filter(message) {
+        Some(row) => (row.lower)(&any.value, cx),
+        None => Err(unknown(message, cx)),
     }
 }
 

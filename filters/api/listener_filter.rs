@@ -32,6 +32,9 @@ pub enum Rejected {
     /// The socket failed, or the bytes are none that a filter takes.
     #[error("{0}")]
     Failed(io::Error),
+    /// The configuration of a filter is to come by discovery, and has not come.
+    #[error("a filter has no configuration")]
+    NotConfigured,
     /// A filter does not want it.
     #[error("the client {0}")]
     Refused(&'static str),

@@ -51,6 +51,12 @@ pub trait NetworkFilter: Any + Send + Sync {
 
     /// Whether it must be the last of its chain.
     fn is_terminal(&self) -> bool;
+
+    /// Where another filter does the work of this one, which changes as discovery says: the one for a connection that
+    /// begins now, or that there is none, for which the connection is closed.
+    fn stand_in(&self) -> Option<Option<Arc<dyn NetworkFilter>>> {
+        None
+    }
 }
 
 /// What a network filter works with.

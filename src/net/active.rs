@@ -48,6 +48,8 @@ pub(crate) struct Shared {
 struct Chain {
     name: Arc<str>,
     filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// Others stand in for some of them, each time those of the moment.
+    has_stand_ins: bool,
 }
 
 // === impl ActiveListener ===
@@ -57,7 +59,11 @@ impl ActiveListener {
     pub fn start(listener: Arc<Listener>, worker: Rc<Worker>) -> io::Result<Self> {
         let index = worker.index;
         let chains = listener.config.filter_chains.all().iter();
-        let chains = chains.map(|c| Chain { name: (*c.name).into(), filters: c.filters.iter().cloned().collect() });
+        let chains = chains.map(|c| Chain {
+            name: (*c.name).into(),
+            filters: c.filters.iter().cloned().collect(),
+            has_stand_ins: c.filters.iter().any(|filter| filter.stand_in().is_some()),
+        });
         let shared = Rc::new(Shared {
             stats: ListenerWorkerStats::new(&listener.config.scope.scope(&format!("worker_{index}"))),
             drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
@@ -243,7 +249,16 @@ impl Shared {
 
     /// The filter-chain runner: one filter after the other, until one has served the connection.
     async fn run_filters(&self, number: usize, mut connection: Connection) {
-        let filters = &self.chains[number].filters;
+        let mut filters = &self.chains[number].filters;
+        let stand_ins;
+        if self.chains[number].has_stand_ins {
+            let current = |filter: &Arc<dyn NetworkFilter>| filter.stand_in().unwrap_or_else(|| Some(filter.clone()));
+            match filters.iter().map(current).collect() {
+                Some(all) => stand_ins = all,
+                None => return self.listener.stats.network_extension_config_missing().inc(),
+            }
+            filters = &stand_ins;
+        }
         // Held until the connection ends.
         let _held = match filters.len() > 1 {
             // In boxes of their own, this and the handshake take no room while the connection is served.

@@ -124,6 +124,7 @@ impl Shared {
         };
         match &outcome {
             Ok(()) | Err(Rejected::Refused(_)) => {}
+            Err(Rejected::NotConfigured) => stats.extension_config_missing().inc(),
             Err(Rejected::ClosedByClient) => stats.downstream_listener_filter_remote_close().inc(),
             Err(Rejected::Failed(_)) => stats.downstream_listener_filter_error().inc(),
         }

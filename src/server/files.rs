@@ -146,6 +146,7 @@ fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
     let (noun, short) = match target.kind {
         Kind::Runtime => ("RTDS runtime", "RTDS"),
         Kind::Endpoints => ("ClusterLoadAssignment", "EDS"),
+        Kind::Extension => ("resource", "ExtensionConfigDS"),
         Kind::Secret => ("SDS resources", "SDS"),
         _ => ("RouteConfiguration", "RDS"),
     };
@@ -160,6 +161,9 @@ fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
         }
         [only] if target.kind == Kind::Runtime => {
             Some(format!("Unexpected RTDS runtime (expecting {name}): {}", only.name))
+        }
+        [only] if target.kind == Kind::Extension => {
+            Some(format!("Unexpected resource name in ExtensionConfigDS response: {}", only.name))
         }
         [only] => Some(format!("Unexpected RDS configuration (expecting {name}): {}", only.name)),
         several => Some(format!("Unexpected {short} resource length: {}", several.len())),

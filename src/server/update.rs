@@ -52,7 +52,7 @@ use nuncio_proto::google::protobuf::Any;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use apply::{Initial, Parts, Updater, lock};
-pub(crate) use records::{Accepted, Records};
+pub(crate) use records::{Accepted, Id, Records};
 
 /// Messages that may wait for the control thread; those who send more wait.
 const MESSAGES: usize = 64;
@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     Secret,
     /// LDS
     Listener,
+    /// ECDS
+    Extension,
     /// RDS
     Routes,
 }
@@ -180,8 +182,8 @@ pub(crate) struct Updates {
 
 impl Kind {
     /// All that there are.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Routes];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Extension, Self::Routes];
 
     /// The full name of the message.
     pub(crate) fn message_name(self) -> &'static str {
@@ -191,6 +193,7 @@ impl Kind {
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "envoy.config.listener.v3.Listener",
+            Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Routes => "envoy.config.route.v3.RouteConfiguration",
         }
     }
@@ -203,6 +206,7 @@ impl Kind {
             Self::Endpoints => "endpoints",
             Self::Secret => "secret",
             Self::Listener => "listener",
+            Self::Extension => "extension config",
             Self::Routes => "route configuration",
         }
     }
@@ -218,6 +222,7 @@ impl fmt::Display for Target {
             Kind::Endpoints => "EDS",
             Kind::Secret => "SDS",
             Kind::Listener => "LDS",
+            Kind::Extension => "ECDS",
             Kind::Routes => "RDS",
         };
         match &self.name {

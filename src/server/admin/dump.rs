@@ -2,6 +2,7 @@
 
 mod dynamic;
 mod endpoints;
+mod extensions;
 mod secrets;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -65,6 +66,7 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
     if params.has("include_eds") {
         configs.push(any(&endpoints::endpoints(admin)));
     }
+    configs.extend(extensions::extensions(admin).iter().map(any));
     configs.extend([
         any(&listeners),
         any(&scopes),

@@ -1,6 +1,7 @@
 //! Puts into force what was lowered. Runs on the control thread.
 
 mod clusters;
+mod extensions;
 mod listeners;
 mod runtime;
 mod secrets;
@@ -21,6 +22,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::extensions::give_extension;
 use self::secrets::{SecretFiles, give_secret};
 use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
@@ -176,6 +178,7 @@ impl Updater {
             Kind::Cluster => self.apply_clusters(prepared).await,
             Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
             Kind::Secret => self.apply_secrets(prepared).await,
+            Kind::Extension => self.apply_extensions(prepared).await,
             Kind::Listener => self.apply_listeners(prepared).await,
         };
         if is_change || outcome.rejected.is_empty() {
@@ -246,7 +249,7 @@ impl Updater {
         self.targets.replace(users, &shared.store);
         let mut gave_secrets = false;
         let mut records = self.records();
-        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Routes] {
+        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Extension, Kind::Routes] {
             records.retain(kind, |Id { name, origin }| {
                 let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
                 self.targets.find(&target).is_some()
@@ -266,6 +269,9 @@ impl Updater {
             for slot in watched.users.secrets().filter(|slot| !slot.ready.is_set()) {
                 give_secret(&slot, kept.as_ref(), env);
                 gave_secrets = true;
+            }
+            for slot in watched.users.extensions().filter(|slot| !slot.ready.is_set()) {
+                give_extension(&slot, kept.as_ref(), env);
             }
             for slot in watched.users.slots().filter(|slot| !slot.ready.is_set()) {
                 if let Some(Kept::Routes(table)) = &kept {
@@ -311,6 +317,11 @@ impl Updater {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 let waiting = users.into_iter().flat_map(|users| &users.clusters).filter(|c| !c.is_assigned());
                 waiting.for_each(|cluster| cluster.give_up_waiting());
+            }
+            Kind::Extension => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                let waiting = users.into_iter().flat_map(|users| users.extensions());
+                waiting.filter(|slot| !slot.ready.is_set()).for_each(|slot| slot.give_up());
             }
             Kind::Secret => {
                 let users = self.targets.find(target).map(|watched| &watched.users);

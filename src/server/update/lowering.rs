@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nuncio_config::bootstrap::{RuntimeValues, lower_runtime};
 use nuncio_config::cluster::{ClusterAssignment, ClusterConfig};
+use nuncio_config::extension::lower_extension;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
 use nuncio_config::protocol::message_name;
@@ -47,6 +48,7 @@ pub(super) enum Lowered {
     Routes(Arc<RouteTable>),
     Endpoints(Arc<ClusterAssignment>),
     Secret(Arc<Secret>),
+    Extension(Box<Any>),
 }
 
 /// Lowers what is new.
@@ -131,6 +133,10 @@ impl Lowering<'_> {
             Kind::Secret => {
                 let message = self.load(any)?;
                 self.run(|cx| Secret::lower(message, cx)).map(|secret| Lowered::Secret(Arc::new(secret)))
+            }
+            Kind::Extension => {
+                let message = self.load(any)?;
+                self.run(|cx| lower_extension(message, cx)).map(|config| Lowered::Extension(Box::new(config)))
             }
             Kind::Listener => {
                 let message = self.load(any)?;

@@ -60,6 +60,7 @@ pub(super) enum Kept {
     Endpoints(Arc<ClusterAssignment>),
     Routes(Arc<RouteTable>),
     Secret(Arc<Secret>),
+    Extension(Arc<Any>),
 }
 
 // === impl Records ===

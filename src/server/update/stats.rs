@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nuncio_config::extension::ExtensionSlot;
 use nuncio_telemetry::stats::catalogue::{
-    EndpointSubscriptionStats, ReloadStats, RouteSubscriptionStats, SecretStats, SubscriptionStats,
+    EndpointSubscriptionStats, ExtensionStats, ReloadStats, RouteSubscriptionStats, SecretStats, SubscriptionStats,
 };
 use nuncio_telemetry::stats::{Scope, Store, TextReadout};
 use nuncio_upstream::Cluster;
@@ -18,9 +19,12 @@ pub(super) enum Counted {
         version: TextReadout,
         reload: Option<ReloadStats>,
         secret: Option<SecretStats>,
+        extension: Option<ExtensionStats>,
         /// Of routes; held for as long as it is to be listed.
         _empty: Option<RouteSubscriptionStats>,
     },
+    /// Of all that have the same source.
+    Several(Vec<Counted>),
     /// Of all clusters that are given the same endpoints.
     Endpoints(Vec<EndpointsCounted>),
 }
@@ -73,8 +77,24 @@ impl Counted {
             version: scope.text_readout("version_text"),
             reload: None,
             secret: Some(SecretStats::new(&scope)),
+            extension: None,
             _empty: None,
         }
+    }
+
+    pub(super) fn extensions(slots: impl Iterator<Item = Arc<ExtensionSlot>>, store: &Store) -> Self {
+        let counted = |slot: Arc<ExtensionSlot>| {
+            let scope = slot.category.scope(&slot.name, store);
+            Self::List {
+                stats: SubscriptionStats::new(&scope),
+                version: scope.text_readout("version_text"),
+                reload: None,
+                secret: None,
+                extension: Some(ExtensionStats::new(&scope)),
+                _empty: None,
+            }
+        };
+        Self::Several(slots.map(counted).collect())
     }
 
     fn list(scope: &Scope, reloads: bool, can_be_empty: bool) -> Self {
@@ -83,6 +103,7 @@ impl Counted {
             version: scope.text_readout("version_text"),
             reload: reloads.then(|| ReloadStats::new(scope)),
             secret: None,
+            extension: None,
             _empty: can_be_empty.then(|| RouteSubscriptionStats::new(scope)),
         }
     }
@@ -104,11 +125,23 @@ impl Counted {
             Self::List { secret: Some(secret), .. } if matches!(event, Event::RotationFailed) => {
                 secret.key_rotation_failed().inc();
             }
-            Self::List { stats, version, reload, secret: _, _empty } => {
+            Self::List { stats, version, reload, secret: _, extension, _empty } => {
                 note_list(stats, version, reload.as_ref(), event);
+                if let Some(extension) = extension {
+                    note_extension(extension, event);
+                }
             }
+            Self::Several(all) => all.iter().for_each(|counted| counted.note(event)),
             Self::Endpoints(all) => all.iter().for_each(|counted| counted.note(event)),
         }
+    }
+}
+
+fn note_extension(stats: &ExtensionStats, event: Event<'_>) {
+    match event {
+        Event::Accepted { is_change: true, .. } => stats.config_reload().inc(),
+        Event::Failed | Event::Rejected | Event::TimedOut => stats.config_fail().inc(),
+        Event::Attempt | Event::RotationFailed | Event::Accepted { .. } => {}
     }
 }
 

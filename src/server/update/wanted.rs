@@ -7,6 +7,7 @@ use std::time::Duration;
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
 use nuncio_config::discovery::{ConfigSource, RouteSlot};
+use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::secret::SecretSlot;
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
@@ -25,6 +26,8 @@ pub(super) struct Users {
     pub(super) slots: Vec<Weak<RouteSlot>>,
     /// As those.
     secrets: Vec<Weak<SecretSlot>>,
+    /// As those.
+    extensions: Vec<Weak<ExtensionSlot>>,
     initial_fetch_timeout: Option<Duration>,
 }
 
@@ -76,6 +79,12 @@ pub(super) fn users(
             entry(&mut all, Kind::Secret, source, &slot.name).secrets.push(Arc::downgrade(&slot));
         }
     }
+    for slot in slots.all::<ExtensionSlot>() {
+        // Clusters wait for theirs.
+        if phase >= Phase::Listeners || slot.category == Category::UpstreamHttpFilter {
+            entry(&mut all, Kind::Extension, &slot.source, &slot.name).extensions.push(Arc::downgrade(&slot));
+        }
+    }
     if phase >= Phase::Listeners {
         list(Kind::Listener, &dynamic.lds, &mut all);
         for slot in slots.all::<RouteSlot>() {
@@ -105,13 +114,20 @@ impl Users {
             && self.slots.len() == other.slots.len()
             && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
             && self.secrets.len() == other.secrets.len()
+            && self.extensions.len() == other.extensions.len()
             && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.extensions.iter().all(|slot| other.extensions.iter().any(|other| Weak::ptr_eq(slot, other)))
     }
 
     /// The slots that somebody still holds.
     pub(super) fn slots(&self) -> impl Iterator<Item = Arc<RouteSlot>> {
         self.slots.iter().filter_map(Weak::upgrade)
+    }
+
+    /// The slots of filters' configurations that somebody still holds.
+    pub(super) fn extensions(&self) -> impl Iterator<Item = Arc<ExtensionSlot>> {
+        self.extensions.iter().filter_map(Weak::upgrade)
     }
 
     /// The slots of secrets that somebody still holds.
@@ -192,6 +208,7 @@ impl Watched {
             Kind::Cluster => Some(Counted::clusters(store)),
             Kind::Listener => Some(Counted::listeners(store)),
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),
+            Kind::Extension => Some(Counted::extensions(users.extensions(), store)),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
             Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };

@@ -174,6 +174,7 @@ impl Sources {
             Some(Kind::Listener) => "listener_manager.lds",
             Some(Kind::Endpoints) => "eds",
             Some(Kind::Secret) => "sds",
+            Some(Kind::Extension) => "extension_config_discovery",
             Some(Kind::Routes) => "rds",
         };
         self.store.scope(name)
@@ -202,6 +203,9 @@ fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
         Some(Kind::Endpoints) => ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
         Some(Kind::Secret) => ("secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),
         Some(Kind::Listener) => ("listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
+        Some(Kind::Extension) => {
+            ("extension.v3.ExtensionConfigDiscoveryService", "StreamExtensionConfigs", "DeltaExtensionConfigs")
+        }
         Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
     };
     let method = if dialect == Dialect::Sotw { sotw } else { delta };

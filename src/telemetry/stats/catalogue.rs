@@ -18,6 +18,6 @@ pub use codec::{Http1Stats, Http2Stats};
 pub use http::{HttpStats, TracingStats};
 pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
 pub use server::{
-    CaresStats, ClusterManagerStats, EndpointSubscriptionStats, FilesystemStats, ListenerManagerStats, ReloadStats,
-    RouteSubscriptionStats, RuntimeStats, SecretStats, ServerStats, SubscriptionStats, WatchdogStats,
+    CaresStats, ClusterManagerStats, EndpointSubscriptionStats, ExtensionStats, FilesystemStats, ListenerManagerStats,
+    ReloadStats, RouteSubscriptionStats, RuntimeStats, SecretStats, ServerStats, SubscriptionStats, WatchdogStats,
 };

@@ -157,6 +157,14 @@ crate::stats! {
         config_reload_time_ms: Gauge,
     }
 
+    /// Beside `SubscriptionStats` of the configurations of filters.
+    pub struct ExtensionStats {
+        config_reload: Counter,
+        config_fail: Counter,
+        /// One that is there is not for a filter that asks for it later.
+        config_conflict: Counter,
+    }
+
     /// Beside `SubscriptionStats` of secrets.
     pub struct SecretStats {
         /// Files that a secret names had another content, which could not be used.
