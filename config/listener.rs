@@ -33,6 +33,7 @@ const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 const FILTER_CHAINS: [u32; 3] = [3, 25, 32];
 
 /// A listener, ready to bind.
+#[derive(Clone)]
 pub struct ListenerConfig {
     /// Its name; where none was given, its first address.
     pub name: Arc<str>,
@@ -45,7 +46,7 @@ pub struct ListenerConfig {
     /// What becomes of its connections.
     pub filter_chains: FilterChains,
     /// Where its connections are told of when they end, those too that got no filter chain.
-    pub access_logs: Box<[AccessLog]>,
+    pub access_logs: Arc<[AccessLog]>,
     /// `per_connection_buffer_limit_bytes`.
     pub buffer_limit: u32,
     /// How accepted connections are spread over the workers.
@@ -60,7 +61,7 @@ pub struct ListenerConfig {
     pub direction: TrafficDirection,
     /// For formatters.
     pub metadata: Option<Arc<Metadata>>,
-    /// What must be there before it accepts.
+    /// What must be there before it accepts, beside what its filter chains wait for.
     pub waits_for: Vec<Arc<Readiness>>,
     /// A hash of all that it says beside its filter chains: where it is the same, only those have changed.
     pub shape: u64,
@@ -186,6 +187,7 @@ impl ListenerConfig {
         let listener_filters = cx.in_listener(scope.clone(), lower_filters);
         let lower_chains =
             |cx: &mut _| FilterChains::lower(filter_chains, default_filter_chain, filter_chain_matcher, cx);
+        let mut waits_for = cx.take_waits();
         let filter_chains = cx.in_listener(scope.clone(), lower_chains);
         let access_logs = cx.each("access_log", access_log, crate::access_log::lower);
         let balance = lower_balance(connection_balance_config, cx);
@@ -199,6 +201,7 @@ impl ListenerConfig {
             },
         );
         let metadata = cx.opt("metadata", metadata, lower_metadata);
+        waits_for.extend(cx.take_waits());
         refused?;
         let mut sockets = sockets?;
         if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
@@ -218,9 +221,22 @@ impl ListenerConfig {
             drain_type: drain_type?,
             direction: direction?,
             metadata: metadata?.flatten(),
-            waits_for: cx.take_waits(),
+            waits_for,
             shape,
         })
+    }
+
+    /// This listener as it follows `before`, which differs in its filter chains alone: those that say the same are those
+    /// of `before`.
+    pub fn inheriting(&self, before: &Self) -> Self {
+        let mut next = self.clone();
+        next.filter_chains.inherit(&before.filter_chains);
+        next
+    }
+
+    /// All that must be there before it accepts.
+    pub fn waits(&self) -> impl Iterator<Item = &Arc<Readiness>> {
+        self.waits_for.iter().chain(self.filter_chains.all().iter().flat_map(|chain| &chain.waits_for))
     }
 }
 

@@ -63,6 +63,7 @@ scenario_files! {
     lb_subset
     lb_zone
     listener_filters
+    listener_update
     local_reply
     matching
     network_filters

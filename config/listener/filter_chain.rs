@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_filter_api::{LowerCx, NetworkFilter, Refused};
+use nuncio_filter_api::{LowerCx, NetworkFilter, Readiness, Refused};
 use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
@@ -13,6 +13,7 @@ use nuncio_telemetry::Metadata;
 use prost::Name;
 
 use crate::extension::{Category, Discovered, DiscoveredNetworkFilter};
+use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name, non_zero};
 use crate::tls::DownstreamTls;
@@ -34,11 +35,16 @@ pub struct FilterChainConfig {
     pub handshake_timeout: Option<Duration>,
     /// For formatters.
     pub metadata: Option<Arc<Metadata>>,
+    /// What must be there before connections may get it.
+    pub waits_for: Vec<Arc<Readiness>>,
+    /// A hash of all that it says: what becomes of it when its listener changes.
+    pub fingerprint: u64,
 }
 
 impl FilterChainConfig {
     /// Lowers the chain, but not its criteria.
     pub(super) fn lower(proto: proto::FilterChain, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let fingerprint = fingerprint(&proto, &[]);
         let proto::FilterChain {
             // `FilterChains` has it.
             filter_chain_match: _,
@@ -70,6 +76,8 @@ impl FilterChainConfig {
             tls: transport?.flatten().map(Arc::new),
             handshake_timeout: timeout?.and_then(non_zero),
             metadata: metadata?.flatten(),
+            waits_for: cx.take_waits(),
+            fingerprint,
         })
     }
 }

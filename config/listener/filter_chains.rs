@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::Method;
@@ -18,12 +19,12 @@ use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::any_as;
 
 /// The filter chains of a listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FilterChains {
-    chains: Vec<FilterChainConfig>,
+    chains: Vec<Arc<FilterChainConfig>>,
     /// The number of `default_filter_chain`.
     default: Option<usize>,
-    choice: Choice,
+    choice: Arc<Choice>,
 }
 
 /// How a chain is chosen.
@@ -32,15 +33,15 @@ enum Choice {
     /// It is the same for all connections.
     Only(Option<usize>),
     /// By `filter_chain_match`.
-    Table(Box<Table>),
+    Table(Table),
     /// By `filter_chain_matcher`, whose leaves stand for chains, or for one that there is not.
-    Tree(Box<Tree>, Box<[Option<usize>]>),
+    Tree(Tree, Box<[Option<usize>]>),
 }
 
 impl FilterChains {
     /// One chain for all connections.
     pub fn only(chain: FilterChainConfig) -> Self {
-        Self { chains: vec![chain], default: None, choice: Choice::Only(Some(0)) }
+        Self { chains: vec![Arc::new(chain)], default: None, choice: Arc::new(Choice::Only(Some(0))) }
     }
 
     pub(super) fn lower(
@@ -54,16 +55,16 @@ impl FilterChains {
         }
         let by_rules = matcher.is_none();
         // Envoy: where there is a matcher, they are not looked at.
-        let criteria = |proto: &mut proto::FilterChain| proto.filter_chain_match.take().filter(|_| by_rules);
-        let lowered = cx.each("filter_chains", protos, |mut proto, cx| {
-            let criteria = criteria(&mut proto).unwrap_or_default();
+        let criteria = |proto: &proto::FilterChain| proto.filter_chain_match.clone().filter(|_| by_rules);
+        let lowered = cx.each("filter_chains", protos, |proto, cx| {
+            let criteria = criteria(&proto).unwrap_or_default();
             let criteria = cx.at("filter_chain_match", |cx| Criteria::lower(criteria, cx));
-            Ok((FilterChainConfig::lower(proto, cx)?, criteria?))
+            Ok((Arc::new(FilterChainConfig::lower(proto, cx)?), criteria?))
         });
         let default = cx.opt("default_filter_chain", default, |mut proto, cx| {
             // Every connection gets it that gets no other.
             proto.filter_chain_match = None;
-            FilterChainConfig::lower(proto, cx)
+            FilterChainConfig::lower(proto, cx).map(Arc::new)
         });
         let (mut chains, criteria): (Vec<_>, Vec<_>) = lowered?.into_iter().unzip();
         let choice = match matcher {
@@ -78,17 +79,30 @@ impl FilterChains {
             Choice::Only(None) => Choice::Only(default),
             other => other,
         };
-        Ok(Self { chains, default, choice })
+        Ok(Self { chains, default, choice: Arc::new(choice) })
+    }
+
+    /// Has chains that say what those of `before` say be these, with all that their filters have counted.
+    pub(super) fn inherit(&mut self, before: &Self) {
+        // No two of them say the same: their criteria or names are different.
+        let known = before.chains.iter().enumerate();
+        let known = known.map(|(number, chain)| ((chain.fingerprint, before.default == Some(number)), chain));
+        let known: HashMap<_, _> = known.collect();
+        for (number, chain) in self.chains.iter_mut().enumerate() {
+            if let Some(same) = known.get(&(chain.fingerprint, self.default == Some(number))) {
+                *chain = Arc::clone(same);
+            }
+        }
     }
 
     /// All chains, the default one last.
-    pub fn all(&self) -> &[FilterChainConfig] {
+    pub fn all(&self) -> &[Arc<FilterChainConfig>] {
         &self.chains
     }
 
     /// The number of the chain that a connection gets, if there is one for it.
     pub fn find(&self, connection: &ConnectionInfo) -> Option<usize> {
-        match &self.choice {
+        match &*self.choice {
             Choice::Only(chain) => *chain,
             Choice::Table(table) => match table.find(connection) {
                 Some(chain) => Some(chain as usize),
@@ -102,7 +116,11 @@ impl FilterChains {
     }
 }
 
-fn lower_table(criteria: &[Criteria], chains: &[FilterChainConfig], cx: &mut LowerCx<'_>) -> Result<Choice, Refused> {
+fn lower_table(
+    criteria: &[Criteria],
+    chains: &[Arc<FilterChainConfig>],
+    cx: &mut LowerCx<'_>,
+) -> Result<Choice, Refused> {
     if criteria.is_empty() {
         return Ok(Choice::Only(None));
     }
@@ -126,10 +144,10 @@ fn lower_table(criteria: &[Criteria], chains: &[FilterChainConfig], cx: &mut Low
         }
     }
     table.finish();
-    refused.map(|()| Choice::Table(Box::new(table)))
+    refused.map(|()| Choice::Table(table))
 }
 
-fn lower_tree(matcher: Matcher, chains: &[FilterChainConfig], cx: &mut LowerCx<'_>) -> Result<Choice, Refused> {
+fn lower_tree(matcher: Matcher, chains: &[Arc<FilterChainConfig>], cx: &mut LowerCx<'_>) -> Result<Choice, Refused> {
     let mut by_name = HashMap::new();
     let mut refused = Ok(());
     cx.at("filter_chains", |cx| {
@@ -152,7 +170,7 @@ fn lower_tree(matcher: Matcher, chains: &[FilterChainConfig], cx: &mut LowerCx<'
     };
     let mut rules = TreeRules { inputs: Inputs::Connection, keep_matching: true, leaf: &mut leaf };
     let tree = cx.at("filter_chain_matcher", |cx| Tree::lower(matcher, &mut rules, cx))?;
-    refused.map(|()| Choice::Tree(Box::new(tree), leaves.into()))
+    refused.map(|()| Choice::Tree(tree, leaves.into()))
 }
 
 /// Trees are made for requests: there is none yet, and its inputs are refused.

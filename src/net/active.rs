@@ -1,75 +1,72 @@
-//! A listener as one worker runs it: its connections, and the network filters they pass through.
+//! A listener as one worker runs it: what it accepts, and which filter chain that gets.
 
-use std::any::Any;
+mod chain;
+
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
-use nuncio_telemetry::format::FormatCx;
-use nuncio_telemetry::stats::catalogue::ListenerWorkerStats;
+use nuncio_filter_api::{Connection, Io, Worker};
 use nuncio_telemetry::{Address, CloseType, ConnectionInfo, ResponseFlag, ResponseFlags, StreamInfo};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
-use tokio::time::Instant;
 use tracing::debug;
+
+use chain::{Chain, Frame};
 
 use crate::accept::{Acceptor, accept_forever, receive_loop};
 use crate::inspect::Ends;
-use crate::tls;
-use crate::tls_stats::TlsStats;
+use crate::listener::FilterChain;
 use crate::{Listener, TcpTransport, UnixTransport};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
 pub struct ActiveListener {
     shared: Rc<Shared>,
     acceptors: Vec<JoinHandle<()>>,
+    /// The chains whose connections end with it: not those that the next listener has taken over.
+    chains: Vec<Rc<Chain>>,
 }
 
-/// What the accept loops and the connections of one listener share on one worker.
+/// What the accept loops and the listener filters of one listener share on one worker.
 pub(crate) struct Shared {
     pub(crate) listener: Arc<Listener>,
     pub(crate) worker: Rc<Worker>,
-    stats: ListenerWorkerStats,
-    drain: Rc<Drain>,
-    chains: Box<[Chain]>,
-    tls_stats: TlsStats,
-    /// A copy of this worker alone, so that connections of different workers do not count on the same cache line.
-    listener_name: Arc<str>,
+    frame: Rc<Frame>,
+    chains: Box<[Rc<Chain>]>,
     no_name: Arc<str>,
+    /// Those that have no chain yet.
     connections: RefCell<Slab<AbortHandle>>,
-}
-
-/// What connections of a filter chain hold of it: copies of this worker alone, as `listener_name`.
-struct Chain {
-    name: Arc<str>,
-    filters: Arc<[Arc<dyn NetworkFilter>]>,
-    /// Others stand in for some of them, each time those of the moment.
-    has_stand_ins: bool,
 }
 
 // === impl ActiveListener ===
 
 impl ActiveListener {
-    /// Begins to accept on `worker`, in the current `LocalSet`.
-    pub fn start(listener: Arc<Listener>, worker: Rc<Worker>) -> io::Result<Self> {
+    /// Begins to accept on `worker`, in the current `LocalSet`. Filter chains that `before` has too are taken over from
+    /// it, with their connections.
+    pub fn start(listener: Arc<Listener>, worker: Rc<Worker>, mut before: Option<&mut Self>) -> io::Result<Self> {
         let index = worker.index;
-        let chains = listener.config.filter_chains.all().iter();
-        let chains = chains.map(|c| Chain {
-            name: (*c.name).into(),
-            filters: c.filters.iter().cloned().collect(),
-            has_stand_ins: c.filters.iter().any(|filter| filter.stand_in().is_some()),
+        let mut known: HashMap<_, _> = before.as_mut().map_or_else(HashMap::new, |before| {
+            take(&mut before.chains).into_iter().map(|chain| (Arc::as_ptr(&chain.chain), chain)).collect()
         });
+        let chain = |chain: &Arc<FilterChain>| {
+            known.remove(&Arc::as_ptr(chain)).unwrap_or_else(|| Rc::new(Chain::new(chain.clone(), &worker)))
+        };
+        let chains: Box<[_]> = listener.chains.iter().map(chain).collect();
+        let frame = match &mut before {
+            Some(before) => before.shared.frame.clone(),
+            None => Rc::new(Frame::new(&listener, &worker)),
+        };
+        if let Some(before) = before {
+            before.chains = known.into_values().collect();
+        }
         let shared = Rc::new(Shared {
-            stats: ListenerWorkerStats::new(&listener.config.scope.scope(&format!("worker_{index}"))),
-            drain: Rc::new(Drain::new(listener.drain.subscribe(), worker.clone())),
-            chains: chains.collect(),
-            tls_stats: TlsStats::new(&listener.config.scope),
-            listener_name: (*listener.config.name).into(),
+            frame,
+            chains: chains.clone(),
             no_name: "".into(),
             connections: RefCell::default(),
             listener,
@@ -86,7 +83,7 @@ impl ActiveListener {
         if shared.listener.balancer.is_some() {
             acceptors.push(spawn_local(receive_loop(shared.clone())));
         }
-        Ok(Self { shared, acceptors })
+        Ok(Self { shared, acceptors, chains: chains.into() })
     }
 
     /// The listener it runs.
@@ -105,12 +102,16 @@ impl ActiveListener {
 
     /// Closes every connection.
     pub fn close_connections(&self) {
-        self.shared.connections.borrow().iter().for_each(|(_, connection)| connection.abort());
+        self.tables().for_each(|table| table.borrow().iter().for_each(|(_, connection)| connection.abort()));
     }
 
     /// Connections that are open.
     pub fn connections(&self) -> usize {
-        self.shared.connections.borrow().len()
+        self.tables().map(|table| table.borrow().len()).sum()
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &RefCell<Slab<AbortHandle>>> {
+        std::iter::once(&self.shared.connections).chain(self.chains.iter().map(|chain| &chain.connections))
     }
 }
 
@@ -156,28 +157,17 @@ impl Shared {
 
     /// A connection of this worker ended, or never began.
     pub(crate) fn release(&self) {
-        if let Some(balancer) = &self.listener.balancer {
-            balancer.release(self.worker.index);
-        }
+        self.frame.release();
     }
 
     /// Runs the network filters of a connection, those of the filter chain that it gets.
     pub(crate) fn serve(self: &Rc<Self>, io: Io, ends: Ends) {
         let mut info = self.describe(ends);
         let Some(number) = self.listener.config.filter_chains.find(&info) else { return self.turn_away(info) };
-        info.filter_chain = self.chains[number].name.clone();
-        info.filter_chain_metadata = self.listener.config.filter_chains.all()[number].metadata.clone();
-        let info = Rc::new(info);
-        let mut connections = self.connections.borrow_mut();
-        let entry = connections.vacant_entry();
-        let logged = (!self.listener.config.access_logs.is_empty()).then(|| info.clone());
-        let guard = ActiveConnection::new(self.clone(), entry.key(), info.start, logged);
-        let connection = Connection { io, info };
-        // A task of its own: a panic in it is caught there, drops the connection, and touches no other.
-        let task = spawn_local(async move {
-            guard.shared.run_filters(number, connection).await;
-        });
-        entry.insert(task.abort_handle());
+        let chain = &self.chains[number];
+        info.filter_chain = chain.name.clone();
+        info.filter_chain_metadata = chain.chain.config.metadata.clone();
+        chain.serve(&self.frame, Connection { io, info: Rc::new(info) });
     }
 
     /// What is known of a connection before it has a filter chain.
@@ -193,7 +183,7 @@ impl Shared {
             is_local_restored,
             server_name: RefCell::new(server_name),
             tls: RefCell::new(None),
-            listener: self.listener_name.clone(),
+            listener: self.frame.name.clone(),
             filter_chain: self.no_name.clone(),
             start: self.worker.clock.now(),
             details: Cell::new(None),
@@ -213,7 +203,7 @@ impl Shared {
     /// No filter chain is for this connection: it is closed.
     fn turn_away(&self, info: ConnectionInfo) {
         self.listener.stats.no_filter_chain_match().inc();
-        debug!(listener = %self.listener_name, id = info.id, "no filter chain matches");
+        debug!(listener = %self.frame.name, id = info.id, "no filter chain matches");
         self.release();
         self.log(Rc::new(info), |stream| {
             stream.flag(ResponseFlag::NoRouteFound);
@@ -223,16 +213,7 @@ impl Shared {
 
     /// Writes the access logs of a connection that is over.
     pub(crate) fn log(&self, info: Rc<ConnectionInfo>, tell: impl FnOnce(&StreamInfo)) {
-        let logs = &self.listener.config.access_logs;
-        if logs.is_empty() {
-            return;
-        }
-        let (start, now) = (info.start, self.worker.clock.now());
-        let stream = StreamInfo::of_connection(info, self.worker.clock.wall(now) - now.duration_since(start));
-        stream.times.complete.set(Some(now));
-        tell(&stream);
-        let cx = FormatCx::new(&stream, now, self.worker.clock.wall(now));
-        logs.iter().for_each(|log| log.log(&cx));
+        self.frame.log(info, tell);
     }
 
     /// Runs `task`, which ends with this listener.
@@ -246,87 +227,7 @@ impl Shared {
         });
         entry.insert(task.abort_handle());
     }
-
-    /// The filter-chain runner: one filter after the other, until one has served the connection.
-    async fn run_filters(&self, number: usize, mut connection: Connection) {
-        let mut filters = &self.chains[number].filters;
-        let stand_ins;
-        if self.chains[number].has_stand_ins {
-            let current = |filter: &Arc<dyn NetworkFilter>| filter.stand_in().unwrap_or_else(|| Some(filter.clone()));
-            match filters.iter().map(current).collect() {
-                Some(all) => stand_ins = all,
-                None => return self.listener.stats.network_extension_config_missing().inc(),
-            }
-            filters = &stand_ins;
-        }
-        // Held until the connection ends.
-        let _held = match filters.len() > 1 {
-            // In boxes of their own, this and the handshake take no room while the connection is served.
-            true => match Box::pin(self.admit(filters, &connection)).await {
-                Ok(held) => held,
-                Err(Refused) => return,
-            },
-            false => Vec::new(),
-        };
-        let chain = &self.listener.config.filter_chains.all()[number];
-        if let Some(tls) = &chain.tls {
-            let Connection { io, info } = connection;
-            match Box::pin(tls::accept(tls, chain.handshake_timeout, io, &info, &self.tls_stats)).await {
-                Ok(io) => connection = Connection { io, info },
-                Err(error) => {
-                    debug!(listener = %self.listener_name, id = info.id, %error, "handshake failed");
-                    return;
-                }
-            }
-        }
-        for filter in &**filters {
-            match filter.clone().run(connection, self.network_cx()).await {
-                Flow::Next(next) => connection = next,
-                Flow::Done => return,
-            }
-        }
-    }
-
-    /// Asks the filters before the terminal one what they make of a new connection. What they hold is given back.
-    async fn admit(
-        &self,
-        filters: &[Arc<dyn NetworkFilter>],
-        connection: &Connection,
-    ) -> Result<Vec<Box<dyn Any>>, Refused> {
-        let mut held = Vec::new();
-        let [before @ .., terminal] = filters else { return Ok(held) };
-        let cx = self.network_cx();
-        for filter in before {
-            match filter.admit(&connection.info, &cx) {
-                Admission::Pass => {}
-                Admission::Hold(it) => held.push(it),
-                Admission::Refuse => {
-                    terminal.turned_away(connection.info.clone(), &cx);
-                    return Err(Refused);
-                }
-                Admission::RefuseAfter(delay) => {
-                    // What others hold of it they hold no longer than it may live.
-                    drop(held);
-                    tokio::time::sleep(delay).await;
-                    terminal.turned_away(connection.info.clone(), &cx);
-                    return Err(Refused);
-                }
-            }
-        }
-        Ok(held)
-    }
-
-    fn network_cx(&self) -> NetworkCx {
-        NetworkCx {
-            worker: self.worker.clone(),
-            drain: self.drain.clone(),
-            buffer_limit: self.listener.config.buffer_limit,
-        }
-    }
 }
-
-/// A network filter has refused a connection.
-struct Refused;
 
 /// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -345,41 +246,6 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.shared.connections.borrow_mut().try_remove(self.key);
-    }
-}
-
-/// Counts a connection while it lives, and forgets it when its task ends, panics or is aborted.
-struct ActiveConnection {
-    shared: Rc<Shared>,
-    key: usize,
-    start: Instant,
-    /// Where the listener has access logs.
-    logged: Option<Rc<ConnectionInfo>>,
-}
-
-impl ActiveConnection {
-    fn new(shared: Rc<Shared>, key: usize, start: Instant, logged: Option<Rc<ConnectionInfo>>) -> Self {
-        shared.listener.stats.downstream_cx_total().inc();
-        shared.listener.stats.downstream_cx_active().inc();
-        shared.stats.downstream_cx_total().inc();
-        shared.stats.downstream_cx_active().inc();
-        Self { shared, key, start, logged }
-    }
-}
-
-impl Drop for ActiveConnection {
-    fn drop(&mut self) {
-        let Shared { listener, stats, worker, connections, .. } = &*self.shared;
-        let length = worker.clock.now().saturating_duration_since(self.start);
-        listener.stats.downstream_cx_active().dec();
-        listener.stats.downstream_cx_destroy().inc();
-        listener.stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
-        stats.downstream_cx_active().dec();
-        connections.borrow_mut().try_remove(self.key);
-        self.shared.release();
-        if let Some(info) = self.logged.take() {
-            self.shared.log(info, |_| {});
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! A listener as all workers share it.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nuncio_config::listener::{ConnectionBalance, ListenSocket, ListenerConfig};
+use nuncio_config::listener::{ConnectionBalance, FilterChainConfig, ListenSocket, ListenerConfig};
 use nuncio_filter_api::DrainState;
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::catalogue::ListenerStats;
@@ -30,12 +31,21 @@ pub struct Listener {
     pub config: Arc<ListenerConfig>,
     pub(crate) ids: ConnectionIds,
     pub(crate) stats: ListenerStats,
-    pub(crate) balancer: Option<Balancer>,
-    pub(crate) drain: watch::Sender<DrainState>,
+    pub(crate) balancer: Option<Arc<Balancer>>,
+    pub(crate) chains: Box<[Arc<FilterChain>]>,
+    drain: Mutex<DrainState>,
     addresses: Vec<Address>,
     /// Emptied when the listener stops for good: the kernel then refuses connections.
     sockets: Mutex<Vec<BoundSocket>>,
 }
+
+/// A filter chain, which outlives its listener where the next one has the same.
+pub(crate) struct FilterChain {
+    pub(crate) config: Arc<FilterChainConfig>,
+    pub(crate) drain: watch::Sender<DrainState>,
+}
+
+// === impl Listener ===
 
 impl Listener {
     /// Binds all addresses of `config` for `concurrency` workers; nobody can connect before [`Listener::listen`].
@@ -44,7 +54,8 @@ impl Listener {
     }
 
     /// As [`Listener::bind`]; sockets that are the same are taken over from the listener `before`, which is replaced,
-    /// or from those that `left`, so that no connection is lost that waits in one.
+    /// or from those that `left`, so that no connection is lost that waits in one. Where nothing but filter chains is
+    /// another than in `before`, chains that `config` [inherits](ListenerConfig::inheriting) are shared with it.
     pub fn succeed(
         config: Arc<ListenerConfig>,
         concurrency: usize,
@@ -65,11 +76,16 @@ impl Listener {
         };
         let sockets = config.sockets.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let exact = config.balance == ConnectionBalance::Exact;
+        let in_place = before.filter(|before| before.config.shape == config.shape);
+        let drain = in_place.map_or(DrainState::Serving, |before| *before.drain());
+        let balancer =
+            in_place.map_or_else(|| exact.then(|| Balancer::new(concurrency).into()), |b| b.balancer.clone());
         Ok(Self {
             ids,
             stats: ListenerStats::new(&config.scope),
-            balancer: exact.then(|| Balancer::new(concurrency)),
-            drain: watch::Sender::new(DrainState::Serving),
+            balancer,
+            chains: chains(&config, in_place, drain),
+            drain: Mutex::new(drain),
             addresses: sockets.iter().map(|s| s.local().clone()).collect(),
             sockets: Mutex::new(sockets),
             config,
@@ -93,7 +109,22 @@ impl Listener {
 
     /// Tells the connections whether the listener drains.
     pub fn set_drain(&self, state: DrainState) {
-        self.drain.send_replace(state);
+        *self.drain() = state;
+        for chain in &self.chains {
+            chain.drain.send_replace(state);
+        }
+    }
+
+    /// Has the connections of those filter chains close that `next` does not have, and counts these.
+    pub fn drain_chains_gone_in(&self, next: &Self) -> usize {
+        let kept: HashSet<_> = next.chains.iter().map(Arc::as_ptr).collect();
+        let mut count = 0;
+        for chain in self.chains.iter().filter(|chain| !kept.contains(&Arc::as_ptr(chain))) {
+            // At once, whatever the strategy.
+            chain.drain.send_replace(DrainState::Immediate);
+            count += 1;
+        }
+        count
     }
 
     /// Closes the listener's own descriptors. The kernel refuses connections once all workers stopped accepting too.
@@ -106,10 +137,26 @@ impl Listener {
         self.lock().iter().map(|bound| bound.socket_of(worker)).collect()
     }
 
+    /// Taken when a drain begins, never for a connection.
+    fn drain(&self) -> MutexGuard<'_, DrainState> {
+        self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Taken when listeners start and stop, never for a connection.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<BoundSocket>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<BoundSocket>> {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The chains of `config`: those that it has inherited go on as they are.
+fn chains(config: &ListenerConfig, before: Option<&Listener>, drain: DrainState) -> Box<[Arc<FilterChain>]> {
+    let before = before.into_iter().flat_map(|before| &before.chains);
+    let known: HashMap<_, _> = before.map(|chain| (Arc::as_ptr(&chain.config), chain)).collect();
+    let chain = |config: &Arc<FilterChainConfig>| match known.get(&Arc::as_ptr(config)) {
+        Some(chain) => Arc::clone(chain),
+        None => Arc::new(FilterChain { config: config.clone(), drain: watch::Sender::new(drain) }),
+    };
+    config.filter_chains.all().iter().map(chain).collect()
 }
 
 impl fmt::Debug for Listener {

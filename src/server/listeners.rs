@@ -59,13 +59,6 @@ struct Lists {
     draining: Vec<Arc<Listener>>,
 }
 
-/// What of a listener drains.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Drained {
-    Listener,
-    FilterChains,
-}
-
 // === impl ListenerManager ===
 
 impl ListenerManager {
@@ -93,6 +86,15 @@ impl ListenerManager {
     ) -> Result<(), PutError> {
         self.check_addresses(&config)?;
         let before = self.lists.borrow().find(&config.name);
+        let in_place =
+            self.lists.borrow().active(&config.name).filter(|b| self.is_live.get() && b.config.shape == config.shape);
+        let config = match &in_place {
+            Some(before) => {
+                self.stats.listener_in_place_updated().inc();
+                Arc::new(config.inheriting(&before.config))
+            }
+            None => config,
+        };
         let listener = Listener::succeed(config, self.concurrency, self.ids.clone(), before.as_deref(), left)?;
         let listener = Arc::new(listener);
         match before {
@@ -127,7 +129,7 @@ impl ListenerManager {
     }
 
     async fn warm(self: Rc<Self>, listener: Arc<Listener>) {
-        for readiness in &listener.config.waits_for {
+        for readiness in listener.config.waits() {
             readiness.wait().await;
         }
         if self.lists.borrow().warming.iter().any(|other| Arc::ptr_eq(other, &listener)) {
@@ -154,17 +156,13 @@ impl ListenerManager {
         if !self.is_live.get() {
             return Ok(());
         }
-        self.tell_workers(|| Command::Start(listener.clone())).await;
+        let in_place = before.clone().filter(|before| before.config.shape == listener.config.shape);
+        self.tell_workers(|| Command::Start(listener.clone(), in_place.clone())).await;
         self.stats.listener_create_success().add(self.concurrency as u64);
-        if let Some(before) = before {
-            let drained = match before.config.shape == listener.config.shape {
-                true => Drained::FilterChains,
-                false => Drained::Listener,
-            };
-            if drained == Drained::FilterChains {
-                self.stats.listener_in_place_updated().inc();
-            }
-            self.drain(before, drained).await;
+        match (before, in_place) {
+            (_, Some(before)) => self.drain_chains(before, &listener).await,
+            (Some(before), None) => self.drain(before).await,
+            (None, None) => {}
         }
         Ok(())
     }
@@ -194,12 +192,12 @@ impl ListenerManager {
     /// Drains listeners that were removed.
     pub(crate) async fn retire(self: &Rc<Self>, left: Vec<Arc<Listener>>) {
         for listener in left {
-            self.drain(listener, Drained::Listener).await;
+            self.drain(listener).await;
         }
     }
 
     /// Accepts no more, tells the connections to close, and closes those that remain when the drain time has passed.
-    async fn drain(self: &Rc<Self>, listener: Arc<Listener>, drained: Drained) {
+    async fn drain(self: &Rc<Self>, listener: Arc<Listener>) {
         listener.set_drain(self.drain_state());
         if self.is_live.get() {
             self.stop_accepting(&listener).await;
@@ -210,7 +208,7 @@ impl ListenerManager {
             lists.draining.push(listener.clone());
             self.publish(&lists);
         }
-        self.draining_gauge(drained, 1);
+        self.stats.total_listeners_draining().inc();
         let manager = self.clone();
         spawn_local(async move {
             tokio::time::sleep(manager.drain_time).await;
@@ -222,17 +220,27 @@ impl ListenerManager {
             }
             info!(target: "config", listener = %listener.config.name, "drained");
             drop(listener);
-            manager.draining_gauge(drained, -1);
+            manager.stats.total_listeners_draining().dec();
             manager.gone.notify_one();
         });
     }
 
-    fn draining_gauge(&self, drained: Drained, by: i64) {
-        let gauge = match drained {
-            Drained::Listener => self.stats.total_listeners_draining(),
-            Drained::FilterChains => self.stats.total_filter_chains_draining(),
-        };
-        if by > 0 { gauge.inc() } else { gauge.dec() }
+    /// Tells the connections of filter chains that `next` does not have to close, and closes those that remain when the
+    /// drain time has passed. `next` accepts by then, and has taken over all others.
+    async fn drain_chains(self: &Rc<Self>, before: Arc<Listener>, next: &Listener) {
+        let count = before.drain_chains_gone_in(next) as u64;
+        self.stop_accepting(&before).await;
+        before.close();
+        self.stats.total_filter_chains_draining().add(count);
+        let manager = self.clone();
+        spawn_local(async move {
+            tokio::time::sleep(manager.drain_time).await;
+            manager.tell_workers(|| Command::Remove(before.clone())).await;
+            info!(target: "config", listener = %before.config.name, count, "filter chains drained");
+            drop(before);
+            manager.stats.total_filter_chains_draining().sub(count);
+            manager.gone.notify_one();
+        });
     }
 
     fn drain_state(&self) -> DrainState {
@@ -263,7 +271,7 @@ impl ListenerManager {
     pub(crate) fn waits(&self) -> Vec<Arc<Readiness>> {
         let lists = self.lists.borrow();
         let all = lists.active.iter().chain(&lists.warming);
-        all.flat_map(|listener| listener.config.waits_for.iter().cloned()).collect()
+        all.flat_map(|listener| listener.config.waits().cloned()).collect()
     }
 
     /// Begins to listen and starts the workers.
@@ -354,6 +362,11 @@ pub(crate) fn takes_part(config: &ListenerConfig, inbound_only: bool) -> bool {
 // === impl Lists ===
 
 impl Lists {
+    /// The listener of this name that accepts.
+    fn active(&self, name: &str) -> Option<Arc<Listener>> {
+        self.active.iter().find(|listener| *listener.config.name == *name).cloned()
+    }
+
     /// The listener of this name whose sockets are to be taken over.
     fn find(&self, name: &str) -> Option<Arc<Listener>> {
         self.active.iter().chain(&self.warming).find(|listener| *listener.config.name == *name).cloned()
@@ -373,5 +386,5 @@ impl Lists {
 }
 
 fn is_ready(listener: &Listener) -> bool {
-    listener.config.waits_for.iter().all(|readiness| readiness.is_set())
+    listener.config.waits().all(|readiness| readiness.is_set())
 }

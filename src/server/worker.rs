@@ -30,8 +30,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the control and admin threads ask of a worker.
 pub(crate) enum Command {
-    /// Accept connections of this listener.
-    Start(Arc<Listener>),
+    /// Accept connections of this listener. It takes over the filter chains that the other has too.
+    Start(Arc<Listener>, Option<Arc<Listener>>),
     /// Close the connections of this listener, which accepts no more.
     Remove(Arc<Listener>),
     /// Accept no more connections of this listener, and drop the sender; connections that are open go on.
@@ -133,7 +133,7 @@ impl Active {
         WorkerClusters::serve(shared.clusters.clone(), Rng::from_entropy(), &worker);
         let mut active = Self { worker, listeners: Vec::new() };
         for listener in &shared.snapshot.load().listeners {
-            active.run(listener)?;
+            active.run(listener, None)?;
         }
         Ok(active)
     }
@@ -141,7 +141,7 @@ impl Active {
     async fn obey(&mut self, commands: &mut mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Start(listener) => self.start_listener(&listener),
+                Command::Start(listener, before) => self.start_listener(&listener, before.as_ref()),
                 Command::Remove(listener) => self.listeners.retain(|a| !Arc::ptr_eq(a.listener(), &listener)),
                 Command::StopAccepting(listener, _done) => {
                     for active in self.listeners.iter_mut().filter(|a| Arc::ptr_eq(a.listener(), &listener)) {
@@ -157,18 +157,19 @@ impl Active {
         info!(worker = self.worker.index, connections = open, "worker stops");
     }
 
-    fn start_listener(&mut self, listener: &Arc<Listener>) {
+    fn start_listener(&mut self, listener: &Arc<Listener>, before: Option<&Arc<Listener>>) {
         // A worker that was started again has it from the snapshot.
         if self.listeners.iter().any(|active| Arc::ptr_eq(active.listener(), listener)) {
             return;
         }
-        if let Err(error) = self.run(listener) {
+        if let Err(error) = self.run(listener, before) {
             error!(worker = self.worker.index, listener = %listener.config.name, %error, "listener cannot be run");
         }
     }
 
-    fn run(&mut self, listener: &Arc<Listener>) -> io::Result<()> {
-        let active = ActiveListener::start(listener.clone(), self.worker.clone())?;
+    fn run(&mut self, listener: &Arc<Listener>, before: Option<&Arc<Listener>>) -> io::Result<()> {
+        let before = before.and_then(|b| self.listeners.iter_mut().find(|active| Arc::ptr_eq(active.listener(), b)));
+        let active = ActiveListener::start(listener.clone(), self.worker.clone(), before)?;
         self.listeners.push(active);
         Ok(())
     }

@@ -143,7 +143,9 @@ async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarte
         scripts[*number] = script.answer(prefix, answer.clone());
     }
     let [first, second] = scripts;
-    let builder = proxy(scenario.pieces.yaml()).program(program).argument("-l").argument("warn");
+    let mut builder = proxy(scenario.pieces.yaml()).program(program).argument("-l").argument("warn");
+    builder = scenario.arguments.iter().fold(builder, |builder, argument| builder.argument(argument));
+    builder = scenario.files.iter().fold(builder, |builder, (name, content)| builder.file(name, content));
     builder.upstream(first).upstream(second).names(&scenario.names).start().await
 }
 
@@ -217,7 +219,7 @@ async fn act(
             let client = TcpStream::connect(to).await?;
             client.set_nodelay(true)?;
             let address = client.local_addr()?;
-            play(client, to, moves, patience, seen).await;
+            play(client, running, moves, patience, seen).await;
             Ok(Some(address))
         }
         Action::Http2 { head, body, trailers } => {
@@ -232,7 +234,8 @@ async fn act(
 }
 
 /// Makes the moves of a client on a connection.
-async fn play(client: TcpStream, proxy: SocketAddr, moves: &[Move], patience: Patience, seen: &mut Seen) {
+async fn play(client: TcpStream, running: &Running, moves: &[Move], patience: Patience, seen: &mut Seen) {
+    let Ok(proxy) = client.peer_addr() else { return };
     let (mut from, mut to) = client.into_split();
     let mut kept = Vec::new();
     for next in moves {
@@ -249,7 +252,17 @@ async fn play(client: TcpStream, proxy: SocketAddr, moves: &[Move], patience: Pa
             }
             Move::Read => seen.lines.push(read_until_quiet(&mut from, patience).await),
             Move::Drain => seen.lines.push(drain(&mut from).await),
-            Move::Another => match TcpStream::connect(proxy).await {
+            Move::File(name, place) => {
+                let moved = std::fs::rename(running.dir().join(name), running.dir().join(place));
+                seen.lines.extend(moved.err().map(|error| format!("> {name}: {error}")));
+            }
+            Move::Wait(condition) => wait(running, std::slice::from_ref(condition), seen).await,
+            Move::Back(number) => {
+                let (its_from, its_to) = &mut kept[*number];
+                std::mem::swap(&mut from, its_from);
+                std::mem::swap(&mut to, its_to);
+            }
+            Move::Another(ip) => match TcpStream::connect((ip.unwrap_or(proxy.ip()), proxy.port())).await {
                 Ok(another) => {
                     let (its_from, its_to) = another.into_split();
                     kept.push((std::mem::replace(&mut from, its_from), std::mem::replace(&mut to, its_to)));

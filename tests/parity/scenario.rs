@@ -19,9 +19,15 @@
 //! --- stream [to=LISTENER] [hello=NAME[;PROTOCOL,...]] label
 //! bytes as they are, line breaks of the file dropped; whatever comes back is shown as it is; `hello` adds a ClientHello
 //! that asks for this name and offers these protocols
-//! --- tcp label
+//! --- tcp [to=LISTENER] label
 //! what a client does on a connection: `send TEXT`, `bulk BYTES`, `fin`, `reset`, `read` (until it is quiet), `drain`
-//! (until the end, counting bytes), `pause MS`, `another` (it goes on with another connection, and keeps this one)
+//! (until the end, counting bytes), `pause MS`, `another [IP]` (it goes on with another connection, perhaps to another
+//! address, and keeps this one), `back N` (it goes on with the Nth that it keeps, and keeps this one), `move FROM TO`
+//! (files in $DIR), `wait NAME = VALUE` (of a stat)
+//! --- file NAME
+//! a file in $DIR, with the placeholders of YAML
+//! --- arguments
+//! of the process
 //! --- h2 label
 //! `:pseudo: value` and header lines, `> name: value` for trailers, a blank line before the body
 //! --- expect [status=400|501|none] [upstream=nothing|N] [end=closed] [or=envoy] reason
@@ -60,6 +66,7 @@ use crate::support::bootstrap::Pieces;
 use crate::support::name_server::{Table, table};
 use crate::support::upstream::{Answer, Then};
 use regex::Regex;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// One bootstrap and what is done to it.
@@ -81,6 +88,10 @@ pub(super) struct Scenario {
     pub(super) probes: Option<String>,
     /// Files whose lines are compared, beside the access log.
     pub(super) logs: Vec<String>,
+    /// Name and content of files in $DIR.
+    pub(super) files: Vec<(String, String)>,
+    /// Of the process.
+    pub(super) arguments: Vec<String>,
     /// Why a difference is tolerated for now.
     pub(super) pending: Option<String>,
     /// Envoy is not asked.
@@ -144,7 +155,12 @@ pub(super) enum Move {
     Drain,
     Pause(Duration),
     /// It makes another connection, on which it goes on; it keeps those before.
-    Another,
+    Another(Option<IpAddr>),
+    /// It goes on with one of those that it keeps.
+    Back(usize),
+    /// A file takes the place of another.
+    File(String, String),
+    Wait(Condition),
 }
 
 /// A value of a stat that is waited for.
@@ -241,7 +257,9 @@ impl Scenario {
             "tcp" => {
                 let moves = lines.iter().filter(|line| !line.trim().is_empty()).map(|line| a_move(line));
                 let action = Action::Tcp(moves.collect::<Result<_, _>>()?);
-                self.steps.push(Step { label: words.to_owned(), action, times: 1, to: None, expect: None });
+                let words = Words::new(words, &["to"]);
+                let to = words.option("to").map(str::to_owned);
+                self.steps.push(Step { label: words.label, action, times: 1, to, expect: None });
             }
             "h2" => self.steps.push(h2_step(words, lines)?),
             "dns" if self.steps.is_empty() => self.names.extend(table(&text)?),
@@ -268,6 +286,8 @@ impl Scenario {
                 expect: None,
             }),
             "probes" => self.probes = Some(words.to_owned()),
+            "file" => self.files.push((words.to_owned(), text)),
+            "arguments" => self.arguments.extend(text.split_whitespace().map(str::to_owned)),
             "log" => self.logs.push(words.to_owned()),
             "expect" => self.expect(words)?,
             "stats" => self.stats.extend(words_of(lines)),
@@ -368,12 +388,7 @@ impl Scenario {
     fn wait(&mut self, label: &str, lines: &[&str]) -> Result<(), String> {
         let mut conditions = Vec::new();
         for line in lines.iter().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-            let (name, operator, value) = match line.split_whitespace().collect::<Vec<_>>()[..] {
-                [name, operator @ ("=" | ">="), value] => (name, operator, value),
-                _ => return Err(format!("not `name = value`: {line}")),
-            };
-            let value = value.parse().map_err(|e| format!("{value}: {e}"))?;
-            conditions.push(Condition { name: name.to_owned(), value, at_least: operator == ">=" });
+            conditions.push(condition(line)?);
         }
         self.steps.push(Step {
             label: format!("wait {label}"),
@@ -417,6 +432,15 @@ impl Scenario {
     }
 }
 
+fn condition(line: &str) -> Result<Condition, String> {
+    let (name, operator, value) = match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [name, operator @ ("=" | ">="), value] => (name, operator, value),
+        _ => return Err(format!("not `name = value`: {line}")),
+    };
+    let value = value.parse().map_err(|e| format!("{value}: {e}"))?;
+    Ok(Condition { name: name.to_owned(), value, at_least: operator == ">=" })
+}
+
 fn a_move(line: &str) -> Result<Move, String> {
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     let number = || rest.parse().map_err(|e| format!("{line}: {e}"));
@@ -426,7 +450,14 @@ fn a_move(line: &str) -> Result<Move, String> {
         "fin" => Move::Fin,
         "reset" => Move::Reset,
         "read" => Move::Read,
-        "another" => Move::Another,
+        "another" if rest.is_empty() => Move::Another(None),
+        "another" => Move::Another(Some(rest.parse().map_err(|e| format!("{line}: {e}"))?)),
+        "back" => Move::Back(number()?),
+        "move" => {
+            let (from, to) = rest.split_once(' ').ok_or("two names are wanted")?;
+            Move::File(from.to_owned(), to.to_owned())
+        }
+        "wait" => Move::Wait(condition(rest)?),
         "drain" => Move::Drain,
         "pause" => Move::Pause(Duration::from_millis(number()? as u64)),
         other => return Err(format!("no such move as {other}")),

@@ -7,7 +7,7 @@ use nuncio_config::address::ListenAddress;
 use nuncio_config::listener::{
     ConnectionBalance, DrainType, FilterChainConfig, FilterChains, ListenSocket, ListenerConfig, TrafficDirection,
 };
-use nuncio_filter_api::{DrainState, Rng};
+use nuncio_filter_api::{DrainState, Flow, NetworkCx, NetworkFilter, Rng};
 use nuncio_telemetry::stats::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
@@ -71,8 +71,10 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
             tls: None,
             handshake_timeout: None,
             metadata: None,
+            waits_for: Vec::new(),
+            fingerprint: 0,
         }),
-        access_logs: Box::default(),
+        access_logs: Arc::default(),
         buffer_limit: 1024,
         balance: ConnectionBalance::Kernel,
         reuse_port: true,
@@ -122,7 +124,7 @@ fn serving<F: Future<Output = ()>>(test: impl FnOnce(Arc<Listener>, ActiveListen
     LocalSet::new().block_on(&runtime, async {
         let store = Store::new();
         let listener = bound(config(&store, vec![Arc::new(Script)]), 1);
-        let active = ActiveListener::start(listener.clone(), worker(0)).unwrap();
+        let active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
         test(listener, active).await;
     });
 }
@@ -149,7 +151,7 @@ fn filters_run_in_order_until_one_serves_the_connection() {
         let ran = Arc::new(AtomicBool::new(false));
         let config = config(&Store::new(), vec![Arc::new(Passes(ran.clone())), Arc::new(Script)]);
         let listener = bound(config, 1);
-        let _active = ActiveListener::start(listener.clone(), worker(0)).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
         assert_eq!(ask(&mut connect(&listener).await, b'x').await.unwrap(), b'x');
         assert!(ran.load(Ordering::Relaxed));
     });
@@ -160,7 +162,7 @@ fn a_chain_without_filters_closes_what_it_accepts() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = bound(config(&Store::new(), vec![]), 1);
-        let _active = ActiveListener::start(listener.clone(), worker(0)).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
         assert_eq!(connect(&listener).await.read(&mut [0; 1]).await.unwrap_or(0), 0);
     });
 }
@@ -201,12 +203,12 @@ fn connections_waiting_for_a_worker_survive_its_restart() {
     let listener = bound(config(&store, vec![Arc::new(Script)]), 1);
     let first = LocalSet::new();
     first.block_on(&runtime, async {
-        drop(ActiveListener::start(listener.clone(), worker(0)).unwrap());
+        drop(ActiveListener::start(listener.clone(), worker(0), None).unwrap());
     });
     drop(first);
     LocalSet::new().block_on(&runtime, async {
         let mut waiting = connect(&listener).await;
-        let _active = ActiveListener::start(listener.clone(), worker(0)).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
         assert_eq!(ask(&mut waiting, b'x').await.unwrap(), b'x');
     });
 }
@@ -222,7 +224,7 @@ fn exact_balance_spreads_connections_that_one_worker_accepts() {
             ..config(&store, vec![Arc::new(Script)])
         };
         let listener = bound(config, 2);
-        let workers = [0, 1].map(|index| ActiveListener::start(listener.clone(), worker(index)).unwrap());
+        let workers = [0, 1].map(|index| ActiveListener::start(listener.clone(), worker(index), None).unwrap());
         let mut clients = Vec::new();
         for _ in 0..6 {
             let mut client = connect(&listener).await;
@@ -247,4 +249,37 @@ fn ports_of_all_workers_are_the_same_and_a_taken_one_is_named() {
     config.sockets[0].address.address = taken.local_addr().unwrap().into();
     let error = Listener::bind(Arc::new(config), 2, ConnectionIds::default()).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot bind {}: ", taken.local_addr().unwrap())), "{error}");
+}
+
+#[test]
+fn chains_that_stay_keep_their_connections_and_those_that_go_drain() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let store = Store::new();
+        let first = bound(config(&store, vec![Arc::new(Script)]), 1);
+        let mut old = ActiveListener::start(first.clone(), worker(0), None).unwrap();
+        let mut client = connect(&first).await;
+        assert_eq!(ask(&mut client, b'd').await.unwrap(), b'0');
+
+        let same = Arc::new(config(&store, vec![Arc::new(Script)]).inheriting(&first.config));
+        let ids = ConnectionIds::default();
+        let second = Arc::new(Listener::succeed(same, 1, ids.clone(), Some(&first), &[]).unwrap());
+        let mut next = ActiveListener::start(second.clone(), worker(0), Some(&mut old)).unwrap();
+        assert_eq!(first.drain_chains_gone_in(&second), 0);
+        drop((old, first));
+        assert_eq!(ask(&mut client, b'd').await.unwrap(), b'0');
+        assert_eq!(next.connections(), 1);
+
+        let mut other = config(&store, vec![]);
+        let chain = FilterChainConfig { fingerprint: 1, ..(*other.filter_chains.all()[0]).clone() };
+        other.filter_chains = FilterChains::only(chain);
+        let third = other.inheriting(&second.config);
+        let third = Arc::new(Listener::succeed(Arc::new(third), 1, ids, Some(&second), &[]).unwrap());
+        let last = ActiveListener::start(third.clone(), worker(0), Some(&mut next)).unwrap();
+        assert_eq!(second.drain_chains_gone_in(&third), 1);
+        assert_eq!(ask(&mut client, b'd').await.unwrap(), b'1');
+        assert_eq!((next.connections(), last.connections()), (1, 0));
+        drop(next);
+        assert!(ask(&mut client, b'x').await.is_err());
+    });
 }

@@ -1,0 +1,224 @@
+//! A filter chain as one worker runs it, with the connections that have got it.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nuncio_config::listener::{FilterChainConfig, ListenerConfig};
+use nuncio_filter_api::{Admission, Connection, Drain, Flow, NetworkCx, NetworkFilter, Worker};
+use nuncio_telemetry::access_log::AccessLog;
+use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::stats::catalogue::{ListenerStats, ListenerWorkerStats};
+use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use slab::Slab;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::Listener;
+use crate::balance::Balancer;
+use crate::listener::FilterChain;
+use crate::tls;
+use crate::tls_stats::TlsStats;
+
+/// What connections hold of their listener. It goes on where nothing but filter chains changes.
+pub(super) struct Frame {
+    worker: Rc<Worker>,
+    stats: ListenerStats,
+    worker_stats: ListenerWorkerStats,
+    tls_stats: TlsStats,
+    pub(super) access_logs: Arc<[AccessLog]>,
+    buffer_limit: u32,
+    balancer: Option<Arc<Balancer>>,
+    /// A copy of this worker alone, so that connections of different workers do not count on the same cache line.
+    pub(super) name: Arc<str>,
+}
+
+/// A filter chain with its connections: copies of this worker alone, as `name` of the frame.
+pub(super) struct Chain {
+    pub(super) chain: Arc<FilterChain>,
+    pub(super) name: Arc<str>,
+    filters: Arc<[Arc<dyn NetworkFilter>]>,
+    /// Others stand in for some of them, each time those of the moment.
+    has_stand_ins: bool,
+    drain: Rc<Drain>,
+    pub(super) connections: RefCell<Slab<AbortHandle>>,
+}
+
+/// Counts a connection while it lives, and forgets it when its task ends, panics or is aborted.
+struct ActiveConnection {
+    frame: Rc<Frame>,
+    chain: Rc<Chain>,
+    key: usize,
+    start: Instant,
+    /// Where the listener has access logs.
+    logged: Option<Rc<ConnectionInfo>>,
+}
+
+// === impl Frame ===
+
+impl Frame {
+    pub(super) fn new(listener: &Listener, worker: &Rc<Worker>) -> Self {
+        let ListenerConfig { scope, name, access_logs, buffer_limit, .. } = &*listener.config;
+        Self {
+            worker: worker.clone(),
+            stats: listener.stats.clone(),
+            worker_stats: ListenerWorkerStats::new(&scope.scope(&format!("worker_{}", worker.index))),
+            tls_stats: TlsStats::new(scope),
+            access_logs: access_logs.clone(),
+            buffer_limit: *buffer_limit,
+            balancer: listener.balancer.clone(),
+            name: (**name).into(),
+        }
+    }
+
+    /// A connection of this worker ended, or never began.
+    pub(super) fn release(&self) {
+        if let Some(balancer) = &self.balancer {
+            balancer.release(self.worker.index);
+        }
+    }
+
+    /// Writes the access logs of a connection that is over.
+    pub(super) fn log(&self, info: Rc<ConnectionInfo>, tell: impl FnOnce(&StreamInfo)) {
+        if self.access_logs.is_empty() {
+            return;
+        }
+        let (start, now) = (info.start, self.worker.clock.now());
+        let stream = StreamInfo::of_connection(info, self.worker.clock.wall(now) - now.duration_since(start));
+        stream.times.complete.set(Some(now));
+        tell(&stream);
+        let cx = FormatCx::new(&stream, now, self.worker.clock.wall(now));
+        self.access_logs.iter().for_each(|log| log.log(&cx));
+    }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    pub(super) fn new(chain: Arc<FilterChain>, worker: &Rc<Worker>) -> Self {
+        Self {
+            name: (*chain.config.name).into(),
+            filters: chain.config.filters.iter().cloned().collect(),
+            has_stand_ins: chain.config.filters.iter().any(|filter| filter.stand_in().is_some()),
+            drain: Rc::new(Drain::new(chain.drain.subscribe(), worker.clone())),
+            connections: RefCell::default(),
+            chain,
+        }
+    }
+
+    /// Serves a connection in a task of its own: a panic in it is caught there, drops the connection, and touches no
+    /// other.
+    pub(super) fn serve(self: &Rc<Self>, frame: &Rc<Frame>, connection: Connection) {
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let guard = ActiveConnection::new(frame.clone(), self.clone(), entry.key(), &connection.info);
+        let task = spawn_local(async move {
+            guard.chain.run_filters(&guard.frame, connection).await;
+        });
+        entry.insert(task.abort_handle());
+    }
+
+    /// The filter-chain runner: one filter after the other, until one has served the connection.
+    async fn run_filters(&self, frame: &Frame, mut connection: Connection) {
+        let mut filters = &self.filters;
+        let stand_ins;
+        if self.has_stand_ins {
+            let current = |filter: &Arc<dyn NetworkFilter>| filter.stand_in().unwrap_or_else(|| Some(filter.clone()));
+            match filters.iter().map(current).collect() {
+                Some(all) => stand_ins = all,
+                None => return frame.stats.network_extension_config_missing().inc(),
+            }
+            filters = &stand_ins;
+        }
+        let cx =
+            || NetworkCx { worker: frame.worker.clone(), drain: self.drain.clone(), buffer_limit: frame.buffer_limit };
+        // Held until the connection ends.
+        let _held = match filters.len() > 1 {
+            // In boxes of their own, this and the handshake take no room while the connection is served.
+            true => match Box::pin(admit(filters, &connection, cx())).await {
+                Ok(held) => held,
+                Err(Refused) => return,
+            },
+            false => Vec::new(),
+        };
+        let FilterChainConfig { tls, handshake_timeout, .. } = &*self.chain.config;
+        if let Some(tls) = tls {
+            let Connection { io, info } = connection;
+            match Box::pin(tls::accept(tls, *handshake_timeout, io, &info, &frame.tls_stats)).await {
+                Ok(io) => connection = Connection { io, info },
+                Err(error) => {
+                    debug!(listener = %frame.name, id = info.id, %error, "handshake failed");
+                    return;
+                }
+            }
+        }
+        for filter in &**filters {
+            match filter.clone().run(connection, cx()).await {
+                Flow::Next(next) => connection = next,
+                Flow::Done => return,
+            }
+        }
+    }
+}
+
+/// Asks the filters before the terminal one what they make of a new connection. What they hold is given back.
+async fn admit(
+    filters: &[Arc<dyn NetworkFilter>],
+    connection: &Connection,
+    cx: NetworkCx,
+) -> Result<Vec<Box<dyn Any>>, Refused> {
+    let mut held = Vec::new();
+    let [before @ .., terminal] = filters else { return Ok(held) };
+    for filter in before {
+        match filter.admit(&connection.info, &cx) {
+            Admission::Pass => {}
+            Admission::Hold(it) => held.push(it),
+            Admission::Refuse => {
+                terminal.turned_away(connection.info.clone(), &cx);
+                return Err(Refused);
+            }
+            Admission::RefuseAfter(delay) => {
+                // What others hold of it they hold no longer than it may live.
+                drop(held);
+                tokio::time::sleep(delay).await;
+                terminal.turned_away(connection.info.clone(), &cx);
+                return Err(Refused);
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// A network filter has refused a connection.
+struct Refused;
+
+// === impl ActiveConnection ===
+
+impl ActiveConnection {
+    fn new(frame: Rc<Frame>, chain: Rc<Chain>, key: usize, info: &Rc<ConnectionInfo>) -> Self {
+        frame.stats.downstream_cx_total().inc();
+        frame.stats.downstream_cx_active().inc();
+        frame.worker_stats.downstream_cx_total().inc();
+        frame.worker_stats.downstream_cx_active().inc();
+        let logged = (!frame.access_logs.is_empty()).then(|| info.clone());
+        Self { frame, chain, key, start: info.start, logged }
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        let Frame { stats, worker_stats, worker, .. } = &*self.frame;
+        let length = worker.clock.now().saturating_duration_since(self.start);
+        stats.downstream_cx_active().dec();
+        stats.downstream_cx_destroy().inc();
+        stats.downstream_cx_length_ms().record(u64::try_from(length.as_millis()).unwrap_or(u64::MAX));
+        worker_stats.downstream_cx_active().dec();
+        self.chain.connections.borrow_mut().try_remove(self.key);
+        self.frame.release();
+        if let Some(info) = self.logged.take() {
+            self.frame.log(info, |_| {});
+        }
+    }
+}
