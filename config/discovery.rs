@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use core::api_config_source::ApiType;
-use nuncio_filter_api::{LowerCx, Readiness, Refused};
+use nuncio_filter_api::{LowerCx, LowerEnv, Readiness, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
-use nuncio_proto::envoy::config::route::v3::RouteConfiguration;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use nuncio_telemetry::stats::Scope;
 use prost::Message;
@@ -167,16 +166,28 @@ impl RouteSlot {
             return Err(cx.at("config_source", |cx| cx.invalid("is required")));
         };
         let source = cx.at("config_source", |cx| ConfigSource::lower(source, cx))?;
-        let empty = RouteTable::lower(RouteConfiguration::default(), cx)?;
-        let slot = cx.env.slots.share(&format!("{route_config_name} {source:?}"), || Self {
-            ready: Readiness::new(format!("RdsRouteConfigSubscription RDS {route_config_name}")),
-            table: Arc::new(ArcSwap::from_pointee(empty)),
-            scope: scope.clone(),
-            name: route_config_name.into(),
-            source,
-        });
+        let slot = Self::share(&route_config_name, source, scope, cx.env);
         cx.wait_for(slot.ready.clone());
         Ok(slot)
+    }
+
+    /// The slot of the routes called `name`; who asks first says where they are counted.
+    pub(crate) fn share(name: &str, source: ConfigSource, scope: &Scope, env: &LowerEnv) -> Arc<Self> {
+        let is_new = std::cell::Cell::new(false);
+        let slot = env.slots.share(&format!("{name} {source:?}"), || {
+            is_new.set(true);
+            Self {
+                ready: Readiness::new(format!("RdsRouteConfigSubscription RDS {name}")),
+                table: Arc::new(ArcSwap::from_pointee(RouteTable::empty())),
+                scope: scope.clone(),
+                name: name.into(),
+                source,
+            }
+        });
+        if is_new.get() {
+            env.slots.tell();
+        }
+        slot
     }
 }
 

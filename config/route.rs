@@ -58,7 +58,7 @@ pub use redirect::Redirect;
 pub use refresh::{NextCluster, TriedClusters};
 pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat, ResetHeader, RetryOn, RetryPolicy};
 pub use rewrite::EnvoyHeaders;
-pub use scope::{Scope, ScopedRoutes};
+pub use scope::{FoundScope, ScopeConfig, ScopeSlot, ScopedRoutes};
 pub use stats::RouteStats;
 pub use virtual_host::VirtualHost;
 
@@ -196,6 +196,11 @@ impl fmt::Display for ClusterRef<'_> {
 }
 
 impl RouteTable {
+    /// No route at all.
+    pub(crate) fn empty() -> Self {
+        Self { config: Arc::default(), hosts: Hosts::default(), virtual_hosts: Vec::new(), entries: Vec::new() }
+    }
+
     /// The number of the entry for a request. `random` chooses among weighted clusters and decides fractions.
     pub fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<usize> {
         let name = match &self.config.host_field {

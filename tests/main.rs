@@ -30,6 +30,7 @@ mod runtime;
 mod scopes;
 mod sds;
 mod soak;
+mod srds;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tidy;

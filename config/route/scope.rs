@@ -1,5 +1,9 @@
 //! Scoped routing: a key made of a request's headers chooses the route table.
 
+mod slot;
+
+pub use slot::{ScopeConfig, ScopeSlot};
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -8,29 +12,62 @@ use hcm::scoped_routes::scope_key_builder::FragmentBuilder;
 use hcm::scoped_routes::scope_key_builder::fragment_builder::header_value_extractor::{ExtractType, KvElement};
 use hcm::scoped_routes::scope_key_builder::fragment_builder::{HeaderValueExtractor, Type};
 use memchr::memmem;
-use nuncio_filter_api::{LowerCx, Refused, RequestHead};
+use nuncio_filter_api::{LowerCx, Readiness, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use nuncio_telemetry::stats;
 use proto::scoped_route_configuration::key::{Fragment, fragment};
 use smallvec::SmallVec;
 
 use super::RouteTable;
+use crate::discovery::RouteSlot;
 use crate::matcher::Field;
 
-/// `ScopedRoutes`, the scopes inline: which table a request is routed by.
+/// `ScopedRoutes`: which table a request is routed by.
 pub struct ScopedRoutes {
     fragments: Box<[Extractor]>,
+    scopes: Scopes,
+}
+
+enum Scopes {
+    /// In the configuration.
+    Inline(ScopeTable),
+    /// By discovery.
+    Discovered(Arc<ScopeSlot>),
+}
+
+/// The scopes by their keys.
+#[derive(Default)]
+struct ScopeTable {
     scopes: Box<[Scope]>,
     by_key: HashMap<Key, u32>,
 }
 
 /// One of the scopes.
-pub struct Scope {
-    /// `name`
+struct Scope {
+    name: Arc<str>,
+    key: Key,
+    routes: ScopeRoutes,
+}
+
+/// The routes of a scope.
+enum ScopeRoutes {
+    /// In the configuration.
+    Inline(Arc<RouteTable>),
+    /// By discovery.
+    Discovered(Arc<RouteSlot>),
+    /// By discovery, once a request asks for them.
+    OnDemand(slot::OnDemand),
+}
+
+/// The scope of a request.
+pub struct FoundScope {
+    /// Its number, in the order of the configuration.
+    pub number: usize,
+    /// Its name.
     pub name: Arc<str>,
     /// Its routes.
     pub table: Arc<RouteTable>,
-    key: Key,
 }
 
 /// The fragments of a key in a row, each behind its length.
@@ -58,44 +95,75 @@ enum Element {
 // === impl ScopedRoutes ===
 
 impl ScopedRoutes {
-    /// Lowers the message, and each of its tables by `table`.
+    /// Lowers the message, and each of its tables by `table`; what is discovered counts in `scope`.
     pub fn lower(
         message: hcm::ScopedRoutes,
         table: impl FnMut(proto::RouteConfiguration, &mut LowerCx<'_>) -> Result<RouteTable, Refused>,
+        scope: &stats::Scope,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         // Inline scopes ask no RDS, whatever source is named.
-        let hcm::ScopedRoutes { name: _, scope_key_builder, rds_config_source: _, config_specifier } = message;
+        let hcm::ScopedRoutes { name, scope_key_builder, rds_config_source, config_specifier } = message;
         let fragments = cx.at("scope_key_builder", |cx| match scope_key_builder {
             None => Err(cx.invalid("is required")),
             Some(builder) => cx.each("fragments", builder.fragments, Extractor::lower),
         });
         let scopes = match config_specifier {
             None => Err(cx.invalid("config_specifier is required")),
-            Some(ConfigSpecifier::ScopedRds(_)) => {
-                Err(cx.at("scoped_rds", |cx| cx.not_implemented("scoped route discovery")))
+            Some(ConfigSpecifier::ScopedRds(message)) => {
+                ScopeSlot::lower(&name, message, rds_config_source, scope, cx).map(Scopes::Discovered)
             }
             Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
                 let hcm::ScopedRouteConfigurationsList { scoped_route_configurations } = list;
-                cx.at("scoped_route_configurations_list", |cx| lower_scopes(scoped_route_configurations, table, cx))
+                let scopes = cx
+                    .at("scoped_route_configurations_list", |cx| lower_scopes(scoped_route_configurations, table, cx));
+                scopes.map(|scopes| Scopes::Inline(ScopeTable::new(scopes)))
             }
         };
         let (fragments, scopes) = (fragments?, scopes?);
-        Ok(Self { by_key: by_key(&scopes), fragments: fragments.into(), scopes: scopes.into() })
+        Ok(Self { fragments: fragments.into(), scopes })
     }
 
-    /// The number of the scope of a request; `None` where no scope has its key.
-    pub fn find(&self, head: &RequestHead) -> Option<usize> {
+    /// The scope of a request; `None` where no scope has its key.
+    pub fn find(&self, head: &RequestHead) -> Option<FoundScope> {
+        let key = self.key(head)?;
+        match &self.scopes {
+            Scopes::Inline(table) => table.find(&key),
+            Scopes::Discovered(slot) => slot.table().find(&key),
+        }
+    }
+
+    /// Asks for the routes of the scope of a request, where that is done on demand alone: whether they are there.
+    pub fn demand(&self, head: &RequestHead) -> Option<Arc<Readiness>> {
+        let Scopes::Discovered(slot) = &self.scopes else { return None };
+        slot.demand(&self.key(head)?)
+    }
+
+    fn key(&self, head: &RequestHead) -> Option<Key> {
         let mut key = Key::new();
         for fragment in &self.fragments {
             fragment.append(head, &mut key)?;
         }
-        self.by_key.get(&key).map(|scope| *scope as usize)
+        Some(key)
+    }
+}
+
+// === impl ScopeTable ===
+
+impl ScopeTable {
+    fn new(scopes: Vec<Scope>) -> Self {
+        Self { by_key: by_key(&scopes), scopes: scopes.into() }
     }
 
-    /// The scope numbered `index`, in the order of the configuration.
-    pub fn scope(&self, index: usize) -> &Scope {
-        &self.scopes[index]
+    fn find(&self, key: &Key) -> Option<FoundScope> {
+        let number = *self.by_key.get(key)? as usize;
+        let Scope { name, key: _, routes } = &self.scopes[number];
+        let table = match routes {
+            ScopeRoutes::Inline(table) => table.clone(),
+            ScopeRoutes::Discovered(slot) => slot.table.load_full(),
+            ScopeRoutes::OnDemand(routes) => routes.table()?,
+        };
+        Some(FoundScope { number, name: name.clone(), table })
     }
 }
 
@@ -118,7 +186,7 @@ fn lower_scopes(
             None => Err(cx.invalid("is required")),
             Some(message) => table(message, cx),
         });
-        Ok(Scope { name: name.into(), table: Arc::new(table?), key: key? })
+        Ok(Scope { name: name.into(), routes: ScopeRoutes::Inline(Arc::new(table?)), key: key? })
     })
 }
 

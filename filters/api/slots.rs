@@ -4,7 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Whether something that a part of the configuration waits for has come, or is known not to come.
 #[derive(Debug)]
@@ -16,7 +16,10 @@ pub struct Readiness {
 /// Places that discovery fills: one for all configuration that asks for the same thing. A place lives as long as some
 /// configuration holds it, and so tells what is to be asked for.
 #[derive(Default)]
-pub struct Slots(Mutex<HashMap<(TypeId, String), Weak<dyn Any + Send + Sync>>>);
+pub struct Slots {
+    slots: Mutex<HashMap<(TypeId, String), Weak<dyn Any + Send + Sync>>>,
+    told: Notify,
+}
 
 // === impl Readiness ===
 
@@ -71,10 +74,20 @@ impl Slots {
         slots.values().filter_map(Weak::upgrade).filter_map(|slot| slot.downcast::<T>().ok()).collect()
     }
 
-    /// Taken when configuration is lowered, never on the data path.
+    /// Says that there are slots which nobody has looked for yet: while traffic flows, requests ask for some.
+    pub fn tell(&self) {
+        self.told.notify_one();
+    }
+
+    /// Waits until that is said.
+    pub async fn told(&self) {
+        self.told.notified().await;
+    }
+
+    /// Taken when configuration is lowered, and when a request asks for something for the first time.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(TypeId, String), Weak<dyn Any + Send + Sync>>> {
         // A poisoned lock means that making a slot panicked: it is not there, and the others are whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -180,7 +180,7 @@ impl Http {
     fn routes_for(&self, head: &RequestHead) -> Option<Rc<WorkerRoutes>> {
         match &self.hcm.routes {
             Routes::Table(table) => Some(self.of_table(&table.load())),
-            Routes::Scoped(scopes) => Some(self.of_table(&scopes.scope(scopes.find(head)?).table)),
+            Routes::Scoped(scopes) => Some(self.of_table(&scopes.find(head)?.table)),
         }
     }
 
@@ -201,7 +201,7 @@ impl Http {
             Routes::Table(table) => remove(&table.load(), head),
             Routes::Scoped(scopes) => {
                 if let Some(scope) = scopes.find(head) {
-                    remove(&scopes.scope(scope).table, head);
+                    remove(&scope.table, head);
                 }
             }
         }

@@ -15,7 +15,7 @@
 //! A source serves the [`Target`]s of some [`Origin`]s and does all the I/O; nothing here knows how bytes travel.
 //!
 //! 1. It follows [`Updates::subscriptions`]. Each [`Target`] is wanted for as long as it is listed: `name: None` is
-//!    the wildcard (CDS, LDS); else one resource by its name (EDS, RDS). New targets come with listeners and clusters
+//!    the wildcard (CDS, LDS, SRDS); else one resource by its name (EDS, RDS). New targets come with listeners and clusters
 //!    that need them, and go when the last of those is gone. Targets are sorted so that clusters come before endpoints,
 //!    listeners and routes: asking and applying in this order is make-before-break.
 //! 2. Whenever it asks, or asks anew, it says so with [`Updates::attempt`].
@@ -72,6 +72,8 @@ pub(crate) enum Kind {
     Listener,
     /// ECDS
     Extension,
+    /// SRDS
+    Scope,
     /// RDS
     Routes,
 }
@@ -182,8 +184,16 @@ pub(crate) struct Updates {
 
 impl Kind {
     /// All that there are.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Runtime, Self::Cluster, Self::Endpoints, Self::Secret, Self::Listener, Self::Extension, Self::Routes];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Runtime,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Secret,
+        Self::Listener,
+        Self::Extension,
+        Self::Scope,
+        Self::Routes,
+    ];
 
     /// The full name of the message.
     pub(crate) fn message_name(self) -> &'static str {
@@ -194,6 +204,7 @@ impl Kind {
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
+            Self::Scope => "envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Routes => "envoy.config.route.v3.RouteConfiguration",
         }
     }
@@ -207,6 +218,7 @@ impl Kind {
             Self::Secret => "secret",
             Self::Listener => "listener",
             Self::Extension => "extension config",
+            Self::Scope => "scoped route",
             Self::Routes => "route configuration",
         }
     }
@@ -223,6 +235,7 @@ impl fmt::Display for Target {
             Kind::Secret => "SDS",
             Kind::Listener => "LDS",
             Kind::Extension => "ECDS",
+            Kind::Scope => "SRDS",
             Kind::Routes => "RDS",
         };
         match &self.name {

@@ -14,7 +14,7 @@ fn lower(builders: &str, scopes: &str) -> Result<ScopedRoutes, Vec<String>> {
     let message: hcm::ScopedRoutes = Loader::new(UnknownFields::Reject).load(vec![text]).expect("loads").message;
     let env = env();
     let mut cx = LowerCx::new(&env);
-    let lowered = ScopedRoutes::lower(message, RouteTable::lower, &mut cx);
+    let lowered = ScopedRoutes::lower(message, RouteTable::lower, &env.stats.scope("http.in"), &mut cx);
     lowered.map_err(|Refused| cx.finish().iter().map(ToString::to_string).collect())
 }
 
@@ -29,7 +29,7 @@ fn find(routes: &ScopedRoutes, headers: &[(&'static str, &'static str)]) -> Stri
     for (name, value) in headers {
         head.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    routes.find(&head).map_or("-".to_owned(), |number| routes.scope(number).name.to_string())
+    routes.find(&head).map_or("-".to_owned(), |scope| scope.name.to_string())
 }
 
 const ELEMENT: &str =

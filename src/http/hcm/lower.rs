@@ -331,7 +331,7 @@ fn lower_routes(
             Ok((Routes::Table(Arc::new(ArcSwap::new(Arc::new(table)))), None))
         }
         Some(RouteSpecifier::ScopedRoutes(scopes)) => cx
-            .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, cx))
+            .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, scope, cx))
             .map(|scopes| (Routes::Scoped(scopes), None)),
         Some(RouteSpecifier::Rds(rds)) => {
             let slot = cx.at("rds", |cx| RouteSlot::lower(rds, scope, cx))?;

@@ -50,7 +50,7 @@ impl Preview {
         match &self.http.hcm.routes {
             Routes::Table(table) => Some(Chosen { scope: None, table: table.load_full() }),
             Routes::Scoped(scopes) => {
-                scopes.find(head).map(|scope| Chosen { scope: Some(scope), table: scopes.scope(scope).table.clone() })
+                scopes.find(head).map(|scope| Chosen { scope: Some(scope.number), table: scope.table })
             }
         }
     }

@@ -48,7 +48,10 @@ pub(super) fn config_dump(admin: &Admin, params: &Params) -> Reply {
             .collect(),
         ..dynamic::listeners(admin)
     };
-    let mut scopes = proto::ScopedRoutesConfigDump::default();
+    let mut scopes = proto::ScopedRoutesConfigDump {
+        dynamic_scoped_route_configs: dynamic::scopes(admin),
+        ..proto::ScopedRoutesConfigDump::default()
+    };
     let mut routes = dynamic::routes(admin);
     for (_, inline) in resources.listeners.iter().flat_map(of_listener) {
         match inline {

@@ -4,6 +4,7 @@ mod clusters;
 mod extensions;
 mod listeners;
 mod runtime;
+mod scopes;
 mod secrets;
 mod statics;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::extensions::give_extension;
+use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
 use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
@@ -115,12 +117,14 @@ impl Updater {
     }
 
     async fn turn(&mut self) -> bool {
+        let env = self.parts.env.clone();
         tokio::select! {
             message = self.messages.recv() => match message {
                 Some(message) => self.handle(message).await,
                 None => return false,
             },
             () = self.parts.listeners.gone() => self.take_stock(),
+            () = env.slots.told() => self.take_stock(),
             folder = self.secret_files.moved() => self.rotate(&folder).await,
             () = reached(self.targets.next_deadline()) => self.expire(),
         }
@@ -179,6 +183,7 @@ impl Updater {
             Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
             Kind::Secret => self.apply_secrets(prepared).await,
             Kind::Extension => self.apply_extensions(prepared).await,
+            Kind::Scope => self.apply_scopes(prepared),
             Kind::Listener => self.apply_listeners(prepared).await,
         };
         if is_change || outcome.rejected.is_empty() {
@@ -255,7 +260,14 @@ impl Updater {
                 self.targets.find(&target).is_some()
             });
         }
+        let wants_scopes = |origin: &Origin| {
+            self.targets.find(&Target { kind: Kind::Scope, origin: origin.clone(), name: None }).is_some()
+        };
+        records.retain(Kind::Scope, |id| wants_scopes(&id.origin));
         for (target, watched) in self.targets.iter().filter(|(_, watched)| watched.is_settled) {
+            for slot in watched.users.scopes().filter(|slot| !slot.has_come() && !slot.ready.is_set()) {
+                give_scopes(&slot, &records, env);
+            }
             let Some(name) = target.name.clone() else { continue };
             let id = Id { name, origin: target.origin.clone() };
             let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
@@ -281,6 +293,7 @@ impl Updater {
             }
         }
         drop(records);
+        check_scopes(env);
         if gave_secrets {
             shared.clusters.note_secrets();
         }
@@ -322,15 +335,23 @@ impl Updater {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 let waiting = users.into_iter().flat_map(|users| users.extensions());
                 waiting.filter(|slot| !slot.ready.is_set()).for_each(|slot| slot.give_up());
+                // Clusters wait for some of them as they do for secrets.
+                self.parts.shared.clusters.note_secrets();
             }
             Kind::Secret => {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 users.into_iter().flat_map(|users| users.secrets()).for_each(|slot| slot.ready.set());
                 self.parts.shared.clusters.note_secrets();
             }
+            Kind::Scope => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                let waiting = users.into_iter().flat_map(|users| users.scopes());
+                waiting.filter(|slot| !slot.has_come()).for_each(|slot| slot.ready.set());
+            }
             Kind::Routes => {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 users.into_iter().flat_map(|users| users.slots()).for_each(|slot| slot.ready.set());
+                check_scopes(&self.parts.env);
             }
         }
     }

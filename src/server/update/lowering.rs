@@ -10,7 +10,7 @@ use nuncio_config::extension::lower_extension;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
 use nuncio_config::protocol::message_name;
-use nuncio_config::route::RouteTable;
+use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
 use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
 use nuncio_proto::google::protobuf::Any;
@@ -49,6 +49,7 @@ pub(super) enum Lowered {
     Endpoints(Arc<ClusterAssignment>),
     Secret(Arc<Secret>),
     Extension(Box<Any>),
+    Scope(Arc<ScopeConfig>),
 }
 
 /// Lowers what is new.
@@ -141,6 +142,10 @@ impl Lowering<'_> {
             Kind::Listener => {
                 let message = self.load(any)?;
                 self.run(|cx| ListenerConfig::lower(message, cx)).map(|config| Lowered::Listener(Arc::new(config)))
+            }
+            Kind::Scope => {
+                let message = self.load(any)?;
+                self.run(|cx| ScopeConfig::lower(message, cx)).map(|scope| Lowered::Scope(Arc::new(scope)))
             }
             Kind::Routes => {
                 let message = self.load(any)?;

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use nuncio_config::cluster::ClusterAssignment;
 use nuncio_config::discovery::Origin;
-use nuncio_config::route::RouteTable;
+use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
 use nuncio_proto::google::protobuf::Any;
 
@@ -61,6 +61,7 @@ pub(super) enum Kept {
     Routes(Arc<RouteTable>),
     Secret(Arc<Secret>),
     Extension(Arc<Any>),
+    Scope(Arc<ScopeConfig>),
 }
 
 // === impl Records ===

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nuncio_config::extension::ExtensionSlot;
+use nuncio_config::route::ScopeSlot;
 use nuncio_telemetry::stats::catalogue::{
     EndpointSubscriptionStats, ExtensionStats, ReloadStats, RouteSubscriptionStats, SecretStats, SubscriptionStats,
 };
@@ -64,6 +65,10 @@ impl Counted {
 
     pub(super) fn listeners(store: &Store) -> Self {
         Self::list(&store.scope("listener_manager.lds"), false, false)
+    }
+
+    pub(super) fn scopes(slots: impl Iterator<Item = Arc<ScopeSlot>>) -> Self {
+        Self::Several(slots.map(|slot| Self::list(&slot.stats_scope(), true, true)).collect())
     }
 
     pub(super) fn routes(scope: &Scope, name: &str) -> Self {

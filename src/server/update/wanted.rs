@@ -8,6 +8,7 @@ use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
 use nuncio_config::discovery::{ConfigSource, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
+use nuncio_config::route::ScopeSlot;
 use nuncio_config::secret::SecretSlot;
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
@@ -28,6 +29,8 @@ pub(super) struct Users {
     secrets: Vec<Weak<SecretSlot>>,
     /// As those.
     extensions: Vec<Weak<ExtensionSlot>>,
+    /// As those.
+    scopes: Vec<Weak<ScopeSlot>>,
     initial_fetch_timeout: Option<Duration>,
 }
 
@@ -87,6 +90,12 @@ pub(super) fn users(
     }
     if phase >= Phase::Listeners {
         list(Kind::Listener, &dynamic.lds, &mut all);
+        for slot in slots.all::<ScopeSlot>() {
+            let target = Target { kind: Kind::Scope, origin: slot.source.origin.clone(), name: None };
+            let users: &mut Users = all.entry(target).or_default();
+            users.initial_fetch_timeout = users.initial_fetch_timeout.max(slot.source.initial_fetch_timeout);
+            users.scopes.push(Arc::downgrade(&slot));
+        }
         for slot in slots.all::<RouteSlot>() {
             entry(&mut all, Kind::Routes, &slot.source, &slot.name).slots.push(Arc::downgrade(&slot));
         }
@@ -115,8 +124,10 @@ impl Users {
             && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
             && self.secrets.len() == other.secrets.len()
             && self.extensions.len() == other.extensions.len()
+            && self.scopes.len() == other.scopes.len()
             && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.scopes.iter().all(|slot| other.scopes.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.extensions.iter().all(|slot| other.extensions.iter().any(|other| Weak::ptr_eq(slot, other)))
     }
 
@@ -128,6 +139,11 @@ impl Users {
     /// The slots of filters' configurations that somebody still holds.
     pub(super) fn extensions(&self) -> impl Iterator<Item = Arc<ExtensionSlot>> {
         self.extensions.iter().filter_map(Weak::upgrade)
+    }
+
+    /// The slots of scopes that somebody still holds.
+    pub(super) fn scopes(&self) -> impl Iterator<Item = Arc<ScopeSlot>> {
+        self.scopes.iter().filter_map(Weak::upgrade)
     }
 
     /// The slots of secrets that somebody still holds.
@@ -209,6 +225,7 @@ impl Watched {
             Kind::Listener => Some(Counted::listeners(store)),
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),
             Kind::Extension => Some(Counted::extensions(users.extensions(), store)),
+            Kind::Scope => Some(Counted::scopes(users.scopes())),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
             Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };

@@ -175,6 +175,7 @@ impl Sources {
             Some(Kind::Endpoints) => "eds",
             Some(Kind::Secret) => "sds",
             Some(Kind::Extension) => "extension_config_discovery",
+            Some(Kind::Scope) => "scoped_rds",
             Some(Kind::Routes) => "rds",
         };
         self.store.scope(name)
@@ -206,6 +207,7 @@ fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
         Some(Kind::Extension) => {
             ("extension.v3.ExtensionConfigDiscoveryService", "StreamExtensionConfigs", "DeltaExtensionConfigs")
         }
+        Some(Kind::Scope) => ("route.v3.ScopedRoutesDiscoveryService", "StreamScopedRoutes", "DeltaScopedRoutes"),
         Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
     };
     let method = if dialect == Dialect::Sotw { sotw } else { delta };

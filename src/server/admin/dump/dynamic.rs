@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use nuncio_config::route::ScopeSlot;
 use nuncio_proto::envoy::admin::v3 as proto;
 use proto::clusters_config_dump::DynamicCluster;
 use proto::listeners_config_dump::{DynamicListener, DynamicListenerState};
 use proto::routes_config_dump::DynamicRouteConfig;
+use proto::scoped_routes_config_dump::DynamicScopedRouteConfigs;
 
 use super::timestamp;
 use crate::admin::Admin;
@@ -82,6 +84,26 @@ fn listener(accepted: &Accepted) -> DynamicListenerState {
         listener: Some(accepted.resource.any.clone()),
         last_updated: Some(timestamp(accepted.updated)),
     }
+}
+
+/// Of each connection manager that asks for any, the scopes that it was given.
+pub(super) fn scopes(admin: &Admin) -> Vec<DynamicScopedRouteConfigs> {
+    let mut slots = admin.env.slots.all::<ScopeSlot>();
+    slots.sort_by(|a, b| a.name.cmp(&b.name));
+    let records = lock(&admin.shared.records);
+    let of_slot = |slot: &std::sync::Arc<ScopeSlot>| {
+        let of_source = records.all(Kind::Scope).filter(|(id, _)| id.origin == slot.source.origin);
+        let accepted: Vec<&Accepted> = of_source.filter_map(|(_, record)| record.accepted.as_ref()).collect();
+        let last = accepted.iter().max_by_key(|accepted| accepted.updated)?;
+        Some(DynamicScopedRouteConfigs {
+            name: slot.name.to_string(),
+            version_info: records.version(Kind::Scope).to_owned(),
+            scoped_route_configs: accepted.iter().map(|accepted| accepted.resource.any.clone()).collect(),
+            last_updated: Some(timestamp(last.updated)),
+            ..DynamicScopedRouteConfigs::default()
+        })
+    };
+    slots.iter().filter_map(of_slot).collect()
 }
 
 pub(super) fn routes(admin: &Admin) -> proto::RoutesConfigDump {
