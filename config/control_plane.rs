@@ -1,5 +1,7 @@
 //! Servers of configuration: `core.v3.ApiConfigSource`.
 
+use std::fmt;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
@@ -80,6 +82,14 @@ impl ControlPlane {
             rate_limit: rate_limit?,
             node_on_first_message_only: set_node_on_first_message_only,
         })
+    }
+}
+
+impl fmt::Display for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clusters: Vec<&str> = self.services.iter().map(|service| &*service.target.cluster.name).collect();
+        let dialect = if self.dialect == Dialect::Sotw { "GRPC" } else { "DELTA_GRPC" };
+        write!(f, "{dialect} of {}", clusters.join(", "))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where configuration comes from that is given later: `core.v3.ConfigSource`, and what is asked of it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +121,16 @@ impl Origin {
     }
 }
 
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path { path, .. } => write!(f, "path {path}"),
+            Self::Ads => f.write_str("ads"),
+            Self::Server(server) => write!(f, "{}", server.plane),
+        }
+    }
+}
+
 /// As Envoy, which looks for the file when it learns of it.
 fn existing(path: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     if std::fs::exists(path).unwrap_or(false) {
@@ -177,7 +188,7 @@ impl RouteSlot {
         let slot = env.slots.share(&format!("{name} {source:?}"), || {
             is_new.set(true);
             Self {
-                ready: Readiness::new(format!("RdsRouteConfigSubscription RDS {name}")),
+                ready: Readiness::new(format!("shared target RdsRouteConfigSubscription RDS init {name}")),
                 table: Arc::new(ArcSwap::from_pointee(RouteTable::empty())),
                 scope: scope.clone(),
                 name: name.into(),

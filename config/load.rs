@@ -13,6 +13,7 @@ mod encode;
 mod findings;
 mod json;
 mod locate;
+mod mask;
 mod print;
 mod rules;
 mod schema;
@@ -25,7 +26,8 @@ mod value;
 mod wire;
 mod yaml;
 
-pub use print::{Defaults, JsonLines, to_json};
+pub use mask::{FieldMask, NotRepeated, elements};
+pub use print::{Defaults, JsonLines, rfc3339, to_json, to_redacted_json};
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;

@@ -3,8 +3,9 @@
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{fetch, get};
 use crate::support::http1::Message;
-use crate::support::proxy::{Running, proxy};
+use crate::support::proxy::{Proxy, Running, proxy};
 use crate::support::upstream::http1;
+use serde_json::Value;
 
 async fn running() -> Running {
     proxy(Pieces::default().yaml()).upstream(http1()).run().await
@@ -33,6 +34,8 @@ async fn every_page_answers() {
         ("/listeners?format=json", "\"listener_statuses\""),
         ("/config_dump", "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump"),
         ("/memory", "\"allocated\""),
+        ("/init_dump", "{"),
+        ("/xds", ""),
     ];
     for (path, wanted) in pages {
         let response = get(proxy.admin, path).await.expect("admin answers");
@@ -104,4 +107,119 @@ async fn drained_listeners_accept_no_more() {
         assert!(std::time::Instant::now() < until, "still accepting");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+/// Clusters, listeners and routes by discovery from files, one of each refused.
+fn discovering() -> Proxy {
+    let cluster = |name: &str, more: &str| {
+        format!(
+            "- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: {name}
+  connect_timeout: 1s
+  {more}
+"
+        )
+    };
+    let listener = |name: &str, routes: &str| {
+        format!(
+            "- '@type': type.googleapis.com/envoy.config.listener.v3.Listener
+  name: {name}
+  address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+  filter_chains:
+  - filters:
+    - name: hcm
+      typed_config:
+        '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+        stat_prefix: x
+        {routes}
+        http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+"
+        )
+    };
+    let table = |name: &str, cluster: &str| {
+        format!(
+            "{{ name: {name}, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}] }}] }}"
+        )
+    };
+    let clusters = [cluster("good", ""), cluster("bad", "lb_policy: CLUSTER_PROVIDED")].concat();
+    let listeners = [
+        listener(
+            "followed",
+            "rds: { route_config_name: routes, config_source: { path_config_source: { path: $DIR/rds.yaml } } }",
+        ),
+        listener("inline", &format!("route_config: {}", table("inlined", "good"))),
+        listener("broken", &format!("route_config: {}", table("other", "unknown"))),
+    ]
+    .concat();
+    let routes = format!(
+        "version_info: '9'\nresources:\n- {{ '@type': type.googleapis.com/envoy.config.route.v3.RouteConfiguration, {}",
+        table("routes", "good").trim_start_matches('{')
+    );
+    proxy(
+        "node: { id: me, cluster: us }
+admin: { address: { socket_address: { address: 127.0.0.1, port_value: 0 } } }
+dynamic_resources:
+  cds_config: { path_config_source: { path: $DIR/cds.yaml } }
+  lds_config: { path_config_source: { path: $DIR/lds.yaml } }
+",
+    )
+    .file("cds.yaml", &format!("version_info: '7'\nresources:\n{clusters}"))
+    .file("lds.yaml", &format!("version_info: '8'\nresources:\n{listeners}"))
+    .file("rds.yaml", &routes)
+}
+
+#[tokio::test]
+async fn the_dump_tells_what_discovery_gave_and_what_was_refused() {
+    let proxy = discovering().run().await;
+    let admin = proxy.admin;
+    let dump = |query: &'static str| async move {
+        let text = get(admin, &format!("/config_dump?{query}")).await.expect("admin answers").text();
+        serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error} in {text}"))["configs"].clone()
+    };
+    let clusters = dump("resource=dynamic_active_clusters&mask=cluster.name,version_info").await;
+    assert_eq!(clusters.as_array().map(Vec::len), Some(1), "{clusters}");
+    assert_eq!((&clusters[0]["cluster"]["name"], &clusters[0]["version_info"]), (&"good".into(), &"7".into()));
+    let refused = dump("resource=dynamic_warming_clusters").await;
+    let state = &refused[0]["error_state"];
+    assert_eq!((&state["failed_configuration"]["name"], &state["version_info"]), (&"bad".into(), &"7".into()));
+    assert!(state["details"].as_str().is_some_and(|details| details.contains("lb_policy")), "{refused}");
+    let listeners = dump("resource=dynamic_listeners").await;
+    let named = |name: &str| {
+        let all = listeners.as_array().expect("a list").iter();
+        all.into_iter().find(|listener| listener["name"] == name).expect("it is listed").clone()
+    };
+    assert_eq!(named("followed")["active_state"]["listener"]["name"], "followed");
+    let broken = named("broken");
+    assert!(broken["active_state"].is_null() && broken["error_state"]["details"].is_string(), "{broken}");
+    let only = dump("resource=dynamic_listeners&name_regex=in.*e&mask=name").await;
+    // What was refused is told whatever its name, as Envoy does.
+    assert_eq!((&only[0]["name"], &only[1]["name"]), (&"broken".into(), &"inline".into()));
+    assert_eq!(
+        dump("resource=dynamic_route_configs&mask=route_config.name").await[0]["route_config"]["name"],
+        "routes"
+    );
+    assert_eq!(dump("resource=static_route_configs").await[0]["route_config"]["name"], "inlined");
+    let endpoints = dump("include_eds&resource=dynamic_endpoint_configs&mask=endpoint_config.cluster_name").await;
+    assert_eq!(endpoints[0]["endpoint_config"]["cluster_name"], "good");
+}
+
+#[tokio::test]
+async fn sources_are_listed_with_what_they_were_answered() {
+    let proxy = discovering().run().await;
+    let text = get(proxy.admin, "/xds").await.expect("admin answers").text();
+    assert!(text.contains("CDS from path ") && text.contains("  subscribed: *\n"), "{text}");
+    assert!(text.contains("  refused: bad, version \"7\""), "{text}");
+    let json = get(proxy.admin, "/xds?format=json").await.expect("admin answers").text();
+    let json: Value = serde_json::from_str(&json).expect("it is JSON");
+    let of = |kind: &str| {
+        let all = json["subscriptions"].as_array().expect("a list");
+        all.iter().find(|entry| entry["type"] == kind).unwrap_or_else(|| panic!("{kind} is listed: {json}"))
+    };
+    assert_eq!((&of("CDS")["subscribed"][0], &of("RDS")["subscribed"][0]), (&"*".into(), &"routes".into()));
+    let nack = &of("LDS")["last_nack"];
+    assert!(nack["version"] == "8" && nack["reason"].as_str().is_some_and(|r| r.contains("broken")), "{nack}");
+    assert!(of("LDS")["last_ack"].is_null() && of("RDS")["last_nack"].is_null());
+    assert_eq!((&of("RDS")["last_ack"]["version"], &of("RDS")["resources"]), (&"9".into(), &1.into()));
+    assert_eq!(of("RDS")["update_latency_ms"]["count"], 1);
+    assert!(of("RDS")["age_ms"].is_number() && of("RDS")["last_request"].is_string());
 }

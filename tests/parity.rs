@@ -47,6 +47,7 @@ scenario_files! {
     cluster_forward_proxy
     cluster_original_dst
     codec
+    config_dump
     dns
     filter_chains
     filters

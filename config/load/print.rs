@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What to do about fields without presence that have their default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,14 @@ pub enum Defaults {
 /// one space: what Envoy's admin prints.
 pub fn to_json<T: prost::Message + prost::Name>(message: &T, defaults: Defaults) -> String {
     print(message, Schemas::default(), Layout::Indented, defaults).out
+}
+
+/// As [`to_json`] without defaults, with what is not to be shown redacted, in messages of any depth.
+pub fn to_redacted_json<T: prost::Message + prost::Name>(message: &T) -> String {
+    let mut printer = Printer::new(Schemas::default(), Layout::Indented, Defaults::Omit);
+    printer.secrecy = Secrecy::Redact;
+    printer.print(message);
+    printer.out
 }
 
 /// Prints messages as JSON in one line each, with the defaults: what Envoy's event logs have.
@@ -49,13 +58,12 @@ impl JsonLines {
 
 fn print<T: prost::Message + prost::Name>(
     message: &T,
-    mut schemas: Schemas,
+    schemas: Schemas,
     layout: Layout,
     defaults: Defaults,
 ) -> Printer {
-    let schema = schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
-    let mut printer = Printer { schemas, out: String::new(), layout, indent: 0, defaults };
-    printer.message(&schema, &message.encode_to_vec());
+    let mut printer = Printer::new(schemas, layout, defaults);
+    printer.print(message);
     printer
 }
 
@@ -68,17 +76,41 @@ enum Layout {
     Line,
 }
 
+/// What stands for a text that is not to be shown.
+const REDACTED: &str = "[redacted]";
+
+/// What becomes of fields that are not to be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Secrecy {
+    /// They are shown.
+    Show,
+    /// They are redacted.
+    Redact,
+    /// All that is printed now lies within such a field.
+    Within,
+}
+
 struct Printer {
     schemas: Schemas,
     out: String,
     layout: Layout,
     indent: usize,
     defaults: Defaults,
+    secrecy: Secrecy,
 }
 
 // === impl Printer ===
 
 impl Printer {
+    fn new(schemas: Schemas, layout: Layout, defaults: Defaults) -> Self {
+        Self { schemas, out: String::new(), layout, indent: 0, defaults, secrecy: Secrecy::Show }
+    }
+
+    fn print<T: prost::Message + prost::Name>(&mut self, message: &T) {
+        let schema = self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
+        self.message(&schema, &message.encode_to_vec());
+    }
+
     /// A message in the form that the mapping gives to its type. Bytes that are no message print as an empty one; none
     /// such pass the loader.
     fn message(&mut self, message: &Arc<Message>, bytes: &[u8]) {
@@ -101,26 +133,40 @@ impl Printer {
     fn fields(&mut self, message: &Message, fields: &Fields<'_>, first: &mut bool) {
         for (index, field) in message.fields.iter().enumerate() {
             let index = u16::try_from(index).expect("schemas number fields by u16");
-            match field.label {
-                Label::Single => match fields.single(index) {
-                    Some(raw) if field.has_presence || *raw != Raw::default_of(field.kind) => {
-                        self.key(&field.name, first);
-                        self.value(field.kind, raw);
-                    }
-                    _ if !field.has_presence && self.defaults == Defaults::Print => {
-                        self.key(&field.name, first);
-                        self.value(field.kind, &Raw::default_of(field.kind));
-                    }
-                    _ => {}
-                },
-                Label::Repeated | Label::Map => {
-                    let values = fields.repeated(index, field.kind);
-                    if !values.is_empty() || self.defaults == Defaults::Print {
-                        self.key(&field.name, first);
-                        match field.label {
-                            Label::Map => self.map(message, fields, index),
-                            _ => self.repeated(field, &values),
-                        }
+            let around = self.secrecy;
+            if field.is_sensitive && around == Secrecy::Redact {
+                self.secrecy = Secrecy::Within;
+            }
+            self.field(message, fields, index, first);
+            self.secrecy = around;
+        }
+    }
+
+    fn field(&mut self, message: &Message, fields: &Fields<'_>, index: u16, first: &mut bool) {
+        let field = &message.fields[usize::from(index)];
+        // Envoy: what is no text is left out.
+        if self.secrecy == Secrecy::Within && !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message(_)) {
+            return;
+        }
+        match field.label {
+            Label::Single => match fields.single(index) {
+                Some(raw) if field.has_presence || *raw != Raw::default_of(field.kind) => {
+                    self.key(&field.name, first);
+                    self.value(field.kind, raw);
+                }
+                _ if !field.has_presence && self.defaults == Defaults::Print => {
+                    self.key(&field.name, first);
+                    self.value(field.kind, &Raw::default_of(field.kind));
+                }
+                _ => {}
+            },
+            Label::Repeated | Label::Map => {
+                let values = fields.repeated(index, field.kind);
+                if !values.is_empty() || self.defaults == Defaults::Print {
+                    self.key(&field.name, first);
+                    match field.label {
+                        Label::Map => self.map(message, fields, index),
+                        _ => self.repeated(field, &values),
                     }
                 }
             }
@@ -133,6 +179,8 @@ impl Printer {
                 let message = self.schemas.message(id);
                 self.message(&message, bytes);
             }
+            (Kind::String, _) if self.secrecy == Secrecy::Within => self.text(REDACTED),
+            (Kind::Bytes, _) if self.secrecy == Secrecy::Within => self.text(&STANDARD.encode(REDACTED)),
             (Kind::Enum(id), Raw::Varint(number)) => self.enum_value(*number as i32, id),
             (kind, raw) => match raw.value(kind) {
                 // The mapping writes what a double cannot hold exactly as text.
@@ -293,6 +341,12 @@ impl Printer {
         // Writing to a String cannot fail.
         let _ = self.out.write_fmt(text);
     }
+}
+
+/// The time in UTC, to the millisecond.
+pub fn rfc3339(at: SystemTime) -> String {
+    let millis = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    timestamp(Nanos(i128::try_from(millis).unwrap_or_default() * 1_000_000))
 }
 
 /// Seconds, with as many groups of three digits after the point as needed.

@@ -43,6 +43,8 @@ pub(super) struct Field {
     pub(super) oneof: Option<u16>,
     pub(super) rules: Option<Box<Rules>>,
     pub(super) note: Option<Note>,
+    /// Not to be shown.
+    pub(super) is_sensitive: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +284,7 @@ impl Schemas {
             oneof: f.oneof_index.and_then(|i| oneofs.kept[i as usize]),
             rules: rules.and_then(rules::compile).map(Box::new),
             note: options.and_then(field_note),
+            is_sensitive: options.is_some_and(|o| o.sensitive),
         }
     }
 

@@ -10,6 +10,7 @@ mod mutate;
 mod pages;
 mod serve;
 mod stats;
+mod xds;
 
 pub(crate) use serve::AdminThread;
 
@@ -22,12 +23,13 @@ use nuncio_proto::envoy::config::bootstrap::v3::Bootstrap;
 use nuncio_telemetry::logging::AppLog;
 use percent_encoding::percent_decode_str;
 use prost::Message as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cli::Options;
 use crate::control::Request;
 use crate::startup::override_node;
+use crate::update::Subscriptions;
 use crate::worker::Shared;
 use endpoints::{ENDPOINTS, Outcome};
 use stats::AdminStats;
@@ -41,6 +43,8 @@ pub(crate) struct Admin {
     log: AppLog,
     started: Instant,
     control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
+    /// What is wanted of discovery.
+    wanted: watch::Receiver<Arc<Subscriptions>>,
 }
 
 /// The parameters of a request, decoded, in order.
@@ -67,8 +71,10 @@ impl Admin {
         shared: Arc<Shared>,
         log: AppLog,
         control: mpsc::Sender<(Request, oneshot::Sender<()>)>,
+        wanted: watch::Receiver<Arc<Subscriptions>>,
     ) -> Self {
-        Self { stats: AdminStats::new(&shared.store), options, env, shared, log, started: Instant::now(), control }
+        let (stats, started) = (AdminStats::new(&shared.store), Instant::now());
+        Self { stats, options, env, shared, log, started, control, wanted }
     }
 
     /// The bootstrap as it was loaded, with the names of the command line and what this build can do.

@@ -203,7 +203,8 @@ impl Control {
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let concurrency = env.concurrency;
         let admin = admin.map(|socket| {
-            let admin = Admin::new(options.clone(), env.clone(), shared.clone(), logs.app.clone(), sender);
+            let wanted = updates.subscriptions();
+            let admin = Admin::new(options.clone(), env.clone(), shared.clone(), logs.app.clone(), sender, wanted);
             AdminThread::spawn(socket, admin)
         });
         Ok(Self {

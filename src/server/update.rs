@@ -35,6 +35,7 @@ mod apply;
 mod lowering;
 mod records;
 mod stats;
+mod status;
 mod wanted;
 
 use std::collections::{BTreeSet, HashSet};
@@ -52,7 +53,8 @@ use nuncio_proto::google::protobuf::Any;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use apply::{Initial, Parts, Updater, lock};
-pub(crate) use records::{Accepted, Id, Records};
+pub(crate) use records::{Accepted, Failed, Id, Record, Records};
+pub(crate) use status::{Answer, BOUNDS, Latency, Status};
 
 /// Messages that may wait for the control thread; those who send more wait.
 const MESSAGES: usize = 64;
@@ -209,6 +211,20 @@ impl Kind {
         }
     }
 
+    /// What its discovery is called.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Runtime => "RTDS",
+            Self::Cluster => "CDS",
+            Self::Endpoints => "EDS",
+            Self::Secret => "SDS",
+            Self::Listener => "LDS",
+            Self::Extension => "ECDS",
+            Self::Scope => "SRDS",
+            Self::Routes => "RDS",
+        }
+    }
+
     /// What one of them is called.
     fn noun(self) -> &'static str {
         match self {
@@ -228,16 +244,7 @@ impl Kind {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Runtime => "RTDS",
-            Kind::Cluster => "CDS",
-            Kind::Endpoints => "EDS",
-            Kind::Secret => "SDS",
-            Kind::Listener => "LDS",
-            Kind::Extension => "ECDS",
-            Kind::Scope => "SRDS",
-            Kind::Routes => "RDS",
-        };
+        let kind = self.kind.short();
         match &self.name {
             Some(name) => write!(f, "{kind} of {name}"),
             None => f.write_str(kind),

@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use super::{Admin, Params, Reply, clusters, dump, explain, info, logging, mutate, pages};
+use super::{Admin, Params, Reply, clusters, dump, explain, info, logging, mutate, pages, xds};
 use crate::control::Request;
 
 /// One path of the admin server.
@@ -49,65 +49,76 @@ pub(super) const EXPLAIN: &str = "/explain";
 pub(super) const RUNTIME_MODIFY: &str = "/runtime_modify";
 
 /// Every endpoint, in the order in which they are listed.
-pub(super) static ENDPOINTS: &[Endpoint] =
-    &[
-        get("/", "this list as a page", |_, _| pages::home().into()),
-        get("/certs", "certificates in use", |_, _| info::certs().into()),
-        get("/clusters", "clusters, their hosts and what these did", |admin, params| {
-            clusters::clusters(admin, params).into()
-        })
-        .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
-        get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into())
-            .params(&[("include_eds", "and the hosts of all clusters")]),
-        post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
-            ("graceful", "first tell connections to close, for the drain time"),
-            ("skip_exit", "tell connections to close, but go on accepting"),
-            ("inboundonly", "only listeners with traffic_direction INBOUND"),
-        ]),
-        post(EXPLAIN, "what becomes of a request, and why", |admin, params| explain::answer(admin, params).into())
-            .params(&[
-                ("authority", "host of the request; required"),
-                ("path", "its path with query; / if not given"),
-                ("method", "its method; GET if not given"),
-                ("header", "a header as name: value; may be given again"),
-                ("source_address", "the client's IP address; 127.0.0.1 if not given"),
-                ("listener", "only the listener of this name"),
-                ("random_value", "chooses among weighted clusters and decides runtime fractions"),
-                ("format", "text or json"),
-            ]),
-        post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
-        post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
-        get("/help", "this list", |_, _| pages::help().into()),
-        get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
-        get("/listeners", "addresses listened on", |admin, params| info::listeners(admin, params).into())
-            .params(&[("format", "text or json")]),
-        post("/logging", "levels of the application log", |admin, params| logging::logging(admin, params).into())
-            .params(&[("level", "level of all loggers"), ("paths", "levels of some, as name:level,name:level")]),
-        get("/memory", "memory in use", |_, _| info::memory().into()),
-        post("/quitquitquit", "end the process", |_, _| Outcome::Ask(Request::Quit)),
-        get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
-        post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
-        post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
-        get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
-        post(RUNTIME_MODIFY, "set values of the runtime, or with an empty value take them back", |admin, params| {
-            mutate::runtime(admin, params).into()
-        }),
-        get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
-        get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
+pub(super) static ENDPOINTS: &[Endpoint] = &[
+    get("/", "this list as a page", |_, _| pages::home().into()),
+    get("/certs", "certificates in use", |_, _| info::certs().into()),
+    get("/clusters", "clusters, their hosts and what these did", |admin, params| {
+        clusters::clusters(admin, params).into()
+    })
+    .params(&[("format", "text or json"), ("filter", "only clusters whose name this regular expression finds")]),
+    get("/config_dump", "the configuration in force", |admin, params| dump::config_dump(admin, params).into()).params(
+        &[
+            ("resource", "only the elements of this list, as dynamic_listeners"),
+            ("mask", "only these fields, as cluster.name,version_info"),
+            ("name_regex", "only resources whose whole name this regular expression matches"),
+            ("include_eds", "and the hosts of all clusters"),
+        ],
+    ),
+    post("/drain_listeners", "drain and stop listeners", |_, params| mutate::drain_listeners(params)).params(&[
+        ("graceful", "first tell connections to close, for the drain time"),
+        ("skip_exit", "tell connections to close, but go on accepting"),
+        ("inboundonly", "only listeners with traffic_direction INBOUND"),
+    ]),
+    post(EXPLAIN, "what becomes of a request, and why", |admin, params| explain::answer(admin, params).into()).params(
+        &[
+            ("authority", "host of the request; required"),
+            ("path", "its path with query; / if not given"),
+            ("method", "its method; GET if not given"),
+            ("header", "a header as name: value; may be given again"),
+            ("source_address", "the client's IP address; 127.0.0.1 if not given"),
+            ("listener", "only the listener of this name"),
+            ("random_value", "chooses among weighted clusters and decides runtime fractions"),
+            ("format", "text or json"),
+        ],
+    ),
+    post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
+    post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
+    get("/help", "this list", |_, _| pages::help().into()),
+    get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
+    get("/init_dump", "what listeners wait for", |admin, params| dump::init_dump(admin, params).into())
+        .params(&[("mask", "listener: what listeners wait for")]),
+    get("/listeners", "addresses listened on", |admin, params| info::listeners(admin, params).into())
+        .params(&[("format", "text or json")]),
+    post("/logging", "levels of the application log", |admin, params| logging::logging(admin, params).into())
+        .params(&[("level", "level of all loggers"), ("paths", "levels of some, as name:level,name:level")]),
+    get("/memory", "memory in use", |_, _| info::memory().into()),
+    post("/quitquitquit", "end the process", |_, _| Outcome::Ask(Request::Quit)),
+    get("/ready", "state of the process; 200 if it serves, else 503", |admin, _| info::ready(admin).into()),
+    post("/reopen_logs", "reopen log files", |_, _| Outcome::Ask(Request::ReopenLogs)),
+    post("/reset_counters", "set all counters to zero", |admin, _| mutate::reset_counters(admin).into()),
+    get("/runtime", "values of the runtime", |admin, _| info::runtime(admin).into()),
+    post(RUNTIME_MODIFY, "set values of the runtime, or with an empty value take them back", |admin, params| {
+        mutate::runtime(admin, params).into()
+    }),
+    get("/server_info", "version, state and options", |admin, _| info::server_info(admin).into()),
+    get("/stats", "metrics", |admin, params| info::metrics(admin, params).into()).params(&[
+        ("usedonly", "only metrics that were ever written"),
+        ("filter", "only metrics whose name this regular expression finds"),
+        ("format", "text, html, json or prometheus"),
+        ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
+        ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
+    ]),
+    get("/stats/prometheus", "metrics for Prometheus", |admin, params| info::prometheus(admin, params).into()).params(
+        &[
             ("usedonly", "only metrics that were ever written"),
+            ("text_readouts", "text readouts as gauges of value 0"),
             ("filter", "only metrics whose name this regular expression finds"),
-            ("format", "text, html, json or prometheus"),
-            ("type", "All, Counters, Gauges, Histograms or TextReadouts"),
-            ("histogram_buckets", "cumulative, disjoint, detailed or summary"),
-        ]),
-        get("/stats/prometheus", "metrics for Prometheus", |admin, params| info::prometheus(admin, params).into())
-            .params(&[
-                ("usedonly", "only metrics that were ever written"),
-                ("text_readouts", "text readouts as gauges of value 0"),
-                ("filter", "only metrics whose name this regular expression finds"),
-                ("histogram_buckets", "cumulative or summary"),
-            ]),
-    ];
+            ("histogram_buckets", "cumulative or summary"),
+        ],
+    ),
+    get("/xds", "what is wanted of each source, and how it answers", |admin, params| xds::xds(admin, params).into())
+        .params(&[("format", "text or json")]),
+];
 
 #[cfg(test)]
 mod tests {

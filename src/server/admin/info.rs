@@ -36,7 +36,7 @@ pub(super) fn ready(admin: &Admin) -> Reply {
 }
 
 /// Envoy: a process that fails its health checks is draining.
-fn state(server: &ServerState) -> proto::server_info::State {
+pub(super) fn state(server: &ServerState) -> proto::server_info::State {
     use proto::server_info::State;
     match State::try_from(i32::from(server.state())) {
         Ok(State::Live) if server.is_health_check_failed() => State::Draining,

@@ -11,7 +11,7 @@ mod statics;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use nuncio_config::bootstrap::DynamicResources;
@@ -30,7 +30,9 @@ use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
 use super::wanted::{Targets, users};
-use super::{Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates};
+use super::{
+    Answer, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
+};
 use crate::deadline::reached;
 use crate::listeners::ListenerManager;
 use crate::statics::Statics;
@@ -138,15 +140,18 @@ impl Updater {
                 // A source that is gone needs no answer.
                 let _ = done.send(outcome);
             }
-            Message::Attempt(target) => self.targets.note(&target, Event::Attempt),
+            Message::Attempt(target) => {
+                self.targets.note(&target, Event::Attempt);
+                self.records().status_mut(target.kind, &target.origin).requested = Some(SystemTime::now());
+            }
             Message::Failed(target) => {
-                self.targets.note(&target, Event::Failed);
+                self.note_failure(&target, Event::Failed);
                 self.settle(&target);
             }
             Message::Missing(target) => self.settle(&target),
-            Message::Unreachable(target) => self.targets.note(&target, Event::Failed),
+            Message::Unreachable(target) => self.note_failure(&target, Event::Failed),
             Message::Rejected(target) => {
-                self.targets.note(&target, Event::Rejected);
+                self.note_failure(&target, Event::Rejected);
                 self.settle(&target);
             }
             Message::Begin(phase, done) => {
@@ -160,6 +165,11 @@ impl Updater {
                 let _ = done.send(failures);
             }
         }
+    }
+
+    fn note_failure(&mut self, target: &Target, event: Event<'_>) {
+        self.targets.note(target, event);
+        self.records().status_mut(target.kind, &target.origin).failed = Some(SystemTime::now());
     }
 
     async fn push(&mut self, push: Push) -> Outcome {
@@ -191,6 +201,7 @@ impl Updater {
         }
         self.take_stock();
         let took = started.elapsed();
+        self.note_answer(&whole, &version, &outcome, took);
         let event = |is_change: Option<bool>| match is_change {
             Some(is_change) => Event::Accepted { version: &version, took, is_change },
             None => Event::Rejected,
@@ -201,6 +212,16 @@ impl Updater {
             self.settle(&target);
         }
         outcome
+    }
+
+    fn note_answer(&self, whole: &Target, version: &str, outcome: &Outcome, took: Duration) {
+        let mut records = self.records();
+        let status = records.status_mut(whole.kind, &whole.origin);
+        status.latency.record(took);
+        let reason = outcome.error_detail(whole.kind);
+        let answers = if reason.is_none() { &mut status.acked } else { &mut status.nacked };
+        *answers =
+            Some(Answer { at: SystemTime::now(), version: version.to_owned(), reason: reason.unwrap_or_default() });
     }
 
     /// Endpoints and routes: each for those who asked for it.
@@ -292,6 +313,7 @@ impl Updater {
                 slot.ready.set();
             }
         }
+        records.retain_statuses(|kind, origin| self.targets.asks(kind, origin));
         drop(records);
         check_scopes(env);
         if gave_secrets {

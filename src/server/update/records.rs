@@ -10,7 +10,7 @@ use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
 use nuncio_proto::google::protobuf::Any;
 
-use super::{Kind, Resource};
+use super::{Kind, Resource, Status};
 
 /// Every resource that discovery gave and that is still wanted.
 #[derive(Default)]
@@ -18,6 +18,7 @@ pub(crate) struct Records {
     by_kind: HashMap<Kind, BTreeMap<Id, Record>>,
     /// Version of the last push of which something was applied.
     versions: HashMap<Kind, String>,
+    statuses: BTreeMap<(Kind, Origin), Status>,
 }
 
 /// A resource of a source.
@@ -72,9 +73,28 @@ impl Records {
         self.by_kind.get(&kind).into_iter().flatten()
     }
 
+    /// All of all kinds.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Kind, &Id, &Record)> {
+        self.by_kind.iter().flat_map(|(kind, all)| all.iter().map(|(id, record)| (*kind, id, record)))
+    }
+
     /// Version of the last push of this kind.
     pub(crate) fn version(&self, kind: Kind) -> &str {
         self.versions.get(&kind).map_or("", String::as_str)
+    }
+
+    /// How it stands with each source that was ever asked.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = ((Kind, &Origin), &Status)> {
+        self.statuses.iter().map(|((kind, origin), status)| ((*kind, origin), status))
+    }
+
+    pub(super) fn status_mut(&mut self, kind: Kind, origin: &Origin) -> &mut Status {
+        self.statuses.entry((kind, origin.clone())).or_default()
+    }
+
+    /// Forgets how it stood with sources of which nothing is wanted any more.
+    pub(super) fn retain_statuses(&mut self, mut is_kept: impl FnMut(Kind, &Origin) -> bool) {
+        self.statuses.retain(|(kind, origin), _| is_kept(*kind, origin));
     }
 
     pub(super) fn find(&self, kind: Kind, id: &Id) -> Option<&Record> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
-use nuncio_config::discovery::{ConfigSource, RouteSlot};
+use nuncio_config::discovery::{ConfigSource, Origin, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::route::ScopeSlot;
 use nuncio_config::secret::SecretSlot;
@@ -175,6 +175,12 @@ impl Targets {
 
     pub(super) fn find(&self, target: &Target) -> Option<&Watched> {
         self.watched.get(target)
+    }
+
+    /// Whether anything of this kind is wanted of the source.
+    pub(super) fn asks(&self, kind: Kind, origin: &Origin) -> bool {
+        let first = Target { kind, origin: origin.clone(), name: None };
+        self.watched.range(first..).next().is_some_and(|(next, _)| next.kind == kind && next.origin == *origin)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Target, &Watched)> {

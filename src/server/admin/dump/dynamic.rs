@@ -4,16 +4,19 @@ use std::collections::HashSet;
 
 use nuncio_config::route::ScopeSlot;
 use nuncio_proto::envoy::admin::v3 as proto;
+use nuncio_proto::envoy::config::listener::v3::Listener;
+use prost::Message;
 use proto::clusters_config_dump::DynamicCluster;
 use proto::listeners_config_dump::{DynamicListener, DynamicListenerState};
 use proto::routes_config_dump::DynamicRouteConfig;
 use proto::scoped_routes_config_dump::DynamicScopedRouteConfigs;
 
-use super::timestamp;
+use super::names::Names;
+use super::{is_initialising, statics, timestamp};
 use crate::admin::Admin;
-use crate::update::{Accepted, Kind, lock};
+use crate::update::{Accepted, Kind, Record, lock};
 
-pub(super) fn clusters(admin: &Admin) -> proto::ClustersConfigDump {
+pub(super) fn clusters(admin: &Admin, names: &Names) -> proto::ClustersConfigDump {
     let snapshot = admin.shared.clusters.snapshot();
     let warming: HashSet<&str> = snapshot.warming().map(|cluster| &*cluster.config.name.name).collect();
     let active: HashSet<&str> = snapshot.iter().map(|cluster| &*cluster.config.name.name).collect();
@@ -22,15 +25,21 @@ pub(super) fn clusters(admin: &Admin) -> proto::ClustersConfigDump {
         version_info: records.version(Kind::Cluster).to_owned(),
         ..proto::ClustersConfigDump::default()
     };
-    for (id, record) in records.all(Kind::Cluster) {
-        let Some(accepted) = &record.accepted else { continue };
+    for (id, record) in records.all(Kind::Cluster).filter(|(id, _)| names.have(&id.name)) {
+        let error_state = error_state(record);
+        let Some(accepted) = &record.accepted else {
+            // It is not in force, and never was.
+            dump.dynamic_warming_clusters.push(DynamicCluster { error_state, ..DynamicCluster::default() });
+            continue;
+        };
+        let latest = DynamicCluster { error_state, ..cluster(accepted) };
         if warming.contains(&*id.name) {
-            dump.dynamic_warming_clusters.push(cluster(accepted));
+            dump.dynamic_warming_clusters.push(latest);
             if let (true, Some(before)) = (active.contains(&*id.name), &record.before) {
                 dump.dynamic_active_clusters.push(cluster(before));
             }
         } else {
-            dump.dynamic_active_clusters.push(cluster(accepted));
+            dump.dynamic_active_clusters.push(latest);
         }
     }
     dump
@@ -45,27 +54,37 @@ fn cluster(accepted: &Accepted) -> DynamicCluster {
     }
 }
 
-pub(super) fn listeners(admin: &Admin) -> proto::ListenersConfigDump {
+/// What is wrong with what was delivered last.
+pub(super) fn error_state(record: &Record) -> Option<proto::UpdateFailureState> {
+    record.failed.as_ref().map(|failed| proto::UpdateFailureState {
+        failed_configuration: Some(failed.any.clone()),
+        last_update_attempt: Some(timestamp(failed.at)),
+        details: failed.details.clone(),
+        version_info: failed.version.clone(),
+    })
+}
+
+pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigDump {
     let snapshot = admin.shared.snapshot.load();
     let records = lock(&admin.shared.records);
     let mut dump = proto::ListenersConfigDump {
         version_info: records.version(Kind::Listener).to_owned(),
         ..proto::ListenersConfigDump::default()
     };
+    let is_initialising = is_initialising(admin);
     for (id, record) in records.all(Kind::Listener) {
+        let error_state = error_state(record);
+        // Envoy: what was refused is told whatever its name.
+        if !names.have(&id.name) && error_state.is_none() {
+            continue;
+        }
         let is_in = |list: &[std::sync::Arc<nuncio_net::Listener>]| list.iter().any(|l| l.config.name == id.name);
-        let is_warming = is_in(&snapshot.warming);
+        let is_warming = is_initialising || is_in(&snapshot.warming);
         let (latest, before) = (record.accepted.as_ref().map(listener), record.before.as_ref().map(listener));
         let (active_state, warming_state) = match is_warming {
             true => (before.clone().filter(|_| is_in(&snapshot.listeners)), latest),
             false => (latest, None),
         };
-        let error_state = record.failed.as_ref().map(|failed| proto::UpdateFailureState {
-            failed_configuration: Some(failed.any.clone()),
-            last_update_attempt: Some(timestamp(failed.at)),
-            details: failed.details.clone(),
-            version_info: failed.version.clone(),
-        });
         dump.dynamic_listeners.push(DynamicListener {
             name: id.name.to_string(),
             active_state,
@@ -87,8 +106,9 @@ fn listener(accepted: &Accepted) -> DynamicListenerState {
 }
 
 /// Of each connection manager that asks for any, the scopes that it was given.
-pub(super) fn scopes(admin: &Admin) -> Vec<DynamicScopedRouteConfigs> {
+pub(super) fn scopes(admin: &Admin, names: &Names) -> Vec<DynamicScopedRouteConfigs> {
     let mut slots = admin.env.slots.all::<ScopeSlot>();
+    slots.retain(|slot| names.have(&slot.name));
     slots.sort_by(|a, b| a.name.cmp(&b.name));
     let records = lock(&admin.shared.records);
     let of_slot = |slot: &std::sync::Arc<ScopeSlot>| {
@@ -106,14 +126,33 @@ pub(super) fn scopes(admin: &Admin) -> Vec<DynamicScopedRouteConfigs> {
     slots.iter().filter_map(of_slot).collect()
 }
 
-pub(super) fn routes(admin: &Admin) -> proto::RoutesConfigDump {
+pub(super) fn routes(admin: &Admin, names: &Names) -> proto::RoutesConfigDump {
     let records = lock(&admin.shared.records);
-    let accepted = records.all(Kind::Routes).filter_map(|(_, record)| record.accepted.as_ref());
-    let dynamic_route_configs = accepted.map(|accepted| DynamicRouteConfig {
-        version_info: accepted.resource.version.clone(),
-        route_config: Some(accepted.resource.any.clone()),
-        last_updated: Some(timestamp(accepted.updated)),
-        ..DynamicRouteConfig::default()
+    let records = records.all(Kind::Routes).filter(|(id, _)| names.have(&id.name));
+    let dynamic_route_configs = records.map(|(_, record)| {
+        let accepted = record.accepted.as_ref();
+        DynamicRouteConfig {
+            version_info: accepted.map(|accepted| accepted.resource.version.clone()).unwrap_or_default(),
+            route_config: accepted.map(|accepted| accepted.resource.any.clone()),
+            last_updated: accepted.map(|accepted| timestamp(accepted.updated)),
+            error_state: error_state(record),
+            ..DynamicRouteConfig::default()
+        }
     });
     proto::RoutesConfigDump { dynamic_route_configs: dynamic_route_configs.collect(), ..Default::default() }
+}
+
+/// The routes that stand in listeners themselves.
+pub(super) fn inline_routes(
+    admin: &Admin,
+    names: &Names,
+    routes: &mut proto::RoutesConfigDump,
+    scopes: &mut proto::ScopedRoutesConfigDump,
+) {
+    let records = lock(&admin.shared.records);
+    for accepted in records.all(Kind::Listener).filter_map(|(_, record)| record.accepted.as_ref()) {
+        // What is in force was decoded before.
+        let listener = Listener::decode(&*accepted.resource.any.value).unwrap_or_default();
+        statics::inline_routes(&listener, names, Some(timestamp(accepted.updated)), routes, scopes);
+    }
 }

@@ -15,16 +15,21 @@ use nuncio_upstream::{Cluster, Host};
 use proto::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
 
 use super::any;
+use super::names::Names;
 use crate::admin::Admin;
 use crate::update::{Kind, lock};
 
-pub(super) fn endpoints(admin: &Admin) -> proto::EndpointsConfigDump {
+pub(super) fn endpoints(admin: &Admin, names: &Names) -> proto::EndpointsConfigDump {
     let snapshot = admin.shared.clusters.snapshot();
     let records = lock(&admin.shared.records);
     let discovered: std::collections::HashSet<&str> = records.all(Kind::Cluster).map(|(id, _)| &*id.name).collect();
     let mut dump = proto::EndpointsConfigDump::default();
     for (name, cluster) in snapshot.by_name() {
-        let endpoint_config = Some(any(&assignment(cluster)));
+        let assignment = assignment(cluster);
+        if !names.have(&assignment.cluster_name) {
+            continue;
+        }
+        let endpoint_config = Some(any(&assignment));
         match discovered.contains(name) {
             true => {
                 let config = DynamicEndpointConfig { endpoint_config, ..DynamicEndpointConfig::default() };

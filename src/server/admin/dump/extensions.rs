@@ -4,13 +4,16 @@ use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_proto::envoy::admin::v3 as proto;
 use proto::ecds_config_dump::EcdsFilterConfig;
 
+use super::dynamic::error_state;
+use super::names::Names;
 use super::timestamp;
 use crate::admin::Admin;
 use crate::update::{Kind, lock};
 
 /// One part for each kind of filter that asks for any.
-pub(super) fn extensions(admin: &Admin) -> Vec<proto::EcdsConfigDump> {
+pub(super) fn extensions(admin: &Admin, names: &Names) -> Vec<proto::EcdsConfigDump> {
     let mut slots = admin.env.slots.all::<ExtensionSlot>();
+    slots.retain(|slot| names.have(&slot.name));
     slots.sort_by(|a, b| a.name.cmp(&b.name));
     let records = lock(&admin.shared.records);
     let part = |category: Category| {
@@ -18,11 +21,13 @@ pub(super) fn extensions(admin: &Admin) -> Vec<proto::EcdsConfigDump> {
         asked.peek()?;
         let given = asked.filter_map(|slot| {
             let is_it = |id: &crate::update::Id| id.name == slot.name && id.origin == slot.source.origin;
-            let accepted = records.all(Kind::Extension).find(|(id, _)| is_it(id))?.1.accepted.as_ref()?;
+            let (_, record) = records.all(Kind::Extension).find(|(id, _)| is_it(id))?;
+            let accepted = record.accepted.as_ref()?;
             Some(EcdsFilterConfig {
                 version_info: accepted.resource.version.clone(),
                 ecds_filter: Some(accepted.resource.any.clone()),
                 last_updated: Some(timestamp(accepted.updated)),
+                error_state: error_state(record),
                 ..EcdsFilterConfig::default()
             })
         });

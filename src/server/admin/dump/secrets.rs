@@ -1,41 +1,44 @@
 //! Secrets, without what must be kept.
 
-use nuncio_config::secret::{SecretSlot, redact};
+use nuncio_config::secret::SecretSlot;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::Secret;
-use nuncio_proto::google::protobuf::Timestamp;
 use proto::secrets_config_dump::{DynamicSecret, StaticSecret};
 
+use super::dynamic::error_state;
+use super::names::Names;
 use super::{any, timestamp};
 use crate::admin::Admin;
 use crate::update::{Kind, lock};
 
-pub(super) fn secrets(
-    admin: &Admin,
-    statics: Vec<Secret>,
-    last_updated: Option<Timestamp>,
-) -> proto::SecretsConfigDump {
+pub(super) fn secrets(admin: &Admin, names: &Names, statics: Vec<Secret>) -> proto::SecretsConfigDump {
     let mut dump = proto::SecretsConfigDump::default();
-    for mut secret in statics {
-        redact(&mut secret);
-        let (name, secret) = (secret.name.clone(), Some(any(&secret)));
-        dump.static_secrets.push(StaticSecret { name, last_updated, secret });
+    for secret in statics.iter().filter(|secret| names.have(&secret.name)) {
+        let (name, secret) = (secret.name.clone(), Some(any(secret)));
+        // Envoy does not tell since when.
+        dump.static_secrets.push(StaticSecret { name, last_updated: None, secret });
     }
     let records = lock(&admin.shared.records);
-    for slot in admin.env.slots.all::<SecretSlot>().into_iter().filter(|slot| slot.source.is_some()) {
+    for slot in
+        admin.env.slots.all::<SecretSlot>().into_iter().filter(|slot| slot.source.is_some() && names.have(&slot.name))
+    {
         let name = slot.name.to_string();
+        let origin = slot.source.as_ref().map(|source| &source.origin);
+        let record = records.all(Kind::Secret).find(|(id, _)| id.name == slot.name && Some(&id.origin) == origin);
+        let record = record.map(|(_, record)| record);
+        let error_state = record.and_then(error_state);
         let Some(secret) = slot.secret() else {
             let secret = Some(any(&Secret { name: name.clone(), ..Secret::default() }));
-            dump.dynamic_warming_secrets.push(DynamicSecret { name, secret, ..DynamicSecret::default() });
+            dump.dynamic_warming_secrets.push(DynamicSecret { name, secret, error_state, ..DynamicSecret::default() });
             continue;
         };
-        let accepted = records.all(Kind::Secret).find(|(id, _)| id.name == slot.name);
-        let accepted = accepted.and_then(|(_, record)| record.accepted.as_ref());
+        let accepted = record.and_then(|record| record.accepted.as_ref());
         dump.dynamic_active_secrets.push(DynamicSecret {
             name,
             version_info: accepted.map(|accepted| accepted.resource.version.clone()).unwrap_or_default(),
             last_updated: accepted.map(|accepted| timestamp(accepted.updated)),
             secret: Some(any(&secret.redacted())),
+            error_state,
             ..DynamicSecret::default()
         });
     }
