@@ -257,17 +257,7 @@ impl Cluster {
         if self.config.common_lb.close_connections_on_host_set_change {
             return hosts.hosts.iter().for_each(|host| host.give_up_connections());
         }
-        let left: HashSet<usize> = match hosts.lost.since(before.lost.count()) {
-            Some([]) => return,
-            Some(lost) => lost.iter().copied().collect(),
-            None => {
-                let kept: HashSet<_> = hosts.hosts.iter().map(Arc::as_ptr).collect();
-                let gone = before.hosts.iter().map(Arc::as_ptr).filter(|host| !kept.contains(host));
-                gone.map(|host| host.addr()).collect()
-            }
-        };
-        let gone = before.hosts.iter().filter(|host| left.contains(&Arc::as_ptr(host).addr()));
-        gone.for_each(|host| host.give_up_connections());
+        only_in(&before.hosts, &hosts.hosts).into_iter().for_each(|host| host.give_up_connections());
     }
 
     /// Takes notice of the health of the hosts, whose flags someone has changed; workers see it at their next pick.
@@ -285,7 +275,7 @@ impl Cluster {
         let before = self.hosts.load();
         self.note_for_balance(&before.hosts);
         let set = self.with_layout(|layout| before.refreshed(layout));
-        match self.holds_back(set.priorities.len()) {
+        match self.holds_back(set.groups.priorities.len()) {
             true => self.show(&set),
             false => self.publish(set),
         }

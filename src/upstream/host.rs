@@ -21,21 +21,26 @@ pub use flags::{HealthFlag, HealthFlags};
 pub(crate) use signal::Signal;
 
 /// One host of a cluster, shared by all workers.
+///
+/// What is read of every host when one of 100,000 changes comes first, beside the count of those who hold it.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Host {
+    /// Share of the load, at least 1.
+    weight: AtomicU32,
+    /// [`HealthFlags`] now.
+    flags: AtomicU32,
+    /// `priority` of its locality: 0 is used first.
+    pub priority: u32,
+    /// As its endpoint has it.
+    assigned_weight: u32,
+    /// Where it stands.
+    pub locality: Option<Arc<Locality>>,
     address: Address,
     /// Where it has several: all of them, in the order in which they are tried.
     addresses: Option<Arc<[SocketAddr]>>,
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
     pub hostname: Arc<str>,
-    /// Share of the load, at least 1.
-    weight: AtomicU32,
-    /// As its endpoint has it.
-    assigned_weight: u32,
-    /// `priority` of its locality: 0 is used first.
-    pub priority: u32,
-    /// Where it stands.
-    pub locality: Option<Arc<Locality>>,
     /// What discovery says of its health: the place among [`HEALTHS`].
     discovered: AtomicU8,
     /// Metadata of the endpoint.
@@ -44,8 +49,6 @@ pub struct Host {
     pub(crate) locality_metadata: Option<Arc<Metadata>>,
     /// What carries the bytes of connections to it, where they are not sent as they are.
     transport: OnceLock<Arc<TransportSocket>>,
-    /// [`HealthFlags`] now.
-    flags: AtomicU32,
     /// How it is checked otherwise than its cluster says.
     check: Option<Arc<EndpointCheck>>,
     /// What outlier detection counts of it, where there is any.

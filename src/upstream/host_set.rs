@@ -1,5 +1,9 @@
 //! The hosts of a cluster at one time, by priority and locality, with the share of the load that each priority gets.
 
+mod addresses;
+mod change;
+mod facts;
+mod groups;
 mod load;
 mod lost;
 mod priority;
@@ -7,15 +11,18 @@ mod subset;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb, SubsetLb};
 use nuncio_telemetry::stats::Scope;
 
 use crate::host::Host;
-use crate::lb::HashTables;
+use addresses::Addresses;
+use change::{Change, Known};
 
+pub(crate) use facts::Facts;
+pub(crate) use groups::Before;
+pub use groups::HostGroups;
 pub use load::PriorityLoad;
 pub(crate) use load::{Ability, Availability};
 pub(crate) use lost::{ByAddress, Lost, only_in};
@@ -27,18 +34,14 @@ pub(crate) use subset::Subsets;
 pub struct HostSet {
     /// All of them by priority, and within a priority in order of configuration or of resolution.
     pub hosts: Arc<[Arc<Host>]>,
-    /// By priority, at least one; a priority without hosts among those that have some is empty.
-    pub priorities: Box<[PriorityHosts]>,
-    /// How much of the load goes to each priority.
-    pub load: PriorityLoad,
-    /// Whether the healthy hosts of the first priority get it all.
-    pub(crate) is_plain: bool,
-    /// For policies that hash.
-    pub(crate) tables: Option<HashTables>,
+    /// Their places by priority, health and locality.
+    pub groups: HostGroups,
     /// Where hosts are chosen by metadata.
     pub(crate) subsets: Option<Box<Subsets>>,
+    /// What was known of the hosts when it was made.
+    pub(crate) facts: Facts,
     /// Places in `hosts`, made when a host is first looked for by its address.
-    by_address: OnceLock<HashMap<Box<str>, u32>>,
+    by_address: OnceLock<Addresses>,
     /// What its cluster has lost until it.
     pub(crate) lost: Arc<Lost>,
 }
@@ -82,75 +85,62 @@ pub(crate) enum Localities<'a> {
 impl HostSet {
     /// The set of `hosts`, which are in any order.
     pub(crate) fn new(mut hosts: Vec<Arc<Host>>, layout: Layout<'_>) -> Self {
-        // Stable: within a priority the order remains.
-        hosts.sort_by_key(|host| host.priority);
-        Self::of_sorted(hosts.into(), layout)
+        let facts = Facts::of(&mut hosts, layout.localities != Localities::Ignored);
+        Self::of_sorted(hosts.into(), facts, layout)
     }
 
     /// The set of the same hosts with the health that they have now.
     pub(crate) fn refreshed(&self, layout: Layout<'_>) -> Self {
-        Self::of_sorted(self.hosts.clone(), layout)
+        Self::of_sorted(self.hosts.clone(), Facts::of_sorted(&self.hosts, &self.facts), layout)
     }
 
-    fn of_sorted(hosts: Arc<[Arc<Host>]>, layout: Layout<'_>) -> Self {
-        let all: Vec<u32> = (0..hosts.len() as u32).collect();
-        let subsets = layout.subset.map(|config| Box::new(Subsets::new(config, &hosts, layout)));
+    fn of_sorted(hosts: Arc<[Arc<Host>]>, facts: Facts, layout: Layout<'_>) -> Self {
+        let places: Vec<u32> = (0..hosts.len() as u32).collect();
+        let all = Known { hosts: &hosts, facts: &facts };
+        let subsets = layout.subset.map(|config| Box::new(Subsets::new(config, all, layout)));
         // Where there are subsets, nothing is looked up in the table of all.
         let hashing = layout.hashing.filter(|_| subsets.is_none());
-        Self { subsets, ..Self::of_places(hosts, &all, Layout { hashing, ..layout }) }
+        let before = layout.before.map(|set| Before { groups: &set.groups, hosts: &set.hosts });
+        let groups = HostGroups::new(all, &places, Layout { hashing, ..layout }, before);
+        let (by_address, lost) = Default::default();
+        Self { groups, subsets, hosts, facts, by_address, lost }
     }
 
-    /// The set of the hosts at `places`, which are in order.
-    fn of_places(hosts: Arc<[Arc<Host>]>, places: &[u32], layout: Layout<'_>) -> Self {
-        let mut priorities = Vec::with_capacity(1);
-        let mut rest = places;
-        // Envoy: a subset has as many priorities as the whole.
-        let count = hosts.last().map_or(1, |last| last.priority + 1);
-        for priority in 0..count {
-            let (here, later) = rest.split_at(rest.partition_point(|at| hosts[*at as usize].priority <= priority));
-            rest = later;
-            priorities.push(PriorityHosts::new(priority, &hosts, here, layout));
-        }
-        let abilities: Vec<_> = priorities.iter().map(PriorityHosts::ability).collect();
-        let (load, in_panic) = PriorityLoad::distribute(&abilities, layout.panic_threshold);
-        priorities.iter_mut().zip(in_panic).for_each(|(priority, in_panic)| priority.in_panic = in_panic);
-        let is_plain = load.healthy[0] == 100 && !priorities[0].in_panic;
-        let tables = layout.hashing.map(|hashing| HashTables::new(hashing, &hosts, &priorities, layout.before));
-        let (by_address, lost) = Default::default();
-        Self { hosts, priorities: priorities.into(), load, is_plain, tables, subsets: None, by_address, lost }
+    fn known(&self) -> Known<'_> {
+        Known { hosts: &self.hosts, facts: &self.facts }
     }
 
     /// The place in `hosts` of the one at `address`, such as `127.0.0.1:80`, whatever its health.
     pub(crate) fn find(&self, address: &str) -> Option<usize> {
-        let by_address = self.by_address.get_or_init(|| {
-            let all = (0..).zip(&*self.hosts);
-            all.map(|(at, host)| (host.address().to_string().into_boxed_str(), at)).collect()
-        });
-        by_address.get(address).map(|at| *at as usize)
+        self.by_address.get_or_init(|| Addresses::of(&self.hosts)).find(address, &self.hosts)
     }
 
     /// Makes it the next of its cluster after `before`. What workers would make of it for themselves is made here, where
     /// it takes time.
     pub(crate) fn follow(&mut self, before: &Self) {
         self.lost = before.lost.with_change(&before.hosts, &self.hosts);
-        for priority in &self.priorities {
-            priority.healthy.first_turns(&self.hosts);
+        self.groups.prepare(&self.facts);
+        if let Some(addresses) = before.by_address.get() {
+            let change = Change::between(before.known(), self.known());
+            if let Some(addresses) = addresses.after(&change, &before.hosts, &self.hosts) {
+                self.by_address = addresses.into();
+            }
         }
     }
 
     /// Number of healthy hosts.
     pub fn healthy(&self) -> usize {
-        self.priorities.iter().map(|p| p.healthy.len()).sum()
+        self.groups.priorities.iter().map(|p| p.healthy.len()).sum()
     }
 
     /// Number of degraded hosts.
     pub fn degraded(&self) -> usize {
-        self.priorities.iter().map(|p| p.degraded.len()).sum()
+        self.groups.priorities.iter().map(|p| p.degraded.len()).sum()
     }
 
     /// Number of hosts that count neither as healthy nor as missing.
     pub fn excluded(&self) -> usize {
-        self.priorities.iter().map(|p| p.excluded).sum()
+        self.groups.priorities.iter().map(|p| p.excluded).sum()
     }
 
     /// In how many priorities the hosts are others than those `before`: Envoy takes each for a change of its own.
@@ -159,30 +149,32 @@ impl HostSet {
             let (now, then) = (self.hosts_of(priority), before.hosts_of(priority));
             now.len() != then.len() || now.iter().zip(then).any(|(a, b)| !Arc::ptr_eq(a, b))
         };
-        (0..self.priorities.len().max(before.priorities.len())).filter(|priority| differs(*priority)).count() as u64
+        (0..self.groups.priorities.len().max(before.groups.priorities.len()))
+            .filter(|priority| differs(*priority))
+            .count() as u64
     }
 
     fn hosts_of(&self, priority: usize) -> &[Arc<Host>] {
-        let places = self.priorities.get(priority).map_or(&[][..], |p| p.all.places());
+        let places = self.groups.priorities.get(priority).map_or(&[][..], |p| p.all.places());
         let first = places.first().map_or(0, |first| *first as usize);
         &self.hosts[first..first + places.len()]
     }
 
     /// The greatest weight of a host, for the gauge `max_host_weight`.
     pub(crate) fn max_weight(&self) -> u32 {
-        self.hosts.iter().map(|h| h.weight()).max().unwrap_or(0)
+        self.facts.hosts().iter().map(|fact| fact.weight).max().unwrap_or(0)
     }
 
     /// Whether a load balancer may choose the host at `place` now.
     pub fn is_candidate(&self, place: usize) -> bool {
         let Some(host) = self.hosts.get(place) else { return false };
-        let priority = &self.priorities[host.priority as usize];
+        let priority = &self.groups.priorities[host.priority as usize];
         let at = u32::try_from(place).unwrap_or(u32::MAX);
         let share = |load: &[u32]| load[host.priority as usize] > 0;
         if priority.in_panic {
-            return share(&self.load.healthy) || share(&self.load.degraded);
+            return share(&self.groups.load.healthy) || share(&self.groups.load.degraded);
         }
-        (share(&self.load.healthy) && priority.healthy.has(at))
-            || (share(&self.load.degraded) && priority.degraded.has(at))
+        (share(&self.groups.load.healthy) && priority.healthy.has(at))
+            || (share(&self.groups.load.degraded) && priority.degraded.has(at))
     }
 }

@@ -21,7 +21,7 @@ use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::{StreamInfo, WantedHost};
 
 use crate::host::Host;
-use crate::host_set::{Availability, Candidates, HostSet, PriorityHosts, PriorityLoad};
+use crate::host_set::{Availability, Candidates, HostGroups, HostSet, PriorityHosts, PriorityLoad};
 use edf::Edf;
 pub(crate) use edf::{Turn, first_turns};
 pub(crate) use hashing::HashTables;
@@ -49,7 +49,7 @@ pub(crate) struct LoadBalancer {
     zone: Option<ZoneRouting>,
     /// Whether the healthy hosts of the first priority get it all, wherever they are.
     is_plain: bool,
-    /// As `HostSet::priorities`.
+    /// As `HostGroups::priorities`.
     priorities: Box<[PriorityPickers]>,
 }
 
@@ -103,6 +103,8 @@ pub(crate) struct Avoid<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct LbEnv<'a> {
     pub(crate) set: &'a HostSet,
+    /// Those of its hosts that are chosen from: of all, or of a subset.
+    pub(crate) groups: &'a HostGroups,
     /// The hosts of the cluster that this proxy is one of, where there is one.
     pub(crate) local: Option<&'a HostSet>,
     pub(crate) panic_threshold: u8,
@@ -155,15 +157,15 @@ impl LoadBalancer {
             policy: config.lb.clone(),
             fail_traffic_on_panic,
             by_locality,
-            is_plain: env.set.is_plain && !by_locality && zone.is_none(),
+            is_plain: env.groups.is_plain && !by_locality && zone.is_none(),
             zone,
-            priorities: env.set.priorities.iter().map(PriorityPickers::new).collect(),
+            priorities: env.groups.priorities.iter().map(PriorityPickers::new).collect(),
         }
     }
 
     /// The place in `set.hosts` of the host for the next request; `None` if there is none to choose from.
     pub(crate) fn pick(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
-        if let Some(tables) = &env.set.tables {
+        if let Some(tables) = &env.groups.tables {
             return tables.pick(cx, env);
         }
         let mut place = self.pick_once(cx, env)?;
@@ -180,7 +182,7 @@ impl LoadBalancer {
 
     fn pick_once(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
         let (candidates, picker) = match self.is_plain && cx.load.is_none() {
-            true => (&env.set.priorities[0].healthy, &self.priorities[0].healthy.hosts),
+            true => (&env.groups.priorities[0].healthy, &self.priorities[0].healthy.hosts),
             false => self.source(cx, env)?,
         };
         let place = match candidates.places() {
@@ -193,9 +195,9 @@ impl LoadBalancer {
 
     /// The hosts among which the next request's is chosen. `None`: no host rather than any.
     fn source<'a>(&'a self, cx: &PickContext<'_>, env: LbEnv<'a>) -> Option<(&'a Candidates, &'a OnceCell<Picker>)> {
-        let load = cx.load.unwrap_or(&env.set.load);
+        let load = cx.load.unwrap_or(&env.groups.load);
         let (priority, availability) = load.choose(env.rng.u64());
-        let (hosts, pickers) = (&env.set.priorities[priority], &self.priorities[priority]);
+        let (hosts, pickers) = (&env.groups.priorities[priority], &self.priorities[priority]);
         if hosts.in_panic {
             env.stats.lb_healthy_panic().inc();
             return (!self.fail_traffic_on_panic).then_some((&hosts.all, &pickers.all));

@@ -41,7 +41,7 @@ pub use cluster::Cluster;
 pub use clusters::{Clusters, Snapshot};
 pub use forward_proxy::ROW as FORWARD_PROXY;
 pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
-pub use host_set::{Candidates, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
+pub use host_set::{Candidates, HostGroups, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
 pub use tcp_proxy::ROW as TCP_PROXY;
 pub use worker::WorkerClusters;

@@ -282,7 +282,7 @@ impl WorkerCluster {
     /// What the hosts of each priority can do.
     pub(crate) fn abilities(&self) -> Vec<Ability> {
         match &self.provided {
-            None => self.shared.cluster.hosts().priorities.iter().map(PriorityHosts::ability).collect(),
+            None => self.shared.cluster.hosts().groups.priorities.iter().map(PriorityHosts::ability).collect(),
             Some(provided) => provided.abilities(&self.shared),
         }
     }
@@ -413,6 +413,7 @@ impl Balanced {
 fn lb_env<'a>(share: &'a ClusterShare, set: &'a HostSet, local: Option<&'a LocalHosts>) -> LbEnv<'a> {
     LbEnv {
         set,
+        groups: &set.groups,
         local: local.and_then(|local| local.set.as_deref()),
         panic_threshold: share.cluster.config.common_lb.panic_threshold,
         slow_start: share.cluster.config.slow_start.as_deref(),

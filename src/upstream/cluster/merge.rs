@@ -112,7 +112,7 @@ impl Cluster {
         };
         if let Some(merges) = self.merges.as_ref().filter(|_| is_pending) {
             let before = self.hosts.load();
-            merges.stats.cluster_updated_via_merge().add(before.priorities.len() as u64);
+            merges.stats.cluster_updated_via_merge().add(before.groups.priorities.len() as u64);
             self.publish(self.with_layout(|layout| before.refreshed(layout)));
         }
     }

@@ -3,8 +3,9 @@ use std::sync::{Arc, OnceLock};
 
 use nuncio_config::cluster::{AssignmentPolicy, Locality};
 
+use super::facts::{Fact, Facts};
 use super::{Ability, Availability, Layout, Localities};
-use crate::host::{CoarseHealth, Host};
+use crate::host::CoarseHealth;
 use crate::lb::{Turn, first_turns};
 
 /// The hosts of one priority.
@@ -84,23 +85,23 @@ struct Weights {
 
 impl PriorityHosts {
     /// The hosts at `places`, which are of `priority`.
-    pub(super) fn new(priority: u32, hosts: &[Arc<Host>], places: &[u32], layout: Layout<'_>) -> Self {
+    pub(super) fn new(priority: u32, facts: &Facts, places: &[u32], layout: Layout<'_>) -> Self {
         let mut sorted = Sorted::default();
         sorted.all.reserve_exact(places.len());
         sorted.healthy.reserve_exact(places.len());
         for &place in places {
-            sorted.add(place, &hosts[place as usize]);
+            sorted.add(place, facts.at(place));
         }
         let (health, degraded_health) = sorted.health(layout.policy);
         let (localities, has_local) = match layout.localities {
             Localities::Ignored => (Box::default(), false),
-            Localities::Grouped { local } => by_locality(priority, hosts, places, layout.policy, local),
+            Localities::Grouped { local } => by_locality(priority, facts, places, layout.policy, local),
         };
         let Sorted { all, healthy, degraded, excluded, weights: _ } = sorted;
         Self {
-            all: Candidates::new(all, hosts),
-            healthy: Candidates::new(healthy, hosts),
-            degraded: Candidates::new(degraded, hosts),
+            all: Candidates::new(all, facts),
+            healthy: Candidates::new(healthy, facts),
+            degraded: Candidates::new(degraded, facts),
             excluded,
             localities,
             has_local,
@@ -116,6 +117,15 @@ impl PriorityHosts {
             Availability::Healthy => &self.healthy,
             Availability::Degraded => &self.degraded,
         }
+    }
+
+    /// Whether no schedule was begun that workers share.
+    pub(super) fn has_no_turns(&self) -> bool {
+        let of = |all: &Candidates, healthy: &Candidates, degraded: &Candidates| {
+            [all, healthy, degraded].into_iter().all(|candidates| candidates.first_turns.get().is_none())
+        };
+        of(&self.all, &self.healthy, &self.degraded)
+            && self.localities.iter().all(|locality| of(&locality.all, &locality.healthy, &locality.degraded))
     }
 
     /// What its hosts can do.
@@ -138,27 +148,27 @@ impl PriorityHosts {
 /// The hosts at `places` by locality, and whether the first locality is the local one.
 fn by_locality(
     priority: u32,
-    hosts: &[Arc<Host>],
+    facts: &Facts,
     places: &[u32],
     policy: &AssignmentPolicy,
     local: Option<&Locality>,
 ) -> (Box<[LocalityHosts]>, bool) {
-    let mut groups: Vec<(Option<&Arc<Locality>>, Sorted)> = Vec::new();
-    let mut by_value: HashMap<Option<&Arc<Locality>>, usize> = HashMap::new();
+    let mut groups: Vec<(u32, Sorted)> = Vec::new();
+    let mut by_number: HashMap<u32, usize> = HashMap::new();
     let mut last = 0;
     for &place in places {
-        let locality = hosts[place as usize].locality.as_ref();
-        // Hosts of one locality mostly follow each other, and share it.
-        let is_last = groups.get(last).is_some_and(|(other, _)| other.map(Arc::as_ptr) == locality.map(Arc::as_ptr));
-        if !is_last {
-            last = *by_value.entry(locality).or_insert_with(|| {
-                groups.push((locality, Sorted::default()));
+        let fact = facts.at(place);
+        // Hosts of one locality mostly follow each other.
+        if groups.get(last).is_none_or(|(number, _)| *number != fact.locality) {
+            last = *by_number.entry(fact.locality).or_insert_with(|| {
+                groups.push((fact.locality, Sorted::default()));
                 groups.len() - 1
             });
         }
-        groups[last].1.add(place, &hosts[place as usize]);
+        groups[last].1.add(place, fact);
     }
     let is_local = |locality: Option<&Arc<Locality>>| local.is_some() && locality.map(|l| &**l) == local;
+    let mut groups: Vec<_> = groups.into_iter().map(|(number, sorted)| (facts.locality(number), sorted)).collect();
     groups.sort_by_key(|(locality, _)| (!is_local(*locality), *locality));
     let has_local = groups.first().is_some_and(|(locality, _)| is_local(*locality));
     let weight = |locality: Option<&Arc<Locality>>| {
@@ -171,9 +181,9 @@ fn by_locality(
         LocalityHosts {
             locality: locality.cloned(),
             weight: weight(locality),
-            all: Candidates::new(all, hosts),
-            healthy: Candidates::new(healthy, hosts),
-            degraded: Candidates::new(degraded, hosts),
+            all: Candidates::new(all, facts),
+            healthy: Candidates::new(healthy, facts),
+            degraded: Candidates::new(degraded, facts),
             excluded,
             overprovisioning_factor: policy.overprovisioning_factor,
         }
@@ -206,11 +216,10 @@ impl LocalityHosts {
 // === impl Sorted ===
 
 impl Sorted {
-    fn add(&mut self, place: u32, host: &Host) {
-        let flags = host.flags();
-        let weight = u64::from(host.weight());
+    fn add(&mut self, place: u32, fact: &Fact) {
+        let weight = u64::from(fact.weight);
         self.all.push(place);
-        match flags.coarse() {
+        match fact.health {
             CoarseHealth::Healthy => {
                 self.healthy.push(place);
                 self.weights.healthy += weight;
@@ -221,7 +230,7 @@ impl Sorted {
             }
             CoarseHealth::Unhealthy => {}
         }
-        match flags.is_excluded() {
+        match fact.is_excluded {
             true => self.excluded += 1,
             false => self.weights.counted += weight,
         }
@@ -248,8 +257,8 @@ impl Sorted {
 // === impl Candidates ===
 
 impl Candidates {
-    fn new(places: Vec<u32>, hosts: &[Arc<Host>]) -> Self {
-        let mut weights = places.iter().map(|&place| hosts[place as usize].weight());
+    fn new(places: Vec<u32>, facts: &Facts) -> Self {
+        let mut weights = places.iter().map(|&place| facts.at(place).weight);
         let first = weights.next();
         let is_weighted = weights.any(|weight| Some(weight) != first);
         Self { places: places.into(), is_weighted, first_turns: OnceLock::new() }
@@ -271,8 +280,8 @@ impl Candidates {
     }
 
     /// The first turns of many hosts by weight, for all workers; `None` where they are few, or weigh the same.
-    pub(crate) fn first_turns(&self, hosts: &[Arc<Host>]) -> Option<&Arc<[Turn]>> {
-        let weight = |place: u32| hosts[place as usize].weight();
+    pub(crate) fn first_turns(&self, facts: &Facts) -> Option<&Arc<[Turn]>> {
+        let weight = |place: u32| facts.at(place).weight;
         let is_heavy = self.is_weighted && self.len() > MANY;
         is_heavy.then(|| self.first_turns.get_or_init(|| first_turns(&self.places, weight)))
     }

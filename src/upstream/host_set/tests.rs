@@ -4,6 +4,8 @@ use nuncio_telemetry::Address;
 use super::*;
 use crate::testing::fixed;
 
+pub(super) mod changes;
+
 use Health::{Degraded, Draining, Healthy, Unhealthy};
 
 fn endpoint(priority: u32, health: Health) -> Endpoint {
@@ -37,12 +39,12 @@ fn layout(policy: &AssignmentPolicy) -> Layout<'_> {
 
 fn load(priorities: &[(usize, usize, usize)], panic_threshold: u8) -> (Vec<u32>, Vec<u32>) {
     let set = set_of(mixed(priorities), panic_threshold);
-    assert_eq!(set.load.healthy.iter().chain(&set.load.degraded).sum::<u32>(), 100);
-    (set.load.healthy.into(), set.load.degraded.into())
+    assert_eq!(set.groups.load.healthy.iter().chain(&set.groups.load.degraded).sum::<u32>(), 100);
+    (set.groups.load.healthy.into(), set.groups.load.degraded.into())
 }
 
 fn panics(priorities: &[(usize, usize, usize)], panic_threshold: u8) -> Vec<bool> {
-    set_of(mixed(priorities), panic_threshold).priorities.iter().map(|p| p.in_panic).collect()
+    set_of(mixed(priorities), panic_threshold).groups.priorities.iter().map(|p| p.in_panic).collect()
 }
 
 /// Whether each host of one priority may be chosen.
@@ -65,8 +67,8 @@ fn unhealthy_hosts_are_chosen_in_panic_alone() {
 fn an_empty_set_is_in_panic() {
     // Envoy counts lb_healthy_panic for an empty cluster.
     let set = set_of(Vec::new(), 50);
-    assert!(set.priorities[0].in_panic);
-    assert_eq!(set.load.healthy[..], [100]);
+    assert!(set.groups.priorities[0].in_panic);
+    assert_eq!(set.groups.load.healthy[..], [100]);
 }
 
 #[test]
@@ -116,8 +118,8 @@ fn one_priority_may_panic_while_another_does_not() {
 #[test]
 fn a_priority_that_is_left_out_is_empty() {
     let set = set_of(hosts([endpoint(2, Healthy), endpoint(0, Unhealthy)]), 50);
-    assert_eq!(set.priorities.iter().map(|p| p.all.len()).collect::<Vec<_>>(), [1, 0, 1]);
-    assert_eq!(set.load.healthy[..], [0, 0, 100]);
+    assert_eq!(set.groups.priorities.iter().map(|p| p.all.len()).collect::<Vec<_>>(), [1, 0, 1]);
+    assert_eq!(set.groups.load.healthy[..], [0, 0, 100]);
     assert_eq!(set.hosts[1].priority, 2, "hosts are in order of priority");
 }
 
@@ -127,7 +129,7 @@ fn weights_make_the_health_of_a_priority_where_asked() {
     let hosts = hosts([endpoint(1, Healthy), endpoint(9, Unhealthy), endpoint(100, Draining)]);
     let health = |weighted_priority_health| {
         let policy = AssignmentPolicy { weighted_priority_health, ..AssignmentPolicy::default() };
-        HostSet::new(hosts.clone(), layout(&policy)).priorities[0].health
+        HostSet::new(hosts.clone(), layout(&policy)).groups.priorities[0].health
     };
     assert_eq!((health(false), health(true)), (70, 14));
 }
@@ -136,7 +138,7 @@ fn weights_make_the_health_of_a_priority_where_asked() {
 fn overprovisioning_is_configured() {
     let health = |overprovisioning_factor| {
         let policy = AssignmentPolicy { overprovisioning_factor, ..AssignmentPolicy::default() };
-        HostSet::new(mixed(&[(1, 0, 1)]), layout(&policy)).priorities[0].health
+        HostSet::new(mixed(&[(1, 0, 1)]), layout(&policy)).groups.priorities[0].health
     };
     assert_eq!((health(100), health(140), health(u32::MAX)), (50, 70, 100));
 }
@@ -153,7 +155,7 @@ fn hosts_are_grouped_by_locality() {
     let seen = |local: Option<&Locality>| -> Vec<_> {
         let layout = Layout { localities: Localities::Grouped { local }, ..layout(&policy) };
         let set = HostSet::new(hosts.clone(), layout);
-        let priority = &set.priorities[0];
+        let priority = &set.groups.priorities[0];
         assert_eq!(priority.has_local, local == at("b").as_deref());
         let seen = |l: &LocalityHosts| {
             (

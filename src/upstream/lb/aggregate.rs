@@ -121,10 +121,10 @@ impl Line {
             let version = cluster.as_ref().map_or(0, |c| c.version());
             if let Some(cluster) = &cluster {
                 let set = cluster.hosts();
-                let count = set.priorities.len();
+                let count = set.groups.priorities.len();
                 // Envoy: a priority without hosts has no place in the line, and so no aggregate has one.
                 let filled = |p: &(u32, &PriorityHosts)| !p.1.all.is_empty();
-                for (priority, hosts) in (0..).zip(&set.priorities[..]).filter(filled) {
+                for (priority, hosts) in (0..).zip(&set.groups.priorities[..]).filter(filled) {
                     let load = |availability| PriorityLoad::all_to(priority as usize, availability, count);
                     let (healthy, degraded) = (load(Availability::Healthy), load(Availability::Degraded));
                     priorities.push(LinePriority { member: members.len(), priority, healthy, degraded });

@@ -18,7 +18,7 @@ use nuncio_telemetry::stats::Scope;
 
 use super::{LbEnv, PickContext};
 use crate::host::Host;
-use crate::host_set::{Candidates, Hashing, HostSet, PriorityHosts};
+use crate::host_set::{Before, Candidates, Facts, Hashing, PriorityHosts};
 use kept::{Kept, Listed};
 use maglev::Maglev;
 use ring::{Ring, RingSize};
@@ -85,22 +85,23 @@ impl HashTables {
     pub(crate) fn new(
         hashing: Hashing<'_>,
         hosts: &[Arc<Host>],
+        facts: &Facts,
         priorities: &[PriorityHosts],
-        before: Option<&HostSet>,
+        before: Option<Before<'_>>,
     ) -> Self {
         let Hashing { config, locality, scope } = hashing;
         let stats = TableStats::new(config.table, scope);
         let priorities = priorities.iter().enumerate().map(|(number, priority)| {
             let weighted = match locality {
-                LocalityLb::Weighted => by_locality(priority, hosts),
+                LocalityLb::Weighted => by_locality(priority, facts),
                 LocalityLb::ZoneAware(_) => {
                     let mut weighted = Vec::new();
                     let candidates = if priority.in_panic { &priority.all } else { &priority.healthy };
-                    normalize(candidates, 1.0, hosts, &mut weighted);
+                    normalize(candidates, 1.0, facts, &mut weighted);
                     weighted
                 }
             };
-            let before = before.and_then(|set| Some((set.tables.as_ref()?.priorities.get(number)?, &set.hosts[..])));
+            let before = before.and_then(|set| Some((set.groups.tables.as_ref()?.priorities.get(number)?, set.hosts)));
             let table = Table::new(Listed { config, hosts: &weighted, set: hosts }, before);
             stats.tell(&table);
             PriorityTable { hosts: weighted.into(), table }
@@ -113,8 +114,8 @@ impl HashTables {
     pub(super) fn pick(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
         // Without hash any host is as good as another.
         let hash = cx.hash.unwrap_or_else(|| env.rng.u64());
-        let (priority, _) = env.set.load.choose(hash);
-        if env.set.priorities[priority].in_panic {
+        let (priority, _) = env.groups.load.choose(hash);
+        if env.groups.priorities[priority].in_panic {
             env.stats.lb_healthy_panic().inc();
         }
         let table = &self.priorities[priority];
@@ -145,19 +146,19 @@ fn key(host: &Host, config: &HashingLb) -> Box<str> {
 }
 
 /// The hosts of all localities that have a weight.
-fn by_locality(priority: &PriorityHosts, hosts: &[Arc<Host>]) -> Vec<Weighted> {
+fn by_locality(priority: &PriorityHosts, facts: &Facts) -> Vec<Weighted> {
     let mut weighted = Vec::new();
     let total: u64 = priority.localities.iter().map(|l| u64::from(l.weight)).sum();
     for locality in priority.localities.iter().filter(|l| l.weight > 0) {
         let candidates = if priority.in_panic { &locality.all } else { &locality.healthy };
-        normalize(candidates, f64::from(locality.weight) / total as f64, hosts, &mut weighted);
+        normalize(candidates, f64::from(locality.weight) / total as f64, facts, &mut weighted);
     }
     weighted
 }
 
 /// Gives `candidates` their parts of `share`.
-fn normalize(candidates: &Candidates, share: f64, hosts: &[Arc<Host>], weighted: &mut Vec<Weighted>) {
-    let weight = |place: u32| hosts[place as usize].weight();
+fn normalize(candidates: &Candidates, share: f64, facts: &Facts, weighted: &mut Vec<Weighted>) {
+    let weight = |place: u32| facts.at(place).weight;
     let total: u64 = candidates.places().iter().map(|place| u64::from(weight(*place))).sum();
     weighted.extend(candidates.places().iter().map(|&place| Weighted {
         place,

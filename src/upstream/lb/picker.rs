@@ -121,7 +121,7 @@ fn least_request_weight(host: &Host, bias: f64, env: LbEnv<'_>) -> f64 {
 fn schedule(candidates: &Candidates, env: LbEnv<'_>) -> Edf {
     let weight = |place: u32| weight_now(&env.set.hosts[place as usize], env);
     if env.slow_start.is_none()
-        && let Some(first) = candidates.first_turns(&env.set.hosts)
+        && let Some(first) = candidates.first_turns(&env.set.facts)
     {
         return Edf::sharing(first.clone(), weight, env.rng);
     }

@@ -42,7 +42,7 @@ pub(crate) trait ClusterBalancer {
 
     /// What the hosts of each priority can do.
     fn abilities(&self, share: &ClusterShare) -> Vec<Ability> {
-        share.cluster.hosts().priorities.iter().map(PriorityHosts::ability).collect()
+        share.cluster.hosts().groups.priorities.iter().map(PriorityHosts::ability).collect()
     }
 
     /// The priority of a host that was chosen, among those of `abilities`; `None` where it has left them.

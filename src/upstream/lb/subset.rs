@@ -13,7 +13,7 @@ use crate::host_set::Subsets;
 /// A balancer for each subset, made when the subset is first used.
 #[derive(Debug)]
 pub(crate) struct SubsetBalancer {
-    /// As `Subsets::sets`.
+    /// As those of `Subsets`.
     balancers: Blocks<LoadBalancer>,
 }
 
@@ -34,7 +34,7 @@ const FALLBACK_LIST: &str = "fallback_list";
 
 impl SubsetBalancer {
     pub(super) fn new(subsets: &Subsets) -> Self {
-        Self { balancers: Blocks::new(subsets.sets.len()) }
+        Self { balancers: Blocks::new(subsets.len()) }
     }
 
     /// The place in `env.set` of the host for the next request.
@@ -105,7 +105,7 @@ impl SubsetBalancer {
     }
 
     fn pick_in(&self, at: u32, pick: Pick<'_>) -> Option<usize> {
-        let env = LbEnv { set: &pick.subsets.sets[at as usize], ..pick.env };
+        let env = LbEnv { groups: pick.subsets.groups(at)?, ..pick.env };
         self.balancers.get_or_init(at as usize, || LoadBalancer::new(pick.cluster, env)).pick(pick.cx, env)
     }
 }

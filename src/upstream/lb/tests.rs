@@ -40,6 +40,7 @@ impl Fixture {
         let local = self.local.as_ref().map(Cluster::hosts);
         let env = LbEnv {
             set: &set,
+            groups: &set.groups,
             local: local.as_deref(),
             panic_threshold: self.cluster.config.common_lb.panic_threshold,
             slow_start: self.cluster.config.slow_start.as_deref(),

@@ -3,7 +3,7 @@
 use nuncio_config::cluster::{LocalityBasis, ZoneAware};
 
 use super::LbEnv;
-use crate::host_set::{HostSet, LocalityHosts};
+use crate::host_set::{HostGroups, HostSet, LocalityHosts};
 
 /// Where the requests of the first priority go.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl ZoneRouting {
     pub(super) fn new(config: &ZoneAware, env: LbEnv<'_>) -> Option<Self> {
         let local = env.local?;
         env.stats.lb_recalculate_zone_structures().inc();
-        let (upstream, proxies) = (&env.set.priorities[0], &local.priorities[0]);
+        let (upstream, proxies) = (&env.groups.priorities[0], &local.groups.priorities[0]);
         if upstream.localities.len() < 2 || proxies.localities.len() < 2 {
             return None;
         }
@@ -57,7 +57,7 @@ impl ZoneRouting {
             env.stats.lb_zone_cluster_too_small().inc();
             return None;
         }
-        let direction = Direction::new(config, env.set, local);
+        let direction = Direction::new(config, env, local);
         Some(Self { enabled: config.routing_enabled, direction })
     }
 
@@ -65,8 +65,9 @@ impl ZoneRouting {
         if env.rng.below(100) >= u64::from(self.enabled) {
             return ZoneChoice::Anywhere;
         }
-        let proxies_in_panic =
-            env.local.is_some_and(|local| local.priorities[0].available_percent() < f64::from(env.panic_threshold));
+        let proxies_in_panic = env
+            .local
+            .is_some_and(|local| local.groups.priorities[0].available_percent() < f64::from(env.panic_threshold));
         if proxies_in_panic {
             env.stats.lb_local_cluster_not_ok().inc();
             return ZoneChoice::LocalPanic;
@@ -78,9 +79,9 @@ impl ZoneRouting {
 // === impl Direction ===
 
 impl Direction {
-    fn new(config: &ZoneAware, set: &HostSet, local: &HostSet) -> Self {
-        let upstream = &set.priorities[0];
-        let shares = Share::of_all(config.basis, set, local);
+    fn new(config: &ZoneAware, env: LbEnv<'_>, local: &HostSet) -> Self {
+        let upstream = &env.groups.priorities[0];
+        let shares = Share::of_all(config.basis, env, local);
         let first = &shares[0];
         let is_forced =
             config.force_local_zone.is_some_and(|least| upstream.localities[0].healthy.len() as u64 >= least.into());
@@ -140,24 +141,26 @@ struct Share {
 // === impl Share ===
 
 impl Share {
-    fn of_all(basis: LocalityBasis, set: &HostSet, local: &HostSet) -> Vec<Self> {
+    fn of_all(basis: LocalityBasis, env: LbEnv<'_>, local: &HostSet) -> Vec<Self> {
         let size = |set: &HostSet, locality: &LocalityHosts| match basis {
             LocalityBasis::HealthyHosts => locality.healthy.len() as u64,
             LocalityBasis::HealthyWeight => {
-                locality.healthy.places().iter().map(|place| u64::from(set.hosts[*place as usize].weight())).sum()
+                locality.healthy.places().iter().map(|place| u64::from(set.facts.at(*place).weight)).sum()
             }
         };
-        let total = |set: &HostSet| set.priorities[0].localities.iter().map(|l| size(set, l)).sum::<u64>();
-        let (all_hosts, all_proxies) = (total(set), total(local));
+        let total = |set: &HostSet, groups: &HostGroups| -> u64 {
+            groups.priorities[0].localities.iter().map(|l| size(set, l)).sum()
+        };
+        let (all_hosts, all_proxies) = (total(env.set, env.groups), total(local, &local.groups));
         let of = |part: u64, all: u64| (WHOLE * part).checked_div(all).unwrap_or(0);
         let share = |locality: &LocalityHosts| {
-            let hosts = size(set, locality);
+            let hosts = size(env.set, locality);
             if locality.healthy.is_empty() {
                 return Self { hosts: 0, proxies: 0 };
             }
-            let proxies = local.priorities[0].localities.iter().find(|l| l.locality == locality.locality);
+            let proxies = local.groups.priorities[0].localities.iter().find(|l| l.locality == locality.locality);
             Self { hosts: of(hosts, all_hosts), proxies: of(proxies.map_or(0, |l| size(local, l)), all_proxies) }
         };
-        set.priorities[0].localities.iter().map(share).collect()
+        env.groups.priorities[0].localities.iter().map(share).collect()
     }
 }

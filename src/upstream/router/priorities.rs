@@ -106,10 +106,10 @@ mod tests {
         let mut previous = PreviousPriorities::new(frequency);
         let mut loads = Vec::new();
         for _ in 0..count {
-            let abilities: Vec<_> = hosts.priorities.iter().map(|p| p.ability()).collect();
+            let abilities: Vec<_> = hosts.groups.priorities.iter().map(|p| p.ability()).collect();
             let load = previous.load(&abilities).map(|load| load.healthy.to_vec());
             let first = |load: &[u32]| load.iter().position(|share| *share > 0).unwrap_or(0);
-            previous.attempts(load.as_deref().map_or_else(|| first(&hosts.load.healthy), first));
+            previous.attempts(load.as_deref().map_or_else(|| first(&hosts.groups.load.healthy), first));
             loads.push(load);
         }
         loads

@@ -130,6 +130,8 @@ impl Places {
 
 fn fill(size: usize, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
     let mut table = vec![FREE; size];
+    // A bit for each place that is taken: most of the work is to look for one that is free.
+    let mut taken = vec![0_u64; size.div_ceil(64)];
     let mut left = size;
     for round in 1_u32.. {
         for taker in takers.iter_mut() {
@@ -141,9 +143,10 @@ fn fill(size: usize, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
                 continue;
             }
             taker.target += heaviest;
-            while table[taker.next as usize] != FREE {
+            while taken[taker.next as usize / 64] >> (taker.next % 64) & 1 == 1 {
                 taker.step(size);
             }
+            taken[taker.next as usize / 64] |= 1 << (taker.next % 64);
             table[taker.next as usize] = taker.host;
             taker.step(size);
             taker.count += 1;

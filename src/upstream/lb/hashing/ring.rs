@@ -175,15 +175,13 @@ fn count(size: RingSize, hosts: &[Weighted]) -> (Vec<u32>, Counts) {
     let scale = ((lightest * size.min as f64).ceil() / lightest).min(size.max as f64);
     let size = scale.ceil() as u64;
     let mut counts = Counts { size, least: size, most: 0 };
-    let (mut reached, mut target) = (0.0, 0.0);
+    let (mut reached, mut target) = (0.0_f64, 0.0_f64);
     let count = hosts.iter().map(|host| {
         // Running sums: shares that are no whole numbers even out.
         target += scale * host.weight;
-        let mut places = 0;
-        while reached < target {
-            places += 1;
-            reached += 1.0;
-        }
+        let next = f64::max(reached, target.ceil());
+        let places = (next - reached) as u32;
+        reached = next;
         counts.least = counts.least.min(places.into());
         counts.most = counts.most.max(places.into());
         places

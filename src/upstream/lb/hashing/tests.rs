@@ -48,7 +48,16 @@ fn places(cluster: &Cluster, hashes: impl Iterator<Item = u64>, avoid: Option<Av
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
     let clock = Clock::default();
     let (slow_start, stats) = (None, &cluster.stats);
-    let env = LbEnv { set: &set, local: None, panic_threshold: 50, slow_start, clock: &clock, rng: &rng, stats };
+    let env = LbEnv {
+        set: &set,
+        groups: &set.groups,
+        local: None,
+        panic_threshold: 50,
+        slow_start,
+        clock: &clock,
+        rng: &rng,
+        stats,
+    };
     let lb = LoadBalancer::new(&cluster.config, env);
     let pick = |hash| lb.pick(&PickContext { hash: Some(hash), avoid, ..PickContext::default() }, env);
     hashes.filter_map(pick).collect()
@@ -246,7 +255,16 @@ fn without_hash_any_host_is_chosen() {
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
     let clock = Clock::default();
     let (slow_start, stats) = (None, &cluster.stats);
-    let env = LbEnv { set: &set, local: None, panic_threshold: 50, slow_start, clock: &clock, rng: &rng, stats };
+    let env = LbEnv {
+        set: &set,
+        groups: &set.groups,
+        local: None,
+        panic_threshold: 50,
+        slow_start,
+        clock: &clock,
+        rng: &rng,
+        stats,
+    };
     let lb = LoadBalancer::new(&cluster.config, env);
     let seen: std::collections::BTreeSet<_> = (0..200).filter_map(|_| lb.pick(&PickContext::default(), env)).collect();
     assert_eq!(seen.len(), 10);
