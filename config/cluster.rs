@@ -40,8 +40,8 @@ pub use health_check::{
 pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{
     ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis,
-    LocalityLb, Metric, OverrideHostLb, RingHashFunction, RuntimeNumber, SelectorFallback, SlowStart, SubsetFallback,
-    SubsetLb, SubsetSelector, ZoneAware,
+    LocalityLb, Metric, OverrideHostLb, OwnReports, RingHashFunction, RuntimeNumber, SelectorFallback, SlowStart,
+    SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
@@ -177,6 +177,9 @@ impl ClusterConfig {
         if let (Ok(discovery), Ok(lb)) = (&discovery, &lb) {
             cx.at("common_lb_config", |cx| lb.check_hostname(discovery, cx))?;
             cx.at("lb_policy", |cx| lb.check_provided(discovery, &proto.name, cx))?;
+            if let Ok(assignment) = &assignment {
+                cx.at("load_assignment", |cx| lb.check_weights(assignment, cx))?;
+            }
         }
         let circuit_breakers = cx.opt("circuit_breakers", proto.circuit_breakers, CircuitBreakers::lower);
         let name = cx.env.clusters.intern(&proto.name);

@@ -35,7 +35,7 @@ fn validation(file: &Path) -> Command {
 }
 
 /// What the binary says of a bootstrap, and whether it takes it.
-fn validate(yaml: &str) -> (bool, String) {
+pub(crate) fn validate(yaml: &str) -> (bool, String) {
     let file = Bootstrap::write(yaml);
     let output = validation(&file.0).output().expect("the binary can be run");
     (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())

@@ -133,6 +133,68 @@ async fn localities_and_subsets_share_by_weight() {
     assert_exact(&shares(&proxy, 500).await, |place| (place % 2) as f64);
 }
 
+/// Five hosts at each of two priorities, so many of the first of which are healthy.
+fn failing_over(fields: &str, healthy: usize) -> String {
+    let endpoints = (0..10).map(|place| {
+        let (address, priority) = (10 + place, place / 5);
+        let health = if priority == 0 && place >= healthy { "UNHEALTHY" } else { "HEALTHY" };
+        format!(
+            "    - priority: {priority}\n      lb_endpoints:\n      - {{ endpoint: {{ address: {{ socket_address: {{ address: \
+             127.0.0.{address}, port_value: 1 }} }} }}, health_status: {health} }}\n"
+        )
+    });
+    let endpoints: String = endpoints.collect();
+    format!(
+        "- name: lb\n  connect_timeout: 2s\n{fields}  load_assignment:\n    cluster_name: lb\n    endpoints:\n{endpoints}"
+    )
+}
+
+#[tokio::test]
+async fn priorities_share_by_what_they_can_do() {
+    for fields in [String::new(), policy("random.v3.Random"), policy("least_request.v3.LeastRequest")] {
+        let proxy = start(failing_over(&fields, 3), "").await;
+        // Three of five can do 84 %.
+        let odds = |place: usize| match place {
+            0..3 => 84.0 / 3.0,
+            3..5 => 1e-9,
+            _ => 16.0 / 5.0,
+        };
+        assert_likely(&shares(&proxy, 1500).await, odds);
+    }
+    // A table for each priority, chosen by the same hash.
+    for name in ["ring_hash.v3.RingHash", "maglev.v3.Maglev"] {
+        let proxy = start(failing_over(&policy(name), 3), ", hash_policy: [{ header: { header_name: x-key } }]").await;
+        let shares = shares(&proxy, 1500).await;
+        let first: usize = shares[..3].iter().sum();
+        assert!((1200..1320).contains(&first) && shares[3..5] == [0, 0], "{shares:?}");
+    }
+}
+
+#[tokio::test]
+async fn weights_of_localities_count_where_nobody_reports() {
+    let weights = format!(
+        "wrr_locality.v3.WrrLocality, endpoint_picking_policy: {{ policies: [{{ typed_extension_config: {{ name: x, \
+         typed_config: {{ '@type': {POLICIES}.client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin }} }} }}] }}"
+    );
+    let proxy = start(cluster(&policy(&weights), plain), "").await;
+    // Zones of the weights 1 and 3, with five hosts each.
+    assert_likely(&shares(&proxy, 1000).await, |place| if place < 5 { 1.0 } else { 3.0 });
+}
+
+#[tokio::test]
+async fn policies_that_envoy_does_not_have_give_way_to_the_next() {
+    let entry = |name: &str| {
+        format!("{{ typed_extension_config: {{ name: x, typed_config: {{ '@type': {POLICIES}.{name} }} }} }}")
+    };
+    let next = entry("round_robin.v3.RoundRobin");
+    let unknown = entry(&format!(
+        "random_subsetting.v3.RandomSubsetting, subset_size: 2, child_policy: {{ policies: [{next}] }}"
+    ));
+    let list = format!("  load_balancing_policy: {{ policies: [{unknown}, {next}] }}\n");
+    let proxy = start(cluster(&list, plain), "").await;
+    assert_eq!(shares(&proxy, 500).await, [50; 10]);
+}
+
 #[tokio::test]
 async fn the_weights_of_a_host_that_does_not_report_are_those_of_all() {
     let name = "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";

@@ -4,6 +4,7 @@
 //! nuncio and the real Envoy, the other modules are named by their subject.
 
 mod admin;
+mod bad_hosts;
 mod bad_routes;
 mod balance;
 mod chaos;

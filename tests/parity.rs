@@ -58,6 +58,8 @@ scenario_files! {
     health_check
     http2
     lb_hash
+    lb_input
+    lb_metadata
     lb_orca
     lb_policy
     lb_priority

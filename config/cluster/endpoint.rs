@@ -1,5 +1,6 @@
 use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
@@ -10,6 +11,7 @@ use nuncio_telemetry::{Address, Metadata};
 
 use super::{Discovery, EndpointCheck};
 use crate::metadata::lower_metadata;
+use crate::protocol::duration;
 use crate::socket::{AddressConfig, lower_pipe};
 
 /// One endpoint of a cluster as configured.
@@ -66,6 +68,8 @@ pub struct AssignmentPolicy {
     pub locality_weights: Box<[LocalityWeight]>,
     /// `drop_overloads`, if there is one: a share of the requests that no host is to see.
     pub drop_overload: Option<Arc<DropOverload>>,
+    /// How long it holds where discovery gives it and no other comes; `None`: for ever.
+    pub stale_after: Option<Duration>,
 }
 
 /// A share of the requests to a cluster that is dropped.
@@ -163,8 +167,8 @@ pub(super) fn lower_assignment(
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Assignment, Refused> {
-    let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints, policy } = proto;
-    cx.unsupported("named_endpoints", &named_endpoints)?;
+    // Envoy knows no endpoints by their names.
+    let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints: _, policy } = proto;
     let policy = cx.opt("policy", policy, AssignmentPolicy::lower)?.unwrap_or_default();
     let mut assignment = Assignment { endpoints: Vec::new(), policy };
     let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, discovery, cx))?;
@@ -209,6 +213,7 @@ impl Default for AssignmentPolicy {
             weighted_priority_health: false,
             locality_weights: Box::default(),
             drop_overload: None,
+            stale_after: None,
         }
     }
 }
@@ -222,13 +227,14 @@ impl AssignmentPolicy {
             weighted_priority_health,
         } = proto;
         let drop_overload = DropOverload::lower(drop_overloads, cx);
-        cx.unsupported("endpoint_stale_after", &endpoint_stale_after)?;
+        let stale_after = cx.opt("endpoint_stale_after", endpoint_stale_after, duration);
         let overprovisioning_factor = overprovisioning_factor.map_or(DEFAULT_OVERPROVISIONING, |v| v.value);
         Ok(Self {
             overprovisioning_factor,
             weighted_priority_health,
             locality_weights: Box::default(),
             drop_overload: drop_overload?.map(Arc::new),
+            stale_after: stale_after?,
         })
     }
 }
@@ -312,6 +318,12 @@ impl LocalityEndpoints {
             lb_config,
         } = proto;
         let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
+        let is_static = !matches!(discovery, None | Some(Discovery::Eds(_)));
+        if is_static && matches!(lb_config, Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_))) {
+            return Err(
+                cx.at("leds_cluster_locality_config", |cx| cx.invalid("LEDS is only supported when EDS is used"))
+            );
+        }
         let lb_config_field = match &lb_config {
             Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
             _ => "load_balancer_endpoints",
@@ -339,14 +351,19 @@ fn lower_endpoint(
     let endpoint = match host_identifier {
         Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => endpoint,
         Some(pb::lb_endpoint::HostIdentifier::EndpointName(_)) => {
-            return Err(cx.at("endpoint_name", |cx| cx.not_implemented("a named endpoint")));
+            return Err(cx.at("endpoint_name", |cx| cx.invalid("is the name of no endpoint: an address must be set")));
         }
         None => return Err(cx.invalid("needs an endpoint")),
     };
     cx.at("endpoint", |cx| {
-        let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
-            endpoint;
-        cx.unsupported("observability_name", &observability_name)?;
+        let pb::Endpoint {
+            address,
+            health_check_config,
+            hostname,
+            additional_addresses,
+            // The name of stats that are counted for each endpoint, which `track_cluster_stats` asks for.
+            observability_name: _,
+        } = endpoint;
         let additional = cx.each("additional_addresses", additional_addresses, lower_additional);
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
         let addresses = all_addresses(&address, additional?, cx)?;

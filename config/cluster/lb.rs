@@ -16,9 +16,10 @@ use nuncio_proto::envoy::extensions::load_balancing_policies::{
 use nuncio_proto::google::protobuf::Any;
 
 use super::Discovery;
+use super::endpoint::Assignment;
 use crate::protocol::{any_as, message_name};
 
-pub use client_weights::{ClientWeights, Metric};
+pub use client_weights::{ClientWeights, Metric, OwnReports};
 pub use common::{CommonLb, HealthStatuses, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
 pub use override_host::{HostSource, OverrideHostLb};
@@ -27,7 +28,7 @@ pub use slow_start::SlowStart;
 pub use subset::{SelectorFallback, SubsetFallback, SubsetLb, SubsetSelector};
 
 /// How a host is chosen for a request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum LbPolicy {
     /// One after the other, as often as their weights say.
     RoundRobin,
@@ -110,6 +111,16 @@ impl LoweredLb {
         )))
     }
 
+    /// Whether the policy can work with the weights that are configured.
+    pub(super) fn check_weights(&self, assignment: &Assignment, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        match self.policy {
+            LbPolicy::Hashing(_) => {
+                HashingLb::check_weights(&assignment.endpoints, &assignment.policy.locality_weights, cx)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Envoy: only some types of clusters bring a balancer, and those are used with it alone.
     pub(super) fn check_provided(
         &self,
@@ -117,11 +128,12 @@ impl LoweredLb {
         cluster: &str,
         cx: &mut LowerCx<'_>,
     ) -> Result<(), Refused> {
-        if self.policy == LbPolicy::ClusterProvided && self.subset.is_some() {
+        let is_provided = matches!(self.policy, LbPolicy::ClusterProvided);
+        if is_provided && self.subset.is_some() {
             let reason = "cluster: LB policy CLUSTER_PROVIDED cannot be combined with lb_subset_config";
             return Err(cx.invalid(reason));
         }
-        match (self.policy == LbPolicy::ClusterProvided, discovery.brings_balancer()) {
+        match (is_provided, discovery.brings_balancer()) {
             (true, false) => Err(cx.invalid(format!(
                 "cluster manager: cluster provided LB specified but cluster '{cluster}' did not provide one. Check \
                  cluster documentation."
@@ -180,14 +192,16 @@ impl LoweredLb {
         if child.subset.is_some() {
             return Err(cx.not_implemented("a subset of subsets"));
         }
-        if child.override_host.is_some() {
-            return Err(cx.not_implemented("override_host within subsets"));
-        }
         // Without selectors there are no subsets.
         let makes_subsets = !proto.subset_selectors.is_empty();
         let subset = SubsetLb::lower(proto, &child.locality, cluster, cx)?;
+        // Envoy looks for no host by its address within a subset: there it only tells who was chosen.
+        let override_host = child.override_host.map(|own| match makes_subsets {
+            true => Box::new(OverrideHostLb { sources: Box::default(), ..*own }),
+            false => own,
+        });
         let subset = makes_subsets.then(|| Box::new(subset));
-        Ok(Self { subset, ..child })
+        Ok(Self { subset, override_host, ..child })
     }
 
     /// Envoy has it for one other policy alone.
@@ -253,6 +267,11 @@ impl LbPolicy {
             Self::RoundRobin | Self::LeastRequest(_) | Self::Random | Self::ClusterProvided => false,
             Self::Hashing(_) => true,
         }
+    }
+
+    /// Whether it says itself what of a request is hashed, whatever routes say.
+    pub fn says_what_is_hashed(&self) -> bool {
+        matches!(self, Self::Hashing(hashing) if hashing.policies.is_some())
     }
 
     fn lower(

@@ -27,7 +27,7 @@ use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::Limits;
 use crate::orca;
 use merge::Held;
-pub(crate) use merge::Merges;
+pub(crate) use merge::{Due, Merges};
 
 /// A cluster, shared by all workers.
 pub struct Cluster {
@@ -186,8 +186,15 @@ impl Cluster {
 
     /// Takes over what endpoint discovery says. Hosts that stay keep their health, connections and counts.
     pub fn assign(&self, assignment: &ClusterAssignment) {
+        self.expect_another(assignment.policy.stale_after);
         self.take_endpoints(&assignment.endpoints, Some(&assignment.policy));
         self.set_warm();
+    }
+
+    /// Endpoint discovery says what it said before.
+    pub fn confirm_assignment(&self) {
+        self.expect_another(self.assignment_policy().stale_after);
+        self.stats.update_no_rebuild().inc();
     }
 
     /// Replaces the hosts; those of `inherited` are not new.

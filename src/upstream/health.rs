@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Due};
 use crate::clusters::{Clusters, Snapshot};
 use crate::host::{HealthFlag, Host};
 use crate::outlier::{OutlierLog, OutlierShare};
@@ -113,15 +113,22 @@ impl HealthShare {
 impl Clusters {
     /// Watches over the hosts of every snapshot. Runs until it is dropped, within a `LocalSet`.
     pub async fn run_health(self: Arc<Self>) {
-        tokio::join!(self.watch_hosts(), self.tell_merged());
+        tokio::join!(self.watch_hosts(), self.do_what_is_due());
     }
 
-    /// Tells the workers of changes of health that were held back.
-    async fn tell_merged(&self) {
+    /// Has clusters do what they do later.
+    async fn do_what_is_due(&self) {
         loop {
             let due = self.merges().due().await;
             let snapshot = self.snapshot();
-            due.into_iter().filter_map(|id| snapshot.get(id)).for_each(|cluster| cluster.tell_merged());
+            for due in due {
+                let (Due::Tell(id) | Due::Look(id)) = due;
+                match (snapshot.get(id), due) {
+                    (Some(cluster), Due::Tell(_)) => cluster.tell_merged(),
+                    (Some(cluster), Due::Look(_)) => cluster.look_for_staleness(),
+                    (None, _) => {}
+                }
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod zone;
 
 use std::cell::{OnceCell, RefCell};
 
+use http::HeaderValue;
 use nuncio_config::cluster::{ClusterConfig, LbPolicy, LocalityLb, SlowStart};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_filter_api::{Clock, RequestHead, Rng};
@@ -88,6 +89,8 @@ pub(crate) struct PickContext<'a> {
     pub(crate) head: Option<&'a RequestHead>,
     /// The record of its stream.
     pub(crate) info: Option<&'a StreamInfo>,
+    /// Where cookies go that the client is told to bring next time.
+    pub(crate) cookies: Option<&'a RefCell<Vec<HeaderValue>>>,
 }
 
 /// Hosts that are passed over where another comes up.

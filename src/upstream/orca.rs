@@ -1,10 +1,13 @@
 //! Weights that follow from what hosts report of their load (ORCA): those of `client_side_weighted_round_robin`.
 //!
+//! What hosts send by themselves (`orca/stream.rs`) takes the same way.
+//!
 //! ```text
 //! response -> report -> Host, on a worker        Host -> weigh -> a new HostSet, on the control thread
 //! ```
 
 mod report;
+mod stream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use crate::clusters::Clusters;
 use crate::host::Host;
 
 pub(crate) use report::Reported;
+use stream::ReportStreams;
 
 impl Clusters {
     /// Works out the weights of the hosts of every snapshot that report their load. Runs until it is dropped, within a
@@ -55,7 +59,11 @@ impl Clusters {
 
 async fn weigh_forever(cluster: Arc<Cluster>) {
     let Some(config) = &cluster.config.client_weights else { return };
+    let mut streams = config.own_reports.as_ref().map(|_| ReportStreams::new(&cluster));
     loop {
+        if let Some(streams) = &mut streams {
+            streams.reconcile();
+        }
         sleep(config.update_period).await;
         cluster.weigh(config);
     }
@@ -109,6 +117,7 @@ mod tests {
             update_period: SECOND,
             error_penalty: 0.0,
             metrics: Box::default(),
+            own_reports: None,
         }));
         Cluster::new(config, &nuncio_telemetry::stats::Store::new(), None)
     }

@@ -1,3 +1,6 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster as pb;
 use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as common;
@@ -5,10 +8,11 @@ use nuncio_proto::envoy::extensions::load_balancing_policies::{maglev, ring_hash
 use nuncio_proto::google::protobuf::{UInt32Value, UInt64Value};
 
 use super::{LocalityLb, LoweredLb};
-use crate::cluster::LbPolicy;
+use crate::cluster::{Endpoint, LbPolicy, LocalityWeight};
+use crate::route::HashPolicies;
 
 /// A policy that sends equal hashes of requests to the same host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct HashingLb {
     /// How hosts are found by hash.
     pub table: HashTable,
@@ -16,6 +20,8 @@ pub struct HashingLb {
     pub use_hostname: bool,
     /// No host gets more than this percentage of its share of the active requests; 0: as much as comes.
     pub balance_factor: u32,
+    /// What of a request is hashed, whatever its route says; `None`: as that says.
+    pub policies: Option<Arc<HashPolicies>>,
 }
 
 /// How hosts are found by hash.
@@ -47,10 +53,11 @@ pub enum RingHashFunction {
 }
 
 /// What both kinds have in common.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Consistent {
     use_hostname: bool,
     balance_factor: u32,
+    policies: Option<Arc<HashPolicies>>,
 }
 
 /// Envoy's `minimum_ring_size`.
@@ -136,10 +143,40 @@ impl HashingLb {
         Ok(LoweredLb::new(policy, locality(locality_weighted_lb_config.is_some())))
     }
 
-    fn policy(table: HashTable, consistent: Consistent) -> LbPolicy {
-        let Consistent { use_hostname, balance_factor } = consistent;
-        LbPolicy::Hashing(Box::new(Self { table, use_hostname, balance_factor }))
+    /// Envoy: a table is made of shares of all weights, which it adds up in 32 bits.
+    pub(super) fn check_weights(
+        endpoints: &[Endpoint],
+        localities: &[LocalityWeight],
+        cx: &mut LowerCx<'_>,
+    ) -> Result<(), Refused> {
+        const MAX: u64 = u32::MAX as u64;
+        let hosts = endpoints.iter().map(|endpoint| (endpoint.priority, endpoint.weight));
+        let localities = localities.iter().map(|locality| (locality.priority, locality.weight));
+        let sums: [(&str, BTreeMap<u32, u64>); 2] = [
+            ("all upstream hosts in a locality", sums(hosts)),
+            ("all localities at the same priority", sums(localities)),
+        ];
+        for (what, sums) in sums {
+            if sums.values().any(|sum| *sum > MAX) {
+                return Err(cx.invalid(format!("The sum of weights of {what} exceeds {MAX}")));
+            }
+        }
+        Ok(())
     }
+
+    fn policy(table: HashTable, consistent: Consistent) -> LbPolicy {
+        let Consistent { use_hostname, balance_factor, policies } = consistent;
+        LbPolicy::Hashing(Box::new(Self { table, use_hostname, balance_factor, policies }))
+    }
+}
+
+/// By priority.
+fn sums(weights: impl Iterator<Item = (u32, u32)>) -> BTreeMap<u32, u64> {
+    let mut sums = BTreeMap::new();
+    for (priority, weight) in weights {
+        *sums.entry(priority).or_default() += u64::from(weight);
+    }
+    sums
 }
 
 fn locality(is_weighted: bool) -> LocalityLb {
@@ -178,7 +215,7 @@ fn is_prime(number: u64) -> bool {
 
 impl Consistent {
     fn new(use_hostname: bool, balance_factor: Option<UInt32Value>) -> Self {
-        Self { use_hostname, balance_factor: balance_factor.map_or(0, |v| v.value) }
+        Self { use_hostname, balance_factor: balance_factor.map_or(0, |v| v.value), policies: None }
     }
 
     fn of_cluster(common: Option<&pb::CommonLbConfig>) -> Self {
@@ -191,8 +228,8 @@ impl Consistent {
 
     fn lower(proto: common::ConsistentHashingLbConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let common::ConsistentHashingLbConfig { use_hostname_for_hashing, hash_balance_factor, hash_policy } = proto;
-        cx.unsupported("hash_policy", &hash_policy)?;
-        Ok(Self::new(use_hostname_for_hashing, hash_balance_factor))
+        let policies = HashPolicies::lower("hash_policy", hash_policy, cx)?.map(Arc::new);
+        Ok(Self { policies, ..Self::new(use_hostname_for_hashing, hash_balance_factor) })
     }
 }
 

@@ -254,7 +254,7 @@ impl Updater {
                 }
                 _ => {
                     self.confirm(kind, &origin, &resource);
-                    watched.users.clusters.iter().for_each(|cluster| cluster.stats.update_no_rebuild().inc());
+                    watched.users.clusters.iter().for_each(|cluster| cluster.confirm_assignment());
                     applied.outcome.accepted.push(resource.name);
                     applied.single.push((target, Some(false)));
                     continue;

@@ -1,10 +1,13 @@
-//! Changes of health that are told to the workers together (`update_merge_window`).
+//! What clusters do later, each at its time: changes of health that are told to the workers together
+//! (`update_merge_window`), and assignments that are not to be used any longer (`endpoint_stale_after`).
 //!
 //! The first one after a quiet time is told at once. Those within a window of the last are held back until one window
 //! after the first of them, or until hosts come or go.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nuncio_config::cluster::AssignmentPolicy;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::Notify;
@@ -12,12 +15,21 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Cluster;
 
-/// When which clusters are to tell what they hold back. One for all, so that a cluster needs no timer of its own.
+/// When which clusters are to do what. One for all, so that a cluster needs no timer of its own.
 pub(crate) struct Merges {
     stats: ClusterManagerStats,
     /// Numbers of clusters. Taken by those who change hosts, never on the data path.
-    due: Mutex<Vec<(Instant, u32)>>,
+    due: Mutex<Vec<(Instant, Due)>>,
     wake: Notify,
+}
+
+/// What a cluster, of this number, is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// To tell what it holds back.
+    Tell(u32),
+    /// To see whether its assignment is stale.
+    Look(u32),
 }
 
 /// What one cluster holds back.
@@ -25,6 +37,10 @@ pub(crate) struct Merges {
 pub(super) struct Held {
     last: Option<Instant>,
     is_pending: bool,
+    /// From when on its assignment is not to be used.
+    stale_at: Option<Instant>,
+    /// Whether somebody looks then, or before.
+    is_watched: bool,
 }
 
 // === impl Merges ===
@@ -35,20 +51,20 @@ impl Merges {
         Self { stats, due: Mutex::default(), wake: Notify::new() }
     }
 
-    fn add(&self, at: Instant, cluster: u32) {
-        lock(&self.due).push((at, cluster));
+    fn add(&self, at: Instant, due: Due) {
+        lock(&self.due).push((at, due));
         self.wake.notify_one();
     }
 
-    /// Waits until clusters are to tell what they hold back.
-    pub(crate) async fn due(&self) -> Vec<u32> {
+    /// Waits until clusters are to do something.
+    pub(crate) async fn due(&self) -> Vec<Due> {
         loop {
             let next = lock(&self.due).iter().map(|(at, _)| *at).min();
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = until(next) => {
                     let now = Instant::now();
-                    let due = lock(&self.due).extract_if(.., |(at, _)| *at <= now).map(|(_, cluster)| cluster).collect();
+                    let due = lock(&self.due).extract_if(.., |(at, _)| *at <= now).map(|(_, due)| due).collect();
                     return due;
                 }
             }
@@ -90,7 +106,7 @@ impl Cluster {
             return false;
         }
         if !std::mem::replace(&mut held.is_pending, true) {
-            merges.add(now + window, self.config.name.id);
+            merges.add(now + window, Due::Tell(self.config.name.id));
         }
         true
     }
@@ -99,6 +115,47 @@ impl Cluster {
     pub(super) fn note_members(&self, priorities: usize) {
         if let Some(merges) = self.merges.as_ref().filter(|_| self.is_warm()) {
             self.held().tell(&merges.stats, priorities, Instant::now());
+        }
+    }
+
+    /// The assignment has come that holds for so long, unless another comes.
+    pub(super) fn expect_another(&self, stale_after: Option<Duration>) {
+        let Some(merges) = &self.merges else { return };
+        let Some(stale_after) = stale_after else {
+            if self.held.get().is_some() {
+                self.held().stale_at = None;
+            }
+            return;
+        };
+        self.stats.assignment_timeout_received().inc();
+        let stale_at = Instant::now() + stale_after;
+        let mut held = self.held();
+        held.stale_at = Some(stale_at);
+        if !std::mem::replace(&mut held.is_watched, true) {
+            merges.add(stale_at, Due::Look(self.config.name.id));
+        }
+    }
+
+    /// Gives up its assignment, where that is stale.
+    pub(crate) fn look_for_staleness(&self) {
+        let Some(merges) = &self.merges else { return };
+        let is_stale = {
+            let mut held = self.held();
+            let Some(stale_at) = held.stale_at else {
+                held.is_watched = false;
+                return;
+            };
+            let is_stale = stale_at <= Instant::now();
+            held.is_watched = !is_stale;
+            match is_stale {
+                true => held.stale_at = None,
+                false => merges.add(stale_at, Due::Look(self.config.name.id)),
+            }
+            is_stale
+        };
+        if is_stale {
+            self.stats.assignment_stale().inc();
+            self.take_endpoints(&[], Some(&AssignmentPolicy::default()));
         }
     }
 
@@ -135,6 +192,8 @@ impl Held {
 mod tests {
     use std::time::Duration;
 
+    use nuncio_config::cluster::ClusterAssignment;
+
     use super::*;
     use crate::Clusters;
     use crate::host::HealthFlag;
@@ -159,10 +218,8 @@ mod tests {
         assert_eq!(cluster.stats.membership_healthy().value(), 1, "but shown");
         let due = tokio::time::timeout(Duration::from_millis(999), merges.due()).await;
         assert!(due.is_err(), "a window is not over");
-        for id in merges.due().await {
-            assert_eq!(id, 0);
-            cluster.tell_merged();
-        }
+        assert_eq!(merges.due().await, [Due::Tell(0)]);
+        cluster.tell_merged();
         assert_eq!(cluster.hosts().healthy(), 1);
         let stats = &merges.stats;
         assert_eq!((stats.cluster_updated_via_merge().value(), stats.update_out_of_merge_window().value()), (1, 1));
@@ -172,5 +229,27 @@ mod tests {
         hosts.pop();
         cluster.set_hosts(hosts);
         assert_eq!((stats.update_merge_cancelled().value(), stats.cluster_updated().value()), (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_assignment_that_no_other_follows_in_time_is_given_up() {
+        let clusters = Clusters::new(&Store::new(), None);
+        clusters.update([cluster_config("c", Vec::new())]);
+        let cluster = clusters.snapshot().get(0).expect("it was added").clone();
+        let merges = cluster.merges.clone().expect("it is managed");
+        let stale_after = Some(Duration::from_secs(10));
+        let policy = AssignmentPolicy { stale_after, ..AssignmentPolicy::default() };
+        let endpoints = [fixed(([127, 0, 0, 1], 80).into())].into();
+        cluster.assign(&ClusterAssignment { endpoints, policy });
+        tokio::time::advance(Duration::from_secs(6)).await;
+        cluster.confirm_assignment();
+        assert_eq!(merges.due().await, [Due::Look(0)], "when it would have been stale");
+        cluster.look_for_staleness();
+        assert_eq!(cluster.hosts().hosts.len(), 1);
+        assert_eq!(merges.due().await, [Due::Look(0)]);
+        cluster.look_for_staleness();
+        assert!(cluster.hosts().hosts.is_empty());
+        let stats = &cluster.stats;
+        assert_eq!((stats.assignment_timeout_received().value(), stats.assignment_stale().value()), (2, 1));
     }
 }

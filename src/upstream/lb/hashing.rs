@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use nuncio_config::cluster::{HashTable, HashingLb, LocalityLb};
+use nuncio_config::route::HashPolicies;
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::Scope;
 
@@ -29,6 +30,8 @@ pub(crate) struct HashTables {
     /// By priority.
     priorities: Box<[PriorityTable]>,
     balance_factor: u32,
+    /// What of a request is hashed, where it is not what its route says.
+    policies: Option<Arc<HashPolicies>>,
     /// Shown as long as there are tables.
     _stats: TableStats,
 }
@@ -107,13 +110,22 @@ impl HashTables {
             PriorityTable { hosts: weighted.into(), table }
         });
         let priorities = priorities.collect();
-        Self { priorities, balance_factor: config.balance_factor, _stats: stats }
+        let policies = config.policies.clone();
+        Self { priorities, balance_factor: config.balance_factor, policies, _stats: stats }
     }
 
     /// The place in the host set of the host for the next request.
     pub(super) fn pick(&self, cx: &PickContext<'_>, env: LbEnv<'_>) -> Option<usize> {
+        let hash = match (&self.policies, cx.head, cx.info) {
+            (Some(policies), Some(head), Some(info)) => match cx.cookies {
+                Some(cookies) => policies.hash(head, info, Some(&mut cookies.borrow_mut())),
+                None => policies.hash(head, info, None),
+            },
+            (Some(_), ..) => None,
+            (None, ..) => cx.hash,
+        };
         // Without hash any host is as good as another.
-        let hash = cx.hash.unwrap_or_else(|| env.rng.u64());
+        let hash = hash.unwrap_or_else(|| env.rng.u64());
         let (priority, _) = env.groups.load.choose(hash);
         if env.groups.priorities[priority].in_panic {
             env.stats.lb_healthy_panic().inc();

@@ -62,6 +62,16 @@ impl Reported {
     }
 }
 
+impl Reported {
+    /// Of one message that a host sends by itself.
+    pub(crate) fn read_message(message: &[u8], config: &ClientWeights) -> Self {
+        match LoadReport::decode(message) {
+            Err(_) => Self::Nothing,
+            Ok(report) => report.weight(config).map_or(Self::NoWeight, Self::Weight),
+        }
+    }
+}
+
 // === impl LoadReport ===
 
 impl LoadReport {
@@ -220,7 +230,14 @@ mod tests {
     fn config(metrics: &[Metric], error_penalty: f64) -> ClientWeights {
         let time = Duration::from_secs(1);
         let metrics = metrics.into();
-        ClientWeights { blackout: time, expiration: time, update_period: time, error_penalty, metrics }
+        ClientWeights {
+            blackout: time,
+            expiration: time,
+            update_period: time,
+            error_penalty,
+            metrics,
+            own_reports: None,
+        }
     }
 
     fn reported(name: &'static str, value: &str) -> Reported {

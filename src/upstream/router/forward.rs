@@ -214,7 +214,9 @@ impl Forwarding<'_> {
     /// What `head`, which is sent, asks of its host.
     pub(super) fn pick_context<'a>(&'a self, head: &'a RequestHead) -> PickContext<'a> {
         let own = self.cluster.shared.cluster.config.http.hash.as_deref();
-        let policies = own.or(self.entry.hash_policies()).filter(|_| self.cluster.is_by_hash());
+        let by_balancer = self.cluster.shared.cluster.config.lb.says_what_is_hashed();
+        let is_wanted = self.cluster.is_by_hash() && !by_balancer;
+        let policies = own.or(self.entry.hash_policies()).filter(|_| is_wanted);
         // Envoy: a cookie is generated for each attempt, and each is told.
         let hash = policies.and_then(|policies| policies.hash(head, self.info, Some(&mut self.cookies.borrow_mut())));
         PickContext {
@@ -223,6 +225,7 @@ impl Forwarding<'_> {
             wanted: self.wanted.as_deref(),
             head: Some(head),
             info: Some(self.info),
+            cookies: Some(&self.cookies),
             ..PickContext::default()
         }
     }
@@ -384,6 +387,9 @@ impl Forwarding<'_> {
         self.count_failure(failed, self.info);
         if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
             self.count_status(reply.status.as_u16());
+        }
+        for cookie in self.cookies.take() {
+            reply.headers.append(http::header::SET_COOKIE, cookie);
         }
         reply
     }

@@ -1,5 +1,6 @@
 //! Which host a connection goes to, and the connection to it.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use nuncio_config::cluster::Priority;
@@ -54,8 +55,8 @@ impl Session {
                 stats.upstream_cx_connect_attempts_exceeded().inc();
                 return None;
             }
-            let metadata = self.config.target(random).metadata_match.as_ref();
-            let Some(host) = self.host(&cluster, metadata).await else {
+            let metadata = self.metadata_match(random);
+            let Some(host) = self.host(&cluster, metadata.as_deref()).await else {
                 stats.upstream_cx_none_healthy().inc();
                 self.refuse(Unconnected::NoHost);
                 self.info.flag(ResponseFlag::NoHealthyUpstream);
@@ -93,6 +94,16 @@ impl Session {
         }
         note_cluster(&mut self.info.upstream.borrow_mut(), cluster.as_deref());
         cluster
+    }
+
+    /// What the target asks of the metadata of hosts, and over it what filters ask.
+    fn metadata_match(&self, random: u64) -> Option<Cow<'_, MetadataMatch>> {
+        let own = self.config.target(random).metadata_match.as_ref();
+        let dynamic = self.info.connection.metadata.borrow();
+        let Some(asked) = dynamic.as_ref().and_then(|metadata| metadata.get("envoy.lb")) else {
+            return own.map(Cow::Borrowed);
+        };
+        Some(Cow::Owned(own.cloned().unwrap_or_default().with(asked)))
     }
 
     async fn host(&self, cluster: &WorkerCluster, metadata: Option<&MetadataMatch>) -> Option<Rc<WorkerHost>> {

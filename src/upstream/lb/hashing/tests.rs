@@ -15,7 +15,7 @@ const MAGLEV: HashTable = HashTable::Maglev { size: 65_537 };
 fn cluster(table: HashTable, weights: &[u32]) -> ClusterConfig {
     let endpoint = |(port, weight): (u16, &u32)| Endpoint { weight: *weight, ..fixed(([127, 0, 0, 1], port).into()) };
     let config = cluster_config("c", (1..).zip(weights).map(endpoint).collect());
-    let hashing = HashingLb { table, use_hostname: false, balance_factor: 0 };
+    let hashing = HashingLb { table, use_hostname: false, balance_factor: 0, policies: None };
     ClusterConfig { lb: LbPolicy::Hashing(Box::new(hashing)), ..config }
 }
 
@@ -28,7 +28,7 @@ fn with(table: HashTable, hosts: usize, change: impl Fn(u16, &mut Endpoint)) -> 
 
 fn named(table: HashTable) -> ClusterConfig {
     let mut config = with(table, 5, |port, e| e.hostname = format!("host-{port}.example").into());
-    let hashing = HashingLb { table, use_hostname: true, balance_factor: 0 };
+    let hashing = HashingLb { table, use_hostname: true, balance_factor: 0, policies: None };
     config.lb = LbPolicy::Hashing(Box::new(hashing));
     config
 }
@@ -235,7 +235,7 @@ fn an_avoided_host_gives_way_to_another() {
 #[test]
 fn an_overloaded_host_gives_way_to_the_same_other_for_the_same_hash() {
     let mut config = cluster(MAGLEV, &[1; 10]);
-    let hashing = HashingLb { table: MAGLEV, use_hostname: false, balance_factor: 100 };
+    let hashing = HashingLb { table: MAGLEV, use_hostname: false, balance_factor: 100, policies: None };
     config.lb = LbPolicy::Hashing(Box::new(hashing));
     let cluster = Cluster::new(config, &Store::new(), None);
     let before = places(&cluster, hashes(200), None);
