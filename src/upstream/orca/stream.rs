@@ -29,6 +29,7 @@ pub(super) struct ReportStreams {
     /// Of the hosts that they were last compared with.
     version: Option<u64>,
     tasks: JoinSet<()>,
+    stats: Arc<StreamStats>,
     /// By address of the host, which is kept here from being used again.
     running: HashMap<usize, (Arc<Host>, AbortHandle)>,
 }
@@ -48,7 +49,7 @@ nuncio_telemetry::stats! {
 struct Session {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
-    stats: StreamStats,
+    stats: Arc<StreamStats>,
 }
 
 /// How a stream ended.
@@ -94,7 +95,14 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 impl ReportStreams {
     pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
-        Self { cluster: cluster.clone(), version: None, tasks: JoinSet::new(), running: HashMap::new() }
+        let stats = StreamStats::new(&cluster.scope().scope("lb_orca_oob"));
+        // Adding nothing shows them before there is anything to count.
+        let counters =
+            [stats.report_errors(), stats.reports_received(), stats.stream_failures(), stats.stream_terminated()];
+        counters.into_iter().for_each(|counter| counter.add(0));
+        stats.active_sessions().add(0);
+        let (tasks, running) = Default::default();
+        Self { cluster: cluster.clone(), version: None, tasks, stats: Arc::new(stats), running }
     }
 
     /// Begins the streams of hosts that have come, and ends those of hosts that are gone. Within a `LocalSet`.
@@ -115,7 +123,7 @@ impl ReportStreams {
         });
         for (at, host) in current {
             self.running.entry(at).or_insert_with(|| {
-                let session = Session::new(&self.cluster, host);
+                let session = Session::new(&self.cluster, host, &self.stats);
                 (host.clone(), self.tasks.spawn_local(session.run()))
             });
         }
@@ -126,10 +134,9 @@ impl ReportStreams {
 // === impl Session ===
 
 impl Session {
-    fn new(cluster: &Arc<Cluster>, host: &Arc<Host>) -> Self {
-        let stats = StreamStats::new(&cluster.scope().scope("lb_orca_oob"));
+    fn new(cluster: &Arc<Cluster>, host: &Arc<Host>, stats: &Arc<StreamStats>) -> Self {
         stats.active_sessions().inc();
-        Self { cluster: cluster.clone(), host: host.clone(), stats }
+        Self { cluster: cluster.clone(), host: host.clone(), stats: stats.clone() }
     }
 
     async fn run(self) {

@@ -388,7 +388,8 @@ impl Forwarding<'_> {
         if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
             self.count_status(reply.status.as_u16());
         }
-        for cookie in self.cookies.take() {
+        // Envoy: a balancer without hosts makes no cookies.
+        for cookie in self.cookies.take().into_iter().filter(|_| failed.host.is_some()) {
             reply.headers.append(http::header::SET_COOKIE, cookie);
         }
         reply
