@@ -8,9 +8,20 @@ use nuncio_telemetry::Address;
 
 use crate::socket::lower_pipe;
 
+/// What is sent to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sends {
+    /// Bytes, over connections.
+    Streams,
+    /// Datagrams.
+    Datagrams,
+}
+
 /// An address to bind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
+    /// Whether it is one of TCP or of UDP; paths take connections.
+    pub sends: Sends,
     /// IP address and port, or path of a unix-domain socket.
     pub address: Address,
     /// Whether an IPv6 socket takes IPv4 connections too.
@@ -26,9 +37,15 @@ impl ListenAddress {
         match proto.address {
             None => Err(cx.invalid("an address is required")),
             Some(Oneof::SocketAddress(proto)) => cx.at("socket_address", |cx| {
+                use core::socket_address::Protocol;
+                let sends = match Protocol::try_from(proto.protocol) {
+                    Ok(Protocol::Tcp) => Sends::Streams,
+                    Ok(Protocol::Udp) => Sends::Datagrams,
+                    Err(_) => return Err(cx.at("protocol", |cx| cx.invalid("is not a protocol"))),
+                };
                 let ipv4_compat = proto.ipv4_compat;
                 let address = socket_address(proto, cx)?.into();
-                Ok(Self { address, ipv4_compat, mode: None })
+                Ok(Self { sends, address, ipv4_compat, mode: None })
             }),
             Some(Oneof::Pipe(proto)) => cx.at("pipe", |cx| Self::lower_pipe(proto, cx)),
             Some(Oneof::EnvoyInternalAddress(_)) => {
@@ -49,24 +66,22 @@ impl ListenAddress {
             return Err(cx.at("path", |cx| cx.invalid("must be a path without zero bytes")));
         }
         let address = lower_pipe(&path, cx)?;
-        Ok(Self { address, ipv4_compat: false, mode: (mode != 0).then_some(mode) })
+        Ok(Self { sends: Sends::Streams, address, ipv4_compat: false, mode: (mode != 0).then_some(mode) })
     }
 }
 
 /// Lowers an IP address with port.
 fn socket_address(proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<SocketAddr, Refused> {
-    use core::socket_address::{PortSpecifier, Protocol};
+    use core::socket_address::PortSpecifier;
     let core::SocketAddress {
-        protocol,
+        // Looked at by the caller.
+        protocol: _,
         address,
         resolver_name,
         ipv4_compat: _,
         network_namespace_filepath,
         port_specifier,
     } = proto;
-    if protocol != Protocol::Tcp as i32 {
-        return Err(cx.at("protocol", |cx| cx.not_implemented("UDP")));
-    }
     cx.unsupported("network_namespace_filepath", &network_namespace_filepath)?;
     if !matches!(&*resolver_name, "" | "envoy.ip") {
         return Err(cx.at("resolver_name", |cx| cx.not_implemented(format_args!("the resolver {resolver_name:?}"))));

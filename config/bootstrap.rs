@@ -20,6 +20,7 @@ use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
+use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
 use crate::control_plane::ControlPlane;
 use crate::discovery::{ConfigSource, Origin};
@@ -312,12 +313,12 @@ fn unique_names<'a>(field: &str, names: impl Iterator<Item = &'a str>, cx: &mut 
 
 /// Refuses an address that two listeners would bind. Port 0 is another port each time.
 fn unique_addresses(listeners: &[Arc<ListenerConfig>], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let mut first: HashMap<String, &str> = HashMap::new();
+    let mut first: HashMap<(Sends, String), &str> = HashMap::new();
     let mut result = Ok(());
     for (i, listener) in listeners.iter().enumerate() {
         for socket in listener.sockets.iter().filter(|s| s.address.address.port() != Some(0)) {
             let address = socket.address.address.to_string();
-            if let Some(other) = first.insert(address.clone(), &listener.name) {
+            if let Some(other) = first.insert((socket.address.sends, address.clone()), &listener.name) {
                 let reason = format!("duplicate address {address}, which listener {other:?} has too");
                 result = Err(cx.at("listeners", |cx| cx.at_index(i, |cx| cx.at("address", |cx| cx.invalid(reason)))));
             }

@@ -30,6 +30,7 @@ pub mod secret;
 pub mod socket;
 pub mod tls;
 pub mod transport_socket;
+pub mod udp_route;
 pub mod value;
 
 #[cfg(test)]

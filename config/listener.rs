@@ -4,10 +4,12 @@ mod chain_match;
 mod filter_chain;
 mod filter_chains;
 mod listener_filter;
+mod udp;
 
 pub use filter_chain::FilterChainConfig;
 pub use filter_chains::FilterChains;
 pub use listener_filter::{ListenerFilterConfig, ListenerFilters};
+pub use udp::{UdpConfig, UdpSocketConfig};
 
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use nuncio_telemetry::Metadata;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::stats::Scope;
 
-use crate::address::ListenAddress;
+use crate::address::{ListenAddress, Sends};
 use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
 use crate::protocol::duration;
@@ -45,6 +47,8 @@ pub struct ListenerConfig {
     pub listener_filters: ListenerFilters,
     /// What becomes of its connections.
     pub filter_chains: FilterChains,
+    /// What becomes of its datagrams, where it takes those and no connections.
+    pub udp: Option<UdpConfig>,
     /// Where its connections are told of when they end, those too that got no filter chain.
     pub access_logs: Arc<[AccessLog]>,
     /// `per_connection_buffer_limit_bytes`.
@@ -161,8 +165,7 @@ impl ListenerConfig {
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
         let internal_listener = listener_specifier;
         let refused = refuse_set!(cx; stats_matcher, fcds_config, use_original_dst,
-            per_connection_buffer_high_watermark_timeout, udp_listener_config, api_listener,
-            internal_listener);
+            per_connection_buffer_high_watermark_timeout, api_listener, internal_listener);
         let sockets = Sockets {
             address,
             additional_addresses,
@@ -182,13 +185,25 @@ impl ListenerConfig {
         // What came before is another listener's.
         drop(cx.take_waits());
         let timeout = cx.opt("listener_filters_timeout", listener_filters_timeout, duration);
+        let is_udp = sockets.as_ref().is_ok_and(|s| s.iter().any(|s| s.address.sends == Sends::Datagrams));
+        let (datagram_filters, listener_filters) =
+            if is_udp { (listener_filters, Vec::new()) } else { (Vec::new(), listener_filters) };
+        let reuse_port = enable_reuse_port.is_none_or(|v| v.value);
+        let udp = match is_udp {
+            true => cx.in_listener(scope.clone(), |cx| {
+                udp::check(reuse_port, filter_chains.len() + usize::from(default_filter_chain.is_some()), cx)?;
+                UdpConfig::lower(udp_listener_config, datagram_filters, cx).map(Some)
+            }),
+            // Envoy: where there are connections it means nothing.
+            false => Ok(None),
+        };
         let lower_filters =
             |cx: &mut _| ListenerFilters::lower(listener_filters, timeout?, continue_on_listener_filters_timeout, cx);
         let listener_filters = cx.in_listener(scope.clone(), lower_filters);
         let lower_chains =
             |cx: &mut _| FilterChains::lower(filter_chains, default_filter_chain, filter_chain_matcher, cx);
         let mut waits_for = cx.take_waits();
-        let filter_chains = cx.in_listener(scope.clone(), lower_chains);
+        let filter_chains = if is_udp { Ok(FilterChains::none()) } else { cx.in_listener(scope.clone(), lower_chains) };
         let access_logs = cx.each("access_log", access_log, crate::access_log::lower);
         let balance = lower_balance(connection_balance_config, cx);
         let direction = lower_direction(traffic_direction, cx);
@@ -213,10 +228,11 @@ impl ListenerConfig {
             sockets,
             listener_filters: listener_filters?,
             filter_chains: filter_chains?,
+            udp: udp?,
             access_logs: access_logs?.into(),
             buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
             balance: balance?,
-            reuse_port: enable_reuse_port.is_none_or(|v| v.value),
+            reuse_port,
             accept_batch: batch?,
             drain_type: drain_type?,
             direction: direction?,
@@ -288,17 +304,21 @@ struct Sockets {
 
 impl Sockets {
     fn lower(self, cx: &mut LowerCx<'_>) -> Result<Vec<ListenSocket>, Refused> {
-        let common = lower_options(self.socket_options, cx);
         let Some(address) = self.address else {
             return Err(cx.at("address", |cx| cx.invalid("an address is required")));
         };
         let first = cx.at("address", |cx| ListenAddress::lower(address, cx));
+        let sends = first.as_ref().map_or(Sends::Streams, |first| first.sends);
+        let common = lower_options(self.socket_options, sends, cx);
         let built_in = built_in_options(self.transparent, self.freebind, self.fast_open);
         let additional = cx.each("additional_addresses", self.additional_addresses, |proto, cx| {
             let proto::AdditionalAddress { address, socket_options, tcp_keepalive } = proto;
             let Some(address) = address else { return Err(cx.invalid("an address is required")) };
-            let address = cx.at("address", |cx| ListenAddress::lower(address, cx));
-            let options = cx.opt("socket_options", socket_options, |v, cx| lower_options(v.socket_options, cx));
+            let address = cx.at("address", |cx| match ListenAddress::lower(address, cx)? {
+                address if address.sends == sends => Ok(address),
+                _ => Err(cx.invalid("has another socket type than the listener's first address")),
+            });
+            let options = cx.opt("socket_options", socket_options, |v, cx| lower_options(v.socket_options, sends, cx));
             Ok((address?, options?, tcp_keepalive))
         });
         let (common, first, additional) = (common?, first?, additional?);
@@ -314,10 +334,18 @@ impl Sockets {
     }
 }
 
-/// Options for stream sockets; those that ask for datagram sockets are left out.
-fn lower_options(protos: Vec<core::SocketOption>, cx: &mut LowerCx<'_>) -> Result<Vec<SocketOption>, Refused> {
+/// Options for sockets of this type; those that ask for the other are left out.
+fn lower_options(
+    protos: Vec<core::SocketOption>,
+    sends: Sends,
+    cx: &mut LowerCx<'_>,
+) -> Result<Vec<SocketOption>, Refused> {
     let options = cx.each("socket_options", protos, SocketOption::lower)?;
-    Ok(options.into_iter().filter(|option| option.stream).collect())
+    let applies = |option: &SocketOption| match sends {
+        Sends::Streams => option.stream,
+        Sends::Datagrams => option.datagram,
+    };
+    Ok(options.into_iter().filter(applies).collect())
 }
 
 /// The options behind `transparent`, `freebind` and `tcp_fast_open_queue_length`.

@@ -105,6 +105,12 @@ impl Tree {
         Ok(Self { branches: branches?, otherwise: otherwise? })
     }
 
+    /// Whether it finds the same for whatever it is asked about.
+    pub(crate) fn is_constant(&self) -> bool {
+        let is_leaf = |on_match: &OnMatch| matches!(on_match, OnMatch::Leaf(_));
+        matches!(self.branches, Branches::None) && self.otherwise.as_ref().is_none_or(is_leaf)
+    }
+
     /// The leaf for a request.
     pub(crate) fn find(&self, data: MatchingData<'_>) -> Result<Option<u32>, Insufficient> {
         match (self.branches.find(data)?, &self.otherwise) {

@@ -36,5 +36,6 @@ mod srds;
 mod support;
 mod tidy;
 mod timeouts;
+mod udp;
 mod upstreams;
 mod xds;

@@ -13,6 +13,7 @@ mod hello;
 mod mask;
 mod observe;
 mod scenario;
+mod udp;
 
 use crate::support::proxy::binary;
 use crate::support::say;
@@ -103,6 +104,7 @@ scenario_files! {
     tls_chain
     transport_socket
     transport_tls
+    udp_proxy
     upgrade
     upstream
     upstream_filters

@@ -3,7 +3,7 @@
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 
-use crate::address::ListenAddress;
+use crate::address::{ListenAddress, Sends};
 use crate::listener::ListenSocket;
 use crate::refuse_set;
 use crate::socket::SocketOption;
@@ -39,7 +39,13 @@ impl AdminConfig {
         let access_log_path = access_log_path.as_str() != "/dev/null" && !access_log_path.is_empty();
         let refused = refuse_set!(cx; access_log, access_log_path, allow_paths);
         let options = cx.each("socket_options", socket_options, SocketOption::lower);
-        let address = cx.opt("address", address, ListenAddress::lower);
+        let address = cx.opt("address", address, |proto, cx| {
+            let address = ListenAddress::lower(proto, cx)?;
+            match address.sends {
+                Sends::Streams => Ok(address),
+                Sends::Datagrams => Err(cx.invalid("the admin server takes connections, not datagrams")),
+            }
+        });
         refused?;
         let options = options?.into_iter().filter(|option| option.stream).collect();
         let socket =

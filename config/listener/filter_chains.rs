@@ -44,6 +44,11 @@ impl FilterChains {
         Self { chains: vec![Arc::new(chain)], default: None, choice: Arc::new(Choice::Only(Some(0))) }
     }
 
+    /// None: there are no connections.
+    pub fn none() -> Self {
+        Self { chains: Vec::new(), default: None, choice: Choice::Only(None).into() }
+    }
+
     pub(super) fn lower(
         protos: Vec<proto::FilterChain>,
         default: Option<proto::FilterChain>,

@@ -25,6 +25,8 @@ pub(crate) enum Inputs {
     Headers,
     /// What is known of a connection before it has a filter chain.
     Connection,
+    /// The two ends of a datagram.
+    Datagram,
 }
 
 /// One piece of data.
@@ -75,6 +77,9 @@ impl Input {
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         typed_config(extension, cx, |any, cx| {
+            if inputs == Inputs::Datagram {
+                return Self::lower_datagram(&any, cx);
+            }
             let input = match message_name(&any) {
                 "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" if inputs != Inputs::Connection => {
                     let envoy::HttpRequestHeaderMatchInput { header_name } = any_as(&any, cx)?;
@@ -103,12 +108,26 @@ impl Input {
                 },
             };
             match inputs {
-                Inputs::Request | Inputs::Connection => Ok(input),
+                Inputs::Request | Inputs::Connection | Inputs::Datagram => Ok(input),
                 Inputs::Headers => {
                     Err(cx.invalid(format!("{}: routes are chosen by request headers alone", message_name(&any))))
                 }
             }
         })
+    }
+
+    fn lower_datagram(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let message = message_name(any);
+        if message == "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" {
+            let environment::Config { name } = any_as(any, cx)?;
+            return Ok(Self::environment(&name));
+        }
+        match message.strip_prefix(NETWORK) {
+            Some(name @ ("DestinationIPInput" | "DestinationPortInput" | "SourceIPInput" | "SourcePortInput")) => {
+                Self::lower_network(name, any, cx)
+            }
+            _ => Err(cx.invalid(format!("{message} is no input for datagrams"))),
+        }
     }
 
     fn lower_http(name: &str, any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {

@@ -24,6 +24,7 @@ mod stream_cx;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token_bucket;
+mod udp_filter;
 mod worker;
 
 pub use body::{Body, BodyError, BoxBody, Buffered};
@@ -37,11 +38,12 @@ pub use listener_filter::{Incoming, IncomingSocket, Inspection, ListenerFilter, 
 pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
 pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
 pub use network_filter::{Admission, Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
-pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides};
+pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides, UdpFilterRow};
 pub use route::{PerRoute, Route, RouteRef, Routes};
 pub use runtime::{Runtime, RuntimeKey, RuntimeValue};
 pub use shared_configs::SharedConfigs;
 pub use slots::{Readiness, Slots};
 pub use stream_cx::{RouteSource, StreamCx};
 pub use token_bucket::TokenBucket;
+pub use udp_filter::{Datagrams, UdpCx, UdpFilter, UdpFlow, UdpListenerFilter, UdpReplies, UdpSent};
 pub use worker::{Clock, Rng, Worker};

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use crate::{HttpFilterConfig, ListenerFilter, LowerCx, NetworkFilter, PerRoute, Refused};
+use crate::{HttpFilterConfig, ListenerFilter, LowerCx, NetworkFilter, PerRoute, Refused, UdpListenerFilter};
 
 /// An HTTP filter's row in the table of its crate.
 pub struct HttpFilterRow {
@@ -47,6 +47,16 @@ pub struct ListenerFilterRow {
     pub lower: fn(&[u8], &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused>,
 }
 
+/// A UDP listener filter's row in the table of its crate.
+pub struct UdpFilterRow {
+    /// Envoy's canonical name, such as `envoy.filters.udp_listener.udp_proxy`.
+    pub name: &'static str,
+    /// Full name of the configuration message.
+    pub config: &'static str,
+    /// Lowers the encoded configuration message.
+    pub lower: fn(&[u8], &mut LowerCx<'_>) -> Result<Arc<dyn UdpListenerFilter>, Refused>,
+}
+
 /// The tables of all crates, put together by the server.
 #[derive(Default)]
 pub struct Registry {
@@ -56,6 +66,8 @@ pub struct Registry {
     pub network: Vec<&'static [NetworkFilterRow]>,
     /// Listener filters.
     pub listener: Vec<&'static [ListenerFilterRow]>,
+    /// Filters of UDP listeners.
+    pub udp: Vec<&'static [UdpFilterRow]>,
 }
 
 impl Registry {
@@ -72,6 +84,11 @@ impl Registry {
     /// The listener filter whose configuration message is `message`.
     pub fn listener_filter(&self, message: &str) -> Option<&'static ListenerFilterRow> {
         self.listener.iter().copied().flatten().find(|row| row.config == message)
+    }
+
+    /// The UDP listener filter whose configuration message is `message`.
+    pub fn udp_filter(&self, message: &str) -> Option<&'static UdpFilterRow> {
+        self.udp.iter().copied().flatten().find(|row| row.config == message)
     }
 
     /// The network filter whose configuration message is `message`.

@@ -22,7 +22,7 @@ use chain::{Chain, Frame};
 use crate::accept::{Acceptor, accept_forever, receive_loop};
 use crate::inspect::Ends;
 use crate::listener::FilterChain;
-use crate::{Listener, TcpTransport, UnixTransport};
+use crate::{Listener, TcpTransport, UnixTransport, udp_listener};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
 pub struct ActiveListener {
@@ -73,6 +73,12 @@ impl ActiveListener {
             worker,
         });
         let mut acceptors = Vec::new();
+        if let Some(udp) = &shared.listener.config.udp {
+            for (address, socket) in shared.listener.sockets_of(index)?.into_iter().enumerate() {
+                acceptors.push(udp_listener::spawn(&shared, udp, socket, address)?);
+            }
+            return Ok(Self { shared, acceptors, chains: Vec::new() });
+        }
         for (address, socket) in shared.listener.sockets_of(index)?.into_iter().enumerate() {
             let acceptor = match shared.listener.addresses()[address] {
                 Address::Ip(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
@@ -125,6 +131,11 @@ impl Drop for ActiveListener {
 // === impl Shared ===
 
 impl Shared {
+    /// The name of the listener.
+    pub(crate) fn listener_name(&self) -> &Arc<str> {
+        &self.frame.name
+    }
+
     /// Serves a TCP connection that came in on the address numbered `address`.
     pub(crate) fn serve_tcp(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, address: usize) {
         let bound = &self.listener.addresses()[address];

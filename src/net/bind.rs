@@ -4,13 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
-use nuncio_config::address::ListenAddress;
+use nuncio_config::address::{ListenAddress, Sends};
 use nuncio_config::listener::ListenSocket;
 use nuncio_config::socket::{SocketOption, SocketPhase};
 use nuncio_telemetry::Address;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::option::{set_option, tcp_keepalive};
+use crate::option::{set_flag, set_option, tcp_keepalive};
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,9 @@ impl BoundSocket {
         // The kernel cuts the backlog down to net.core.somaxconn, which is Envoy's default too.
         let backlog = self.config.backlog.map_or(i32::MAX, |n| i32::try_from(n).unwrap_or(i32::MAX));
         for socket in &self.sockets {
-            socket.listen(backlog).map_err(|source| error(&self.config, "listen on", source))?;
+            if self.config.address.sends == Sends::Streams {
+                socket.listen(backlog).map_err(|source| error(&self.config, "listen on", source))?;
+            }
             set_options(socket, &self.config, SocketPhase::Listening)?;
         }
         Ok(())
@@ -96,9 +98,20 @@ fn error(config: &ListenSocket, step: &'static str, source: io::Error) -> BindEr
 
 fn bind_ip(address: SocketAddr, config: &ListenSocket, reuse_port: bool) -> Result<Socket, BindError> {
     let made = (|| {
-        let protocol = if config.mptcp { Protocol::MPTCP } else { Protocol::TCP };
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
+        let (kind, protocol) = match config.address.sends {
+            Sends::Datagrams => (Type::DGRAM, Protocol::UDP),
+            Sends::Streams if config.mptcp => (Type::STREAM, Protocol::MPTCP),
+            Sends::Streams => (Type::STREAM, Protocol::TCP),
+        };
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
+        if config.address.sends == Sends::Datagrams {
+            if reuse_port {
+                socket.set_reuse_port(true)?;
+            }
+            set_up_datagrams(&socket, address, config)?;
+            return Ok(socket);
+        }
         socket.set_reuse_address(true)?;
         if reuse_port {
             socket.set_reuse_port(true)?;
@@ -116,6 +129,23 @@ fn bind_ip(address: SocketAddr, config: &ListenSocket, reuse_port: bool) -> Resu
     let socket = made.map_err(|source| error(config, "make a socket for", source))?;
     bind(&socket, &address.into(), config)?;
     Ok(socket)
+}
+
+/// What is asked of a socket that takes datagrams. It is not bound to an address that others may have, as one with
+/// SO_REUSEADDR could be.
+fn set_up_datagrams(socket: &Socket, address: SocketAddr, config: &ListenSocket) -> io::Result<()> {
+    set_flag(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!config.address.ipv4_compat)?;
+    }
+    // Answers leave from where the client sent to, which a wildcard does not say.
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => set_flag(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, true),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            set_flag(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, true)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn bind_pipe(address: &ListenAddress, config: &ListenSocket) -> Result<Socket, BindError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nuncio_config::listener::{ConnectionBalance, FilterChainConfig, ListenSocket, ListenerConfig};
 use nuncio_filter_api::DrainState;
 use nuncio_telemetry::Address;
-use nuncio_telemetry::stats::catalogue::ListenerStats;
+use nuncio_telemetry::stats::catalogue::{ListenerStats, UdpListenerStats};
 use socket2::Socket;
 use tokio::sync::watch;
 
@@ -31,6 +31,8 @@ pub struct Listener {
     pub config: Arc<ListenerConfig>,
     pub(crate) ids: ConnectionIds,
     pub(crate) stats: ListenerStats,
+    /// Where it takes datagrams.
+    pub(crate) udp_stats: Option<UdpListenerStats>,
     pub(crate) balancer: Option<Arc<Balancer>>,
     pub(crate) chains: Box<[Arc<FilterChain>]>,
     drain: Mutex<DrainState>,
@@ -83,6 +85,7 @@ impl Listener {
         Ok(Self {
             ids,
             stats: ListenerStats::new(&config.scope),
+            udp_stats: config.udp.as_ref().map(|_| UdpListenerStats::new(&config.scope.scope("udp"))),
             balancer,
             chains: chains(&config, in_place, drain),
             drain: Mutex::new(drain),

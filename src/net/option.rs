@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nuncio_config::socket::{SocketOption, SocketValue, TcpKeepalive};
+use nuncio_config::socket::{SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 
 /// Keep-alive as configured.
 pub(crate) fn tcp_keepalive(config: TcpKeepalive) -> socket2::TcpKeepalive {
@@ -37,4 +37,19 @@ pub(crate) fn set_option(socket: &impl AsRawFd, option: &SocketOption) -> io::Re
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), option.level, option.name, bytes.as_ptr().cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Turns an option on or off.
+pub(crate) fn set_flag(socket: &impl AsRawFd, level: i32, name: i32, on: bool) -> io::Result<()> {
+    let option = SocketOption {
+        level,
+        name,
+        value: SocketValue::Int(on.into()),
+        phase: SocketPhase::PreBind,
+        stream: true,
+        datagram: true,
+        ipv4: true,
+        ipv6: true,
+    };
+    set_option(socket, &option)
 }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nuncio_config::address::ListenAddress;
 use nuncio_config::listener::{DrainType, ListenerConfig, TrafficDirection};
 use nuncio_filter_api::{DrainState, Readiness};
 use nuncio_net::{BindError, ConnectionIds, Listener};
@@ -119,10 +120,12 @@ impl ListenerManager {
     fn check_addresses(&self, config: &ListenerConfig) -> Result<(), PutError> {
         let lists = self.lists.borrow();
         let others = lists.active.iter().chain(&lists.warming).filter(|other| other.config.name != config.name);
-        let taken = others.flat_map(|other| other.config.sockets.iter().map(move |s| (other, &s.address.address)));
-        for (other, address) in taken.filter(|(_, address)| address.port() != Some(0)) {
-            if config.sockets.iter().any(|socket| socket.address.address == *address) {
-                return Err(PutError::Duplicate { address: address.to_string(), other: other.config.name.clone() });
+        let taken = others.flat_map(|other| other.config.sockets.iter().map(move |s| (other, &s.address)));
+        for (other, taken) in taken.filter(|(_, taken)| taken.address.port() != Some(0)) {
+            let is_same = |own: &ListenAddress| own.address == taken.address && own.sends == taken.sends;
+            if config.sockets.iter().any(|socket| is_same(&socket.address)) {
+                let address = taken.address.to_string();
+                return Err(PutError::Duplicate { address, other: other.config.name.clone() });
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The tables of extensions of all crates, put together.
 
-use nuncio_filter_api::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry};
+use nuncio_filter_api::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, UdpFilterRow};
 
 use crate::Extensions;
 
@@ -8,6 +8,8 @@ use crate::Extensions;
 const NETWORK: &str = "envoy.filters.network";
 /// Category of listener filters in `--disable-extensions`.
 const LISTENER: &str = "envoy.filters.listener";
+/// Category of UDP listener filters in `--disable-extensions`.
+const UDP: &str = "envoy.filters.udp_listener";
 /// Category of HTTP filters in `--disable-extensions`.
 const HTTP: &str = "envoy.filters.http";
 
@@ -27,12 +29,14 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
             more.network,
         ],
         listener: vec![nuncio_filters_network::LISTENER_FILTERS],
+        udp: vec![std::slice::from_ref(&nuncio_upstream::UDP_PROXY)],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));
     if !known.is_empty() {
         let off = |category: &str, name: &str| known.iter().any(|d| **d == format!("{category}/{name}"));
         all.network = retained(&all.network, |row: &NetworkFilterRow| !off(NETWORK, row.name));
         all.listener = retained(&all.listener, |row: &ListenerFilterRow| !off(LISTENER, row.name));
+        all.udp = retained(&all.udp, |row: &UdpFilterRow| !off(UDP, row.name));
         all.http = retained(&all.http, |row: &HttpFilterRow| !off(HTTP, row.name));
     }
     (all, unknown.into_iter().cloned().collect())
@@ -42,6 +46,7 @@ fn is_known(registry: &Registry, disabled: &str) -> bool {
     match disabled.split_once('/') {
         Some((NETWORK, name)) => registry.network.iter().copied().flatten().any(|row| row.name == name),
         Some((LISTENER, name)) => registry.listener.iter().copied().flatten().any(|row| row.name == name),
+        Some((UDP, name)) => registry.udp.iter().copied().flatten().any(|row| row.name == name),
         Some((HTTP, name)) => registry.http.iter().copied().flatten().any(|row| row.name == name),
         _ => false,
     }
@@ -72,8 +77,9 @@ mod tests {
         let http = registry.http.iter().copied().flatten().map(|row| (row.name, row.config));
         let network = registry.network.iter().copied().flatten().map(|row| (row.name, row.config));
         let listener = registry.listener.iter().copied().flatten().map(|row| (row.name, row.config));
-        let mut rows: Vec<String> =
-            http.chain(network).chain(listener).map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();
+        let udp = registry.udp.iter().copied().flatten().map(|row| (row.name, row.config));
+        let all = http.chain(network).chain(listener).chain(udp);
+        let mut rows: Vec<String> = all.map(|(n, c)| format!("| `{n}` | `{c}` |\n")).collect();
         rows.sort();
         let table = format!("| extension | configured by |\n|---|---|\n{}", rows.concat());
         let readme = include_str!("../../README.md");

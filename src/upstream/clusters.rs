@@ -39,6 +39,7 @@ pub struct Clusters {
     merges: Arc<Merges>,
     stats: ClusterManagerStats,
     connections: AtomicU64,
+    sessions: AtomicU64,
     resolvers: Resolvers,
 }
 
@@ -75,6 +76,7 @@ impl Clusters {
             merges: Arc::new(Merges::new(store)),
             stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
             connections: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
             resolvers: Resolvers::new(dns, store),
         })
     }
@@ -254,6 +256,11 @@ impl Clusters {
     /// A number for a new upstream connection, unique in the process.
     pub(crate) fn next_connection_id(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A number for a new session of datagrams, unique among them in the process.
+    pub(crate) fn next_session_id(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -34,6 +34,7 @@ mod tcp_proxy;
 #[cfg(test)]
 mod testing;
 mod timer;
+mod udp_proxy;
 mod udp_tunnel;
 mod worker;
 
@@ -44,4 +45,5 @@ pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGau
 pub use host_set::{Candidates, HostGroups, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
 pub use tcp_proxy::ROW as TCP_PROXY;
+pub use udp_proxy::ROW as UDP_PROXY;
 pub use worker::WorkerClusters;

@@ -3,6 +3,7 @@
 use super::escape::{visible, visible_body, visible_value};
 use super::mask::Mask;
 use super::scenario::{Action, Condition, Kind, Move, Scenario, Step};
+use super::udp;
 use crate::support::client::{Client, End, fetch, get};
 use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::http1::{Framing, Message};
@@ -221,6 +222,10 @@ async fn act(
             let address = client.local_addr()?;
             play(client, running, moves, patience, seen).await;
             Ok(Some(address))
+        }
+        Action::Udp(moves) => {
+            udp::play(to, moves, patience.scale(300), &mut seen.lines).await?;
+            Ok(None)
         }
         Action::Http2 { head, body, trailers } => {
             let mut client = H2Client::connect(to, split).await?;

@@ -5,8 +5,9 @@
 //! # a comment, before the first block
 //! --- hcm | listener | network | filters | router | route_config | scoped_routes | vhosts | vhost | routes | cluster | clusters | listeners
 //! --- bootstrap
-//! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO that of
-//! a host that sends datagrams back, $TCP_ECHO that of one that sends back whatever comes over TCP
+//! YAML that takes its place in the bootstrap (support/bootstrap.rs); $UPSTREAM and $UPSTREAM2 are ports, $ECHO, $UDP_A
+//! and $UDP_B those of hosts that send datagrams back (support/datagrams.rs), $UDP_NOBODY that of none, $TCP_ECHO that of
+//! one that sends back whatever comes over TCP
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
 //! --- upstream h1 | h2 | refuse
@@ -28,6 +29,8 @@
 //! a file in $DIR, with the placeholders of YAML
 //! --- arguments
 //! of the process
+//! --- udp [to=LISTENER] label
+//! what a client does with datagrams (udp.rs)
 //! --- h2 label
 //! `:pseudo: value` and header lines, `> name: value` for trailers, a blank line before the body
 //! --- expect [status=400|501|none] [upstream=nothing|N] [end=closed] [or=envoy] reason
@@ -62,6 +65,7 @@
 
 use super::escape::unescape;
 use super::hello::client_hello;
+use super::udp;
 use crate::support::bootstrap::Pieces;
 use crate::support::name_server::{Table, table};
 use crate::support::upstream::{Answer, Then};
@@ -126,6 +130,8 @@ pub(super) enum Action {
     Stream(Vec<u8>),
     /// What is done on a connection, line by line.
     Tcp(Vec<Move>),
+    /// What is done with datagrams, line by line.
+    Udp(Vec<udp::Move>),
     Http2 {
         head: http::Request<()>,
         body: Vec<u8>,
@@ -259,6 +265,11 @@ impl Scenario {
                 let action = Action::Tcp(moves.collect::<Result<_, _>>()?);
                 let words = Words::new(words, &["to"]);
                 let to = words.option("to").map(str::to_owned);
+                self.steps.push(Step { label: words.label, action, times: 1, to, expect: None });
+            }
+            "udp" => {
+                let words = Words::new(words, &["to"]);
+                let (action, to) = (Action::Udp(udp::parse(lines)?), words.option("to").map(str::to_owned));
                 self.steps.push(Step { label: words.label, action, times: 1, to, expect: None });
             }
             "h2" => self.steps.push(h2_step(words, lines)?),

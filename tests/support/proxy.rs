@@ -2,7 +2,7 @@
 
 use super::name_server::{NameServer, Table};
 use super::upstream::{Script, Upstream};
-use super::{DEADLINE, client};
+use super::{DEADLINE, client, datagrams};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -104,8 +104,13 @@ impl Proxy {
         for script in std::mem::take(&mut self.upstreams) {
             upstreams.push(script.start().await);
         }
-        if self.yaml.contains("$ECHO") {
-            self.yaml = self.yaml.replace("$ECHO", &echo().await.to_string());
+        for (placeholder, name) in [("$ECHO", "re"), ("$UDP_A", "a"), ("$UDP_B", "b")] {
+            if self.yaml.contains(placeholder) {
+                self.yaml = self.yaml.replace(placeholder, &datagrams::host(name).await.to_string());
+            }
+        }
+        if self.yaml.contains("$UDP_NOBODY") {
+            self.yaml = self.yaml.replace("$UDP_NOBODY", &datagrams::nobody().await.to_string());
         }
         if self.yaml.contains("$TCP_ECHO") {
             self.yaml = self.yaml.replace("$TCP_ECHO", &tcp_echo().await.to_string());
@@ -141,19 +146,6 @@ impl Proxy {
         let listeners = listeners(admin).await;
         Ok(Running { process, admin, listeners, upstreams, name_server })
     }
-}
-
-/// The port of a host that sends every datagram back, behind `re:`.
-async fn echo() -> u16 {
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port is free");
-    let port = socket.local_addr().expect("it is bound").port();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 1 << 16];
-        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-            let _ = socket.send_to(&[b"re:", &buffer[..len]].concat(), from).await;
-        }
-    });
-    port
 }
 
 /// A host that sends back what it is sent.

@@ -57,7 +57,12 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
     ListenerConfig {
         name: "l".into(),
         sockets: vec![ListenSocket {
-            address: ListenAddress { address, ipv4_compat: false, mode: None },
+            address: ListenAddress {
+                sends: nuncio_config::address::Sends::Streams,
+                address,
+                ipv4_compat: false,
+                mode: None,
+            },
             options: vec![],
             keepalive: None,
             backlog: None,
@@ -74,6 +79,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
             waits_for: Vec::new(),
             fingerprint: 0,
         }),
+        udp: None,
         access_logs: Arc::default(),
         buffer_limit: 1024,
         balance: ConnectionBalance::Kernel,

@@ -10,7 +10,12 @@ fn socket(address: &str) -> ListenSocket {
         Err(_) => Address::Pipe(address.into()),
     };
     ListenSocket {
-        address: ListenAddress { address, ipv4_compat: false, mode: None },
+        address: ListenAddress {
+            sends: nuncio_config::address::Sends::Streams,
+            address,
+            ipv4_compat: false,
+            mode: None,
+        },
         options: vec![],
         keepalive: None,
         backlog: None,

@@ -16,7 +16,7 @@ mod server;
 pub use cluster::{ClusterStats, RequestTimeStats, VirtualClusterStats};
 pub use codec::{Http1Stats, Http2Stats};
 pub use http::{HttpStats, TracingStats};
-pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats};
+pub use listener::{ListenerHttpStats, ListenerStats, ListenerWorkerStats, UdpListenerStats};
 pub use server::{
     CaresStats, ClusterManagerStats, EndpointSubscriptionStats, ExtensionStats, FilesystemStats, ListenerManagerStats,
     ReloadStats, RouteSubscriptionStats, RuntimeStats, SecretStats, ServerStats, SubscriptionStats, WatchdogStats,

@@ -37,6 +37,12 @@ crate::stats! {
         downstream_cx_active: Gauge,
     }
 
+    /// `listener.<address>.udp`
+    pub struct UdpListenerStats {
+        /// Datagrams that are longer than may be, or that the kernel had no room for.
+        downstream_rx_datagram_dropped: Counter,
+    }
+
     /// `listener.<address>.http.<stat prefix>`
     pub struct ListenerHttpStats {
         downstream_rq_completed: Counter,
