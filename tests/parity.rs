@@ -50,6 +50,7 @@ scenario_files! {
     codec
     config_dump
     dns
+    dns_filter
     filter_chains
     filters
     formatter

@@ -29,7 +29,10 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
             more.network,
         ],
         listener: vec![nuncio_filters_network::LISTENER_FILTERS],
-        udp: vec![std::slice::from_ref(&nuncio_upstream::UDP_PROXY)],
+        udp: vec![
+            std::slice::from_ref(&nuncio_upstream::DNS_FILTER),
+            std::slice::from_ref(&nuncio_upstream::UDP_PROXY),
+        ],
     };
     let (known, unknown): (Vec<_>, Vec<_>) = disabled.iter().partition(|name| is_known(&all, name));
     if !known.is_empty() {

@@ -16,6 +16,7 @@ mod clusters;
 mod discovery;
 mod dns;
 mod dns_cache;
+mod dns_filter;
 mod dynamic;
 mod failure;
 mod forward_proxy;
@@ -40,6 +41,7 @@ mod worker;
 
 pub use cluster::Cluster;
 pub use clusters::{Clusters, Snapshot};
+pub use dns_filter::ROW as DNS_FILTER;
 pub use forward_proxy::ROW as FORWARD_PROXY;
 pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
 pub use host_set::{Candidates, HostGroups, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};

@@ -107,6 +107,21 @@ impl DnsResolverConfig {
         Ok(lowered.unwrap_or_else(|| Self { use_tcp, ..Self::default() }))
     }
 
+    /// The resolver of whoever has fields for it as a cluster has: those of today, and a list of servers that came
+    /// before, with its name. `None` where none is set.
+    pub fn lower_fields(
+        typed: Option<TypedExtensionConfig>,
+        older: Option<DnsResolutionConfig>,
+        (field, oldest): (&str, Vec<Address>),
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Option<Self>, Refused> {
+        if let Some(lowered) = Self::lower_either(typed, older, cx)? {
+            return Ok(Some(lowered));
+        }
+        let servers = cx.each(field, oldest, lower_server)?;
+        Ok((!servers.is_empty()).then(|| Self { servers, ..Self::default() }))
+    }
+
     fn lower_either(
         typed: Option<TypedExtensionConfig>,
         older: Option<DnsResolutionConfig>,
