@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import socket
 import ssl
@@ -86,6 +87,8 @@ def pinned(command, core):
 
 def load(work, port, seconds, core):
     """Runs the load generator of this work; returns requests, errors, seconds and p99 in milliseconds."""
+    if work["from"] == "udp":
+        return udp_load(work, port, seconds, core)
     if work["from"] == "handshake":
         return handshakes(work, port, seconds, core)
     scheme = "https" if work["setup"] == "tls" else "http"
@@ -105,6 +108,19 @@ def wrk(work, url, seconds, core):
     errors += sum(int(n) for n in re.findall(r"Non-2xx or 3xx responses: (\d+)", out))
     p99 = re.search(r"99%\s+([\d.]+\w+)", out)
     return {"requests": int(requests), "errors": errors, "seconds": in_ms(took) / 1000, "p99": in_ms(p99.group(1)) if p99 else None}
+
+
+def udp_load_binary():
+    target = os.environ.get("CARGO_TARGET_DIR", str(pathlib.Path(__file__).resolve().parents[2] / "target"))
+    return f"{target}/release/examples/udp_load"
+
+
+def udp_load(work, port, seconds, core):
+    """Each datagram that came back is a request."""
+    command = [udp_load_binary(), "load", str(port), str(seconds), str(work["connections"]), str(work["window"])]
+    out = subprocess.run(pinned(command, core), capture_output=True, text=True, check=True).stdout
+    answered, lost, p99, took = re.fullmatch(r"(\d+) answered, (\d+) lost, (\d+) us, ([\d.]+) s\s*", out).groups()
+    return {"requests": int(answered), "errors": int(lost), "seconds": float(took), "p99": int(p99) / 1000}
 
 
 def in_ms(text):

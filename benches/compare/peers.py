@@ -11,12 +11,13 @@ ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 FILTERS = "type.googleapis.com/envoy.extensions.filters.http"
 TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+UDP_PROXY = "type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig"
 TCP_PROXY = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
 
 # How many routes and clusters the setups "routes" and "clusters" have (issue 2, point 14).
 MANY = 10_000
 
-PORTS = {"upstream_h1": 18001, "upstream_h2": 18002, "main": 18010, "to_h2": 18011, "admin": 18019, "h2": 18012, "h2_to_h2": 18013, "tls": 18014}
+PORTS = {"upstream_h1": 18001, "upstream_h2": 18002, "main": 18010, "to_h2": 18011, "admin": 18019, "h2": 18012, "h2_to_h2": 18013, "tls": 18014, "udp": 18015, "upstream_udp": 18003}
 
 
 def which(program):
@@ -102,6 +103,14 @@ def tcp_listener(name, port, to):
     ]
 
 
+def udp_listener(name, port, to):
+    return [
+        f"  - name: {name}",
+        f"    address: {{ socket_address: {{ protocol: UDP, address: 127.0.0.1, port_value: {port} }} }}",
+        f'    listener_filters: [{{ name: udp, typed_config: {{ "@type": {UDP_PROXY}, stat_prefix: {name}, cluster: {to} }} }}]',
+    ]
+
+
 def route(prefix, to):
     return f"- {{ match: {{ prefix: {prefix} }}, route: {{ cluster: {to} }} }}"
 
@@ -142,6 +151,10 @@ def envoy_yaml(setup, folder):
     elif setup == "tcp":
         # The port that tells when the peer is up is the one that is measured.
         listeners = tcp_listener("main", PORTS["main"], "up")
+    elif setup == "udp":
+        # The other listener tells when the peer is up.
+        listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *udp_listener("udp", PORTS["udp"], "up_udp")]
+        clusters += cluster("up_udp", PORTS["upstream_udp"])
     elif setup == "routes":
         listeners = listener("main", PORTS["main"], [route(f"/route-{n:05}/", "up") for n in range(MANY)])
     elif setup == "clusters":
@@ -305,6 +318,8 @@ class Peer:
         down, up = work["from"], work["to"]
         if work["setup"] == "tls":
             return PORTS["tls"]
+        if down == "udp":
+            return PORTS["udp"]
         if self.name in ("nuncio", "envoy"):
             return PORTS["to_h2" if up == "h2" else "main"]
         return PORTS[{("h1", "h1"): "main", ("h2", "h1"): "h2", ("h1", "h2"): "to_h2", ("h2", "h2"): "h2_to_h2"}[(down, up)]]
