@@ -31,7 +31,7 @@ pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
 pub use eds::{ClusterAssignment, EdsConfig};
 pub use endpoint::{AssignmentPolicy, DropOverload, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
-pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardProxy};
+pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardHosts, ForwardProxy, SubClusters};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
@@ -81,6 +81,8 @@ pub struct ClusterConfig {
     pub slow_start: Option<Box<SlowStart>>,
     /// Where requests name the hosts that they are for.
     pub override_host: Option<Box<OverrideHostLb>>,
+    /// Whether a dynamic forward proxy made it, for a host that requests name.
+    pub is_made_for_host: bool,
     /// Whether hosts get their weights by what they report of their load.
     pub client_weights: Option<Box<ClientWeights>>,
     /// What is the same for all ways to choose a host.
@@ -239,6 +241,7 @@ impl ClusterConfig {
             subset,
             slow_start,
             override_host,
+            is_made_for_host: false,
             client_weights,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),

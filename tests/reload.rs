@@ -69,6 +69,21 @@ async fn everything_comes_from_files_and_follows_them() {
 }
 
 #[tokio::test]
+async fn an_assignment_that_no_other_follows_in_time_is_given_up() {
+    let proxy = discovered(&[]).await;
+    until_answered(&proxy, "first").await;
+    let stale = "  cluster_name: s\n  policy: { endpoint_stale_after: 0.2s }\n";
+    let to_second = Eds::to("$UPSTREAM2").version("2").yaml();
+    proxy.replace("eds.yaml", &to_second.replace("  cluster_name: s\n", stale));
+    proxy.wait_for_stat("cluster.a.assignment_stale", 1).await;
+    until_answered(&proxy, "no healthy upstream").await;
+    assert_eq!(proxy.stat("cluster.a.membership_total").await, 0);
+    proxy.replace("eds.yaml", &to_second.replace("version_info: '2'", "version_info: '3'"));
+    until_answered(&proxy, "second").await;
+    assert_eq!(proxy.stat("cluster.a.assignment_timeout_received").await, 1);
+}
+
+#[tokio::test]
 async fn routes_change_for_live_connections_and_keep_them() {
     let proxy = discovered(&[]).await;
     let mut open = Client::connect(proxy.listener("l"), Split::Whole).await.expect("the proxy accepts");

@@ -1,5 +1,7 @@
 //! `envoy.clusters.dynamic_forward_proxy`: requests go to the host that they name.
 
+mod sub_clusters;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +21,22 @@ use super::{DnsFamily, DnsResolverConfig, RefreshRate, dns};
 use crate::matcher::Cidr;
 use crate::protocol::{any_as, duration};
 
+pub use sub_clusters::SubClusters;
+
 /// A cluster whose hosts are those that requests name.
 #[derive(Clone, Debug)]
 pub struct ForwardProxy {
-    /// Where their addresses are kept.
-    pub cache: Arc<DnsCacheConfig>,
+    /// How it knows them.
+    pub hosts: ForwardHosts,
+}
+
+/// How the hosts that requests name are known.
+#[derive(Clone, Debug)]
+pub enum ForwardHosts {
+    /// A cache keeps their addresses.
+    Cache(Arc<DnsCacheConfig>),
+    /// Each has a cluster of its own.
+    Clusters(SubClusters),
 }
 
 /// The addresses of names, as they are kept for all that name the cache.
@@ -100,13 +113,14 @@ impl ForwardProxy {
             Some(Specifier::DnsCacheConfig(config)) => {
                 cx.at("dns_cache_config", |cx| DnsCacheConfig::lower(config, cx))?
             }
-            Some(Specifier::SubClustersConfig(_)) => {
-                return Err(cx.at("sub_clusters_config", |cx| cx.not_implemented("a cluster for each host")));
+            Some(Specifier::SubClustersConfig(config)) => {
+                let clusters = cx.at("sub_clusters_config", |cx| SubClusters::lower(config, cluster, cx))?;
+                return Ok(Self { hosts: ForwardHosts::Clusters(clusters) });
             }
             // Envoy: a cache that says nothing of itself.
             None => DnsCacheConfig::lower(cache::DnsCacheConfig::default(), cx)?,
         };
-        Ok(Self { cache: Arc::new(cache) })
+        Ok(Self { hosts: ForwardHosts::Cache(Arc::new(cache)) })
     }
 }
 

@@ -26,6 +26,7 @@ use crate::host_set::{Hashing, HostSet, Layout, Localities, only_in};
 use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::Limits;
 use crate::orca;
+use crate::sub_clusters::SubClusterTable;
 use merge::Held;
 pub(crate) use merge::{Due, Merges};
 
@@ -61,6 +62,8 @@ pub struct Cluster {
     pub(crate) by_address: Option<Box<DynamicHosts<SocketAddr>>>,
     /// The hosts that requests name, and the cache that knows their addresses.
     pub(crate) forward_proxy: OnceLock<Box<ForwardProxyShare>>,
+    /// The clusters of the hosts that requests name, where each has one.
+    pub(crate) sub_clusters: OnceLock<Arc<SubClusterTable>>,
     /// What the watch over the hosts shares; `None` where nobody watches.
     health: Option<Box<HealthShare>>,
     /// As `transport_socket_matches`.
@@ -144,6 +147,7 @@ impl Cluster {
             on_warm,
             by_address,
             forward_proxy: OnceLock::new(),
+            sub_clusters: OnceLock::new(),
             health,
             transport_stats,
             merges,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
-use nuncio_config::cluster::{ClusterConfig, Discovery};
+use nuncio_config::cluster::{ClusterConfig, Discovery, ForwardHosts};
 use nuncio_config::socket::BindConfig;
 use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
@@ -127,20 +127,29 @@ impl Clusters {
                 store: self.store.clone(),
                 local: self.local.clone(),
                 on_warm: Some(self.on_warm.clone()),
-                before,
+                before: before.clone(),
                 merges: Some(self.merges.clone()),
             };
             let cluster = Cluster::within(config, surroundings);
-            self.attach_cache(&cluster);
+            self.attach_cache(&cluster, before.as_deref());
             place(&mut next, at, Arc::new(cluster));
         }
         self.publish(next);
     }
 
     /// Gives the cache that it names to a cluster whose hosts are those that requests name.
-    fn attach_cache(&self, cluster: &Cluster) {
-        if let Discovery::ForwardProxy(proxy) = &cluster.config.discovery {
-            cluster.forward_proxy.get_or_init(|| Box::new(ForwardProxyShare::new(self.dns_caches.cache(&proxy.cache))));
+    fn attach_cache(&self, cluster: &Cluster, before: Option<&Cluster>) {
+        let Discovery::ForwardProxy(proxy) = &cluster.config.discovery else { return };
+        match &proxy.hosts {
+            ForwardHosts::Cache(cache) => {
+                let share = || Box::new(ForwardProxyShare::new(self.dns_caches.cache(cache)));
+                cluster.forward_proxy.get_or_init(share);
+            }
+            // Those of the cluster that is replaced go on, until nobody asks for them.
+            ForwardHosts::Clusters(_) => {
+                let before = before.and_then(|before| before.sub_clusters.get()).cloned();
+                cluster.sub_clusters.get_or_init(|| before.unwrap_or_default());
+            }
         }
     }
 

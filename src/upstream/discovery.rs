@@ -5,15 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_config::cluster::{ClusterConfig, Discovery, DnsConfig, Endpoint, EndpointAddress, RefreshRate};
+use nuncio_config::cluster::{
+    ClusterConfig, Discovery, DnsConfig, Endpoint, EndpointAddress, ForwardHosts, RefreshRate,
+};
 use nuncio_telemetry::Address;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep};
 
 use crate::cluster::Cluster;
-use crate::clusters::{Clusters, Snapshot};
-use crate::dns::{Answer, Resolver, Resolvers};
+use crate::clusters::Clusters;
+use crate::dns::{Answer, Resolver};
 use crate::host::{CoarseHealth, HealthFlag, Host};
+use crate::sub_clusters::{SubClusterTable, follow_sub_clusters};
 
 impl Clusters {
     /// Follows the DNS clusters of every snapshot. Runs until it is dropped, on a tokio runtime of any kind.
@@ -23,7 +26,7 @@ impl Clusters {
         self.resolvers().run_here();
         let mut caching = std::pin::pin!(self.dns_caches().run(self.resolvers()));
         loop {
-            followers.reconcile(&self.snapshot(), self.resolvers());
+            followers.reconcile(&self);
             // The sender is in `self`, so that waiting cannot fail.
             tokio::select! {
                 _ = changes.changed() => {}
@@ -39,10 +42,13 @@ struct Followers {
     tasks: JoinSet<()>,
     /// By address of the cluster, which its task keeps from being used again.
     running: HashMap<usize, AbortHandle>,
+    /// Those of them that have clusters of their own.
+    parents: HashMap<usize, Arc<Cluster>>,
 }
 
 impl Followers {
-    fn reconcile(&mut self, snapshot: &Snapshot, resolvers: &Resolvers) {
+    fn reconcile(&mut self, clusters: &Arc<Clusters>) {
+        let (snapshot, resolvers) = (clusters.snapshot(), clusters.resolvers());
         let current: HashMap<usize, &Arc<Cluster>> = snapshot.all().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
         let gone = |at: &usize, task: &mut AbortHandle| {
             let is_gone = !current.contains_key(at);
@@ -51,13 +57,22 @@ impl Followers {
             }
             is_gone
         };
-        drop(self.running.extract_if(gone).collect::<Vec<_>>());
+        let gone: Vec<usize> = self.running.extract_if(gone).map(|(at, _)| at).collect();
+        let orphans = gone.iter().filter_map(|at| self.parents.remove(at)?.sub_clusters.get().cloned());
+        let orphans: Vec<_> = orphans.collect();
         for (at, cluster) in current {
             if self.running.contains_key(&at) {
                 continue;
             }
-            if let Discovery::ForwardProxy(_) = &cluster.config.discovery {
-                self.running.insert(at, self.tasks.spawn(follow_cache(cluster.clone())));
+            if let Discovery::ForwardProxy(proxy) = &cluster.config.discovery {
+                let task = match &proxy.hosts {
+                    ForwardHosts::Cache(_) => self.tasks.spawn(follow_cache(cluster.clone())),
+                    ForwardHosts::Clusters(_) => {
+                        self.parents.insert(at, cluster.clone());
+                        self.tasks.spawn(follow_sub_clusters(cluster.clone(), clusters.clone()))
+                    }
+                };
+                self.running.insert(at, task);
                 continue;
             }
             if let Discovery::OriginalDst(config) = &cluster.config.discovery {
@@ -71,6 +86,11 @@ impl Followers {
             self.running.insert(at, task);
         }
         while self.tasks.try_join_next().is_some() {}
+        // Those of a cluster that another has taken the place of are the other's.
+        let is_adopted = |orphans: &Arc<SubClusterTable>| {
+            self.parents.values().any(|parent| parent.sub_clusters.get().is_some_and(|own| Arc::ptr_eq(own, orphans)))
+        };
+        orphans.iter().filter(|orphans| !is_adopted(orphans)).for_each(|orphans| orphans.clear(clusters));
     }
 }
 

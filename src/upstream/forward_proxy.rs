@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use nuncio_config::cluster::{Discovery, DnsCacheConfig};
+use nuncio_config::protocol::duration;
 use nuncio_config::route::RouteEntry;
 use nuncio_filter_api::{
     ByteStr, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, RequestHead,
@@ -15,11 +17,10 @@ use nuncio_proto::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as
 use nuncio_telemetry::{Address, FilterValue, LifeSpan, ResponseFlag, StreamInfo};
 use prost::Message;
 
-use crate::clusters::Clusters;
 use crate::dns_cache::{DnsCache, Found, Lookup, normalize};
 use crate::lb::forward_proxy::{DEFAULT_PORT, left_by_filters, resolution_failure};
 use crate::router::{cluster_of, note_cluster};
-use crate::worker::WorkerClusters;
+use crate::worker::{WorkerCluster, WorkerClusters};
 
 /// The filter's row in the table.
 pub const ROW: HttpFilterRow = HttpFilterRow {
@@ -31,13 +32,23 @@ pub const ROW: HttpFilterRow = HttpFilterRow {
 };
 
 struct Config {
-    cache: Arc<DnsCacheConfig>,
-    /// The cache itself, once a request asked for it.
-    made: OnceLock<Arc<DnsCache>>,
+    resolves: Resolves,
     /// Whether filters and logs are told the address.
     saves_address: bool,
     /// Whether what filters left comes before the authority.
     obeys_filters: bool,
+}
+
+/// What a request waits for.
+enum Resolves {
+    /// An address in a cache.
+    ByCache {
+        config: Arc<DnsCacheConfig>,
+        /// The cache itself, once a request asked for it.
+        made: OnceLock<Arc<DnsCache>>,
+    },
+    /// A cluster for its host, for so long.
+    ByCluster { timeout: Duration },
 }
 
 /// What takes the place of the authority.
@@ -52,6 +63,8 @@ struct Filter {
     name: Arc<str>,
 }
 
+/// Envoy's `cluster_init_timeout`.
+const DEFAULT_INIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the address is left.
 const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
 
@@ -60,16 +73,20 @@ fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>
     let message = proto::FilterConfig::decode(bytes).map_err(|e| cx.invalid(format!("does not decode: {e}")))?;
     let proto::FilterConfig { save_upstream_address, allow_dynamic_host_from_filter_state, implementation_specifier } =
         message;
-    let cache = match implementation_specifier {
-        Some(Specifier::DnsCacheConfig(config)) => cx.at("dns_cache_config", |cx| DnsCacheConfig::lower(config, cx))?,
-        Some(Specifier::SubClusterConfig(_)) => {
-            return Err(cx.at("sub_cluster_config", |cx| cx.not_implemented("a cluster for each host")));
+    let resolves = match implementation_specifier {
+        Some(Specifier::DnsCacheConfig(config)) => {
+            let config = cx.at("dns_cache_config", |cx| DnsCacheConfig::lower(config, cx))?;
+            Resolves::ByCache { config: Arc::new(config), made: OnceLock::new() }
+        }
+        Some(Specifier::SubClusterConfig(proto::SubClusterConfig { cluster_init_timeout })) => {
+            let timeout =
+                cx.at("sub_cluster_config", |cx| cx.opt("cluster_init_timeout", cluster_init_timeout, duration));
+            Resolves::ByCluster { timeout: timeout?.unwrap_or(DEFAULT_INIT_TIMEOUT) }
         }
         None => return Err(cx.invalid("one of dns_cache_config and sub_cluster_config is required")),
     };
     Ok(Arc::new(Config {
-        cache: Arc::new(cache),
-        made: OnceLock::new(),
+        resolves,
         saves_address: save_upstream_address,
         obeys_filters: allow_dynamic_host_from_filter_state,
     }))
@@ -99,10 +116,6 @@ impl HttpFilterConfig for Config {
 }
 
 impl Config {
-    fn cache(&self, clusters: &Clusters) -> &Arc<DnsCache> {
-        self.made.get_or_init(|| clusters.dns_caches().cache(&self.cache))
-    }
-
     fn found(&self, found: &Found, info: &StreamInfo) -> Result<(), LocalReply> {
         let Some(address) = found.addresses.first() else {
             let details = resolution_failure(&found.details);
@@ -143,14 +156,48 @@ impl HttpFilter for Filter {
         }
         // Whoever is answered here has a cluster nonetheless.
         note_cluster(&mut cx.info.upstream.borrow_mut(), Some(&cluster));
-        let cache = self.config.cache(&cluster.shared.env.clusters);
+        match &self.config.resolves {
+            Resolves::ByCache { config, made } => {
+                let clusters = &cluster.shared.env.clusters;
+                self.wait_for_address(made.get_or_init(|| clusters.dns_caches().cache(config)), request, cx)
+            }
+            Resolves::ByCluster { timeout } => self.wait_for_cluster(&cluster, *timeout, request, cx),
+        }
+    }
+}
+
+impl Filter {
+    fn wait_for_cluster<'a>(
+        &self,
+        cluster: &WorkerCluster,
+        timeout: Duration,
+        request: &Request,
+        cx: &StreamCx,
+    ) -> Step<'a> {
+        let parent = &cluster.shared.cluster;
+        let Some(table) = parent.sub_clusters.get() else { return Step::CONTINUE };
+        // Envoy leaves it to the balancer to say so.
+        let Some(key) = self.config.key(&request.head, &cx.info) else { return Step::CONTINUE };
+        let clusters = cluster.shared.env.clusters.clone();
+        let Ok(id) = table.ensure(&key, parent, &clusters) else {
+            return Step::Done(Err(refusal("Sub cluster overflow", "sub_cluster_overflow").into()));
+        };
+        if clusters.snapshot().get(id).is_some() {
+            return Step::CONTINUE;
+        }
+        Step::Wait(Box::pin(async move {
+            let too_late = |_| refusal("Sub cluster warming timeout", "sub_cluster_warming_timeout").into();
+            tokio::time::timeout(timeout, clusters.in_use(&[id])).await.map_err(too_late)
+        }))
+    }
+
+    fn wait_for_address<'a>(&self, cache: &Arc<DnsCache>, request: &Request, cx: &StreamCx) -> Step<'a> {
         if !cache.may_wait() {
             let body = "Dynamic forward proxy pending request overflow";
             return Step::Done(Err(refusal(body, "dynamic_forward_proxy_pending_request_overflow").into()));
         }
         let Some(key) = self.config.key(&request.head, &cx.info) else {
-            let reply = LocalReply::new(StatusCode::BAD_REQUEST, "empty_host_header").body("Empty host header");
-            return Step::Done(Err(reply.into()));
+            return empty_host();
         };
         match cache.look_up(&key) {
             Lookup::Known(found) => Step::Done(self.config.found(&found, &cx.info).map_err(Into::into)),
@@ -165,6 +212,11 @@ impl HttpFilter for Filter {
             }
         }
     }
+}
+
+fn empty_host<'a>() -> Step<'a> {
+    let reply = LocalReply::new(StatusCode::BAD_REQUEST, "empty_host_header").body("Empty host header");
+    Step::Done(Err(reply.into()))
 }
 
 fn refusal(body: &'static str, details: impl Into<Cow<'static, str>>) -> LocalReply {

@@ -31,6 +31,7 @@ mod pipes;
 mod pool;
 mod router;
 mod send;
+mod sub_clusters;
 mod tcp_proxy;
 #[cfg(test)]
 mod testing;

@@ -57,6 +57,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         subset: None,
         slow_start: None,
         override_host: None,
+        is_made_for_host: false,
         client_weights: None,
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),

@@ -30,7 +30,8 @@ pub(super) fn clusters(admin: &Admin, params: &Params) -> Reply {
     let selected = selected.map(|(_, cluster)| *cluster);
     let records = lock(&admin.shared.records);
     let discovered: HashSet<&str> = records.all(Kind::Cluster).map(|(id, _)| &*id.name).collect();
-    let is_discovered = |cluster: &Cluster| discovered.contains(&*cluster.config.name.name);
+    let is_discovered =
+        |cluster: &Cluster| cluster.config.is_made_for_host || discovered.contains(&*cluster.config.name.name);
     if params.value("format") == Some("json") {
         let cluster_statuses = selected.map(|cluster| status(cluster, is_discovered(cluster))).collect();
         return Reply::json(to_json(&proto::Clusters { cluster_statuses }, Defaults::Omit));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_config::cluster::Endpoint;
+use nuncio_config::cluster::{Endpoint, SubClusters};
 use nuncio_filter_api::RequestHead;
 use nuncio_telemetry::{FilterValue, StreamInfo};
 
@@ -15,6 +15,7 @@ use crate::dns_cache::{DnsCache, Lookup, normalize};
 use crate::dynamic::{DynamicHosts, KnownHosts};
 use crate::failure::Failure;
 use crate::host::Host;
+use crate::sub_clusters::config_of;
 use crate::worker::{ClusterShare, WorkerHost};
 
 /// What all workers share of such a cluster.
@@ -38,8 +39,12 @@ pub(crate) const DEFAULT_PORT: u16 = 80;
 
 impl ClusterBalancer for ForwardProxyBalancer {
     fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>> {
-        let proxy = share.cluster.forward_proxy.get()?;
         let key = key_of(cx)?;
+        if let Some(clusters) = share.cluster.sub_clusters.get() {
+            // A load is that of the priorities of another cluster.
+            return share.env.cluster(clusters.find(&key)?)?.pick(&PickContext { load: None, ..*cx });
+        }
+        let proxy = share.cluster.forward_proxy.get()?;
         let addresses = proxy.cache.addresses(&key)?;
         proxy.cache.note_use(&key);
         Some(self.known.get(&*key, &proxy.hosts, share, |key| host(&share.cluster, key, &addresses)))
@@ -49,17 +54,21 @@ impl ClusterBalancer for ForwardProxyBalancer {
         true
     }
 
+    fn is_by_hash(&self, share: &ClusterShare) -> bool {
+        config_of(&share.cluster).is_some_and(SubClusters::is_by_hash)
+    }
+
     fn prepare(
         &self,
         cx: &PickContext<'_>,
         share: &Rc<ClusterShare>,
     ) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
-        let proxy = share.cluster.forward_proxy.get()?;
         let unresolved = |details: String| Some(failed(Failure::Unresolved(details.into())));
         let Some(key) = key_of(cx) else {
             share.cluster.stats.upstream_cx_none_healthy().inc();
             return unresolved("empty_host_header".to_owned());
         };
+        let proxy = share.cluster.forward_proxy.get()?;
         if !proxy.cache.may_wait() {
             share.cluster.stats.upstream_cx_none_healthy().inc();
             return unresolved("dns_cache_pending_requests_overflow".to_owned());

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use nuncio_config::cluster::{ClusterConfig, Discovery, DnsCacheConfig, DnsFamily, ForwardProxy, LbPolicy};
+use nuncio_config::cluster::{
+    ClusterConfig, Discovery, DnsCacheConfig, DnsFamily, ForwardHosts, ForwardProxy, LbPolicy,
+};
 use nuncio_filter_api::Scheme;
 
 use super::*;
@@ -22,7 +24,7 @@ async fn forward_proxy(names: &NameServer) -> OneCluster {
         preresolved: Box::default(),
         filter: None,
     };
-    let discovery = Discovery::ForwardProxy(Arc::new(ForwardProxy { cache: Arc::new(cache) }));
+    let discovery = Discovery::ForwardProxy(Arc::new(ForwardProxy { hosts: ForwardHosts::Cache(Arc::new(cache)) }));
     let lb = LbPolicy::ClusterProvided;
     OneCluster::new(ClusterConfig { discovery, lb, ..cluster_config("c", Vec::new()) })
 }
