@@ -18,6 +18,7 @@ use std::time::Duration;
 use nuncio_filter_api::{LowerCx, NodeNames, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3::Node;
+use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 
 use crate::address::Sends;
@@ -80,6 +81,12 @@ pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
         cluster: node.cluster.clone(),
         zone: node.locality.as_ref().map(|l| l.zone.clone()).unwrap_or_default(),
     }
+}
+
+/// Whether aggregated discovery tells changes, for the environment of lowering.
+pub fn is_ads_delta(bootstrap: &proto::Bootstrap) -> bool {
+    let ads = bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
+    ads.is_some_and(|ads| matches!(ads.api_type(), ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc))
 }
 
 impl BootstrapConfig {

@@ -1,5 +1,9 @@
 //! Where configuration comes from that is given later: `core.v3.ConfigSource`, and what is asked of it.
 
+mod clusters;
+
+pub use clusters::{FoundCluster, OnDemandClusters};
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +16,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, Dialect};
 use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 use crate::route::RouteTable;
@@ -81,6 +85,17 @@ impl ConfigSource {
         refused?;
         let initial_fetch_timeout = timeout?.map_or(Some(DEFAULT_INITIAL_FETCH), non_zero);
         Ok(Self { origin: origin?, initial_fetch_timeout })
+    }
+}
+
+impl ConfigSource {
+    /// Whether it tells changes, and so can be asked for more names at any time.
+    pub(crate) fn is_delta(&self, cx: &LowerCx<'_>) -> bool {
+        match &self.origin {
+            Origin::Path { .. } => false,
+            Origin::Ads => cx.env.is_ads_delta,
+            Origin::Server(server) => server.plane.dialect == Dialect::Delta,
+        }
     }
 }
 

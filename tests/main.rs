@@ -21,6 +21,7 @@ mod leaving;
 mod limits;
 mod listeners;
 mod mutations;
+mod on_demand;
 mod panics;
 mod parity;
 mod process;

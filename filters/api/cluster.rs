@@ -90,6 +90,9 @@ pub struct UpstreamError {
 /// Requests that nuncio itself makes to its clusters (authorisation, rate limits, mirrors). The one inversion of the
 /// layers: the upstream crate implements it and filters receive it in their context.
 pub trait Upstreams: Any {
+    /// Whether there is such a cluster now.
+    fn has_cluster(&self, cluster: &ClusterName) -> bool;
+
     /// Sends `request` to a host of `cluster`; dropping the future cancels the request. The caller sets its time-out.
     fn send(&self, cluster: &ClusterName, request: Request)
     -> LocalBoxFuture<'static, Result<Response, UpstreamError>>;

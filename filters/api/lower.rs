@@ -64,6 +64,8 @@ pub struct LowerEnv {
     pub slots: Slots,
     /// Values that may change at any time.
     pub runtime: Arc<Runtime>,
+    /// Whether aggregated discovery tells changes, rather than the state of the world.
+    pub is_ads_delta: bool,
 }
 
 /// Names that identify this process; empty where not given.

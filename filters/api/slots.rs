@@ -18,7 +18,7 @@ pub struct Readiness {
 #[derive(Default)]
 pub struct Slots {
     slots: Mutex<HashMap<(TypeId, String), Weak<dyn Any + Send + Sync>>>,
-    told: Notify,
+    told: Arc<Notify>,
 }
 
 // === impl Readiness ===
@@ -77,6 +77,11 @@ impl Slots {
     /// Says that there are slots which nobody has looked for yet: while traffic flows, requests ask for some.
     pub fn tell(&self) {
         self.told.notify_one();
+    }
+
+    /// What says so, for those who ask while traffic flows.
+    pub fn teller(&self) -> Arc<Notify> {
+        self.told.clone()
     }
 
     /// Waits until that is said.

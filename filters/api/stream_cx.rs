@@ -1,13 +1,21 @@
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nuncio_telemetry::StreamInfo;
 
-use crate::{RequestHead, ResponseHead, RouteRef, Worker};
+use crate::{Readiness, RequestHead, ResponseHead, RouteRef, Worker};
 
 /// Finds the route of a request: what a connection manager gives its streams.
 pub trait RouteSource {
     /// The route that `head` matches now.
     fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef>;
+
+    /// Asks discovery for what `head` lacks to have a route: whether that is there. `None` where there is nothing to ask
+    /// for.
+    fn demand(&self, head: &RequestHead) -> Option<Arc<Readiness>> {
+        let _ = head;
+        None
+    }
 }
 
 /// What the filters of one stream share.
@@ -49,6 +57,11 @@ impl StreamCx {
     /// The route in force.
     pub fn route(&self) -> Option<&RouteRef> {
         self.route.as_ref()
+    }
+
+    /// See [`RouteSource::demand`].
+    pub fn demand(&self, head: &RequestHead) -> Option<Arc<Readiness>> {
+        self.routes.demand(head)
     }
 
     /// Finds the route anew: after a filter changed what routes match on (Envoy: clearRouteCache).

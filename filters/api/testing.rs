@@ -220,6 +220,7 @@ pub fn env() -> LowerEnv {
         node: NodeNames::default(),
         slots: Default::default(),
         runtime: Default::default(),
+        is_ads_delta: true,
     }
 }
 

@@ -12,13 +12,15 @@ mod buffer;
 mod cors;
 mod header_mutation;
 mod noop;
+mod on_demand;
 mod upstream_codec;
 
 #[cfg(test)]
 mod tests;
 
 /// The HTTP filters of this crate. The router's row is in the upstream crate, next to what it routes to.
-pub static TABLE: &[HttpFilterRow] = &[buffer::ROW, cors::ROW, header_mutation::ROW, upstream_codec::ROW];
+pub static TABLE: &[HttpFilterRow] =
+    &[buffer::ROW, cors::ROW, header_mutation::ROW, on_demand::ROW, upstream_codec::ROW];
 
 /// Decodes a filter's configuration message.
 fn decode<T: prost::Message + Default>(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<T, Refused> {

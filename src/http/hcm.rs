@@ -18,8 +18,8 @@ use nuncio_config::http_chain::HttpChain;
 use nuncio_config::protocol::non_zero;
 use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
 use nuncio_filter_api::{
-    ByteStr, Connection, Drain, Flow, LocalReply, NetworkCx, NetworkFilter, RequestHead, ResponseHead, RouteRef,
-    RouteSource, Worker,
+    ByteStr, Connection, Drain, Flow, LocalReply, NetworkCx, NetworkFilter, Readiness, RequestHead, ResponseHead,
+    RouteRef, RouteSource, Worker,
 };
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
@@ -214,6 +214,13 @@ fn unit(random: u64) -> f64 {
 }
 
 impl RouteSource for Http {
+    fn demand(&self, head: &RequestHead) -> Option<Arc<Readiness>> {
+        match &self.hcm.routes {
+            Routes::Table(_) => None,
+            Routes::Scoped(scopes) => scopes.demand(head),
+        }
+    }
+
     fn resolve(&self, head: &RequestHead, info: &StreamInfo, random: u64) -> Option<RouteRef> {
         let route = self.routes_for(head)?.resolve(head, info, random)?;
         if let Some(Action::Forward(forward)) = route.downcast::<RouteEntry>().map(RouteEntry::action) {

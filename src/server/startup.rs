@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use nuncio_config::bootstrap::{BootstrapConfig, node_names};
+use nuncio_config::bootstrap::{BootstrapConfig, is_ads_delta, node_names};
 use nuncio_config::load::{Format, Loaded, Loader, Problem, Source, Sources, StaticClusters, UnknownFields, follows};
 use nuncio_filter_api::{ClusterNames, LowerCx, LowerEnv, Refused, Slots};
 use nuncio_net::BindError;
@@ -134,6 +134,7 @@ fn lower(
         node: node_names(&message),
         slots: Slots::default(),
         runtime: Arc::default(),
+        is_ads_delta: is_ads_delta(&message),
     };
     let config = lower_within(message, clusters, &sources, &env)?;
     Ok((env, config))

@@ -18,6 +18,10 @@ use crate::lb::PickContext;
 use crate::worker::{WorkerCluster, WorkerClusters};
 
 impl Upstreams for WorkerClusters {
+    fn has_cluster(&self, cluster: &ClusterName) -> bool {
+        self.get(cluster.id).is_some()
+    }
+
     fn send(
         &self,
         cluster: &ClusterName,

@@ -109,6 +109,7 @@ fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
         node: Default::default(),
         slots: Default::default(),
         runtime: Default::default(),
+        is_ads_delta: false,
     };
     let mut cx = LowerCx::new(&env);
     let hcm = Hcm::lower(message, &mut cx);

@@ -226,5 +226,6 @@ fn env() -> LowerEnv {
         node: NodeNames::default(),
         slots: Default::default(),
         runtime: Default::default(),
+        is_ads_delta: true,
     }
 }

@@ -3,6 +3,7 @@
 mod clusters;
 mod extensions;
 mod listeners;
+mod on_demand;
 mod runtime;
 mod scopes;
 mod secrets;
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::extensions::give_extension;
+use self::on_demand::answer_cluster;
 use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
 use super::lowering::{Entry, Lowered, Prepared, prepare};
@@ -290,6 +292,9 @@ impl Updater {
                 give_scopes(&slot, &records, env);
             }
             let Some(name) = target.name.clone() else { continue };
+            for slot in watched.users.on_demand().filter(|slot| slot.is_awaited(&name)) {
+                answer_cluster(&slot, &name, &self.parts);
+            }
             let id = Id { name, origin: target.origin.clone() };
             let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
             let kept = record.map(|accepted| accepted.kept.clone());
@@ -346,7 +351,14 @@ impl Updater {
         match target.kind {
             Kind::Runtime if self.targets.are_settled(Kind::Runtime) => self.initial.runtime.set(),
             Kind::Runtime => {}
-            Kind::Cluster => self.initial.clusters.set(),
+            Kind::Cluster => match &target.name {
+                None => self.initial.clusters.set(),
+                Some(name) => {
+                    let users = self.targets.find(target).map(|watched| &watched.users);
+                    let asking = users.into_iter().flat_map(|users| users.on_demand());
+                    asking.for_each(|slot| answer_cluster(&slot, name, &self.parts));
+                }
+            },
             Kind::Listener => self.initial.listeners.set(),
             Kind::Endpoints => {
                 let users = self.targets.find(target).map(|watched| &watched.users);

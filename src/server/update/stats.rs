@@ -63,6 +63,10 @@ impl Counted {
         Self::list(&store.scope("cluster_manager.cds"), true, false)
     }
 
+    pub(super) fn on_demand_clusters(store: &Store) -> Self {
+        Self::list(&store.scope("cluster_manager.odcds"), false, false)
+    }
+
     pub(super) fn listeners(store: &Store) -> Self {
         Self::list(&store.scope("listener_manager.lds"), false, false)
     }

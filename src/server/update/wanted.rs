@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
-use nuncio_config::discovery::{ConfigSource, Origin, RouteSlot};
+use nuncio_config::discovery::{ConfigSource, OnDemandClusters, Origin, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::route::ScopeSlot;
 use nuncio_config::secret::SecretSlot;
@@ -31,6 +31,8 @@ pub(super) struct Users {
     extensions: Vec<Weak<ExtensionSlot>>,
     /// As those.
     scopes: Vec<Weak<ScopeSlot>>,
+    /// Those who asked for one cluster; as those.
+    on_demand: Vec<Weak<OnDemandClusters>>,
     initial_fetch_timeout: Option<Duration>,
 }
 
@@ -76,6 +78,11 @@ pub(super) fn users(
         let Discovery::Eds(eds) = &cluster.config.discovery else { continue };
         let users = entry(&mut all, Kind::Endpoints, &eds.source, &eds.service_name);
         users.clusters.push(cluster.clone());
+    }
+    for slot in slots.all::<OnDemandClusters>() {
+        for name in slot.asked() {
+            entry(&mut all, Kind::Cluster, &slot.source, &name).on_demand.push(Arc::downgrade(&slot));
+        }
     }
     for slot in slots.all::<SecretSlot>() {
         if let Some(source) = &slot.source {
@@ -125,8 +132,10 @@ impl Users {
             && self.secrets.len() == other.secrets.len()
             && self.extensions.len() == other.extensions.len()
             && self.scopes.len() == other.scopes.len()
+            && self.on_demand.len() == other.on_demand.len()
             && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.on_demand.iter().all(|slot| other.on_demand.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.scopes.iter().all(|slot| other.scopes.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.extensions.iter().all(|slot| other.extensions.iter().any(|other| Weak::ptr_eq(slot, other)))
     }
@@ -144,6 +153,11 @@ impl Users {
     /// The slots of scopes that somebody still holds.
     pub(super) fn scopes(&self) -> impl Iterator<Item = Arc<ScopeSlot>> {
         self.scopes.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Those who asked for one cluster.
+    pub(super) fn on_demand(&self) -> impl Iterator<Item = Arc<OnDemandClusters>> {
+        self.on_demand.iter().filter_map(Weak::upgrade)
     }
 
     /// The slots of secrets that somebody still holds.
@@ -227,6 +241,7 @@ impl Watched {
     fn new(target: &Target, users: Users, is_settled: bool, store: &Store) -> Self {
         let counted = match target.kind {
             Kind::Runtime => Some(Counted::runtime(store)),
+            Kind::Cluster if target.name.is_some() => Some(Counted::on_demand_clusters(store)),
             Kind::Cluster => Some(Counted::clusters(store)),
             Kind::Listener => Some(Counted::listeners(store)),
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use nuncio_config::discovery::FoundCluster;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept};
-use crate::update::{Kind, Phase};
+use crate::update::{Kind, Phase, Target};
 
 impl Updater {
     pub(super) async fn apply_clusters(&mut self, prepared: Prepared) -> Applied {
@@ -32,6 +33,10 @@ impl Updater {
                 }
                 _ => self.confirm(kind, &origin, &resource),
             }
+            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            if self.targets.find(&target).is_some() {
+                applied.single.push((target, Some(true)));
+            }
             applied.outcome.accepted.push(resource.name);
         }
         let changed = configs.len();
@@ -43,6 +48,13 @@ impl Updater {
         }
         let stays = |id: &Id| id.origin != origin || !removed.takes(&id.name, &present);
         let gone = self.records().retain(Kind::Cluster, stays);
+        for name in &gone {
+            // Whoever wants one again asks again.
+            let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
+            let users = self.targets.find(&target).map(|watched| &watched.users);
+            let asked = users.into_iter().flat_map(|users| users.on_demand());
+            asked.for_each(|slot| slot.answer(name, FoundCluster::Nowhere));
+        }
         let names = &self.parts.env.clusters;
         gone.iter().for_each(|name| names.withdraw(name));
         let ids = gone.iter().filter_map(|name| names.find(name)).map(|name| name.id);
