@@ -7,6 +7,7 @@
 
 mod condition;
 mod direct_response;
+mod discovered;
 mod entry;
 mod explain;
 mod filter_config;
@@ -44,6 +45,7 @@ use nuncio_telemetry::{Metadata, StreamInfo};
 
 pub use condition::Reason;
 pub use direct_response::DirectResponse;
+pub use discovered::{DiscoveredHosts, HostSlot};
 pub use entry::RouteEntry;
 pub use explain::{Considered, Explanation, HostMatch};
 pub use forward::{Cluster, ClusterHeader, Forward, MaxStreamDuration, ProxyHeader, Upgrade};
@@ -78,6 +80,8 @@ pub struct RouteTable {
     hosts: Hosts,
     virtual_hosts: Vec<HostRoutes>,
     entries: Vec<RouteEntry>,
+    /// Where some of the virtual hosts come by discovery.
+    discovered: Option<Box<discovered::Origin>>,
 }
 
 /// What holds for all routes of a table.
@@ -198,7 +202,13 @@ impl fmt::Display for ClusterRef<'_> {
 impl RouteTable {
     /// No route at all.
     pub(crate) fn empty() -> Self {
-        Self { config: Arc::default(), hosts: Hosts::default(), virtual_hosts: Vec::new(), entries: Vec::new() }
+        Self {
+            config: Arc::default(),
+            hosts: Hosts::default(),
+            virtual_hosts: Vec::new(),
+            entries: Vec::new(),
+            discovered: None,
+        }
     }
 
     /// The number of the entry for a request. `random` chooses among weighted clusters and decides fractions.

@@ -1,5 +1,6 @@
 //! What requests ask discovery for.
 
+use super::support::DEADLINE;
 use super::support::bootstrap::Pieces;
 use super::support::client::fetch;
 use super::support::control_plane::{ControlPlane, Kind, WAYS, Way};
@@ -116,4 +117,95 @@ scoped_rds: {{ scoped_rds_config_source: {source} }}
         assert_eq!(status(&proxy, "/", "x-scope: k").await, 201, "{way:?}\n{}", proxy.log());
         assert_eq!(proxy.stat("http.in.scoped_rds.scoped.active_scopes").await, 1);
     }
+}
+
+fn host(name: &str, domain: &str, status: u16) -> String {
+    format!(
+        "name: {name}\ndomains: ['{domain}']\nroutes: [{{ match: {{ prefix: / }}, direct_response: {{ status: {status} }} }}]\n"
+    )
+}
+
+async fn status_of(proxy: &Running, host: &str) -> u16 {
+    fetch(proxy.addr(), &format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await.expect("an answer").status()
+}
+
+async fn wait_for_status_of(proxy: &Running, host: &str, wanted: u16) {
+    let until = Instant::now() + DEADLINE;
+    while status_of(proxy, host).await != wanted {
+        assert!(Instant::now() < until, "no {wanted} came for {host}\n{}", proxy.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn a_virtual_host_is_asked_for(way: Way) {
+    let plane = ControlPlane::start().await;
+    plane.set(Kind::VirtualHost, "routes/a.test", &host("a", "a.test", 201));
+    plane.set(Kind::VirtualHost, "routes/b.test", &host("b", "b.test", 202));
+    let proxy = start(&Pieces {
+        route_config: format!("vhds: {{ config_source: {} }}\n", way.source("")),
+        vhosts: host("own", "own.test", 200).replace('\n', "\n  ").replacen("name:", "- name:", 1),
+        ..pieces(way, &plane, "")
+    });
+    let proxy = proxy.run().await;
+    assert_eq!(status_of(&proxy, "own.test").await, 200);
+    assert_eq!(status_of(&proxy, "A.test").await, 201, "{way:?}\n{}", proxy.log());
+    let asked = plane.wait_for(Kind::VirtualHost, |asked| asked.names.contains(&"routes/a.test".to_owned())).await;
+    assert_eq!(asked.names, ["routes/a.test"]);
+    assert_eq!(status_of(&proxy, "b.test").await, 202);
+    assert_eq!(status_of(&proxy, "nowhere.test").await, 404);
+    assert_eq!(status_of(&proxy, "own.test").await, 200);
+    // They are followed from then on.
+    plane.set(Kind::VirtualHost, "routes/a.test", &host("a", "a.test", 203));
+    wait_for_status_of(&proxy, "a.test", 203).await;
+    plane.set(Kind::VirtualHost, "routes/b.test", &host("b", "a.test", 204));
+    let nack = plane.wait_for(Kind::VirtualHost, |asked| asked.error.is_some()).await.error.unwrap_or_default();
+    assert!(nack.contains("domains must be unique"), "{nack}");
+    assert_eq!((status_of(&proxy, "a.test").await, status_of(&proxy, "b.test").await), (203, 202));
+    plane.remove(Kind::VirtualHost, "routes/a.test");
+    wait_for_status_of(&proxy, "a.test", 404).await;
+    // One that was not there is asked for again.
+    plane.set(Kind::VirtualHost, "routes/nowhere.test", &host("late", "nowhere.test", 205));
+    assert_eq!(status_of(&proxy, "nowhere.test").await, 205);
+    for (stat, least) in [("update_attempt", 1), ("update_success", 4), ("update_rejected", 1), ("config_reload", 4)] {
+        let value = proxy.stat(&format!("vhds.routes.{stat}")).await;
+        assert!(value >= least, "{stat} is {value}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_an_unknown_host_waits_for_its_virtual_host() {
+    for way in deltas() {
+        a_virtual_host_is_asked_for(way).await;
+    }
+}
+
+#[tokio::test]
+async fn routes_from_discovery_ask_for_virtual_hosts() {
+    let (way, plane) = (WAYS[1], ControlPlane::start().await);
+    let source = way.source("");
+    let table = |status: u16| {
+        format!(
+            "name: r\nvhds: {{ config_source: {source} }}\nvirtual_hosts: [{{ name: own, domains: [own.test], routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: {status} }} }}] }}]"
+        )
+    };
+    plane.set(Kind::Routes, "r", &table(200));
+    plane.set(Kind::VirtualHost, "r/a.test", &host("a", "a.test", 201));
+    let yaml = pieces(way, &plane, "").yaml().replace("$UPSTREAM", "1");
+    let at = yaml.find("          route_config:").expect("there are routes");
+    let end = yaml.find("          http_filters:").expect("there are filters");
+    let rds = format!("          rds: {{ route_config_name: r, config_source: {source} }}\n");
+    let proxy = proxy(format!("{}{rds}{}", &yaml[..at], &yaml[end..])).run().await;
+    assert_eq!(status_of(&proxy, "a.test").await, 201, "{}", proxy.log());
+    plane.set(Kind::Routes, "r", &table(202));
+    wait_for_status_of(&proxy, "own.test", 202).await;
+    assert_eq!(status_of(&proxy, "a.test").await, 201, "what has come stays");
+}
+
+#[tokio::test]
+async fn virtual_hosts_come_from_those_who_tell_changes_alone() {
+    let plane = ControlPlane::start().await;
+    let route_config = format!("vhds: {{ config_source: {} }}\n", WAYS[0].source(""));
+    let started = start(&Pieces { route_config, ..pieces(WAYS[0], &plane, "") }).start().await;
+    let refused = started.err().expect("it is refused").to_string();
+    assert!(refused.contains("vhds.config_source: only DELTA_GRPC"), "{refused}");
 }

@@ -27,6 +27,8 @@ dynamic_resources:
     grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
   cds_config: {{ ads: {{}}, resource_api_version: V3 }}
   lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+layered_runtime:
+  layers: [{{ name: found, rtds_layer: {{ name: layer, rtds_config: {{ ads: {{}}, resource_api_version: V3 }} }} }}]
 static_resources:
   clusters:
   - name: xds
@@ -56,10 +58,28 @@ filter_chains:
       stat_prefix: front
       rds: {{ route_config_name: routes, config_source: {{ ads: {{}}, resource_api_version: V3 }} }}
       http_filters:
+      - name: found
+        config_discovery:
+          config_source: {{ ads: {{}}, resource_api_version: V3 }}
+          type_urls: [type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation]
       - name: router
         typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
 "
     )
+}
+
+/// The filter `found`, which marks responses.
+fn filter(mark: &str) -> String {
+    format!(
+        "name: found
+typed_config:
+  '@type': type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+  mutations: {{ response_mutations: [{{ append: {{ header: {{ key: x-found, value: {mark} }} }} }}] }}"
+    )
+}
+
+fn runtime(mark: &str) -> String {
+    format!("name: layer\nlayer: {{ mark: {mark} }}")
 }
 
 fn routes(cluster: &str) -> String {
@@ -113,6 +133,8 @@ impl Scene {
         plane.set(Kind::Endpoints, "a", &endpoints("a", a.port()));
         plane.set(Kind::Listener, "front", &listener(port));
         plane.set(Kind::Routes, "routes", &routes("a"));
+        plane.set(Kind::Extension, "found", &filter("first"));
+        plane.set(Kind::Runtime, "layer", &runtime("first"));
         let proxy = arguments.iter().fold(bootstrap(&plane, api_type), |proxy, argument| proxy.argument(argument));
         let proxy = proxy.run().await;
         Self { plane, proxy, a, b, front: SocketAddr::from(([127, 0, 0, 1], port)) }
@@ -177,8 +199,9 @@ async fn a_bad_resource_is_refused_and_the_good_ones_serve(api_type: &str) {
     scene.wait_for("b").await;
     // As soon as it is mended, it is acknowledged.
     scene.plane.set(Kind::Cluster, "broken", &cluster("broken"));
-    let nonce = nack.nonce;
-    scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_none() && asked.nonce > nonce).await;
+    let number = |nonce: &str| nonce.parse::<u64>().unwrap_or_default();
+    let refused = number(&nack.nonce);
+    scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_none() && number(&asked.nonce) > refused).await;
 }
 
 #[tokio::test]
@@ -216,9 +239,10 @@ async fn a_lost_control_plane_leaves_all_serving_and_is_found_again() {
 #[tokio::test]
 async fn a_new_stream_of_changes_tells_what_is_known() {
     let (_scene, asked) = after_a_disconnection(DELTA_GRPC).await;
+    let known: Vec<_> = asked[..2].iter().map(|asked| (asked.type_url.as_str(), asked.known.as_slice())).collect();
     assert_eq!(
-        (asked[0].type_url.as_str(), asked[0].known.as_slice()),
-        (Kind::Cluster.type_url(), &["a".to_owned()][..])
+        known,
+        [(Kind::Runtime.type_url(), &["layer".to_owned()][..]), (Kind::Cluster.type_url(), &["a".to_owned()][..])]
     );
 }
 

@@ -10,6 +10,7 @@ use proto::route::Action as RouteOneof;
 
 use super::condition::Match;
 use super::direct_response::DirectResponse;
+use super::discovered;
 use super::entry::{RouteCommon, RouteEntry, Siblings};
 use super::forward::{Forward, Targets};
 use super::hosts::{HostsBuilder, Port};
@@ -36,6 +37,7 @@ impl RouteTable {
     /// Lowers a route configuration. Whether the clusters it names exist is for the caller to see to, by
     /// [`RouteTable::cluster_refs`].
     pub fn lower(mut message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let discovered = discovered::Origin::lower(&mut message, cx);
         let virtual_hosts = std::mem::take(&mut message.virtual_hosts);
         let port = if message.ignore_port_in_host_matching { Port::Ignored } else { Port::Matched };
         let config = Config::lower(message, cx);
@@ -47,8 +49,8 @@ impl RouteTable {
         if refused {
             return Err(Refused);
         }
-        let virtual_hosts = hosts?;
-        Ok(Self { config, hosts: table.domains.build(port), virtual_hosts, entries: table.entries })
+        let (virtual_hosts, discovered) = (hosts?, discovered?.map(Box::new));
+        Ok(Self { config, hosts: table.domains.build(port), virtual_hosts, entries: table.entries, discovered })
     }
 }
 
@@ -72,7 +74,8 @@ impl Config {
         let proto::RouteConfiguration {
             name,
             virtual_hosts: _,
-            vhds,
+            // `discovered::Origin` has it.
+            vhds: _,
             internal_only_headers,
             response_headers_to_add,
             response_headers_to_remove,
@@ -90,7 +93,7 @@ impl Config {
             metadata,
             route_specifiers,
         } = message;
-        let supported = [cx.unsupported("vhds", &vhds), cx.unsupported("route_specifiers", &route_specifiers)];
+        let supported = cx.unsupported("route_specifiers", &route_specifiers);
         let level = LevelFields {
             request_headers_to_add,
             request_headers_to_remove,
@@ -106,7 +109,7 @@ impl Config {
         let plugins = Plugins::lower(cluster_specifier_plugins, cx);
         let host_field = Some(vhost_header).filter(|name| !name.is_empty());
         let host_field = cx.opt("vhost_header", host_field, |name, cx| Field::lower(&name, cx));
-        supported.into_iter().collect::<Result<(), _>>()?;
+        supported?;
         Ok(Self {
             name: name.into(),
             level: level?,

@@ -184,6 +184,9 @@ fn lower_scopes(
         let key = cx.at("key", |cx| lower_key(key, cx));
         let table = cx.at("route_configuration", |cx| match route_configuration {
             None => Err(cx.invalid("is required")),
+            Some(message) if message.vhds.is_some() => {
+                Err(cx.at("vhds", |cx| cx.not_implemented("discovery of virtual hosts of an inline scope")))
+            }
             Some(message) => table(message, cx),
         });
         Ok(Scope { name: name.into(), routes: ScopeRoutes::Inline(Arc::new(table?)), key: key? })

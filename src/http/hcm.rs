@@ -216,8 +216,10 @@ fn unit(random: u64) -> f64 {
 impl RouteSource for Http {
     fn demand(&self, head: &RequestHead) -> Option<Arc<Readiness>> {
         match &self.hcm.routes {
-            Routes::Table(_) => None,
-            Routes::Scoped(scopes) => scopes.demand(head),
+            Routes::Table(table) => table.load().demand(head),
+            Routes::Scoped(scopes) => {
+                scopes.demand(head).or_else(|| scopes.find(head).and_then(|scope| scope.table.demand(head)))
+            }
         }
     }
 

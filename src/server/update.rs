@@ -78,6 +78,8 @@ pub(crate) enum Kind {
     Scope,
     /// RDS
     Routes,
+    /// VHDS
+    VirtualHost,
 }
 
 /// Something that is wanted of a source.
@@ -106,6 +108,8 @@ pub(crate) struct Push {
 #[derive(Clone, Debug)]
 pub(crate) struct Resource {
     pub(crate) name: String,
+    /// Other names by which it may have been asked for.
+    pub(crate) aliases: Vec<String>,
     pub(crate) version: String,
     pub(crate) any: Any,
 }
@@ -186,7 +190,7 @@ pub(crate) struct Updates {
 
 impl Kind {
     /// All that there are.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Runtime,
         Self::Cluster,
         Self::Endpoints,
@@ -195,6 +199,7 @@ impl Kind {
         Self::Extension,
         Self::Scope,
         Self::Routes,
+        Self::VirtualHost,
     ];
 
     /// The full name of the message.
@@ -208,6 +213,7 @@ impl Kind {
             Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
             Self::Scope => "envoy.config.route.v3.ScopedRouteConfiguration",
             Self::Routes => "envoy.config.route.v3.RouteConfiguration",
+            Self::VirtualHost => "envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -222,6 +228,7 @@ impl Kind {
             Self::Extension => "ECDS",
             Self::Scope => "SRDS",
             Self::Routes => "RDS",
+            Self::VirtualHost => "VHDS",
         }
     }
 
@@ -236,6 +243,7 @@ impl Kind {
             Self::Extension => "extension config",
             Self::Scope => "scoped route",
             Self::Routes => "route configuration",
+            Self::VirtualHost => "virtual host",
         }
     }
 }
@@ -257,7 +265,8 @@ impl fmt::Display for Target {
 impl Resource {
     /// The resource in `any`, which says its name itself.
     pub(crate) fn new(any: Any, version: &str) -> Self {
-        Self { name: resource_name(&any.value).unwrap_or_default(), version: version.to_owned(), any }
+        let name = resource_name(&any.value).unwrap_or_default();
+        Self { name, aliases: Vec::new(), version: version.to_owned(), any }
     }
 }
 

@@ -440,6 +440,9 @@ struct DeltaType {
     is_wildcard: bool,
     known: BTreeMap<String, String>,
     is_told: bool,
+    is_of_hosts: bool,
+    /// Virtual hosts of which it was told that there are none.
+    missing: BTreeSet<String>,
 }
 
 impl Dialect for Delta {
@@ -461,9 +464,11 @@ impl Dialect for Delta {
 
     fn take(&mut self, request: DeltaDiscoveryRequest) {
         let is_first = !self.types.contains_key(&request.type_url);
-        let of = self.types.entry(request.type_url).or_default();
+        let of = self.types.entry(request.type_url.clone()).or_default();
+        of.is_of_hosts = request.type_url == Kind::VirtualHost.type_url();
         if is_first {
-            of.is_wildcard = request.resource_names_subscribe.is_empty();
+            // Virtual hosts are given to those who ask for them.
+            of.is_wildcard = request.resource_names_subscribe.is_empty() && !of.is_of_hosts;
             of.known = request.initial_resource_versions.into_iter().collect();
         }
         for name in request.resource_names_subscribe {
@@ -488,7 +493,7 @@ impl Dialect for Delta {
                 all.iter().filter(|(name, _)| of.is_wildcard || of.names.contains(*name)).collect();
             let changed =
                 wanted.iter().filter(|(name, (version, _))| of.known.get(**name) != Some(&version.to_string()));
-            let resources: Vec<Resource> = changed
+            let mut resources: Vec<Resource> = changed
                 .map(|(name, (version, any))| Resource {
                     name: (*name).clone(),
                     version: version.to_string(),
@@ -496,12 +501,22 @@ impl Dialect for Delta {
                     ..Default::default()
                 })
                 .collect();
+            if of.is_of_hosts {
+                of.missing.retain(|name| of.names.contains(name));
+                let missing = of.names.iter().filter(|name| !all.contains_key(*name) && !of.known.contains_key(*name));
+                let new: Vec<String> = missing.filter(|name| !of.missing.contains(*name)).cloned().collect();
+                let nothing =
+                    |name: &String| Resource { name: name.clone(), aliases: vec![name.clone()], ..Default::default() };
+                resources.extend(new.iter().map(nothing));
+                of.missing.extend(new);
+            }
             let removed: Vec<String> = of.known.keys().filter(|name| !wanted.contains_key(name)).cloned().collect();
             let is_told = std::mem::replace(&mut of.is_told, true);
-            if resources.is_empty() && removed.is_empty() && (is_told || !of.is_wildcard) {
+            if resources.is_empty() && removed.is_empty() && (is_told || !(of.is_wildcard || of.is_of_hosts)) {
                 continue;
             }
-            of.known.extend(resources.iter().map(|r| (r.name.clone(), r.version.clone())));
+            let given = resources.iter().filter(|resource| resource.resource.is_some());
+            of.known.extend(given.map(|r| (r.name.clone(), r.version.clone())));
             removed.iter().for_each(|name| drop(of.known.remove(name)));
             self.nonce += 1;
             due.push(DeltaDiscoveryResponse {

@@ -2,7 +2,7 @@
 //! the control plane goes away, no request fails that had a healthy route before and after, and what is in force in
 //! the end is what was accepted last.
 
-use super::{DELTA_GRPC, GRPC, Scene, cluster, endpoints, listener, routes};
+use super::{DELTA_GRPC, GRPC, Scene, cluster, endpoints, filter, listener, routes, runtime};
 use crate::support::DEADLINE;
 use crate::support::client::Client;
 use crate::support::control_plane::Kind;
@@ -106,7 +106,9 @@ impl Model {
 
     fn change(&mut self) {
         let mark = format!("m{}", self.changes);
-        match fastrand::u32(..4) {
+        match fastrand::u32(..6) {
+            4 => self.scene.plane.set(Kind::Extension, "found", &filter(&mark)),
+            5 => self.scene.plane.set(Kind::Runtime, "layer", &runtime(&mark)),
             0 => self.put_cluster("a", ["ROUND_ROBIN", "RANDOM"][fastrand::usize(..2)]),
             1 => self.scene.plane.set(Kind::Endpoints, "a", &endpoints("a", self.port())),
             2 => self.put_listener(&mark),
@@ -117,7 +119,10 @@ impl Model {
     /// What is in force stays so.
     fn damage(&mut self) {
         let garbage = vec![0xff; 1 + fastrand::usize(..4)];
-        match fastrand::u32(..5) {
+        match fastrand::u32(..8) {
+            4 => self.scene.plane.set_bytes(Kind::Extension, "found", garbage),
+            5 => self.scene.plane.set_bytes(Kind::Runtime, "layer", garbage),
+            6 => self.scene.plane.set(Kind::Runtime, "layer", "{ name: layer, layer: { mark: [] } }"),
             0 => self.scene.plane.set_bytes(Kind::Cluster, "a", garbage),
             1 => self.scene.plane.set_bytes(Kind::Listener, "front", garbage),
             2 => self.scene.plane.set_bytes(Kind::Routes, "routes", garbage),
@@ -139,13 +144,15 @@ impl Model {
 
     /// Mends what is broken, in any order, and waits until all of it is in force.
     async fn settle(&mut self, mark: &str) {
-        let mut mended = [0, 1, 2, 3];
+        let mut mended = [0, 1, 2, 3, 4, 5];
         fastrand::shuffle(&mut mended);
         for which in mended {
             match which {
                 0 => self.put_cluster("a", "ROUND_ROBIN"),
                 1 => self.scene.plane.set(Kind::Endpoints, "a", &endpoints("a", self.port())),
                 2 => self.put_listener(mark),
+                3 => self.scene.plane.set(Kind::Extension, "found", &filter(mark)),
+                4 => self.scene.plane.set(Kind::Runtime, "layer", &runtime(mark)),
                 _ => self.put_routes(mark),
             }
         }
@@ -155,7 +162,9 @@ impl Model {
             let dump = self.scene.proxy.admin("/config_dump").await;
             let mut clusters: BTreeMap<&str, &str> = self.others.iter().map(|(name, p)| (&**name, *p)).collect();
             clusters.insert("a", "ROUND_ROBIN");
-            let is_there = [answer.header("server"), answer.header("x-mark")] == [Some(mark); 2];
+            let marks = ["server", "x-mark", "x-found"].map(|name| answer.header(name));
+            let has_layer = self.scene.proxy.admin("/runtime").await.contains(&format!("\"{mark}\""));
+            let is_there = marks == [Some(mark); 3] && has_layer;
             if is_there && in_dump(&dump) == clusters {
                 return;
             }

@@ -327,8 +327,11 @@ fn lower_routes(
     };
     match specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
-            let table = cx.at("route_config", |cx| table(config, cx))?;
-            Ok((Routes::Table(Arc::new(ArcSwap::new(Arc::new(table)))), None))
+            let table = Arc::new(ArcSwap::from_pointee(cx.at("route_config", |cx| table(config, cx))?));
+            if let Some(hosts) = table.load().discovered_hosts() {
+                hosts.attach(&table);
+            }
+            Ok((Routes::Table(table), None))
         }
         Some(RouteSpecifier::ScopedRoutes(scopes)) => cx
             .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, scope, cx))

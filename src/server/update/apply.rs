@@ -8,6 +8,7 @@ mod runtime;
 mod scopes;
 mod secrets;
 mod statics;
+mod virtual_hosts;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -28,6 +29,7 @@ use self::extensions::give_extension;
 use self::on_demand::answer_cluster;
 use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
+use self::virtual_hosts::{end_waiting, give_hosts, put_routes};
 use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
@@ -196,6 +198,7 @@ impl Updater {
             Kind::Secret => self.apply_secrets(prepared).await,
             Kind::Extension => self.apply_extensions(prepared).await,
             Kind::Scope => self.apply_scopes(prepared),
+            Kind::VirtualHost => self.apply_virtual_hosts(prepared).await,
             Kind::Listener => self.apply_listeners(prepared).await,
         };
         if is_change || outcome.rejected.is_empty() {
@@ -249,8 +252,7 @@ impl Updater {
                 }
                 Lowered::Routes(table) => {
                     for slot in watched.users.slots() {
-                        slot.table.store(table.clone());
-                        slot.ready.set();
+                        put_routes(&slot, &table);
                     }
                     Kept::Routes(table)
                 }
@@ -287,9 +289,21 @@ impl Updater {
             self.targets.find(&Target { kind: Kind::Scope, origin: origin.clone(), name: None }).is_some()
         };
         records.retain(Kind::Scope, |id| wants_scopes(&id.origin));
+        let wants_hosts = |id: &Id| {
+            let target = Target { kind: Kind::VirtualHost, origin: id.origin.clone(), name: None };
+            self.targets.find(&target).is_some_and(|watched| watched.users.hosts().any(|slot| slot.is_of(&id.name)))
+        };
+        records.retain(Kind::VirtualHost, wants_hosts);
         for (target, watched) in self.targets.iter().filter(|(_, watched)| watched.is_settled) {
             for slot in watched.users.scopes().filter(|slot| !slot.has_come() && !slot.ready.is_set()) {
                 give_scopes(&slot, &records, env);
+            }
+            for slot in watched.users.hosts() {
+                match &target.name {
+                    None if !slot.ready.is_set() => give_hosts(&slot, &records, env),
+                    None => {}
+                    Some(name) => slot.miss(name),
+                }
             }
             let Some(name) = target.name.clone() else { continue };
             for slot in watched.users.on_demand().filter(|slot| slot.is_awaited(&name)) {
@@ -313,9 +327,9 @@ impl Updater {
             }
             for slot in watched.users.slots().filter(|slot| !slot.ready.is_set()) {
                 if let Some(Kept::Routes(table)) = &kept {
-                    slot.table.store(table.clone());
+                    put_routes(&slot, table);
                 }
-                slot.ready.set();
+                end_waiting(&slot);
             }
         }
         records.retain_statuses(|kind, origin| self.targets.asks(kind, origin));
@@ -377,6 +391,15 @@ impl Updater {
                 users.into_iter().flat_map(|users| users.secrets()).for_each(|slot| slot.ready.set());
                 self.parts.shared.clusters.note_secrets();
             }
+            Kind::VirtualHost => {
+                let users = self.targets.find(target).map(|watched| &watched.users);
+                for slot in users.into_iter().flat_map(|users| users.hosts()) {
+                    match &target.name {
+                        None => slot.settle(),
+                        Some(name) => slot.miss(name),
+                    }
+                }
+            }
             Kind::Scope => {
                 let users = self.targets.find(target).map(|watched| &watched.users);
                 let waiting = users.into_iter().flat_map(|users| users.scopes());
@@ -384,7 +407,7 @@ impl Updater {
             }
             Kind::Routes => {
                 let users = self.targets.find(target).map(|watched| &watched.users);
-                users.into_iter().flat_map(|users| users.slots()).for_each(|slot| slot.ready.set());
+                users.into_iter().flat_map(|users| users.slots()).for_each(|slot| end_waiting(&slot));
                 check_scopes(&self.parts.env);
             }
         }

@@ -13,6 +13,7 @@ use nuncio_config::protocol::message_name;
 use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
 use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
+use nuncio_proto::envoy::config::route::v3::VirtualHost;
 use nuncio_proto::google::protobuf::Any;
 use prost::{Message, Name};
 use twox_hash::XxHash64;
@@ -50,6 +51,7 @@ pub(super) enum Lowered {
     Secret(Arc<Secret>),
     Extension(Box<Any>),
     Scope(Arc<ScopeConfig>),
+    VirtualHost(Arc<VirtualHost>),
 }
 
 /// Lowers what is new.
@@ -147,6 +149,8 @@ impl Lowering<'_> {
                 let message = self.load(any)?;
                 self.run(|cx| ScopeConfig::lower(message, cx)).map(|scope| Lowered::Scope(Arc::new(scope)))
             }
+            // It is lowered with the table that it is a part of.
+            Kind::VirtualHost => self.load(any).map(|host| Lowered::VirtualHost(Arc::new(host))),
             Kind::Routes => {
                 let message = self.load(any)?;
                 let lowered = self.run(|cx| {

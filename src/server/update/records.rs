@@ -8,6 +8,7 @@ use nuncio_config::cluster::ClusterAssignment;
 use nuncio_config::discovery::Origin;
 use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
+use nuncio_proto::envoy::config::route::v3::VirtualHost;
 use nuncio_proto::google::protobuf::Any;
 
 use super::{Kind, Resource, Status};
@@ -63,6 +64,7 @@ pub(super) enum Kept {
     Secret(Arc<Secret>),
     Extension(Arc<Any>),
     Scope(Arc<ScopeConfig>),
+    VirtualHost(Arc<VirtualHost>),
 }
 
 // === impl Records ===

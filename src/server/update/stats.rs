@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nuncio_config::extension::ExtensionSlot;
-use nuncio_config::route::ScopeSlot;
+use nuncio_config::route::{HostSlot, ScopeSlot};
 use nuncio_telemetry::stats::catalogue::{
     EndpointSubscriptionStats, ExtensionStats, ReloadStats, RouteSubscriptionStats, SecretStats, SubscriptionStats,
 };
@@ -73,6 +73,11 @@ impl Counted {
 
     pub(super) fn scopes(slots: impl Iterator<Item = Arc<ScopeSlot>>) -> Self {
         Self::Several(slots.map(|slot| Self::list(&slot.stats_scope(), true, true)).collect())
+    }
+
+    pub(super) fn virtual_hosts(slots: impl Iterator<Item = Arc<HostSlot>>, store: &Store) -> Self {
+        let counted = |slot: Arc<HostSlot>| Self::list(&store.scope("vhds").scope(&slot.name), true, true);
+        Self::Several(slots.map(counted).collect())
     }
 
     pub(super) fn routes(scope: &Scope, name: &str) -> Self {

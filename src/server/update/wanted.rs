@@ -8,7 +8,7 @@ use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::cluster::Discovery;
 use nuncio_config::discovery::{ConfigSource, OnDemandClusters, Origin, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
-use nuncio_config::route::ScopeSlot;
+use nuncio_config::route::{HostSlot, ScopeSlot};
 use nuncio_config::secret::SecretSlot;
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
@@ -31,6 +31,8 @@ pub(super) struct Users {
     extensions: Vec<Weak<ExtensionSlot>>,
     /// As those.
     scopes: Vec<Weak<ScopeSlot>>,
+    /// As those.
+    hosts: Vec<Weak<HostSlot>>,
     /// Those who asked for one cluster; as those.
     on_demand: Vec<Weak<OnDemandClusters>>,
     initial_fetch_timeout: Option<Duration>,
@@ -103,6 +105,15 @@ pub(super) fn users(
             users.initial_fetch_timeout = users.initial_fetch_timeout.max(slot.source.initial_fetch_timeout);
             users.scopes.push(Arc::downgrade(&slot));
         }
+        for slot in slots.all::<HostSlot>() {
+            let target = Target { kind: Kind::VirtualHost, origin: slot.source.origin.clone(), name: None };
+            let users: &mut Users = all.entry(target).or_default();
+            users.initial_fetch_timeout = users.initial_fetch_timeout.max(slot.source.initial_fetch_timeout);
+            users.hosts.push(Arc::downgrade(&slot));
+            for name in slot.asked() {
+                entry(&mut all, Kind::VirtualHost, &slot.source, &name).hosts.push(Arc::downgrade(&slot));
+            }
+        }
         for slot in slots.all::<RouteSlot>() {
             entry(&mut all, Kind::Routes, &slot.source, &slot.name).slots.push(Arc::downgrade(&slot));
         }
@@ -133,8 +144,10 @@ impl Users {
             && self.extensions.len() == other.extensions.len()
             && self.scopes.len() == other.scopes.len()
             && self.on_demand.len() == other.on_demand.len()
+            && self.hosts.len() == other.hosts.len()
             && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.hosts.iter().all(|slot| other.hosts.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.on_demand.iter().all(|slot| other.on_demand.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.scopes.iter().all(|slot| other.scopes.iter().any(|other| Weak::ptr_eq(slot, other)))
             && self.extensions.iter().all(|slot| other.extensions.iter().any(|other| Weak::ptr_eq(slot, other)))
@@ -153,6 +166,11 @@ impl Users {
     /// The slots of scopes that somebody still holds.
     pub(super) fn scopes(&self) -> impl Iterator<Item = Arc<ScopeSlot>> {
         self.scopes.iter().filter_map(Weak::upgrade)
+    }
+
+    /// The slots of virtual hosts that somebody still holds.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Arc<HostSlot>> {
+        self.hosts.iter().filter_map(Weak::upgrade)
     }
 
     /// Those who asked for one cluster.
@@ -247,6 +265,8 @@ impl Watched {
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),
             Kind::Extension => Some(Counted::extensions(users.extensions(), store)),
             Kind::Scope => Some(Counted::scopes(users.scopes())),
+            Kind::VirtualHost if target.name.is_some() => None,
+            Kind::VirtualHost => Some(Counted::virtual_hosts(users.hosts(), store)),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
             Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };

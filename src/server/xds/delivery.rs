@@ -69,7 +69,14 @@ impl Deliverer {
         let (mut living, mut beating) = (Vec::with_capacity(resources.len()), HashSet::new());
         for resource in resources {
             let ttl = resource.ttl;
-            let Some(resource) = named(resource) else { continue };
+            if kind == Kind::VirtualHost && resource.body.is_none() {
+                // That there is no such virtual host is told so.
+                for name in resource.name.iter().chain(&resource.aliases) {
+                    self.give_up(kind, name).await;
+                }
+                continue;
+            }
+            let Some(resource) = named(kind, resource) else { continue };
             match resource {
                 Named::Whole(resource) => {
                     self.expiry.refresh(&(kind, resource.name.clone()), ttl, now);
@@ -136,11 +143,13 @@ enum Named {
 }
 
 /// The resource with its name; `None` for a heartbeat of nothing.
-fn named(resource: protocol::Resource) -> Option<Named> {
-    let protocol::Resource { name, aliases: _, version, body, ttl: _ } = resource;
+fn named(kind: Kind, resource: protocol::Resource) -> Option<Named> {
+    let protocol::Resource { name, aliases, version, body, ttl: _ } = resource;
     let Some(any) = body else { return name.map(Named::Heartbeat) };
-    let found = Resource::new(any, &version);
+    let found = Resource { aliases, ..Resource::new(any, &version) };
     Some(Named::Whole(match name {
+        // What a virtual host calls itself is unique within its route configuration alone.
+        Some(name) if kind == Kind::VirtualHost => Resource { name, ..found },
         // What the resource says of itself counts: the name around it is how it was asked for.
         Some(name) if found.name.is_empty() => Resource { name, ..found },
         _ => found,

@@ -30,7 +30,7 @@ const INVALID_ARGUMENT: i32 = 3;
 /// The name that stands for all resources of a type.
 pub(crate) const WILDCARD: &str = "*";
 /// Types in the order in which their requests go out (make before break): a route is of no use before its cluster.
-const ORDER: [&str; 8] = [
+const ORDER: [&str; 9] = [
     "type.googleapis.com/envoy.service.runtime.v3.Runtime",
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
@@ -39,6 +39,7 @@ const ORDER: [&str; 8] = [
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
     "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    "type.googleapis.com/envoy.config.route.v3.VirtualHost",
 ];
 /// Types of which a response names all that there are: what it lacks is gone.
 const WHOLE: [&str; 3] = [ORDER[1], ORDER[4], ORDER[6]];

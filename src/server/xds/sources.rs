@@ -176,6 +176,7 @@ impl Sources {
             Some(Kind::Secret) => "sds",
             Some(Kind::Extension) => "extension_config_discovery",
             Some(Kind::Scope) => "scoped_rds",
+            Some(Kind::VirtualHost) => "vhds",
             Some(Kind::Routes) => "rds",
         };
         self.store.scope(name)
@@ -208,6 +209,8 @@ fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
             ("extension.v3.ExtensionConfigDiscoveryService", "StreamExtensionConfigs", "DeltaExtensionConfigs")
         }
         Some(Kind::Scope) => ("route.v3.ScopedRoutesDiscoveryService", "StreamScopedRoutes", "DeltaScopedRoutes"),
+        // Lowering refuses the state of the world for it.
+        Some(Kind::VirtualHost) => ("route.v3.VirtualHostDiscoveryService", "DeltaVirtualHosts", "DeltaVirtualHosts"),
         Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
     };
     let method = if dialect == Dialect::Sotw { sotw } else { delta };
