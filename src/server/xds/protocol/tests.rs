@@ -2,9 +2,9 @@ use super::*;
 use prost::Message;
 use tokio::time::Instant;
 
-const CDS: &str = ORDER[0];
-const EDS: &str = ORDER[1];
-const LDS: &str = ORDER[2];
+const CDS: &str = ORDER[1];
+const EDS: &str = ORDER[2];
+const LDS: &str = ORDER[4];
 
 fn identity() -> Identity {
     Identity::new(Node { id: "me".into(), ..Node::default() }, true)
