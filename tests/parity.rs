@@ -49,6 +49,7 @@ scenario_files! {
     cluster_original_dst
     codec
     config_dump
+    discovered
     dns
     dns_filter
     filter_chains
