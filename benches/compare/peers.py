@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import ssl
 import subprocess
 import sys
 
@@ -60,12 +61,28 @@ def cluster(name, port, http2=False):
     return lines
 
 
-def transport_socket():
-    certificate = f"certificate_chain: {{ filename: {CERTIFICATES}/server.pem }}, private_key: {{ filename: {CERTIFICATES}/server.key }}"
+def pair(chain):
+    return f"{{ certificate_chain: {{ filename: {chain} }}, private_key: {{ filename: {CERTIFICATES}/server.key }} }}"
+
+
+def transport_socket(pairs=None):
+    pairs = pairs or pair(CERTIFICATES / "server.pem")
     return [
         f'      transport_socket: {{ name: tls, typed_config: {{ "@type": {TLS}, common_tls_context: {{ '
-        f"alpn_protocols: [h2, http/1.1], tls_certificates: [{{ {certificate} }}] }} }} }}"
+        f"alpn_protocols: [h2, http/1.1], tls_certificates: [{pairs}] }} }} }}"
     ]
+
+
+def many_certificates(folder):
+    """Certificates that differ in their name, which is as long as that of the one they are made from. No peer is asked
+    whether their signature is good."""
+    into = pathlib.Path(folder) / "certificates"
+    if into.exists():
+        return
+    into.mkdir()
+    der = ssl.PEM_cert_to_DER_cert((CERTIFICATES / "server.pem").read_text())
+    for n in range(MANY):
+        (into / f"{n}.pem").write_text(ssl.DER_cert_to_PEM_cert(der.replace(b"server.test", f"s{n:05}.test".encode())))
 
 
 def listener(name, port, routes, filters=(), access_log=(), vhost=(), transport=()):
@@ -147,6 +164,10 @@ def envoy_yaml(setup, folder):
     elif setup == "tls":
         # The port without TLS tells when the peer is up.
         secure = listener("tls", PORTS["tls"], [route("/", "up")], transport=transport_socket())
+        listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *secure]
+    elif setup == "certificates":
+        pairs = ", ".join(pair(f"{folder}/certificates/{n}.pem") for n in range(MANY))
+        secure = listener("tls", PORTS["tls"], [route("/", "up")], transport=transport_socket(pairs))
         listeners = [*listener("main", PORTS["main"], [route("/", "up")]), *secure]
     elif setup == "tcp":
         # The port that tells when the peer is up is the one that is measured.
@@ -328,6 +349,8 @@ class Peer:
         config = pathlib.Path(folder) / f"{self.name}.conf"
         if self.name in ("nuncio", "envoy"):
             config = config.with_suffix(".yaml")
+            if setup == "certificates":
+                many_certificates(folder)
             config.write_text(envoy_yaml(setup, folder))
             return [self.binary, "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "-l", "error"]
         texts = (HAPROXY_TCP, NGINX_TCP) if setup == "tcp" else (HAPROXY, NGINX_PROXY)

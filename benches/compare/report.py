@@ -24,6 +24,8 @@ LIMITS = {
     ("idle", "connection_kb"): 10,
     ("clusters", "start_ms"): 1000,
     ("clusters", "idle_mb"): 140,
+    ("tls-certificates", "start_ms"): 3000,
+    ("tls-certificates", "idle_mb"): 150,
 }
 
 COLUMNS = [
