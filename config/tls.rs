@@ -3,21 +3,35 @@
 //! In: the messages. Out: configurations of rustls, ready for handshakes. Certificates, keys and lists are read here and
 //! checked against each other, so that a handshake fails by the peer's doing alone.
 
+mod authorities;
+mod by_name;
 mod certificate;
+mod der;
 mod downstream;
+mod in_use;
 mod info;
+mod key_log;
 mod live;
+mod ocsp;
 mod parameters;
+mod password;
 mod peer;
 mod references;
 mod san;
+mod sessions;
+mod spiffe;
 #[cfg(test)]
 mod tests;
 mod upstream;
 mod validation;
 
 pub use downstream::{DownstreamTls, ServerSide, Validated};
+pub use in_use::{
+    CertificateInUse, ContextInUse, contexts_in_use, days_until, days_until_first_end,
+    seconds_until_first_response_ends,
+};
 pub use info::certificate_info;
+pub use ocsp::Staple;
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;
 

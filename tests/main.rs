@@ -37,6 +37,8 @@ mod srds;
 mod support;
 mod tidy;
 mod timeouts;
+mod tls_envoy;
+mod tls_hostile;
 mod udp;
 mod upstreams;
 mod xds;

@@ -9,7 +9,7 @@
 mod compare;
 pub(crate) mod envoy;
 mod escape;
-mod hello;
+pub(crate) mod hello;
 mod mask;
 mod observe;
 mod scenario;
@@ -102,8 +102,10 @@ scenario_files! {
     syntax
     tcp_proxy
     tls
+    tls_certificates
     transport_auto
     tls_chain
+    tls_peers
     transport_socket
     transport_tls
     udp_proxy

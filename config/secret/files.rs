@@ -18,10 +18,14 @@ pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Ve
     let mut folders = Vec::new();
     let watched = match &mut secret.r#type {
         Some(Type::TlsCertificate(proto)) => cx.at("tls_certificate", |cx| {
-            let pb::TlsCertificate { certificate_chain, private_key, ocsp_staple, watched_directory, .. } = proto;
-            for (field, source) in
-                [("certificate_chain", certificate_chain), ("private_key", private_key), ("ocsp_staple", ocsp_staple)]
-            {
+            let pb::TlsCertificate { certificate_chain, private_key, pkcs12, ocsp_staple, watched_directory, .. } =
+                proto;
+            for (field, source) in [
+                ("certificate_chain", certificate_chain),
+                ("private_key", private_key),
+                ("pkcs12", pkcs12),
+                ("ocsp_staple", ocsp_staple),
+            ] {
                 read(field, source, &mut folders, cx)?;
             }
             cx.opt("watched_directory", watched_directory.take(), value::watched_directory)

@@ -22,7 +22,11 @@ const IV: usize = 16;
 const LIFETIME: u32 = 2 * 60 * 60;
 
 /// Makes tickets with the first of its keys and takes those of all of them, in the form that RFC 5077 §4 recommends.
-pub struct TicketKeys(Vec<Key>);
+pub struct TicketKeys {
+    keys: Vec<Key>,
+    /// Of their bytes.
+    digest: [u8; 32],
+}
 
 struct Key {
     name: [u8; NAME],
@@ -32,24 +36,38 @@ struct Key {
 }
 
 impl TicketKeys {
+    /// One key that nobody else has; `None` where the system has no random bytes.
+    pub(crate) fn random() -> Option<Self> {
+        let mut bytes = [0; KEY];
+        aws_lc_rs::rand::fill(&mut bytes).ok()?;
+        Key::new(&bytes).map(|key| Self { keys: vec![key], digest: digest(&bytes) })
+    }
+
+    /// Tells these from others.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
     /// Lowers the message.
     pub fn lower(proto: pb::TlsSessionTicketKeys, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::TlsSessionTicketKeys { keys } = proto;
         if keys.is_empty() {
             return Err(cx.at("keys", |cx| cx.invalid("must not be empty")));
         }
+        let mut all = Vec::new();
         let keys = cx.each("keys", keys, |source, cx| {
             let bytes = data_source(source, KEY as u64, cx)?;
             let reason = || format!("a key of session tickets has {KEY} bytes, this one {}", bytes.len());
+            all.extend_from_slice(&bytes);
             Key::new(&bytes).ok_or_else(|| cx.invalid(reason()))
         });
-        keys.map(Self)
+        Ok(Self { keys: keys?, digest: digest(&all) })
     }
 }
 
 impl fmt::Debug for TicketKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} keys of tickets", self.0.len())
+        write!(f, "{} keys of tickets", self.keys.len())
     }
 }
 
@@ -63,12 +81,12 @@ impl ProducesTickets for TicketKeys {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.0.first()?.seal(plain)
+        self.keys.first()?.seal(plain)
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
         let (name, rest) = ticket.split_first_chunk::<NAME>()?;
-        self.0.iter().find(|key| key.name == *name)?.open(name, rest)
+        self.keys.iter().find(|key| key.name == *name)?.open(name, rest)
     }
 }
 
@@ -107,12 +125,17 @@ impl Key {
     }
 }
 
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn keys(bytes: &[u8]) -> TicketKeys {
-        TicketKeys(bytes.iter().map(|b| Key::new(&[*b; KEY]).unwrap()).collect())
+        TicketKeys { keys: bytes.iter().map(|b| Key::new(&[*b; KEY]).unwrap()).collect(), digest: [0; 32] }
     }
 
     #[test]

@@ -1,63 +1,219 @@
 //! `TlsCertificate`: who we are.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::DataSource;
+use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
-use rustls::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::info::certificate_info;
-use super::san::{Names, Parsed};
+use super::ocsp::OcspResponse;
+use super::password;
+use super::san::Parsed;
+use super::validation::sha256;
 use crate::refuse_set;
 use crate::value::data_source;
 
 /// Bytes that a file of certificates or a key may have.
 const MAX_PEM: u64 = 1 << 20;
+/// Bytes that a password may have.
+const MAX_PASSWORD: u64 = 1 << 12;
+/// What stands for the path of what stands in the configuration itself.
+const INLINE: &str = "<inline>";
+/// What demands that an OCSP response comes along (RFC 7633 §4.2.3.1).
+const TLS_FEATURE: &str = "1.3.6.1.5.5.7.1.24";
 
-/// A chain with its key, as it is shown to peers.
+/// A chain with its key, as it is shown to peers. Those that are the same are there once.
+#[derive(Debug)]
+pub(super) struct Certificate {
+    /// With what is stapled to it.
+    pub(super) certified: Arc<CertifiedKey>,
+    /// Without.
+    pub(super) bare: Arc<CertifiedKey>,
+    /// `None` where it could not be read, which lowering refuses.
+    pub(super) info: Option<Arc<CertificateInfo>>,
+    pub(super) ocsp: Option<OcspResponse>,
+    /// Whether it says itself that an OCSP response comes with it.
+    pub(super) must_staple: bool,
+    pub(super) is_pkcs12: bool,
+    /// Of the file that it comes from.
+    pub(super) path: Arc<str>,
+    /// Of all that it was made from.
+    pub(super) digest: [u8; 32],
+}
+
+/// The bytes of each part, and where the certificate is from.
+struct Parts {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    path: String,
+    is_pkcs12: bool,
+}
+
+/// Lowers the message.
 pub(super) fn lower(
     proto: pb::TlsCertificate,
     provider: &CryptoProvider,
     cx: &mut LowerCx<'_>,
-) -> Result<Arc<CertifiedKey>, Refused> {
-    // signed_certificate_timestamp: Envoy does not implement it either.
+) -> Result<Arc<Certificate>, Refused> {
+    // signed_certificate_timestamp: Envoy does not implement it either. watched_directory: Envoy watches for certificates
+    // from discovery alone, whose folders were taken out.
     let pb::TlsCertificate {
         certificate_chain,
         private_key,
         pkcs12,
-        watched_directory,
+        watched_directory: _,
         private_key_provider,
         password,
         ocsp_staple,
         signed_certificate_timestamp,
         tls_params,
     } = proto;
-    let refused = refuse_set!(cx; pkcs12, watched_directory, private_key_provider, password,
-        signed_certificate_timestamp, tls_params);
-    let chain = cx.at("certificate_chain", |cx| lower_chain(certificate_chain, cx));
-    let key = cx.at("private_key", |cx| lower_key(private_key, provider, cx));
-    let ocsp = cx.opt("ocsp_staple", ocsp_staple, |source, cx| data_source(source, MAX_PEM, cx));
+    let refused = refuse_set!(cx; private_key_provider, signed_certificate_timestamp, tls_params);
+    let password = cx.opt("password", password, |source, cx| data_source(source, MAX_PASSWORD, cx));
+    let ocsp = cx.opt("ocsp_staple", ocsp_staple, lower_staple);
     refused?;
-    let mut certified = CertifiedKey::new(chain?, key?);
-    if let Err(rustls::Error::InconsistentKeys(_)) = certified.keys_match() {
-        return Err(cx.at("private_key", |cx| cx.invalid("does not belong to the first certificate of the chain")));
-    }
-    certified.ocsp = ocsp?.map(|bytes| bytes.to_vec());
-    Ok(Arc::new(certified))
+    let password = password?.unwrap_or_default();
+    let parts = match pkcs12 {
+        Some(pkcs12) if certificate_chain.is_none() && private_key.is_none() => {
+            cx.at("pkcs12", |cx| Parts::of_pkcs12(pkcs12, &password, provider, cx))?
+        }
+        Some(_) => return Err(cx.at("pkcs12", |cx| cx.invalid("excludes certificate_chain and private_key"))),
+        None => Parts::of_pem(certificate_chain, private_key, &password, cx)?,
+    };
+    parts.complete(ocsp?, provider, cx)
 }
 
-fn lower_chain(source: Option<DataSource>, cx: &mut LowerCx<'_>) -> Result<Vec<CertificateDer<'static>>, Refused> {
-    let Some(source) = source else { return Err(cx.invalid("is required")) };
+fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse, Refused> {
+    if matches!(source.specifier, Some(Specifier::InlineString(_))) {
+        return Err(
+            cx.at("inline_string", |cx| cx.invalid("an OCSP response is no text: use inline_bytes or filename"))
+        );
+    }
     let bytes = data_source(source, MAX_PEM, cx)?;
-    certificates(&bytes, cx)
+    OcspResponse::read(&bytes).map_err(|unusable| cx.invalid(unusable.to_string()))
+}
+
+impl Parts {
+    fn of_pem(
+        chain: Option<DataSource>,
+        key: Option<DataSource>,
+        password: &[u8],
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let path = chain.as_ref().map(path_of).unwrap_or_default();
+        let chain = cx.at("certificate_chain", |cx| read(chain, cx).and_then(|bytes| certificates(&bytes, cx)));
+        let key = cx.at("private_key", |cx| {
+            let bytes = read(key, cx)?;
+            match password::decrypt_pem(&bytes, password) {
+                Some(Ok(key)) => Ok(key),
+                Some(Err(closed)) => Err(cx.invalid(closed.to_string())),
+                None => {
+                    PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| cx.invalid(format!("has no key in PEM: {e}")))
+                }
+            }
+        });
+        Ok(Self { chain: chain?, key: key?, path, is_pkcs12: false })
+    }
+
+    fn of_pkcs12(
+        source: DataSource,
+        password: &[u8],
+        provider: &CryptoProvider,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let path = path_of(&source);
+        let bytes = data_source(source, MAX_PEM, cx)?;
+        let password = std::str::from_utf8(password).map_err(|_| cx.invalid("has a password that is no text"))?;
+        let opened = password::open(&bytes, password).map_err(|closed| cx.invalid(closed.to_string()))?;
+        let mut chain: Vec<CertificateDer<'static>> = opened.certificates.into_iter().map(Into::into).collect();
+        check_readable(&chain, cx)?;
+        let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(opened.key).into();
+        // Bags have no order: the key tells which certificate is the first.
+        let signing = load(key.clone_key(), provider, cx)?;
+        let belongs = |one: &CertificateDer<'static>| is_pair(vec![one.clone()], signing.clone());
+        let at =
+            chain.iter().position(belongs).ok_or_else(|| cx.invalid("has no certificate that its key belongs to"))?;
+        chain[..=at].rotate_right(1);
+        Ok(Self { chain, key, path, is_pkcs12: true })
+    }
+
+    /// Puts them together, or finds what was put together of the same before.
+    fn complete(
+        self,
+        ocsp: Option<OcspResponse>,
+        provider: &CryptoProvider,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Arc<Certificate>, Refused> {
+        let Self { chain, key, path, is_pkcs12 } = self;
+        let digest = digest_of(&chain, &key, ocsp.as_ref(), &path);
+        let key = cx.at("private_key", |cx| load(key, provider, cx))?;
+        let bare = CertifiedKey::new(chain, key);
+        if let Err(rustls::Error::InconsistentKeys(_)) = bare.keys_match() {
+            let reason = "does not belong to the first certificate of the chain";
+            return Err(cx.at("private_key", |cx| cx.invalid(reason)));
+        }
+        let leaf = bare.cert.first().and_then(|leaf| Parsed::new(leaf).ok());
+        let must_staple = leaf.as_ref().is_some_and(|Parsed(leaf)| {
+            leaf.extensions().iter().any(|extension| extension.oid.to_id_string() == TLS_FEATURE)
+        });
+        let is_about = |ocsp: &OcspResponse| leaf.as_ref().is_some_and(|Parsed(leaf)| ocsp.is_about(leaf.raw_serial()));
+        if ocsp.as_ref().is_some_and(|ocsp| !is_about(ocsp)) {
+            return Err(cx.at("ocsp_staple", |cx| cx.invalid("is about another certificate")));
+        }
+        drop(leaf);
+        let info = bare.cert.first().and_then(certificate_info).map(Arc::new);
+        let bare = Arc::new(bare);
+        let certified = match &ocsp {
+            Some(ocsp) => Arc::new(CertifiedKey { ocsp: Some(ocsp.bytes.clone()), ..CertifiedKey::clone(&bare) }),
+            None => bare.clone(),
+        };
+        let made = Certificate { certified, bare, info, ocsp, must_staple, is_pkcs12, path: path.into(), digest };
+        Ok(cx.env.slots.share(&format!("certificate {}", super::info::hex(&digest)), || made))
+    }
+}
+
+fn load(
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+    cx: &mut LowerCx<'_>,
+) -> Result<Arc<dyn SigningKey>, Refused> {
+    provider.key_provider.load_private_key(key).map_err(|e| cx.invalid(format!("cannot be used: {e}")))
+}
+
+fn is_pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> bool {
+    !matches!(CertifiedKey::new(chain, key).keys_match(), Err(rustls::Error::InconsistentKeys(_)))
+}
+
+fn digest_of(
+    chain: &[CertificateDer<'_>],
+    key: &PrivateKeyDer<'_>,
+    ocsp: Option<&OcspResponse>,
+    path: &str,
+) -> [u8; 32] {
+    let parts = chain.iter().map(|der| &der[..]);
+    let parts = parts.chain([key.secret_der(), ocsp.map_or(&[], |ocsp| &ocsp.bytes[..]), path.as_bytes()]);
+    let hashes: Vec<u8> = parts.flat_map(sha256).collect();
+    sha256(&hashes)
+}
+
+fn read(source: Option<DataSource>, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {
+    let Some(source) = source else { return Err(cx.invalid("is required")) };
+    data_source(source, MAX_PEM, cx)
+}
+
+/// The name of the file, as `/certs` tells it.
+pub(super) fn path_of(source: &DataSource) -> String {
+    match &source.specifier {
+        Some(Specifier::Filename(path)) => path.clone(),
+        _ => INLINE.to_owned(),
+    }
 }
 
 /// All certificates of a PEM file: at least one.
@@ -67,103 +223,13 @@ pub(super) fn certificates(pem: &[u8], cx: &mut LowerCx<'_>) -> Result<Vec<Certi
     if all.is_empty() {
         return Err(cx.invalid("has no certificate in PEM"));
     }
-    for (i, certificate) in all.iter().enumerate() {
-        Parsed::new(certificate).map_err(|e| cx.invalid(format!("certificate {} cannot be read: {e}", i + 1)))?;
-    }
+    check_readable(&all, cx)?;
     Ok(all)
 }
 
-fn lower_key(
-    source: Option<DataSource>,
-    provider: &CryptoProvider,
-    cx: &mut LowerCx<'_>,
-) -> Result<Arc<dyn rustls::sign::SigningKey>, Refused> {
-    let Some(source) = source else { return Err(cx.invalid("is required")) };
-    let bytes = data_source(source, MAX_PEM, cx)?;
-    let is_encrypted = memchr::memmem::find(&bytes, b"ENCRYPTED").is_some();
-    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| match is_encrypted {
-        true => cx.not_implemented("an encrypted key"),
-        false => cx.invalid(format!("has no key in PEM: {e}")),
-    })?;
-    provider.key_provider.load_private_key(key).map_err(|e| cx.invalid(format!("cannot be used: {e}")))
-}
-
-/// A certificate with what is told of it.
-#[derive(Clone, Debug)]
-struct Shown {
-    certified: Arc<CertifiedKey>,
-    /// `None` where it could not be read, which lowering refuses.
-    info: Option<Arc<CertificateInfo>>,
-}
-
-impl Shown {
-    fn new(certified: Arc<CertifiedKey>) -> Self {
-        let info = certified.cert.first().and_then(certificate_info).map(Arc::new);
-        Self { certified, info }
+fn check_readable(all: &[CertificateDer<'_>], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    for (i, certificate) in all.iter().enumerate() {
+        Parsed::new(certificate).map_err(|e| cx.invalid(format!("certificate {} cannot be read: {e}", i + 1)))?;
     }
-}
-
-/// Chooses the certificate that a client is shown, by the name that it asks for and the algorithms that it knows.
-#[derive(Debug)]
-pub(super) struct CertificatesByName {
-    exact: HashMap<String, Vec<Shown>>,
-    /// Of `*.example.com`: by `example.com`.
-    wildcard: HashMap<String, Vec<Shown>>,
-    all: Vec<Shown>,
-    /// `full_scan_certs_on_sni_mismatch`
-    scans_all: bool,
-}
-
-impl CertificatesByName {
-    pub(super) fn new(certificates: Vec<Arc<CertifiedKey>>, scans_all: bool) -> Self {
-        let default = certificates.first().cloned();
-        let mut all: Vec<Shown> = certificates.into_iter().map(Shown::new).collect();
-        // Envoy shows ECDSA to those who know it.
-        all.sort_by_key(|c| c.certified.key.algorithm() != SignatureAlgorithm::ECDSA);
-        let (mut exact, mut wildcard) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
-        for shown in &all {
-            let names = shown.certified.cert.first().map(Names::of_server).unwrap_or_default();
-            for name in names.dns {
-                let name = name.to_ascii_lowercase();
-                match name.strip_prefix("*.") {
-                    Some(parent) => wildcard.entry(parent.to_owned()).or_default().push(shown.clone()),
-                    None => exact.entry(name).or_default().push(shown.clone()),
-                }
-            }
-        }
-        // Whoever asks for no name that is known is shown the first, and another one only for its algorithm.
-        if let Some(default) = default
-            && let Some(at) = all.iter().position(|c| Arc::ptr_eq(&c.certified, &default))
-        {
-            all[..=at].rotate_right(1);
-        }
-        Self { exact, wildcard, all, scans_all }
-    }
-
-    fn by_name(&self, name: &str) -> Option<&[Shown]> {
-        let found = self.exact.get(name).or_else(|| self.wildcard.get(name.split_once('.')?.1));
-        found.map(Vec::as_slice)
-    }
-
-    /// What is told of the certificate that whoever says this hello is shown.
-    pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
-        self.choose(hello)?.info.clone()
-    }
-
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Shown> {
-        let named = hello.server_name().and_then(|name| self.by_name(&name.to_ascii_lowercase()));
-        let candidates = match named {
-            Some(named) => named,
-            None if self.scans_all || hello.server_name().is_none() => &self.all,
-            None => &self.all[..self.all.len().min(1)],
-        };
-        let knows = |c: &&Shown| c.certified.key.choose_scheme(hello.signature_schemes()).is_some();
-        candidates.iter().find(knows).or_else(|| candidates.first())
-    }
-}
-
-impl ResolvesServerCert for CertificatesByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(&hello).map(|shown| shown.certified.clone())
-    }
+    Ok(())
 }

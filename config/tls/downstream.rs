@@ -1,5 +1,6 @@
 //! `DownstreamTlsContext`: we are the server.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -10,14 +11,23 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 
-use super::certificate::{self, CertificatesByName};
+use super::by_name::CertificatesByName;
+use super::certificate::{self, Certificate};
+use super::in_use::HasCertificates;
+use super::key_log::KeyLog;
 use super::live::Live;
+use super::ocsp::{Policy, Staple};
 use super::parameters::{Parameters, Version};
 use super::peer::Clients;
 use super::references::References;
-use super::validation::{Peer, Validation};
+use super::sessions::{DEFAULT_LIFETIME, TimedSessions, TimedTickets};
+use super::validation::{Peer, Validation, sha256};
+use crate::fingerprint::fingerprint;
 use crate::refuse_set;
 use crate::secret::TicketKeys;
+
+/// Where a listener counts what its contexts went through.
+const FACTORY: &str = "server_ssl_socket_factory";
 
 /// A listener's side of TLS.
 #[derive(Debug)]
@@ -27,23 +37,31 @@ pub struct DownstreamTls(Arc<Live<ServerSide>>);
 #[derive(Debug)]
 pub struct ServerSide {
     /// For rustls.
-    pub server: Arc<ServerConfig>,
+    server: Arc<ServerConfig>,
+    /// The same, with which connections of certain addresses log their secrets.
+    logged: Option<(KeyLog, Arc<ServerConfig>)>,
     /// Whether clients that name no server are refused.
     pub requires_sni: bool,
     /// What clients' certificates are held against.
     validation: Arc<Validation>,
     certificates: Arc<CertificatesByName>,
+    all: Vec<Arc<Certificate>>,
 }
 
 /// What a server's context says.
 struct Parts {
     common: Common,
     tickets: Tickets,
+    /// Seconds that a session is good for.
+    lifetime: u32,
+    staples: Policy,
     scans_all: bool,
     requires_certificate: bool,
     requires_sni: bool,
     is_stateful: bool,
     ignores_client_order: bool,
+    /// Of all that the message says.
+    fingerprint: u64,
 }
 
 /// What became of holding a client's certificate against what is configured.
@@ -60,13 +78,13 @@ pub enum Validated {
 impl DownstreamTls {
     /// Lowers the message.
     pub fn lower(mut proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let scope = cx.listener().unwrap_or_else(|| cx.scope()).scope("server_ssl_socket_factory");
+        let scope = cx.listener().unwrap_or_else(|| cx.scope()).clone();
         let common = proto.common_tls_context.get_or_insert_default();
         let mut references = cx.at("common_tls_context", |cx| References::take(common, cx))?;
         references.take_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
         if references.is_empty() {
-            let side = ServerSide::new(Parts::lower(proto, cx)?, cx)?;
-            return Ok(Self(Live::fixed(side, &scope)));
+            let side = ServerSide::shared(Parts::lower(proto, cx)?, cx)?;
+            return Ok(Self(Live::fixed(side, FACTORY, &scope, cx)));
         }
         let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
             let mut proto = proto.clone();
@@ -75,9 +93,9 @@ impl DownstreamTls {
             references.resolve_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
             // What is wrong beside the secrets is so before they come.
             let parts = Parts::lower(proto, cx)?;
-            references.are_there().then(|| ServerSide::new(parts, cx)).transpose()
+            references.are_there().then(|| ServerSide::shared(parts, cx)).transpose()
         };
-        Live::following(references, Box::new(recipe), &scope, cx).map(Self)
+        Live::following(references, Box::new(recipe), FACTORY, &scope, cx).map(Self)
     }
 
     /// What handshakes are made with now; `None` while secrets are missing.
@@ -94,6 +112,7 @@ impl DownstreamTls {
 impl Parts {
     fn lower(proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // prefer_client_ciphers: ours is the order of preference unless set.
+        let fingerprint = fingerprint(&proto, &[]);
         let pb::DownstreamTlsContext {
             common_tls_context,
             require_client_certificate,
@@ -105,30 +124,42 @@ impl Parts {
             prefer_client_ciphers,
             session_ticket_keys_type,
         } = proto;
-        let refused = refuse_set!(cx; session_timeout, ocsp_staple_policy);
+        // As BoringSSL does, which takes 0 for nothing.
+        let seconds = session_timeout.map(|timeout| u32::try_from(timeout.seconds).unwrap_or(u32::MAX));
         let tickets = Tickets::lower(session_ticket_keys_type, cx);
         let common =
             cx.at("common_tls_context", |cx| Common::lower(common_tls_context.unwrap_or_default(), Version::Tls13, cx));
-        refused?;
         Ok(Self {
             common: common?,
             tickets: tickets?,
+            lifetime: seconds.filter(|seconds| *seconds > 0).unwrap_or(DEFAULT_LIFETIME),
+            staples: Policy::lower(ocsp_staple_policy),
             scans_all: full_scan_certs_on_sni_mismatch.is_some_and(|v| v.value),
             requires_certificate: require_client_certificate.is_some_and(|v| v.value),
             requires_sni: require_sni.is_some_and(|v| v.value),
             is_stateful: !disable_stateful_session_resumption,
             ignores_client_order: !prefer_client_ciphers,
+            fingerprint,
         })
     }
 }
 
 impl ServerSide {
+    /// The side that is made of these parts: of what says the same there is one.
+    fn shared(parts: Parts, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+        let Parts { common, tickets, fingerprint, .. } = &parts;
+        let digests =
+            common.certificates.iter().map(|c| c.digest).chain([common.validation.digest(), tickets.digest()]);
+        let digest = sha256(&digests.flatten().chain(fingerprint.to_be_bytes()).collect::<Vec<u8>>());
+        let key = format!("server side of TLS {}", super::info::hex(&digest));
+        let made = Self::new(parts, cx)?;
+        Ok(cx.env.slots.share(&key, || made))
+    }
+
     fn new(parts: Parts, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Common { parameters, certificates, alpn, validation } = parts.common;
-        if certificates.is_empty() {
-            let reason = "a server needs a certificate";
-            return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
-        }
+        let Parts { common, tickets, lifetime, staples, scans_all, .. } = parts;
+        let Common { parameters, certificates, alpn, validation, key_log } = common;
+        check_certificates(&certificates, staples, cx)?;
         let provider = parameters.provider.clone();
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_protocol_versions(&parameters.versions);
@@ -145,26 +176,77 @@ impl ServerSide {
             true => Arc::new(clients) as Arc<dyn rustls::server::danger::ClientCertVerifier>,
             false => WebPkiClientVerifier::no_client_auth(),
         };
-        let certificates = Arc::new(CertificatesByName::new(certificates, parts.scans_all));
-        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificates.clone());
+        let by_name = Arc::new(CertificatesByName::new(&certificates, scans_all, staples));
+        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(by_name.clone());
         server.alpn_protocols = alpn;
         server.ignore_client_order = parts.ignores_client_order;
-        if !parts.is_stateful {
-            server.session_storage = Arc::new(NoServerSessionStorage {});
-        }
-        match parts.tickets {
+        server.session_storage = match parts.is_stateful {
+            true => Arc::new(TimedSessions::new(lifetime)),
+            false => Arc::new(NoServerSessionStorage {}),
+        };
+        match tickets {
             Tickets::None => server.send_tls13_tickets = 0,
             Tickets::OwnKeys => {
-                let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
-                server.ticketer = ticketer.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?;
+                let tickets = TimedTickets::with_own_keys(lifetime);
+                let tickets = tickets.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?;
+                server.ticketer = Arc::new(tickets);
             }
-            Tickets::Shared(keys) => server.ticketer = Arc::new(keys),
+            Tickets::Shared(keys) => server.ticketer = Arc::new(TimedTickets::new(keys, lifetime)),
         }
-        Ok(Self { server: Arc::new(server), requires_sni: parts.requires_sni, validation, certificates })
+        let logged = key_log.map(|log| {
+            let mut logged = server.clone();
+            logged.key_log = log.file.clone();
+            (log, Arc::new(logged))
+        });
+        let requires_sni = parts.requires_sni;
+        Ok(Self {
+            server: Arc::new(server),
+            logged,
+            requires_sni,
+            validation,
+            certificates: by_name,
+            all: certificates,
+        })
+    }
+}
+
+fn check_certificates(certificates: &[Arc<Certificate>], staples: Policy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    cx.at("common_tls_context", |cx| {
+        cx.at("tls_certificates", |cx| {
+            if certificates.is_empty() {
+                return Err(cx.invalid("a server needs a certificate"));
+            }
+            for (i, certificate) in certificates.iter().enumerate() {
+                if certificate.ocsp.is_none() && (staples == Policy::Must || certificate.must_staple) {
+                    let reason = "is required: by ocsp_staple_policy, or by the certificate itself";
+                    return Err(cx.at_index(i, |cx| cx.at("ocsp_staple", |cx| cx.invalid(reason))));
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+impl HasCertificates for Live<ServerSide> {
+    fn certificates(&self) -> Option<(Arc<Validation>, Vec<Arc<Certificate>>)> {
+        self.current().map(|side| (side.validation.clone(), side.all.clone()))
     }
 }
 
 impl ServerSide {
+    /// What a connection between these addresses makes its handshake with.
+    pub fn server(&self, local: Option<IpAddr>, remote: Option<IpAddr>) -> &Arc<ServerConfig> {
+        match &self.logged {
+            Some((log, logged)) if log.covers(local, remote) => logged,
+            _ => &self.server,
+        }
+    }
+
+    /// What becomes of a client that says this hello, where it asks for an OCSP response.
+    pub fn staple_for(&self, hello: &ClientHello<'_>) -> Staple {
+        self.certificates.staple_for(hello)
+    }
+
     /// The certificate that whoever says this hello is shown.
     pub fn certificate_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
         self.certificates.info_for(hello)
@@ -204,6 +286,14 @@ enum Tickets {
 }
 
 impl Tickets {
+    /// Of keys that are given.
+    fn digest(&self) -> [u8; 32] {
+        match self {
+            Self::None | Self::OwnKeys => [0; 32],
+            Self::Shared(keys) => keys.digest(),
+        }
+    }
+
     fn lower(
         proto: Option<pb::downstream_tls_context::SessionTicketKeysType>,
         cx: &mut LowerCx<'_>,
@@ -224,9 +314,10 @@ impl Tickets {
 /// What both sides have.
 pub(super) struct Common {
     pub(super) parameters: Parameters,
-    pub(super) certificates: Vec<Arc<rustls::sign::CertifiedKey>>,
+    pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) alpn: Vec<Vec<u8>>,
     pub(super) validation: Validation,
+    pub(super) key_log: Option<KeyLog>,
 }
 
 impl Common {
@@ -246,7 +337,7 @@ impl Common {
             validation_context_type,
         } = proto;
         let refused = refuse_set!(cx; tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider,
-            tls_certificate_certificate_provider_instance, custom_handshaker, key_log);
+            tls_certificate_certificate_provider_instance, custom_handshaker);
         let parameters = cx.at("tls_params", |cx| Parameters::lower(tls_params, latest, cx));
         let provider = parameters
             .as_ref()
@@ -264,7 +355,9 @@ impl Common {
             }
             Some(_) => Err(cx.not_implemented("a validation context from elsewhere")),
         };
+        let key_log = cx.opt("key_log", key_log, KeyLog::lower);
         refused?;
-        Ok(Self { parameters: parameters?, certificates: certificates?, alpn: alpn?, validation: validation? })
+        let (parameters, certificates, validation) = (parameters?, certificates?, validation?);
+        Ok(Self { parameters, certificates, alpn: alpn?, validation, key_log: key_log? })
     }
 }

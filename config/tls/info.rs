@@ -13,7 +13,9 @@ use super::validation::sha256;
 /// Reads a certificate; `None` where it cannot be read, which no handshake lets through.
 pub fn certificate_info(der: &CertificateDer<'_>) -> Option<CertificateInfo> {
     let Parsed(parsed) = Parsed::new(der).ok()?;
-    let Names { dns, uri, email, ip, all: _ } = Names::of(&parsed);
+    let names = Names::of(&parsed);
+    let other_sans = names.others().map(str::to_owned).collect();
+    let Names { dns, uri, email, ip, other: _, all: _ } = names;
     Some(CertificateInfo {
         subject: name(parsed.subject()),
         issuer: name(parsed.issuer()),
@@ -25,6 +27,7 @@ pub fn certificate_info(der: &CertificateDer<'_>) -> Option<CertificateInfo> {
         uri_sans: uri,
         ip_sans: ip,
         email_sans: email,
+        other_sans,
         not_before: time(parsed.validity().not_before),
         not_after: time(parsed.validity().not_after),
     })
@@ -38,7 +41,7 @@ fn strip_sign(serial: &[u8]) -> &[u8] {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

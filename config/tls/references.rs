@@ -69,6 +69,15 @@ impl References {
         self.certificates.iter().chain(validation).chain(&self.ticket_keys)
     }
 
+    /// The name of the secret that the certificate of this number is.
+    pub(super) fn name_of_certificate(&self, i: usize) -> Option<&str> {
+        self.certificates.get(i).map(|slot| &*slot.name)
+    }
+
+    pub(super) fn name_of_validation(&self) -> Option<&str> {
+        self.validation.as_ref().map(|(_, slot)| &*slot.name)
+    }
+
     /// Whether every secret has come.
     pub(super) fn are_there(&self) -> bool {
         self.slots().all(|slot| slot.secret().is_some())

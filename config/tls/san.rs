@@ -11,6 +11,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use super::der::{self, Der};
 use crate::matcher::StringMatcher;
 
 /// A certificate that was read.
@@ -29,6 +30,8 @@ pub(super) struct Names {
     pub(super) uri: Vec<String>,
     pub(super) email: Vec<String>,
     pub(super) ip: Vec<String>,
+    /// What `otherName` calls the type of each, and the name.
+    pub(super) other: Vec<(String, String)>,
     /// All of them, in the order of the certificate.
     pub(super) all: Vec<String>,
 }
@@ -43,6 +46,12 @@ impl Names {
                 GeneralName::URI(name) => (&mut names.uri, Some((*name).to_owned())),
                 GeneralName::RFC822Name(name) => (&mut names.email, Some((*name).to_owned())),
                 GeneralName::IPAddress(bytes) => (&mut names.ip, address(bytes)),
+                GeneralName::OtherName(oid, value) => {
+                    let Some(text) = other_name(value) else { continue };
+                    names.all.push(text.clone());
+                    names.other.push((oid.to_id_string(), text));
+                    continue;
+                }
                 _ => continue,
             };
             of.extend(text.clone());
@@ -71,6 +80,35 @@ impl Names {
             SanType::OtherName | SanType::Unspecified => &[],
         }
     }
+
+    /// The names of types that only their identifier tells.
+    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
+        self.other.iter().map(|(_, text)| text.as_str())
+    }
+}
+
+/// The value of an `otherName` as text, as Envoy has it.
+fn other_name(value: &[u8]) -> Option<String> {
+    let (tag, content) = Der::new(value).inside(der::EXPLICIT_0)?.any()?;
+    Some(match tag {
+        der::NULL => String::new(),
+        der::BOOLEAN => if content.iter().any(|b| *b != 0) { "true" } else { "false" }.to_owned(),
+        der::INTEGER | der::ENUMERATED => {
+            let content: [u8; 16] = sign_extended(content)?;
+            i128::from_be_bytes(content).to_string()
+        }
+        der::OID => der::dotted(content)?,
+        // Constructed values are no text.
+        constructed if constructed & 0x20 != 0 => return None,
+        _ => String::from_utf8_lossy(content).into_owned(),
+    })
+}
+
+fn sign_extended(content: &[u8]) -> Option<[u8; 16]> {
+    let fill = if content.first()? & 0x80 == 0 { 0 } else { 0xff };
+    let mut whole = [fill; 16];
+    whole.get_mut(16_usize.checked_sub(content.len())?..)?.copy_from_slice(content);
+    Some(whole)
 }
 
 fn address(bytes: &[u8]) -> Option<String> {
@@ -87,21 +125,27 @@ pub(super) struct SanMatcher {
     matcher: StringMatcher,
     /// A DNS name given exactly, which names with a wildcard cover.
     exact: Option<String>,
+    /// What identifies the type of an `otherName`.
+    oid: String,
 }
 
 impl SanMatcher {
     pub(super) fn lower(proto: pb::SubjectAltNameMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::SubjectAltNameMatcher { san_type, matcher, oid } = proto;
-        cx.unsupported("oid", &oid)?;
         let of = match SanType::try_from(san_type) {
-            Ok(SanType::OtherName) => return Err(cx.at("san_type", |cx| cx.not_implemented("OTHER_NAME"))),
-            Ok(of @ (SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress)) => of,
+            Ok(SanType::OtherName) if oid.is_empty() => {
+                return Err(cx.at("oid", |cx| cx.invalid("is required for OTHER_NAME")));
+            }
+            Ok(of @ (SanType::OtherName | SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress)) => of,
             Ok(SanType::Unspecified) | Err(_) => {
-                return Err(cx.at("san_type", |cx| cx.invalid("one of EMAIL, DNS, URI and IP_ADDRESS is required")));
+                return Err(
+                    cx.at("san_type", |cx| cx.invalid("one of EMAIL, DNS, URI, IP_ADDRESS and OTHER_NAME is required"))
+                );
             }
         };
         let Some(matcher) = matcher else { return Err(cx.at("matcher", |cx| cx.invalid("is required"))) };
-        cx.at("matcher", |cx| Self::new(of, matcher, cx))
+        // Envoy: with other types it is not looked at.
+        cx.at("matcher", |cx| Self::new(of, matcher, cx)).map(|rule| Self { oid, ..rule })
     }
 
     /// The rules of the older field, which looks at names of every type.
@@ -116,10 +160,17 @@ impl SanMatcher {
             Some(MatchPattern::Exact(name)) if of == SanType::Dns => Some(name.clone()),
             _ => None,
         };
-        Ok(Self { of, matcher: StringMatcher::lower(proto, cx)?, exact })
+        Ok(Self { of, matcher: StringMatcher::lower(proto, cx)?, exact, oid: String::new() })
+    }
+
+    pub(super) fn is_of_uri(&self) -> bool {
+        self.of == SanType::Uri
     }
 
     pub(super) fn matches(&self, names: &Names) -> bool {
+        if self.of == SanType::OtherName {
+            return names.other.iter().any(|(oid, text)| *oid == self.oid && self.matcher.matches(text.as_bytes()));
+        }
         names.of_type(self.of).iter().any(|name| match &self.exact {
             Some(exact) => covers(name, exact),
             None => self.matcher.matches(name.as_bytes()),

@@ -66,10 +66,47 @@ fn suites_may_stand_in_brackets_and_groups_in_their_order() {
     let tls = lower(server(parameters(|p| p.cipher_suites = suites))).expect("it is fine");
     let side = tls.current().expect("no secret is missing");
     let names: Vec<_> =
-        side.server.crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
+        side.server(None, None).crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
     assert_eq!(names[3..], ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
-    let groups: Vec<_> = side.server.crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
+    let groups: Vec<_> =
+        side.server(None, None).crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
     assert_eq!(groups, ["X25519MLKEM768", "X25519", "secp256r1"]);
+}
+
+#[test]
+fn contexts_that_say_the_same_are_one() {
+    let env = crate::testing::env();
+    let lower = |proto| {
+        let mut cx = LowerCx::new(&env);
+        let tls = DownstreamTls::lower(proto, &mut cx).expect("it is fine");
+        tls.current().expect("no secret is missing")
+    };
+    let same = [lower(server(|_| ())), lower(server(|_| ()))];
+    assert!(std::sync::Arc::ptr_eq(&same[0], &same[1]));
+    let other = lower(server(|common| common.alpn_protocols = vec!["h2".into()]));
+    assert!(!std::sync::Arc::ptr_eq(&same[0], &other));
+    let rsa = lower(server(|common| common.tls_certificates = vec![certificate("server-rsa.pem", "server-rsa.key")]));
+    assert!(!std::sync::Arc::ptr_eq(&same[0], &rsa));
+}
+
+#[test]
+fn protected_keys_and_staples_are_refused_by_their_place() {
+    let with = |certificate: pb::TlsCertificate| refusal(|common| common.tls_certificates = vec![certificate]);
+    let closed = with(certificate("server.pem", "server-encrypted.key"));
+    assert_eq!(closed, "tls_certificates[0].private_key: the password is wrong");
+    let wrong = pb::TlsCertificate { pkcs12: file("server.p12"), password: text("other"), ..Default::default() };
+    assert_eq!(with(wrong), "tls_certificates[0].pkcs12: the password is wrong");
+    let both = pb::TlsCertificate { pkcs12: file("server.p12"), ..certificate("server.pem", "server.key") };
+    assert_eq!(with(both), "tls_certificates[0].pkcs12: excludes certificate_chain and private_key");
+    let old = pb::TlsCertificate { pkcs12: file("server-legacy.p12"), password: text("secret"), ..Default::default() };
+    assert!(with(old).starts_with("tls_certificates[0].pkcs12: is protected by what is broken"));
+    let staple = |source| pb::TlsCertificate { ocsp_staple: source, ..certificate("server-rsa.pem", "server-rsa.key") };
+    assert_eq!(with(staple(file("server.ocsp"))), "tls_certificates[0].ocsp_staple: is about another certificate");
+    assert_eq!(with(staple(file("server.pem"))), "tls_certificates[0].ocsp_staple: is no OCSP response in DER");
+    assert!(with(staple(text("a"))).starts_with("tls_certificates[0].ocsp_staple.inline_string: "));
+    let must = pb::DownstreamTlsContext { ocsp_staple_policy: 2, ..server(|_| ()) };
+    let refused = lower(must).expect_err("it is refused")[0].to_string();
+    assert!(refused.starts_with("common_tls_context.tls_certificates[0].ocsp_staple: is required"), "{refused}");
 }
 
 #[test]

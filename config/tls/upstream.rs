@@ -12,8 +12,9 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
+use super::certificate::Certificate;
 use super::downstream::Common;
-use super::info::certificate_info;
+use super::in_use::HasCertificates;
 use super::live::Live;
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers};
@@ -22,6 +23,9 @@ use super::validation::Validation;
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
 const DEFAULT_SESSIONS: usize = 1;
+
+/// Where a cluster counts what its contexts went through.
+const FACTORY: &str = "client_ssl_socket_factory";
 
 /// A cluster's side of TLS.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub struct ClientSide {
     by_host_name: bool,
     /// The certificate that servers are shown if they ask.
     pub own: Option<Arc<CertificateInfo>>,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// What a client's context says beside what both sides have.
@@ -81,17 +86,21 @@ pub enum Alpn<'a> {
 impl UpstreamTls {
     /// Lowers the message.
     pub fn lower(proto: pb::UpstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        // allow_renegotiation: TLS 1.3 has none, and rustls does none. enforce_rsa_key_usage: always.
+        // enforce_rsa_key_usage: always, as by Envoy.
         let pb::UpstreamTlsContext {
             common_tls_context,
             sni,
             auto_host_sni,
             auto_sni_san_validation,
-            allow_renegotiation: _,
+            allow_renegotiation,
             max_session_keys,
             enforce_rsa_key_usage: _,
         } = proto;
-        let scope = cx.scope().scope("client_ssl_socket_factory");
+        if allow_renegotiation {
+            let reason = "renegotiation is insecure and not spoken";
+            return Err(cx.at("allow_renegotiation", |cx| cx.invalid(reason)));
+        }
+        let scope = cx.scope().clone();
         let mut common = common_tls_context.unwrap_or_default();
         let references = cx.at("common_tls_context", |cx| References::take(&mut common, cx));
         let client = Client {
@@ -103,7 +112,7 @@ impl UpstreamTls {
         let references = references?;
         if references.is_empty() {
             let common = cx.at("common_tls_context", |cx| Common::lower(common, Version::Tls12, cx))?;
-            return Ok(Self(Live::fixed(client.complete(common, cx)?, &scope)));
+            return Ok(Self(Live::fixed(client.complete(common, cx)?.into(), FACTORY, &scope, cx)));
         }
         let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
             let mut common = common.clone();
@@ -112,9 +121,9 @@ impl UpstreamTls {
                 references.resolve(&mut common, cx)?;
                 Common::lower(common, Version::Tls12, cx)
             })?;
-            references.are_there().then(|| client.complete(common, cx)).transpose()
+            references.are_there().then(|| client.complete(common, cx).map(Arc::new)).transpose()
         };
-        Live::following(references, Box::new(recipe), &scope, cx).map(Self)
+        Live::following(references, Box::new(recipe), FACTORY, &scope, cx).map(Self)
     }
 
     /// What handshakes are made with now; `None` while secrets are missing.
@@ -130,7 +139,7 @@ impl UpstreamTls {
 
 impl Client {
     fn complete(&self, common: Common, cx: &mut LowerCx<'_>) -> Result<ClientSide, Refused> {
-        let Common { parameters, certificates, alpn, validation } = common;
+        let Common { parameters, certificates, alpn, validation, key_log } = common;
         if certificates.len() > 1 {
             let reason = "a client has one certificate";
             return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
@@ -143,9 +152,9 @@ impl Client {
         let verifier = |checks| Arc::new(Servers::new(&validation, &provider, checks));
         let by_name = verifier(NameCheck::AsCalledByRequest);
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier(self.own_check.clone()));
-        let own = certificates.first().and_then(|c| certificate_info(c.cert.first()?)).map(Arc::new);
-        let mut client = match certificates.into_iter().next() {
-            Some(certified) => builder.with_client_cert_resolver(Arc::new(OwnCertificate(certified))),
+        let certificate = certificates.into_iter().next();
+        let mut client = match &certificate {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(OwnCertificate(own.bare.clone()))),
             None => builder.with_no_client_auth(),
         };
         client.alpn_protocols = alpn;
@@ -153,6 +162,14 @@ impl Client {
             0 => Resumption::disabled(),
             sessions => Resumption::in_memory_sessions(sessions),
         };
+        match key_log {
+            None => {}
+            Some(log) if log.is_for_all() => client.key_log = log.file,
+            Some(_) => {
+                let refused = cx.at("key_log", |cx| cx.not_implemented("a choice of addresses for a client"));
+                return Err(refused);
+            }
+        }
         Ok(ClientSide {
             client: Arc::new(client),
             validation,
@@ -160,7 +177,8 @@ impl Client {
             by_name,
             sni: self.sni.clone(),
             by_host_name: self.by_host_name,
-            own,
+            own: certificate.as_ref().and_then(|own| own.info.clone()),
+            certificate,
         })
     }
 }
@@ -205,6 +223,12 @@ impl ClientSide {
             Some(asked) if asked.to_str() == name => self.by_name.clone(),
             _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(name.into()))),
         }
+    }
+}
+
+impl HasCertificates for Live<ClientSide> {
+    fn certificates(&self) -> Option<(Arc<Validation>, Vec<Arc<Certificate>>)> {
+        self.current().map(|side| (side.validation.clone(), side.certificate.iter().cloned().collect()))
     }
 }
 

@@ -1,38 +1,31 @@
 //! `CertificateValidationContext`: whom we believe.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use base64::Engine;
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::DataSource;
+use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use nuncio_telemetry::CertificateInfo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
-};
+use prost::{Message, Name};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, DistinguishedName, Error};
-use webpki::{
-    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
-};
 
-use super::certificate::certificates;
+use super::authorities::{Authorities, lower_revocations, within};
 use super::info::certificate_info;
 use super::san::{Names, Parsed, SanMatcher};
-use crate::refuse_set;
-use crate::value::data_source;
-
-/// Bytes that a file of authorities or of revocations may have.
-const MAX_PEM: u64 = 16 << 20;
+use super::spiffe::TrustDomains;
+use crate::protocol::message_name;
+use crate::{extension, refuse_set};
 
 /// What a peer's certificate is held against.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
     /// Authorities; `None`: chains are not looked at.
     authorities: Option<Authorities>,
+    /// Authorities of SPIFFE, in place of all but the names of peers.
+    domains: Option<TrustDomains>,
     names: Vec<SanMatcher>,
     /// SHA-256 of certificates that will do.
     hashes: Vec<[u8; 32]>,
@@ -43,17 +36,6 @@ pub(super) struct Validation {
     accepts_untrusted: bool,
     max_depth: Option<u32>,
     hides_authorities: bool,
-}
-
-#[derive(Debug)]
-struct Authorities {
-    certificates: Vec<CertificateDer<'static>>,
-    /// What logs tell of each, once a client was issued a certificate by one, and its name in DER.
-    told: OnceLock<Vec<(Box<[u8]>, Arc<CertificateInfo>)>>,
-    anchors: Vec<TrustAnchor<'static>>,
-    revocations: Vec<CertRevocationList<'static>>,
-    only_leaf: bool,
-    algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
 }
 
 /// Why a peer is not believed whose chain is in order.
@@ -70,6 +52,18 @@ pub enum Unbelieved {
         /// Those that it has.
         names: Vec<String>,
     },
+    /// It has none of the URIs that it should have, by SPIFFE.
+    #[error("SAN match")]
+    Identity,
+    /// It is no workload of a trust domain that is known.
+    #[error("no trust bundle store")]
+    NoTrustDomain,
+    /// No authority of its trust domain has issued it. Envoy tells it less than it would without SPIFFE.
+    #[error("X509_verify_cert: certificate verification error at depth 0: unable to get local issuer certificate")]
+    NotOfDomain,
+    /// Its key is not for signatures.
+    #[error("key usage")]
+    KeyUsage,
     /// Neither its hash nor that of its key is known.
     #[error("cert hash and spki")]
     Hash,
@@ -103,7 +97,7 @@ impl Validation {
             trusted_ca,
             ca_certificate_provider_instance,
             system_root_certs,
-            watched_directory,
+            watched_directory: _,
             verify_certificate_spki,
             verify_certificate_hash,
             match_typed_subject_alt_names,
@@ -117,9 +111,15 @@ impl Validation {
             max_verify_depth,
             suppress_client_ca_list,
         } = proto;
-        let refused = refuse_set!(cx; ca_certificate_provider_instance, system_root_certs, watched_directory,
-            require_signed_certificate_timestamp, custom_validator_config);
-        let authorities = cx.opt("trusted_ca", trusted_ca, lower_authorities);
+        // watched_directory: as with certificates, Envoy watches for what comes from discovery alone.
+        let refused = refuse_set!(cx; ca_certificate_provider_instance, require_signed_certificate_timestamp);
+        let domains = cx.opt("custom_validator_config", custom_validator_config, lower_custom);
+        let authorities = match (cx.opt("trusted_ca", trusted_ca, Authorities::lower), system_root_certs) {
+            (Ok(None), Some(pb::certificate_validation_context::SystemRootCerts {})) => {
+                cx.at("system_root_certs", Authorities::of_system).map(Some)
+            }
+            (given, _) => given,
+        };
         let revocations = cx.opt("crl", crl, lower_revocations);
         let keys = cx.each("verify_certificate_spki", verify_certificate_spki, |text, cx| spki(&text, cx));
         let hashes = cx.each("verify_certificate_hash", verify_certificate_hash, |text, cx| hash(&text, cx));
@@ -128,10 +128,16 @@ impl Validation {
             SanMatcher::lower_untyped(&proto, cx)
         });
         refused?;
-        let (authorities, revocations) = (authorities?, revocations?.unwrap_or_default());
+        let (mut authorities, domains) = (authorities?, domains?);
+        let (revocations, revoked) = revocations?.unwrap_or_default();
         // As in Envoy, the older field counts only where the newer one is not used.
         let (typed, untyped) = (typed?, untyped?.concat());
-        let names = if typed.is_empty() { untyped } else { typed };
+        let mut names = if typed.is_empty() { untyped } else { typed };
+        if domains.is_some() {
+            // Envoy: it is SPIFFE alone that decides, by URIs and with nothing else of this message but the times.
+            names.retain(SanMatcher::is_of_uri);
+            return Ok(Self { domains, names, accepts_expired: allow_expired_certificate, ..Self::default() });
+        }
         if authorities.is_none() && !revocations.is_empty() {
             return Err(cx.at("crl", |cx| cx.invalid("needs trusted_ca")));
         }
@@ -139,15 +145,14 @@ impl Validation {
             let reason = "names are no proof without trusted_ca: anybody may claim them";
             return Err(cx.at("match_typed_subject_alt_names", |cx| cx.invalid(reason)));
         }
+        if let Some(authorities) = &mut authorities {
+            authorities.only_leaf = only_verify_leaf_cert_crl;
+            authorities.revocations = revocations;
+            authorities.digest = sha256(&[authorities.digest, revoked].concat());
+        }
         Ok(Self {
-            authorities: authorities.map(|(certificates, anchors)| Authorities {
-                told: OnceLock::new(),
-                certificates,
-                anchors,
-                revocations,
-                only_leaf: only_verify_leaf_cert_crl,
-                algorithms: rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all,
-            }),
+            authorities,
+            domains: None,
             names,
             hashes: hashes?,
             keys: keys?,
@@ -160,7 +165,7 @@ impl Validation {
 
     /// Sees whether a part of a context can be used, which another part may complete.
     pub(super) fn check_part(mut proto: pb::CertificateValidationContext, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-        if proto.trusted_ca.is_none() {
+        if proto.trusted_ca.is_none() && proto.custom_validator_config.is_none() {
             proto.match_typed_subject_alt_names.clear();
             #[allow(deprecated, reason = "users still write what Envoy deprecates")]
             proto.match_subject_alt_names.clear();
@@ -171,7 +176,7 @@ impl Validation {
 
     /// Whether a peer without certificate cannot be believed.
     pub(super) fn needs_certificate(&self) -> bool {
-        !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
+        self.domains.is_some() || !self.names.is_empty() || !self.hashes.is_empty() || !self.keys.is_empty()
     }
 
     /// Whether a peer that is not believed is served all the same.
@@ -195,15 +200,30 @@ impl Validation {
         let is_issuer = |der: &&CertificateDer<'_>| Parsed::new(der).is_ok_and(|p| p.0.subject().as_raw() == name);
         match intermediates.iter().find(is_issuer) {
             Some(issuer) => certificate_info(issuer).map(Arc::new),
-            None => self.authorities.as_ref()?.named(name),
+            None => match &self.domains {
+                Some(domains) => domains.named(name),
+                None => self.authorities.as_ref()?.named(name),
+            },
         }
     }
 
     /// The names of the authorities, as clients are told them.
     pub(super) fn hints(&self) -> Vec<DistinguishedName> {
-        let authorities = self.authorities.as_ref().filter(|_| !self.hides_authorities);
-        let anchors = authorities.into_iter().flat_map(|a| &a.anchors);
-        anchors.map(|anchor| DistinguishedName::in_sequence(&anchor.subject)).collect()
+        if self.hides_authorities {
+            return Vec::new();
+        }
+        self.trusted().flat_map(Authorities::hints).collect()
+    }
+
+    /// All that is trusted, of whatever trust domain.
+    pub(super) fn trusted(&self) -> impl Iterator<Item = &Authorities> {
+        self.authorities.iter().chain(self.domains.iter().flat_map(TrustDomains::all))
+    }
+
+    /// Of all that it was made from and the message does not say.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let domains = self.domains.as_ref().map(TrustDomains::digest);
+        sha256(&[self.authorities.as_ref().map(|a| a.digest).unwrap_or_default(), domains.unwrap_or_default()].concat())
     }
 
     /// Holds a peer's chain against all that is configured, and the leaf's names against `wanted`.
@@ -217,11 +237,14 @@ impl Validation {
     ) -> Result<(), Error> {
         let unreadable = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
         let Parsed(parsed) = Parsed::new(leaf).map_err(unreadable)?;
-        if let Some(authorities) = &self.authorities {
-            let now = if self.accepts_expired { within(&parsed, now) } else { now };
+        check_key_usage(&parsed, peer)?;
+        let names = Names::of(&parsed);
+        let now = if self.accepts_expired { within(&parsed, now) } else { now };
+        if let Some(domains) = &self.domains {
+            domains.check(leaf, (&parsed, &names), intermediates, now, peer)?;
+        } else if let Some(authorities) = &self.authorities {
             authorities.check(leaf, intermediates, now, peer, self.max_depth)?;
         }
-        let names = Names::of(&parsed);
         let has_name =
             |name: &str| names.dns.iter().any(|n| super::san::covers(n, name)) || names.ip.iter().any(|ip| ip == name);
         let is_named = self.names.is_empty() || self.names.iter().any(|rule| rule.matches(&names));
@@ -230,6 +253,7 @@ impl Validation {
                 return Err(Unbelieved::Wanted { expected: name.into(), names: names.all }.into());
             }
             Some(Wanted::AsCalled(name)) if !has_name(name) => return Err(Unbelieved::Names(names.all).into()),
+            _ if !is_named && self.domains.is_some() => return Err(Unbelieved::Identity.into()),
             _ if !is_named => return Err(Unbelieved::Names(names.all).into()),
             _ => {}
         }
@@ -242,80 +266,6 @@ impl Validation {
             false => Err(Unbelieved::Hash.into()),
         }
     }
-}
-
-impl Authorities {
-    /// The authority of this name.
-    fn named(&self, name: &[u8]) -> Option<Arc<CertificateInfo>> {
-        let told = self.told.get_or_init(|| {
-            let tell = |der: &CertificateDer<'_>| {
-                let Parsed(parsed) = Parsed::new(der).ok()?;
-                Some((parsed.subject().as_raw().into(), Arc::new(certificate_info(der)?)))
-            };
-            self.certificates.iter().filter_map(tell).collect()
-        });
-        told.iter().find(|(subject, _)| **subject == *name).map(|(_, info)| info.clone())
-    }
-
-    fn check(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-        peer: Peer,
-        max_depth: Option<u32>,
-    ) -> Result<(), Error> {
-        // A certificate that is trusted itself needs no chain: self-signed ones mostly say that they are authorities,
-        // which no server's certificate may say in a chain.
-        if self.certificates.iter().any(|trusted| trusted == leaf) {
-            return is_in_time(leaf, now);
-        }
-        let leaf = EndEntityCert::try_from(leaf).map_err(pki_error)?;
-        let usage = match peer {
-            Peer::Client => KeyUsage::client_auth(),
-            Peer::Server => KeyUsage::server_auth(),
-        };
-        let lists: Vec<&CertRevocationList<'_>> = self.revocations.iter().collect();
-        let depth = if self.only_leaf { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
-        let revocation = RevocationOptionsBuilder::new(&lists)
-            .ok()
-            .map(|builder| builder.with_depth(depth).with_status_policy(UnknownStatusPolicy::Deny).build());
-        let path = |path: &webpki::VerifiedPath<'_>| {
-            let length = path.intermediate_certificates().count();
-            match max_depth.is_some_and(|max| length > max as usize) {
-                true => Err(webpki::Error::MaximumPathDepthExceeded),
-                false => Ok(()),
-            }
-        };
-        leaf.verify_for_usage(self.algorithms, &self.anchors, intermediates, now, usage, revocation, Some(&path))
-            .map(drop)
-            .map_err(pki_error)
-    }
-}
-
-fn lower_authorities(
-    source: DataSource,
-    cx: &mut LowerCx<'_>,
-) -> Result<(Vec<CertificateDer<'static>>, Vec<TrustAnchor<'static>>), Refused> {
-    let bytes = data_source(source, MAX_PEM, cx)?;
-    let certificates = certificates(&bytes, cx)?;
-    let anchor = |certificate| anchor_from_trusted_cert(certificate).map(|anchor| anchor.to_owned());
-    let anchors = certificates.iter().map(anchor).collect::<Result<Vec<_>, _>>();
-    Ok((certificates.clone(), anchors.map_err(|e| cx.invalid(format!("holds what is no authority: {e}")))?))
-}
-
-fn lower_revocations(source: DataSource, cx: &mut LowerCx<'_>) -> Result<Vec<CertRevocationList<'static>>, Refused> {
-    let bytes = data_source(source, MAX_PEM, cx)?;
-    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-    let all = all.map_err(|e| cx.invalid(format!("is no PEM: {e}")))?;
-    if all.is_empty() {
-        return Err(cx.invalid("has no list of revocations in PEM"));
-    }
-    let owned = |der: &CertificateRevocationListDer<'_>| -> Result<OwnedCertRevocationList, webpki::Error> {
-        BorrowedCertRevocationList::from_der(der)?.to_owned()
-    };
-    let all: Result<Vec<_>, _> = all.iter().map(|der| owned(der).map(CertRevocationList::from)).collect();
-    all.map_err(|e| cx.invalid(format!("holds a list that cannot be read: {e}")))
 }
 
 /// Base64 of a SHA-256.
@@ -338,41 +288,33 @@ fn hash(text: &str, cx: &mut LowerCx<'_>) -> Result<[u8; 32], Refused> {
     bytes.and_then(|b| b.try_into().ok()).ok_or_else(|| cx.invalid("is no SHA-256 in hexadecimal digits"))
 }
 
+/// Every suite here has peers sign, which is not for every key. What BoringSSL says of it differs by side.
+fn check_key_usage(parsed: &x509_parser::certificate::X509Certificate<'_>, peer: Peer) -> Result<(), Error> {
+    let usage = parsed.key_usage().ok().flatten();
+    match (usage.is_none_or(|usage| usage.value.digital_signature()), peer) {
+        (true, _) => Ok(()),
+        (false, Peer::Server) => Err(Unbelieved::KeyUsage.into()),
+        (false, Peer::Client) => Err(Error::InvalidCertificate(CertificateError::InvalidPurpose)),
+    }
+}
+
+/// The only validator that Envoy has besides its own.
+fn lower_custom(proto: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<TrustDomains, Refused> {
+    let TypedExtensionConfig { name: _, typed_config } = proto;
+    let Some(any) = typed_config else { return Err(cx.at("typed_config", |cx| cx.invalid("is required"))) };
+    cx.at("typed_config", |cx| {
+        let (found, known) = (message_name(&any), pb::SpiffeCertValidatorConfig::full_name());
+        if found != known {
+            let (kind, reason) = extension::unknown("validator", found, std::iter::once(known.as_str()));
+            return Err(cx.record(kind, reason));
+        }
+        let proto = pb::SpiffeCertValidatorConfig::decode(&any.value[..]);
+        let proto = proto.map_err(|e| cx.invalid(format!("does not decode: {e}")))?;
+        TrustDomains::lower(proto, cx)
+    })
+}
+
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     digest.as_ref().try_into().expect("a SHA-256 has 32 bytes")
-}
-
-fn is_in_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
-    let unreadable = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
-    let Parsed(parsed) = Parsed::new(leaf).map_err(unreadable)?;
-    let (validity, now) = (parsed.validity(), i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-    if now < validity.not_before.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
-    }
-    if now > validity.not_after.timestamp() {
-        return Err(Error::InvalidCertificate(CertificateError::Expired));
-    }
-    Ok(())
-}
-
-/// The time of the certificate's life that is next to now.
-fn within(parsed: &x509_parser::certificate::X509Certificate<'_>, now: UnixTime) -> UnixTime {
-    let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(end)))
-}
-
-fn pki_error(error: webpki::Error) -> Error {
-    use webpki::Error as Pki;
-    let error = match error {
-        Pki::BadDer | Pki::BadDerTime | Pki::TrailingData(_) => CertificateError::BadEncoding,
-        Pki::CertNotValidYet { .. } => CertificateError::NotValidYet,
-        Pki::CertExpired { .. } => CertificateError::Expired,
-        Pki::UnknownIssuer => CertificateError::UnknownIssuer,
-        Pki::CertRevoked => CertificateError::Revoked,
-        Pki::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
-        Pki::InvalidSignatureForPublicKey => CertificateError::BadSignature,
-        other => CertificateError::Other(rustls::OtherError(Arc::new(other))),
-    };
-    Error::InvalidCertificate(error)
 }

@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_config::tls::{DownstreamTls, ServerSide, UpstreamTls, Validated, Wishes, certificate_info};
+use nuncio_config::tls::{DownstreamTls, ServerSide, Staple, UpstreamTls, Validated, Wishes, certificate_info};
 use nuncio_filter_api::{Io, Transport};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
 use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, client, server};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, server};
 
 use self::hello::Hello;
 use crate::tls_stats::TlsStats;
@@ -92,6 +92,8 @@ pub enum TlsError {
     NoSecret,
     /// The client named no server, which it has to.
     NoServerName,
+    /// There is no certificate that could be shown with the OCSP response that it has to come with.
+    NoCertificate,
     /// The handshake failed.
     Failed(io::Error),
 }
@@ -99,9 +101,12 @@ pub enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TimedOut => f.write_str("transport_socket_timeout"),
+            Self::TimedOut => f.write_str("transport socket timeout was reached"),
             Self::NoSecret => f.write_str("TLS error: Secret is not supplied by SDS"),
             Self::NoServerName => f.write_str("TLS_error:|no_sni:TLS_error_end"),
+            Self::NoCertificate => {
+                f.write_str("TLS_error:|268435589:SSL routines:OPENSSL_internal:CONNECTION_REJECTED:TLS_error_end")
+            }
             Self::Failed(error) => write!(f, "TLS_error:|{}:TLS_error_end", reason::of(error)),
         }
     }
@@ -122,14 +127,18 @@ pub(crate) async fn accept(
         *info.transport_failure.borrow_mut() = Some(TlsError::NoSecret.to_string().into());
         return Err(TlsError::NoSecret);
     };
-    let handshake = handshake(&side, io);
+    let handshake = handshake(&side, io, info, stats);
     let done = match timeout {
         Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
     };
     let (stream, local) = done.inspect_err(|error| {
         stats.failed(error);
-        *info.transport_failure.borrow_mut() = Some(error.to_string().into());
+        match error {
+            // Envoy: it is no failure of TLS.
+            TlsError::TimedOut => *info.termination_details.borrow_mut() = Some(error.to_string().into()),
+            _ => *info.transport_failure.borrow_mut() = Some(error.to_string().into()),
+        }
     })?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
@@ -176,17 +185,35 @@ pub async fn connect(
 
 type Accepted = (server::TlsStream<Hello>, Option<Arc<CertificateInfo>>);
 
-async fn handshake(tls: &ServerSide, io: Io) -> Result<Accepted, TlsError> {
-    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Hello { io, is_checked: false });
-    let start = acceptor.await.map_err(TlsError::Failed)?;
+async fn handshake(tls: &ServerSide, io: Io, info: &ConnectionInfo, stats: &TlsStats) -> Result<Accepted, TlsError> {
+    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Hello::new(io));
+    let mut start = acceptor.await.map_err(TlsError::Failed)?;
+    let asks_for_status = start.io.asks_for_status();
     let hello = start.client_hello();
     if tls.requires_sni && hello.server_name().is_none() {
         return Err(TlsError::NoServerName);
     }
     let local = tls.certificate_for(&hello);
-    let server = without_alpn(&hello, &tls.server).unwrap_or_else(|| tls.server.clone());
+    if asks_for_status {
+        let staple = tls.staple_for(&hello);
+        stats.asked_for_status(staple);
+        if staple == Staple::Failed {
+            return Err(refuse(start).await);
+        }
+    }
+    let server = tls.server(info.local.ip(), info.remote.ip());
+    let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
     let stream = start.into_stream(server).await.map_err(TlsError::Failed)?;
     Ok((stream, local))
+}
+
+/// Ends a handshake for which there is no certificate.
+async fn refuse(mut start: StartHandshake<Hello>) -> TlsError {
+    /// A record of an alert: fatal, handshake_failure (RFC 8446 §6).
+    const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
+    // Whoever does not take it learns by the end of the connection.
+    let _ = start.io.io_mut().write_all(&HANDSHAKE_FAILURE).await;
+    TlsError::NoCertificate
 }
 
 /// What a client is answered with that speaks none of our protocols. Envoy: nothing is chosen, and it is served.

@@ -1,6 +1,6 @@
 //! What is counted of handshakes: `listener.<address>.ssl` and `cluster.<name>.ssl`.
 
-use nuncio_config::tls::Unbelieved;
+use nuncio_config::tls::{Staple, Unbelieved};
 use nuncio_telemetry::TlsInfo;
 use nuncio_telemetry::stats::Scope;
 use rustls::{CertificateError, Error};
@@ -25,7 +25,6 @@ nuncio_telemetry::stats! {
         ocsp_staple_omitted: Counter,
         ocsp_staple_responses: Counter,
         ocsp_staple_requests: Counter,
-        was_key_usage_invalid: Counter,
     }
 }
 
@@ -66,12 +65,22 @@ impl TlsStats {
         }
     }
 
+    /// A client has asked for what an OCSP responder says.
+    pub(crate) fn asked_for_status(&self, staple: Staple) {
+        self.stats.ocsp_staple_requests().inc();
+        match staple {
+            Staple::Shown => self.stats.ocsp_staple_responses().inc(),
+            Staple::Omitted => self.stats.ocsp_staple_omitted().inc(),
+            Staple::Failed => self.stats.ocsp_staple_failed().inc(),
+        }
+    }
+
     pub(crate) fn failed(&self, error: &TlsError) {
         let error = match error {
             TlsError::Failed(error) => error,
-            // It is counted where the secrets are.
-            TlsError::NoSecret => return,
-            TlsError::TimedOut | TlsError::NoServerName => return self.stats.connection_error().inc(),
+            // They are counted where the secrets are, and by the listener.
+            TlsError::NoSecret | TlsError::TimedOut => return,
+            TlsError::NoServerName | TlsError::NoCertificate => return self.stats.connection_error().inc(),
         };
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::NoCertificatesPresented) => self.stats.fail_verify_no_cert().inc(),
@@ -83,9 +92,12 @@ impl TlsStats {
     /// A peer's certificate was not believed, whether or not its connection goes on.
     pub(crate) fn unbelieved(&self, error: &Error) {
         match unbelieved(error) {
-            Some(Unbelieved::Names(_) | Unbelieved::Wanted { .. }) => self.stats.fail_verify_san().inc(),
+            Some(Unbelieved::Names(_) | Unbelieved::Wanted { .. } | Unbelieved::Identity) => {
+                self.stats.fail_verify_san().inc()
+            }
             Some(Unbelieved::Hash) => self.stats.fail_verify_cert_hash().inc(),
-            None => self.stats.fail_verify_error().inc(),
+            Some(Unbelieved::KeyUsage) => self.stats.connection_error().inc(),
+            Some(Unbelieved::NoTrustDomain | Unbelieved::NotOfDomain) | None => self.stats.fail_verify_error().inc(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The admin server: what the process tells of itself, and what it can be told to do, over HTTP on a thread of its own.
 
+mod certs;
 mod clusters;
 mod dump;
 mod endpoints;

@@ -1,5 +1,6 @@
 //! What the process tells of itself among the stats.
 
+use nuncio_config::tls::{ContextInUse, days_until_first_end, seconds_until_first_response_ends};
 use nuncio_proto::envoy::admin::v3::server_info::State;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ServerStats;
@@ -31,6 +32,13 @@ pub(crate) fn refresh(stats: &ServerStats, state: State, started: Instant, conne
     stats.memory_allocated().set(memory.allocated);
     stats.memory_heap_size().set(memory.heap);
     stats.memory_physical_size().set(memory.physical);
+}
+
+/// The same of the certificates in use.
+pub(crate) fn refresh_certificates(stats: &ServerStats, contexts: &[ContextInUse]) {
+    stats.days_until_first_cert_expiring().set(days_until_first_end(contexts).unwrap_or(NO_CERTIFICATE));
+    let seconds = seconds_until_first_response_ends(contexts).unwrap_or(0);
+    stats.seconds_until_first_ocsp_response_expiring().set(seconds);
 }
 
 /// The release as one number, two bytes for the major part.

@@ -59,6 +59,8 @@ pub struct CertificateInfo {
     pub ip_sans: Vec<String>,
     /// Subject alternative names: mail addresses.
     pub email_sans: Vec<String>,
+    /// Subject alternative names: those of other types, by their values.
+    pub other_sans: Vec<String>,
     /// When it begins to be valid.
     pub not_before: SystemTime,
     /// When it ends to be valid.

@@ -2,7 +2,7 @@
 
 /// Asks for `name`, which may be anything, and offers `protocols`; with TLS 1.2 and 1.3, two cipher suites of each and
 /// numbers of RFC 8701 among them.
-pub(super) fn client_hello<'a>(name: &[u8], protocols: impl Iterator<Item = &'a str>) -> Vec<u8> {
+pub(crate) fn client_hello<'a>(name: &[u8], protocols: impl Iterator<Item = &'a str>) -> Vec<u8> {
     let mut extensions = extension(0x2a2a, &[]);
     if !name.is_empty() {
         extensions.extend(extension(0, &sized(&[&[0][..], &sized(name)].concat())));

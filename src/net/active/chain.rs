@@ -20,6 +20,7 @@ use crate::Listener;
 use crate::balance::Balancer;
 use crate::listener::FilterChain;
 use crate::tls;
+use crate::tls::TlsError;
 use crate::tls_stats::TlsStats;
 
 /// What connections hold of their listener. It goes on where nothing but filter chains changes.
@@ -149,6 +150,9 @@ impl Chain {
             match Box::pin(tls::accept(tls, *handshake_timeout, io, &info, &frame.tls_stats)).await {
                 Ok(io) => connection = Connection { io, info },
                 Err(error) => {
+                    if matches!(error, TlsError::TimedOut) {
+                        frame.stats.downstream_cx_transport_socket_connect_timeout().inc();
+                    }
                     debug!(listener = %frame.name, id = info.id, %error, "handshake failed");
                     return;
                 }

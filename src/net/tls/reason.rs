@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nuncio_config::tls::Unbelieved;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// Number of BoringSSL's errors of TLS: the library, shifted, to which the reason is added.
@@ -12,16 +13,21 @@ const CERTIFICATE_VERIFY_FAILED: u32 = 125;
 const NO_SHARED_CIPHER: u32 = 184;
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
 const UNSUPPORTED_PROTOCOL: u32 = 240;
+const KEY_USAGE_BIT_INCORRECT: u32 = 302;
 
 pub(super) fn of(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::AlertReceived(alert)) => ssl(ALERTS + u32::from(u8::from(*alert)), alert_name(*alert)),
+        Some(Error::InvalidCertificate(reason)) if is_key_usage(reason) => {
+            ssl(KEY_USAGE_BIT_INCORRECT, "KEY_USAGE_BIT_INCORRECT")
+        }
         Some(Error::InvalidCertificate(reason)) => {
             let name = format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {}", certificate(reason));
             ssl(CERTIFICATE_VERIFY_FAILED, &name)
         }
         Some(Error::NoCertificatesPresented) => {
-            ssl(PEER_DID_NOT_RETURN_A_CERTIFICATE, "PEER_DID_NOT_RETURN_A_CERTIFICATE")
+            let name = "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate";
+            ssl(PEER_DID_NOT_RETURN_A_CERTIFICATE, name)
         }
         Some(Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon)) => {
             ssl(NO_SHARED_CIPHER, "NO_SHARED_CIPHER")
@@ -40,6 +46,11 @@ fn ssl(reason: u32, name: &str) -> String {
     format!("{}:SSL routines:OPENSSL_internal:{name}", SSL + reason)
 }
 
+fn is_key_usage(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else { return false };
+    matches!(other.0.downcast_ref(), Some(Unbelieved::KeyUsage))
+}
+
 fn certificate(error: &CertificateError) -> String {
     let text = match error {
         CertificateError::UnknownIssuer => "unable to get local issuer certificate",
@@ -47,6 +58,9 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not yet valid",
         CertificateError::Revoked => "certificate revoked",
         CertificateError::UnknownRevocationStatus => "unable to get certificate CRL",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "unsupported certificate purpose"
+        }
         CertificateError::BadSignature => "certificate signature failure",
         CertificateError::Other(other) => return other.0.to_string(),
         other => return other.to_string(),

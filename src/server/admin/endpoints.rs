@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use super::{Admin, Params, Reply, clusters, dump, explain, info, logging, mutate, pages, xds};
+use super::{Admin, Params, Reply, certs, clusters, dump, explain, info, logging, mutate, pages, xds};
 use crate::control::Request;
 
 /// One path of the admin server.
@@ -51,7 +51,7 @@ pub(super) const RUNTIME_MODIFY: &str = "/runtime_modify";
 /// Every endpoint, in the order in which they are listed.
 pub(super) static ENDPOINTS: &[Endpoint] = &[
     get("/", "this list as a page", |_, _| pages::home().into()),
-    get("/certs", "certificates in use", |_, _| info::certs().into()),
+    get("/certs", "certificates in use", |admin, _| certs::certs(admin).into()),
     get("/clusters", "clusters, their hosts and what these did", |admin, params| {
         clusters::clusters(admin, params).into()
     })

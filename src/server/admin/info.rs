@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use http::StatusCode;
 use nuncio_config::address::to_proto;
 use nuncio_config::load::{Defaults, to_json};
+use nuncio_config::tls::contexts_in_use;
 use nuncio_filter_api::{Registry, ServerState};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::admin::v3::command_line_options::{
@@ -63,6 +64,7 @@ fn rendered(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
     };
     let connections = admin.shared.snapshot.load().listeners.iter().map(|listener| listener.connections()).sum();
     stats::refresh(&admin.shared.stats, state(&admin.shared.state), admin.started, connections);
+    stats::refresh_certificates(&admin.shared.stats, &contexts_in_use(&admin.env.slots));
     let mut body = String::new();
     render(&admin.shared.store, &query, &mut body);
     match query.format {
@@ -85,11 +87,6 @@ pub(super) fn memory() -> Reply {
         total_physical_bytes: physical,
     };
     Reply::json(to_json(&memory, Defaults::Print))
-}
-
-/// `/certs`
-pub(super) fn certs() -> Reply {
-    Reply::json(to_json(&proto::Certificates::default(), Defaults::Print))
 }
 
 /// `/runtime`

@@ -220,13 +220,13 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("UPSTREAM_TLS_VERSION", Nothing, Tls(Side::Upstream, TlsField::Version)),
     // What TLS would tell and is not kept of it yet: as without TLS, they have no value.
     ("DOWNSTREAM_HANDSHAKE_DURATION", Nothing, Tls(Side::Downstream, TlsField::HandshakeDuration)),
-    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", Nothing, Absent),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", Nothing, Tls(Side::Downstream, TlsField::OtherSan(Whose::Local))),
     ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", Nothing, Tls(Side::Downstream, TlsField::ChainFingerprints1)),
     ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", Nothing, Tls(Side::Downstream, TlsField::ChainFingerprints256)),
     ("DOWNSTREAM_PEER_CHAIN_SERIALS", Nothing, Tls(Side::Downstream, TlsField::ChainSerials)),
     ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", Nothing, Tls(Side::Downstream, TlsField::IssuerFingerprint256)),
     ("DOWNSTREAM_PEER_ISSUER_SERIAL", Nothing, Tls(Side::Downstream, TlsField::IssuerSerial)),
-    ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Absent),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Tls(Side::Downstream, TlsField::OtherSan(Whose::Peer))),
     ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Absent),
     ("UPSTREAM_TLS_SESSION_ID", Nothing, Absent),
     // Not implemented yet.

@@ -39,6 +39,7 @@ pub(super) enum TlsField {
     UriSan(Whose),
     IpSan(Whose),
     EmailSan(Whose),
+    OtherSan(Whose),
     ChainFingerprints1,
     ChainFingerprints256,
     ChainSerials,
@@ -106,6 +107,7 @@ impl TlsField {
                 let _ = if before > 0 { write!(out, "-{before}") } else { write!(out, "{after}") };
             }
             Self::EmailSan(whose) => join(&whose.certificate(&tls)?.email_sans, out),
+            Self::OtherSan(whose) => join(&whose.certificate(&tls)?.other_sans, out),
         }
         (out.len() > before).then_some(())
     }

@@ -1,0 +1,118 @@
+//! For how long sessions can be resumed.
+
+use std::sync::Arc;
+
+use rustls::Error;
+use rustls::pki_types::UnixTime;
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::ticketer::TicketRotator;
+
+use crate::secret::TicketKeys;
+
+/// Seconds that a session is good for where nothing is set: those of BoringSSL, and of Envoy so.
+pub(super) const DEFAULT_LIFETIME: u32 = 2 * 60 * 60;
+/// Sessions that a context remembers for those who take no tickets.
+const REMEMBERED: usize = 256;
+/// Seconds since 1970 stand before what is kept.
+const TIME: usize = 8;
+
+/// Tickets that are good for so long.
+#[derive(Debug)]
+pub(super) struct TimedTickets {
+    made_by: Arc<dyn ProducesTickets>,
+    lifetime: u32,
+}
+
+/// Sessions that are remembered for so long.
+#[derive(Debug)]
+pub(super) struct TimedSessions {
+    kept_by: Arc<dyn StoresServerSessions>,
+    lifetime: u32,
+}
+
+impl TimedTickets {
+    pub(super) fn new(keys: TicketKeys, lifetime: u32) -> Self {
+        Self { made_by: Arc::new(keys), lifetime }
+    }
+
+    /// With keys of their own, which change as often as sessions end.
+    pub(super) fn with_own_keys(lifetime: u32) -> Result<Self, Error> {
+        let keys = TicketRotator::new(lifetime, || {
+            let keys = TicketKeys::random().ok_or(rustls::crypto::GetRandomFailed)?;
+            Ok(Box::new(keys))
+        });
+        Ok(Self { made_by: Arc::new(keys?), lifetime })
+    }
+}
+
+impl ProducesTickets for TimedTickets {
+    fn enabled(&self) -> bool {
+        self.made_by.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.lifetime
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.made_by.encrypt(&dated(plain))
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        fresh(self.made_by.decrypt(ticket)?, self.lifetime)
+    }
+}
+
+impl TimedSessions {
+    pub(super) fn new(lifetime: u32) -> Self {
+        Self { kept_by: ServerSessionMemoryCache::new(REMEMBERED), lifetime }
+    }
+}
+
+impl StoresServerSessions for TimedSessions {
+    fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
+        self.kept_by.put(key, dated(&value))
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        fresh(self.kept_by.get(key)?, self.lifetime)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        fresh(self.kept_by.take(key)?, self.lifetime)
+    }
+
+    fn can_cache(&self) -> bool {
+        self.kept_by.can_cache()
+    }
+}
+
+fn dated(session: &[u8]) -> Vec<u8> {
+    [&UnixTime::now().as_secs().to_be_bytes(), session].concat()
+}
+
+/// The session, unless it is too old.
+fn fresh(dated: Vec<u8>, lifetime: u32) -> Option<Vec<u8>> {
+    let (time, session) = dated.split_first_chunk::<TIME>()?;
+    let age = UnixTime::now().as_secs().saturating_sub(u64::from_be_bytes(*time));
+    (age <= u64::from(lifetime)).then(|| session.to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_until_it_is_too_old() {
+        let tickets = TimedTickets::with_own_keys(60).unwrap();
+        assert_eq!(
+            (tickets.decrypt(&tickets.encrypt(b"a session").unwrap()), tickets.lifetime()),
+            (Some(b"a session".to_vec()), 60)
+        );
+        let sessions = TimedSessions::new(60);
+        assert!(sessions.put(b"a".to_vec(), b"session".to_vec()));
+        assert_eq!(sessions.get(b"a"), Some(b"session".to_vec()));
+        let at = |seconds_ago: u64| [&(UnixTime::now().as_secs() - seconds_ago).to_be_bytes()[..], b"old"].concat();
+        assert_eq!((fresh(at(50), 60), fresh(at(70), 60), fresh(vec![0; 7], 60)), (Some(b"old".to_vec()), None, None));
+    }
+}

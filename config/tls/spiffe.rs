@@ -1,0 +1,90 @@
+//! `SPIFFECertValidatorConfig`: each trust domain has authorities of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{CertificateError, Error};
+use x509_parser::certificate::X509Certificate;
+
+use super::authorities::Authorities;
+use super::san::Names;
+use super::validation::{Peer, Unbelieved, sha256};
+
+/// Authorities by the trust domain that they speak for.
+#[derive(Debug)]
+pub(super) struct TrustDomains {
+    bundles: HashMap<String, Authorities>,
+    /// In the order of the configuration.
+    names: Vec<String>,
+}
+
+impl TrustDomains {
+    pub(super) fn lower(proto: pb::SpiffeCertValidatorConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let pb::SpiffeCertValidatorConfig { trust_domains, trust_bundles } = proto;
+        cx.unsupported("trust_bundles", &trust_bundles)?;
+        let domains = cx.each("trust_domains", trust_domains, |domain, cx| {
+            let pb::spiffe_cert_validator_config::TrustDomain { name, trust_bundle, workload_trust_domain } = domain;
+            cx.unsupported("workload_trust_domain", &workload_trust_domain)?;
+            let bundle = cx.opt("trust_bundle", trust_bundle, Authorities::lower)?;
+            match bundle {
+                Some(bundle) => Ok((name, bundle)),
+                None => Err(cx.at("trust_bundle", |cx| cx.invalid("is required"))),
+            }
+        })?;
+        let names: Vec<String> = domains.iter().map(|(name, _)| name.clone()).collect();
+        let mut bundles = HashMap::new();
+        for (i, (name, bundle)) in domains.into_iter().enumerate() {
+            if bundles.contains_key(&name) {
+                let reason = format!("there are several bundles for the trust domain {name:?}");
+                return Err(cx.at("trust_domains", |cx| cx.at_index(i, |cx| cx.invalid(reason))));
+            }
+            bundles.insert(name, bundle);
+        }
+        Ok(Self { bundles, names })
+    }
+
+    /// Holds a peer against the bundle of the trust domain that it says it is of.
+    pub(super) fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        (parsed, names): (&X509Certificate<'_>, &Names),
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        peer: Peer,
+    ) -> Result<(), Error> {
+        // X.509-SVID §4.1 and §4.3: who signs others is no workload.
+        let usage = parsed.key_usage().ok().flatten();
+        if parsed.is_ca() || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
+            return Err(Unbelieved::NoTrustDomain.into());
+        }
+        let domain = names.uri.iter().find_map(|uri| trust_domain(uri));
+        let bundle = domain.and_then(|domain| self.bundles.get(domain)).ok_or(Unbelieved::NoTrustDomain)?;
+        bundle.check(leaf, intermediates, now, peer, None).map_err(|error| match error {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer) => Unbelieved::NotOfDomain.into(),
+            other => other,
+        })
+    }
+
+    /// The authorities, in the order of the configuration.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Authorities> {
+        self.names.iter().filter_map(|name| self.bundles.get(name))
+    }
+
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let parts = self.names.iter().map(|name| sha256(name.as_bytes())).chain(self.all().map(|bundle| bundle.digest));
+        sha256(&parts.flatten().collect::<Vec<u8>>())
+    }
+
+    pub(super) fn named(&self, name: &[u8]) -> Option<Arc<nuncio_telemetry::CertificateInfo>> {
+        self.all().find_map(|bundle| bundle.named(name))
+    }
+}
+
+/// `domain` of `spiffe://domain/workload`.
+fn trust_domain(uri: &str) -> Option<&str> {
+    let rest = uri.strip_prefix("spiffe://")?;
+    Some(rest.split_once('/').map_or(rest, |(domain, _)| domain))
+}
