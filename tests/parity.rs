@@ -109,6 +109,7 @@ scenario_files! {
     transport_socket
     transport_tls
     udp_proxy
+    udp_tunnel
     upgrade
     upstream
     upstream_filters

@@ -17,6 +17,7 @@ use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_telemetry::ConnectionInfo;
 use prost::Message;
 
+pub(crate) use config::Backoff;
 use config::Config;
 use session::Session;
 

@@ -2,12 +2,16 @@
 //!
 //! In: datagrams. Out: nothing; no other filter gets them. Invariants: a session stands for one client, as long as
 //! datagrams pass; there are no more of them than the cluster may have connections, whoever claims to send. Start reading
-//! at [`Proxy::receive`](UdpFilter::receive): it finds the [`Session`](session::Session) or makes it (`sessions.rs`).
+//! at [`Proxy::receive`](UdpFilter::receive): it finds the [`Session`](session::Session) or makes it (`sessions.rs`), and a
+//! socket (`direct.rs`) or a tunnel (`tunnelled.rs`) carries on what it brings.
 
 mod config;
+mod direct;
 mod log;
 mod session;
 mod sessions;
+mod tunnel;
+mod tunnelled;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -72,7 +72,7 @@ fn addresses_that_cannot_be_bound_are_refused() {
     );
     check(
         "socket_address: { address: 127.0.0.1, port_value: 1, protocol: UDP }",
-        "address.socket_address.protocol: UDP is not implemented yet",
+        "filter_chains: 1 filter chain(s) specified for connection-less UDP listener",
     );
     check("pipe: { path: '@a', mode: 1 }", "address.pipe.mode: an abstract socket has no file, so no mode");
     check(

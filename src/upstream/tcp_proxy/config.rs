@@ -79,7 +79,7 @@ pub(super) struct MaxDuration {
 
 /// `backoff_options`
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     base: Duration,
     max: Duration,
 }
@@ -256,7 +256,7 @@ impl MaxDuration {
 // === impl Backoff ===
 
 impl Backoff {
-    fn lower(proto: core::BackoffStrategy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(crate) fn lower(proto: core::BackoffStrategy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let core::BackoffStrategy { base_interval, max_interval } = proto;
         let Some(base) = base_interval else {
             return Err(cx.at("base_interval", |cx| cx.invalid("is required")));
@@ -271,7 +271,7 @@ impl Backoff {
     }
 
     /// The pause before attempt number `attempt`, of which the first has none: up to twice as long each time.
-    pub(super) fn pause(self, attempt: u32, random: u64) -> Duration {
+    pub(crate) fn pause(self, attempt: u32, random: u64) -> Duration {
         let most = self.base.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max);
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX).max(1);
         Duration::from_nanos(random % nanos)

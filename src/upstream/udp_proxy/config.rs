@@ -4,14 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nuncio_config::access_log::lower as lower_access_log;
+use nuncio_config::extension::unknown;
 use nuncio_config::listener::UdpSocketConfig;
-use nuncio_config::protocol::duration;
+use nuncio_config::protocol::{duration, message_name};
 use nuncio_config::udp_route::UdpRoutes;
 use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::udp::udp_proxy::v3 as proto;
 use nuncio_telemetry::access_log::AccessLog;
-use proto::udp_proxy_config::{HashPolicy, RouteSpecifier, UdpAccessLogOptions, hash_policy};
+use proto::udp_proxy_config::{
+    HashPolicy, RouteSpecifier, SessionFilter, UdpAccessLogOptions, hash_policy, session_filter,
+};
 use twox_hash::XxHash64;
+
+use super::tunnel::TunnelConfig;
 
 nuncio_telemetry::stats! {
     /// `udp.<stat_prefix>`
@@ -57,6 +62,17 @@ pub(super) struct Config {
     pub(super) logs: Vec<AccessLog>,
     pub(super) proxy_logs: Vec<AccessLog>,
     pub(super) log_interval: Option<Duration>,
+    pub(super) log_on_connected: bool,
+    pub(super) tunnel: Option<TunnelConfig>,
+    pub(super) framing: Framing,
+}
+
+/// What stands around the datagrams that hosts get and give: what session filters there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Plain,
+    /// Capsules (RFC 9297): `http_capsule`.
+    Capsules,
 }
 
 #[derive(Debug)]
@@ -113,7 +129,20 @@ impl Config {
             access_log_options,
             route_specifier,
         } = message;
-        let refused = nuncio_config::refuse_set!(cx; session_filters, tunneling_config);
+        let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
+        let framing = Framing::lower(session_filters, cx);
+        if use_per_packet_load_balancing {
+            let reason = match (&tunnel, &framing) {
+                (Ok(Some(_)), _) => Some("Only one of use_per_packet_load_balancing or tunneling_config can be used."),
+                (_, Ok(Framing::Capsules)) => {
+                    Some("Only one of use_per_packet_load_balancing or session_filters can be used.")
+                }
+                _ => None,
+            };
+            if let Some(reason) = reason {
+                return Err(cx.at("use_per_packet_load_balancing", |cx| cx.invalid(reason)));
+            }
+        }
         let route = match route_specifier {
             Some(RouteSpecifier::Cluster(name)) => Ok(Route::Cluster(cx.env.clusters.intern(&name))),
             Some(RouteSpecifier::Matcher(matcher)) => cx.at("matcher", |cx| Route::lower(matcher, cx)),
@@ -124,8 +153,8 @@ impl Config {
         let socket = cx.at("upstream_socket_config", |cx| UdpSocketConfig::lower(upstream_socket_config, true, cx));
         let logs = cx.each("access_log", access_log, lower_access_log);
         let proxy_logs = cx.each("proxy_access_log", proxy_access_log, lower_access_log);
+        let log_on_connected = access_log_options.as_ref().is_some_and(|o| o.flush_access_log_on_tunnel_connected);
         let log_interval = cx.opt("access_log_options", access_log_options, lower_log_options);
-        refused?;
         Ok(Self {
             stats: UdpProxyStats::new(&cx.env.stats.scope("udp").scope(&stat_prefix)),
             route: route?,
@@ -137,6 +166,9 @@ impl Config {
             logs: logs?,
             proxy_logs: proxy_logs?,
             log_interval: log_interval?.flatten(),
+            log_on_connected,
+            tunnel: tunnel?,
+            framing: framing?,
         })
     }
 
@@ -158,13 +190,42 @@ impl Config {
 }
 
 fn lower_log_options(options: UdpAccessLogOptions, cx: &mut LowerCx<'_>) -> Result<Option<Duration>, Refused> {
-    let UdpAccessLogOptions { access_log_flush_interval, flush_access_log_on_tunnel_connected } = options;
-    // Where nothing is tunnelled it says nothing.
-    let _ = flush_access_log_on_tunnel_connected;
+    // The other is the caller's.
+    let UdpAccessLogOptions { access_log_flush_interval, flush_access_log_on_tunnel_connected: _ } = options;
     cx.opt("access_log_flush_interval", access_log_flush_interval, |interval, cx| match duration(interval, cx)? {
         interval if interval < MIN_LOG_INTERVAL => Err(cx.invalid("must be at least 1ms")),
         interval => Ok(interval),
     })
+}
+
+// === impl Framing ===
+
+impl Framing {
+    fn lower(filters: Vec<SessionFilter>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        const CAPSULES: &str = "envoy.extensions.filters.udp.udp_proxy.session.http_capsule.v3.FilterConfig";
+        let lowered = cx.each("session_filters", filters, |filter, cx| {
+            let SessionFilter { name: _, config_type } = filter;
+            let any = match config_type {
+                Some(session_filter::ConfigType::TypedConfig(any)) => any,
+                Some(session_filter::ConfigType::ConfigDiscovery(_)) => {
+                    return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of session filters")));
+                }
+                None => return Err(cx.invalid("typed_config is required")),
+            };
+            cx.at("typed_config", |cx| match message_name(&any) {
+                CAPSULES => Ok(Self::Capsules),
+                other => {
+                    let (kind, reason) = unknown("session filter", other, [CAPSULES].into_iter());
+                    Err(cx.record(kind, reason))
+                }
+            })
+        })?;
+        match &lowered[..] {
+            [] => Ok(Self::Plain),
+            [one] => Ok(*one),
+            _ => Err(cx.at("session_filters", |cx| cx.not_implemented("capsules in capsules"))),
+        }
+    }
 }
 
 // === impl Route ===

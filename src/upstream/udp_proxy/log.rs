@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::sessions::{Key, Sessions, Target};
-use crate::worker::WorkerHost;
+use crate::host::Host;
 
 /// What passed in a session.
 #[derive(Default)]
@@ -25,7 +25,7 @@ pub(super) struct SessionCounts {
 /// The record of a session that is logged.
 pub(super) struct SessionLog {
     pub(super) start: Instant,
-    info: StreamInfo,
+    pub(super) info: StreamInfo,
 }
 
 // === impl SessionCounts ===
@@ -51,18 +51,21 @@ impl SessionCounts {
 // === impl SessionLog ===
 
 impl SessionLog {
-    pub(super) fn new(id: u64, sessions: &Sessions, key: Key, host: &WorkerHost, now: Instant) -> Self {
+    pub(super) fn new(id: u64, sessions: &Sessions, key: Key, now: Instant) -> Self {
         let mut connection = ConnectionInfo::new(id, key.peer.into(), key.local.into(), now);
         connection.listener = sessions.cx.listener.clone();
         let info = StreamInfo::new(Rc::new(connection), now, sessions.cx.worker.clock.wall(now));
-        let address = host.host.address();
-        let mut upstream = info.upstream.borrow_mut();
+        info.upstream.borrow_mut().connection_id = Some(0);
+        Self { start: now, info }
+    }
+
+    /// The session is with this host.
+    pub(super) fn note_host(&self, host: &Host) {
+        let address = host.address();
+        let mut upstream = self.info.upstream.borrow_mut();
         upstream.host = Some(address.clone());
         upstream.remote = Some(address);
-        upstream.connection_id = Some(0);
-        upstream.host_metadata = host.host.metadata.clone();
-        drop(upstream);
-        Self { start: now, info }
+        upstream.host_metadata = host.metadata.clone();
     }
 
     pub(super) fn write(

@@ -1,72 +1,88 @@
-//! A session: the datagrams of one client to one host, and back.
+//! A session: the datagrams of one client, and those that come back to it.
 
-use std::cell::{Cell, OnceCell};
-use std::future::poll_fn;
-use std::io;
-use std::pin::pin;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::UdpSent;
-use nuncio_net::{DatagramSocket, Readiness, Receiver};
-use nuncio_telemetry::Address;
 use nuncio_telemetry::format::AccessLogType;
+use nuncio_telemetry::{Address, ResponseFlag};
+use smallvec::SmallVec;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::config::Source;
+use super::config::Framing;
+use super::direct::Direct;
 use super::log::{SessionCounts, SessionLog};
-use super::sessions::{Key, Sessions, Target, is_of};
-use crate::host::Signal;
+use super::sessions::{Key, Sessions, Target};
+use super::tunnelled::Tunnelled;
+use crate::capsule::{CapsuleError, Capsules, datagram};
 use crate::limits::Resource;
+use crate::timer::Timer;
 use crate::worker::WorkerHost;
 
 /// One session.
 pub(super) struct Session {
-    sessions: Rc<Sessions>,
+    pub(super) sessions: Rc<Sessions>,
     pub(super) key: Key,
     pub(super) target: Rc<Target>,
-    pub(super) host: Rc<WorkerHost>,
-    socket: DatagramSocket,
-    /// How often the host had failed when it was last seen to be of its cluster.
-    failures: Cell<u32>,
+    pub(super) carrier: Carrier,
+    /// What hosts send in capsules, where that is how they are framed.
+    capsules: Option<RefCell<Capsules>>,
     /// When the last datagram passed, either way.
     active_at: Cell<Instant>,
     counts: SessionCounts,
-    log: Option<SessionLog>,
+    pub(super) log: Option<SessionLog>,
     task: OnceCell<AbortHandle>,
     has_ended: Cell<bool>,
 }
 
+/// What carries the datagrams of a session.
+pub(super) enum Carrier {
+    /// A socket, to a host that is known from the start.
+    Direct(Direct),
+    /// A request to a host that grants a tunnel.
+    Tunnelled(Tunnelled),
+}
+
 /// Why a session ends by itself.
-enum Over {
+pub(super) enum Over {
     Idle,
-    HostLost,
-    /// Its socket is of no use any more.
-    Broken,
+    /// Its host has left, or what carries it is of no use any more.
+    Lost,
+}
+
+/// The times at which a session ends, or is logged.
+pub(super) struct Deadlines {
+    idle: Timer,
+    logged: Timer,
+    log_at: Option<Instant>,
 }
 
 // === impl Session ===
 
 impl Session {
-    /// A session with `host`; `None` where there is no socket for it.
+    /// A session with `host`, or with one that is chosen later, for a tunnel. `None` where nothing can carry it.
     pub(super) fn open(
         sessions: Rc<Sessions>,
         key: Key,
         target: Rc<Target>,
-        host: Rc<WorkerHost>,
+        host: Option<Rc<WorkerHost>>,
         now: Instant,
     ) -> Option<Rc<Self>> {
-        let socket = match socket(&sessions, key, &host) {
-            Ok(socket) => socket,
-            Err(error) => {
-                debug!(peer = %key.peer, host = %host.host.address(), %error, "no socket for a session");
-                target.stats.sess_tx_errors().inc();
-                return None;
-            }
+        let carrier = match host {
+            None => Carrier::Tunnelled(Tunnelled::default()),
+            Some(host) => match Direct::new(&sessions.config, key, host) {
+                Ok(direct) => Carrier::Direct(direct),
+                Err(error) => {
+                    debug!(peer = %key.peer, %error, "no socket for a session");
+                    target.stats.sess_tx_errors().inc();
+                    return None;
+                }
+            },
         };
         let config = &sessions.config;
         let cluster = &target.share.cluster;
@@ -74,19 +90,23 @@ impl Session {
         config.stats.downstream_sess_total().inc();
         config.stats.downstream_sess_active().inc();
         let id = sessions.clusters.env().clusters.next_session_id();
-        let log = (!config.logs.is_empty()).then(|| SessionLog::new(id, &sessions, key, &host, now));
+        // The formats of a tunnel ask for its record.
+        let is_told = !config.logs.is_empty() || config.tunnel.is_some();
+        let log = is_told.then(|| SessionLog::new(id, &sessions, key, now));
+        if let (Some(log), Carrier::Direct(direct)) = (&log, &carrier) {
+            log.note_host(&direct.host.host);
+        }
         let session = Rc::new(Self {
-            failures: Cell::new(host.host.failures()),
+            capsules: (config.framing == Framing::Capsules).then(RefCell::default),
             active_at: Cell::new(now),
             counts: SessionCounts::default(),
             log,
             task: OnceCell::new(),
             has_ended: Cell::new(false),
+            carrier,
             sessions,
             key,
             target,
-            host,
-            socket,
         });
         let task = spawn_local(session.clone().run());
         // It is new: nobody has set it.
@@ -94,7 +114,7 @@ impl Session {
         Some(session)
     }
 
-    /// Sends datagrams of the client to the host.
+    /// Sends datagrams of the client on.
     pub(super) fn forward(&self, payloads: &[&[u8]], at: Instant) {
         let stats = &self.sessions.config.stats;
         let bytes = payloads.iter().map(|payload| payload.len() as u64).sum();
@@ -102,13 +122,19 @@ impl Session {
         stats.downstream_sess_rx_bytes().add(bytes);
         self.counts.received(payloads.len() as u64, bytes);
         self.active_at.set(at);
-        let UdpSent { datagrams, bytes, errors } = self.socket.send(&mut self.sessions.sender.borrow_mut(), payloads);
-        if datagrams > 0 {
-            self.target.stats.sess_tx_datagrams().add(datagrams);
-            self.target.share.cluster.stats.upstream_cx_tx_bytes_total().add(bytes);
-        }
-        if errors > 0 {
-            self.target.stats.sess_tx_errors().add(errors);
+        match (&self.carrier, &self.capsules) {
+            (Carrier::Direct(direct), None) => direct.send(self, payloads),
+            (Carrier::Direct(direct), Some(_)) => {
+                let capsules: Vec<Bytes> = payloads.iter().map(|payload| datagram(payload)).collect();
+                let capsules: Vec<&[u8]> = capsules.iter().map(|capsule| &capsule[..]).collect();
+                direct.send(self, &capsules);
+            }
+            (Carrier::Tunnelled(tunnel), None) => {
+                payloads.iter().for_each(|payload| tunnel.send(self, Bytes::copy_from_slice(payload)));
+            }
+            (Carrier::Tunnelled(tunnel), Some(_)) => {
+                payloads.iter().for_each(|payload| tunnel.send(self, datagram(payload)));
+            }
         }
     }
 
@@ -119,100 +145,46 @@ impl Session {
         let is_there = cluster.is_some_and(|now| {
             Rc::ptr_eq(&now.shared, &self.target.share) || self.target.share.cluster.config.name.id != self.target.id
         });
-        is_there && !self.is_host_lost()
+        let is_host_lost = match &self.carrier {
+            Carrier::Direct(direct) => direct.is_host_lost(&self.target.share),
+            Carrier::Tunnelled(_) => false,
+        };
+        is_there && !is_host_lost
     }
 
-    fn is_host_lost(&self) -> bool {
-        let failures = self.host.host.failures();
-        if failures == self.failures.get() {
-            return false;
-        }
-        self.failures.set(failures);
-        !is_of(&self.host.host, &self.target.share)
-    }
-
-    /// Sends datagrams of the host to the client, until the session is over.
+    /// Sends back what comes, until the session is over.
     async fn run(self: Rc<Self>) {
-        let over = self.pass_back().await;
+        let over = match &self.carrier {
+            Carrier::Direct(direct) => direct.run(&self).await,
+            Carrier::Tunnelled(tunnel) => tunnel.run(&self).await,
+        };
         if matches!(over, Over::Idle) {
             self.sessions.config.stats.idle_timeout().inc();
+            if matches!(self.carrier, Carrier::Tunnelled(_)) {
+                self.flag(ResponseFlag::StreamIdleTimeout);
+            }
         }
         self.sessions.remove(&self);
     }
 
-    async fn pass_back(&self) -> Over {
-        let timers = &self.sessions.clusters.env().timers;
-        let (mut idle, mut logged) = (timers.timer(), timers.timer());
-        let signal = self.host.host.signal();
-        let mut log_at = self.log.as_ref().and_then(|log| Some(log.start + self.sessions.config.log_interval?));
-        loop {
-            let mut ready = pin!(self.socket.ready());
-            let next = poll_fn(|cx| {
-                while let Some(at) = log_at
-                    && logged.poll_reached(at, cx).is_ready()
-                {
-                    self.write_log(AccessLogType::UdpPeriodic);
-                    log_at = self.sessions.config.log_interval.map(|interval| at + interval);
-                }
-                if self.poll_host_lost(&signal, cx) {
-                    return Poll::Ready(Err(Over::HostLost));
-                }
-                match ready.as_mut().poll(cx) {
-                    Poll::Ready(ready) => return Poll::Ready(ready.map_err(|_| Over::Broken)),
-                    Poll::Pending => {}
-                }
-                // Looked at anew each time: it moves with every datagram.
-                idle.poll_reached(self.active_at.get() + self.sessions.config.idle_timeout, cx)
-                    .map(|()| Err(Over::Idle))
-            })
-            .await;
-            match next {
-                Err(over) => return over,
-                Ok(ready) => self.receive(ready),
-            }
-        }
-    }
-
-    fn poll_host_lost(&self, signal: &Arc<Signal>, cx: &mut std::task::Context<'_>) -> bool {
-        signal.register(cx.waker());
-        self.is_host_lost()
-    }
-
-    fn receive(&self, ready: Readiness<'_>) {
-        let receiver = &mut *self.sessions.receiver.borrow_mut();
-        match ready.receive(receiver) {
-            Ok(count) => self.deliver(receiver, count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // A host that takes nothing at its port: it may in a moment.
-            Err(error) => {
-                debug!(peer = %self.key.peer, host = %self.host.host.address(), %error, "receiving failed");
-                self.target.stats.sess_rx_errors().inc();
-            }
-        }
-    }
-
-    /// Sends what the first `count` slots hold to the client.
-    fn deliver(&self, receiver: &Receiver, count: usize) {
-        let longest = self.sessions.config.socket.longest();
-        let mut payloads = Vec::with_capacity(count);
-        let mut dropped = 0;
-        for received in (0..count).map(|slot| receiver.get(slot)) {
-            match received.is_truncated || received.longest() > longest {
-                true => dropped += 1,
-                false => payloads.extend(received.datagrams()),
-            }
-        }
+    /// Sends datagrams, framed as hosts frame them, to the client.
+    pub(super) fn pass_back(&self, payloads: &[&[u8]]) -> Result<(), CapsuleError> {
         self.active_at.set(self.sessions.cx.worker.clock.now());
-        if dropped > 0 {
-            self.target.stats.sess_rx_datagrams_dropped().add(dropped);
+        let Some(capsules) = &self.capsules else {
+            self.answer(payloads);
+            return Ok(());
+        };
+        let capsules = &mut *capsules.borrow_mut();
+        for payload in payloads {
+            capsules.push(payload);
+            let mut datagrams: SmallVec<[Bytes; 8]> = SmallVec::new();
+            while let Some(datagram) = capsules.next()? {
+                datagrams.push(datagram);
+            }
+            let datagrams: SmallVec<[&[u8]; 8]> = datagrams.iter().map(|datagram| &datagram[..]).collect();
+            self.answer(&datagrams);
         }
-        if payloads.is_empty() {
-            return;
-        }
-        let bytes = payloads.iter().map(|payload| payload.len() as u64).sum();
-        self.target.stats.sess_rx_datagrams().add(payloads.len() as u64);
-        self.target.share.cluster.stats.upstream_cx_rx_bytes_total().add(bytes);
-        self.answer(&payloads);
+        Ok(())
     }
 
     /// Sends datagrams to the client.
@@ -230,10 +202,20 @@ impl Session {
         self.counts.sent(sent);
     }
 
-    fn write_log(&self, why: AccessLogType) {
+    /// Adds a flag to what is logged.
+    pub(super) fn flag(&self, flag: ResponseFlag) {
         if let Some(log) = &self.log {
-            log.write(&self.sessions, &self.target, &self.counts, self.socket.local_addr().map(Address::Ip), why);
+            log.info.flag(flag);
         }
+    }
+
+    pub(super) fn write_log(&self, why: AccessLogType) {
+        let Some(log) = &self.log else { return };
+        let local = match &self.carrier {
+            Carrier::Direct(direct) => direct.local_addr().map(Address::Ip),
+            Carrier::Tunnelled(_) => None,
+        };
+        log.write(&self.sessions, &self.target, &self.counts, local, why);
     }
 
     /// It is over: gives back what it took, and is logged.
@@ -257,11 +239,25 @@ impl Drop for Session {
     }
 }
 
-fn socket(sessions: &Sessions, key: Key, host: &WorkerHost) -> io::Result<DatagramSocket> {
-    let Address::Ip(to) = host.host.address() else { return Err(io::ErrorKind::Unsupported.into()) };
-    let joined = sessions.config.socket.prefers_gro;
-    match sessions.config.source {
-        Source::Own => DatagramSocket::connected(to, joined),
-        Source::Client => DatagramSocket::transparent(to, key.peer.ip(), joined),
+// === impl Deadlines ===
+
+impl Deadlines {
+    pub(super) fn new(session: &Session) -> Self {
+        let (env, config) = (session.sessions.clusters.env(), &session.sessions.config);
+        let log_at = session.log.as_ref().and_then(|log| Some(log.start + config.log_interval?));
+        Self { idle: env.timers.timer(), logged: env.timers.timer(), log_at }
+    }
+
+    /// Ready when the session is idle, logging it meanwhile.
+    pub(super) fn poll(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Over> {
+        let config = &session.sessions.config;
+        while let Some(at) = self.log_at
+            && self.logged.poll_reached(at, cx).is_ready()
+        {
+            session.write_log(AccessLogType::UdpPeriodic);
+            self.log_at = config.log_interval.map(|interval| at + interval);
+        }
+        // Looked at anew each time: it moves with every datagram.
+        self.idle.poll_reached(session.active_at.get() + config.idle_timeout, cx).map(|()| Over::Idle)
     }
 }

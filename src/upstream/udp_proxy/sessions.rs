@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::config::{Balance, Config, UdpClusterStats};
 use super::log::log_proxy;
-use super::session::Session;
-use crate::host::{CoarseHealth, Host};
+use super::session::{Carrier, Session};
+use crate::host::CoarseHealth;
 use crate::lb::PickContext;
 use crate::limits::Resource;
 use crate::worker::{ClusterShare, WorkerCluster, WorkerClusters, WorkerHost};
@@ -94,11 +94,12 @@ impl Sessions {
             self.remove(&session);
             return self.open(key, datagrams, None);
         }
-        if session.host.host.health() == CoarseHealth::Unhealthy
+        if let Carrier::Direct(direct) = &session.carrier
+            && direct.host.host.health() == CoarseHealth::Unhealthy
             && let Some(cluster) = self.clusters.get(session.target.id)
             && let Some(host) = self.pick(&cluster, key.peer)
             && host.host.health() != CoarseHealth::Unhealthy
-            && !Arc::ptr_eq(&host.host, &session.host.host)
+            && !Arc::ptr_eq(&host.host, &direct.host.host)
         {
             self.remove(&session);
             return self.open(key, datagrams, Some(host));
@@ -144,6 +145,20 @@ impl Sessions {
         cluster.pick(&PickContext { hash: self.config.hash(peer), ..PickContext::default() })
     }
 
+    /// The host that is asked for the tunnel of a session.
+    pub(super) async fn pick_for_tunnel(&self, session: &Session) -> Option<Rc<WorkerHost>> {
+        let cluster = self.clusters.get(session.target.id)?;
+        let hash = self.config.hash(session.key.peer);
+        let info = session.log.as_ref().map(|log| &log.info);
+        let asked = || PickContext { hash, info, ..PickContext::default() };
+        if let Some(preparing) = cluster.prepare(asked)
+            && preparing.await.is_err()
+        {
+            return None;
+        }
+        cluster.pick(&asked())
+    }
+
     fn open_to(
         self: &Rc<Self>,
         key: Key,
@@ -162,11 +177,18 @@ impl Sessions {
             self.config.stats.downstream_sess_total().add(count);
             return None;
         }
+        if self.config.tunnel.is_some() {
+            // A host is chosen when the tunnel is made.
+            let session = Session::open(self.clone(), key, self.target(id, share), None, datagrams.at)?;
+            self.sessions.borrow_mut().insert(key, session.clone());
+            return Some(session);
+        }
         let Some(host) = host.or_else(|| self.pick(cluster, key.peer)) else {
             stats.upstream_cx_none_healthy().add(count);
             return None;
         };
-        let session = Session::open(self.clone(), key, self.target(id, &host.share), host, datagrams.at)?;
+        let target = self.target(id, &host.share);
+        let session = Session::open(self.clone(), key, target, Some(host), datagrams.at)?;
         self.sessions.borrow_mut().insert(key, session.clone());
         Some(session)
     }
@@ -204,9 +226,4 @@ impl Sessions {
         let sessions = std::mem::take(&mut *self.sessions.borrow_mut());
         sessions.into_values().for_each(|session| session.end());
     }
-}
-
-/// Whether `host` is one of the cluster's now.
-pub(super) fn is_of(host: &Arc<Host>, share: &ClusterShare) -> bool {
-    share.cluster.hosts().hosts.iter().any(|other| Arc::ptr_eq(other, host))
 }
