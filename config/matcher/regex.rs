@@ -1,12 +1,14 @@
 //! Regular expressions in the syntax of RE2, matched in linear time.
 
 mod program;
+mod simple;
 mod syntax;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::r#type::matcher::v3 as proto;
-use program::Program;
+use program::{Extent, Program};
 use regex_syntax::hir::{Hir, HirKind, Look};
+use simple::Simple;
 
 /// Bytes a compiled expression may take: the bound that RE2's program size stands for.
 const SIZE_LIMIT: usize = 4 << 20;
@@ -41,8 +43,12 @@ impl Regex {
 
     /// As [`Regex::lower_unhurried`], of a pattern without message.
     pub(crate) fn from_pattern(pattern: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        if let Some(Simple { prefix, literals }) = simple::analyse(pattern) {
+            let full = Program::of_checked(pattern, Extent::Whole);
+            return Ok(Self { full, prefix: prefix.into(), literals: literals.into() });
+        }
         let (syntax, hir) = parse(pattern, cx)?;
-        let full = Program::lower(format!(r"\A(?:{syntax})\z"), &hir, pattern, cx)?;
+        let full = Program::lower(syntax, Extent::Whole, &hir, pattern, cx)?;
         Ok(Self { full, prefix: literal_prefix(&hir).into(), literals: required_literals(&hir).into() })
     }
 
@@ -97,7 +103,7 @@ impl Substitution {
             cx.at("regex", |cx| {
                 let (syntax, hir) = parse(&pattern, cx)?;
                 let groups = 1 + hir.properties().explicit_captures_len();
-                Program::lower(syntax, &hir, &pattern, cx).map(|program| (program, groups))
+                Program::lower(syntax, Extent::Part, &hir, &pattern, cx).map(|program| (program, groups))
             })
         })?;
         let parts = parts(&substitution, groups);

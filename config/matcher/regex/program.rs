@@ -12,21 +12,35 @@ use super::{NEST_LIMIT, SIZE_LIMIT};
 #[derive(Clone, Debug)]
 pub(super) struct Program {
     syntax: Box<str>,
+    extent: Extent,
     /// A lock on the data path, but for the first request alone: of those that come while it is compiled, each waits
     /// for the time that it would take to compile it itself. `None` is what cannot be: it matches nothing.
     compiled: OnceLock<Option<regex::bytes::Regex>>,
 }
 
+/// How much of its input an expression must match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    Whole,
+    Part,
+}
+
 /// States up to which an expression is compiled when first needed: a millisecond at most, and far below the bound of
 /// its size.
-const SMALL: usize = 1000;
+pub(super) const SMALL: usize = 1000;
 /// States that a range of characters takes at most, being up to four bytes each in UTF-8.
-const STATES_OF_RANGE: usize = 16;
+pub(super) const STATES_OF_RANGE: usize = 16;
 
 impl Program {
     /// Checks `syntax`, of which `hir` is the meaning and `pattern` what the user wrote.
-    pub(super) fn lower(syntax: String, hir: &Hir, pattern: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let program = Self { syntax: syntax.into(), compiled: OnceLock::new() };
+    pub(super) fn lower(
+        syntax: String,
+        extent: Extent,
+        hir: &Hir,
+        pattern: &str,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let program = Self { syntax: syntax.into(), extent, compiled: OnceLock::new() };
         // In verbose mode a comment could swallow what is put around an expression.
         let plain = !(pattern.contains("(?") && pattern.contains('#'));
         if !(plain && states(hir) <= SMALL) {
@@ -38,20 +52,31 @@ impl Program {
         Ok(program)
     }
 
+    /// Of an expression that is known to be valid and small.
+    pub(super) fn of_checked(syntax: &str, extent: Extent) -> Self {
+        Self { syntax: syntax.into(), extent, compiled: OnceLock::new() }
+    }
+
     /// The compiled expression.
     pub(super) fn get(&self) -> Option<&regex::bytes::Regex> {
-        self.compiled.get_or_init(|| compile(&self.syntax).ok()).as_ref()
+        self.compiled.get_or_init(|| self.compile().ok()).as_ref()
     }
 
     fn compile_now(&self) -> Result<(), regex::Error> {
-        let compiled = compile(&self.syntax)?;
+        let compiled = self.compile()?;
         self.compiled.get_or_init(|| Some(compiled));
         Ok(())
     }
-}
 
-fn compile(syntax: &str) -> Result<regex::bytes::Regex, regex::Error> {
-    regex::bytes::RegexBuilder::new(syntax).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT).build()
+    fn compile(&self) -> Result<regex::bytes::Regex, regex::Error> {
+        let build = |syntax: &str| {
+            regex::bytes::RegexBuilder::new(syntax).size_limit(SIZE_LIMIT).nest_limit(NEST_LIMIT).build()
+        };
+        match self.extent {
+            Extent::Whole => build(&format!(r"\A(?:{})\z", self.syntax)),
+            Extent::Part => build(&self.syntax),
+        }
+    }
 }
 
 /// No fewer than the states of the compiled expression.
@@ -81,7 +106,7 @@ mod tests {
         let env = env();
         let mut cx = LowerCx::new(&env);
         let hir = regex_syntax::ParserBuilder::new().utf8(false).build().parse(pattern).unwrap();
-        let program = Program::lower(pattern.to_owned(), &hir, pattern, &mut cx).unwrap();
+        let program = Program::lower(pattern.to_owned(), Extent::Part, &hir, pattern, &mut cx).unwrap();
         assert_eq!(program.compiled.get().is_some(), compiled_at_once, "{pattern}");
         assert!(program.get().is_some(), "{pattern}");
     }
