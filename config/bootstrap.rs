@@ -7,8 +7,7 @@ mod runtime;
 pub use admin::AdminConfig;
 pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
 pub use runtime::{
-    RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, is_obeyed_by_envoy_alone,
-    lower_runtime, runtime_value,
+    RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, lower_runtime, runtime_value,
 };
 
 use std::collections::HashMap;

@@ -44,7 +44,7 @@ pub use lb::{
     SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use original_dst::OriginalDst;
-pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, SuccessRate};
+pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierKeys, SuccessRate};
 pub use pooling::{Pooling, UpstreamPool};
 pub use transport::{TransportSocketMatch, TransportSockets, transport_fields};
 

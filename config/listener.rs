@@ -13,7 +13,7 @@ pub use udp::{UdpConfig, UdpSocketConfig};
 
 use std::sync::Arc;
 
-use nuncio_filter_api::{LowerCx, Readiness, Refused};
+use nuncio_filter_api::{LowerCx, Readiness, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::google::protobuf::BoolValue;
@@ -59,6 +59,8 @@ pub struct ListenerConfig {
     pub reuse_port: bool,
     /// Connections accepted at most for one socket event; `None`: all that wait.
     pub accept_batch: Option<u32>,
+    /// How many connections there may be at once.
+    pub limits: ConnectionLimits,
     /// Which drains it takes part in.
     pub drain_type: DrainType,
     /// Where its connections come from.
@@ -69,6 +71,15 @@ pub struct ListenerConfig {
     pub waits_for: Vec<Arc<Readiness>>,
     /// A hash of all that it says beside its filter chains: where it is the same, only those have changed.
     pub shape: u64,
+}
+
+/// How many connections the runtime allows at once; there is no other limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// `envoy.resource_limits.listener.<name>.connection_limit`: of this listener.
+    pub own: RuntimeKey,
+    /// `overload.global_downstream_max_connections`: of all listeners, where this one does not ignore it.
+    pub global: RuntimeKey,
 }
 
 /// One address of a listener, with what is set on its socket.
@@ -157,7 +168,7 @@ impl ListenerConfig {
             max_connections_to_accept_per_socket_event,
             bind_to_port,
             enable_mptcp,
-            ignore_global_conn_limit: _,
+            ignore_global_conn_limit,
             bypass_overload_manager: _,
             tcp_keepalive,
             listener_specifier,
@@ -217,6 +228,7 @@ impl ListenerConfig {
         );
         let metadata = cx.opt("metadata", metadata, lower_metadata);
         waits_for.extend(cx.take_waits());
+        let limits = ConnectionLimits::lower(&name, ignore_global_conn_limit, cx);
         refused?;
         let mut sockets = sockets?;
         if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
@@ -230,6 +242,7 @@ impl ListenerConfig {
             filter_chains: filter_chains?,
             udp: udp?,
             access_logs: access_logs?.into(),
+            limits,
             buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value),
             balance: balance?,
             reuse_port,
@@ -253,6 +266,17 @@ impl ListenerConfig {
     /// All that must be there before it accepts.
     pub fn waits(&self) -> impl Iterator<Item = &Arc<Readiness>> {
         self.waits_for.iter().chain(self.filter_chains.all().iter().flat_map(|chain| &chain.waits_for))
+    }
+}
+
+impl ConnectionLimits {
+    fn lower(name: &str, ignores_global: bool, cx: &LowerCx<'_>) -> Self {
+        let own = match name.is_empty() {
+            true => RuntimeKey::NONE,
+            false => cx.runtime(&format!("envoy.resource_limits.listener.{name}.connection_limit")),
+        };
+        let global = if ignores_global { "" } else { "overload.global_downstream_max_connections" };
+        Self { own, global: cx.runtime(global) }
     }
 }
 

@@ -98,6 +98,7 @@ scenario_files! {
     route_tree
     routing
     runtime
+    runtime_keys
     stats
     syntax
     tcp_proxy

@@ -18,17 +18,6 @@ use crate::discovery::ConfigSource;
 /// Keys below these guard changes inside Envoy; they mean nothing to another proxy.
 const FEATURE_GUARDS: [&str; 2] = ["envoy.reloadable_features.", "envoy.restart_features."];
 
-/// Keys, or what they begin with, that Envoy obeys where nuncio has the feature and not yet the key.
-const NOT_OBEYED: [&str; 7] = [
-    "circuit_breakers.",
-    "envoy.resource_limits.",
-    "health_check.",
-    "http_connection_manager.normalize_path",
-    "outlier_detection.",
-    "overload.global_downstream_max_connections",
-    "upstream.",
-];
-
 /// The values of a layer by key.
 pub type RuntimeValues = BTreeMap<String, RuntimeValue>;
 
@@ -73,11 +62,6 @@ pub struct RuntimeFolder {
     pub link: PathBuf,
     /// The folder.
     pub path: PathBuf,
-}
-
-/// Whether Envoy obeys the key where nuncio has the feature and not yet the key.
-pub fn is_obeyed_by_envoy_alone(key: &str) -> bool {
-    NOT_OBEYED.iter().any(|other| key.starts_with(other))
 }
 
 /// A value from text in YAML, as admin takes it; the reason where it is none.
@@ -179,9 +163,6 @@ fn lower_struct(fields: Struct, prefix: &str, values: &mut RuntimeValues, cx: &m
             let Some(value) = kind.and_then(value::of_message) else {
                 return Err(cx.invalid("is not a text, number or boolean"));
             };
-            if is_obeyed_by_envoy_alone(&key) {
-                return Err(cx.not_implemented(format_args!("the runtime key {key}")));
-            }
             values.insert(key, value);
             Ok(())
         });

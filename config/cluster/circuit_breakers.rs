@@ -74,17 +74,27 @@ impl RetryBudget {
         u32::try_from(share).unwrap_or(u32::MAX).max(self.min)
     }
 
+    /// This budget, or Envoy's where there is none, with what is given here in place of its own.
+    pub fn with(budget: Option<Self>, percent: Option<f64>, min: Option<u32>) -> Self {
+        let own = budget.unwrap_or(Self { millionths: millionths(BUDGET_PERCENT), min: MIN_RETRIES, interval: None });
+        Self { millionths: percent.map_or(own.millionths, millionths), min: min.unwrap_or(own.min), ..own }
+    }
+
     fn lower(message: pb::thresholds::RetryBudget, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::thresholds::RetryBudget { budget_percent, min_retry_concurrency, budget_interval } = message;
         let interval = cx.opt("budget_interval", budget_interval, duration)?.and_then(non_zero);
         let percent = budget_percent.map_or(BUDGET_PERCENT, |p| p.value);
         Ok(Self {
-            // The rules of the field hold it between 0 and 100.
-            millionths: (percent.clamp(0.0, 100.0) * 10_000.0).round() as u32,
+            millionths: millionths(percent),
             min: min_retry_concurrency.map_or(MIN_RETRIES, |n| n.value),
             interval,
         })
     }
+}
+
+/// The rules of the field hold it between 0 and 100; the runtime may say anything.
+fn millionths(percent: f64) -> u32 {
+    (percent * 10_000.0).round() as u32
 }
 
 // === impl CircuitBreakers ===
@@ -141,6 +151,17 @@ fn lower_priority(proto: i32) -> Priority {
 // === impl Thresholds ===
 
 impl Thresholds {
+    /// The limits of connections, waiting requests, requests, retries and pools.
+    pub fn all(&self) -> [u32; 5] {
+        [
+            self.max_connections,
+            self.max_pending_requests,
+            self.max_requests,
+            self.max_retries,
+            self.max_connection_pools,
+        ]
+    }
+
     fn lower(proto: pb::Thresholds, cx: &mut LowerCx<'_>) -> Result<(Priority, Self), Refused> {
         let pb::Thresholds {
             priority,

@@ -11,7 +11,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as pb;
 use nuncio_proto::envoy::config::core::v3::health_check::{self, HealthChecker, TlsOptions};
 use nuncio_proto::google::protobuf;
@@ -76,6 +76,10 @@ pub struct Intervals {
     pub jitter: Duration,
     /// As `jitter`, in percent of the interval.
     pub jitter_percent: u32,
+    /// `health_check.min_interval` of the runtime: no interval is shorter, in milliseconds.
+    pub least: RuntimeKey,
+    /// `health_check.max_interval` of the runtime: no interval is longer, but for the shortest.
+    pub most: RuntimeKey,
 }
 
 /// A kind of check.
@@ -209,6 +213,8 @@ impl Intervals {
             initial_jitter: cx.opt("initial_jitter", proto.initial_jitter, duration)?.unwrap_or_default(),
             jitter: cx.opt("interval_jitter", proto.interval_jitter, duration)?.unwrap_or_default(),
             jitter_percent: proto.interval_jitter_percent,
+            least: cx.runtime("health_check.min_interval"),
+            most: cx.runtime("health_check.max_interval"),
         })
     }
 }

@@ -1,8 +1,9 @@
 //! Outlier detection: `envoy.config.cluster.v3.OutlierDetection`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::cluster::v3::OutlierDetection as Proto;
 use nuncio_proto::google::protobuf;
 
@@ -47,6 +48,34 @@ pub struct OutlierDetection {
     pub success_rate: SuccessRate,
     /// Hosts whose share of failures is beyond a limit.
     pub failure_percentage: FailurePercentage,
+    /// What the runtime may say otherwise.
+    pub keys: Arc<OutlierKeys>,
+}
+
+/// The runtime's keys by the names of the fields, below `outlier_detection`.
+#[derive(Debug, Default, PartialEq)]
+pub struct OutlierKeys {
+    interval: RuntimeKey,
+    base_ejection_time: RuntimeKey,
+    max_ejection_time: RuntimeKey,
+    max_ejection_time_jitter: RuntimeKey,
+    max_ejection_percent: RuntimeKey,
+    consecutive_5xx: RuntimeKey,
+    consecutive_gateway_failure: RuntimeKey,
+    consecutive_local_origin_failure: RuntimeKey,
+    enforcing_consecutive_5xx: RuntimeKey,
+    enforcing_consecutive_gateway_failure: RuntimeKey,
+    enforcing_consecutive_local_origin_failure: RuntimeKey,
+    success_rate_minimum_hosts: RuntimeKey,
+    success_rate_request_volume: RuntimeKey,
+    success_rate_stdev_factor: RuntimeKey,
+    enforcing_success_rate: RuntimeKey,
+    enforcing_local_origin_success_rate: RuntimeKey,
+    failure_percentage_minimum_hosts: RuntimeKey,
+    failure_percentage_request_volume: RuntimeKey,
+    failure_percentage_threshold: RuntimeKey,
+    enforcing_failure_percentage: RuntimeKey,
+    enforcing_failure_percentage_local_origin: RuntimeKey,
 }
 
 /// A number of failures in a row.
@@ -91,6 +120,55 @@ pub struct FailurePercentage {
 // === impl OutlierDetection ===
 
 impl OutlierDetection {
+    /// With what the runtime says now in place of what is configured.
+    pub fn now(&self) -> Self {
+        let keys = &*self.keys;
+        Self {
+            interval: millis(&keys.interval, self.interval),
+            base_ejection_time: millis(&keys.base_ejection_time, self.base_ejection_time),
+            max_ejection_time: millis(&keys.max_ejection_time, self.max_ejection_time),
+            max_ejection_time_jitter: millis(&keys.max_ejection_time_jitter, self.max_ejection_time_jitter),
+            max_ejection_percent: share(&keys.max_ejection_percent, self.max_ejection_percent),
+            consecutive_5xx: Consecutive {
+                count: self.limit_of_5xx(),
+                enforcing: share(&keys.enforcing_consecutive_5xx, self.consecutive_5xx.enforcing),
+            },
+            consecutive_gateway_failure: Consecutive {
+                count: self.limit_of_gateway_failures(),
+                enforcing: share(
+                    &keys.enforcing_consecutive_gateway_failure,
+                    self.consecutive_gateway_failure.enforcing,
+                ),
+            },
+            consecutive_local_origin_failure: Consecutive {
+                count: self.limit_of_local_origin_failures(),
+                enforcing: share(
+                    &keys.enforcing_consecutive_local_origin_failure,
+                    self.consecutive_local_origin_failure.enforcing,
+                ),
+            },
+            success_rate: self.success_rate.now(keys),
+            failure_percentage: self.failure_percentage.now(keys),
+            keys: self.keys.clone(),
+            ..*self
+        }
+    }
+
+    /// So many responses of 5xx in a row make an outlier now.
+    pub fn limit_of_5xx(&self) -> u32 {
+        count(&self.keys.consecutive_5xx, self.consecutive_5xx.count)
+    }
+
+    /// So many responses of 502, 503 and 504 in a row make an outlier now.
+    pub fn limit_of_gateway_failures(&self) -> u32 {
+        count(&self.keys.consecutive_gateway_failure, self.consecutive_gateway_failure.count)
+    }
+
+    /// So many failures of connections in a row make an outlier now.
+    pub fn limit_of_local_origin_failures(&self) -> u32 {
+        count(&self.keys.consecutive_local_origin_failure, self.consecutive_local_origin_failure.count)
+    }
+
     pub(super) fn lower(proto: Proto, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Proto {
             consecutive_5xx,
@@ -185,8 +263,82 @@ impl OutlierDetection {
                     cx,
                 )?,
             },
+            keys: Arc::new(OutlierKeys::lower(cx)),
         })
     }
+}
+
+// === impl SuccessRate ===
+
+impl SuccessRate {
+    fn now(&self, keys: &OutlierKeys) -> Self {
+        Self {
+            minimum_hosts: count(&keys.success_rate_minimum_hosts, self.minimum_hosts),
+            request_volume: count(&keys.success_rate_request_volume, self.request_volume),
+            stdev_factor: keys.success_rate_stdev_factor.set_integer().map_or(self.stdev_factor, |n| n as f64 / 1000.0),
+            enforcing: share(&keys.enforcing_success_rate, self.enforcing),
+            enforcing_local_origin: share(&keys.enforcing_local_origin_success_rate, self.enforcing_local_origin),
+        }
+    }
+}
+
+// === impl FailurePercentage ===
+
+impl FailurePercentage {
+    fn now(&self, keys: &OutlierKeys) -> Self {
+        let local_origin = &keys.enforcing_failure_percentage_local_origin;
+        Self {
+            minimum_hosts: count(&keys.failure_percentage_minimum_hosts, self.minimum_hosts),
+            request_volume: count(&keys.failure_percentage_request_volume, self.request_volume),
+            threshold: count(&keys.failure_percentage_threshold, self.threshold),
+            enforcing: share(&keys.enforcing_failure_percentage, self.enforcing),
+            enforcing_local_origin: share(local_origin, self.enforcing_local_origin),
+        }
+    }
+}
+
+// === impl OutlierKeys ===
+
+impl OutlierKeys {
+    fn lower(cx: &LowerCx<'_>) -> Self {
+        let key = |name: &str| cx.runtime(&format!("outlier_detection.{name}"));
+        Self {
+            interval: key("interval_ms"),
+            base_ejection_time: key("base_ejection_time_ms"),
+            max_ejection_time: key("max_ejection_time_ms"),
+            max_ejection_time_jitter: key("max_ejection_time_jitter_ms"),
+            max_ejection_percent: key("max_ejection_percent"),
+            consecutive_5xx: key("consecutive_5xx"),
+            consecutive_gateway_failure: key("consecutive_gateway_failure"),
+            consecutive_local_origin_failure: key("consecutive_local_origin_failure"),
+            enforcing_consecutive_5xx: key("enforcing_consecutive_5xx"),
+            enforcing_consecutive_gateway_failure: key("enforcing_consecutive_gateway_failure"),
+            enforcing_consecutive_local_origin_failure: key("enforcing_consecutive_local_origin_failure"),
+            success_rate_minimum_hosts: key("success_rate_minimum_hosts"),
+            success_rate_request_volume: key("success_rate_request_volume"),
+            success_rate_stdev_factor: key("success_rate_stdev_factor"),
+            enforcing_success_rate: key("enforcing_success_rate"),
+            enforcing_local_origin_success_rate: key("enforcing_local_origin_success_rate"),
+            failure_percentage_minimum_hosts: key("failure_percentage_minimum_hosts"),
+            failure_percentage_request_volume: key("failure_percentage_request_volume"),
+            failure_percentage_threshold: key("failure_percentage_threshold"),
+            enforcing_failure_percentage: key("enforcing_failure_percentage"),
+            enforcing_failure_percentage_local_origin: key("enforcing_failure_percentage_local_origin"),
+        }
+    }
+}
+
+fn millis(key: &RuntimeKey, configured: Duration) -> Duration {
+    key.set_integer().map_or(configured, Duration::from_millis)
+}
+
+fn count(key: &RuntimeKey, configured: u32) -> u32 {
+    u32::try_from(key.integer(configured.into())).unwrap_or(u32::MAX)
+}
+
+/// No more than all, in percent.
+fn share(key: &RuntimeKey, configured: u32) -> u32 {
+    count(key, configured).min(100)
 }
 
 fn positive(proto: protobuf::Duration, cx: &mut LowerCx<'_>) -> Result<Duration, Refused> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
-use nuncio_filter_api::{InvalidKind, LowerCx, Refused};
+use nuncio_filter_api::{InvalidKind, LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::retry::host::omit_canary_hosts::v3::OmitCanaryHostsPredicate;
@@ -53,12 +53,12 @@ pub struct RetryPolicy {
 pub struct RetryOn(u32);
 
 /// The wait between attempts: a random part of the interval, which doubles each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackOff {
-    /// `base_interval`, at least 1 ms.
-    pub base: Duration,
+    /// `base_interval`, at least 1 ms; without it the runtime or Envoy's default says it.
+    base: Option<Duration>,
     /// `max_interval`, default ten times the base.
-    pub max: Duration,
+    max: Option<Duration>,
 }
 
 /// The wait that a response asks for.
@@ -99,8 +99,8 @@ pub enum AvoidedHosts {
     WithMetadata(MetadataMatch),
 }
 
-/// Envoy's default of `base_interval`.
-const BASE_INTERVAL: Duration = Duration::from_millis(25);
+/// Envoy's default of `base_interval`, in milliseconds.
+const BASE_INTERVAL: u64 = 25;
 /// Envoy's default of `rate_limited_retry_back_off.max_interval`.
 const MAX_RESET_INTERVAL: Duration = Duration::from_secs(300);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -186,20 +186,20 @@ impl RetryOn {
 
 // === impl BackOff ===
 
-impl Default for BackOff {
-    fn default() -> Self {
-        Self { base: BASE_INTERVAL, max: BASE_INTERVAL * 10 }
-    }
-}
-
 impl BackOff {
+    /// The interval of the first wait and the longest; what the runtime says counts where the policy says nothing.
+    pub fn intervals(self, runtime: &RuntimeKey) -> (Duration, Duration) {
+        let base = self.base.unwrap_or_else(|| Duration::from_millis(runtime.integer(BASE_INTERVAL)));
+        (base, self.max.unwrap_or_else(|| base.saturating_mul(10)))
+    }
+
     fn lower(message: pb::RetryBackOff, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::RetryBackOff { base_interval, max_interval } = message;
         let base = cx.opt("base_interval", base_interval, duration);
         let max = cx.opt("max_interval", max_interval, duration);
-        let base = base?.unwrap_or(BASE_INTERVAL).max(MILLISECOND);
-        let max = max?.map_or(base * 10, |max| max.max(MILLISECOND));
-        if max < base {
+        let base = base?.map(|base| base.max(MILLISECOND));
+        let max = max?.map(|max| max.max(MILLISECOND));
+        if max.is_some_and(|max| max < base.unwrap_or(Duration::from_millis(BASE_INTERVAL))) {
             return Err(cx.at("max_interval", |cx| cx.invalid("must not be less than base_interval")));
         }
         Ok(Self { base, max })

@@ -174,6 +174,13 @@ impl Runtime {
         self.lock().values.get(name).cloned()
     }
 
+    /// The values now whose keys begin so, by the rest of their keys.
+    pub fn below(&self, prefix: &str) -> Vec<(String, Arc<RuntimeValue>)> {
+        let inner = self.lock();
+        let rests = inner.values.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?, value)));
+        rests.map(|(rest, value)| (rest.to_owned(), value.clone())).collect()
+    }
+
     /// Brings these values into force, and no others.
     pub fn publish(&self, values: HashMap<String, Arc<RuntimeValue>>) {
         let mut inner = self.lock();
@@ -237,6 +244,14 @@ mod tests {
         runtime.publish(values("a", share));
         assert_eq!(key.share((1, 10_000)), (3, 1_000_000));
         assert!(!key.holds_for_percent(0, || 0), "a share is no percentage");
+    }
+
+    #[test]
+    fn values_are_found_by_what_their_keys_begin_with() {
+        let runtime = Runtime::default();
+        let value = Arc::new(RuntimeValue { integer: Some(1), ..RuntimeValue::default() });
+        runtime.publish(HashMap::from([("a.b".to_owned(), value.clone()), ("b.c".to_owned(), value.clone())]));
+        assert_eq!(runtime.below("a."), [("b".to_owned(), value)]);
     }
 
     #[test]

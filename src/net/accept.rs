@@ -130,6 +130,9 @@ fn report(config: &ListenerConfig, shared: &Shared, error: &io::Error, pause: Du
 
 /// Serves a connection here, or hands it to the worker that exact balance picks.
 fn place(shared: &Rc<Shared>, accepted: Accepted, address: usize) {
+    if let Err(overflow) = shared.listener.admit() {
+        return debug!(listener = %shared.listener.config.name, ?overflow, "a connection is closed at once");
+    }
     let own = shared.worker.index;
     let Some(balancer) = &shared.listener.balancer else { return serve(shared, accepted, address) };
     let picked = balancer.pick(own);
@@ -141,7 +144,10 @@ fn place(shared: &Rc<Shared>, accepted: Accepted, address: usize) {
         Accepted::Unix(stream) => stream.into_std().map(HandoffStream::Unix),
     };
     // Taking a socket out of the poller fails only where the socket is broken: it is closed.
-    let Ok(stream) = stream else { return balancer.release(picked) };
+    let Ok(stream) = stream else {
+        shared.listener.open.note_closed();
+        return balancer.release(picked);
+    };
     if let Err(Handoff { stream, address }) = balancer.send(picked, Handoff { stream, address }) {
         balancer.release(picked);
         balancer.take(own);

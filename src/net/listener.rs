@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nuncio_config::listener::{ConnectionBalance, FilterChainConfig, ListenSocket, ListenerConfig};
-use nuncio_filter_api::DrainState;
+use nuncio_filter_api::{DrainState, RuntimeKey};
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::catalogue::{ListenerStats, UdpListenerStats};
 use socket2::Socket;
@@ -15,14 +15,54 @@ use tokio::sync::watch;
 use crate::balance::Balancer;
 use crate::bind::{BindError, BoundSocket};
 
-/// Numbers connections (`%CONNECTION_ID%`), over all listeners of the process.
+/// Numbers connections (`%CONNECTION_ID%`) and counts those that are open, over all listeners of the process.
 #[derive(Clone, Debug, Default)]
-pub struct ConnectionIds(Arc<AtomicU64>);
+pub struct ConnectionIds(Arc<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    next: AtomicU64,
+    open: AtomicU64,
+}
 
 impl ConnectionIds {
     pub(crate) fn next(&self) -> u64 {
-        self.0.fetch_add(1, Ordering::Relaxed)
+        self.0.next.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Counts the connections of a listener that were accepted and are not closed yet, and with them those of all. A
+/// listener that takes the place of another goes on with its count.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenConnections {
+    own: Arc<AtomicU64>,
+    all: ConnectionIds,
+}
+
+impl OpenConnections {
+    fn new(all: ConnectionIds) -> Self {
+        Self { own: Arc::default(), all }
+    }
+
+    fn note_opened(&self) {
+        self.all.0.open.fetch_add(1, Ordering::Relaxed);
+        self.own.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that was admitted is closed.
+    pub(crate) fn note_closed(&self) {
+        self.all.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.own.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a connection is closed as soon as it was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overflow {
+    /// The listener has as many as it may have.
+    Listener,
+    /// All listeners have as many as they may have.
+    Global,
 }
 
 /// A listener with its sockets bound. Each worker runs an [`ActiveListener`](crate::ActiveListener) of it.
@@ -36,6 +76,7 @@ pub struct Listener {
     pub(crate) balancer: Option<Arc<Balancer>>,
     pub(crate) chains: Box<[Arc<FilterChain>]>,
     drain: Mutex<DrainState>,
+    pub(crate) open: OpenConnections,
     addresses: Vec<Address>,
     /// Emptied when the listener stops for good: the kernel then refuses connections.
     sockets: Mutex<Vec<BoundSocket>>,
@@ -82,6 +123,7 @@ impl Listener {
         let drain = in_place.map_or(DrainState::Serving, |before| *before.drain());
         let balancer =
             in_place.map_or_else(|| exact.then(|| Balancer::new(concurrency).into()), |b| b.balancer.clone());
+        let open = in_place.map_or_else(|| OpenConnections::new(ids.clone()), |before| before.open.clone());
         Ok(Self {
             ids,
             stats: ListenerStats::new(&config.scope),
@@ -89,10 +131,29 @@ impl Listener {
             balancer,
             chains: chains(&config, in_place, drain),
             drain: Mutex::new(drain),
+            open,
             addresses: sockets.iter().map(|s| s.local().clone()).collect(),
             sockets: Mutex::new(sockets),
             config,
         })
+    }
+
+    /// Counts a connection that was accepted, if there may be another.
+    pub(crate) fn admit(&self) -> Result<(), Overflow> {
+        let limits = &self.config.limits;
+        let is_reached = |key: &RuntimeKey, open: &AtomicU64| {
+            key.set_integer().is_some_and(|limit| open.load(Ordering::Relaxed) >= limit)
+        };
+        if is_reached(&limits.global, &self.ids.0.open) {
+            self.stats.downstream_global_cx_overflow().inc();
+            return Err(Overflow::Global);
+        }
+        if is_reached(&limits.own, &self.open.own) {
+            self.stats.downstream_cx_overflow().inc();
+            return Err(Overflow::Listener);
+        }
+        self.open.note_opened();
+        Ok(())
     }
 
     /// Begins to listen on all addresses.

@@ -170,7 +170,7 @@ impl Control {
         state.set_state(INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
-        let clusters = Clusters::managed(&store, config.cluster_manager);
+        let clusters = Clusters::managed(&store, &env.runtime, config.cluster_manager);
         clusters.update(config.clusters);
         let watchdog = watch_main(&store)?;
         let (snapshot, records) = (ArcSwap::default(), Arc::default());

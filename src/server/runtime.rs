@@ -6,8 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nuncio_config::bootstrap::{
-    RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, is_obeyed_by_envoy_alone,
-    runtime_value,
+    RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, runtime_value,
 };
 use nuncio_config::discovery::{ConfigSource, Origin};
 use nuncio_filter_api::{Runtime, RuntimeValue};
@@ -139,10 +138,6 @@ impl Layers {
                     }
                 },
             };
-            // In the configuration they are refused.
-            for key in values.keys().filter(|key| is_obeyed_by_envoy_alone(key)) {
-                warn!(target: "runtime", "layer {name}: the runtime key {key} is not implemented yet and has no effect");
-            }
             loaded.push((name.clone(), values));
         }
         let merged: HashMap<String, Arc<RuntimeValue>> = loaded

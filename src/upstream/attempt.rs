@@ -92,7 +92,7 @@ impl Attempt<'_> {
     }
 
     fn speaks(&self, head: &RequestHead) -> Speaks {
-        match self.host.share.cluster.config.http.protocol {
+        match self.host.share.protocol() {
             UpstreamProtocol::Http1 => Speaks::Http1,
             UpstreamProtocol::Http2 => Speaks::Http2,
             UpstreamProtocol::Downstream if head.version == Protocol::Http2 => Speaks::Http2,

@@ -3,7 +3,7 @@ mod merge;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,8 +24,9 @@ use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
 use crate::host_set::{Hashing, HostSet, Layout, Localities, only_in};
 use crate::lb::forward_proxy::ForwardProxyShare;
-use crate::limits::Limits;
+use crate::limits::{Limits, Resource};
 use crate::orca;
+use crate::runtime::RuntimeRules;
 use crate::sub_clusters::SubClusterTable;
 use merge::Held;
 pub(crate) use merge::{Due, Merges};
@@ -39,6 +40,10 @@ pub struct Cluster {
     /// Shared with the cluster before, where connections go on.
     pub(crate) limits: Arc<[Limits; 2]>,
     store: Store,
+    /// What the runtime says of clusters.
+    pub(crate) rules: Arc<RuntimeRules>,
+    /// See [`Self::maintenance`].
+    maintenance: AtomicU8,
     /// For zone-aware routing.
     pub(crate) local: Option<Arc<LocalCluster>>,
     hosts: ArcSwap<HostSet>,
@@ -84,6 +89,7 @@ struct Writer {
 /// What a cluster is made with.
 pub(crate) struct Surroundings {
     pub(crate) store: Store,
+    pub(crate) rules: Arc<RuntimeRules>,
     pub(crate) local: Option<Arc<LocalCluster>>,
     /// Woken when the cluster is warm.
     pub(crate) on_warm: Option<Arc<Notify>>,
@@ -105,12 +111,13 @@ nuncio_telemetry::stats! {
 impl Cluster {
     /// The cluster with the hosts that its configuration names; those behind DNS names come with discovery.
     pub fn new(config: ClusterConfig, store: &Store, local: Option<Arc<LocalCluster>>) -> Self {
-        Self::within(config, Surroundings { store: store.clone(), local, on_warm: None, before: None, merges: None })
+        let (store, rules) = (store.clone(), Arc::default());
+        Self::within(config, Surroundings { store, rules, local, on_warm: None, before: None, merges: None })
     }
 
     /// As [`Cluster::new`]; of a cluster that is replaced, hosts that are the same go on.
     pub(crate) fn within(config: ClusterConfig, surroundings: Surroundings) -> Self {
-        let Surroundings { store, local, on_warm, before, merges } = surroundings;
+        let Surroundings { store, rules, local, on_warm, before, merges } = surroundings;
         let scope = scope(&store, &config);
         let stats = ClusterStats::new(&scope);
         let matches = config.transport.iter().flat_map(|transport| &transport.matches);
@@ -129,9 +136,11 @@ impl Cluster {
         let inherited = before.filter(|before| heritage::is_inherited(&before.config, &config));
         let health = HealthShare::new(&config);
         let by_address = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
-        let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope));
+        let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope, &rules));
         let cluster = Self {
             hosts: ArcSwap::from_pointee(empty),
+            rules,
+            maintenance: AtomicU8::new(0),
             local,
             policy: ArcSwapOption::empty(),
             retired: Mutex::default(),
@@ -153,6 +162,7 @@ impl Cluster {
             merges,
             held: OnceLock::new(),
         };
+        cluster.obey_runtime();
         match &cluster.config.discovery {
             Discovery::Static => {
                 cluster.take_endpoints(&cluster.config.endpoints, None);
@@ -174,6 +184,29 @@ impl Cluster {
     #[inline]
     pub(crate) fn dropped(&self) -> u32 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many percent of the requests are answered without a host (`upstream.maintenance_mode`).
+    #[inline]
+    pub(crate) fn maintenance(&self) -> u8 {
+        self.maintenance.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what the runtime says of this cluster now.
+    pub(crate) fn obey_runtime(&self) {
+        let overrides = self.rules.of(&self.config.name.name);
+        self.maintenance.store(overrides.map_or(0, |o| o.maintenance), Ordering::Relaxed);
+        for priority in [Priority::Default, Priority::High] {
+            let configured = self.config.circuit_breakers.thresholds(priority);
+            let limits = overrides.as_ref().map(|o| o.limits(priority));
+            self.limits(priority).obey(configured, limits, &self.stats);
+        }
+    }
+
+    /// The limits of connections, waiting requests, requests and retries that are in force.
+    pub fn limits_in_force(&self, priority: Priority) -> [u32; 4] {
+        [Resource::Connections, Resource::Pending, Resource::Requests, Resource::Retries]
+            .map(|resource| self.limits(priority).limit(resource))
     }
 
     /// Grows whenever the hosts change.
@@ -325,7 +358,10 @@ impl Cluster {
         let dropped = policy.drop_overload.as_ref().map_or(0, |drop| drop.millionths);
         self.dropped.store(dropped, Ordering::Relaxed);
         let (before, scope) = (self.hosts.load(), self.scope());
-        make(Layout { before: Some(&before), ..layout(&self.config, policy, self.local.as_deref(), &scope) })
+        make(Layout {
+            before: Some(&before),
+            ..layout(&self.config, policy, self.local.as_deref(), &scope, &self.rules)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -455,6 +491,7 @@ fn layout<'a>(
     policy: &'a AssignmentPolicy,
     local: Option<&'a LocalCluster>,
     scope: &'a Scope,
+    rules: &RuntimeRules,
 ) -> Layout<'a> {
     let localities = match (local, &config.locality_lb) {
         (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
@@ -465,7 +502,8 @@ fn layout<'a>(
         LbPolicy::Hashing(hashing) => Some(Hashing { config: hashing, locality: &config.locality_lb, scope }),
         _ => None,
     };
-    Layout { policy, panic_threshold: config.common_lb.panic_threshold, localities, hashing, subset, before: None }
+    let panic_threshold = rules.panic_threshold(config.common_lb.panic_threshold);
+    Layout { policy, panic_threshold, localities, hashing, subset, before: None }
 }
 
 fn scope(store: &Store, config: &ClusterConfig) -> Scope {

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
 use nuncio_config::cluster::{ClusterConfig, Discovery, ForwardHosts};
 use nuncio_config::socket::BindConfig;
+use nuncio_filter_api::Runtime;
 use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
@@ -15,6 +16,7 @@ use crate::cluster::{Cluster, Merges, Surroundings};
 use crate::dns::Resolvers;
 use crate::dns_cache::DnsCaches;
 use crate::lb::forward_proxy::ForwardProxyShare;
+use crate::runtime::RuntimeRules;
 
 /// All clusters of the process.
 pub struct Clusters {
@@ -29,6 +31,8 @@ pub struct Clusters {
     /// A cluster that waits beside the others may be ready.
     on_warm: Arc<Notify>,
     store: Store,
+    /// What the runtime says of clusters.
+    rules: Arc<RuntimeRules>,
     /// How the sockets of clusters that say nothing of it are bound.
     bind: Option<Arc<BindConfig>>,
     local: Option<Arc<LocalCluster>>,
@@ -56,13 +60,15 @@ pub struct Snapshot {
 impl Clusters {
     /// No clusters yet. `bind` is for those that will not say how their sockets are bound.
     pub fn new(store: &Store, bind: Option<BindConfig>) -> Arc<Self> {
-        Self::managed(store, ClusterManagerConfig { upstream_bind_config: bind, ..ClusterManagerConfig::default() })
+        let config = ClusterManagerConfig { upstream_bind_config: bind, ..ClusterManagerConfig::default() };
+        Self::managed(store, &Arc::default(), config)
     }
 
     /// No clusters yet, with what all will share.
-    pub fn managed(store: &Store, config: ClusterManagerConfig) -> Arc<Self> {
+    pub fn managed(store: &Store, runtime: &Arc<Runtime>, config: ClusterManagerConfig) -> Arc<Self> {
         let ClusterManagerConfig { upstream_bind_config: bind, local_cluster, outlier_log, dns } = config;
-        Arc::new(Self {
+        let clusters = Arc::new(Self {
+            rules: Arc::new(RuntimeRules::new(runtime.clone())),
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
@@ -78,7 +84,23 @@ impl Clusters {
             connections: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             resolvers: Resolvers::new(dns, store),
-        })
+        });
+        let watched = Arc::downgrade(&clusters);
+        runtime.watch(move || {
+            if let Some(clusters) = watched.upgrade() {
+                clusters.obey_runtime();
+            }
+        });
+        clusters
+    }
+
+    /// The runtime has changed.
+    fn obey_runtime(&self) {
+        // So that no cluster is made meanwhile by what was said before.
+        let _writer = self.lock();
+        if self.rules.read() {
+            self.snapshot.load().all().for_each(|cluster| cluster.obey_runtime());
+        }
     }
 
     /// Adds clusters, or replaces those of the same names. All appear at once, ready or not.
@@ -125,6 +147,7 @@ impl Clusters {
             }
             let surroundings = Surroundings {
                 store: self.store.clone(),
+                rules: self.rules.clone(),
                 local: self.local.clone(),
                 on_warm: Some(self.on_warm.clone()),
                 before: before.clone(),

@@ -47,7 +47,7 @@ pub(crate) enum Failure {
 
 const RESET: &str = "upstream connect error or disconnect/reset before headers. ";
 
-static OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) static OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
 // === impl Failure ===
 

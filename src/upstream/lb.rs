@@ -23,6 +23,7 @@ use nuncio_telemetry::{StreamInfo, WantedHost};
 
 use crate::host::Host;
 use crate::host_set::{Availability, Candidates, HostGroups, HostSet, PriorityHosts, PriorityLoad};
+use crate::runtime::RuntimeRules;
 use edf::Edf;
 pub(crate) use edf::{Turn, first_turns};
 pub(crate) use hashing::HashTables;
@@ -111,6 +112,7 @@ pub(crate) struct LbEnv<'a> {
     /// The hosts of the cluster that this proxy is one of, where there is one.
     pub(crate) local: Option<&'a HostSet>,
     pub(crate) panic_threshold: u8,
+    pub(crate) rules: &'a RuntimeRules,
     pub(crate) slow_start: Option<&'a SlowStart>,
     pub(crate) clock: &'a Clock,
     pub(crate) rng: &'a Rng,

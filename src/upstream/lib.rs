@@ -30,6 +30,7 @@ mod outlier;
 mod pipes;
 mod pool;
 mod router;
+mod runtime;
 mod send;
 mod sub_clusters;
 mod tcp_proxy;

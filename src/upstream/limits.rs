@@ -8,11 +8,13 @@ mod recent;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
+use arc_swap::ArcSwapOption;
 use nuncio_config::cluster::{Priority, RetryBudget, Thresholds};
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Gauge, Scope};
 use tokio::time::Instant;
 
+use crate::runtime::LimitOverrides;
 use recent::Recent;
 
 /// What is limited.
@@ -25,13 +27,17 @@ pub(crate) enum Resource {
     Pools,
 }
 
+/// In the order of [`Thresholds::all`].
+const RESOURCES: [Resource; 5] =
+    [Resource::Connections, Resource::Pending, Resource::Requests, Resource::Retries, Resource::Pools];
+
 /// What one priority of a cluster uses of each resource.
 #[derive(Debug)]
 pub(crate) struct Limits {
     priority: Priority,
     used: [AtomicU32; 5],
-    max: [u32; 5],
-    retry_budget: Option<RetryBudget>,
+    max: [AtomicU32; 5],
+    retry_budget: ArcSwapOption<RetryBudget>,
     /// The requests that count for the budget, where it goes by the time at which they began.
     recent: Option<Box<Recent>>,
     remaining: Option<RemainingStats>,
@@ -85,13 +91,33 @@ impl Limits {
         Self {
             priority,
             used: Default::default(),
-            max: [max_connections, max_pending_requests, max_requests, max_retries, max_connection_pools],
+            max: thresholds.all().map(AtomicU32::new),
             recent: retry_budget.and_then(|budget| budget.interval).map(|interval| Box::new(Recent::new(interval))),
-            retry_budget,
+            retry_budget: retry_budget.map(Arc::new).into(),
             remaining,
             cluster: cluster.clone(),
             told: AtomicU8::new(0),
         }
+    }
+
+    /// Lets what the runtime says take the place of what is configured.
+    pub(crate) fn obey(&self, configured: &Thresholds, overrides: Option<&LimitOverrides>, stats: &ClusterStats) {
+        let maxima = overrides.map(|o| o.max).unwrap_or_default();
+        for (resource, (configured, max)) in RESOURCES.into_iter().zip(configured.all().into_iter().zip(maxima)) {
+            let max = max.unwrap_or(configured);
+            self.max[resource as usize].store(max, Ordering::Relaxed);
+            // Envoy: whether it opens shows with the next that is taken or given back.
+            if self.used[resource as usize].load(Ordering::Relaxed) < max {
+                self.open_gauge(resource, stats).set(0);
+            }
+        }
+        let budget = overrides.map_or(configured.retry_budget, |o| o.budget(configured.retry_budget));
+        self.retry_budget.store(budget.map(Arc::new));
+    }
+
+    /// The limit of a resource now, but for a budget.
+    pub(crate) fn limit(&self, resource: Resource) -> u32 {
+        self.max[resource as usize].load(Ordering::Relaxed)
     }
 
     /// Takes one, unless all are taken. Whoever got it gives it back.
@@ -106,7 +132,7 @@ impl Limits {
 
     /// As `try_take`, of the retries that are allowed now.
     pub(crate) fn try_take_retry(&self, now: Instant, stats: &ClusterStats) -> bool {
-        let max = match (self.retry_budget, &self.recent) {
+        let max = match (&*self.retry_budget.load(), &self.recent) {
             (Some(budget), Some(recent)) => budget.max(recent.count(now)),
             _ => self.max(Resource::Retries),
         };
@@ -141,7 +167,7 @@ impl Limits {
     /// Gives one back.
     pub(crate) fn give_back(&self, resource: Resource, stats: &ClusterStats) {
         let used = self.used[resource as usize].fetch_sub(1, Ordering::Relaxed);
-        if used == self.max[resource as usize] {
+        if used == self.limit(resource) {
             self.open_gauge(resource, stats).set(0);
         }
         self.update_remaining(resource, used - 1);
@@ -156,7 +182,7 @@ impl Limits {
     fn took(&self, resource: Resource, used_before: u32, stats: &ClusterStats) {
         let used = used_before + 1;
         // Envoy: whether the breaker counts as open goes by `max_retries`, even where there is a budget.
-        if used >= self.max[resource as usize] {
+        if used >= self.limit(resource) {
             self.open_gauge(resource, stats).set(1);
         }
         self.update_remaining(resource, used);
@@ -174,8 +200,7 @@ impl Limits {
             // There is none.
             Resource::Pools => return,
         };
-        let is_default =
-            self.max[resource as usize] == default && !(resource == Resource::Retries && self.retry_budget.is_some());
+        let is_default = self.limit(resource) == default && !(resource == Resource::Retries && self.has_budget());
         let bit = 1 << resource as u8;
         if is_default && self.told.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             let (cluster, priority) = (&self.cluster, self.priority);
@@ -185,13 +210,17 @@ impl Limits {
 
     /// The limit now: a budget of retries goes with the requests.
     fn max(&self, resource: Resource) -> u32 {
-        match (resource, self.retry_budget) {
-            (Resource::Retries, Some(budget)) => {
-                let used = |resource: Resource| self.used[resource as usize].load(Ordering::Relaxed);
-                budget.max(used(Resource::Requests).saturating_add(used(Resource::Pending)))
-            }
-            _ => self.max[resource as usize],
+        if resource == Resource::Retries
+            && let Some(budget) = &*self.retry_budget.load()
+        {
+            let used = |resource: Resource| self.used[resource as usize].load(Ordering::Relaxed);
+            return budget.max(used(Resource::Requests).saturating_add(used(Resource::Pending)));
         }
+        self.limit(resource)
+    }
+
+    fn has_budget(&self) -> bool {
+        self.retry_budget.load().is_some()
     }
 
     fn open_gauge<'a>(&self, resource: Resource, stats: &'a ClusterStats) -> Gauge<'a> {
@@ -211,9 +240,9 @@ impl Limits {
 
     fn update_remaining(&self, resource: Resource, used: u32) {
         let Some(stats) = &self.remaining else { return };
-        let remaining = match (resource, self.retry_budget) {
-            (Resource::Retries, Some(_)) => 0,
-            _ => self.max[resource as usize].saturating_sub(used).into(),
+        let remaining = match resource {
+            Resource::Retries if self.has_budget() => 0,
+            _ => self.limit(resource).saturating_sub(used).into(),
         };
         match resource {
             Resource::Connections => stats.remaining_cx().set(remaining),

@@ -129,12 +129,12 @@ impl OutlierShare {
             return;
         }
         if matches!(code, 502..=504) {
-            let limit = self.config.consecutive_gateway_failure.count;
+            let limit = self.config.limit_of_gateway_failures();
             self.count(monitor, &monitor.consecutive_gateway_failure, limit, Alarm::ConsecutiveGatewayFailure);
         } else {
             clear(&monitor.consecutive_gateway_failure);
         }
-        let limit = self.config.consecutive_5xx.count;
+        let limit = self.config.limit_of_5xx();
         self.count(monitor, &monitor.consecutive_5xx, limit, Alarm::Consecutive5xx);
     }
 
@@ -143,7 +143,7 @@ impl OutlierShare {
         if is_good {
             return clear(&monitor.consecutive_local_origin_failure);
         }
-        let limit = self.config.consecutive_local_origin_failure.count;
+        let limit = self.config.limit_of_local_origin_failures();
         let counter = &monitor.consecutive_local_origin_failure;
         self.count(monitor, counter, limit, Alarm::ConsecutiveLocalOriginFailure);
     }

@@ -11,7 +11,7 @@ use nuncio_config::cluster::{
     DnsResolverConfig, Endpoint, EndpointAddress, HappyEyeballs, Health, HealthCheck, HealthCheckLog, Intervals,
     LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, UpstreamHttp, UpstreamPool,
 };
-use nuncio_filter_api::{ClusterNames, Rng};
+use nuncio_filter_api::{ClusterNames, Rng, RuntimeKey};
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterStats;
@@ -97,6 +97,8 @@ pub(crate) fn tcp_check() -> Arc<HealthCheck> {
             initial_jitter: none,
             jitter: none,
             jitter_percent: 0,
+            least: RuntimeKey::NONE,
+            most: RuntimeKey::NONE,
         },
         unhealthy_threshold: 2,
         healthy_threshold: 2,

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_config::cluster::ClusterConfig;
+use nuncio_config::cluster::{ClusterConfig, UpstreamProtocol};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
 use nuncio_filter_api::{Clock, Rng, Worker};
@@ -330,6 +330,16 @@ impl ClusterShare {
         codes.charge(status);
     }
 
+    /// What its connections speak. Envoy: the runtime may have HTTP/1 in place of HTTP/2.
+    pub(crate) fn protocol(&self) -> UpstreamProtocol {
+        match self.cluster.config.http.protocol {
+            UpstreamProtocol::Http2 if !self.cluster.rules.use_http2.holds_for_percent(100, || self.env.rng.u64()) => {
+                UpstreamProtocol::Http1
+            }
+            configured => configured,
+        }
+    }
+
     /// Settings of the cluster's HTTP/1 connections.
     pub(crate) fn http1_settings(&self) -> &Arc<ClientSettings> {
         self.http1_settings.get_or_init(|| Arc::new(http1_settings(&self.cluster.config)))
@@ -416,6 +426,7 @@ fn lb_env<'a>(share: &'a ClusterShare, set: &'a HostSet, local: Option<&'a Local
         groups: &set.groups,
         local: local.and_then(|local| local.set.as_deref()),
         panic_threshold: share.cluster.config.common_lb.panic_threshold,
+        rules: &share.cluster.rules,
         slow_start: share.cluster.config.slow_start.as_deref(),
         clock: &share.env.clock,
         rng: &share.env.rng,

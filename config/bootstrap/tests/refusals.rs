@@ -27,12 +27,11 @@ fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
             "watchdogs: not implemented yet",
             "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
             "stats_config.use_all_default_tags: not implemented yet",
-            "layered_runtime.layers[0].static_layer[\"a\"]: is not a text, number or boolean",
-            "layered_runtime.layers[0].static_layer[\"upstream\"][\"b\"]: the runtime key upstream.b is not implemented yet",
-            "layered_runtime.layers[1].name: duplicate layer name \"s\"",
-            "layered_runtime.layers[3].admin_layer: there may be at most one",
             "cluster_manager.load_stats_config: not implemented yet",
             "static_resources.secrets[0]: one of tls_certificate, session_ticket_keys, validation_context and generic_secret is required",
+            "layered_runtime.layers[0].static_layer[\"a\"]: is not a text, number or boolean",
+            "layered_runtime.layers[1].name: duplicate layer name \"s\"",
+            "layered_runtime.layers[3].admin_layer: there may be at most one",
         ],
     );
 }

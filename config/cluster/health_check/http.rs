@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Method;
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3::RequestMethod;
 use nuncio_proto::envoy::config::core::v3::health_check as pb;
 use nuncio_proto::envoy::r#type::v3::{CodecClientType, Int64Range};
@@ -41,6 +41,8 @@ pub struct HttpHealthCheck {
     pub response_bytes: Option<usize>,
     /// What the host must call its cluster (`x-envoy-upstream-healthchecked-cluster`).
     pub service_name: Option<StringMatcher>,
+    /// `health_check.verify_cluster` of the runtime: how many percent of the answers are held against it.
+    pub verifies: RuntimeKey,
 }
 
 /// A set of statuses.
@@ -93,6 +95,7 @@ impl HttpHealthCheck {
             // Envoy: zero is the whole body.
             response_bytes: (response_bytes > 0).then(|| usize::try_from(response_bytes).unwrap_or(usize::MAX)),
             service_name: service_name?,
+            verifies: cx.runtime("health_check.verify_cluster"),
         })
     }
 }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use nuncio_filter_api::RuntimeKey;
 
 use super::*;
 
@@ -14,7 +15,7 @@ fn a_retry_policy_has_envoys_defaults() {
     let policy = table.entry(0).retry_policy().unwrap();
     assert!(policy.on.has(RetryOn::RESET) && policy.on.has(RetryOn::SERVER_ERROR));
     assert_eq!((policy.num_retries, policy.host_selections), (1, 1));
-    assert_eq!((policy.back_off.base, policy.back_off.max), (Duration::from_millis(25), Duration::from_millis(250)));
+    assert_eq!(policy.back_off.intervals(&RuntimeKey::NONE), (Duration::from_millis(25), Duration::from_millis(250)));
     assert_eq!(policy.per_try_timeout, None);
 }
 
@@ -39,7 +40,7 @@ virtual_hosts:
 fn intervals_are_at_least_a_millisecond_and_in_order() {
     let table = first("retry_policy: {retry_back_off: {base_interval: 0.0001s}}");
     let back_off = table.entry(0).retry_policy().unwrap().back_off;
-    assert_eq!((back_off.base, back_off.max), (Duration::from_millis(1), Duration::from_millis(10)));
+    assert_eq!(back_off.intervals(&RuntimeKey::NONE), (Duration::from_millis(1), Duration::from_millis(10)));
     let refusals = refused(
         "virtual_hosts: [{name: h, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c, \
          retry_policy: {retry_back_off: {base_interval: 2s, max_interval: 1s}}}}]}]",

@@ -1,12 +1,13 @@
 //! The connection manager's configuration, lowered.
 
 use super::client_cert::ForwardClientCert;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::HeaderValue;
 use nuncio_config::matcher::Cidr;
 use nuncio_config::protocol::{CommonOptions, Http1Options, Http2Options};
-use nuncio_filter_api::Scheme;
+use nuncio_filter_api::{LowerCx, RuntimeKey, Scheme};
 
 use crate::path::PathOptions;
 
@@ -81,6 +82,8 @@ pub(crate) struct HeadOptions {
     pub(crate) client: ClientAddress,
     pub(crate) request_id: RequestIdOptions,
     pub(crate) path: PathOptions,
+    /// Where `normalize_path` is not set.
+    pub(crate) normalizes: Option<RuntimeSwitch>,
     pub(crate) strip_port: StripPort,
     pub(crate) strip_trailing_dot: bool,
     pub(crate) via: Option<HeaderValue>,
@@ -94,6 +97,25 @@ pub(crate) struct HeadOptions {
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) service_node: Option<HeaderValue>,
     pub(crate) proxy_100_continue: bool,
+}
+
+/// What the runtime says once. Envoy: when the listener is made, when the runtime is known; here with the first request,
+/// as configuration may be lowered before.
+#[derive(Clone, Debug)]
+pub(crate) struct RuntimeSwitch {
+    key: RuntimeKey,
+    decided: OnceLock<bool>,
+}
+
+impl RuntimeSwitch {
+    pub(crate) fn lower(key: &str, cx: &LowerCx<'_>) -> Self {
+        Self { key: cx.runtime(key), decided: OnceLock::new() }
+    }
+
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        *self.decided.get_or_init(|| self.key.holds_for_percent(0, || fastrand::u64(..)))
+    }
 }
 
 /// Everything about codecs.

@@ -19,7 +19,8 @@ use prost::Message;
 
 use super::client_cert::ForwardClientCert;
 use super::config::{
-    ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, ServerHeader, StripPort, Timeouts,
+    ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, RuntimeSwitch, ServerHeader, StripPort,
+    Timeouts,
 };
 use super::upgrade::{Upgrade, Upgrades};
 use super::{Hcm, Routes, stats};
@@ -44,6 +45,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 /// Default of `server_name`. It is what tests and dashboards of Envoy's users look for.
 const SERVER_NAME: &str = "envoy";
+/// What the runtime calls `normalize_path`.
+const NORMALIZE_PATH: &str = "http_connection_manager.normalize_path";
 
 fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let message =
@@ -210,6 +213,7 @@ impl Hcm {
                 normalize: normalize_path.is_some_and(|b| b.value),
                 merge_slashes,
             },
+            normalizes: normalize_path.is_none().then(|| RuntimeSwitch::lower(NORMALIZE_PATH, cx)),
             strip_port: match (strip_any, strip_matching_host_port) {
                 (true, _) => StripPort::Any,
                 (false, true) => StripPort::Matching,

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::Listener;
 use crate::balance::Balancer;
-use crate::listener::FilterChain;
+use crate::listener::{FilterChain, OpenConnections};
 use crate::tls;
 use crate::tls::TlsError;
 use crate::tls_stats::TlsStats;
@@ -32,6 +32,7 @@ pub(super) struct Frame {
     pub(super) access_logs: Arc<[AccessLog]>,
     buffer_limit: u32,
     balancer: Option<Arc<Balancer>>,
+    open: OpenConnections,
     /// A copy of this worker alone, so that connections of different workers do not count on the same cache line.
     pub(super) name: Arc<str>,
 }
@@ -70,12 +71,14 @@ impl Frame {
             access_logs: access_logs.clone(),
             buffer_limit: *buffer_limit,
             balancer: listener.balancer.clone(),
+            open: listener.open.clone(),
             name: (**name).into(),
         }
     }
 
     /// A connection of this worker ended, or never began.
     pub(super) fn release(&self) {
+        self.open.note_closed();
         if let Some(balancer) = &self.balancer {
             balancer.release(self.worker.index);
         }

@@ -87,6 +87,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         accept_batch: None,
         drain_type: DrainType::Default,
         direction: TrafficDirection::Unspecified,
+        limits: Default::default(),
         metadata: None,
         waits_for: Vec::new(),
         shape: 0,

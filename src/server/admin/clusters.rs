@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, Health, Priority, Thresholds};
+use nuncio_config::cluster::{Discovery, Health, Priority};
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
@@ -58,16 +58,7 @@ fn write_cluster(cluster: &Cluster, is_discovered: bool, out: &mut String) -> st
         }
     }
     for (priority, label) in [(Priority::Default, "default"), (Priority::High, "high")] {
-        let Thresholds {
-            max_connections,
-            max_pending_requests,
-            max_requests,
-            max_retries,
-            retry_budget: _,
-            track_remaining: _,
-            max_connections_per_host: _,
-            max_connection_pools: _,
-        } = cluster.config.circuit_breakers.thresholds(priority);
+        let [max_connections, max_pending_requests, max_requests, max_retries] = cluster.limits_in_force(priority);
         writeln!(out, "{name}::{label}_priority::max_connections::{max_connections}")?;
         writeln!(out, "{name}::{label}_priority::max_pending_requests::{max_pending_requests}")?;
         writeln!(out, "{name}::{label}_priority::max_requests::{max_requests}")?;
@@ -126,8 +117,7 @@ fn gauges(host: &Host) -> [(&'static str, u64); 3] {
 fn status(cluster: &Cluster, added_via_api: bool) -> proto::ClusterStatus {
     let thresholds =
         [(Priority::Default, core::RoutingPriority::Default), (Priority::High, core::RoutingPriority::High)];
-    let thresholds =
-        thresholds.map(|(ours, theirs)| threshold(cluster.config.circuit_breakers.thresholds(ours), theirs));
+    let thresholds = thresholds.map(|(ours, theirs)| threshold(cluster.limits_in_force(ours), theirs));
     let rates = cluster.outlier_rates();
     let threshold_of = |at: usize| rates.and_then(|rates| percent(rates[at]));
     proto::ClusterStatus {
@@ -148,14 +138,15 @@ fn status(cluster: &Cluster, added_via_api: bool) -> proto::ClusterStatus {
     }
 }
 
-fn threshold(limits: &Thresholds, priority: core::RoutingPriority) -> cluster::circuit_breakers::Thresholds {
-    let value = |value| Some(UInt32Value { value });
+/// Of the limits of connections, waiting requests, requests and retries.
+fn threshold(limits: [u32; 4], priority: core::RoutingPriority) -> cluster::circuit_breakers::Thresholds {
+    let [connections, pending, requests, retries] = limits.map(|value| Some(UInt32Value { value }));
     cluster::circuit_breakers::Thresholds {
         priority: priority as i32,
-        max_connections: value(limits.max_connections),
-        max_pending_requests: value(limits.max_pending_requests),
-        max_requests: value(limits.max_requests),
-        max_retries: value(limits.max_retries),
+        max_connections: connections,
+        max_pending_requests: pending,
+        max_requests: requests,
+        max_retries: retries,
         ..cluster::circuit_breakers::Thresholds::default()
     }
 }

@@ -134,7 +134,9 @@ fn verdict(
         leaves();
         return failed(false);
     }
-    if let Some(name) = &config.service_name {
+    if let Some(name) = &config.service_name
+        && config.verifies.holds_for_percent(100, || fastrand::u64(..))
+    {
         stats.verify_cluster().inc();
         let said = head.headers.get(&CHECKED_CLUSTER).map_or(&b""[..], HeaderValue::as_bytes);
         if !name.matches(said) {

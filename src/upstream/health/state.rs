@@ -215,8 +215,10 @@ pub(crate) fn next_interval(
         (Traffic::Some, true) => intervals.healthy,
     };
     let percent = random(base.saturating_mul(intervals.jitter_percent) / 100);
-    // Envoy's `health_check.min_interval`.
-    (base + percent + random(intervals.jitter)).max(Duration::from_millis(1))
+    let chosen = base + percent + random(intervals.jitter);
+    let chosen = intervals.most.set_integer().map_or(chosen, |most| chosen.min(Duration::from_millis(most)));
+    // Envoy: never none, so that there is time for other things.
+    chosen.max(Duration::from_millis(intervals.least.integer(1).max(1)))
 }
 
 #[cfg(test)]

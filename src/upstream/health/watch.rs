@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use nuncio_config::cluster::HealthCheck;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::HealthShare;
 use super::event::EventLog;
@@ -103,7 +103,7 @@ impl ClusterWatch {
         let Some(share) = self.cluster.health() else { return };
         let mut sessions = Sessions::default();
         let mut rested = Instant::now();
-        let mut interval = share.outlier.as_ref().map(|o| every(o.config.interval));
+        let mut interval_end = share.outlier.as_ref().map(|outlier| Instant::now() + interval(outlier));
         loop {
             self.take_hosts(share, &mut sessions);
             self.answer(share, &sessions);
@@ -118,7 +118,10 @@ impl ClusterWatch {
                 () = alarm(share.outlier.as_ref()) => {}
                 () = self.stale.notified(), if !self.is_stale.get() => {}
                 () = sleep_until(rested), if self.is_stale.get() => {}
-                () = tick(interval.as_mut()) => self.end_interval(share),
+                () = until(interval_end) => {
+                    self.end_interval(share);
+                    interval_end = share.outlier.as_ref().map(|outlier| Instant::now() + interval(outlier));
+                }
             }
         }
     }
@@ -223,15 +226,15 @@ impl ClusterWatch {
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
-    let mut interval = interval_at(Instant::now() + period, period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
+/// The time to the next look at all hosts, as the runtime has it now.
+fn interval(outlier: &OutlierShare) -> Duration {
+    // Envoy's, with a bound: with 0 there would be no time for anything else.
+    outlier.config.now().interval.max(Duration::from_millis(1))
 }
 
-async fn tick(interval: Option<&mut tokio::time::Interval>) {
-    match interval {
-        Some(interval) => drop(interval.tick().await),
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

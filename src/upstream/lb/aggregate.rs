@@ -61,12 +61,13 @@ impl AggregateBalancer {
         Self { config: config.clone(), panic_threshold, line: RefCell::default() }
     }
 
-    fn line(&self, env: &WorkerEnv) -> Rc<Line> {
+    fn line(&self, share: &ClusterShare) -> Rc<Line> {
+        let (env, rules) = (&share.env, &share.cluster.rules);
         let current = self.line.borrow().clone();
         if current.is_current(env) {
             return current;
         }
-        let next = Rc::new(Line::new(&self.config, self.panic_threshold, env));
+        let next = Rc::new(Line::new(&self.config, rules.panic_threshold(self.panic_threshold), env));
         *self.line.borrow_mut() = next.clone();
         next
     }
@@ -75,7 +76,7 @@ impl AggregateBalancer {
 impl ClusterBalancer for AggregateBalancer {
     fn pick(&self, cx: &PickContext<'_>, share: &Rc<ClusterShare>) -> Option<Rc<WorkerHost>> {
         let env = &share.env;
-        let line = self.line(env);
+        let line = self.line(share);
         if line.priorities.is_empty() {
             return None;
         }
@@ -91,11 +92,11 @@ impl ClusterBalancer for AggregateBalancer {
 
     fn is_by_hash(&self, share: &ClusterShare) -> bool {
         let is_by_hash = |cluster: &Arc<Cluster>| cluster.config.lb.is_by_hash();
-        self.line(&share.env).members.iter().any(|member| member.cluster.as_ref().is_some_and(is_by_hash))
+        self.line(share).members.iter().any(|member| member.cluster.as_ref().is_some_and(is_by_hash))
     }
 
     fn abilities(&self, share: &ClusterShare) -> Vec<Ability> {
-        self.line(&share.env).abilities.to_vec()
+        self.line(share).abilities.to_vec()
     }
 
     fn priority_of(&self, host: &WorkerHost) -> Option<usize> {

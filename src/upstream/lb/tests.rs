@@ -43,6 +43,7 @@ impl Fixture {
             groups: &set.groups,
             local: local.as_deref(),
             panic_threshold: self.cluster.config.common_lb.panic_threshold,
+            rules: &self.cluster.rules,
             slow_start: self.cluster.config.slow_start.as_deref(),
             clock: &self.clock,
             rng: &self.rng,

@@ -53,21 +53,24 @@ impl ZoneRouting {
             env.stats.lb_local_cluster_not_ok().inc();
             return None;
         }
-        if (upstream.healthy.len() as u64) < config.min_cluster_size {
+        if (upstream.healthy.len() as u64) < env.rules.min_cluster_size.integer(config.min_cluster_size) {
             env.stats.lb_zone_cluster_too_small().inc();
             return None;
         }
-        let direction = Direction::new(config, env, local);
+        // Envoy: nothing is said with 0.
+        let forced = env.rules.force_local_zone.set_integer().filter(|least| *least > 0);
+        let forced = forced.or(config.force_local_zone.map(u64::from));
+        let direction = Direction::new(config.basis, forced, env, local);
         Some(Self { enabled: config.routing_enabled, direction })
     }
 
     pub(super) fn choose(&self, env: LbEnv<'_>) -> ZoneChoice {
-        if env.rng.below(100) >= u64::from(self.enabled) {
+        if !env.rules.zone_routing.holds_for_percent(self.enabled.into(), || env.rng.u64()) {
             return ZoneChoice::Anywhere;
         }
-        let proxies_in_panic = env
-            .local
-            .is_some_and(|local| local.groups.priorities[0].available_percent() < f64::from(env.panic_threshold));
+        let panic_threshold = f64::from(env.rules.panic_threshold(env.panic_threshold));
+        let proxies_in_panic =
+            env.local.is_some_and(|local| local.groups.priorities[0].available_percent() < panic_threshold);
         if proxies_in_panic {
             env.stats.lb_local_cluster_not_ok().inc();
             return ZoneChoice::LocalPanic;
@@ -79,12 +82,12 @@ impl ZoneRouting {
 // === impl Direction ===
 
 impl Direction {
-    fn new(config: &ZoneAware, env: LbEnv<'_>, local: &HostSet) -> Self {
+    /// `forced`: with so many healthy hosts the local zone takes all.
+    fn new(basis: LocalityBasis, forced: Option<u64>, env: LbEnv<'_>, local: &HostSet) -> Self {
         let upstream = &env.groups.priorities[0];
-        let shares = Share::of_all(config.basis, env, local);
+        let shares = Share::of_all(basis, env, local);
         let first = &shares[0];
-        let is_forced =
-            config.force_local_zone.is_some_and(|least| upstream.localities[0].healthy.len() as u64 >= least.into());
+        let is_forced = forced.is_some_and(|least| upstream.localities[0].healthy.len() as u64 >= least);
         if upstream.has_local && first.hosts > 0 && (is_forced || first.hosts >= first.proxies) {
             return Self::Local;
         }

@@ -82,7 +82,9 @@ pub(super) enum Evidence {
 
 /// The ejections of one cluster.
 pub(crate) struct Detector {
-    config: Arc<OutlierDetection>,
+    configured: Arc<OutlierDetection>,
+    /// With what the runtime says now.
+    config: OutlierDetection,
     stats: OutlierStats,
     ejections: HashMap<*const Host, Ejections>,
     /// Hosts that called themselves degraded.
@@ -121,9 +123,10 @@ impl Record {
 
 impl Detector {
     /// Nobody is ejected. `scope` is where it counts; `random` draws below a number.
-    pub(crate) fn new(config: Arc<OutlierDetection>, scope: &Scope, random: impl Fn(u64) -> u64 + 'static) -> Self {
+    pub(crate) fn new(configured: Arc<OutlierDetection>, scope: &Scope, random: impl Fn(u64) -> u64 + 'static) -> Self {
         Self {
-            config,
+            config: configured.now(),
+            configured,
             stats: OutlierStats::new(scope),
             ejections: HashMap::new(),
             degradations: Degradations::default(),
@@ -150,6 +153,7 @@ impl Detector {
     /// Looks for hosts that raised an alarm.
     pub(crate) fn answer_alarms(&mut self, now: Instant) -> Vec<Record> {
         let mut records = Vec::new();
+        self.config = self.configured.now();
         for host in self.hosts.clone() {
             let Some(monitor) = host.monitor() else { continue };
             for alarm in monitor.take_alarms() {
@@ -188,6 +192,7 @@ impl Detector {
     pub(crate) fn end_interval(&mut self, rates: &Rates, now: Instant) -> Vec<Record> {
         let mut records = Vec::new();
         let mut volumes: [Vec<Option<Volume>>; 2] = Default::default();
+        self.config = self.configured.now();
         self.is_stale |= self.degradations.end(&self.hosts, &self.config, now);
         for host in self.hosts.clone() {
             if !is_ejected(&host) {
@@ -246,7 +251,7 @@ impl Detector {
             // Ejected by a detector that is gone.
             return true;
         };
-        let OutlierDetection { base_ejection_time, max_ejection_time, .. } = *self.config;
+        let OutlierDetection { base_ejection_time, max_ejection_time, .. } = self.config;
         let lasts = base_ejection_time.saturating_mul(*backoff).min(max_ejection_time) + *jitter;
         now.saturating_duration_since(*since) >= lasts
     }
@@ -273,7 +278,7 @@ impl Detector {
         if is_enforced {
             host.set_flag(HealthFlag::FailedOutlierCheck);
             *entry = Ejections { count: entry.count + 1, jitter, ejected: Some(now), ..*entry };
-            let OutlierDetection { base_ejection_time, max_ejection_time, .. } = *self.config;
+            let OutlierDetection { base_ejection_time, max_ejection_time, .. } = self.config;
             if base_ejection_time.saturating_mul(entry.backoff) < max_ejection_time + base_ejection_time {
                 entry.backoff += 1;
             }

@@ -18,6 +18,7 @@ fn share(split_errors: bool) -> OutlierShare {
         split_errors,
         health_check_ends_ejection: true,
         detects_degraded: true,
+        keys: Arc::default(),
         consecutive_5xx: consecutive(3),
         consecutive_gateway_failure: consecutive(2),
         consecutive_local_origin_failure: consecutive(2),

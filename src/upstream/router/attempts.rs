@@ -61,12 +61,11 @@ impl Forwarding<'_> {
                     let timed_out = matches!(&outcome, Err(failed) if failed.failure.is_timeout());
                     self.give_up(outcome, self.info);
                     let found = !retries.refreshes_cluster() || self.refresh_cluster(&request.head, cx, &mut tried);
-                    if found {
-                        retries.count(&self.cluster.shared);
-                    }
                     deadline.try_again(self.timeouts.per_try);
                     self.wait(wait, deadline).await?;
-                    if !found {
+                    if found {
+                        retries.count(&self.cluster.shared);
+                    } else {
                         // Envoy: an attempt of its own, although there is no cluster to look for hosts in.
                         self.info.upstream.borrow_mut().attempts += 1;
                         return Err(Failed { failure: Failure::NoHealthyHost, host: None });

@@ -79,8 +79,10 @@ impl Config {
         };
         self.check_strict_headers(&request.head)?;
         // Taken out of the request with what else was meant for this proxy alone.
+        let rules = &cluster.shared.cluster.rules;
         let mut retries =
-            Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority).map(Box::new);
+            Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority, rules)
+                .map(Box::new);
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
@@ -98,10 +100,11 @@ impl Config {
             cookies: RefCell::default(),
             wanted: info.wanted_host.borrow().clone(),
         };
-        forwarding.prepare(&mut request.head, cx);
+        note_cluster(&mut info.upstream.borrow_mut(), Some(&forwarding.cluster));
         if let Some(reply) = forwarding.dropped() {
             return Err(self.with_route_headers(reply, entry, request, cx).into());
         }
+        forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
         let is_kept = retries.is_some() || forward.internal_redirect.is_some();
         let replay = is_kept.then(|| forwarding.keep_body(request, cx));
@@ -192,7 +195,6 @@ pub(crate) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<
 impl Forwarding<'_> {
     /// Makes of the request that was received the one that is sent.
     fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
-        note_cluster(&mut self.info.upstream.borrow_mut(), Some(&self.cluster));
         self.info.upstream.borrow_mut().attempts = 1;
         if self.entry.virtual_host().include_request_attempt_count {
             let _ = head.headers.try_insert(&ATTEMPT_COUNT, small_number(1));
@@ -417,6 +419,8 @@ impl Forwarding<'_> {
                 owner.cluster.stats.upstream_cx_protocol_error().inc();
             }
             Failure::MaxStreamDuration => stats.upstream_rq_max_duration_reached().inc(),
+            // Envoy: time that ran out between attempts is none of an attempt's.
+            Failure::Timeout if failed.host.is_none() => {}
             Failure::Timeout => {
                 stats.upstream_rq_timeout().inc();
                 self.counts.each(|stats| stats.counts.upstream_rq_timeout().inc());

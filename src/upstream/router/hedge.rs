@@ -115,6 +115,7 @@ impl Forwarding<'_> {
                 Event::Due(Due::TooLong(at)) => race.hedge(at, retries),
                 Event::Due(Due::Next(reason)) => {
                     race.next = None;
+                    retries.count(&self.cluster.shared);
                     self.begin_again(request, reason == Reason::Late);
                     race.begin(request, replay, cx, retries)?;
                 }
@@ -197,7 +198,6 @@ impl<'a, 'b> Race<'a, 'b> {
         forwarding.note_expiry(&late.host, &late.info, &Failure::PerTryTimeout);
         self.attempts[at].pace = match retries.after_delay(&forwarding.cluster.shared, &forwarding.counts) {
             Decision::After(wait) => {
-                retries.count(&forwarding.cluster.shared);
                 self.begin_after(wait, Reason::Late);
                 Pace::Overtaken
             }
@@ -232,7 +232,6 @@ impl<'a, 'b> Race<'a, 'b> {
             Some(Decision::After(wait)) => {
                 let runner = self.take(at);
                 forwarding.give_up(outcome.map_err(|failure| runner.failed(failure)), &runner.info);
-                retries.count(&forwarding.cluster.shared);
                 self.begin_after(wait, Reason::Failed);
                 return None;
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, StatusCode};
 use nuncio_config::cluster::Priority;
-use nuncio_config::route::{AvoidedHosts, BackOff, ResetFormat, RetryOn, RetryPolicy};
+use nuncio_config::route::{AvoidedHosts, ResetFormat, RetryOn, RetryPolicy};
 use nuncio_filter_api::{RequestHead, ResponseHead, Rng};
 use nuncio_telemetry::ResponseFlag;
 
@@ -17,6 +17,7 @@ use crate::host::Host;
 use crate::lb::{Avoid, PickContext};
 use crate::limits::Resource;
 use crate::pool::connection::PoolFailure;
+use crate::runtime::RuntimeRules;
 use crate::worker::{ClusterShare, WorkerCluster, WorkerHost};
 
 /// What is known of the retries of one request.
@@ -28,9 +29,9 @@ pub(super) struct Retries<'a> {
     status_codes: Vec<u32>,
     /// From x-envoy-retriable-header-names.
     header_names: Vec<HeaderName>,
-    back_off: BackOff,
     /// Of the next wait.
     interval: Duration,
+    longest: Duration,
     priority: Priority,
     tried: Vec<Arc<Host>>,
     /// Which priorities retries go to, where that is not as for other requests. Boxed, as it hardly ever is.
@@ -80,6 +81,7 @@ impl<'a> Retries<'a> {
         head: &RequestHead,
         asks: bool,
         priority: Priority,
+        rules: &RuntimeRules,
     ) -> Option<Self> {
         let headers = asks.then_some(&head.headers);
         let asked = |name: &str| headers?.get(name)?.to_str().ok();
@@ -94,6 +96,7 @@ impl<'a> Retries<'a> {
         }
         let left = policy.map_or(1, |p| p.num_retries.into());
         let back_off = policy.map(|p| p.back_off).unwrap_or_default();
+        let (interval, longest) = back_off.intervals(&rules.base_retry_back_off);
         let listed = |name| asked(name).into_iter().flat_map(|text| text.split(',').map(str::trim)).take(MAX_LISTED);
         Some(Self {
             policy,
@@ -101,8 +104,8 @@ impl<'a> Retries<'a> {
             left: asked("x-envoy-max-retries").and_then(|text| text.parse().ok()).unwrap_or(left),
             status_codes: listed("x-envoy-retriable-status-codes").filter_map(|code| code.parse().ok()).collect(),
             header_names: listed("x-envoy-retriable-header-names").filter_map(|name| name.parse().ok()).collect(),
-            back_off,
-            interval: back_off.base,
+            interval,
+            longest,
             priority,
             tried: Vec::new(),
             priorities: policy.and_then(|p| p.previous_priorities).map(|n| Box::new(PreviousPriorities::new(n))),
@@ -202,6 +205,10 @@ impl<'a> Retries<'a> {
             counts.each(|stats| stats.counts.upstream_rq_retry_overflow().inc());
             return Decision::Denied(ResponseFlag::UpstreamOverflow);
         };
+        // Envoy: one that the runtime keeps back has taken its place among those that are left.
+        if !share.cluster.rules.use_retry.holds_for_percent(100, || share.env.rng.u64()) {
+            return Decision::Final;
+        }
         self.permit = Some(permit);
         counts.each(|stats| stats.counts.upstream_rq_retry().inc());
         Decision::After(match asked {
@@ -212,7 +219,7 @@ impl<'a> Retries<'a> {
             None => {
                 self.uncounted = Some(Waited::AsBackedOff);
                 let interval = self.interval;
-                self.interval = (interval * 2).min(self.back_off.max);
+                self.interval = (interval * 2).min(self.longest);
                 random_part(&share.env.rng, interval)
             }
         })

@@ -55,7 +55,7 @@ impl WorkerCluster {
         balanced.predicted.borrow_mut().push_back(at);
         let next = self.host(balanced, at);
         let WorkerHost { host, share, pools } = &*next;
-        match config.http.protocol {
+        match share.protocol() {
             UpstreamProtocol::Http2 => {
                 pools.http2(share, host, Priority::Default, None).is_ok_and(|pool| pool.expect())
             }

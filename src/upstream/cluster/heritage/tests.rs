@@ -20,7 +20,14 @@ fn eds() -> ClusterConfig {
 }
 
 fn cluster(config: ClusterConfig, before: Option<Arc<Cluster>>) -> Arc<Cluster> {
-    let surroundings = Surroundings { store: Store::new(), local: None, on_warm: None, before, merges: None };
+    let surroundings = Surroundings {
+        store: Store::new(),
+        rules: Default::default(),
+        local: None,
+        on_warm: None,
+        before,
+        merges: None,
+    };
     Arc::new(Cluster::within(config, surroundings))
 }
 

@@ -2,6 +2,8 @@ use std::sync::Arc;
 
 use nuncio_config::cluster::HealthCheckLog;
 
+use nuncio_filter_api::{Runtime, RuntimeValue};
+
 use super::*;
 use crate::testing::{fixed, tcp_check};
 
@@ -132,4 +134,19 @@ fn jitter_of_both_kinds_is_added() {
     };
     assert_eq!(next(|_| Duration::ZERO), 1000);
     assert_eq!(next(|bound| bound), 1300);
+}
+
+#[test]
+fn the_runtime_bounds_the_intervals() {
+    let runtime = Runtime::default();
+    let intervals = Intervals { least: runtime.key("least"), most: runtime.key("most"), ..intervals() };
+    let next = |values: &[(&str, u64)]| {
+        let value = |n| Arc::new(RuntimeValue { integer: Some(n), ..RuntimeValue::default() });
+        runtime.publish(values.iter().map(|(key, n)| ((*key).to_owned(), value(*n))).collect());
+        next_interval(&intervals, true, Transition::Unchanged, Traffic::Some, |_| Duration::ZERO).as_millis()
+    };
+    assert_eq!(next(&[]), 1000);
+    assert_eq!(next(&[("most", 20)]), 20);
+    assert_eq!(next(&[("most", 20), ("least", 3000)]), 3000, "the least counts");
+    assert_eq!(next(&[("most", 0)]), 1);
 }

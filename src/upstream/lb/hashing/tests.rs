@@ -6,6 +6,7 @@ use twox_hash::XxHash64;
 use super::*;
 use crate::cluster::Cluster;
 use crate::lb::{Avoid, LoadBalancer};
+use crate::runtime::RuntimeRules;
 use crate::testing::{cluster_config, fixed};
 
 const RING: HashTable = HashTable::Ring { function: RingHashFunction::Xx, min_size: 1024, max_size: 8 << 20 };
@@ -48,11 +49,13 @@ fn places(cluster: &Cluster, hashes: impl Iterator<Item = u64>, avoid: Option<Av
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
     let clock = Clock::default();
     let (slow_start, stats) = (None, &cluster.stats);
+    let rules = RuntimeRules::default();
     let env = LbEnv {
         set: &set,
         groups: &set.groups,
         local: None,
         panic_threshold: 50,
+        rules: &rules,
         slow_start,
         clock: &clock,
         rng: &rng,
@@ -255,11 +258,13 @@ fn without_hash_any_host_is_chosen() {
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
     let clock = Clock::default();
     let (slow_start, stats) = (None, &cluster.stats);
+    let rules = RuntimeRules::default();
     let env = LbEnv {
         set: &set,
         groups: &set.groups,
         local: None,
         panic_threshold: 50,
+        rules: &rules,
         slow_start,
         clock: &clock,
         rng: &rng,

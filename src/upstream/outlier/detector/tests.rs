@@ -20,6 +20,7 @@ fn config() -> OutlierDetection {
         split_errors: false,
         health_check_ends_ejection: true,
         detects_degraded: true,
+        keys: Arc::default(),
         consecutive_5xx: consecutive,
         consecutive_gateway_failure: Consecutive { count: 0, enforcing: 0 },
         consecutive_local_origin_failure: consecutive,
