@@ -19,6 +19,7 @@ use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
+use nuncio_telemetry::NodeInfo;
 
 use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
@@ -79,6 +80,15 @@ pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
         zone: node.locality.as_ref().map(|l| l.zone.clone()).unwrap_or_default(),
+        info: Arc::new(NodeInfo {
+            id: node.id.clone().into(),
+            cluster: node.cluster.clone().into(),
+            metadata: node.metadata.clone().map(crate::metadata::object),
+            locality: node.locality.clone().map(|l| [l.region.into(), l.zone.into(), l.sub_zone.into()]),
+            // What control planes are told too.
+            user_agent: "envoy",
+            client_features: node.client_features.iter().map(|feature| (**feature).into()).collect(),
+        }),
     }
 }
 

@@ -17,9 +17,9 @@ use nuncio_filter_api::{LowerCx, Readiness, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::google::protobuf::BoolValue;
-use nuncio_telemetry::Metadata;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::stats::Scope;
+use nuncio_telemetry::{Metadata, Origin};
 
 use crate::address::{ListenAddress, Sends};
 use crate::fingerprint::fingerprint;
@@ -65,6 +65,8 @@ pub struct ListenerConfig {
     pub drain_type: DrainType,
     /// Where its connections come from.
     pub direction: TrafficDirection,
+    /// The same and this proxy, for expressions.
+    pub origin: Origin,
     /// For formatters.
     pub metadata: Option<Arc<Metadata>>,
     /// What must be there before it accepts, beside what its filter chains wait for.
@@ -249,6 +251,7 @@ impl ListenerConfig {
             accept_batch: batch?,
             drain_type: drain_type?,
             direction: direction?,
+            origin: Origin { direction: traffic_direction.into(), node: cx.env.node.info.clone() },
             metadata: metadata?.flatten(),
             waits_for,
             shape,

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method};
 use nuncio_filter_api::{ClusterName, ClusterNames, RequestHead, Route, RouteRef, Routes};
-use nuncio_telemetry::{Metadata, StreamInfo};
+use nuncio_telemetry::{Metadata, RouteNames, StreamInfo};
 
 pub use condition::Reason;
 pub use direct_response::DirectResponse;
@@ -395,6 +395,12 @@ impl WorkerRoutes {
 fn note(place: &RefCell<Option<Arc<Metadata>>>, metadata: Option<&Arc<Metadata>>) {
     if metadata.is_some() || place.borrow().is_some() {
         *place.borrow_mut() = metadata.cloned();
+    }
+}
+
+impl RouteNames for WorkerRoutes {
+    fn virtual_host(&self, route: usize) -> &str {
+        &self.0.entry(route).virtual_host().name
     }
 }
 

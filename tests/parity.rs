@@ -44,6 +44,7 @@ scenario_files! {
     access_log
     addresses
     breakers
+    cel
     cluster_aggregate
     cluster_forward_proxy
     cluster_original_dst

@@ -65,7 +65,7 @@ fn lower_expr(message: proto::Expr, cx: &mut LowerCx<'_>) -> Result<Expr, Refuse
         Some(ExprKind::SelectExpr(select)) => cx.at("select_expr", |cx| {
             let Select { operand, field, test_only } = *select;
             let operand = required("operand", operand, cx, |operand, cx| lower_expr(*operand, cx))?;
-            Expr::select(operand, &field, test_only).map_err(|e| cx.at("field", |cx| cx.not_implemented(e.0)))
+            Ok(Expr::select(operand, &field, test_only))
         }),
         Some(ExprKind::CallExpr(call)) => cx.at("call_expr", |cx| lower_call(*call, cx)),
         Some(ExprKind::ListExpr(list)) => cx.at("list_expr", |cx| {
@@ -115,8 +115,12 @@ fn lower_constant(constant: proto::Constant, cx: &mut LowerCx<'_>) -> Result<Exp
         Some(ConstantKind::DoubleValue(n)) => Constant::Double(n),
         Some(ConstantKind::StringValue(s)) => Constant::String(s.into()),
         Some(ConstantKind::BytesValue(b)) => Constant::Bytes(b.into()),
-        Some(ConstantKind::DurationValue(_)) => return Err(cx.at("duration_value", |cx| cx.not_implemented("it"))),
-        Some(ConstantKind::TimestampValue(_)) => return Err(cx.at("timestamp_value", |cx| cx.not_implemented("it"))),
+        Some(ConstantKind::DurationValue(d)) => Constant::Duration(nanos(d.seconds, d.nanos)),
+        Some(ConstantKind::TimestampValue(t)) => Constant::Timestamp(nanos(t.seconds, t.nanos)),
     };
     Ok(Expr::constant(constant))
+}
+
+fn nanos(seconds: i64, nanos: i32) -> i128 {
+    i128::from(seconds) * 1_000_000_000 + i128::from(nanos)
 }

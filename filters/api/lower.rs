@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
+use nuncio_telemetry::NodeInfo;
 use nuncio_telemetry::stats::Scope;
 
 use crate::{ClusterNames, Readiness, Registry, Runtime, RuntimeKey, Slots};
@@ -77,6 +78,8 @@ pub struct NodeNames {
     pub cluster: String,
     /// node.locality.zone or `--service-zone`
     pub zone: String,
+    /// All of it, for expressions.
+    pub info: Arc<NodeInfo>,
 }
 
 /// The place lowering has reached, and the refusals so far. Lowering goes on after a refusal, to find all of them.

@@ -3,6 +3,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nuncio_telemetry::{RouteNames, RoutePlace};
+
 use crate::ClusterName;
 
 /// A filter's own configuration for a virtual host, route or weighted cluster, as its row lowered it.
@@ -32,7 +34,7 @@ pub trait Route: Any {
 }
 
 /// A table of routes that a [`RouteRef`] keeps alive.
-pub trait Routes {
+pub trait Routes: RouteNames {
     /// The route numbered `index`.
     fn route(&self, index: usize) -> &dyn Route;
 }
@@ -49,6 +51,11 @@ impl RouteRef {
     /// The route numbered `index` of `table`, and the cluster that it chose for the one request, if it does not name it.
     pub fn new(table: Rc<dyn Routes>, index: usize, cluster: Option<ClusterName>) -> Self {
         Self { table, index, cluster }
+    }
+
+    /// What the record of a stream keeps of it.
+    pub(crate) fn place(&self) -> RoutePlace {
+        RoutePlace::new(self.table.clone(), self.index)
     }
 
     /// The cluster that the route chose for this request when it was found. Envoy: what filters change later does not

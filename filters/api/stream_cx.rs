@@ -69,6 +69,7 @@ impl StreamCx {
         self.route = self.routes.resolve(head, &self.info, self.random);
         let name = self.route.as_ref().map(|r| r.get().name()).filter(|n| !n.is_empty());
         *self.info.route_name.borrow_mut() = name.cloned();
+        *self.info.route.borrow_mut() = self.route.as_ref().map(RouteRef::place);
     }
 }
 

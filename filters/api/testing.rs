@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::{Body as HttpBody, Frame};
 use nuncio_telemetry::access_log::{FileManager, FlushPolicy};
 use nuncio_telemetry::stats::Scope;
-use nuncio_telemetry::{Address, ConnectionInfo, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, RouteNames, StreamInfo};
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
@@ -330,6 +330,12 @@ impl RouteSource for TestRoutes {
     fn resolve(&self, _head: &RequestHead, _info: &StreamInfo, _random: u64) -> Option<RouteRef> {
         self.lookups.set(self.lookups.get() + 1);
         Some(RouteRef::new(self.table.clone(), 0, None))
+    }
+}
+
+impl RouteNames for TestRoute {
+    fn virtual_host(&self, _route: usize) -> &str {
+        ""
     }
 }
 

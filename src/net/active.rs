@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_filter_api::{Connection, Io, Worker};
-use nuncio_telemetry::{Address, CloseType, ConnectionInfo, ResponseFlag, ResponseFlags, StreamInfo};
+use nuncio_telemetry::{Address, CloseType, ConnectionInfo, Origin, ResponseFlag, ResponseFlags, StreamInfo};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     frame: Rc<Frame>,
     chains: Box<[Rc<Chain>]>,
     no_name: Arc<str>,
+    origin: Arc<Origin>,
     /// Those that have no chain yet.
     connections: RefCell<Slab<AbortHandle>>,
 }
@@ -68,6 +69,7 @@ impl ActiveListener {
             frame,
             chains: chains.clone(),
             no_name: "".into(),
+            origin: Arc::new(listener.config.origin.clone()),
             connections: RefCell::default(),
             listener,
             worker,
@@ -203,6 +205,7 @@ impl Shared {
             flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
+            origin: Some(self.origin.clone()),
             listener_metadata: self.listener.config.metadata.clone(),
             filter_chain_metadata: None,
             metadata: RefCell::new(found.filter(|found| !found.is_empty()).map(Box::new)),

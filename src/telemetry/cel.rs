@@ -7,9 +7,12 @@
 //! itself.
 
 mod attributes;
+mod captures;
 mod eval;
 mod functions;
+mod handshake;
 mod parse;
+mod place;
 mod print;
 mod time;
 mod value;
@@ -21,6 +24,7 @@ pub use parse::{Fault, Syntax};
 use regex::bytes::Regex;
 
 use attributes::Root;
+use captures::Capture;
 use eval::Env;
 use functions::Function;
 use value::Value;
@@ -44,6 +48,15 @@ enum Kind {
     Type(&'static str),
     /// A name that nothing has. Envoy takes it, and finds no value.
     Nothing,
+    /// `re`, which has functions.
+    Re,
+    /// What groups of a literal pattern match in a text; the rewrite is of `re.extract`.
+    Captures {
+        how: Capture,
+        text: Box<Expr>,
+        pattern: Regex,
+        rewrite: Option<Box<Expr>>,
+    },
     Select {
         operand: Box<Expr>,
         field: Box<str>,
@@ -68,12 +81,11 @@ pub enum Constant {
     Double(f64),
     String(Box<str>),
     Bytes(Box<[u8]>),
+    /// In nanoseconds since 1970.
+    Timestamp(i128),
+    /// In nanoseconds.
+    Duration(i128),
 }
-
-/// Why a name cannot be used in an expression.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not implemented yet")]
-pub struct NotImplemented(pub &'static str);
 
 // === impl Expression ===
 
@@ -120,20 +132,31 @@ impl Expr {
     pub fn ident(name: &str) -> Self {
         match value::type_named(name) {
             Some(name) => Self(Kind::Type(name)),
+            None if name == "re" => Self(Kind::Re),
             None => Self(Root::named(name).map_or(Kind::Nothing, Kind::Attribute)),
         }
     }
 
     /// `operand.field`, or with `test` whether there is such a field.
-    pub fn select(operand: Self, field: &str, test: bool) -> Result<Self, NotImplemented> {
-        if let Kind::Attribute(root) = operand.0 {
-            root.check(field)?;
-        }
-        Ok(Self(Kind::Select { operand: Box::new(operand), field: field.into(), test }))
+    pub fn select(operand: Self, field: &str, test: bool) -> Self {
+        Self(Kind::Select { operand: Box::new(operand), field: field.into(), test })
     }
 
     /// A call of the function of this name; the target of a call as a method is the first of its arguments.
     pub fn call(name: &str, mut arguments: Vec<Self>) -> Result<Self, InvalidCall> {
+        if matches!(arguments.first(), Some(Self(Kind::Re))) {
+            arguments.remove(0);
+            return Self::call(&format!("re.{name}"), arguments);
+        }
+        if let Some(how) = Capture::named(name, arguments.len())
+            && let Self(Kind::Constant(Constant::String(literal))) = &arguments[1]
+        {
+            let Some(pattern) = how.pattern(literal) else { return Ok(Self(Kind::Nothing)) };
+            let mut arguments = arguments.into_iter();
+            let Some(text) = arguments.next() else { return Ok(Self(Kind::Nothing)) };
+            let rewrite = arguments.nth(1).map(Box::new);
+            return Ok(Self(Kind::Captures { how, text: Box::new(text), pattern, rewrite }));
+        }
         let function = Function::named(name, arguments.len())?;
         if let (Function::Matches, [_, Self(Kind::Constant(Constant::String(literal)))]) = (function, &arguments[..]) {
             let pattern = functions::pattern(literal)?;
@@ -160,7 +183,10 @@ impl Expr {
     /// Its depth is bounded by whoever read it.
     fn looks_at_response(&self) -> bool {
         match &self.0 {
-            Kind::Constant(_) | Kind::Type(_) | Kind::Nothing => false,
+            Kind::Constant(_) | Kind::Type(_) | Kind::Nothing | Kind::Re => false,
+            Kind::Captures { text, rewrite, .. } => {
+                text.looks_at_response() || rewrite.as_ref().is_some_and(|rewrite| rewrite.looks_at_response())
+            }
             Kind::Attribute(root) => *root == Root::Response,
             Kind::Select { operand, .. } | Kind::Matches(operand, _) => operand.looks_at_response(),
             Kind::Call(_, parts) | Kind::List(parts) => parts.iter().any(Self::looks_at_response),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -97,6 +98,8 @@ pub struct ConnectionInfo {
     pub close_type: Cell<CloseType>,
     /// `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure: RefCell<Option<Arc<str>>>,
+    /// Where it came in; `None` where it was not accepted by a listener.
+    pub origin: Option<Arc<Origin>>,
     /// Metadata of the listener (`%METADATA(LISTENER:...)%`).
     pub listener_metadata: Option<Arc<Metadata>>,
     /// Metadata of the filter chain (`%METADATA(LISTENER_FILTER_CHAIN:...)%`).
@@ -107,6 +110,91 @@ pub struct ConnectionInfo {
     pub filter_state: RefCell<FilterState>,
     /// What listener filters found out, where there are some that found anything.
     pub inspected: Option<Box<Inspected>>,
+}
+
+/// What is the same for all connections of a listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The number of its `traffic_direction`.
+    pub direction: i64,
+    /// This proxy.
+    pub node: Arc<NodeInfo>,
+}
+
+/// What this proxy calls itself (`envoy.config.core.v3.Node`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are those of the message")]
+pub struct NodeInfo {
+    pub id: Box<str>,
+    pub cluster: Box<str>,
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Region, zone and sub-zone.
+    pub locality: Option<[Box<str>; 3]>,
+    pub user_agent: &'static str,
+    pub client_features: Box<[Box<str>]>,
+}
+
+/// What a host is asked when an expression wants to know.
+pub trait HostFacts {
+    /// Region, zone and sub-zone.
+    fn locality(&self) -> [&str; 3];
+    /// Metadata of its locality.
+    fn locality_metadata(&self) -> Option<&Metadata>;
+    /// How many hosts its cluster has.
+    fn endpoints(&self) -> u64;
+}
+
+/// A host that was chosen, shared by the streams of a worker.
+#[derive(Clone)]
+pub struct ChosenHost(Rc<dyn HostFacts>);
+
+impl ChosenHost {
+    /// This one.
+    pub fn new(host: Rc<dyn HostFacts>) -> Self {
+        Self(host)
+    }
+
+    /// What is to be known of it.
+    pub fn facts(&self) -> &dyn HostFacts {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for ChosenHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a chosen host")
+    }
+}
+
+/// The names in a table of routes.
+pub trait RouteNames {
+    /// The virtual host of the route numbered so.
+    fn virtual_host(&self, route: usize) -> &str;
+}
+
+/// The route of a stream, as far as it is known here.
+#[derive(Clone)]
+pub struct RoutePlace {
+    table: Rc<dyn RouteNames>,
+    number: usize,
+}
+
+impl RoutePlace {
+    /// The route numbered so.
+    pub fn new(table: Rc<dyn RouteNames>, number: usize) -> Self {
+        Self { table, number }
+    }
+
+    /// The name of its virtual host.
+    pub fn virtual_host(&self) -> &str {
+        self.table.virtual_host(self.number)
+    }
+}
+
+impl fmt::Debug for RoutePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} of {:?}", self.number, self.virtual_host())
+    }
 }
 
 /// What listener filters found out of a connection, beside its addresses and its server name.
@@ -147,6 +235,7 @@ impl ConnectionInfo {
             flags: Cell::new(ResponseFlags::NONE),
             close_type: Cell::new(CloseType::Normal),
             transport_failure: RefCell::new(None),
+            origin: None,
             listener_metadata: None,
             filter_chain_metadata: None,
             metadata: RefCell::new(None),
@@ -263,6 +352,8 @@ pub struct UpstreamInfo {
     pub cluster_metadata: Option<Arc<Metadata>>,
     /// Metadata of the host.
     pub host_metadata: Option<Arc<Metadata>>,
+    /// The host chosen, for what is asked of it rarely.
+    pub chosen: Option<ChosenHost>,
     /// Bytes of body and framing on the upstream connection, sent and received.
     pub wire_bytes_sent: u64,
     /// See `wire_bytes_sent`.
@@ -317,6 +408,8 @@ pub struct StreamInfo {
     pub wire_bytes_sent: Cell<u64>,
     /// `%ROUTE_NAME%`.
     pub route_name: RefCell<Option<Arc<str>>>,
+    /// The route.
+    pub route: RefCell<Option<RoutePlace>>,
     /// `%VIRTUAL_CLUSTER_NAME%`.
     pub virtual_cluster: RefCell<Option<Arc<str>>>,
     /// The upstream side.
@@ -386,6 +479,7 @@ impl StreamInfo {
             wire_bytes_received: Cell::new(0),
             wire_bytes_sent: Cell::new(0),
             route_name: RefCell::new(None),
+            route: RefCell::new(None),
             virtual_cluster: RefCell::new(None),
             upstream: RefCell::new(UpstreamInfo::default()),
             request_id: RefCell::new(None),
@@ -426,6 +520,7 @@ impl StreamInfo {
         *self.details.borrow_mut() = None;
         self.flags.set(ResponseFlags::NONE);
         *self.route_name.borrow_mut() = None;
+        *self.route.borrow_mut() = None;
         *self.virtual_cluster.borrow_mut() = None;
         *self.upstream.borrow_mut() = UpstreamInfo::default();
         *self.route_metadata.borrow_mut() = None;

@@ -11,7 +11,7 @@ use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_config::header_rules::{Side, join_repeated};
 use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
-use nuncio_telemetry::{Protocol, StreamInfo};
+use nuncio_telemetry::{ChosenHost, Protocol, StreamInfo};
 use tokio::time::Instant;
 
 use crate::failure::Failure;
@@ -32,7 +32,7 @@ pub(crate) use filtered::UpstreamFilters;
 
 /// A request to be sent to one host.
 pub(crate) struct Attempt<'a> {
-    pub(crate) host: &'a WorkerHost,
+    pub(crate) host: &'a Rc<WorkerHost>,
     pub(crate) priority: Priority,
     /// The stream, if it has a record.
     pub(crate) info: Option<&'a Rc<StreamInfo>>,
@@ -297,6 +297,7 @@ impl Attempt<'_> {
         upstream.host = Some(host.address());
         upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
         upstream.host_metadata = host.metadata.clone();
+        upstream.chosen = Some(ChosenHost::new(self.host.clone()));
     }
 
     /// When the wait for a connection begins, if a log will tell.

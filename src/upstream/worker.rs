@@ -18,6 +18,7 @@ use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_net::TlsStats;
 use nuncio_telemetry::stats::ResponseCodes;
 use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStats};
+use nuncio_telemetry::{HostFacts, Metadata};
 
 use crate::blocks::Blocks;
 use crate::cluster::Cluster;
@@ -392,6 +393,21 @@ impl WorkerHost {
         // A host that requests found may come here before the cluster has seen it.
         share.cluster.equip(&host);
         Self { host, share, pools: Rc::default() }
+    }
+}
+
+impl HostFacts for WorkerHost {
+    fn locality(&self) -> [&str; 3] {
+        let locality = self.host.locality.as_deref();
+        locality.map_or([""; 3], |locality| [&locality.region, &locality.zone, &locality.sub_zone])
+    }
+
+    fn locality_metadata(&self) -> Option<&Metadata> {
+        self.host.locality_metadata.as_deref()
+    }
+
+    fn endpoints(&self) -> u64 {
+        self.share.cluster.stats.membership_total().value()
     }
 }
 

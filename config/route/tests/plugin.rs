@@ -94,8 +94,6 @@ fn expressions_that_envoy_does_not_evaluate_are_refused() {
         &format!("{{call_expr: {{function: string, args: [{string}]}}}}"),
         "there is no function string of 1 arguments",
     );
-    let node = "{select_expr: {operand: {ident_expr: {name: xds}}, field: node}}";
-    check(node, "select_expr.field: xds.node is not implemented yet");
     check("{comprehension_expr: {}}", "comprehension_expr: comprehensions are not allowed, in Envoy neither");
     let pattern = "{const_expr: {string_value: '('}}";
     let call = format!("{{call_expr: {{function: matches, args: [{string}, {pattern}]}}}}");

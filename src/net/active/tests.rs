@@ -88,6 +88,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         drain_type: DrainType::Default,
         direction: TrafficDirection::Unspecified,
         limits: Default::default(),
+        origin: Default::default(),
         metadata: None,
         waits_for: Vec::new(),
         shape: 0,

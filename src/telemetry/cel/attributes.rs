@@ -6,11 +6,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::NotImplemented;
 use super::eval::{Env, NoValue};
+use super::handshake;
+use super::place::{Place, xds};
 use super::value::Value;
 use crate::format::{FormatCx, RequestView, ResponseView, grpc_status};
-use crate::{Address, Metadata, StreamInfo};
+use crate::{Address, Metadata, StreamInfo, UpstreamInfo};
 
 /// The stream that an expression is evaluated on.
 #[derive(Clone, Copy)]
@@ -54,6 +55,7 @@ pub(super) enum Map<'a> {
     Namespaces,
     /// The message of other metadata.
     Message(&'a Metadata),
+    Place(Place<'a>),
     NamespacesOf(&'a Metadata),
     Json(&'a JsonMap<String, Json>),
     Literal(Vec<(Value<'a>, Value<'a>)>),
@@ -88,23 +90,13 @@ impl Root {
         })
     }
 
-    /// Refuses what Envoy has of this group and nuncio has not.
-    pub(super) fn check(self, field: &str) -> Result<(), NotImplemented> {
-        match (self, field) {
-            (Self::Xds, "node") => Err(NotImplemented("xds.node")),
-            (Self::Xds, "listener_direction") => Err(NotImplemented("xds.listener_direction")),
-            (Self::Xds, "virtual_host_name") => Err(NotImplemented("xds.virtual_host_name")),
-            _ => Ok(()),
-        }
-    }
-
     fn get<'a>(self, name: &str, env: &Env<'a>) -> Option<Value<'a>> {
         let info = env.activation.info;
         match self {
             Self::Request => request(name, env),
             Self::Response => response(name, env),
             Self::Connection => connection(name, info),
-            Self::Upstream => upstream(name, info),
+            Self::Upstream => upstream(name, env.upstream),
             Self::Source => peer(name, &info.remote.borrow()),
             Self::Destination => peer(name, &info.connection.local),
             Self::Metadata => match name {
@@ -198,12 +190,11 @@ fn connection<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
         "id" => Some(Value::Uint(connection.id)),
         "termination_details" => connection.termination_details.borrow().as_deref().map(Value::owned),
         "transport_failure_reason" => connection.transport_failure.borrow().as_ref().map(Value::owned),
-        _ => None,
+        name => handshake::attribute(name, connection.tls.borrow().as_deref()),
     }
 }
 
-fn upstream<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
-    let upstream = info.upstream.borrow();
+fn upstream<'a>(name: &str, upstream: &'a UpstreamInfo) -> Option<Value<'a>> {
     match name {
         "address" => upstream.host.as_ref().map(Value::owned),
         "port" => upstream.host.as_ref()?.port().map(|port| Value::Int(port.into())),
@@ -215,32 +206,9 @@ fn upstream<'a>(name: &str, info: &StreamInfo) -> Option<Value<'a>> {
         }
         "request_attempt_count" => Some(Value::Uint(upstream.attempts.into())),
         "cx_pool_ready_duration" => upstream.pool_ready.map(|duration| Value::Duration(nanos(duration))),
-        _ => None,
-    }
-}
-
-/// What nothing is set of is still a message.
-static EMPTY: Metadata = Metadata::new();
-
-fn xds<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
-    let connection = &env.activation.info.connection;
-    let message = |metadata: &'a Metadata| Value::Map(Map::Message(metadata));
-    match name {
-        "cluster_name" => env.upstream.cluster_raw.as_deref().map(Value::text),
-        "cluster_metadata" => {
-            env.upstream.cluster_raw.as_ref()?;
-            Some(message(env.upstream.cluster_metadata.as_deref().unwrap_or(&EMPTY)))
-        }
-        "route_name" => env.activation.info.route_name.borrow().as_ref().map(Value::owned),
-        "route_metadata" => env.route_metadata.map(message),
-        "virtual_host_metadata" => env.virtual_host_metadata.map(message),
-        "upstream_host_metadata" => {
-            env.upstream.host.as_ref()?;
-            Some(message(env.upstream.host_metadata.as_deref().unwrap_or(&EMPTY)))
-        }
-        "filter_chain_name" => Some(Value::text(&connection.filter_chain)),
-        "listener_metadata" => Some(message(connection.listener_metadata.as_deref().unwrap_or(&EMPTY))),
-        _ => None,
+        "num_endpoints" => Some(Value::Uint(upstream.chosen.as_ref()?.facts().endpoints())),
+        "locality" => Some(Value::Map(Map::Place(Place::Locality(upstream.chosen.as_ref()?.facts().locality())))),
+        name => handshake::attribute(name, upstream.tls.as_deref()),
     }
 }
 
@@ -282,6 +250,7 @@ impl<'a> Map<'a> {
             },
             Self::NamespacesOf(metadata) => metadata.get(name).map(|object| Value::Map(Map::Json(object))),
             Self::Json(object) => object.get(name).map(Value::json),
+            Self::Place(place) => place.get(name),
             Self::Literal(_) => None,
         }
     }
@@ -291,7 +260,7 @@ impl<'a> Map<'a> {
         let Activation { request, response, trailers, .. } = *env.activation;
         Ok(match self {
             // Envoy counts none of these.
-            Self::Group(_) | Self::Message(_) => 0,
+            Self::Group(_) | Self::Message(_) | Self::Place(_) => 0,
             Self::RequestHeaders => request.map_or(0, |head| {
                 head.headers.len() + PSEUDO.iter().filter(|name| pseudo(name, &head).is_some()).count()
             }),

@@ -48,9 +48,20 @@ impl<'a> Env<'a> {
             Kind::Attribute(Root::UpstreamFilterState) if self.upstream.host.is_none() => Err(NoValue),
             Kind::Attribute(root) => Ok(Value::Map(Map::Group(*root))),
             Kind::Type(name) => Ok(Value::Type(name)),
-            Kind::Nothing => Err(NoValue),
+            Kind::Nothing | Kind::Re => Err(NoValue),
+            Kind::Captures { how, text, pattern, rewrite } => {
+                let rewrite = rewrite.as_ref().map(|rewrite| self.eval(rewrite)).transpose()?;
+                match (self.eval(text)?, rewrite) {
+                    (Value::String(text), None) => how.of(&text, pattern, b""),
+                    (Value::String(text), Some(Value::String(rewrite))) => how.of(&text, pattern, &rewrite),
+                    _ => Err(NoValue),
+                }
+            }
             Kind::Select { operand, field, test } => {
                 let Value::Map(map) = self.eval(operand)? else { return Err(NoValue) };
+                if let (Map::Place(place), true) = (&map, *test) {
+                    return Ok(Value::Bool(place.has(field)));
+                }
                 let found = map.get(&Value::text(field), self);
                 if *test { Ok(Value::Bool(found.is_some())) } else { found.ok_or(NoValue) }
             }
@@ -84,6 +95,17 @@ impl<'a> Env<'a> {
                 _ => Err(NoValue),
             },
             (Function::NotStrictlyFalse, [a]) => Ok(Value::Bool(!matches!(self.eval(a), Ok(Value::Bool(false))))),
+            (Function::Capture(how), [text, pattern, rest @ ..]) => {
+                let (Value::String(text), Value::String(pattern)) = (self.eval(text)?, self.eval(pattern)?) else {
+                    return Err(NoValue);
+                };
+                let pattern = std::str::from_utf8(&pattern).ok().and_then(|text| how.pattern(text)).ok_or(NoValue)?;
+                match rest.first().map(|rewrite| self.eval(rewrite)).transpose()? {
+                    None => how.of(&text, &pattern, b""),
+                    Some(Value::String(rewrite)) => how.of(&text, &pattern, &rewrite),
+                    Some(_) => Err(NoValue),
+                }
+            }
             (_, [a]) => function.of_one(self.eval(a)?, self),
             (_, [a, b]) => function.of_two(self.eval(a)?, self.eval(b)?, self),
             _ => Err(NoValue),

@@ -3,6 +3,7 @@
 use regex::bytes::Regex;
 
 use super::attributes::Map;
+use super::captures::Capture;
 use super::eval::{Env, NoValue};
 use super::time::{self, Part};
 use super::value::Value;
@@ -44,6 +45,8 @@ pub(super) enum Function {
     Timestamp,
     Duration,
     Time(Part),
+    /// Of a pattern that is no literal.
+    Capture(Capture),
 }
 
 /// A call that no stream gives a value to.
@@ -107,6 +110,9 @@ impl Function {
             ("bytes", 1) => Self::Bytes,
             ("timestamp", 1) => Self::Timestamp,
             ("duration", 1) => Self::Duration,
+            (_, 2 | 3) if Capture::named(name, arguments).is_some() => {
+                Self::Capture(Capture::named(name, arguments).ok_or_else(unknown)?)
+            }
             (_, 1 | 2) => Self::Time(Part::named(name).ok_or_else(unknown)?),
             _ => return Err(unknown()),
         })

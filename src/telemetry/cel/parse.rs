@@ -2,7 +2,7 @@
 
 mod lex;
 
-use super::{Constant, Expr, Expression, InvalidCall, NotImplemented};
+use super::{Constant, Expr, Expression, InvalidCall};
 use lex::{Kind, Token};
 
 /// Why a text is no expression.
@@ -22,9 +22,6 @@ pub enum Fault {
     /// `all`, `exists`, `exists_one`, `map` and `filter`.
     #[error("comprehensions ({0}) are not allowed, in Envoy neither")]
     Comprehension(&'static str),
-    /// Something that Envoy has.
-    #[error(transparent)]
-    NotImplemented(#[from] NotImplemented),
 }
 
 /// What of the grammar a text does not follow.
@@ -263,13 +260,13 @@ impl Parser {
         let node = self.expression()?;
         let Form::Select(operand, field) = node.form else { return Err(self.fault(Syntax::Missing("."))) };
         self.expect(")")?;
-        self.built(Expr::select(*operand, &field, true)?, node.depth)
+        self.built(Expr::select(*operand, &field, true), node.depth)
     }
 
     fn select(&mut self, operand: Node, field: Box<str>) -> Result<Node, Fault> {
         let depth = operand.depth;
         let asked = Form::Select(Box::new(operand.expr.clone()), field.clone());
-        let node = self.built(Expr::select(operand.expr, &field, false)?, depth)?;
+        let node = self.built(Expr::select(operand.expr, &field, false), depth)?;
         Ok(Node { form: asked, ..node })
     }
 

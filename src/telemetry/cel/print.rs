@@ -29,6 +29,7 @@ pub(super) fn text(value: &Value<'_>, env: &Env<'_>, out: &mut Vec<u8>) {
         Value::List(_) => out.write_all(b"CelList value"),
         Value::Type(_) => out.write_all(b"CelType value"),
         Value::Map(Map::Message(metadata)) => message(metadata, out),
+        Value::Map(Map::Place(place)) => place.write(out),
         Value::Map(Map::Group(Root::Metadata)) => env.metadata.map_or(Ok(()), |metadata| message(metadata, out)),
         Value::Map(_) => out.write_all(b"CelMap value"),
     };
@@ -79,6 +80,7 @@ fn object(map: &Map<'_>, env: &Env<'_>) -> Option<Object<String, Json>> {
     Some(match map {
         Map::Group(Root::Metadata) => env.metadata.map(message).unwrap_or_default(),
         Map::Message(metadata) => message(metadata),
+        Map::Place(place) => place.json(),
         Map::Namespaces => env.metadata.map(of_metadata).unwrap_or_default(),
         Map::NamespacesOf(metadata) => of_metadata(metadata),
         _ => {
@@ -181,7 +183,7 @@ fn message(metadata: &Metadata, out: &mut Vec<u8>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn structure(fields: &Object<String, Json>, out: &mut Vec<u8>) -> std::io::Result<()> {
+pub(super) fn structure(fields: &Object<String, Json>, out: &mut Vec<u8>) -> std::io::Result<()> {
     for (name, value) in fields {
         out.write_all(b"fields { key: ")?;
         quoted(name, out)?;
@@ -219,7 +221,7 @@ fn any(value: &Json, out: &mut Vec<u8>) -> std::io::Result<()> {
     }
 }
 
-fn quoted(text: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
+pub(super) fn quoted(text: &str, out: &mut Vec<u8>) -> std::io::Result<()> {
     out.push(b'"');
     for byte in text.bytes() {
         match byte {

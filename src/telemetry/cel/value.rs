@@ -143,6 +143,8 @@ impl<'a> From<&'a Constant> for Value<'a> {
             Constant::Double(n) => Self::Double(*n),
             Constant::String(s) => Self::text(s),
             Constant::Bytes(b) => Self::Bytes((&**b).into()),
+            Constant::Timestamp(nanos) => Self::Timestamp(*nanos),
+            Constant::Duration(nanos) => Self::Duration(*nanos),
         }
     }
 }

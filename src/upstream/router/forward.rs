@@ -18,6 +18,7 @@ use super::body::{Counted, Success, UpstreamBody};
 use super::counts::Counts;
 use super::deadline::Deadline;
 use super::numbers::small_number;
+use super::replay::Replay;
 use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::tunnel::{self, Terminated};
@@ -75,7 +76,7 @@ impl Config {
         let Some(cluster) = cluster else {
             self.stats.no_cluster().inc();
             let reply = LocalReply { status: forward.cluster_not_found, ..Failure::NoCluster.reply() };
-            return Err(self.with_route_headers(reply, entry, request, cx).into());
+            return self.refuse(reply, entry, request, cx);
         };
         self.check_strict_headers(&request.head)?;
         // Taken out of the request with what else was meant for this proxy alone.
@@ -102,7 +103,7 @@ impl Config {
         };
         note_cluster(&mut info.upstream.borrow_mut(), Some(&forwarding.cluster));
         if let Some(reply) = forwarding.dropped() {
-            return Err(self.with_route_headers(reply, entry, request, cx).into());
+            return self.refuse(reply, entry, request, cx);
         }
         forwarding.prepare(&mut request.head, cx);
         forwarding.mirror(request, cx);
@@ -117,8 +118,7 @@ impl Config {
         if let Some(preparing) = preparing
             && let Err(failed) = forwarding.wait_for(preparing, &mut deadline).await
         {
-            let reply = forwarding.fail(&failed);
-            return Err(self.with_route_headers(reply, entry, request, cx).into());
+            return self.refuse(forwarding.fail(&failed), entry, request, cx);
         }
         let outcome = match (&replay, &mut retries) {
             (None, _) => forwarding.run(request, cx, &mut deadline).await,
@@ -132,21 +132,14 @@ impl Config {
             }
         };
         match outcome {
-            Ok(answered) => {
-                let protocol = answered.active.record.protocol();
-                if let Some(reply) = tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
-                    return Err(reply.into());
-                }
-                if let Some(response) = forwarding.follow(&answered, request, replay.as_ref(), cx) {
-                    return Err(Reply::Again(response));
-                }
-                Err(Reply::Response(forwarding.accept(answered, deadline, request, cx)))
-            }
-            Err(failed) => {
-                let reply = forwarding.fail(&failed);
-                Err(self.with_route_headers(reply, forwarding.entry, request, cx).into())
-            }
+            Ok(answered) => forwarding.conclude(answered, request, replay.as_ref(), deadline, cx),
+            Err(failed) => self.refuse(forwarding.fail(&failed), forwarding.entry, request, cx),
         }
+    }
+
+    /// The verdict over a request that is answered by a reply of the router's own.
+    fn refuse(&self, reply: LocalReply, entry: &RouteEntry, request: &Request, cx: &StreamCx) -> Verdict {
+        Err(self.with_route_headers(reply, entry, request, cx).into())
     }
 
     /// The cluster that a mirror or a weighted cluster names, or has the request name.
@@ -193,6 +186,25 @@ pub(crate) fn cluster_of(route: &RouteRef, clusters: &WorkerClusters) -> Option<
 }
 
 impl Forwarding<'_> {
+    /// The verdict over a request that was answered.
+    fn conclude(
+        &self,
+        answered: Answered,
+        request: &mut Request,
+        replay: Option<&Replay>,
+        deadline: Deadline,
+        cx: &mut StreamCx,
+    ) -> Verdict {
+        let protocol = answered.active.record.protocol();
+        if let Some(reply) = tunnel::failed_handshake(&request.head, &answered.response.head, protocol) {
+            return Err(reply.into());
+        }
+        if let Some(response) = self.follow(&answered, request, replay, cx) {
+            return Err(Reply::Again(response));
+        }
+        Err(Reply::Response(self.accept(answered, deadline, request, cx)))
+    }
+
     /// Makes of the request that was received the one that is sent.
     fn prepare(&self, head: &mut RequestHead, cx: &StreamCx) {
         self.info.upstream.borrow_mut().attempts = 1;
