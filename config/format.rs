@@ -58,8 +58,8 @@ impl FormatString {
     }
 }
 
-/// The operators of these are there without them, as most of them are in Envoy.
-fn formatter(message: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+/// Lowers one of `formatters`: the operators of these are there without them, as most of them are in Envoy.
+pub fn formatter(message: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let core::TypedExtensionConfig { name: _, typed_config } = message;
     cx.at("typed_config", |cx| {
         let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
@@ -80,7 +80,7 @@ fn formatter(message: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Resul
 }
 
 /// Lowers a format string that makes a path or a host.
-pub(crate) fn format(text: &str, cx: &mut LowerCx<'_>) -> Result<Format, Refused> {
+pub fn format(text: &str, cx: &mut LowerCx<'_>) -> Result<Format, Refused> {
     Format::parse(text).map_err(|e| refused(&e, cx))
 }
 

@@ -12,5 +12,5 @@ pub mod h2;
 pub mod hcm;
 mod local_reply;
 pub mod path;
-mod request_id;
+pub mod request_id;
 pub mod timer;

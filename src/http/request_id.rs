@@ -7,7 +7,7 @@ use nuncio_filter_api::Rng;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// A new version-4 UUID (RFC 9562 §5.4).
-pub(crate) fn generate(rng: &Rng) -> HeaderValue {
+pub fn generate(rng: &Rng) -> HeaderValue {
     let mut bits = rng.u128().to_be_bytes();
     bits[6] = bits[6] & 0x0f | 0x40;
     bits[8] = bits[8] & 0x3f | 0x80;

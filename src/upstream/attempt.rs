@@ -399,6 +399,11 @@ impl ActiveRequest {
         }
     }
 
+    /// Whether its connection speaks HTTP.
+    pub(crate) fn is_http(&self) -> bool {
+        self.record.protocol().is_some()
+    }
+
     /// The response has ended as it should.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);

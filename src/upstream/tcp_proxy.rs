@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod relay;
 mod session;
+mod tunnel;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -12,8 +12,11 @@ use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_proto::envoy::r#type::v3 as kind;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue};
+use proto::UpstreamConnectMode;
 use proto::tcp_proxy::ClusterSpecifier;
 use twox_hash::XxHash64;
+
+use super::tunnel::TunnelConfig;
 
 nuncio_telemetry::stats! {
     /// `tcp.<stat_prefix>`
@@ -52,6 +55,21 @@ pub(super) struct Config {
     pub(super) log_interval: Option<Duration>,
     pub(super) log_on_start: bool,
     pub(super) log_on_connected: bool,
+    /// How hosts are reached through others, where they are.
+    pub(super) tunnel: Option<TunnelConfig>,
+    pub(super) connects: Connects,
+    /// Bytes that may be taken of a client before there is a host for them; `None`: nothing is read before.
+    pub(super) early_data: Option<usize>,
+    /// Connections are closed as soon as bytes pass in a drain.
+    pub(super) checks_drain: bool,
+}
+
+/// `upstream_connect_mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connects {
+    AtOnce,
+    /// When the client has sent something.
+    OnData,
 }
 
 /// A cluster, and what is asked of its hosts.
@@ -123,12 +141,8 @@ impl Config {
         } = message;
         let refused: Result<(), Refused> = [
             cx.unsupported("on_demand", &on_demand),
-            cx.unsupported("tunneling_config", &tunneling_config),
             cx.unsupported("proxy_protocol_tlvs", &proxy_protocol_tlvs),
             cx.unsupported("proxy_protocol_tlv_merge_policy", &proxy_protocol_tlv_merge_policy),
-            cx.unsupported("upstream_connect_mode", &upstream_connect_mode),
-            cx.unsupported("max_early_data_bytes", &max_early_data_bytes),
-            cx.unsupported("check_drain_close", &check_drain_close.filter(|check| check.value)),
         ]
         .into_iter()
         .collect();
@@ -150,6 +164,19 @@ impl Config {
             cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)
         });
         refused?;
+        let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
+        let early_data = max_early_data_bytes.map(|most| most.value as usize);
+        let connects = match UpstreamConnectMode::try_from(upstream_connect_mode) {
+            Ok(UpstreamConnectMode::OnDownstreamData) => Connects::OnData,
+            // Here the handshake is always over by then.
+            Ok(UpstreamConnectMode::Immediate | UpstreamConnectMode::OnDownstreamTlsHandshake) | Err(_) => {
+                Connects::AtOnce
+            }
+        };
+        if upstream_connect_mode != 0 && early_data.is_none() {
+            let reason = "max_early_data_bytes must be set when upstream_connect_mode is not IMMEDIATE";
+            return Err(cx.at("max_early_data_bytes", |cx| cx.invalid(reason)));
+        }
         let jitter = jitter.map_or(0.0, |percent| percent.value / 100.0);
         Ok(Self {
             stats: TcpProxyStats::new(&cx.env.stats.scope("tcp").scope(&stat_prefix)),
@@ -162,6 +189,10 @@ impl Config {
             backoff: backoff?,
             logs: logs?,
             log_interval: interval?.or(deprecated?),
+            tunnel: tunnel?,
+            connects,
+            early_data,
+            checks_drain: check_drain_close.is_some_and(|check| check.value),
             log_on_start,
             log_on_connected: on_connected || flush_access_log_on_connected,
         })

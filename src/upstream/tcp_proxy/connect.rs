@@ -9,6 +9,7 @@ use nuncio_filter_api::Io;
 use nuncio_telemetry::{FilterValue, ResponseFlag};
 
 use super::session::Session;
+use super::tunnel::TunnelConfig;
 use crate::attempt::{ActiveRequest, Attempt};
 use crate::failure::Failure;
 use crate::lb::PickContext;
@@ -66,7 +67,12 @@ impl Session {
             self.info.upstream.borrow_mut().attempts = attempts;
             let attempt =
                 Attempt { host: &host, priority: Priority::Default, info: Some(&self.info), informational: None };
-            match attempt.connect_raw().await {
+            let tunnel = self.config.tunnel.as_ref().filter(|_| !TunnelConfig::is_disabled(&self.info.filter_state.borrow()));
+            let connected = match tunnel {
+                None => attempt.connect_raw().await,
+                Some(tunnel) => Box::pin(tunnel.open(self, &attempt)).await,
+            };
+            match connected {
                 Ok((io, active)) => return Some(Connected { io, active }),
                 Err(failure) => self.note_failure(&failure),
             }

@@ -10,7 +10,7 @@ use nuncio_net::Pipe;
 use nuncio_telemetry::{CloseType, ResponseFlag};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::session::{Deadlines, Expired, Session};
+use super::session::{Deadlines, Early, Expired, Session};
 use crate::attempt::ActiveRequest;
 use crate::pool::connection::ClosedBy;
 
@@ -35,6 +35,8 @@ pub(super) enum Ended {
     Failed(Side, io::ErrorKind),
     /// The host failed its health checks, and takes its connections with it.
     HostGone,
+    /// Bytes have passed while the listener drains.
+    Drained,
     Expired(Expired),
 }
 
@@ -78,8 +80,17 @@ const TURNS: u32 = 16;
 // === impl Relay ===
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(session: &'a Session, downstream: Io, upstream: Io, active: ActiveRequest) -> Self {
-        let (to_host, to_client) = (Direction::default(), Direction::default());
+    pub(super) fn new(
+        session: &'a Session,
+        downstream: Io,
+        early: Early,
+        upstream: Io,
+        active: ActiveRequest,
+    ) -> Self {
+        let Early { bytes, has_ended } = early;
+        let state = if has_ended { State::Ending } else { State::Open };
+        let to_host = Direction { read: bytes.len() as u64, held: bytes, state, ..Direction::default() };
+        let to_client = Direction::default();
         Self { session, downstream, upstream, active, to_host, to_client, host_ended_first: false }
     }
 
@@ -97,6 +108,9 @@ impl<'a> Relay<'a> {
             Err(Broken(side, error)) => return Poll::Ready(Ended::Failed(side, error.kind())),
             Ok(()) if self.to_host.is_done() && self.to_client.is_done() => return Poll::Ready(Ended::Done),
             Ok(()) => {}
+        }
+        if before != after && self.session.config.checks_drain && self.session.drain.is_draining() {
+            return Poll::Ready(Ended::Drained);
         }
         if self.active.share.cluster.config.close_connections_on_host_health_failure {
             self.active.host.signal().register(cx.waker());
@@ -132,7 +146,8 @@ impl<'a> Relay<'a> {
         info.wire_bytes_received.set(self.to_host.read);
         info.bytes_sent.set(self.to_client.read);
         info.wire_bytes_sent.set(self.to_client.written);
-        if info.is_logged.get() {
+        // Of HTTP, the codec knows.
+        if info.is_logged.get() && !self.active.is_http() {
             let mut upstream = info.upstream.borrow_mut();
             upstream.wire_bytes_sent = self.to_host.read;
             upstream.wire_bytes_received = self.to_client.read;
@@ -144,7 +159,8 @@ impl<'a> Relay<'a> {
         let info = &self.session.info;
         match ended {
             // Envoy: the side that ends last has closed both connections.
-            Ended::Done if self.host_ended_first => self.active.record.closed_by.set(ClosedBy::Us),
+            Ended::Done if self.host_ended_first && !self.active.is_http() => self.active.record.closed_by.set(ClosedBy::Us),
+            Ended::Done if self.active.is_http() => self.active.end(),
             Ended::Done => {}
             Ended::Failed(Side::Client, kind) => {
                 self.active.record.closed_by.set(ClosedBy::Us);
@@ -161,6 +177,10 @@ impl<'a> Relay<'a> {
                     info.connection.close_type.set(CloseType::LocalReset);
                     self.downstream.reset_on_drop();
                 }
+            }
+            Ended::Drained => {
+                info.connection.local_close_reason.set(Some("drain_close"));
+                self.active.record.closed_by.set(ClosedBy::Us);
             }
             Ended::HostGone | Ended::Expired(_) => self.active.record.closed_by.set(ClosedBy::Us),
         }

@@ -1,17 +1,19 @@
 //! One connection on its way through the filter, and what is counted and logged of it.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_filter_api::{Io, NetworkCx, Worker};
+use nuncio_filter_api::{Drain, Io, NetworkCx, Worker};
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
 use nuncio_telemetry::{ConnectionInfo, FilterValue, ResponseFlag, StreamInfo};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-use super::config::Config;
+use super::config::{Config, Connects};
 use super::connect::Connected;
 use super::relay::{Ended, Relay};
 use crate::timer::Timer;
@@ -25,6 +27,14 @@ pub(super) struct Session {
     pub(super) clusters: Rc<WorkerClusters>,
     /// Bytes that each direction may hold back.
     pub(super) buffer_limit: usize,
+    pub(super) drain: Rc<Drain>,
+}
+
+/// What a client sends before there is a host for it.
+#[derive(Default)]
+pub(super) struct Early {
+    pub(super) bytes: Vec<u8>,
+    pub(super) has_ended: bool,
 }
 
 /// Why a session ends before both directions have.
@@ -57,38 +67,58 @@ impl Session {
         info.is_logged.set(!config.logs.is_empty());
         info.flags.set(info.connection.flags.get());
         let clusters = WorkerClusters::of(&worker);
-        Self { config, info, worker, clusters, buffer_limit: cx.buffer_limit as usize }
+        let (buffer_limit, drain) = (cx.buffer_limit as usize, cx.drain.clone());
+        Self { config, info, worker, clusters, buffer_limit, drain }
     }
 
     /// Serves the connection to its end.
-    pub(super) async fn serve(self, io: Io) {
+    pub(super) async fn serve(self, mut io: Io) {
         if self.config.log_on_start {
             self.log(AccessLogType::TcpConnectionStart);
         }
         let mut deadlines = Deadlines::new(&self);
+        let mut early = Early::default();
+        if self.config.connects == Connects::OnData
+            && let Err(expired) = self.wait_for_data(&mut io, &mut early, &mut deadlines).await
+        {
+            return self.expire(expired);
+        }
         let connected = {
             let mut connecting = std::pin::pin!(self.connect());
             poll_fn(|cx| match connecting.as_mut().poll(cx) {
                 Poll::Ready(connected) => Poll::Ready(Ok(connected)),
+                Poll::Pending if early.poll_read(&self, &mut io, cx).is_err() => Poll::Ready(Ok(None)),
                 // Before there is a host nothing is idle.
                 Poll::Pending => deadlines.poll_end(&self, cx).map(Err),
             })
             .await
         };
         match connected {
-            Ok(Some(connected)) => self.relay(io, connected, deadlines).await,
+            Ok(Some(connected)) => self.relay(io, early, connected, deadlines).await,
             Ok(None) => {}
             Err(expired) => self.expire(expired),
         }
     }
 
-    async fn relay(&self, io: Io, connected: Connected, mut deadlines: Deadlines) {
+    /// Waits for the first bytes of the client, or its end.
+    async fn wait_for_data(&self, io: &mut Io, early: &mut Early, deadlines: &mut Deadlines) -> Result<(), Expired> {
+        poll_fn(|cx| {
+            let read = early.poll_read(self, io, cx);
+            if read.is_err() || early.has_ended || !early.bytes.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            deadlines.poll_end(self, cx).map(Err)
+        })
+        .await
+    }
+
+    async fn relay(&self, io: Io, early: Early, connected: Connected, mut deadlines: Deadlines) {
         let Connected { io: upstream, active } = connected;
         if self.config.log_on_connected {
             self.log(AccessLogType::TcpUpstreamConnected);
         }
         deadlines.touch(self.worker.clock.now());
-        let mut relay = Relay::new(self, io, upstream, active);
+        let mut relay = Relay::new(self, io, early, upstream, active);
         let ended = poll_fn(|cx| relay.poll(&mut deadlines, cx)).await;
         relay.end(&ended);
         if let Ended::Expired(expired) = ended {
@@ -136,6 +166,29 @@ impl Drop for Session {
     }
 }
 
+// === impl Early ===
+
+impl Early {
+    /// Takes what the client has sent, unless that is enough. An error is that of its connection.
+    fn poll_read(&mut self, session: &Session, io: &mut Io, cx: &mut Context<'_>) -> Result<(), ()> {
+        let Some(most) = session.config.early_data else { return Ok(()) };
+        while !self.has_ended && self.bytes.len() <= most {
+            let mut scratch = session.clusters.env().scratch.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => self.has_ended = true,
+                Poll::Ready(Ok(())) => {
+                    session.config.stats.early_data_received_count_total().inc();
+                    self.bytes.extend_from_slice(buffer.filled());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 // === impl Deadlines ===
 
 impl Deadlines {
@@ -163,13 +216,13 @@ impl Deadlines {
     }
 
     /// Ready when the session is over, logging it meanwhile.
-    pub(super) fn poll_expired(&mut self, session: &Session, cx: &mut std::task::Context<'_>) -> Poll<Expired> {
+    pub(super) fn poll_expired(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Expired> {
         let idle_at = self.idle_timeout.map(|timeout| self.active_at + timeout);
         self.poll_first(idle_at, session, cx)
     }
 
     /// As `poll_expired`, while there is nothing yet that could be idle.
-    fn poll_end(&mut self, session: &Session, cx: &mut std::task::Context<'_>) -> Poll<Expired> {
+    fn poll_end(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Expired> {
         self.poll_first(None, session, cx)
     }
 
@@ -177,7 +230,7 @@ impl Deadlines {
         &mut self,
         idle_at: Option<Instant>,
         session: &Session,
-        cx: &mut std::task::Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Expired> {
         loop {
             let first = [idle_at, self.ends_at, self.logs_at].into_iter().flatten().min();
