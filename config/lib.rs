@@ -24,6 +24,7 @@ pub mod matcher;
 pub(crate) mod matching;
 pub mod metadata;
 pub mod protocol;
+pub mod proxy_tlv;
 pub mod rbac;
 pub mod route;
 pub mod secret;

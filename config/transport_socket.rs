@@ -9,7 +9,7 @@ use nuncio_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::Prox
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use prost::Name;
 
-pub use proxy_protocol::{AddedTlv, ProxyProtocolSocket};
+pub use proxy_protocol::ProxyProtocolSocket;
 
 use crate::protocol::{any_as, message_name};
 use crate::tls::UpstreamTls;

@@ -79,6 +79,7 @@ scenario_files! {
     repeated_headers
     repeated_responses
     pools
+    proxy_tlv
     request_id
     response_headers
     route_action
@@ -102,7 +103,9 @@ scenario_files! {
     runtime_keys
     stats
     syntax
+    tcp_connect
     tcp_proxy
+    tcp_tunnel
     tls
     tls_certificates
     transport_auto

@@ -2,6 +2,7 @@ use std::net::{SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nuncio_filter_api::filter_state::ProxyTlv;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
@@ -11,7 +12,8 @@ use nuncio_telemetry::{Address, Metadata};
 
 use super::{Discovery, EndpointCheck};
 use crate::metadata::lower_metadata;
-use crate::protocol::duration;
+use crate::protocol::{any_as, duration};
+use crate::proxy_tlv::lower_fixed;
 use crate::socket::{AddressConfig, lower_pipe};
 
 /// One endpoint of a cluster as configured.
@@ -31,6 +33,8 @@ pub struct Endpoint {
     pub priority: u32,
     /// `metadata`
     pub metadata: Option<Arc<Metadata>>,
+    /// What it is told of clients besides what others are (`added_tlvs` of its typed metadata).
+    pub tlvs: Arc<[ProxyTlv]>,
     /// `metadata` of its locality.
     pub locality_metadata: Option<Arc<Metadata>>,
     /// How it is checked otherwise than the cluster says.
@@ -50,6 +54,7 @@ impl Endpoint {
             locality: None,
             priority: 0,
             metadata: None,
+            tlvs: Arc::default(),
             locality_metadata: None,
             check: None,
             addresses: None,
@@ -293,6 +298,9 @@ impl Locality {
     }
 }
 
+/// Where the typed metadata of an endpoint speaks of PROXY headers.
+const PROXY_PROTOCOL: &str = "envoy.transport_sockets.proxy_protocol";
+
 /// The endpoints of one locality at one priority.
 struct LocalityEndpoints {
     endpoints: Vec<Endpoint>,
@@ -347,7 +355,7 @@ fn lower_endpoint(
     let Some(health) = Health::from_proto(health_status) else {
         return Err(cx.at("health_status", |cx| cx.invalid("is no health status")));
     };
-    let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
+    let (metadata, tlvs) = cx.opt("metadata", metadata, lower_own_metadata)?.unwrap_or_default();
     let endpoint = match host_identifier {
         Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => endpoint,
         Some(pb::lb_endpoint::HostIdentifier::EndpointName(_)) => {
@@ -379,11 +387,28 @@ fn lower_endpoint(
             locality,
             priority,
             metadata,
+            tlvs,
             locality_metadata,
             check,
             addresses,
         })
     })
+}
+
+/// The metadata of an endpoint, and what is in it for PROXY headers.
+fn lower_own_metadata(
+    mut proto: core::Metadata,
+    cx: &mut LowerCx<'_>,
+) -> Result<(Option<Arc<Metadata>>, Arc<[ProxyTlv]>), Refused> {
+    let own = proto.typed_filter_metadata.remove(PROXY_PROTOCOL);
+    let tlvs = cx.opt("typed_filter_metadata", own, |any, cx| {
+        cx.at(PROXY_PROTOCOL, |cx| {
+            let core::PerHostConfig { added_tlvs } = any_as(&any, cx)?;
+            cx.each("added_tlvs", added_tlvs, lower_fixed)
+        })
+    });
+    let metadata = lower_metadata(proto, cx)?;
+    Ok((metadata, tlvs?.unwrap_or_default().into()))
 }
 
 fn lower_address(

@@ -46,7 +46,8 @@ pub(super) enum Input {
     /// Namespace and path.
     Metadata(Box<str>, Box<[String]>),
     /// A value of the filter state, by name.
-    FilterState(Box<str>),
+    /// The value, or one of its fields.
+    FilterState(Box<str>, Box<str>),
     /// As it was when the configuration was loaded.
     Environment(Option<Box<[u8]>>),
     /// All attributes at once, for expressions.
@@ -91,8 +92,7 @@ impl Input {
                 }
                 "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" => {
                     let network::FilterStateInput { key, field } = any_as(&any, cx)?;
-                    cx.unsupported("field", &field)?;
-                    return Ok(Self::FilterState(key.into()));
+                    return Ok(Self::FilterState(key.into(), field.into()));
                 }
                 "xds.type.matcher.v3.HttpAttributesCelMatchInput" => Self::Attributes,
                 name => match (name.strip_prefix(NETWORK), name.strip_prefix(TLS)) {
@@ -203,9 +203,12 @@ impl Input {
                 let quoted: Vec<_> = offered.map(|protocol| format!("'{protocol}'")).collect();
                 (!quoted.is_empty()).then(|| quoted.join(",").into_bytes().into())
             }
-            Self::FilterState(name) => {
+            Self::FilterState(name, field) => {
                 let state = data.info.filter_state.borrow();
-                let text = state.get(name).and_then(FilterValue::text);
+                let text = state.get(name).and_then(|value| match field.is_empty() {
+                    true => value.text(),
+                    false => value.field(field).map(Cow::Borrowed),
+                });
                 text.map(|text| Cow::Owned(text.into_owned().into_bytes()))
             }
             Self::Environment(value) => value.as_deref().map(Cow::Borrowed),

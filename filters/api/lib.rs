@@ -9,6 +9,7 @@ mod byte_str;
 mod cluster;
 mod connection;
 mod date;
+pub mod filter_state;
 mod grpc;
 mod http_filter;
 mod listener_filter;

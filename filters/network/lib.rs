@@ -32,8 +32,10 @@ pub static FILTERS: &[NetworkFilterRow] = &[
 /// The listener filters of this crate.
 pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[
     listener::http_inspector::ROW,
+    listener::local_ratelimit::ROW,
     listener::original_dst::ROW,
     listener::proxy_protocol::ROW,
+    listener::set_filter_state::ROW,
     listener::tls_inspector::ROW,
 ];
 

@@ -1,4 +1,6 @@
 pub(crate) mod http_inspector;
+pub(crate) mod local_ratelimit;
 pub(crate) mod original_dst;
 pub(crate) mod proxy_protocol;
+pub(crate) mod set_filter_state;
 pub(crate) mod tls_inspector;

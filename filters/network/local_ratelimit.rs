@@ -48,7 +48,8 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
     Ok(Arc::new(LocalRateLimit { stats, bucket, is_enabled: RuntimeFlag::lower(runtime_enabled, cx) }))
 }
 
-fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBucket, Refused> {
+/// Lowers `token_bucket`.
+pub(crate) fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBucket, Refused> {
     let BucketProto { max_tokens, tokens_per_fill, fill_interval } = proto;
     let interval = cx.opt("fill_interval", fill_interval, |interval, cx| match duration(interval, cx)? {
         interval if interval < MIN_INTERVAL => {

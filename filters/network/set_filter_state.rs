@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use nuncio_config::format::FormatString;
+use nuncio_filter_api::filter_state;
 use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
 use nuncio_proto::envoy::extensions::filters::common::set_filter_state::v3 as common;
 use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as Proto;
 use nuncio_telemetry::format::{FormatCx, LineFormat};
-use nuncio_telemetry::{ConnectionInfo, FilterValue, LifeSpan, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue, LifeSpan, StreamInfo};
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.set_filter_state",
@@ -18,13 +19,14 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
 };
 
 /// The names whose values Envoy can make from text, those alone that something here reads.
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "envoy.string",
-    "envoy.tcp_proxy.cluster",
-    "envoy.tcp_proxy.per_connection_idle_timeout_ms",
-    "envoy.network.upstream_server_name",
-    "envoy.upstream.dynamic_host",
-    "envoy.upstream.dynamic_port",
+    filter_state::TCP_PROXY_CLUSTER,
+    filter_state::TCP_PROXY_IDLE_TIMEOUT,
+    filter_state::TCP_PROXY_DISABLE_TUNNELING,
+    filter_state::UPSTREAM_SERVER_NAME,
+    filter_state::DYNAMIC_HOST,
+    filter_state::DYNAMIC_PORT,
     "envoy.hashable_string",
 ];
 
@@ -33,7 +35,8 @@ struct SetFilterState {
     on_handshake: Box<[Value]>,
 }
 
-struct Value {
+/// A value that is left for each connection.
+pub(crate) struct Value {
     key: Arc<str>,
     format: LineFormat,
     skips_empty: bool,
@@ -71,20 +74,15 @@ fn set(values: &[Value], info: &Rc<ConnectionInfo>, cx: &NetworkCx) {
     let now = cx.worker.clock.now();
     for value in values {
         let record = StreamInfo::new(info.clone(), info.start, cx.worker.clock.wall(info.start));
-        let mut text = Vec::new();
-        value.format.write(&FormatCx::new(&record, now, cx.worker.clock.wall(now)), &mut text);
-        if text.is_empty() && value.skips_empty {
-            continue;
-        }
-        let text = FilterValue::Text(String::from_utf8_lossy(&text).into());
-        info.filter_state.borrow_mut().set(value.key.to_string(), text, LifeSpan::Connection);
+        let cx = FormatCx::new(&record, now, cx.worker.clock.wall(now));
+        value.set(&cx, &mut info.filter_state.borrow_mut());
     }
 }
 
 impl Value {
     // Deprecated fields are configuration too.
     #[allow(deprecated)]
-    fn lower(proto: common::FilterStateValue, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(crate) fn lower(proto: common::FilterStateValue, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         use common::filter_state_value::{Key, Value as ValueProto};
         let common::FilterStateValue { factory_key, read_only, shared_with_upstream, skip_if_empty, key, value } =
             proto;
@@ -101,5 +99,15 @@ impl Value {
         let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
         refused?;
         Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty })
+    }
+
+    /// Leaves the value for the connection of `cx` in its state.
+    pub(crate) fn set(&self, cx: &FormatCx<'_>, state: &mut FilterState) {
+        let mut text = Vec::new();
+        self.format.write(cx, &mut text);
+        if !text.is_empty() || !self.skips_empty {
+            let text = FilterValue::Text(String::from_utf8_lossy(&text).into());
+            state.set(self.key.to_string(), text, LifeSpan::Connection);
+        }
     }
 }

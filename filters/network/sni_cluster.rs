@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
+use nuncio_filter_api::filter_state::TCP_PROXY_CLUSTER as CLUSTER;
 use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
 use nuncio_proto::envoy::extensions::filters::network::sni_cluster::v3::SniCluster as Proto;
 use nuncio_telemetry::{ConnectionInfo, FilterValue, LifeSpan};
@@ -13,9 +14,6 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     config: "envoy.extensions.filters.network.sni_cluster.v3.SniCluster",
     lower,
 };
-
-/// Where tcp_proxy looks for the cluster of a connection.
-const CLUSTER: &str = "envoy.tcp_proxy.cluster";
 
 struct SniCluster;
 

@@ -187,6 +187,7 @@ impl Shared {
     pub(crate) fn describe(&self, ends: Ends) -> ConnectionInfo {
         let Ends { remote, local, is_local_restored, server_name, mut inspected, direct_remote, direct_local } = ends;
         let found = inspected.as_mut().map(|inspected| take(&mut inspected.metadata));
+        let state = inspected.as_mut().map(|inspected| take(&mut inspected.filter_state));
         ConnectionInfo {
             id: self.listener.ids.next(),
             direct_remote,
@@ -209,7 +210,7 @@ impl Shared {
             listener_metadata: self.listener.config.metadata.clone(),
             filter_chain_metadata: None,
             metadata: RefCell::new(found.filter(|found| !found.is_empty()).map(Box::new)),
-            filter_state: RefCell::default(),
+            filter_state: RefCell::new(state.unwrap_or_default()),
             inspected,
         }
     }

@@ -30,7 +30,7 @@ pub use connect::{ConnectError, ConnectOptions, Connected, connect, connect_firs
 pub use datagram::{DatagramSocket, Readiness, Received, Receiver, Sender};
 pub use listener::{ConnectionIds, Listener};
 pub use pipe::Pipe;
-pub use proxy_protocol::{HeaderTooLong, ProxiedEnds, Tlv, proxy_v1, proxy_v2};
+pub use proxy_protocol::{ProxiedEnds, Tlv, proxy_v1, proxy_v2};
 pub use tls::{TlsError, TlsTransport, connect as connect_tls};
 pub use tls_stats::TlsStats;
 pub use transport::{TcpTransport, UnixTransport};

@@ -20,11 +20,6 @@ pub struct Tlv<'a> {
     pub value: &'a [u8],
 }
 
-/// More was to be told than a header can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the values do not fit into a PROXY header")]
-pub struct HeaderTooLong;
-
 const SIGNATURE_V2: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, on behalf of another.
 const PROXY: u8 = 0x21;
@@ -32,6 +27,8 @@ const PROXY: u8 = 0x21;
 const LOCAL: u8 = 0x20;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+/// Bytes of type and length before each value.
+const TLV_HEAD: usize = 3;
 
 /// A header of version 1; `None`: who the peers are is not known, or they have no addresses of this protocol.
 pub fn proxy_v1(ends: Option<ProxiedEnds>) -> Vec<u8> {
@@ -42,8 +39,8 @@ pub fn proxy_v1(ends: Option<ProxiedEnds>) -> Vec<u8> {
     format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
-/// A header of version 2 with these values; `None`: the connection is the proxy's own.
-pub fn proxy_v2(ends: Option<ProxiedEnds>, tlvs: &[Tlv<'_>]) -> Result<Vec<u8>, HeaderTooLong> {
+/// A header of version 2 with these values, those that fit; `None`: the connection is the proxy's own.
+pub fn proxy_v2(ends: Option<ProxiedEnds>, tlvs: &[Tlv<'_>]) -> Vec<u8> {
     let mut header = SIGNATURE_V2.to_vec();
     let mut rest = Vec::new();
     match ends.map(ProxiedEnds::of_one_family) {
@@ -61,14 +58,17 @@ pub fn proxy_v2(ends: Option<ProxiedEnds>, tlvs: &[Tlv<'_>]) -> Result<Vec<u8>, 
         }
     }
     for tlv in tlvs {
-        let length = u16::try_from(tlv.value.len()).map_err(|_| HeaderTooLong)?;
+        let (Ok(length), room) = (u16::try_from(tlv.value.len()), usize::from(u16::MAX) - rest.len()) else { continue };
+        if TLV_HEAD + tlv.value.len() > room {
+            continue;
+        }
         rest.push(tlv.kind);
         rest.extend(length.to_be_bytes());
         rest.extend(tlv.value);
     }
-    header.extend(u16::try_from(rest.len()).map_err(|_| HeaderTooLong)?.to_be_bytes());
+    header.extend(u16::try_from(rest.len()).unwrap_or(u16::MAX).to_be_bytes());
     header.extend(rest);
-    Ok(header)
+    header
 }
 
 // === impl ProxiedEnds ===
@@ -110,25 +110,27 @@ mod tests {
 
     #[test]
     fn version_2_is_binary() {
-        let v4 = proxy_v2(ends("1.2.3.4:5", "10.0.0.1:258"), &[]).unwrap();
+        let v4 = proxy_v2(ends("1.2.3.4:5", "10.0.0.1:258"), &[]);
         assert_eq!(v4, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x0a\0\0\x01\0\x05\x01\x02");
-        let v6 = proxy_v2(ends("[::1]:5", "[::2]:6"), &[]).unwrap();
+        let v6 = proxy_v2(ends("[::1]:5", "[::2]:6"), &[]);
         assert_eq!(v6[12..16], [0x21, 0x21, 0, 36]);
         assert_eq!(v6.len(), 16 + 36);
-        assert_eq!(proxy_v2(None, &[]).unwrap(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+        assert_eq!(proxy_v2(None, &[]), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
     }
 
     #[test]
     fn values_follow_the_addresses() {
-        let header = proxy_v2(None, &[Tlv { kind: 0xea, value: b"ab" }, Tlv { kind: 4, value: b"" }]).unwrap();
+        let header = proxy_v2(None, &[Tlv { kind: 0xea, value: b"ab" }, Tlv { kind: 4, value: b"" }]);
         assert_eq!(header[14..], *b"\0\x08\xea\0\x02ab\x04\0\0");
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn what_does_not_fit_is_left_out() {
         let value = vec![0; 65_535];
-        assert_eq!(proxy_v2(None, &[Tlv { kind: 1, value: &value }]), Err(HeaderTooLong));
-        assert!(proxy_v2(None, &[Tlv { kind: 1, value: &value[..65_532] }]).is_ok());
+        let small = Tlv { kind: 2, value: b"x" };
+        assert_eq!(proxy_v2(None, &[Tlv { kind: 1, value: &value }, small])[14..], *b"\0\x04\x02\0\x01x");
+        let most = proxy_v2(None, &[Tlv { kind: 1, value: &value[..65_532] }, small]);
+        assert_eq!((most[14..17].to_vec(), most.len()), (vec![0xff, 0xff, 1], 16 + 65_535));
     }
 
     #[test]

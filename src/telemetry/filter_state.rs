@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -44,6 +45,8 @@ pub enum FilterValue {
     Flag(bool),
     /// An IP address with port, or the path of a socket.
     Address(Address),
+    /// Texts with names of their own.
+    Fields(Rc<BTreeMap<Box<str>, Box<str>>>),
     /// What only the filters that share it understand.
     Object(Rc<dyn Any>),
 }
@@ -81,8 +84,13 @@ impl FilterValue {
             Self::Number(n) => Some(Cow::Owned(n.to_string())),
             Self::Flag(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
             Self::Address(address) => Some(Cow::Owned(address.to_string())),
-            Self::Object(_) => None,
+            Self::Fields(_) | Self::Object(_) => None,
         }
+    }
+
+    /// The text of one of its fields.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        if let Self::Fields(fields) = self { fields.get(name).map(|text| &**text) } else { None }
     }
 
     /// As JSON; `None` for what Envoy has no message of.
@@ -91,7 +99,7 @@ impl FilterValue {
             Self::Text(text) => Some(Json::String(text.to_string())),
             Self::Number(n) => Some((*n).into()),
             Self::Flag(flag) => Some((*flag).into()),
-            Self::Address(_) | Self::Object(_) => None,
+            Self::Address(_) | Self::Fields(_) | Self::Object(_) => None,
         }
     }
 

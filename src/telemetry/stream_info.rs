@@ -212,6 +212,8 @@ pub struct Inspected {
     pub transport_failure: Option<&'static str>,
     /// What goes to the dynamic metadata of the connection, once there is one.
     pub metadata: Metadata,
+    /// What goes to its filter state.
+    pub filter_state: FilterState,
 }
 
 impl ConnectionInfo {

@@ -9,6 +9,7 @@ use http::{HeaderName, StatusCode};
 use nuncio_config::cluster::{Discovery, DnsCacheConfig};
 use nuncio_config::protocol::duration;
 use nuncio_config::route::RouteEntry;
+use nuncio_filter_api::filter_state::UPSTREAM_ADDRESS;
 use nuncio_filter_api::{
     ByteStr, HttpFilter, HttpFilterConfig, HttpFilterRow, LocalReply, LowerCx, PerRoute, Refused, Request, RequestHead,
     Sides, Step, StreamCx,
@@ -65,8 +66,6 @@ struct Filter {
 
 /// Envoy's `cluster_init_timeout`.
 const DEFAULT_INIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the address is left.
-const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
 
 fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn HttpFilterConfig>, Refused> {
     use proto::filter_config::ImplementationSpecifier as Specifier;

@@ -11,6 +11,7 @@ use nuncio_config::cluster::{
     ClientWeights, Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality,
 };
 use nuncio_config::transport_socket::TransportSocket;
+use nuncio_filter_api::filter_state::ProxyTlv;
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
@@ -45,6 +46,8 @@ pub struct Host {
     discovered: AtomicU8,
     /// Metadata of the endpoint.
     pub metadata: Option<Arc<Metadata>>,
+    /// What it is told of clients besides what others are.
+    pub(crate) tlvs: Arc<[ProxyTlv]>,
     /// Metadata of its locality.
     pub(crate) locality_metadata: Option<Arc<Metadata>>,
     /// What carries the bytes of connections to it, where they are not sent as they are.
@@ -150,6 +153,7 @@ impl Host {
             locality,
             priority,
             metadata,
+            tlvs,
             locality_metadata,
             check,
             addresses: _,
@@ -170,6 +174,7 @@ impl Host {
             signals: Mutex::default(),
             locality: locality.clone(),
             metadata: metadata.clone(),
+            tlvs: tlvs.clone(),
             locality_metadata: locality_metadata.clone(),
             transport: OnceLock::new(),
             stats: HostStats::default(),
@@ -196,6 +201,7 @@ impl Host {
             locality,
             priority,
             metadata,
+            tlvs,
             locality_metadata,
             check,
             addresses,
@@ -206,6 +212,7 @@ impl Host {
             && (*weight, *priority) == (self.assigned_weight, self.priority)
             && *locality == self.locality
             && *metadata == self.metadata
+            && *tlvs == self.tlvs
             && *locality_metadata == self.locality_metadata
             && *check == self.check
     }

@@ -31,6 +31,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         locality: None,
         priority: 0,
         metadata: None,
+        tlvs: Arc::default(),
         locality_metadata: None,
         check: None,
         addresses: None,

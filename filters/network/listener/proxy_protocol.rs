@@ -2,12 +2,17 @@
 
 mod header;
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use base64::Engine;
+use nuncio_config::proxy_tlv::PassThrough;
+use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused, Rejected};
 use nuncio_proto::envoy::config::core::v3::proxy_protocol_config::Version as VersionProto;
 use nuncio_proto::envoy::extensions::filters::listener::proxy_protocol::v3 as proto;
+use nuncio_telemetry::{FilterValue, LifeSpan};
 use proto::proxy_protocol::key_value_pair::ValueStringEncoding;
 use proto::proxy_protocol::{KeyValuePair, Rule as RuleProto, TlvLocation};
 
@@ -39,6 +44,10 @@ nuncio_telemetry::stats! {
 
 struct ProxyProtocol {
     rules: Vec<Rule>,
+    /// The values that hosts may be told of.
+    passed: PassThrough,
+    /// What rules keep goes to the filter state, rather than to metadata.
+    keeps_fields: bool,
     /// Connections may come without a header.
     is_optional: bool,
     disallowed: Vec<Version>,
@@ -64,24 +73,19 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
         stat_prefix,
         tlv_location,
     } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    let location = match TlvLocation::try_from(tlv_location) {
-        Ok(TlvLocation::DynamicMetadata) => Ok(()),
-        _ => Err(cx.at("tlv_location", |cx| cx.not_implemented("FILTER_STATE"))),
-    };
-    let passed = cx.unsupported("pass_through_tlvs", &pass_through_tlvs);
     let mut scope = cx.env.stats.scope("proxy_proto");
     if !stat_prefix.is_empty() {
         scope = scope.scope(&stat_prefix);
     }
     let rules = cx.each("rules", rules, |rule, cx| Rule::lower(rule, cx))?;
-    location?;
-    passed?;
     let disallowed = disallowed_versions.iter().map(|version| match VersionProto::try_from(*version) {
         Ok(VersionProto::V2) => Version::V2,
         _ => Version::V1,
     });
     Ok(Arc::new(ProxyProtocol {
         rules,
+        passed: PassThrough::lower(pass_through_tlvs),
+        keeps_fields: TlvLocation::try_from(tlv_location) == Ok(TlvLocation::FilterState),
         is_optional: allow_requests_without_proxy_protocol,
         disallowed: disallowed.collect(),
         stats: ProxyStats::new(&scope),
@@ -203,10 +207,34 @@ impl ProxyProtocol {
                 incoming.is_local_restored = true;
             }
             incoming.remote = source.into();
-            header.tlvs.iter().for_each(|tlv| self.keep(tlv, incoming));
+            self.keep_fields(header, incoming);
+            header.tlvs.iter().filter(|_| !self.keeps_fields).for_each(|tlv| self.keep(tlv, incoming));
         }
+        self.pass_on(header, incoming);
         self.of(version).found().inc();
         incoming.consume(header.length)
+    }
+
+    /// Leaves for the sockets of hosts what they may tell.
+    fn pass_on(&self, header: &Header, incoming: &mut Incoming) {
+        let passed = header.tlvs.iter().filter(|tlv| header.ends.is_some() && self.passed.has(tlv.kind));
+        let passed = passed.map(|tlv| ProxyTlv { kind: tlv.kind, value: tlv.value.clone() });
+        let value = FilterValue::Object(Rc::new(ProxyTlvs(passed.collect())));
+        incoming.inspected().filter_state.set(filter_state::PROXY_TLVS, value, LifeSpan::Connection);
+    }
+
+    /// Leaves what rules keep as fields of one value.
+    fn keep_fields(&self, header: &Header, incoming: &mut Incoming) {
+        let mut fields = BTreeMap::<Box<str>, Box<str>>::new();
+        for tlv in header.tlvs.iter().filter(|_| self.keeps_fields) {
+            if let Some(rule) = self.rules.iter().rfind(|rule| rule.kind == tlv.kind) {
+                fields.entry(rule.key.as_str().into()).or_insert_with(|| rule.text(&tlv.value).into());
+            }
+        }
+        if !fields.is_empty() {
+            let value = FilterValue::Fields(Rc::new(fields));
+            incoming.inspected().filter_state.set(filter_state::PROXY_FIELDS, value, LifeSpan::Connection);
+        }
     }
 
     fn keep(&self, tlv: &Tlv, incoming: &mut Incoming) {

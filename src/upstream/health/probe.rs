@@ -107,6 +107,7 @@ impl Target {
         let beginning = Beginning {
             remote: address,
             host_name: &self.host.hostname,
+            tlvs: &self.host.tlvs,
             options: None,
             alpn: if self.config.alpn.is_empty() { Alpn::AsConfigured } else { Alpn::Only(&self.config.alpn) },
             stats: &|| TlsStats::new(&self.cluster.scope()),

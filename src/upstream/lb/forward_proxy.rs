@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use nuncio_config::cluster::{Endpoint, SubClusters};
+use nuncio_filter_api::filter_state::{DYNAMIC_HOST, DYNAMIC_PORT};
 use nuncio_filter_api::RequestHead;
 use nuncio_telemetry::{FilterValue, StreamInfo};
 
@@ -30,10 +31,6 @@ pub(crate) struct ForwardProxyShare {
 pub(super) struct ForwardProxyBalancer {
     known: KnownHosts<String>,
 }
-
-/// Where filters leave the host and the port that a request is to go to.
-const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
-const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
 /// The port of a host that names none, over plain bytes.
 pub(crate) const DEFAULT_PORT: u16 = 80;
 

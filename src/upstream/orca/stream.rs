@@ -203,6 +203,7 @@ impl Session {
         let beginning = Beginning {
             remote: address,
             host_name: &self.host.hostname,
+            tlvs: &self.host.tlvs,
             options: None,
             alpn: Alpn::Only(&own.alpn),
             stats: &|| TlsStats::new(&self.cluster.scope()),

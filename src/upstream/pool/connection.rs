@@ -284,6 +284,7 @@ impl ConnectionRecord {
         let beginning = Beginning {
             remote: &self.remote(),
             host_name: &self.host.hostname,
+            tlvs: &self.host.tlvs,
             options: self.transport.as_deref(),
             alpn: Alpn::Default(match self.carries {
                 Carries::Bytes => &[],

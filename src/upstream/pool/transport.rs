@@ -8,10 +8,11 @@ use std::sync::Arc;
 use nuncio_config::cluster::{ServerName, UpstreamHttp};
 use nuncio_config::route::ProxyHeader;
 use nuncio_config::tls::{Alpn, Wishes};
-use nuncio_config::transport_socket::{AddedTlv, ProxyProtocolSocket, TransportSocket};
+use nuncio_config::transport_socket::{ProxyProtocolSocket, TransportSocket};
+use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::RequestHead;
 use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
-use nuncio_telemetry::{Address, ConnectionInfo, FilterValue, StreamInfo, TlsInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
 
 use crate::host::Host;
@@ -32,6 +33,8 @@ pub(crate) struct TransportOptions {
 pub(crate) struct Client {
     source: Address,
     destination: Address,
+    /// What else may be told of it.
+    tlvs: Option<Rc<ProxyTlvs>>,
 }
 
 /// What transport sockets may need to know of a connection.
@@ -40,6 +43,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) remote: &'a Address,
     /// What that is called.
     pub(crate) host_name: &'a str,
+    /// What it is told besides, in place of what others are.
+    pub(crate) tlvs: &'a [ProxyTlv],
     /// What its requests mean. Without options the connection is for no request that came in.
     pub(crate) options: Option<&'a TransportOptions>,
     /// Protocols that TLS offers.
@@ -67,7 +72,7 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let mut options = Self { client: Client::of(host, connection), ..Self::default() };
+        let mut options = Self { client: Client::of(host, connection, &connection.filter_state.borrow()), ..Self::default() };
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -80,8 +85,8 @@ impl TransportOptions {
 
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
-        let mut options = Self { client: Client::of(host, &info.connection), ..Self::default() };
-        if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(SERVER_NAME) {
+        let mut options = Self { client: Client::of(host, &info.connection, &info.filter_state.borrow()), ..Self::default() };
+        if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(filter_state::UPSTREAM_SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
         (options != Self::default()).then(|| Rc::new(options))
@@ -92,15 +97,21 @@ impl TransportOptions {
 
 impl Client {
     /// The ends of `connection`, where `host` is told of clients.
-    fn of(host: &Host, connection: &ConnectionInfo) -> Option<Self> {
+    fn of(host: &Host, connection: &ConnectionInfo, state: &FilterState) -> Option<Self> {
         let (source, destination) = (&connection.remote, &connection.local);
         let is_told = host.transport().is_some_and(|socket| socket.tells_of_clients());
-        is_told.then(|| Self { source: source.clone(), destination: destination.clone() })
+        let tlvs = || proxy_tlvs(state).filter(|tlvs| !tlvs.0.is_empty());
+        is_told.then(|| Self { source: source.clone(), destination: destination.clone(), tlvs: tlvs() })
     }
 }
 
-/// Envoy: under this name a filter may set what the host is asked for in TLS.
-const SERVER_NAME: &str = "envoy.network.upstream_server_name";
+/// What hosts may be told of the client of a connection, where a filter has found out, or is to be told besides.
+pub(crate) fn proxy_tlvs(state: &FilterState) -> Option<Rc<ProxyTlvs>> {
+    match state.get(filter_state::PROXY_TLVS)? {
+        FilterValue::Object(tlvs) => tlvs.clone().downcast().ok(),
+        _ => None,
+    }
+}
 
 /// The host of an authority, without its port, and whether it is an address.
 fn host_of(authority: &str) -> (&str, bool) {
@@ -143,7 +154,7 @@ pub(crate) async fn begin(
 /// Sends the PROXY header; gives its length.
 async fn tell(proxy: &ProxyProtocolSocket, connected: &mut Connected, of: &Beginning<'_>) -> io::Result<u64> {
     let client = of.options.and_then(|options| options.client.as_ref());
-    let header = header(proxy, connected.local.as_ref(), of.remote, client).map_err(io::Error::other)?;
+    let header = header(proxy, connected.local.as_ref(), of, client);
     connected.io.write_all(&header).await?;
     connected.io.flush().await?;
     Ok(header.len() as u64)
@@ -152,21 +163,32 @@ async fn tell(proxy: &ProxyProtocolSocket, connected: &mut Connected, of: &Begin
 fn header(
     socket: &ProxyProtocolSocket,
     local: Option<&Address>,
-    remote: &Address,
+    of: &Beginning<'_>,
     client: Option<&Client>,
-) -> Result<Vec<u8>, nuncio_net::HeaderTooLong> {
+) -> Vec<u8> {
     let told = client.and_then(|client| ends(&client.source, &client.destination));
     match socket.version {
         // Envoy: where there is no client, the text speaks of the connection itself.
-        ProxyHeader::V1 if client.is_none() => Ok(proxy_v1(local.and_then(|local| ends(local, remote)))),
-        ProxyHeader::V1 => Ok(proxy_v1(told)),
+        ProxyHeader::V1 if client.is_none() => proxy_v1(local.and_then(|local| ends(local, of.remote))),
+        ProxyHeader::V1 => proxy_v1(told),
         // Envoy: what is to be told besides is told of clients.
         ProxyHeader::V2 if client.is_none() => proxy_v2(None, &[]),
         ProxyHeader::V2 => {
-            let tlvs: Vec<_> = socket.added.iter().map(|AddedTlv { kind, value }| Tlv { kind: *kind, value }).collect();
-            proxy_v2(told, &tlvs)
+            let passed = client.and_then(|client| client.tlvs.as_deref()).map_or(&[][..], |tlvs| &tlvs.0);
+            proxy_v2(told, &tlvs(of.tlvs, socket, passed))
         }
     }
+}
+
+/// Envoy: what is said of a host goes before what is said of all, and both before what the client's header said.
+fn tlvs<'a>(of_host: &'a [ProxyTlv], socket: &'a ProxyProtocolSocket, passed: &'a [ProxyTlv]) -> Vec<Tlv<'a>> {
+    let has = |list: &[ProxyTlv], kind| list.iter().any(|tlv| tlv.kind == kind);
+    let added = socket.added.iter().filter(|tlv| !has(of_host, tlv.kind));
+    let passed = passed.iter().filter(|tlv| {
+        socket.passed.has(tlv.kind) && !has(of_host, tlv.kind) && !has(&socket.added, tlv.kind)
+    });
+    let all = of_host.iter().chain(added).chain(passed);
+    all.map(|ProxyTlv { kind, value }| Tlv { kind: *kind, value }).collect()
 }
 
 // === impl Beginning ===

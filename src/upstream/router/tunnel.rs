@@ -85,7 +85,7 @@ pub(super) fn introduced(body: Body, forward: &Forward, info: &StreamInfo) -> Bo
     };
     let header = match version {
         ProxyHeader::V1 => proxy_v1(ends),
-        ProxyHeader::V2 => proxy_v2(ends, &[]).expect("addresses alone always fit"),
+        ProxyHeader::V2 => proxy_v2(ends, &[]),
     };
     info.upstream.borrow_mut().header_bytes_sent += header.len() as u64;
     Body::stream(Introduced { header: Some(header.into()), body })

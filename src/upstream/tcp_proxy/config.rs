@@ -6,13 +6,14 @@ use std::time::Duration;
 use nuncio_config::access_log::lower as lower_access_log;
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{duration, non_zero};
+use nuncio_config::proxy_tlv::AddedTlv;
 use nuncio_filter_api::{ClusterName, ClusterNames, LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_proto::envoy::r#type::v3 as kind;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue};
-use proto::UpstreamConnectMode;
+use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use proto::tcp_proxy::ClusterSpecifier;
 use twox_hash::XxHash64;
 
@@ -55,6 +56,9 @@ pub(super) struct Config {
     pub(super) log_interval: Option<Duration>,
     pub(super) log_on_start: bool,
     pub(super) log_on_connected: bool,
+    /// What hosts are told of clients besides.
+    pub(super) tlvs: Box<[AddedTlv]>,
+    pub(super) tlv_merge: ProxyProtocolTlvMergePolicy,
     /// How hosts are reached through others, where they are.
     pub(super) tunnel: Option<TunnelConfig>,
     pub(super) connects: Connects,
@@ -141,8 +145,6 @@ impl Config {
         } = message;
         let refused: Result<(), Refused> = [
             cx.unsupported("on_demand", &on_demand),
-            cx.unsupported("proxy_protocol_tlvs", &proxy_protocol_tlvs),
-            cx.unsupported("proxy_protocol_tlv_merge_policy", &proxy_protocol_tlv_merge_policy),
         ]
         .into_iter()
         .collect();
@@ -164,6 +166,7 @@ impl Config {
             cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)
         });
         refused?;
+        let tlvs = cx.each("proxy_protocol_tlvs", proxy_protocol_tlvs, AddedTlv::lower);
         let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
         let early_data = max_early_data_bytes.map(|most| most.value as usize);
         let connects = match UpstreamConnectMode::try_from(upstream_connect_mode) {
@@ -189,6 +192,8 @@ impl Config {
             backoff: backoff?,
             logs: logs?,
             log_interval: interval?.or(deprecated?),
+            tlvs: tlvs?.into(),
+            tlv_merge: ProxyProtocolTlvMergePolicy::try_from(proxy_protocol_tlv_merge_policy).unwrap_or_default(),
             tunnel: tunnel?,
             connects,
             early_data,

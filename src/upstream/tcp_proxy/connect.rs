@@ -5,8 +5,11 @@ use std::rc::Rc;
 
 use nuncio_config::cluster::Priority;
 use nuncio_config::metadata::MetadataMatch;
+use nuncio_filter_api::filter_state::{self, ProxyTlvs};
 use nuncio_filter_api::Io;
-use nuncio_telemetry::{FilterValue, ResponseFlag};
+use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::ProxyProtocolTlvMergePolicy;
+use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::{FilterValue, LifeSpan, ResponseFlag};
 
 use super::session::Session;
 use super::tunnel::TunnelConfig;
@@ -15,6 +18,7 @@ use crate::failure::Failure;
 use crate::lb::PickContext;
 use crate::limits::Resource;
 use crate::pool::connection::PoolFailure;
+use crate::pool::transport::proxy_tlvs;
 use crate::router::note_cluster;
 use crate::worker::{WorkerCluster, WorkerHost};
 
@@ -32,12 +36,10 @@ enum Unconnected {
     NoRoute,
 }
 
-/// Envoy: under this name a filter, such as sni_cluster, may set the cluster of this connection.
-const CLUSTER: &str = "envoy.tcp_proxy.cluster";
-
 impl Session {
     /// Connects, as often as may be tried. What went wrong is noted.
     pub(super) async fn connect(&self) -> Option<Connected> {
+        self.tell_of_client();
         let random = self.worker.rng.u64();
         let mut attempts = 0;
         loop {
@@ -82,9 +84,34 @@ impl Session {
         }
     }
 
+    /// Leaves for the sockets of hosts what they are to tell of the client besides.
+    fn tell_of_client(&self) {
+        if self.config.tlvs.is_empty() {
+            return;
+        }
+        let now = self.worker.clock.now();
+        let cx = FormatCx::new(&self.info, now, self.worker.clock.wall(now));
+        let known = proxy_tlvs(&self.info.filter_state.borrow());
+        let own = || self.config.tlvs.iter().map(|tlv| tlv.of(&cx)).collect::<Vec<_>>();
+        let merged = match (known, self.config.tlv_merge) {
+            (Some(_), ProxyProtocolTlvMergePolicy::AddIfAbsent) => return,
+            (None, _) => own(),
+            (Some(known), ProxyProtocolTlvMergePolicy::OverwriteByTypeIfExistsOrAdd) => {
+                let mut merged = own();
+                let others = known.0.iter().filter(|tlv| !merged.iter().any(|own| own.kind == tlv.kind)).cloned();
+                let others: Vec<_> = others.collect();
+                merged.extend(others);
+                merged
+            }
+            (Some(known), ProxyProtocolTlvMergePolicy::AppendIfExistsOrAdd) => [known.0.clone(), own()].concat(),
+        };
+        let value = FilterValue::Object(Rc::new(ProxyTlvs(merged)));
+        self.info.filter_state.borrow_mut().set(filter_state::PROXY_TLVS, value, LifeSpan::Connection);
+    }
+
     /// The cluster of this connection.
     fn cluster(&self, random: u64) -> Option<Rc<WorkerCluster>> {
-        let named = match self.info.filter_state.borrow().get(CLUSTER) {
+        let named = match self.info.filter_state.borrow().get(filter_state::TCP_PROXY_CLUSTER) {
             Some(FilterValue::Text(name)) => Some(self.config.names.find(name)),
             _ => None,
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use nuncio_filter_api::{Drain, Io, NetworkCx, Worker};
+use nuncio_filter_api::{Drain, Io, NetworkCx, Worker, filter_state};
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
 use nuncio_telemetry::{ConnectionInfo, FilterValue, ResponseFlag, StreamInfo};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -52,9 +52,6 @@ pub(super) struct Deadlines {
     logs_at: Option<Instant>,
     timer: Timer,
 }
-
-/// Envoy: under this name a filter may set how long this connection may do nothing, in milliseconds.
-const IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
 
 // === impl Session ===
 
@@ -195,7 +192,7 @@ impl Deadlines {
     fn new(session: &Session) -> Self {
         let Session { config, worker, info, clusters, .. } = session;
         let start = info.start;
-        let own = match info.filter_state.borrow().get(IDLE_TIMEOUT) {
+        let own = match info.filter_state.borrow().get(filter_state::TCP_PROXY_IDLE_TIMEOUT) {
             Some(FilterValue::Number(millis)) => Some(Duration::from_millis((*millis).into())),
             Some(FilterValue::Text(text)) => text.parse().ok().map(Duration::from_millis),
             _ => None,

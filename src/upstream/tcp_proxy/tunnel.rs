@@ -13,7 +13,7 @@ use http_body::{Body as HttpBody, Frame};
 use nuncio_config::format::{format, formatter};
 use nuncio_config::header_rules::{HeaderRules, Side};
 use nuncio_config::protocol::any_as;
-use nuncio_filter_api::{Body, BodyError, Io, LowerCx, Refused, RequestHead, Response, Scheme, Transport};
+use nuncio_filter_api::{Body, BodyError, Io, LowerCx, Refused, RequestHead, Response, Scheme, Transport, filter_state};
 use nuncio_http::request_id;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::RequestIdExtension;
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TunnelingConfig;
@@ -72,9 +72,6 @@ struct Uploaded(Rc<RefCell<Upload>>);
 /// Bytes that may wait to be sent. Whoever writes them reads no more until they are.
 const MOST: usize = 64 << 10;
 
-/// Envoy: under this name a filter may say that a connection needs no tunnel.
-const DISABLED: &str = "envoy.tcp_proxy.disable_tunneling";
-
 /// Where filters find what the host answered.
 const RESPONSE_HEADERS: &str = "envoy.tcp_proxy.propagate_response_headers";
 const RESPONSE_TRAILERS: &str = "envoy.tcp_proxy.propagate_response_trailers";
@@ -122,7 +119,7 @@ impl TunnelConfig {
 
     /// Whether a filter has said that there is to be no tunnel.
     pub(super) fn is_disabled(state: &FilterState) -> bool {
-        match state.get(DISABLED) {
+        match state.get(filter_state::TCP_PROXY_DISABLE_TUNNELING) {
             Some(FilterValue::Flag(is_disabled)) => *is_disabled,
             Some(FilterValue::Text(text)) => **text == *"true",
             _ => false,

@@ -12,13 +12,13 @@ pub(super) struct FilterStateOp {
     style: Style,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Style {
     Plain,
     /// JSON.
     Typed,
-    /// A field of an object. None of ours has any.
-    Field,
+    /// A field.
+    Field(Box<str>),
 }
 
 impl FilterStateOp {
@@ -32,10 +32,10 @@ impl FilterStateOp {
         let style = match style.unwrap_or_default() {
             "PLAIN" => Style::Plain,
             "TYPED" | "" => Style::Typed,
-            "FIELD" => Style::Field,
+            "FIELD" => Style::Field(field.unwrap_or_default().into()),
             other => return Err(format!("{other:?} is none of PLAIN, TYPED and FIELD")),
         };
-        if (style == Style::Field) != field.is_some_and(|name| !name.is_empty()) {
+        if matches!(style, Style::Field(_)) != field.is_some_and(|name| !name.is_empty()) {
             return Err("FIELD, and nothing else, is followed by a name".to_owned());
         }
         Ok(Self { key: key.into(), style })
@@ -44,7 +44,7 @@ impl FilterStateOp {
     pub(super) fn write(&self, cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Written {
         let state = cx.info.filter_state.borrow();
         let Some(value) = state.get(&self.key) else { return Written::Missing };
-        match self.style {
+        match &self.style {
             Style::Plain => match value.text() {
                 Some(text) => {
                     out.extend_from_slice(text.as_bytes());
@@ -59,7 +59,13 @@ impl FilterStateOp {
                 }
                 None => Written::Missing,
             },
-            Style::Field => Written::Missing,
+            Style::Field(name) => match value.field(name) {
+                Some(text) => {
+                    out.extend_from_slice(text.as_bytes());
+                    Written::Text
+                }
+                None => Written::Missing,
+            },
         }
     }
 }

@@ -1,0 +1,33 @@
+//! The names under which values lie in the filter state that several parts of nuncio know.
+
+/// Text: the cluster that tcp_proxy sends a connection to.
+pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
+/// Number or text: how long a connection of tcp_proxy may do nothing, in milliseconds.
+pub const TCP_PROXY_IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
+/// Flag or text: a connection of tcp_proxy needs no tunnel.
+pub const TCP_PROXY_DISABLE_TUNNELING: &str = "envoy.tcp_proxy.disable_tunneling";
+/// Text: what hosts are asked for in TLS.
+pub const UPSTREAM_SERVER_NAME: &str = "envoy.network.upstream_server_name";
+/// Text: the host that a dynamic forward proxy goes to.
+pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
+/// Number or text: its port.
+pub const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
+/// Address: where a dynamic forward proxy went to.
+pub const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
+/// Fields: values of a PROXY header by their keys.
+pub const PROXY_FIELDS: &str = "envoy.network.proxy_protocol.tlv";
+/// [`ProxyTlvs`]: values of a PROXY header that are passed on to hosts.
+pub const PROXY_TLVS: &str = "envoy.network.proxy_protocol_options";
+
+/// Values for the PROXY headers that hosts are sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyTlvs(pub Vec<ProxyTlv>);
+
+/// A value of a PROXY header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyTlv {
+    /// Its type.
+    pub kind: u8,
+    /// What it says.
+    pub value: Box<[u8]>,
+}
