@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused, Rejected, TokenBucket};
+use nuncio_filter_api::{
+    Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused, Rejected, TokenBucket,
+};
 use nuncio_proto::envoy::extensions::filters::listener::local_ratelimit::v3::LocalRateLimit as Proto;
 use tokio::time::Instant;
 

@@ -21,7 +21,8 @@ pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
 struct SetFilterState(Box<[Value]>);
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused> {
-    let Proto { on_accept } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
+    let Proto { on_accept } =
+        prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
     Ok(Arc::new(SetFilterState(cx.each("on_accept", on_accept, Value::lower)?.into())))
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use nuncio_config::cluster::{Endpoint, SubClusters};
-use nuncio_filter_api::filter_state::{DYNAMIC_HOST, DYNAMIC_PORT};
 use nuncio_filter_api::RequestHead;
+use nuncio_filter_api::filter_state::{DYNAMIC_HOST, DYNAMIC_PORT};
 use nuncio_telemetry::{FilterValue, StreamInfo};
 
 use super::{ClusterBalancer, PickContext};

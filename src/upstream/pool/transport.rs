@@ -9,8 +9,8 @@ use nuncio_config::cluster::{ServerName, UpstreamHttp};
 use nuncio_config::route::ProxyHeader;
 use nuncio_config::tls::{Alpn, Wishes};
 use nuncio_config::transport_socket::{ProxyProtocolSocket, TransportSocket};
-use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::RequestHead;
+use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
 use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
@@ -72,7 +72,8 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let mut options = Self { client: Client::of(host, connection, &connection.filter_state.borrow()), ..Self::default() };
+        let mut options =
+            Self { client: Client::of(host, connection, &connection.filter_state.borrow()), ..Self::default() };
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -85,7 +86,8 @@ impl TransportOptions {
 
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
-        let mut options = Self { client: Client::of(host, &info.connection, &info.filter_state.borrow()), ..Self::default() };
+        let mut options =
+            Self { client: Client::of(host, &info.connection, &info.filter_state.borrow()), ..Self::default() };
         if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(filter_state::UPSTREAM_SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
@@ -184,9 +186,9 @@ fn header(
 fn tlvs<'a>(of_host: &'a [ProxyTlv], socket: &'a ProxyProtocolSocket, passed: &'a [ProxyTlv]) -> Vec<Tlv<'a>> {
     let has = |list: &[ProxyTlv], kind| list.iter().any(|tlv| tlv.kind == kind);
     let added = socket.added.iter().filter(|tlv| !has(of_host, tlv.kind));
-    let passed = passed.iter().filter(|tlv| {
-        socket.passed.has(tlv.kind) && !has(of_host, tlv.kind) && !has(&socket.added, tlv.kind)
-    });
+    let passed = passed
+        .iter()
+        .filter(|tlv| socket.passed.has(tlv.kind) && !has(of_host, tlv.kind) && !has(&socket.added, tlv.kind));
     let all = of_host.iter().chain(added).chain(passed);
     all.map(|ProxyTlv { kind, value }| Tlv { kind: *kind, value }).collect()
 }

@@ -13,8 +13,8 @@ use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_proto::envoy::r#type::v3 as kind;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue};
-use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use proto::tcp_proxy::ClusterSpecifier;
+use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
 
 use super::tunnel::TunnelConfig;
@@ -143,11 +143,7 @@ impl Config {
             check_drain_close,
             cluster_specifier,
         } = message;
-        let refused: Result<(), Refused> = [
-            cx.unsupported("on_demand", &on_demand),
-        ]
-        .into_iter()
-        .collect();
+        let refused: Result<(), Refused> = [cx.unsupported("on_demand", &on_demand)].into_iter().collect();
         let targets = lower_targets(cluster_specifier, metadata_match, cx);
         let hash = cx.each("hash_policy", hash_policy, HashBy::lower);
         let idle_timeout = cx.opt("idle_timeout", idle_timeout, duration);

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use nuncio_config::cluster::Priority;
 use nuncio_config::metadata::MetadataMatch;
-use nuncio_filter_api::filter_state::{self, ProxyTlvs};
 use nuncio_filter_api::Io;
+use nuncio_filter_api::filter_state::{self, ProxyTlvs};
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::ProxyProtocolTlvMergePolicy;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::{FilterValue, LifeSpan, ResponseFlag};
@@ -69,7 +69,8 @@ impl Session {
             self.info.upstream.borrow_mut().attempts = attempts;
             let attempt =
                 Attempt { host: &host, priority: Priority::Default, info: Some(&self.info), informational: None };
-            let tunnel = self.config.tunnel.as_ref().filter(|_| !TunnelConfig::is_disabled(&self.info.filter_state.borrow()));
+            let tunnel =
+                self.config.tunnel.as_ref().filter(|_| !TunnelConfig::is_disabled(&self.info.filter_state.borrow()));
             let connected = match tunnel {
                 None => attempt.connect_raw().await,
                 Some(tunnel) => Box::pin(tunnel.open(self, &attempt)).await,

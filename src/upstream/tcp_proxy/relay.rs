@@ -25,6 +25,10 @@ pub(super) struct Relay<'a> {
     to_client: Direction,
     /// The host has sent its last before the client did.
     host_ended_first: bool,
+    /// Nothing is read of the client: its host has not taken what was there.
+    is_paused: bool,
+    /// Bytes in the gauge of what the client has not taken.
+    waiting: u64,
 }
 
 /// How the relaying ended.
@@ -80,18 +84,22 @@ const TURNS: u32 = 16;
 // === impl Relay ===
 
 impl<'a> Relay<'a> {
-    pub(super) fn new(
-        session: &'a Session,
-        downstream: Io,
-        early: Early,
-        upstream: Io,
-        active: ActiveRequest,
-    ) -> Self {
+    pub(super) fn new(session: &'a Session, downstream: Io, early: Early, upstream: Io, active: ActiveRequest) -> Self {
         let Early { bytes, has_ended } = early;
         let state = if has_ended { State::Ending } else { State::Open };
         let to_host = Direction { read: bytes.len() as u64, held: bytes, state, ..Direction::default() };
         let to_client = Direction::default();
-        Self { session, downstream, upstream, active, to_host, to_client, host_ended_first: false }
+        Self {
+            session,
+            downstream,
+            upstream,
+            active,
+            to_host,
+            to_client,
+            host_ended_first: false,
+            is_paused: false,
+            waiting: 0,
+        }
     }
 
     /// Passes on what there is; ready at the end.
@@ -100,6 +108,7 @@ impl<'a> Relay<'a> {
         let passed = self.poll_both(cx);
         let after = (self.to_host.read + self.to_host.written, self.to_client.read + self.to_client.written);
         self.host_ended_first |= self.to_host.state == State::Open && self.to_client.state != State::Open;
+        self.note_held();
         if before != after {
             self.count();
             deadlines.touch(self.session.worker.clock.now());
@@ -131,6 +140,25 @@ impl<'a> Relay<'a> {
         to_host.and(to_client)
     }
 
+    /// Counts what is held back for want of room.
+    fn note_held(&mut self) {
+        let stats = &self.session.config.stats;
+        let is_paused = self.to_host.held() > 0;
+        if is_paused != self.is_paused {
+            self.is_paused = is_paused;
+            match is_paused {
+                true => stats.downstream_flow_control_paused_reading_total().inc(),
+                false => stats.downstream_flow_control_resumed_reading_total().inc(),
+            }
+        }
+        let waiting = self.to_client.held();
+        if waiting != self.waiting {
+            let gauge = stats.downstream_cx_tx_bytes_buffered();
+            gauge.add(waiting);
+            gauge.sub(std::mem::replace(&mut self.waiting, waiting));
+        }
+    }
+
     /// Brings counters and record up to date.
     fn count(&mut self) {
         let (stats, info) = (&self.session.config.stats, &self.session.info);
@@ -159,7 +187,9 @@ impl<'a> Relay<'a> {
         let info = &self.session.info;
         match ended {
             // Envoy: the side that ends last has closed both connections.
-            Ended::Done if self.host_ended_first && !self.active.is_http() => self.active.record.closed_by.set(ClosedBy::Us),
+            Ended::Done if self.host_ended_first && !self.active.is_http() => {
+                self.active.record.closed_by.set(ClosedBy::Us)
+            }
             Ended::Done if self.active.is_http() => self.active.end(),
             Ended::Done => {}
             Ended::Failed(Side::Client, kind) => {
@@ -187,6 +217,14 @@ impl<'a> Relay<'a> {
     }
 }
 
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        if self.waiting > 0 {
+            self.session.config.stats.downstream_cx_tx_bytes_buffered().sub(self.waiting);
+        }
+    }
+}
+
 // === impl Direction ===
 
 /// Whose fault an error is.
@@ -207,6 +245,12 @@ impl Fault {
 impl Direction {
     fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Bytes that the sink has not taken.
+    fn held(&self) -> u64 {
+        let piped = self.pipe.as_ref().map_or(0, |pipe| pipe.held());
+        (self.held.len() - self.at + piped) as u64
     }
 
     /// Passes on what there is.

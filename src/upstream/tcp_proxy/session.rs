@@ -223,12 +223,7 @@ impl Deadlines {
         self.poll_first(None, session, cx)
     }
 
-    fn poll_first(
-        &mut self,
-        idle_at: Option<Instant>,
-        session: &Session,
-        cx: &mut Context<'_>,
-    ) -> Poll<Expired> {
+    fn poll_first(&mut self, idle_at: Option<Instant>, session: &Session, cx: &mut Context<'_>) -> Poll<Expired> {
         loop {
             let first = [idle_at, self.ends_at, self.logs_at].into_iter().flatten().min();
             let Some(first) = first else { return Poll::Pending };

@@ -13,7 +13,9 @@ use http_body::{Body as HttpBody, Frame};
 use nuncio_config::format::{format, formatter};
 use nuncio_config::header_rules::{HeaderRules, Side};
 use nuncio_config::protocol::any_as;
-use nuncio_filter_api::{Body, BodyError, Io, LowerCx, Refused, RequestHead, Response, Scheme, Transport, filter_state};
+use nuncio_filter_api::{
+    Body, BodyError, Io, LowerCx, Refused, RequestHead, Response, Scheme, Transport, filter_state,
+};
 use nuncio_http::request_id;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::RequestIdExtension;
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TunnelingConfig;
@@ -151,11 +153,7 @@ impl TunnelConfig {
     }
 
     /// Asks the host of `attempt` for a tunnel.
-    pub(super) async fn open(
-        &self,
-        session: &Session,
-        attempt: &Attempt<'_>,
-    ) -> Result<(Io, ActiveRequest), Failure> {
+    pub(super) async fn open(&self, session: &Session, attempt: &Attempt<'_>) -> Result<(Io, ActiveRequest), Failure> {
         let is_secure = attempt.host.host.transport().is_some_and(|socket| socket.knows_alpn());
         let head = self.head(session, if is_secure { Scheme::Https } else { Scheme::Http });
         let upload = Rc::new(RefCell::new(Upload::default()));
@@ -186,18 +184,12 @@ fn propagate(info: &StreamInfo, name: &'static str, fields: HeaderMap) {
 // === impl RequestId ===
 
 impl RequestId {
-    fn lower(
-        extension: RequestIdExtension,
-        header: &str,
-        key: &str,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
+    fn lower(extension: RequestIdExtension, header: &str, key: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let RequestIdExtension { typed_config } = extension;
         cx.at("typed_config", |cx| {
             let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
             // What they say is of traces, and nobody makes one of a tunnel.
-            let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } =
-                any_as(&any, cx)?;
+            let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } = any_as(&any, cx)?;
             Ok(())
         })?;
         let header = if header.is_empty() { "x-request-id" } else { header };
