@@ -1,6 +1,7 @@
 //! `core.v3.Address` where it is an address to listen on.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
@@ -28,6 +29,8 @@ pub struct ListenAddress {
     pub ipv4_compat: bool,
     /// Permissions of the socket's file; `None` keeps those of the umask.
     pub mode: Option<u32>,
+    /// The file of the network namespace that it is in, if not that of the process.
+    pub namespace: Option<Arc<str>>,
 }
 
 impl ListenAddress {
@@ -44,8 +47,10 @@ impl ListenAddress {
                     Err(_) => return Err(cx.at("protocol", |cx| cx.invalid("is not a protocol"))),
                 };
                 let ipv4_compat = proto.ipv4_compat;
+                let path = proto.network_namespace_filepath.clone();
                 let address = socket_address(proto, cx)?.into();
-                Ok(Self { sends, address, ipv4_compat, mode: None })
+                let namespace = (!path.is_empty()).then(|| path.into());
+                Ok(Self { sends, address, ipv4_compat, mode: None, namespace })
             }),
             Some(Oneof::Pipe(proto)) => cx.at("pipe", |cx| Self::lower_pipe(proto, cx)),
             Some(Oneof::EnvoyInternalAddress(_)) => {
@@ -66,7 +71,8 @@ impl ListenAddress {
             return Err(cx.at("path", |cx| cx.invalid("must be a path without zero bytes")));
         }
         let address = lower_pipe(&path, cx)?;
-        Ok(Self { sends: Sends::Streams, address, ipv4_compat: false, mode: (mode != 0).then_some(mode) })
+        let mode = (mode != 0).then_some(mode);
+        Ok(Self { sends: Sends::Streams, address, ipv4_compat: false, mode, namespace: None })
     }
 }
 
@@ -79,10 +85,10 @@ fn socket_address(proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<So
         address,
         resolver_name,
         ipv4_compat: _,
-        network_namespace_filepath,
+        // `ListenAddress` has it.
+        network_namespace_filepath: _,
         port_specifier,
     } = proto;
-    cx.unsupported("network_namespace_filepath", &network_namespace_filepath)?;
     if !matches!(&*resolver_name, "" | "envoy.ip") {
         return Err(cx.at("resolver_name", |cx| cx.not_implemented(format_args!("the resolver {resolver_name:?}"))));
     }

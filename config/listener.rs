@@ -16,10 +16,12 @@ use std::sync::Arc;
 use nuncio_filter_api::{LowerCx, Readiness, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
-use nuncio_proto::google::protobuf::BoolValue;
+use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use nuncio_proto::google::protobuf::{Any, BoolValue};
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::stats::Scope;
-use nuncio_telemetry::{Metadata, Origin};
+use nuncio_telemetry::{Address, Metadata, Origin};
+use prost::Name;
 
 use crate::address::{ListenAddress, Sends};
 use crate::fingerprint::fingerprint;
@@ -71,6 +73,10 @@ pub struct ListenerConfig {
     pub metadata: Option<Arc<Metadata>>,
     /// What must be there before it accepts, beside what its filter chains wait for.
     pub waits_for: Vec<Arc<Readiness>>,
+    /// Connections are for the listeners of the addresses that filters restore.
+    pub use_original_dst: bool,
+    /// The addresses that it is for without binding them.
+    pub unbound: Box<[Address]>,
     /// A hash of all that it says beside its filter chains: where it is the same, only those have changed.
     pub shape: u64,
 }
@@ -177,8 +183,8 @@ impl ListenerConfig {
         } = listener;
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
         let internal_listener = listener_specifier;
-        let refused = refuse_set!(cx; stats_matcher, fcds_config, use_original_dst,
-            per_connection_buffer_high_watermark_timeout, api_listener, internal_listener);
+        let refused = refuse_set!(cx; stats_matcher, fcds_config, per_connection_buffer_high_watermark_timeout,
+            api_listener, internal_listener);
         let sockets = Sockets {
             address,
             additional_addresses,
@@ -210,6 +216,10 @@ impl ListenerConfig {
             // Envoy: where there are connections it means nothing.
             false => Ok(None),
         };
+        let listener_filters = match use_original_dst {
+            true => with_original_dst(listener_filters),
+            false => listener_filters,
+        };
         let lower_filters =
             |cx: &mut _| ListenerFilters::lower(listener_filters, timeout?, continue_on_listener_filters_timeout, cx);
         let listener_filters = cx.in_listener(scope.clone(), lower_filters);
@@ -233,8 +243,9 @@ impl ListenerConfig {
         let limits = ConnectionLimits::lower(&name, ignore_global_conn_limit, cx);
         refused?;
         let mut sockets = sockets?;
+        let mut unbound = Vec::new();
         if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
-            sockets.clear();
+            unbound.extend(sockets.drain(..).map(|socket| socket.address.address));
         }
         Ok(Self {
             scope,
@@ -254,6 +265,8 @@ impl ListenerConfig {
             origin: Origin { direction: traffic_direction.into(), node: cx.env.node.info.clone() },
             metadata: metadata?.flatten(),
             waits_for,
+            use_original_dst,
+            unbound: unbound.into(),
             shape,
         })
     }
@@ -281,6 +294,17 @@ impl ConnectionLimits {
         let global = if ignores_global { "" } else { "overload.global_downstream_max_connections" };
         Self { own, global: cx.runtime(global) }
     }
+}
+
+/// Envoy: a listener that accepts for others finds out for whom.
+fn with_original_dst(mut filters: Vec<proto::ListenerFilter>) -> Vec<proto::ListenerFilter> {
+    let any = Any { type_url: format!("type.googleapis.com/{}", OriginalDst::full_name()), value: Vec::new() };
+    filters.push(proto::ListenerFilter {
+        name: "envoy.filters.listener.original_dst".to_owned(),
+        config_type: Some(proto::listener_filter::ConfigType::TypedConfig(any)),
+        ..proto::ListenerFilter::default()
+    });
+    filters
 }
 
 fn lower_balance(

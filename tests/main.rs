@@ -32,6 +32,7 @@ mod runtime;
 mod scopes;
 mod sds;
 mod soak;
+mod socket_options;
 mod srds;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;

@@ -70,6 +70,7 @@ scenario_files! {
     lb_subset
     lb_zone
     listener_filters
+    listener_handoff
     listener_update
     local_reply
     matching

@@ -9,7 +9,7 @@ use nuncio_proto::envoy::extensions::matching::common_inputs::network::v3 as net
 use nuncio_proto::envoy::r#type::matcher::v3 as envoy;
 use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
-use nuncio_telemetry::{Address, FilterValue};
+use nuncio_telemetry::Address;
 use serde_json::Value;
 
 use super::{Insufficient, MatchingData, typed_config, unknown};

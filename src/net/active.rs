@@ -22,7 +22,7 @@ use chain::{Chain, Frame};
 use crate::accept::{Acceptor, accept_forever, receive_loop};
 use crate::inspect::Ends;
 use crate::listener::FilterChain;
-use crate::{Listener, TcpTransport, UnixTransport, udp_listener};
+use crate::{Directory, Listener, TcpTransport, UnixTransport, udp_listener};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
 pub struct ActiveListener {
@@ -40,6 +40,7 @@ pub(crate) struct Shared {
     chains: Box<[Rc<Chain>]>,
     no_name: Arc<str>,
     origin: Arc<Origin>,
+    pub(crate) directory: Rc<Directory>,
     /// Those that have no chain yet.
     connections: RefCell<Slab<AbortHandle>>,
 }
@@ -49,7 +50,12 @@ pub(crate) struct Shared {
 impl ActiveListener {
     /// Begins to accept on `worker`, in the current `LocalSet`. Filter chains that `before` has too are taken over from
     /// it, with their connections.
-    pub fn start(listener: Arc<Listener>, worker: Rc<Worker>, mut before: Option<&mut Self>) -> io::Result<Self> {
+    pub fn start(
+        listener: Arc<Listener>,
+        worker: Rc<Worker>,
+        directory: Rc<Directory>,
+        mut before: Option<&mut Self>,
+    ) -> io::Result<Self> {
         let index = worker.index;
         let mut known: HashMap<_, _> = before.as_mut().map_or_else(HashMap::new, |before| {
             take(&mut before.chains).into_iter().map(|chain| (Arc::as_ptr(&chain.chain), chain)).collect()
@@ -70,6 +76,7 @@ impl ActiveListener {
             chains: chains.clone(),
             no_name: "".into(),
             origin: Arc::new(listener.config.origin.clone()),
+            directory,
             connections: RefCell::default(),
             listener,
             worker,
@@ -91,6 +98,7 @@ impl ActiveListener {
         if shared.listener.balancer.is_some() {
             acceptors.push(spawn_local(receive_loop(shared.clone())));
         }
+        shared.directory.enter(&shared);
         Ok(Self { shared, acceptors, chains: chains.into() })
     }
 
@@ -101,6 +109,7 @@ impl ActiveListener {
 
     /// Accepts no more connections, and returns when this worker's descriptors are closed; connections go on.
     pub async fn stop_accepting(&mut self) {
+        self.shared.directory.leave(&self.shared);
         for acceptor in self.acceptors.drain(..) {
             acceptor.abort();
             // Nothing but the abort ends it.
@@ -125,6 +134,7 @@ impl ActiveListener {
 
 impl Drop for ActiveListener {
     fn drop(&mut self) {
+        self.shared.directory.leave(&self.shared);
         self.acceptors.iter().for_each(JoinHandle::abort);
         self.close_connections();
     }
@@ -165,6 +175,13 @@ impl Shared {
         match self.listener.config.listener_filters.filters.is_empty() {
             true => self.serve(Io::new(UnixTransport::new(stream)), Ends::new(remote, local)),
             false => self.inspect_unix(stream, remote, local),
+        }
+    }
+
+    /// A connection that another listener has accepted is this one's now.
+    pub(crate) fn take(&self) {
+        if let Some(balancer) = &self.listener.balancer {
+            balancer.take(self.worker.index);
         }
     }
 

@@ -1,7 +1,9 @@
 //! Sockets that listen.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use nuncio_config::address::{ListenAddress, Sends};
@@ -40,12 +42,12 @@ impl BoundSocket {
             let socket = bind_pipe(&config.address, config)?;
             return Ok(Self { local: config.address.address.clone(), sockets: vec![socket], config: config.clone() });
         };
-        let first = bind_ip(wanted, config, count > 1)?;
+        let first = bind_there(wanted, config, count > 1)?;
         let local = first.local_addr().and_then(|a| a.as_socket().ok_or(io::ErrorKind::Unsupported.into()));
         let local = local.map_err(|source| error(config, "read the bound address of", source))?;
         let mut sockets = vec![first];
         for _ in 1..count {
-            sockets.push(bind_ip(local, config, true)?);
+            sockets.push(bind_there(local, config, true)?);
         }
         Ok(Self { local: local.into(), sockets, config: config.clone() })
     }
@@ -94,6 +96,25 @@ impl BoundSocket {
 
 fn error(config: &ListenSocket, step: &'static str, source: io::Error) -> BindError {
     BindError { address: config.address.address.clone(), step, source }
+}
+
+/// As `bind_ip`, in the network namespace that the address is in.
+fn bind_there(address: SocketAddr, config: &ListenSocket, reuse_port: bool) -> Result<Socket, BindError> {
+    let Some(namespace) = config.address.namespace.as_deref() else { return bind_ip(address, config, reuse_port) };
+    let failed = |source| error(config, "enter the network namespace of", source);
+    let file = File::open(namespace).map_err(failed)?;
+    // A thread of its own: what it has entered it need not leave.
+    let bound = std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            // SAFETY: setns takes two integers, and the descriptor is open as long as `file` lives.
+            match unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) } {
+                0 => bind_ip(address, config, reuse_port),
+                _ => Err(failed(io::Error::last_os_error())),
+            }
+        });
+        there.join()
+    });
+    bound.unwrap_or_else(|_| Err(failed(io::Error::other("the thread panicked"))))
 }
 
 fn bind_ip(address: SocketAddr, config: &ListenSocket, reuse_port: bool) -> Result<Socket, BindError> {

@@ -52,6 +52,14 @@ macro_rules! peek {
 peek!(TcpStream, true);
 peek!(UnixStream, false);
 
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Accepted,
+    /// From a listener that has accepted it for others.
+    HandedOff,
+}
+
 /// A connection that listener filters look at, counted while they do. Where it ends there, the worker has one less.
 struct PreConnection {
     shared: Rc<Shared>,
@@ -62,16 +70,16 @@ impl Shared {
     /// Has the listener filters look at a TCP connection, and serves it then.
     pub(crate) fn inspect_tcp(self: &Rc<Self>, stream: TcpStream, remote: Address, local: Address) {
         let socket = Peeked { stream, transport: |stream| Io::new(TcpTransport::peeked(stream)) };
-        self.inspect(Incoming::new(Box::new(socket), remote, local));
+        self.inspect(Incoming::new(Box::new(socket), remote, local), Origin::Accepted);
     }
 
     /// The same for a connection of a unix-domain socket.
     pub(crate) fn inspect_unix(self: &Rc<Self>, stream: UnixStream, remote: Address, local: Address) {
         let socket = Peeked { stream, transport: |stream| Io::new(UnixTransport::peeked(stream)) };
-        self.inspect(Incoming::new(Box::new(socket), remote, local));
+        self.inspect(Incoming::new(Box::new(socket), remote, local), Origin::Accepted);
     }
 
-    fn inspect(self: &Rc<Self>, mut incoming: Incoming) {
+    fn inspect(self: &Rc<Self>, mut incoming: Incoming, origin: Origin) {
         let shared = self.clone();
         let (remote, local) = (incoming.remote.clone(), incoming.local.clone());
         let counted = PreConnection::begin(self);
@@ -79,7 +87,10 @@ impl Shared {
             match shared.run_listener_filters(&mut incoming).await {
                 Ok(()) => {
                     counted.end();
-                    shared.serve_inspected(incoming, remote, local);
+                    match shared.successor(&incoming, origin) {
+                        Some(other) => shared.hand_off(incoming, &other),
+                        None => shared.serve_inspected(incoming, remote, local),
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(listener = %shared.listener.config.name, %error, "a connection was closed");
@@ -92,6 +103,23 @@ impl Shared {
         if inspecting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             self.spawn(inspecting);
         }
+    }
+
+    /// The listener that a connection is for, where this one has accepted it for others. Envoy: one that was given to a
+    /// listener is given to no other.
+    fn successor(self: &Rc<Self>, incoming: &Incoming, origin: Origin) -> Option<Rc<Self>> {
+        let is_for_others = self.listener.config.use_original_dst && incoming.is_local_restored;
+        if !is_for_others || origin == Origin::HandedOff {
+            return None;
+        }
+        self.directory.find(&incoming.local).filter(|other| !Rc::ptr_eq(self, other))
+    }
+
+    /// Gives a connection to another listener, whose listener filters look at it in turn.
+    fn hand_off(&self, incoming: Incoming, other: &Rc<Self>) {
+        self.release();
+        other.take();
+        other.inspect(incoming, Origin::HandedOff);
     }
 
     async fn run_listener_filters(&self, incoming: &mut Incoming) -> Result<(), Rejected> {

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nuncio_config::address::Sends;
 use nuncio_config::listener::{ConnectionBalance, FilterChainConfig, ListenSocket, ListenerConfig};
 use nuncio_filter_api::{DrainState, RuntimeKey};
 use nuncio_telemetry::Address;
@@ -164,6 +166,16 @@ impl Listener {
     /// The addresses bound, in the order of the configuration.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// The IP addresses whose connections it is for, whether it has bound them or not.
+    pub(crate) fn ip_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let bound = self.addresses.iter().zip(&self.config.sockets);
+        let bound = bound.filter(|(_, socket)| socket.address.sends == Sends::Streams).map(|(address, _)| address);
+        bound.chain(&self.config.unbound).filter_map(|address| match address {
+            Address::Ip(address) => Some(*address),
+            Address::Pipe(_) => None,
+        })
     }
 
     /// Connections of all workers that are open.

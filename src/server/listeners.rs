@@ -122,8 +122,8 @@ impl ListenerManager {
         let others = lists.active.iter().chain(&lists.warming).filter(|other| other.config.name != config.name);
         let taken = others.flat_map(|other| other.config.sockets.iter().map(move |s| (other, &s.address)));
         for (other, taken) in taken.filter(|(_, taken)| taken.address.port() != Some(0)) {
-            let is_same = |own: &ListenAddress| own.address == taken.address && own.sends == taken.sends;
-            if config.sockets.iter().any(|socket| is_same(&socket.address)) {
+            let key = |address: &ListenAddress| (address.address.clone(), address.sends, address.namespace.clone());
+            if config.sockets.iter().any(|socket| key(&socket.address) == key(taken)) {
                 let address = taken.address.to_string();
                 return Err(PutError::Duplicate { address, other: other.config.name.clone() });
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nuncio_filter_api::{Rng, ServerState, Worker};
-use nuncio_net::{ActiveListener, Listener};
+use nuncio_net::{ActiveListener, Directory, Listener};
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ServerStats;
 use nuncio_upstream::{Clusters, WorkerClusters};
@@ -125,13 +125,14 @@ fn serve(index: usize, shared: &Shared, commands: &mut mpsc::Receiver<Command>) 
 struct Active {
     worker: Rc<Worker>,
     listeners: Vec<ActiveListener>,
+    directory: Rc<Directory>,
 }
 
 impl Active {
     fn start(index: usize, shared: &Shared) -> io::Result<Self> {
         let worker = Rc::new(Worker::new(index, Rng::from_entropy(), shared.state.clone()));
         WorkerClusters::serve(shared.clusters.clone(), Rng::from_entropy(), &worker);
-        let mut active = Self { worker, listeners: Vec::new() };
+        let mut active = Self { worker, listeners: Vec::new(), directory: Rc::default() };
         for listener in &shared.snapshot.load().listeners {
             active.run(listener, None)?;
         }
@@ -169,7 +170,7 @@ impl Active {
 
     fn run(&mut self, listener: &Arc<Listener>, before: Option<&Arc<Listener>>) -> io::Result<()> {
         let before = before.and_then(|b| self.listeners.iter_mut().find(|active| Arc::ptr_eq(active.listener(), b)));
-        let active = ActiveListener::start(listener.clone(), self.worker.clone(), before)?;
+        let active = ActiveListener::start(listener.clone(), self.worker.clone(), self.directory.clone(), before)?;
         self.listeners.push(active);
         Ok(())
     }

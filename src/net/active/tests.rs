@@ -62,6 +62,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
                 address,
                 ipv4_compat: false,
                 mode: None,
+                namespace: None,
             },
             options: vec![],
             keepalive: None,
@@ -92,6 +93,8 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         metadata: None,
         waits_for: Vec::new(),
         shape: 0,
+        use_original_dst: false,
+        unbound: Box::default(),
     }
 }
 
@@ -132,7 +135,7 @@ fn serving<F: Future<Output = ()>>(test: impl FnOnce(Arc<Listener>, ActiveListen
     LocalSet::new().block_on(&runtime, async {
         let store = Store::new();
         let listener = bound(config(&store, vec![Arc::new(Script)]), 1);
-        let active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
+        let active = ActiveListener::start(listener.clone(), worker(0), Rc::default(), None).unwrap();
         test(listener, active).await;
     });
 }
@@ -159,7 +162,7 @@ fn filters_run_in_order_until_one_serves_the_connection() {
         let ran = Arc::new(AtomicBool::new(false));
         let config = config(&Store::new(), vec![Arc::new(Passes(ran.clone())), Arc::new(Script)]);
         let listener = bound(config, 1);
-        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), Rc::default(), None).unwrap();
         assert_eq!(ask(&mut connect(&listener).await, b'x').await.unwrap(), b'x');
         assert!(ran.load(Ordering::Relaxed));
     });
@@ -170,7 +173,7 @@ fn a_chain_without_filters_closes_what_it_accepts() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let listener = bound(config(&Store::new(), vec![]), 1);
-        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), Rc::default(), None).unwrap();
         assert_eq!(connect(&listener).await.read(&mut [0; 1]).await.unwrap_or(0), 0);
     });
 }
@@ -211,12 +214,12 @@ fn connections_waiting_for_a_worker_survive_its_restart() {
     let listener = bound(config(&store, vec![Arc::new(Script)]), 1);
     let first = LocalSet::new();
     first.block_on(&runtime, async {
-        drop(ActiveListener::start(listener.clone(), worker(0), None).unwrap());
+        drop(ActiveListener::start(listener.clone(), worker(0), Rc::default(), None).unwrap());
     });
     drop(first);
     LocalSet::new().block_on(&runtime, async {
         let mut waiting = connect(&listener).await;
-        let _active = ActiveListener::start(listener.clone(), worker(0), None).unwrap();
+        let _active = ActiveListener::start(listener.clone(), worker(0), Rc::default(), None).unwrap();
         assert_eq!(ask(&mut waiting, b'x').await.unwrap(), b'x');
     });
 }
@@ -232,7 +235,8 @@ fn exact_balance_spreads_connections_that_one_worker_accepts() {
             ..config(&store, vec![Arc::new(Script)])
         };
         let listener = bound(config, 2);
-        let workers = [0, 1].map(|index| ActiveListener::start(listener.clone(), worker(index), None).unwrap());
+        let workers =
+            [0, 1].map(|index| ActiveListener::start(listener.clone(), worker(index), Rc::default(), None).unwrap());
         let mut clients = Vec::new();
         for _ in 0..6 {
             let mut client = connect(&listener).await;
@@ -265,14 +269,14 @@ fn chains_that_stay_keep_their_connections_and_those_that_go_drain() {
     LocalSet::new().block_on(&runtime, async {
         let store = Store::new();
         let first = bound(config(&store, vec![Arc::new(Script)]), 1);
-        let mut old = ActiveListener::start(first.clone(), worker(0), None).unwrap();
+        let mut old = ActiveListener::start(first.clone(), worker(0), Rc::default(), None).unwrap();
         let mut client = connect(&first).await;
         assert_eq!(ask(&mut client, b'd').await.unwrap(), b'0');
 
         let same = Arc::new(config(&store, vec![Arc::new(Script)]).inheriting(&first.config));
         let ids = ConnectionIds::default();
         let second = Arc::new(Listener::succeed(same, 1, ids.clone(), Some(&first), &[]).unwrap());
-        let mut next = ActiveListener::start(second.clone(), worker(0), Some(&mut old)).unwrap();
+        let mut next = ActiveListener::start(second.clone(), worker(0), Rc::default(), Some(&mut old)).unwrap();
         assert_eq!(first.drain_chains_gone_in(&second), 0);
         drop((old, first));
         assert_eq!(ask(&mut client, b'd').await.unwrap(), b'0');
@@ -283,7 +287,7 @@ fn chains_that_stay_keep_their_connections_and_those_that_go_drain() {
         other.filter_chains = FilterChains::only(chain);
         let third = other.inheriting(&second.config);
         let third = Arc::new(Listener::succeed(Arc::new(third), 1, ids, Some(&second), &[]).unwrap());
-        let last = ActiveListener::start(third.clone(), worker(0), Some(&mut next)).unwrap();
+        let last = ActiveListener::start(third.clone(), worker(0), Rc::default(), Some(&mut next)).unwrap();
         assert_eq!(second.drain_chains_gone_in(&third), 1);
         assert_eq!(ask(&mut client, b'd').await.unwrap(), b'1');
         assert_eq!((next.connections(), last.connections()), (1, 0));

@@ -15,6 +15,7 @@ fn socket(address: &str) -> ListenSocket {
             address,
             ipv4_compat: false,
             mode: None,
+            namespace: None,
         },
         options: vec![],
         keepalive: None,

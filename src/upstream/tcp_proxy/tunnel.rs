@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, Method};
 use http_body::{Body as HttpBody, Frame};
 use nuncio_config::format::{format, formatter};
 use nuncio_config::header_rules::{HeaderRules, Side};
