@@ -75,6 +75,8 @@ scenario_files! {
     local_reply
     matching
     network_filters
+    network_grpc
+    network_sni_proxy
     outlier
     path
     repeated_headers

@@ -9,8 +9,11 @@
 mod connection_limit;
 mod direct_response;
 mod echo;
+mod ext_authz;
+mod grpc_call;
 mod listener;
 mod local_ratelimit;
+mod ratelimit;
 mod rbac;
 mod set_filter_state;
 mod sni_cluster;
@@ -23,7 +26,9 @@ pub static FILTERS: &[NetworkFilterRow] = &[
     connection_limit::ROW,
     direct_response::ROW,
     echo::ROW,
+    ext_authz::ROW,
     local_ratelimit::ROW,
+    ratelimit::ROW,
     rbac::ROW,
     set_filter_state::ROW,
     sni_cluster::ROW,

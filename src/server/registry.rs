@@ -26,6 +26,7 @@ pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<
             nuncio_filters_network::FILTERS,
             std::slice::from_ref(&nuncio_http::hcm::ROW),
             std::slice::from_ref(&nuncio_upstream::TCP_PROXY),
+            std::slice::from_ref(&nuncio_upstream::SNI_FORWARD_PROXY),
             more.network,
         ],
         listener: vec![nuncio_filters_network::LISTENER_FILTERS],

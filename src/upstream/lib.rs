@@ -32,6 +32,7 @@ mod pool;
 mod router;
 mod runtime;
 mod send;
+mod sni_forward_proxy;
 mod sub_clusters;
 mod tcp_proxy;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use forward_proxy::ROW as FORWARD_PROXY;
 pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
 pub use host_set::{Candidates, HostGroups, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
+pub use sni_forward_proxy::ROW as SNI_FORWARD_PROXY;
 pub use tcp_proxy::ROW as TCP_PROXY;
 pub use udp_proxy::ROW as UDP_PROXY;
 pub use worker::WorkerClusters;

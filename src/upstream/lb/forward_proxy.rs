@@ -105,7 +105,17 @@ pub(crate) fn resolution_failure(details: &str) -> String {
 }
 
 fn key_of<'a>(cx: &PickContext<'a>) -> Option<Cow<'a, str>> {
-    key(cx.head?, cx.info)
+    match (cx.head, cx.info) {
+        (Some(head), info) => key(head, info),
+        (None, info) => key_of_connection(info?),
+    }
+}
+
+/// What a connection without HTTP is to go to: the server that its client names in TLS, unless filters know better.
+fn key_of_connection<'a>(info: &StreamInfo) -> Option<Cow<'a, str>> {
+    let (host, port) = left_by_filters(info);
+    let host = host.or_else(|| info.connection.server_name.borrow().as_deref().map(str::to_owned))?;
+    (!host.is_empty()).then(|| Cow::Owned(normalize(&host, port.unwrap_or(DEFAULT_PORT)).into_owned()))
 }
 
 /// What a request is to go to, as `host:port`; `None` if it does not say.

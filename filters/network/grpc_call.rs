@@ -1,0 +1,59 @@
+//! A call of a gRPC service about a connection: one message there, one back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::grpc::GrpcServiceConfig;
+use nuncio_filter_api::{GrpcStream, GrpcTarget, NetworkCx, grpc_frame};
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::ApiVersion;
+use prost::Message;
+
+/// A method to call.
+pub(crate) struct GrpcCall {
+    target: Arc<GrpcTarget>,
+    path: &'static str,
+    timeout: Duration,
+}
+
+/// No answer came, or none that can be read.
+pub(crate) struct CallFailed;
+
+// === impl GrpcCall ===
+
+impl GrpcCall {
+    pub(crate) fn new(service: GrpcServiceConfig, path: &'static str, default_timeout: Duration) -> Self {
+        let GrpcServiceConfig { target, timeout, backoff: _ } = service;
+        Self { target: Arc::new(target), path, timeout: timeout.unwrap_or(default_timeout) }
+    }
+
+    /// As `new`, where the time-out is one of the filter's.
+    pub(crate) fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout: timeout.unwrap_or(self.timeout), ..self }
+    }
+
+    pub(crate) async fn call<R: Message + Default>(
+        &self,
+        request: &impl Message,
+        cx: &NetworkCx,
+    ) -> Result<R, CallFailed> {
+        let (sender, mut stream) = GrpcStream::open(&**cx.worker.upstreams(), &self.target, self.path.into());
+        // There is room for one.
+        let _ = sender.try_send(grpc_frame(&request.encode_to_vec()));
+        drop(sender);
+        match tokio::time::timeout(self.timeout, stream.next()).await {
+            Ok(Ok(message)) => R::decode(message).map_err(|_| CallFailed),
+            Ok(Err(_)) | Err(_) => Err(CallFailed),
+        }
+    }
+}
+
+/// There is no other version than the third.
+pub(crate) fn check_version(version: i32, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    match ApiVersion::try_from(version) {
+        Ok(ApiVersion::V3) => Ok(()),
+        Ok(ApiVersion::Auto | ApiVersion::V2) | Err(_) => {
+            Err(cx.at("transport_api_version", |cx| cx.invalid("must be V3")))
+        }
+    }
+}
