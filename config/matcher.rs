@@ -15,6 +15,7 @@ mod string;
 
 pub use self::regex::{Regex, Substitution};
 pub use cidr::Cidr;
+pub(crate) use cidr::bits;
 pub use cookie::CookieMatcher;
 pub(crate) use cookie::cookie;
 pub use filter_state::FilterStateMatcher;

@@ -22,7 +22,6 @@ use smallvec::SmallVec;
 
 pub(crate) use cel::lower_deprecated;
 pub(crate) use input::{Inputs, is_local};
-pub(crate) use ip_ranges::IpRange;
 
 use crate::route::trie::{Fold, Trie};
 use domains::Domains;

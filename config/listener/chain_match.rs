@@ -13,7 +13,8 @@ use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_telemetry::{Address, ConnectionInfo};
 use proto::filter_chain_match::ConnectionSourceType;
 
-use crate::matching::{IpRange, is_local};
+use crate::matcher::{Cidr, bits};
+use crate::matching::is_local;
 use crate::refuse_set;
 
 /// Stands for the address of a unix-domain socket, which is in no range.
@@ -55,13 +56,13 @@ struct Prefixes<N> {
 #[derive(Debug)]
 pub(super) struct Criteria {
     port: Option<u16>,
-    prefixes: Vec<IpRange>,
+    prefixes: Vec<Cidr>,
     server_names: Vec<Box<str>>,
     transport_protocol: Option<Box<str>>,
     application_protocols: Vec<Box<str>>,
-    direct_sources: Vec<IpRange>,
+    direct_sources: Vec<Cidr>,
     source_type: ConnectionSourceType,
-    sources: Vec<IpRange>,
+    sources: Vec<Cidr>,
     source_ports: Vec<u16>,
 }
 
@@ -126,8 +127,8 @@ impl Criteria {
     }
 }
 
-fn lower_range(CidrRange { address_prefix, prefix_len }: CidrRange, cx: &mut LowerCx<'_>) -> Result<IpRange, Refused> {
-    IpRange::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
+fn lower_range(CidrRange { address_prefix, prefix_len }: CidrRange, cx: &mut LowerCx<'_>) -> Result<Cidr, Refused> {
+    Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
 }
 
 /// `*.example.com` is kept as `.example.com`.
@@ -276,7 +277,7 @@ impl<N> Default for Prefixes<N> {
 
 impl<N: Default> Prefixes<N> {
     /// As [`Exact::each`].
-    fn each(&mut self, ranges: &[IpRange], mut f: impl FnMut(&mut N)) {
+    fn each(&mut self, ranges: &[Cidr], mut f: impl FnMut(&mut N)) {
         if ranges.is_empty() {
             return f(self.any.get_or_insert_default());
         }
@@ -300,11 +301,8 @@ impl<N: Default> Prefixes<N> {
 
     fn find(&self, address: &Address) -> Option<&N> {
         let address = address.ip().unwrap_or(NO_ADDRESS);
-        let (family, bits, width) = match address {
-            IpAddr::V4(address) => (&self.families[0], u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (&self.families[1], u128::from(address), 128),
-        };
-        let found = family.iter().find_map(|(len, networks)| networks.get(&IpRange::network(bits, *len, width)));
+        let (family, (bits, width)) = (&self.families[usize::from(address.is_ipv6())], bits(address));
+        let found = family.iter().find_map(|(len, networks)| networks.get(&Cidr::network(bits, *len, width)));
         found.or(self.any.as_deref())
     }
 }

@@ -2,32 +2,44 @@ use std::net::IpAddr;
 
 use nuncio_filter_api::{LowerCx, Refused};
 
-/// `CidrRange`: an IP prefix.
+/// `CidrRange`: an IP prefix, whose other bits are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
-    address: IpAddr,
-    len: u8,
+    pub(crate) network: u128,
+    pub(crate) len: u8,
+    pub(crate) is_v4: bool,
 }
 
 impl Cidr {
-    /// Reads the fields of the message; without a length every address of the family is in the range.
+    /// Reads the fields of the message. Envoy: no length is none at all, and one that is too long stands for the whole
+    /// address.
     pub fn lower(address: &str, len: Option<u32>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let address = address.parse().map_err(|_| cx.invalid(format!("{address:?} is not an IP address")))?;
-        Ok(Self { address, len: len.map_or(0, |len| u8::try_from(len).unwrap_or(u8::MAX)) })
+        let Ok(address) = address.parse::<IpAddr>() else {
+            return Err(cx.at("address_prefix", |cx| cx.invalid(format!("{address:?} is no IP address"))));
+        };
+        let (bits, width) = bits(address);
+        let len = len.map_or(0, |len| u8::try_from(len).unwrap_or(u8::MAX)).min(width);
+        Ok(Self { network: Self::network(bits, len, width), len, is_v4: address.is_ipv4() })
     }
 
     /// Whether `ip` is in the range; an IPv4-mapped IPv6 address counts as IPv4.
     pub fn contains(self, ip: IpAddr) -> bool {
-        match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(net), IpAddr::V4(ip)) => {
-                let shift = 32 - u32::from(self.len.min(32));
-                (u64::from(u32::from(net) ^ u32::from(ip)) >> shift) == 0
-            }
-            (IpAddr::V6(net), IpAddr::V6(ip)) => {
-                let shift = 128 - u32::from(self.len.min(128));
-                (u128::from(net) ^ u128::from(ip)).checked_shr(shift).unwrap_or(0) == 0
-            }
-            _ => false,
-        }
+        let ip = ip.to_canonical();
+        let (bits, width) = bits(ip);
+        ip.is_ipv4() == self.is_v4 && Self::network(bits, self.len, width) == self.network
+    }
+
+    /// The first `len` of the `width` bits of an address; the others are 0.
+    pub(crate) fn network(bits: u128, len: u8, width: u8) -> u128 {
+        let host = u32::from(width - len);
+        bits.checked_shr(host).map_or(0, |network| network << host)
+    }
+}
+
+/// The bits of an address, and how many there are.
+pub(crate) fn bits(address: IpAddr) -> (u128, u8) {
+    match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
     }
 }

@@ -8,6 +8,8 @@ use nuncio_proto::envoy::config::core::v3::CidrRange;
 use nuncio_proto::xds_matcher::IpRangeMatcher;
 use smallvec::SmallVec;
 
+use crate::matcher::{Cidr, bits};
+
 use super::{Insufficient, MatchingData, OnMatch, TreeRules, required};
 
 /// Ranges of both families. Looking an address up costs a look into a table for each length that occurs.
@@ -20,14 +22,6 @@ pub(super) struct Ranges {
 /// The ranges of one family by their length, the longest first.
 #[derive(Debug, Default)]
 struct Family(Vec<(u8, HashMap<u128, SmallVec<[u32; 2]>>)>);
-
-/// A range of addresses, whose other bits are cleared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IpRange {
-    pub(crate) network: u128,
-    pub(crate) len: u8,
-    pub(crate) is_v4: bool,
-}
 
 /// `xds.type.matcher.v3.IPMatcher`
 #[derive(Debug)]
@@ -49,7 +43,7 @@ impl Ranges {
     /// Ranges in the order of the message; a range that is found is told by its place.
     pub(super) fn lower(field: &str, ranges: Vec<CidrRange>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let ranges = cx.each(field, ranges, |CidrRange { address_prefix, prefix_len }, cx| {
-            IpRange::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
+            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
         })?;
         let mut all = Self::default();
         for (number, range) in (0..).zip(ranges) {
@@ -59,7 +53,7 @@ impl Ranges {
         Ok(all)
     }
 
-    fn add(&mut self, range: IpRange, number: u32) {
+    fn add(&mut self, range: Cidr, number: u32) {
         let family = if range.is_v4 { &mut self.v4.0 } else { &mut self.v6.0 };
         let at = family.iter().position(|(len, _)| *len == range.len).unwrap_or_else(|| {
             family.push((range.len, HashMap::new()));
@@ -76,39 +70,13 @@ impl Ranges {
 
     /// The numbers of the ranges that `address` is in: the longest first, those of one length in order.
     pub(super) fn find(&self, address: IpAddr) -> impl Iterator<Item = u32> {
-        let (family, bits, width) = match address {
-            IpAddr::V4(address) => (&self.v4, u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (&self.v6, u128::from(address), 128),
-        };
+        let (family, (bits, width)) = (if address.is_ipv4() { &self.v4 } else { &self.v6 }, bits(address));
         family
             .0
             .iter()
-            .filter_map(move |(len, networks)| networks.get(&IpRange::network(bits, *len, width)))
+            .filter_map(move |(len, networks)| networks.get(&Cidr::network(bits, *len, width)))
             .flatten()
             .copied()
-    }
-}
-
-// === impl IpRange ===
-
-impl IpRange {
-    /// The first `len` of the `width` bits of an address; the others are 0.
-    pub(crate) fn network(bits: u128, len: u8, width: u8) -> u128 {
-        let host = u32::from(width - len);
-        bits.checked_shr(host).map_or(0, |network| network << host)
-    }
-
-    /// Envoy: no length is none at all, and one that is too long stands for the whole address.
-    pub(crate) fn lower(address: &str, len: Option<u32>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let Ok(address) = address.parse::<IpAddr>() else {
-            return Err(cx.at("address_prefix", |cx| cx.invalid(format!("{address:?} is no IP address"))));
-        };
-        let (bits, width) = match address {
-            IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (u128::from(address), 128),
-        };
-        let len = len.map_or(0, |len| u8::try_from(len).unwrap_or(u8::MAX)).min(width);
-        Ok(Self { network: Self::network(bits, len, width), len, is_v4: address.is_ipv4() })
     }
 }
 
@@ -125,7 +93,7 @@ impl IpRanges {
         let matchers = cx.each("range_matchers", matchers, |matcher, cx| {
             let IpRangeMatcher { ranges, on_match, exclusive } = matcher;
             let ranges = cx.each("ranges", ranges, |range, cx| {
-                IpRange::lower(&range.address_prefix, range.prefix_len.map(|len| len.value), cx)
+                Cidr::lower(&range.address_prefix, range.prefix_len.map(|len| len.value), cx)
             });
             let on_match = required("on_match", on_match, cx, |on_match, cx| OnMatch::lower(on_match, rules, cx));
             for range in ranges? {

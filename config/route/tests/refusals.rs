@@ -29,7 +29,7 @@ virtual_hosts:
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",
-        "virtual_hosts[0].routes[1].match.filter_state[0].address_match.ranges[0]: \"x\" is not an IP address",
+        "virtual_hosts[0].routes[1].match.filter_state[0].address_match.ranges[0].address_prefix: \"x\" is no IP address",
         "virtual_hosts[0].routes[1].direct_response.body.filename: cannot read \"/no/such/file\": No such file or directory \
          (os error 2)",
         "virtual_hosts[1].domains[0]: duplicate entry of domain A.test; domains must be unique",
