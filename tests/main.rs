@@ -14,6 +14,7 @@ mod ecds;
 mod explain;
 mod faults;
 mod h2spec;
+mod haproxy;
 mod health;
 mod http2_hostile;
 mod layers;
