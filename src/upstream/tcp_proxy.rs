@@ -5,6 +5,7 @@
 
 mod config;
 mod connect;
+mod direction;
 mod relay;
 mod session;
 mod tunnel;
