@@ -77,6 +77,7 @@ scenario_files! {
     network_filters
     network_grpc
     network_sni_proxy
+    original_src
     outlier
     path
     repeated_headers

@@ -39,6 +39,7 @@ pub static LISTENER_FILTERS: &[ListenerFilterRow] = &[
     listener::http_inspector::ROW,
     listener::local_ratelimit::ROW,
     listener::original_dst::ROW,
+    listener::original_src::ROW,
     listener::proxy_protocol::ROW,
     listener::set_filter_state::ROW,
     listener::tls_inspector::ROW,

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nuncio_config::socket::{BindConfig, SocketOption, SocketPhase, SocketValue, TcpKeepalive};
 use nuncio_filter_api::Io;
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, OriginalSource};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, UnixStream};
 
@@ -24,6 +24,8 @@ pub struct ConnectOptions<'a> {
     pub bind: Option<&'a BindConfig>,
     /// TCP keep-alive.
     pub keepalive: Option<TcpKeepalive>,
+    /// In whose name it is made: in place of the local address.
+    pub source: Option<OriginalSource>,
 }
 
 /// A connection just made.
@@ -178,15 +180,18 @@ fn connect_abstract(name: &str) -> io::Result<UnixStream> {
 }
 
 fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, ConnectError> {
-    let (source, own_options) = options.bind.map_or((None, &[][..]), |bind| bind.for_target(to.ip()));
+    let (bound, own_options) = options.bind.map_or((None, &[][..]), |bind| bind.for_target(to.ip()));
+    let source = options.source.map(|source| SocketAddr::new(source.ip, 0)).or(bound);
     let made = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(keepalive) = options.keepalive {
             socket.set_tcp_keepalive(&tcp_keepalive(keepalive))?;
         }
-        let Some(bind) = options.bind else { return Ok(socket) };
-        if let Some(freebind) = bind.freebind {
+        if let Some(source) = options.source {
+            set_original_source(&socket, source)?;
+        }
+        if let Some(freebind) = options.bind.and_then(|bind| bind.freebind) {
             socket.set_freebind_v4(freebind)?;
         }
         set_options(&socket, to, own_options, SocketPhase::PreBind)?;
@@ -202,6 +207,18 @@ fn tcp_socket(to: SocketAddr, options: ConnectOptions<'_>) -> Result<Socket, Con
         Ok(socket)
     };
     made().map_err(|error| ConnectError::Bind { address: source, source: error })
+}
+
+/// Lets the socket be bound to an address that is none of ours.
+fn set_original_source(socket: &Socket, source: OriginalSource) -> io::Result<()> {
+    match source.ip.is_ipv4() {
+        true => socket.set_ip_transparent_v4(true)?,
+        false => socket.set_ip_transparent_v6(true)?,
+    }
+    if source.mark != 0 {
+        socket.set_mark(source.mark)?;
+    }
+    Ok(())
 }
 
 fn set_bind_address_no_port(socket: &Socket) -> io::Result<()> {
@@ -248,6 +265,7 @@ mod tests {
         let options = ConnectOptions {
             bind: Some(&bind),
             keepalive: Some(TcpKeepalive { probes: Some(3), time: Some(5), interval: None }),
+            source: None,
         };
         let mut connected = connect(&to.into(), options).await.unwrap();
         let (mut accepted, peer) = listener.accept().await.unwrap();
@@ -270,7 +288,7 @@ mod tests {
         );
         let bind =
             BindConfig { source: Some("192.0.2.77:0".parse().unwrap()), extra: None, freebind: None, options: vec![] };
-        let options = ConnectOptions { bind: Some(&bind), keepalive: None };
+        let options = ConnectOptions { bind: Some(&bind), keepalive: None, source: None };
         assert_eq!(
             refusal(closed.into(), options).await,
             "failed to bind to 192.0.2.77:0: Cannot assign requested address"

@@ -19,7 +19,7 @@ pub use address::Address;
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{
-    ChosenHost, CloseType, ConnectionInfo, HostFacts, Inspected, Metadata, NodeInfo, Origin, Protocol, RouteNames,
-    RoutePlace, StreamInfo, Timeline, UpstreamInfo, WantedHost,
+    ChosenHost, CloseType, ConnectionInfo, HostFacts, Inspected, Metadata, NodeInfo, Origin, OriginalSource, Protocol,
+    RouteNames, RoutePlace, StreamInfo, Timeline, UpstreamInfo, WantedHost,
 };
 pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -214,6 +215,17 @@ pub struct Inspected {
     pub metadata: Metadata,
     /// What goes to its filter state.
     pub filter_state: FilterState,
+    /// From where hosts are connected to for it, where a filter asks for that.
+    pub source: Option<OriginalSource>,
+}
+
+/// The address of a client, in whose name hosts are connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OriginalSource {
+    /// The address.
+    pub ip: IpAddr,
+    /// `SO_MARK` of the sockets; 0 is none.
+    pub mark: u32,
 }
 
 impl ConnectionInfo {

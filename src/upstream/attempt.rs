@@ -23,7 +23,7 @@ use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
 use crate::pool::mixed::MixedPool;
 use crate::pool::tcp;
-use crate::pool::transport::TransportOptions;
+use crate::pool::transport::{TransportOptions, original_source};
 use crate::pool::{PoolKey, PoolOverflow};
 use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
@@ -230,7 +230,9 @@ impl Attempt<'_> {
     fn pool_key(&self, head: &RequestHead) -> Option<PoolKey> {
         let config = &self.host.share.cluster.config;
         let tells_of_clients = self.host.host.transport().is_some_and(|socket| socket.tells_of_clients());
-        let is_everybody = config.pooling.is_none() && config.http.server_name.is_none() && !tells_of_clients;
+        let has_source = self.info.is_some_and(|info| original_source(&info.connection).is_some());
+        let tells = tells_of_clients || has_source;
+        let is_everybody = config.pooling.is_none() && config.http.server_name.is_none() && !tells;
         if is_everybody { None } else { self.own_pool_key(head) }
     }
 

@@ -89,7 +89,7 @@ impl Target {
     /// Connects, as a pool of the cluster would. `None` if that fails.
     pub(super) async fn connect(&self) -> Option<Io> {
         let config = &self.cluster.config;
-        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
+        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive, source: None };
         let address = self.address();
         let connected = match connect(&address, options).await {
             Ok(connected) => self.begin_transport(&address, connected).await,

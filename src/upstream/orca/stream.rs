@@ -195,7 +195,7 @@ impl Session {
 
     async fn connect(&self, address: &Address, own: &OwnReports) -> Result<Io, ConnectError> {
         let config = &self.cluster.config;
-        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
+        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive, source: None };
         let connected = connect(address, options).await?;
         let Some(socket) = self.cluster.choose_transport(&self.host, &own.transport_criteria) else {
             return Ok(connected.io);

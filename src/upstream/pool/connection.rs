@@ -234,14 +234,15 @@ impl ConnectionRecord {
 
     /// Makes a socket for datagrams to the host.
     pub(crate) fn dial_udp(&self) -> Result<UdpSocket, PoolFailure> {
-        let options = ConnectOptions { bind: self.share.cluster.config.bind.as_deref(), keepalive: None };
+        let options = ConnectOptions { bind: self.share.cluster.config.bind.as_deref(), keepalive: None, source: None };
         connect_udp(&self.host.address(), options).map_err(|error| PoolFailure::Local(error.to_string().into()))
     }
 
     /// Connects. What went wrong is counted; the caller only passes it on.
     pub(crate) async fn dial(self: &Rc<Self>) -> Result<Io, PoolFailure> {
         let config = &self.share.cluster.config;
-        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive };
+        let source = self.transport.as_deref().and_then(|options| options.source);
+        let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive, source };
         let stats = &self.share.cluster.stats;
         let failure = match timeout(config.connect_timeout, self.connect(options)).await {
             Ok(Ok(connected)) => {

@@ -12,7 +12,7 @@ use nuncio_config::transport_socket::{ProxyProtocolSocket, TransportSocket};
 use nuncio_filter_api::RequestHead;
 use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
-use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, StreamInfo, TlsInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, OriginalSource, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
 
 use crate::host::Host;
@@ -26,6 +26,8 @@ pub(crate) struct TransportOptions {
     pub(crate) server_name: Option<Box<str>>,
     /// What its certificate must be of.
     pub(crate) certified_name: Option<Box<str>>,
+    /// In whose name the host is connected to.
+    pub(crate) source: Option<OriginalSource>,
 }
 
 /// The ends of a connection that came in.
@@ -72,8 +74,8 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let mut options =
-            Self { client: Client::of(host, connection, &connection.filter_state.borrow()), ..Self::default() };
+        let client = Client::of(host, connection, &connection.filter_state.borrow());
+        let mut options = Self { client, source: original_source(connection), ..Self::default() };
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -86,8 +88,8 @@ impl TransportOptions {
 
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
-        let mut options =
-            Self { client: Client::of(host, &info.connection, &info.filter_state.borrow()), ..Self::default() };
+        let client = Client::of(host, &info.connection, &info.filter_state.borrow());
+        let mut options = Self { client, source: original_source(&info.connection), ..Self::default() };
         if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(filter_state::UPSTREAM_SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
@@ -105,6 +107,12 @@ impl Client {
         let tlvs = || proxy_tlvs(state).filter(|tlvs| !tlvs.0.is_empty());
         is_told.then(|| Self { source: source.clone(), destination: destination.clone(), tlvs: tlvs() })
     }
+}
+
+/// In whose name hosts are connected to for a connection, if not in our own.
+#[inline]
+pub(crate) fn original_source(connection: &ConnectionInfo) -> Option<OriginalSource> {
+    connection.inspected.as_ref().and_then(|inspected| inspected.source)
 }
 
 /// What hosts may be told of the client of a connection, where a filter has found out, or is to be told besides.
