@@ -110,6 +110,16 @@ impl HeaderRules {
         self.write(values, &mut head.headers);
     }
 
+    /// Changes the head of a request of our own: formats see none of it.
+    pub fn apply_own(&self, headers: &mut HeaderMap, cx: &FormatCx<'_>) {
+        if self.is_empty() {
+            return;
+        }
+        self.remove_from(headers);
+        let values = self.values(headers, cx);
+        self.write(values, headers);
+    }
+
     /// Changes the response to `request`. The heads of `cx` are not looked at.
     pub fn apply_response(&self, head: &mut ResponseHead, request: &RequestHead, cx: &FormatCx<'_>) {
         if self.is_empty() {

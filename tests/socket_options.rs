@@ -166,7 +166,7 @@ async fn a_listener_may_be_in_another_network_namespace() {
     let request = format!(
         "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET / HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n' >&3; read line <&3; echo $line"
     );
-    let status = namespace.run(&request);
+    let status = tokio::task::spawn_blocking(move || namespace.run(&request)).await.expect("it does not panic");
     assert!(status.starts_with("HTTP/1.1 200"), "{status}");
     assert!(get(proxy.addr(), "/").await.is_err(), "nobody listens here");
 }

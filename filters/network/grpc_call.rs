@@ -50,10 +50,8 @@ impl GrpcCall {
 
 /// There is no other version than the third.
 pub(crate) fn check_version(version: i32, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    match ApiVersion::try_from(version) {
-        Ok(ApiVersion::V3) => Ok(()),
-        Ok(ApiVersion::Auto | ApiVersion::V2) | Err(_) => {
-            Err(cx.at("transport_api_version", |cx| cx.invalid("must be V3")))
-        }
+    if ApiVersion::try_from(version) == Ok(ApiVersion::V3) {
+        return Ok(());
     }
+    Err(cx.at("transport_api_version", |cx| cx.invalid("must be V3")))
 }

@@ -18,7 +18,7 @@ use nuncio_telemetry::format::{Format, FormatCx, Missing};
 use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use rate_limit_response::Code;
 
-use crate::grpc_call::{CallFailed, GrpcCall, check_version};
+use crate::grpc_call::{GrpcCall, check_version};
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.ratelimit",
@@ -122,12 +122,9 @@ impl RateLimit {
             let _active = Active::new(&self.stats);
             self.call.call::<RateLimitResponse>(&self.request(info, cx), cx).await
         };
-        let answer = answer.and_then(|answer| match Code::try_from(answer.overall_code) {
-            Ok(Code::Ok) => Ok((answer, false)),
-            Ok(Code::OverLimit) => Ok((answer, true)),
-            Ok(Code::Unknown) | Err(_) => Err(CallFailed),
-        });
-        let Ok((answer, is_over)) = answer else { return self.allows_failure(info) };
+        let Ok(answer) = answer else { return self.allows_failure(info) };
+        // Envoy: what is no "too many" is none too many.
+        let is_over = Code::try_from(answer.overall_code) == Ok(Code::OverLimit);
         if let Some(fields) = answer.dynamic_metadata.map(object).filter(|fields| !fields.is_empty()) {
             info.metadata.borrow_mut().get_or_insert_default().insert(METADATA.into(), fields);
         }

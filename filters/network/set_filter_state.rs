@@ -75,7 +75,9 @@ fn set(values: &[Value], info: &Rc<ConnectionInfo>, cx: &NetworkCx) {
     for value in values {
         let record = StreamInfo::new(info.clone(), info.start, cx.worker.clock.wall(info.start));
         let cx = FormatCx::new(&record, now, cx.worker.clock.wall(now));
-        value.set(&cx, &mut info.filter_state.borrow_mut());
+        if let Some(text) = value.text(&cx) {
+            value.leave(text, &mut info.filter_state.borrow_mut());
+        }
     }
 }
 
@@ -101,13 +103,16 @@ impl Value {
         Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty })
     }
 
-    /// Leaves the value for the connection of `cx` in its state.
-    pub(crate) fn set(&self, cx: &FormatCx<'_>, state: &mut FilterState) {
+    /// The value for the connection of `cx`, if it is to be left.
+    pub(crate) fn text(&self, cx: &FormatCx<'_>) -> Option<FilterValue> {
         let mut text = Vec::new();
         self.format.write(cx, &mut text);
-        if !text.is_empty() || !self.skips_empty {
-            let text = FilterValue::Text(String::from_utf8_lossy(&text).into());
-            state.set(self.key.to_string(), text, LifeSpan::Connection);
-        }
+        let is_left = !text.is_empty() || !self.skips_empty;
+        is_left.then(|| FilterValue::Text(String::from_utf8_lossy(&text).into()))
+    }
+
+    /// Leaves it.
+    pub(crate) fn leave(&self, text: FilterValue, state: &mut FilterState) {
+        state.set(self.key.to_string(), text, LifeSpan::Connection);
     }
 }

@@ -84,7 +84,8 @@ impl FilterValue {
             Self::Number(n) => Some(Cow::Owned(n.to_string())),
             Self::Flag(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
             Self::Address(address) => Some(Cow::Owned(address.to_string())),
-            Self::Fields(_) | Self::Object(_) => None,
+            Self::Fields(_) => self.json().map(|json| Cow::Owned(json.to_string())),
+            Self::Object(_) => None,
         }
     }
 
@@ -99,7 +100,11 @@ impl FilterValue {
             Self::Text(text) => Some(Json::String(text.to_string())),
             Self::Number(n) => Some((*n).into()),
             Self::Flag(flag) => Some((*flag).into()),
-            Self::Address(_) | Self::Fields(_) | Self::Object(_) => None,
+            Self::Fields(fields) => {
+                let fields = fields.iter().map(|(name, text)| (name.to_string(), Json::String(text.to_string())));
+                Some(Json::Object(fields.collect()))
+            }
+            Self::Address(_) | Self::Object(_) => None,
         }
     }
 

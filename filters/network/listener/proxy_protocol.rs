@@ -228,7 +228,8 @@ impl ProxyProtocol {
         let mut fields = BTreeMap::<Box<str>, Box<str>>::new();
         for tlv in header.tlvs.iter().filter(|_| self.keeps_fields) {
             if let Some(rule) = self.rules.iter().rfind(|rule| rule.kind == tlv.kind) {
-                fields.entry(rule.key.as_str().into()).or_insert_with(|| rule.text(&tlv.value).into());
+                // Envoy: of values of one type, the last.
+                fields.insert(rule.key.as_str().into(), rule.text(&tlv.value).into());
             }
         }
         if !fields.is_empty() {

@@ -34,7 +34,12 @@ impl ListenerFilter for SetFilterState {
         *info.server_name.get_mut() = incoming.server_name.clone();
         let record = StreamInfo::of_connection(Rc::new(info), wall);
         let state = &mut incoming.inspected().filter_state;
-        self.0.iter().for_each(|value| value.set(&FormatCx::new(&record, now, wall), state));
+        for value in &self.0 {
+            *record.filter_state.borrow_mut() = state.clone();
+            if let Some(text) = value.text(&FormatCx::new(&record, now, wall)) {
+                value.leave(text, state);
+            }
+        }
         Inspection::Done(Ok(()))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use nuncio_filter_api::Io;
-use nuncio_telemetry::{CloseType, ResponseFlag};
+use nuncio_telemetry::{CloseType, Protocol, ResponseFlag};
 
 use super::direction::{Direction, Fault, State};
 use super::session::{Deadlines, Early, Expired, Session};
@@ -55,6 +55,9 @@ struct Broken(Side, io::Error);
 impl<'a> Relay<'a> {
     pub(super) fn new(session: &'a Session, downstream: Io, early: Early, upstream: Io, active: ActiveRequest) -> Self {
         let Early { bytes, has_ended } = early;
+        if active.is_http() {
+            session.info.upstream.borrow_mut().wire_bytes_sent += bytes.len() as u64;
+        }
         let to_host = Direction::beginning_with(bytes, has_ended);
         let to_client = Direction::default();
         Self {
@@ -84,6 +87,10 @@ impl<'a> Relay<'a> {
         match passed {
             Err(Broken(side, error)) => return Poll::Ready(Ended::Failed(side, error.kind())),
             Ok(()) if self.to_host.is_done() && self.to_client.is_done() => return Poll::Ready(Ended::Done),
+            // Over HTTP/1 a host that has sent its last has closed the connection.
+            Ok(()) if self.to_client.is_done() && self.active.record.protocol() == Some(Protocol::Http11) => {
+                return Poll::Ready(Ended::Done);
+            }
             Ok(()) => {}
         }
         if before != after && self.session.config.checks_drain && self.session.drain.is_draining() {
@@ -131,6 +138,7 @@ impl<'a> Relay<'a> {
     fn count(&mut self) {
         let (stats, info) = (&self.session.config.stats, &self.session.info);
         let received = self.to_host.read - info.bytes_received.get();
+        let answered = self.to_client.read - info.bytes_sent.get();
         let sent = self.to_client.written - info.wire_bytes_sent.get();
         if received > 0 {
             stats.downstream_cx_rx_bytes_total().add(received);
@@ -142,11 +150,19 @@ impl<'a> Relay<'a> {
         info.wire_bytes_received.set(self.to_host.read);
         info.bytes_sent.set(self.to_client.read);
         info.wire_bytes_sent.set(self.to_client.written);
-        // Of HTTP, the codec knows.
-        if info.is_logged.get() && !self.active.is_http() {
+        if info.is_logged.get() {
             let mut upstream = info.upstream.borrow_mut();
-            upstream.wire_bytes_sent = self.to_host.read;
-            upstream.wire_bytes_received = self.to_client.read;
+            match self.active.is_http() {
+                // Envoy: what a tunnel carries is counted beside what the codec counts.
+                true => {
+                    upstream.wire_bytes_sent += received;
+                    upstream.wire_bytes_received += answered;
+                }
+                false => {
+                    upstream.wire_bytes_sent = self.to_host.read;
+                    upstream.wire_bytes_received = self.to_client.read;
+                }
+            }
         }
     }
 
@@ -177,7 +193,7 @@ impl<'a> Relay<'a> {
                 }
             }
             Ended::Drained => {
-                info.connection.local_close_reason.set(Some("drain_close"));
+                info.connection.local_close_reason.set(Some("tcp_proxy_drain_close"));
                 self.active.record.closed_by.set(ClosedBy::Us);
             }
             Ended::HostGone | Ended::Expired(_) => self.active.record.closed_by.set(ClosedBy::Us),

@@ -1,6 +1,7 @@
 //! One connection on its way through the filter, and what is counted and logged of it.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use nuncio_filter_api::{Drain, Io, NetworkCx, Worker, filter_state};
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
-use nuncio_telemetry::{ConnectionInfo, FilterValue, ResponseFlag, StreamInfo};
+use nuncio_telemetry::{CloseType, ConnectionInfo, FilterValue, ResponseFlag, StreamInfo};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
@@ -36,6 +37,15 @@ pub(super) struct Early {
     pub(super) bytes: Vec<u8>,
     pub(super) has_ended: bool,
 }
+
+/// What was waited for of a client.
+enum Awaited {
+    Data,
+    Nothing,
+}
+
+/// The connection of the client is broken.
+struct Left;
 
 /// Why a session ends before both directions have.
 pub(super) enum Expired {
@@ -75,10 +85,12 @@ impl Session {
         }
         let mut deadlines = Deadlines::new(&self);
         let mut early = Early::default();
-        if self.config.connects == Connects::OnData
-            && let Err(expired) = self.wait_for_data(&mut io, &mut early, &mut deadlines).await
-        {
-            return self.expire(expired);
+        if self.config.connects == Connects::OnData {
+            match self.wait_for_data(&mut io, &mut early, &mut deadlines).await {
+                Ok(Awaited::Data) => {}
+                Ok(Awaited::Nothing) => return,
+                Err(expired) => return self.expire(expired),
+            }
         }
         let connected = {
             let mut connecting = std::pin::pin!(self.connect());
@@ -97,14 +109,17 @@ impl Session {
         }
     }
 
-    /// Waits for the first bytes of the client, or its end.
-    async fn wait_for_data(&self, io: &mut Io, early: &mut Early, deadlines: &mut Deadlines) -> Result<(), Expired> {
-        poll_fn(|cx| {
-            let read = early.poll_read(self, io, cx);
-            if read.is_err() || early.has_ended || !early.bytes.is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            deadlines.poll_end(self, cx).map(Err)
+    /// Waits for the first bytes of the client. Envoy: one that sends its last instead is waited for all the same.
+    async fn wait_for_data(
+        &self,
+        io: &mut Io,
+        early: &mut Early,
+        deadlines: &mut Deadlines,
+    ) -> Result<Awaited, Expired> {
+        poll_fn(|cx| match early.poll_read(self, io, cx) {
+            Err(Left) => Poll::Ready(Ok(Awaited::Nothing)),
+            Ok(()) if !early.bytes.is_empty() => Poll::Ready(Ok(Awaited::Data)),
+            Ok(()) => deadlines.poll_end(self, cx).map(Err),
         })
         .await
     }
@@ -166,19 +181,27 @@ impl Drop for Session {
 // === impl Early ===
 
 impl Early {
-    /// Takes what the client has sent, unless that is enough. An error is that of its connection.
-    fn poll_read(&mut self, session: &Session, io: &mut Io, cx: &mut Context<'_>) -> Result<(), ()> {
+    /// Takes what the client has sent, unless that is enough.
+    fn poll_read(&mut self, session: &Session, io: &mut Io, cx: &mut Context<'_>) -> Result<(), Left> {
+        let stats = &session.config.stats;
         let Some(most) = session.config.early_data else { return Ok(()) };
         while !self.has_ended && self.bytes.len() <= most {
             let mut scratch = session.clusters.env().scratch.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut *io).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Err(_)) => return Err(()),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => self.has_ended = true,
+                Poll::Ready(Err(error)) => {
+                    if error.kind() == io::ErrorKind::ConnectionReset {
+                        session.info.connection.close_type.set(CloseType::RemoteReset);
+                    }
+                    return Err(Left);
+                }
                 Poll::Ready(Ok(())) => {
-                    session.config.stats.early_data_received_count_total().inc();
+                    stats.early_data_received_count_total().inc();
+                    stats.downstream_cx_rx_bytes_total().add(buffer.filled().len() as u64);
+                    self.has_ended = buffer.filled().is_empty();
                     self.bytes.extend_from_slice(buffer.filled());
+                    session.info.bytes_received.set(self.bytes.len() as u64);
                 }
             }
         }

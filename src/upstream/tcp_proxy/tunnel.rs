@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::attempt::{ActiveRequest, Attempt};
 use crate::failure::Failure;
+use crate::pool::connection::PoolFailure;
 
 use super::session::Session;
 
@@ -148,7 +149,7 @@ impl TunnelConfig {
             }
             head.headers.insert(header.clone(), id);
         }
-        self.headers.apply_request(&mut head, &cx);
+        self.headers.apply_own(&mut head.headers, &cx);
         head
     }
 
@@ -158,9 +159,12 @@ impl TunnelConfig {
         let head = self.head(session, if is_secure { Scheme::Https } else { Scheme::Http });
         let upload = Rc::new(RefCell::new(Upload::default()));
         let mut body = Body::stream(Uploaded(upload.clone()));
-        let answered = attempt.run(&head, &mut body).await?;
+        let answered = attempt.run(&head, &mut body).await.inspect_err(|_| {
+            session.info.upstream.borrow_mut().protocol = None;
+        })?;
         let Response { head, body } = answered.response;
-        let is_granted = match session.info.upstream.borrow().protocol {
+        // Envoy: for logs there is no HTTP.
+        let is_granted = match session.info.upstream.borrow_mut().protocol.take() {
             // RFC 9110 §9.3.6.
             Some(protocol) if protocol <= Protocol::Http11 => head.status.is_success(),
             _ => head.status == http::StatusCode::OK,
@@ -169,7 +173,8 @@ impl TunnelConfig {
             propagate(&session.info, RESPONSE_HEADERS, head.headers);
         }
         if !is_granted {
-            return Err(Failure::ConnectionTermination);
+            let reason = format!("tunnel_response:{}", head.status.as_u16());
+            return Err(Failure::Pool(PoolFailure::Remote(reason.into())));
         }
         let trailers = self.propagate_trailers.then(|| session.info.clone());
         let tunnel = Tunnel { upload, response: body, chunk: Bytes::new(), end: None, trailers };
