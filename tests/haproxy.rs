@@ -6,6 +6,7 @@ use crate::support::client::Client;
 use crate::support::proxy::proxy;
 use crate::support::say;
 use crate::support::split::Split;
+use crate::support::upstream::http1;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -63,7 +64,7 @@ async fn haproxy_tells_us_of_its_client() {
     let answer = "- match: { prefix: / }\n  direct_response: { status: 200 }\n  response_headers_to_add: \
                   [{ header: { key: x-client, value: \"%DOWNSTREAM_REMOTE_ADDRESS%\" } }]\n";
     let pieces = Pieces { listener: filter.to_owned(), routes: answer.to_owned(), ..Pieces::default() };
-    let proxy = proxy(pieces.yaml()).run().await;
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
     for sends in ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options unique-id,crc32c"] {
         let lines =
             format!("  unique-id-format %ci\n  default_backend b\nbackend b\n  server s {} {sends}", proxy.addr());

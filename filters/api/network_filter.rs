@@ -27,6 +27,8 @@ pub enum Admission {
 pub enum Flow {
     /// The next filter gets it.
     Next(Connection),
+    /// It is closed, unserved.
+    Refused(Connection),
     /// It was served to its end, or closed.
     Done,
 }

@@ -104,7 +104,7 @@ impl NetworkFilter for RateLimit {
                 return Flow::Next(connection);
             }
             self.stats.cx_closed().inc();
-            Flow::Done
+            Flow::Refused(connection)
         })
     }
 

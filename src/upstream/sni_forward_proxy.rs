@@ -59,7 +59,7 @@ impl NetworkFilter for SniForwardProxy {
             let clusters = WorkerClusters::of(&cx.worker);
             match self.resolve(&connection.info, &clusters.env().clusters).await {
                 Ok(()) => Flow::Next(connection),
-                Err(Overflow) => Flow::Done,
+                Err(Overflow) => Flow::Refused(connection),
             }
         })
     }

@@ -164,6 +164,13 @@ impl Chain {
         for filter in &**filters {
             match filter.clone().run(connection, cx()).await {
                 Flow::Next(next) => connection = next,
+                Flow::Refused(Connection { io, info }) => {
+                    drop(io);
+                    if let Some(terminal) = filters.last() {
+                        terminal.turned_away(info, &cx());
+                    }
+                    return;
+                }
                 Flow::Done => return,
             }
         }

@@ -60,24 +60,30 @@ impl ClusterBalancer for ForwardProxyBalancer {
         cx: &PickContext<'_>,
         share: &Rc<ClusterShare>,
     ) -> Option<LocalBoxFuture<'static, Result<(), Failure>>> {
+        // Envoy: of connections without HTTP, whoever asks counts.
+        let note = || {
+            if cx.head.is_some() {
+                share.cluster.stats.upstream_cx_none_healthy().inc();
+            }
+        };
         let unresolved = |details: String| Some(failed(Failure::Unresolved(details.into())));
         let Some(key) = key_of(cx) else {
-            share.cluster.stats.upstream_cx_none_healthy().inc();
+            note();
             return unresolved("empty_host_header".to_owned());
         };
         let proxy = share.cluster.forward_proxy.get()?;
         if !proxy.cache.may_wait() {
-            share.cluster.stats.upstream_cx_none_healthy().inc();
+            note();
             return unresolved("dns_cache_pending_requests_overflow".to_owned());
         }
         match proxy.cache.look_up(&key) {
             Lookup::Known(found) if found.addresses.is_empty() => {
-                share.cluster.stats.upstream_cx_none_healthy().inc();
+                note();
                 unresolved(resolution_failure(&found.details))
             }
             Lookup::Known(_) => None,
             Lookup::Overflow => {
-                share.cluster.stats.upstream_cx_none_healthy().inc();
+                note();
                 unresolved("dns_cache_overflow".to_owned())
             }
             Lookup::Pending(name) => {

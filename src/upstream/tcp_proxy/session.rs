@@ -153,6 +153,15 @@ impl Session {
         }
     }
 
+    /// Notes what filters have said of the connection since it began.
+    fn take_over_from_filters(&self) {
+        let Self { info, .. } = self;
+        info.flags.set(info.flags.get().union(info.connection.flags.get()));
+        if let Some(details) = info.connection.details.get() {
+            info.set_details(details);
+        }
+    }
+
     /// Writes a record to the access logs.
     pub(super) fn log(&self, why: AccessLogType) {
         if self.config.logs.is_empty() {
@@ -172,6 +181,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if self.info.is_logged.get() {
+            self.take_over_from_filters();
             self.info.times.complete.set(Some(self.worker.clock.now()));
             self.log(AccessLogType::TcpConnectionEnd);
         }
