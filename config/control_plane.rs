@@ -1,17 +1,21 @@
 //! Servers of configuration: `core.v3.ApiConfigSource`.
 
 use std::fmt;
+use std::time::Duration;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
 
 use crate::grpc::GrpcServiceConfig;
+use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 
 /// Envoy's defaults of `rate_limit_settings`.
 const DEFAULT_MAX_TOKENS: u32 = 100;
 const DEFAULT_FILL_RATE: f64 = 10.0;
+/// Envoy's default of `request_timeout`.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A server that is asked for configuration.
 #[derive(Clone, Debug)]
@@ -24,6 +28,26 @@ pub struct ControlPlane {
     pub rate_limit: Option<RateLimitConfig>,
     /// Whether only the first message of a stream tells who is asking.
     pub node_on_first_message_only: bool,
+}
+
+/// A server that is polled (`api_type: REST`).
+#[derive(Clone, Debug)]
+pub struct RestServer {
+    /// Whose hosts are asked.
+    pub cluster: ClusterName,
+    /// The least time between an answer and the next request.
+    pub refresh_delay: Duration,
+    /// How long an answer may take.
+    pub request_timeout: Duration,
+}
+
+/// How a server is asked.
+#[derive(Clone, Debug)]
+pub enum Plane {
+    /// By streams of gRPC.
+    Grpc(ControlPlane),
+    /// By polling.
+    Rest(RestServer),
 }
 
 /// A dialect of xDS.
@@ -49,7 +73,9 @@ impl ControlPlane {
     pub fn lower(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let api_type = proto.api_type();
         if api_type == ApiType::Rest {
-            return Err(cx.at("api_type", |cx| cx.not_implemented("discovery over REST")));
+            return Err(
+                cx.at("api_type", |cx| cx.invalid("REST is for single kinds of resources, not for all at once"))
+            );
         }
         // transport_api_version: messages of v3 are spoken whatever it says; v2 has them in other clothes, which
         // servers have dropped.
@@ -85,6 +111,67 @@ impl ControlPlane {
     }
 }
 
+impl RestServer {
+    /// Lowers the message.
+    pub fn lower(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let core::ApiConfigSource {
+            api_type: _,
+            // As for gRPC: there is but one version.
+            transport_api_version: _,
+            cluster_names,
+            grpc_services,
+            refresh_delay,
+            request_timeout,
+            // Of streams; Envoy passes over both.
+            rate_limit_settings: _,
+            set_node_on_first_message_only: _,
+            config_validators,
+        } = proto;
+        let refused = refuse_set!(cx; config_validators);
+        let delay = cx.opt("refresh_delay", refresh_delay, duration);
+        let timeout = cx.opt("request_timeout", request_timeout, duration);
+        if !grpc_services.is_empty() {
+            return Err(cx.at("grpc_services", |cx| cx.invalid("is for gRPC; REST has cluster_names")));
+        }
+        let [name] = &*cluster_names else {
+            return Err(cx.at("cluster_names", |cx| cx.invalid("must have exactly one name")));
+        };
+        let cluster = cx.env.clusters.intern(name);
+        if !cx.env.clusters.is_declared(name) {
+            return Err(cx.at("cluster_names", |cx| cx.invalid(unknown_cluster(name))));
+        }
+        refused?;
+        let Some(refresh_delay) = delay?.and_then(non_zero) else {
+            return Err(cx.at("refresh_delay", |cx| cx.invalid("is required for REST")));
+        };
+        let request_timeout = timeout?.and_then(non_zero).unwrap_or(DEFAULT_REQUEST_TIMEOUT);
+        Ok(Self { cluster, refresh_delay, request_timeout })
+    }
+}
+
+impl Plane {
+    /// Lowers the message.
+    pub fn lower(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        match proto.api_type() {
+            ApiType::Rest => RestServer::lower(proto, cx).map(Self::Rest),
+            _ => ControlPlane::lower(proto, cx).map(Self::Grpc),
+        }
+    }
+}
+
+fn unknown_cluster(name: &str) -> String {
+    format!("unknown cluster '{name}': the cluster of a control plane must be static")
+}
+
+impl fmt::Display for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Grpc(plane) => plane.fmt(f),
+            Self::Rest(server) => write!(f, "REST of {}", server.cluster.name),
+        }
+    }
+}
+
 impl fmt::Display for ControlPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clusters: Vec<&str> = self.services.iter().map(|service| &*service.target.cluster.name).collect();
@@ -108,9 +195,7 @@ fn lower_services(
         let service = GrpcServiceConfig::lower(service, cx)?;
         let cluster = &service.target.cluster.name;
         if !cx.env.clusters.is_declared(cluster) {
-            return Err(
-                cx.invalid(format!("unknown cluster '{cluster}': the cluster of a control plane must be static"))
-            );
+            return Err(cx.invalid(unknown_cluster(cluster)));
         }
         Ok(service)
     })
@@ -162,8 +247,33 @@ mod tests {
     }
 
     #[test]
-    fn polling_is_refused_by_name() {
+    fn polling_is_for_single_kinds() {
         let refused = lower(grpc(ApiType::Rest, "xds")).unwrap_err();
-        assert_eq!(refused[0].to_string(), "api_type: discovery over REST is not implemented yet");
+        assert!(refused[0].to_string().starts_with("api_type: REST is for single kinds"), "{}", refused[0]);
+    }
+
+    #[test]
+    fn a_server_that_is_polled_has_one_cluster_and_a_delay() {
+        let lower = |names: &[&str], seconds: i64| {
+            let env = crate::testing::env();
+            env.clusters.declare(&env.clusters.intern("xds"));
+            let mut cx = LowerCx::new(&env);
+            let delay = nuncio_proto::google::protobuf::Duration { seconds, nanos: 0 };
+            let source = core::ApiConfigSource {
+                api_type: ApiType::Rest.into(),
+                cluster_names: names.iter().map(|name| (*name).to_owned()).collect(),
+                refresh_delay: Some(delay),
+                ..Default::default()
+            };
+            Plane::lower(source, &mut cx).map_err(|Refused| cx.finish().remove(0).to_string())
+        };
+        let Ok(Plane::Rest(server)) = lower(&["xds"], 3) else { panic!("it is polled") };
+        assert_eq!((server.refresh_delay.as_secs(), server.request_timeout), (3, DEFAULT_REQUEST_TIMEOUT));
+        for (names, seconds, path) in
+            [(&[][..], 3, "cluster_names: "), (&["a"], 3, "cluster_names: "), (&["xds"], 0, "refresh_delay: ")]
+        {
+            let refused = lower(names, seconds).unwrap_err();
+            assert!(refused.starts_with(path), "{refused}");
+        }
     }
 }

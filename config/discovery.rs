@@ -16,7 +16,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
-use crate::control_plane::{ControlPlane, Dialect};
+use crate::control_plane::{Dialect, Plane};
 use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 use crate::route::RouteTable;
@@ -53,7 +53,7 @@ pub enum Origin {
 #[derive(Debug)]
 pub struct Server {
     /// How it is asked.
-    pub plane: ControlPlane,
+    pub plane: Plane,
     key: Vec<u8>,
 }
 
@@ -94,7 +94,7 @@ impl ConfigSource {
         match &self.origin {
             Origin::Path { .. } => false,
             Origin::Ads => cx.env.is_ads_delta,
-            Origin::Server(server) => server.plane.dialect == Dialect::Delta,
+            Origin::Server(server) => matches!(&server.plane, Plane::Grpc(plane) if plane.dialect == Dialect::Delta),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Origin {
                     return Ok(Self::Ads);
                 }
                 let key = source.encode_to_vec();
-                let plane = cx.at("api_config_source", |cx| ControlPlane::lower(source, cx))?;
+                let plane = cx.at("api_config_source", |cx| Plane::lower(source, cx))?;
                 Ok(Self::Server(Arc::new(Server { plane, key })))
             }
             Some(Specifier::Ads(core::AggregatedConfigSource {})) => Ok(Self::Ads),
@@ -152,6 +152,17 @@ fn existing(path: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
         return Ok(());
     }
     Err(cx.invalid(format!("paths must refer to an existing path in the system: '{path}' does not exist")))
+}
+
+impl Origin {
+    /// What tells it from all others, in this process and the next.
+    pub fn identity(&self) -> String {
+        let settings = match self {
+            Self::Server(server) => server.key.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Self::Path { .. } | Self::Ads => String::new(),
+        };
+        format!("{self} {settings}")
+    }
 }
 
 // === impl Server ===

@@ -1,6 +1,8 @@
 //! A control plane drives the proxy: aggregated discovery in both dialects, under the eyes of a client.
 
+mod cache;
 mod random;
+mod rest;
 
 use super::support::client;
 use super::support::control_plane::{Asked, ControlPlane, Kind};
@@ -16,8 +18,16 @@ const GRPC: &str = "GRPC";
 const DELTA_GRPC: &str = "DELTA_GRPC";
 
 fn bootstrap(plane: &ControlPlane, api_type: &str) -> Proxy {
-    let port = plane.port();
-    proxy(format!(
+    bootstrap_at(plane.port(), api_type)
+}
+
+/// The control plane is, or will be, at this port.
+fn bootstrap_at(port: u16, api_type: &str) -> Proxy {
+    proxy(bootstrap_text(port, api_type))
+}
+
+fn bootstrap_text(port: u16, api_type: &str) -> String {
+    format!(
         "node: {{ id: me, cluster: us }}
 dynamic_resources:
   ads_config:
@@ -42,7 +52,7 @@ static_resources:
       endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
 admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
 "
-    ))
+    )
 }
 
 /// A listener at this port that asks for its routes.

@@ -28,6 +28,11 @@ pub fn to_json<T: prost::Message + prost::Name>(message: &T, defaults: Defaults)
     print(message, Schemas::default(), Layout::Indented, defaults).out
 }
 
+/// As [`to_json`] without defaults, all in one line: what servers are sent.
+pub fn to_json_line<T: prost::Message + prost::Name>(message: &T) -> String {
+    print(message, Schemas::default(), Layout::Line, Defaults::Omit).out
+}
+
 /// As [`to_json`] without defaults, with what is not to be shown redacted, in messages of any depth.
 pub fn to_redacted_json<T: prost::Message + prost::Name>(message: &T) -> String {
     let mut printer = Printer::new(Schemas::default(), Layout::Indented, Defaults::Omit);

@@ -84,6 +84,12 @@ pub struct Options {
     /// Read the bootstrap again whenever its file changes, as SIGHUP asks for
     #[arg(long)]
     pub watch_config: bool,
+    /// Folder that keeps what control planes delivered, for a start while they are away
+    #[arg(long, value_name = "PATH")]
+    pub xds_cache_dir: Option<PathBuf>,
+    /// Keep secrets in --xds-cache-dir too
+    #[arg(long, requires = "xds_cache_dir")]
+    pub xds_cache_secrets: bool,
     /// Print the version
     #[arg(long)]
     pub version: bool,

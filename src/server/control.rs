@@ -31,7 +31,7 @@ use crate::runtime::{self, Layers};
 use crate::startup::{Start, StartError};
 use crate::statics::{InForce, Statics};
 use crate::stats;
-use crate::update::{Initial, Parts, Phase, Updater, Updates};
+use crate::update::{Cache, Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
 use crate::worker::Shared;
 use crate::xds::{Sources, identify};
@@ -187,6 +187,7 @@ impl Control {
             dynamic: config.dynamic_resources,
             statics,
             unknown: unknown_dynamic(&options),
+            cache: open_cache(&options)?,
         });
         spawn_local(updater.run());
         // Envoy loads it twice: before clusters are known and after, as those may bring a layer.
@@ -197,6 +198,7 @@ impl Control {
             store: shared.store.clone(),
             node: identify(config.node),
             ads,
+            unknown: unknown_dynamic(&options),
         };
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
@@ -387,6 +389,13 @@ impl Control {
         // The listeners' configuration holds the access logs: they are flushed while it still does.
         self.logs.flush();
     }
+}
+
+/// The cache of what discovery gives, where there is to be one.
+fn open_cache(options: &Options) -> Result<Option<Cache>, StartError> {
+    let open = |folder: &std::path::PathBuf| Cache::open(folder, options.xds_cache_secrets);
+    let cache = options.xds_cache_dir.as_ref().map(open).transpose();
+    cache.map_err(|source| StartError::System { what: "use --xds-cache-dir", source })
 }
 
 /// What becomes of unknown fields in what discovery gives.

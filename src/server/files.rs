@@ -17,8 +17,9 @@ use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use crate::update::{Kind, Outcome, Push, Rejected, Removed, Subscriptions, Target, Updates};
-use load::{Delivery, load};
+use load::load;
 
+pub(crate) use load::Delivery;
 pub(crate) use watch::Watch;
 
 /// Follows the files that are wanted, until it is dropped.
@@ -140,8 +141,8 @@ fn tell(outcome: &Outcome, sources: &nuncio_config::load::Sources) {
     }
 }
 
-/// Envoy: a file of endpoints or routes holds the one resource that was asked for.
-fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
+/// Envoy: a file or response of endpoints, routes or secrets holds the one resource that was asked for.
+pub(crate) fn unexpected(target: &Target, delivery: &Delivery) -> Option<String> {
     let name = target.name.as_deref()?;
     let (noun, short) = match target.kind {
         Kind::Runtime => ("RTDS runtime", "RTDS"),

@@ -32,6 +32,7 @@
 //! Reconnecting, back-off, nonces and the node message are the source's own. `crate::files` is the first source.
 
 mod apply;
+mod cache;
 mod lowering;
 mod records;
 mod stats;
@@ -53,6 +54,7 @@ use nuncio_proto::google::protobuf::Any;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use apply::{Initial, Parts, Updater, lock};
+pub(crate) use cache::Cache;
 pub(crate) use records::{Accepted, Failed, Id, Record, Records};
 pub(crate) use status::{Answer, BOUNDS, Latency, Status};
 

@@ -58,7 +58,7 @@ impl Kind {
     }
 
     /// The resource that this YAML tells.
-    fn encode(self, yaml: &str) -> Vec<u8> {
+    pub(crate) fn encode(self, yaml: &str) -> Vec<u8> {
         fn encode<T: Message + Name + Default>(yaml: &str) -> Vec<u8> {
             let source = Source::new("resource", Format::Yaml, yaml.as_bytes().to_vec());
             let loaded = Loader::new(UnknownFields::Reject).load::<T>(vec![source]);
@@ -166,7 +166,12 @@ struct State {
 
 impl ControlPlane {
     pub(crate) async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        Self::start_at(0).await
+    }
+
+    /// One at this port.
+    pub(crate) async fn start_at(port: u16) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(0) });
         let service = server::AggregatedDiscoveryServiceServer::new(Ads(shared.clone()));

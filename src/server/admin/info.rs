@@ -21,6 +21,7 @@ use crate::cli::{self, DrainStrategy, IpVersion, Mode, Options};
 use crate::memory::Memory;
 use crate::runtime::Entry;
 use crate::stats;
+use crate::update::lock;
 
 /// The release of Envoy whose configuration and behaviour this is, for whoever decides by `user_agent_build_version`.
 const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
@@ -33,7 +34,11 @@ pub(super) fn ready(admin: &Admin) -> Reply {
     let state = state(&admin.shared.state);
     let status =
         if state == proto::server_info::State::Live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Reply::text(format!("{}\n", state.as_str_name())).status(status)
+    let records = lock(&admin.shared.records);
+    let cached = records.cached().iter().map(|(kind, origin)| format!("{} from {origin}", kind.short()));
+    let cached: Vec<String> = cached.collect();
+    let note = if cached.is_empty() { String::new() } else { format!("from the cache: {}\n", cached.join(", ")) };
+    Reply::text(format!("{}\n{note}", state.as_str_name())).status(status)
 }
 
 /// Envoy: a process that fails its health checks is draining.

@@ -23,6 +23,7 @@ struct Entry<'a> {
     names: Vec<&'a str>,
     status: Option<&'a Status>,
     resources: usize,
+    is_cached: bool,
     /// Resources that are not in force as they were delivered last.
     refused: Vec<(&'a str, &'a Failed)>,
 }
@@ -55,6 +56,9 @@ fn entries<'a>(names: BTreeMap<Pair<'a>, Vec<&'a str>>, records: &'a Records) ->
     for (pair, status) in records.statuses() {
         entries.entry(pair).or_default().status = Some(status);
     }
+    for (kind, origin) in records.cached() {
+        entries.entry((*kind, origin)).or_default().is_cached = true;
+    }
     for (kind, id, record) in records.each() {
         let entry = entries.entry((kind, &id.origin)).or_default();
         entry.resources += usize::from(record.accepted.is_some());
@@ -83,6 +87,7 @@ impl Entry<'_> {
             "source": origin.to_string(),
             "subscribed": self.names,
             "resources": self.resources,
+            "from_cache": self.is_cached,
             "refused": refused.collect::<Vec<_>>(),
             "last_request": time(requested),
             "last_ack": answer(acked),
@@ -98,7 +103,8 @@ impl Entry<'_> {
         let ago = |at: &SystemTime| format!("{} ({:.1?} ago)", rfc3339(*at), age(now, *at));
         writeln!(out, "{} from {origin}", kind.short())?;
         writeln!(out, "  subscribed: {}", self.names.join(", "))?;
-        writeln!(out, "  resources: {}", self.resources)?;
+        let cached = if self.is_cached { ", from the cache" } else { "" };
+        writeln!(out, "  resources: {}{cached}", self.resources)?;
         if let Some(at) = requested {
             writeln!(out, "  last request: {}", ago(at))?;
         }

@@ -7,33 +7,39 @@ use prost::{Message, Name};
 use crate::startup::lines;
 use crate::update::Resource;
 
-/// What a file holds.
-pub(super) struct Delivery {
-    pub(super) version: String,
-    pub(super) resources: Vec<Resource>,
+/// What a file holds, or a response.
+pub(crate) struct Delivery {
+    pub(crate) version: String,
+    pub(crate) resources: Vec<Resource>,
     /// For the places of what is wrong.
-    pub(super) sources: Sources,
+    pub(crate) sources: Sources,
 }
 
 /// Reads a `DiscoveryResponse`, or says why it is none.
 pub(super) fn load(path: &str, unknown: UnknownFields) -> Result<Delivery, String> {
     let bytes = fs::read(path).map_err(|error| format!("unable to read file: {path}: {error}"))?;
-    let source = Source::new(path, Format::of_path(path), bytes);
-    let loaded = Loader::new(unknown).load::<proto::DiscoveryResponse>(vec![source]);
-    let loaded = loaded.map_err(|problems| lines(&problems))?;
-    let proto::DiscoveryResponse {
-        version_info,
-        resources,
-        // Of a conversation with a server.
-        canary: _,
-        type_url: _,
-        nonce: _,
-        control_plane: _,
-        resource_errors: _,
-    } = loaded.message;
-    let unwrap = |any| unwrap_resource(any, &version_info);
-    let resources = resources.into_iter().map(unwrap).collect::<Result<_, _>>()?;
-    Ok(Delivery { resources, version: version_info, sources: loaded.sources })
+    Delivery::decode(Source::new(path, Format::of_path(path), bytes), unknown)
+}
+
+impl Delivery {
+    /// Reads a `DiscoveryResponse`, or says why it is none.
+    pub(crate) fn decode(source: Source, unknown: UnknownFields) -> Result<Self, String> {
+        let loaded = Loader::new(unknown).load::<proto::DiscoveryResponse>(vec![source]);
+        let loaded = loaded.map_err(|problems| lines(&problems))?;
+        let proto::DiscoveryResponse {
+            version_info,
+            resources,
+            // Of a conversation with a server.
+            canary: _,
+            type_url: _,
+            nonce: _,
+            control_plane: _,
+            resource_errors: _,
+        } = loaded.message;
+        let unwrap = |any| unwrap_resource(any, &version_info);
+        let resources = resources.into_iter().map(unwrap).collect::<Result<_, _>>()?;
+        Ok(Self { resources, version: version_info, sources: loaded.sources })
+    }
 }
 
 /// A resource may come wrapped, with a version of its own.

@@ -2,6 +2,7 @@
 
 mod clusters;
 mod extensions;
+mod fallback;
 mod listeners;
 mod on_demand;
 mod runtime;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::extensions::give_extension;
+use self::fallback::Fallback;
 use self::on_demand::answer_cluster;
 use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
@@ -35,7 +37,7 @@ use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
 use super::wanted::{Targets, users};
 use super::{
-    Answer, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
+    Answer, Cache, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
 };
 use crate::deadline::reached;
 use crate::listeners::ListenerManager;
@@ -50,6 +52,7 @@ pub(crate) struct Parts {
     pub(crate) dynamic: DynamicResources,
     pub(crate) statics: Statics,
     pub(crate) unknown: UnknownFields,
+    pub(crate) cache: Option<Cache>,
 }
 
 /// Takes what sources deliver.
@@ -61,6 +64,7 @@ pub(crate) struct Updater {
     targets: Targets,
     initial: Initial,
     secret_files: SecretFiles,
+    fallback: Fallback,
 }
 
 /// What the server waits for before it serves.
@@ -86,7 +90,7 @@ struct Applied {
 // === impl Updater ===
 
 impl Updater {
-    pub(crate) fn new(parts: Parts) -> (Self, Updates, Initial) {
+    pub(crate) fn new(mut parts: Parts) -> (Self, Updates, Initial) {
         let (sender, messages) = mpsc::channel(MESSAGES);
         let (wanted, receiver) = watch::channel(Arc::default());
         let initial = Initial {
@@ -107,7 +111,9 @@ impl Updater {
         let targets = Targets::default();
         let secret_files = SecretFiles::new();
         let phase = Phase::Runtime;
-        let updater = Self { parts, phase, messages, wanted, targets, initial: initial.clone(), secret_files };
+        let fallback = Fallback::new(parts.cache.take());
+        let updater =
+            Self { parts, phase, messages, wanted, targets, initial: initial.clone(), secret_files, fallback };
         (updater, updates, initial)
     }
 
@@ -132,14 +138,18 @@ impl Updater {
             () = self.parts.listeners.gone() => self.take_stock(),
             () = env.slots.told() => self.take_stock(),
             folder = self.secret_files.moved() => self.rotate(&folder).await,
-            () = reached(self.targets.next_deadline()) => self.expire(),
+            () = reached(self.targets.next_deadline()) => self.expire().await,
+            due = self.fallback.due() => self.tend_cache(due).await,
         }
+        self.fall_back().await;
         true
     }
 
     async fn handle(&mut self, message: Message) {
         match message {
             Message::Push(push, done) => {
+                self.fallback.note_push(&push);
+                self.records().set_cached(push.kind, &push.origin, false);
                 let outcome = self.push(push).await;
                 // A source that is gone needs no answer.
                 let _ = done.send(outcome);
@@ -153,7 +163,10 @@ impl Updater {
                 self.settle(&target);
             }
             Message::Missing(target) => self.settle(&target),
-            Message::Unreachable(target) => self.note_failure(&target, Event::Failed),
+            Message::Unreachable(target) => {
+                self.note_failure(&target, Event::Failed);
+                self.fallback.note_away(&target.origin);
+            }
             Message::Rejected(target) => {
                 self.note_failure(&target, Event::Rejected);
                 self.settle(&target);
@@ -203,6 +216,9 @@ impl Updater {
         };
         if is_change || outcome.rejected.is_empty() {
             self.records().set_version(whole.kind, &version);
+        }
+        if is_change {
+            self.fallback.note_change(whole.kind, &whole.origin);
         }
         self.take_stock();
         let took = started.elapsed();
@@ -349,10 +365,15 @@ impl Updater {
         });
     }
 
-    fn expire(&mut self) {
-        for target in self.targets.take_expired(Instant::now()) {
+    async fn expire(&mut self) {
+        let expired = self.targets.take_expired(Instant::now());
+        for target in &expired {
             warn!(target: "config", "initial fetch timed out for {target}");
-            self.targets.note(&target, Event::TimedOut);
+            self.targets.note(target, Event::TimedOut);
+            self.fallback.note_away(&target.origin);
+        }
+        self.fall_back().await;
+        for target in expired {
             self.settle(&target);
         }
     }

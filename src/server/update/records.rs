@@ -1,6 +1,6 @@
 //! What discovery has delivered so far.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,6 +20,8 @@ pub(crate) struct Records {
     /// Version of the last push of which something was applied.
     versions: HashMap<Kind, String>,
     statuses: BTreeMap<(Kind, Origin), Status>,
+    /// What came from the cache, and not from its source since.
+    cached: BTreeSet<(Kind, Origin)>,
 }
 
 /// A resource of a source.
@@ -88,6 +90,20 @@ impl Records {
     /// How it stands with each source that was ever asked.
     pub(crate) fn statuses(&self) -> impl Iterator<Item = ((Kind, &Origin), &Status)> {
         self.statuses.iter().map(|((kind, origin), status)| ((*kind, origin), status))
+    }
+
+    /// What is served from the cache, as its source is away.
+    pub(crate) fn cached(&self) -> &BTreeSet<(Kind, Origin)> {
+        &self.cached
+    }
+
+    pub(super) fn set_cached(&mut self, kind: Kind, origin: &Origin, is_cached: bool) {
+        let pair = (kind, origin.clone());
+        if is_cached {
+            self.cached.insert(pair);
+        } else {
+            self.cached.remove(&pair);
+        }
     }
 
     pub(super) fn status_mut(&mut self, kind: Kind, origin: &Origin) -> &mut Status {

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_config::control_plane::{ControlPlane, Dialect};
+use nuncio_config::control_plane::{ControlPlane, Dialect, Plane};
 use nuncio_config::discovery::Origin;
 use nuncio_config::grpc::Backoff as BackoffConfig;
+use nuncio_config::load::UnknownFields;
 use nuncio_filter_api::{ByteStr, Upstreams};
 use nuncio_proto::envoy::config::core::v3::{BuildVersion, Node, node::UserAgentVersionType};
 use nuncio_proto::envoy::r#type::v3::SemanticVersion;
@@ -20,6 +21,7 @@ use super::client::{Client, Server, StreamState, Wish};
 use super::delivery::Deliverer;
 use super::pace::{Backoff, RateLimit};
 use super::protocol::{Change, Delta, Identity, Protocol, Sotw, WILDCARD};
+use super::rest::{Pollers, Polling};
 use crate::update::{Kind, Subscriptions, Target, Updates};
 
 /// Envoy's default of the pauses between streams.
@@ -49,6 +51,8 @@ pub(crate) struct Sources {
     pub(crate) node: Node,
     /// The server of aggregated discovery.
     pub(crate) ads: Option<Arc<ControlPlane>>,
+    /// What becomes of unknown fields in JSON.
+    pub(crate) unknown: UnknownFields,
 }
 
 /// What has a stream of its own: a server, and there a kind unless all go over one.
@@ -74,6 +78,12 @@ impl Sources {
     pub(crate) async fn run(self) {
         let mut subscriptions = self.updates.subscriptions();
         let mut streams = BTreeMap::new();
+        let mut pollers = Pollers::new(Polling {
+            updates: self.updates.clone(),
+            upstreams: self.upstreams.clone(),
+            node: self.node.clone(),
+            unknown: self.unknown,
+        });
         if let Some(plane) = &self.ads {
             // Envoy opens it at once, whoever wants something of it.
             let key = (Origin::Ads, None);
@@ -81,36 +91,44 @@ impl Sources {
         }
         loop {
             let wanted = subscriptions.borrow_and_update().clone();
-            self.reconcile(&wanted, &mut streams).await;
+            self.reconcile(&wanted, &mut streams, &mut pollers).await;
             if subscriptions.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    async fn reconcile(&self, wanted: &Arc<Subscriptions>, streams: &mut BTreeMap<Key, Stream>) {
+    async fn reconcile(&self, wanted: &Arc<Subscriptions>, streams: &mut BTreeMap<Key, Stream>, pollers: &mut Pollers) {
+        let mut polled = BTreeMap::new();
         let mut by_stream: BTreeMap<Key, BTreeSet<Target>> = BTreeMap::new();
         for target in wanted.iter() {
             let key = match &target.origin {
                 Origin::Path { .. } => continue,
                 Origin::Ads => (Origin::Ads, None),
-                Origin::Server(_) => (target.origin.clone(), Some(target.kind)),
+                Origin::Server(server) => match &server.plane {
+                    Plane::Grpc(_) => (target.origin.clone(), Some(target.kind)),
+                    Plane::Rest(rest) => {
+                        polled.insert(target.clone(), rest.clone());
+                        continue;
+                    }
+                },
             };
             by_stream.entry(key).or_default().insert(target.clone());
         }
+        pollers.reconcile(&polled);
         streams.retain(|key, _| by_stream.contains_key(key) || key.0 == Origin::Ads);
         for (key, stream) in &mut *streams {
             self.change(stream, by_stream.remove(key).unwrap_or_default()).await;
         }
         for (key, targets) in by_stream {
-            match key.0.clone() {
-                Origin::Server(server) => {
-                    let mut stream = self.open(&key, &server.plane);
-                    self.change(&mut stream, targets).await;
-                    streams.insert(key, stream);
-                }
-                _ => self.refuse(&targets).await,
-            }
+            let Origin::Server(server) = key.0.clone() else {
+                self.refuse(&targets).await;
+                continue;
+            };
+            let Plane::Grpc(plane) = &server.plane else { continue };
+            let mut stream = self.open(&key, plane);
+            self.change(&mut stream, targets).await;
+            streams.insert(key, stream);
         }
     }
 
