@@ -1,5 +1,6 @@
 //! A control plane drives the proxy: aggregated discovery in both dialects, under the eyes of a client.
 
+mod bad;
 mod cache;
 mod random;
 mod rest;
