@@ -52,14 +52,16 @@ fn all_that_is_wrong_is_told_at_once_with_its_place() {
     let yaml = bootstrap()
         .replace("stat_prefix: in", "stat_prefix: in\n          stat_prefiks: out")
         .replace("route: { cluster: up }", "route: { cluster: nobody }")
-        .replace("name: main\n", "name: main\n    use_original_dst: true\n");
+        .replace("name: main\n", "name: main\n    per_connection_buffer_high_watermark_timeout: 1s\n");
     let output = validate(&yaml);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let text = text(&output);
     assert!(text.contains("refused for 3 reasons"), "{text}");
-    for (field, reason) in
-        [("stat_prefiks", "did you mean"), ("cluster", "nobody"), ("use_original_dst", "not implemented")]
-    {
+    for (field, reason) in [
+        ("stat_prefiks", "did you mean"),
+        ("cluster", "nobody"),
+        ("per_connection_buffer_high_watermark_timeout", "not implemented"),
+    ] {
         let line = text.lines().find(|line| line.contains(field) && line.contains(reason));
         let line = line.unwrap_or_else(|| panic!("nothing of {field}:\n{text}"));
         assert!(line.trim_start().starts_with("--config-yaml:"), "{line}");
@@ -72,13 +74,14 @@ fn what_is_wrong_beside_values_that_cannot_be_read_is_told_too() {
     let yaml = bootstrap()
         .replace("stat_prefix: in", "stat_prefix: ''\n          codec_type: HTTP7\n          stream_idle_timeout: 5x")
         .replace("route: { cluster: up }", "route: { cluster: nobody }")
-        .replace("name: main\n", "name: main\n    use_original_dst: true\n");
+        .replace("name: main\n", "name: main\n    per_connection_buffer_high_watermark_timeout: 1s\n");
     let output = validate(&yaml);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let text = text(&output);
     assert!(text.contains("refused for 5 reasons"), "{text}");
     let lines: Vec<_> = text.lines().skip(1).collect();
-    let wanted = ["use_original_dst", "stat_prefix", "codec_type", "stream_idle_timeout", "nobody"];
+    let wanted =
+        ["per_connection_buffer_high_watermark_timeout", "stat_prefix", "codec_type", "stream_idle_timeout", "nobody"];
     for (line, wanted) in lines.iter().zip(wanted) {
         assert!(line.contains(wanted), "{wanted} is not told in the order of the text:\n{text}");
     }

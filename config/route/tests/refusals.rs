@@ -4,7 +4,6 @@ use super::*;
 fn everything_wrong_is_told_at_once() {
     let refusals = refused(
         "
-vhds: {config_source: {ads: {}}}
 internal_only_headers: [x-a]
 request_headers_to_add: [{header: {key: ':path', value: v}}]
 virtual_hosts:
@@ -23,7 +22,6 @@ virtual_hosts:
 ",
     );
     let expected = [
-        "vhds: not implemented yet",
         "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
         "virtual_hosts[0].rate_limits[0].actions[0].extension: the action jwt is not implemented yet",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
