@@ -111,6 +111,7 @@ fn socket_address(proto: core::SocketAddress, cx: &mut LowerCx<'_>) -> Result<So
 /// The message that says `address`.
 pub fn to_proto(address: &Address) -> core::Address {
     use core::address::Address as Oneof;
+    use core::envoy_internal_address::AddressNameSpecifier;
     use core::socket_address::PortSpecifier;
     let oneof = match address {
         Address::Ip(ip) => Oneof::SocketAddress(core::SocketAddress {
@@ -119,6 +120,10 @@ pub fn to_proto(address: &Address) -> core::Address {
             ..core::SocketAddress::default()
         }),
         Address::Pipe(path) => Oneof::Pipe(core::Pipe { path: path.to_string(), mode: 0 }),
+        Address::Internal(internal) => Oneof::EnvoyInternalAddress(core::EnvoyInternalAddress {
+            endpoint_id: internal.endpoint.to_string(),
+            address_name_specifier: Some(AddressNameSpecifier::ServerListenerName(internal.listener.to_string())),
+        }),
     };
     core::Address { address: Some(oneof) }
 }

@@ -19,6 +19,7 @@ use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
 use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
+use nuncio_proto::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
 use nuncio_telemetry::NodeInfo;
 
 use crate::address::Sends;
@@ -158,7 +159,7 @@ impl BootstrapConfig {
         note("perf_tracing_file_path", !perf_tracing_file_path.is_empty());
         let stats_eviction_interval = stats_eviction;
         let refused = refuse_set!(cx; hds_config, flags_path, stats_sinks, watchdog, watchdogs,
-            tracing, overload_manager, enable_dispatcher_stats, bootstrap_extensions, fatal_actions, config_sources, default_config_source,
+            tracing, overload_manager, enable_dispatcher_stats, fatal_actions, config_sources, default_config_source,
             certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
             application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
         let defaults = [
@@ -168,6 +169,7 @@ impl BootstrapConfig {
             only_type("listener_manager", &listener_manager, LISTENER_MANAGER, cx),
             cx.opt("stats_config", stats_config, lower_stats).map(drop),
         ];
+        let extensions = cx.each("bootstrap_extensions", bootstrap_extensions, lower_extension);
         let dns = DnsResolverConfig::lower_bootstrap(
             typed_dns_resolver_config,
             dns_resolution_config,
@@ -187,6 +189,7 @@ impl BootstrapConfig {
         let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         refused?;
+        extensions?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
         let Resources { listeners, clusters, secrets, changed_secrets } = resources?;
         let cluster_manager = ClusterManagerConfig { dns: dns?, ..cluster_manager? };
@@ -260,6 +263,20 @@ fn only_type(
         return Ok(());
     }
     Err(cx.at(field, |cx| cx.not_implemented(format_args!("{message}, other than {only},"))))
+}
+
+/// Envoy's default of `buffer_size_kb`.
+const INTERNAL_BUFFER_KIB: u32 = 1024;
+
+/// What a bootstrap extension allows, it allows for all that is lowered after it.
+fn lower_extension(
+    extension: nuncio_proto::envoy::config::core::v3::TypedExtensionConfig,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    let InternalListener { buffer_size_kb } = crate::protocol::extension(extension, cx)?;
+    // The rule of the field holds it to 8 MiB. What is there already is of the bootstrap that the process began with.
+    cx.env.internal_buffer.get_or_init(|| buffer_size_kb.map_or(INTERNAL_BUFFER_KIB, |v| v.value) * 1024);
+    Ok(())
 }
 
 fn lower_stats(stats: StatsConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {

@@ -43,6 +43,8 @@ pub struct ListenerConfig {
     pub name: Arc<str>,
     /// The addresses it binds: `address`, then `additional_addresses`. Empty with `bind_to_port: false`.
     pub sockets: Vec<ListenSocket>,
+    /// Whether connections of this process reach it without a socket, and how many bytes they buffer.
+    pub internal: Option<u32>,
     /// Where its stats are: `listener.` and its `stat_prefix` or else its first address.
     pub scope: Scope,
     /// What looks at its connections first.
@@ -182,9 +184,9 @@ impl ListenerConfig {
             listener_specifier,
         } = listener;
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
-        let internal_listener = listener_specifier;
         let refused = refuse_set!(cx; stats_matcher, fcds_config, per_connection_buffer_high_watermark_timeout,
-            api_listener, internal_listener);
+            api_listener);
+        let internal = lower_internal(listener_specifier, address.is_some(), cx);
         let sockets = Sockets {
             address,
             additional_addresses,
@@ -196,9 +198,15 @@ impl ListenerConfig {
             mptcp: enable_mptcp,
             keepalive: tcp_keepalive,
         };
-        let sockets = sockets.lower(cx);
+        let sockets = match &internal {
+            Ok(None) => sockets.lower(cx),
+            Ok(Some(_)) | Err(Refused) => Ok(Vec::new()),
+        };
         let first = sockets.as_ref().ok().and_then(|s| s.first()).map(|s| s.address.address.to_string());
-        let first = first.unwrap_or_default();
+        let first = match &internal {
+            Ok(Some(_)) => format!("envoy_internal_{name}"),
+            _ => first.unwrap_or_default(),
+        };
         let stat_prefix: Arc<str> = if stat_prefix.is_empty() { (*first).into() } else { stat_prefix.into() };
         let scope = cx.env.stats.scope("listener").scope(&stat_prefix);
         // What came before is another listener's.
@@ -242,6 +250,7 @@ impl ListenerConfig {
         waits_for.extend(cx.take_waits());
         let limits = ConnectionLimits::lower(&name, ignore_global_conn_limit, cx);
         refused?;
+        let internal = internal?;
         let mut sockets = sockets?;
         let mut unbound = Vec::new();
         if !bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)).is_none_or(|v: BoolValue| v.value) {
@@ -251,6 +260,7 @@ impl ListenerConfig {
             scope,
             name: if name.is_empty() { first.into() } else { name.into() },
             sockets,
+            internal,
             listener_filters: listener_filters?,
             filter_chains: filter_chains?,
             udp: udp?,
@@ -305,6 +315,25 @@ fn with_original_dst(mut filters: Vec<proto::ListenerFilter>) -> Vec<proto::List
         ..proto::ListenerFilter::default()
     });
     filters
+}
+
+/// The bytes that connections buffer, where the listener has no socket.
+fn lower_internal(
+    specifier: Option<proto::listener::ListenerSpecifier>,
+    has_address: bool,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<u32>, Refused> {
+    let Some(proto::listener::ListenerSpecifier::InternalListener(internal)) = specifier else { return Ok(None) };
+    let proto::listener::InternalListenerConfig {} = internal;
+    if has_address {
+        let reason = "address should not be used when an internal listener config is provided";
+        return Err(cx.at("address", |cx| cx.invalid(reason)));
+    }
+    let Some(buffer) = cx.env.internal_buffer.get() else {
+        let reason = "InternalListener bootstrap extension is mandatory";
+        return Err(cx.at("internal_listener", |cx| cx.invalid(reason)));
+    };
+    Ok(Some(*buffer))
 }
 
 fn lower_balance(

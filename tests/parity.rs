@@ -61,6 +61,7 @@ scenario_files! {
     happy_eyeballs
     health_check
     http2
+    internal
     lb_hash
     lb_input
     lb_metadata
@@ -113,6 +114,7 @@ scenario_files! {
     tls
     tls_certificates
     transport_auto
+    transport_http_proxy
     tls_chain
     tls_peers
     transport_socket

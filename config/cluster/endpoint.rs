@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nuncio_filter_api::filter_state::ProxyTlv;
 use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::envoy_internal_address::AddressNameSpecifier;
 use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
 use nuncio_proto::envoy::r#type::v3::FractionalPercent;
@@ -15,6 +16,7 @@ use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration};
 use crate::proxy_tlv::lower_fixed;
 use crate::socket::{AddressConfig, lower_pipe};
+use crate::transport_socket::take_proxy;
 
 /// One endpoint of a cluster as configured.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Endpoint {
     pub check: Option<Arc<EndpointCheck>>,
     /// All its addresses, where it has several, in the order in which they are tried.
     pub addresses: Option<Arc<[SocketAddr]>>,
+    /// The proxy that is connected to in its place.
+    pub proxy: Option<Arc<Address>>,
 }
 
 impl Endpoint {
@@ -58,6 +62,7 @@ impl Endpoint {
             locality_metadata: None,
             check: None,
             addresses: None,
+            proxy: None,
         }
     }
 }
@@ -317,7 +322,7 @@ impl LocalityEndpoints {
     ) -> Result<Self, Refused> {
         let pb::LocalityLbEndpoints {
             locality,
-            metadata,
+            mut metadata,
             lb_endpoints,
             load_balancing_weight,
             priority,
@@ -325,6 +330,7 @@ impl LocalityEndpoints {
             proximity: _,
             lb_config,
         } = proto;
+        let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new);
         let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
         let is_static = !matches!(discovery, None | Some(Discovery::Eds(_)));
         if is_static && matches!(lb_config, Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_))) {
@@ -338,23 +344,33 @@ impl LocalityEndpoints {
         };
         cx.unsupported(lb_config_field, &lb_config)?;
         let locality = locality.and_then(Locality::lower).map(Arc::new);
-        let at = (&locality, &metadata, priority);
-        let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, at, discovery, cx))?;
+        let place = Place { locality: &locality, metadata: &metadata, proxy: &proxy, priority };
+        let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, place, discovery, cx))?;
         let weight = load_balancing_weight.map(|w| LocalityWeight { locality, priority, weight: w.value });
         Ok(Self { endpoints, weight })
     }
 }
 
+/// What the endpoints of a locality have in common.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    locality: &'a Option<Arc<Locality>>,
+    metadata: &'a Option<Arc<Metadata>>,
+    proxy: &'a Option<Arc<Address>>,
+    priority: u32,
+}
+
 fn lower_endpoint(
     proto: pb::LbEndpoint,
-    (locality, locality_metadata, priority): (&Option<Arc<Locality>>, &Option<Arc<Metadata>>, u32),
+    place: Place<'_>,
     discovery: Option<&Discovery>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Endpoint, Refused> {
-    let pb::LbEndpoint { health_status, metadata, load_balancing_weight, host_identifier } = proto;
+    let pb::LbEndpoint { health_status, mut metadata, load_balancing_weight, host_identifier } = proto;
     let Some(health) = Health::from_proto(health_status) else {
         return Err(cx.at("health_status", |cx| cx.invalid("is no health status")));
     };
+    let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new).or_else(|| place.proxy.clone());
     let (metadata, tlvs) = cx.opt("metadata", metadata, lower_own_metadata)?.unwrap_or_default();
     let endpoint = match host_identifier {
         Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => endpoint,
@@ -376,6 +392,7 @@ fn lower_endpoint(
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
         let addresses = all_addresses(&address, additional?, cx)?;
         let weight = load_balancing_weight.map_or(1, |w| w.value);
+        let Place { locality, metadata: locality_metadata, priority, .. } = place;
         let locality = locality.clone();
         let check = cx.opt("health_check_config", health_check_config, EndpointCheck::lower)?.map(Arc::new);
         let (hostname, locality_metadata) = (hostname.into(), locality_metadata.clone());
@@ -391,6 +408,7 @@ fn lower_endpoint(
             locality_metadata,
             check,
             addresses,
+            proxy,
         })
     })
 }
@@ -439,10 +457,19 @@ fn lower_address(
             let _ = mode;
             lower_pipe(&path, cx).map(EndpointAddress::Fixed)
         }),
-        Some(core::address::Address::EnvoyInternalAddress(_)) => {
-            Err(cx.at("envoy_internal_address", |cx| cx.not_implemented("an internal address")))
+        Some(core::address::Address::EnvoyInternalAddress(internal)) => {
+            cx.at("envoy_internal_address", |cx| lower_internal(internal, cx).map(EndpointAddress::Fixed))
         }
         None => Err(cx.invalid("needs a socket_address or pipe")),
+    }
+}
+
+/// A listener of this process, which may be there later, or never.
+fn lower_internal(proto: core::EnvoyInternalAddress, cx: &mut LowerCx<'_>) -> Result<Address, Refused> {
+    let core::EnvoyInternalAddress { endpoint_id, address_name_specifier } = proto;
+    match address_name_specifier {
+        Some(AddressNameSpecifier::ServerListenerName(name)) => Ok(Address::internal(name, endpoint_id)),
+        None => Err(cx.invalid("a server_listener_name is required")),
     }
 }
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 use nuncio_filter_api::{LowerCx, NetworkFilter, Readiness, Refused};
 use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use nuncio_proto::envoy::config::listener::v3 as proto;
+use nuncio_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use nuncio_proto::envoy::extensions::transport_sockets::starttls::v3::StartTlsConfig;
+use nuncio_proto::envoy::extensions::transport_sockets::tcp_stats::v3::Config as TcpStatsProto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::Metadata;
@@ -17,6 +20,7 @@ use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name, non_zero};
 use crate::tls::DownstreamTls;
+use crate::transport_socket::TcpStatsConfig;
 use crate::{extension, refuse_set};
 
 /// Plain bytes.
@@ -31,6 +35,8 @@ pub struct FilterChainConfig {
     pub filters: Arc<[Arc<dyn NetworkFilter>]>,
     /// TLS, where connections begin with it.
     pub tls: Option<Arc<DownstreamTls>>,
+    /// Whether and where the kernel's knowledge of its connections is counted.
+    pub tcp_stats: Option<TcpStatsConfig>,
     /// `transport_socket_connect_timeout`: how long a handshake may take.
     pub handshake_timeout: Option<Duration>,
     /// For formatters.
@@ -70,10 +76,12 @@ impl FilterChainConfig {
         let metadata = cx.opt("metadata", metadata, lower_metadata);
         let timeout = cx.opt("transport_socket_connect_timeout", transport_socket_connect_timeout, duration);
         refused?;
+        let Transport { tls, tcp_stats } = transport?.unwrap_or_default();
         Ok(Self {
             name: name.into(),
             filters: filters?,
-            tls: transport?.flatten().map(Arc::new),
+            tls: tls.map(Arc::new),
+            tcp_stats,
             handshake_timeout: timeout?.and_then(non_zero),
             metadata: metadata?.flatten(),
             waits_for: cx.take_waits(),
@@ -88,18 +96,39 @@ impl fmt::Debug for FilterChainConfig {
     }
 }
 
-/// `None` for plain bytes.
-fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Option<DownstreamTls>, Refused> {
+/// What lies between the bytes of a connection and its socket.
+#[derive(Default)]
+struct Transport {
+    tls: Option<DownstreamTls>,
+    tcp_stats: Option<TcpStatsConfig>,
+}
+
+fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Transport, Refused> {
     let TransportSocket { name, config_type } = proto;
     let any = match config_type {
         Some(transport_socket::ConfigType::TypedConfig(any)) => any,
-        None if name == "envoy.transport_sockets.raw_buffer" => return Ok(None),
+        None if name == "envoy.transport_sockets.raw_buffer" => return Ok(Transport::default()),
         None => return Err(cx.invalid("a typed_config is required")),
     };
     cx.at("typed_config", |cx| match message_name(&any) {
-        RAW_BUFFER => Ok(None),
+        RAW_BUFFER => Ok(Transport::default()),
         message if message == DownstreamTlsContext::full_name() => {
-            DownstreamTls::lower(any_as(&any, cx)?, cx).map(Some)
+            let tls = DownstreamTls::lower(any_as(&any, cx)?, cx)?;
+            Ok(Transport { tls: Some(tls), tcp_stats: None })
+        }
+        message if message == TcpStatsProto::full_name() => {
+            let TcpStatsProto { transport_socket, update_period } = any_as(&any, cx)?;
+            let inner = cx.opt("transport_socket", transport_socket, lower_transport)?.unwrap_or_default();
+            let scope = cx.listener().unwrap_or_else(|| cx.scope()).clone();
+            let stats = TcpStatsConfig::lower(update_period, &scope, cx)?;
+            Ok(Transport { tcp_stats: Some(stats), ..inner })
+        }
+        message if message == StartTlsConfig::full_name() => {
+            // It is for filters to tell when TLS begins. None does: not one of Envoy's own, nor of ours.
+            let StartTlsConfig { cleartext_socket_config, tls_socket_config } = any_as(&any, cx)?;
+            let RawBuffer {} = cleartext_socket_config.unwrap_or_default();
+            cx.opt("tls_socket_config", tls_socket_config, DownstreamTls::lower)?;
+            Ok(Transport::default())
         }
         message => Err(cx.not_implemented(format_args!("the transport socket {message}"))),
     })

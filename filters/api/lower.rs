@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nuncio_telemetry::NodeInfo;
 use nuncio_telemetry::stats::Scope;
@@ -67,6 +67,8 @@ pub struct LowerEnv {
     pub runtime: Arc<Runtime>,
     /// Whether aggregated discovery tells changes, rather than the state of the world.
     pub is_ads_delta: bool,
+    /// Bytes that a connection to an internal listener buffers in each direction, once the bootstrap allows any.
+    pub internal_buffer: OnceLock<u32>,
 }
 
 /// Names that identify this process; empty where not given.

@@ -210,6 +210,7 @@ impl Transport for DuplexStream {}
 pub fn env() -> LowerEnv {
     let stats = nuncio_telemetry::stats::Store::new();
     LowerEnv {
+        internal_buffer: Default::default(),
         shared: crate::SharedConfigs::default(),
         registry: Registry::default(),
         clusters: Arc::default(),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::{DateCache, ServerState, Upstreams};
+use crate::{DateCache, InternalListeners, ServerState, Upstreams};
 
 /// What belongs to one worker thread and is handed down instead of globals: clock, randomness, upstreams.
 pub struct Worker {
@@ -19,13 +19,23 @@ pub struct Worker {
     pub date: DateCache,
     /// State of the process.
     pub server: Arc<ServerState>,
+    /// The listeners that connections of this worker reach without a socket.
+    pub internal: InternalListeners,
     upstreams: OnceCell<Rc<dyn Upstreams>>,
 }
 
 impl Worker {
     /// A worker without upstreams; [`Worker::set_upstreams`] follows before it serves.
     pub fn new(index: usize, rng: Rng, server: Arc<ServerState>) -> Self {
-        Self { index, clock: Clock::default(), rng, date: DateCache::default(), server, upstreams: OnceCell::new() }
+        Self {
+            index,
+            clock: Clock::default(),
+            rng,
+            date: DateCache::default(),
+            server,
+            internal: InternalListeners::default(),
+            upstreams: OnceCell::new(),
+        }
     }
 
     /// Gives the worker its upstreams, once.

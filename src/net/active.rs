@@ -10,8 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_filter_api::{Connection, Io, Worker};
-use nuncio_telemetry::{Address, CloseType, ConnectionInfo, Origin, ResponseFlag, ResponseFlags, StreamInfo};
+use nuncio_filter_api::{Connection, InternalListener, Io, Passed, Worker};
+use nuncio_telemetry::{
+    Address, CloseType, ConnectionInfo, Inspected, Origin, ResponseFlag, ResponseFlags, StreamInfo,
+};
 use slab::Slab;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -21,8 +23,9 @@ use chain::{Chain, Frame};
 
 use crate::accept::{Acceptor, accept_forever, receive_loop};
 use crate::inspect::Ends;
+use crate::internal::Entrance;
 use crate::listener::FilterChain;
-use crate::{Directory, Listener, TcpTransport, UnixTransport, udp_listener};
+use crate::{Directory, InternalTransport, Listener, TcpTransport, UnixTransport, udp_listener};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
 pub struct ActiveListener {
@@ -30,6 +33,8 @@ pub struct ActiveListener {
     acceptors: Vec<JoinHandle<()>>,
     /// The chains whose connections end with it: not those that the next listener has taken over.
     chains: Vec<Rc<Chain>>,
+    /// Where it is one that connections reach without a socket.
+    internal: Option<Rc<dyn InternalListener>>,
 }
 
 /// What the accept loops and the listener filters of one listener share on one worker.
@@ -86,12 +91,13 @@ impl ActiveListener {
             for (address, socket) in shared.listener.sockets_of(index)?.into_iter().enumerate() {
                 acceptors.push(udp_listener::spawn(&shared, udp, socket, address)?);
             }
-            return Ok(Self { shared, acceptors, chains: Vec::new() });
+            return Ok(Self { shared, acceptors, chains: Vec::new(), internal: None });
         }
         for (address, socket) in shared.listener.sockets_of(index)?.into_iter().enumerate() {
             let acceptor = match shared.listener.addresses()[address] {
                 Address::Ip(_) => Acceptor::Tcp(TcpListener::from_std(socket.into())?),
                 Address::Pipe(_) => Acceptor::Unix(UnixListener::from_std(socket.into())?),
+                Address::Internal(_) => unreachable!("an internal listener has no socket"),
             };
             acceptors.push(spawn_local(accept_forever(shared.clone(), acceptor, address)));
         }
@@ -99,7 +105,12 @@ impl ActiveListener {
             acceptors.push(spawn_local(receive_loop(shared.clone())));
         }
         shared.directory.enter(&shared);
-        Ok(Self { shared, acceptors, chains: chains.into() })
+        let internal =
+            shared.listener.config.internal.map(|_| Rc::new(Entrance(shared.clone())) as Rc<dyn InternalListener>);
+        if let Some(internal) = &internal {
+            shared.worker.internal.put(shared.frame.name.clone(), internal.clone());
+        }
+        Ok(Self { shared, acceptors, chains: chains.into(), internal })
     }
 
     /// The listener it runs.
@@ -110,10 +121,18 @@ impl ActiveListener {
     /// Accepts no more connections, and returns when this worker's descriptors are closed; connections go on.
     pub async fn stop_accepting(&mut self) {
         self.shared.directory.leave(&self.shared);
+        self.leave();
         for acceptor in self.acceptors.drain(..) {
             acceptor.abort();
             // Nothing but the abort ends it.
             let _ = acceptor.await;
+        }
+    }
+
+    /// Connections without a socket come no more.
+    fn leave(&mut self) {
+        if let Some(internal) = self.internal.take() {
+            self.shared.worker.internal.remove(&self.shared.frame.name, &internal);
         }
     }
 
@@ -135,6 +154,7 @@ impl ActiveListener {
 impl Drop for ActiveListener {
     fn drop(&mut self) {
         self.shared.directory.leave(&self.shared);
+        self.leave();
         self.acceptors.iter().for_each(JoinHandle::abort);
         self.close_connections();
     }
@@ -182,6 +202,22 @@ impl Shared {
     pub(crate) fn take(&self) {
         if let Some(balancer) = &self.listener.balancer {
             balancer.take(self.worker.index);
+        }
+    }
+
+    /// Serves a connection that came without a socket.
+    pub(crate) fn serve_internal(
+        self: &Rc<Self>,
+        transport: InternalTransport,
+        remote: Address,
+        local: Address,
+        passed: Passed,
+    ) {
+        let Passed { metadata } = passed;
+        let inspected = (!metadata.is_empty()).then(|| Box::new(Inspected { metadata, ..Inspected::default() }));
+        match self.listener.config.listener_filters.filters.is_empty() {
+            true => self.serve(Io::new(transport), Ends { inspected, ..Ends::new(remote, local) }),
+            false => self.inspect_internal(transport, remote, local, inspected),
         }
     }
 

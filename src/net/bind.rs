@@ -218,7 +218,7 @@ fn set_options(socket: &Socket, config: &ListenSocket, phase: SocketPhase) -> Re
                         option.ipv6
                     }
                 }
-                Address::Pipe(_) => option.ipv4 && option.ipv6,
+                Address::Pipe(_) | Address::Internal(_) => option.ipv4 && option.ipv6,
             }
     };
     for option in config.options.iter().filter(applies) {

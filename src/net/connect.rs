@@ -13,6 +13,7 @@ use nuncio_telemetry::{Address, OriginalSource};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpSocket, UnixStream};
 
+use crate::internal::nobody;
 use crate::option::{set_option, tcp_keepalive};
 use crate::tls::TlsError;
 use crate::transport::{TcpTransport, UnixTransport};
@@ -106,6 +107,8 @@ pub async fn connect(address: &Address, options: ConnectOptions<'_>) -> Result<C
     match address {
         Address::Ip(to) => connect_tcp(*to, options).await,
         Address::Pipe(path) => connect_unix(path, address).await,
+        // The listeners of workers are theirs alone: see `connect_internal`.
+        Address::Internal(address) => Err(nobody(address)),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::active::Shared;
-use crate::{TcpTransport, UnixTransport};
+use crate::{InternalTransport, TcpTransport, UnixTransport};
 
 /// A socket that may be peeked at.
 struct Peeked<S> {
@@ -77,6 +77,19 @@ impl Shared {
     pub(crate) fn inspect_unix(self: &Rc<Self>, stream: UnixStream, remote: Address, local: Address) {
         let socket = Peeked { stream, transport: |stream| Io::new(UnixTransport::peeked(stream)) };
         self.inspect(Incoming::new(Box::new(socket), remote, local), Origin::Accepted);
+    }
+
+    /// The same for a connection that came without a socket.
+    pub(crate) fn inspect_internal(
+        self: &Rc<Self>,
+        transport: InternalTransport,
+        remote: Address,
+        local: Address,
+        inspected: Option<Box<Inspected>>,
+    ) {
+        let mut incoming = Incoming::new(Box::new(transport), remote, local);
+        incoming.inspected = inspected;
+        self.inspect(incoming, Origin::Accepted);
     }
 
     fn inspect(self: &Rc<Self>, mut incoming: Incoming, origin: Origin) {
@@ -166,7 +179,10 @@ impl Shared {
             Ok(tcp) => tcp.into_io(),
             Err(socket) => match socket.downcast::<Peeked<UnixStream>>() {
                 Ok(unix) => unix.into_io(),
-                Err(_) => unreachable!("there are two kinds of sockets"),
+                Err(socket) => match socket.downcast::<InternalTransport>() {
+                    Ok(internal) => Io::new(*internal),
+                    Err(_) => unreachable!("there are three kinds of sockets"),
+                },
             },
         };
         self.serve(io, ends);

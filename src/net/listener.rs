@@ -134,7 +134,10 @@ impl Listener {
             chains: chains(&config, in_place, drain),
             drain: Mutex::new(drain),
             open,
-            addresses: sockets.iter().map(|s| s.local().clone()).collect(),
+            addresses: match config.internal {
+                Some(_) => vec![Address::internal(config.name.clone(), "")],
+                None => sockets.iter().map(|s| s.local().clone()).collect(),
+            },
             sockets: Mutex::new(sockets),
             config,
         })
@@ -174,7 +177,7 @@ impl Listener {
         let bound = bound.filter(|(_, socket)| socket.address.sends == Sends::Streams).map(|(address, _)| address);
         bound.chain(&self.config.unbound).filter_map(|address| match address {
             Address::Ip(address) => Some(*address),
-            Address::Pipe(_) => None,
+            Address::Pipe(_) | Address::Internal(_) => None,
         })
     }
 

@@ -124,6 +124,7 @@ fn lower(
     let (registry, unknown) = registry::registry(extensions, &options.disable_extensions);
     unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
     let env = LowerEnv {
+        internal_buffer: Default::default(),
         shared: nuncio_filter_api::SharedConfigs::default(),
         registry,
         clusters: Arc::new(ClusterNames::default()),

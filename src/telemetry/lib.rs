@@ -15,7 +15,7 @@ pub mod stats;
 mod stream_info;
 mod tls_info;
 
-pub use address::Address;
+pub use address::{Address, InternalAddress};
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{

@@ -40,6 +40,8 @@ pub struct Host {
     address: Address,
     /// Where it has several: all of them, in the order in which they are tried.
     addresses: Option<Arc<[SocketAddr]>>,
+    /// The proxy that is connected to in its place.
+    pub(crate) proxy: Option<Arc<Address>>,
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
     pub hostname: Arc<str>,
     /// What discovery says of its health: the place among [`HEALTHS`].
@@ -157,8 +159,10 @@ impl Host {
             locality_metadata,
             check,
             addresses: _,
+            proxy,
         } = endpoint;
         Self {
+            proxy: proxy.clone(),
             address,
             addresses,
             hostname,
@@ -205,6 +209,7 @@ impl Host {
             locality_metadata,
             check,
             addresses,
+            proxy,
         } = endpoint;
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
             && *addresses == self.addresses
@@ -215,6 +220,7 @@ impl Host {
             && *tlvs == self.tlvs
             && *locality_metadata == self.locality_metadata
             && *check == self.check
+            && *proxy == self.proxy
     }
 
     fn discovered(&self) -> Health {
@@ -308,6 +314,11 @@ impl Host {
     /// Says what carries the bytes of connections to it, once.
     pub(crate) fn set_transport(&self, choose: impl FnOnce() -> Arc<TransportSocket>) {
         self.transport.get_or_init(choose);
+    }
+
+    /// The proxy that is connected to in its place: its own, or else that of its transport socket.
+    pub(crate) fn proxy(&self) -> Option<&Address> {
+        self.proxy.as_deref().or_else(|| self.transport()?.default_proxy())
     }
 
     /// How it is checked otherwise than its cluster says.

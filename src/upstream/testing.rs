@@ -35,6 +35,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         locality_metadata: None,
         check: None,
         addresses: None,
+        proxy: None,
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::Listener;
+use crate::{CountedTcp, Listener};
 use crate::balance::Balancer;
 use crate::listener::{FilterChain, OpenConnections};
 use crate::tls;
@@ -147,7 +147,10 @@ impl Chain {
             },
             false => Vec::new(),
         };
-        let FilterChainConfig { tls, handshake_timeout, .. } = &*self.chain.config;
+        let FilterChainConfig { tls, handshake_timeout, tcp_stats, .. } = &*self.chain.config;
+        if let Some(stats) = tcp_stats {
+            connection.io = CountedTcp::wrap(connection.io, stats);
+        }
         if let Some(tls) = tls {
             let Connection { io, info } = connection;
             match Box::pin(tls::accept(tls, *handshake_timeout, io, &info, &frame.tls_stats)).await {

@@ -55,6 +55,7 @@ impl NetworkFilter for Passes {
 fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig {
     let address = Address::Ip(([127, 0, 0, 1], 0).into());
     ListenerConfig {
+        internal: None,
         name: "l".into(),
         sockets: vec![ListenSocket {
             address: ListenAddress {
@@ -75,6 +76,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
             name: "c".into(),
             filters: filters.into(),
             tls: None,
+            tcp_stats: None,
             handshake_timeout: None,
             metadata: None,
             waits_for: Vec::new(),

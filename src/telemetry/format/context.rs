@@ -63,6 +63,11 @@ impl AccessLogType {
         matches!(self, TcpConnectionStart | TcpUpstreamConnected | TcpPeriodic | TcpConnectionEnd)
     }
 
+    /// Whether the record is of an attempt to get a response from a host.
+    pub(crate) fn is_of_attempt(self) -> bool {
+        matches!(self, Self::UpstreamPoolReady | Self::UpstreamPeriodic | Self::UpstreamEnd)
+    }
+
     /// The form of `%ACCESS_LOG_TYPE%`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -32,6 +32,8 @@ pub enum Unit {
     Bytes,
     Microseconds,
     Milliseconds,
+    /// Recorded in millionths of the whole.
+    Percent,
 }
 
 impl Schema {

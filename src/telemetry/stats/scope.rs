@@ -48,6 +48,7 @@ static GAUGE: Schema = Schema::new(&single(Kind::Gauge));
 static UNSPECIFIED: Schema = Schema::new(&single(Kind::Histogram(Unit::Unspecified)));
 static BYTES: Schema = Schema::new(&single(Kind::Histogram(Unit::Bytes)));
 static MICROSECONDS: Schema = Schema::new(&single(Kind::Histogram(Unit::Microseconds)));
+static PERCENT: Schema = Schema::new(&single(Kind::Histogram(Unit::Percent)));
 static MILLISECONDS: Schema = Schema::new(&single(Kind::Histogram(Unit::Milliseconds)));
 
 // === impl Scope ===
@@ -84,6 +85,7 @@ impl Scope {
             Unit::Bytes => &BYTES,
             Unit::Microseconds => &MICROSECONDS,
             Unit::Milliseconds => &MILLISECONDS,
+            Unit::Percent => &PERCENT,
         };
         HistogramHandle(self.dynamic(name, schema))
     }

@@ -113,7 +113,7 @@ impl Lookup<'_> {
         let set = cluster.shared.cluster.hosts();
         let ip = |host: &std::sync::Arc<crate::host::Host>| match host.address() {
             Address::Ip(address) => Some((address.ip(), address.port())),
-            Address::Pipe(_) => None,
+            Address::Pipe(_) | Address::Internal(_) => None,
         };
         set.hosts.iter().filter_map(ip).collect()
     }

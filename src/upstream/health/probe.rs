@@ -81,16 +81,22 @@ impl Probe {
 
 impl Target {
     /// Where the host is checked.
-    fn address(&self) -> Address {
+    pub(super) fn address(&self) -> Address {
         let serving = self.host.address();
         self.host.check().map_or(serving.clone(), |check| check.address_of(&serving))
     }
 
     /// Connects, as a pool of the cluster would. `None` if that fails.
     pub(super) async fn connect(&self) -> Option<Io> {
+        self.dial().await.map(|connected| connected.io)
+    }
+
+    /// The same, with its own end.
+    pub(super) async fn dial(&self) -> Option<Connected> {
         let config = &self.cluster.config;
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive, source: None };
-        let address = self.address();
+        let address = self.host.proxy().cloned().unwrap_or_else(|| self.address());
+        // Envoy: a listener of a worker is nobody's else, and so cannot be checked.
         let connected = match connect(&address, options).await {
             Ok(connected) => self.begin_transport(&address, connected).await,
             Err(error) => Err(error),
@@ -98,14 +104,17 @@ impl Target {
         let log = |error: &_| {
             tracing::debug!(cluster = %config.name.name, host = %address, %error, "health check cannot connect");
         };
-        connected.inspect_err(log).ok().map(|connected| connected.io)
+        connected.inspect_err(log).ok()
     }
 
     /// Has the transport socket carry the bytes that is the host's, or the one that the checks of the cluster ask for.
     async fn begin_transport(&self, address: &Address, connected: Connected) -> Result<Connected, ConnectError> {
         let Some(socket) = self.transport() else { return Ok(connected) };
+        let host = self.address();
         let beginning = Beginning {
             remote: address,
+            proxied: self.host.proxy().map(|_| &host),
+            has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: None,

@@ -55,7 +55,7 @@ fn destination(config: &OriginalDst, cx: &PickContext<'_>, share: &ClusterShare)
             }
             Some(to)
         }
-        Address::Pipe(_) => None,
+        Address::Pipe(_) | Address::Internal(_) => None,
     }
 }
 

@@ -196,12 +196,14 @@ impl Session {
     async fn connect(&self, address: &Address, own: &OwnReports) -> Result<Io, ConnectError> {
         let config = &self.cluster.config;
         let options = ConnectOptions { bind: config.bind.as_deref(), keepalive: config.tcp_keepalive, source: None };
-        let connected = connect(address, options).await?;
+        let connected = connect(self.host.proxy().unwrap_or(address), options).await?;
         let Some(socket) = self.cluster.choose_transport(&self.host, &own.transport_criteria) else {
             return Ok(connected.io);
         };
         let beginning = Beginning {
             remote: address,
+            proxied: self.host.proxy().map(|_| address),
+            has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: None,

@@ -8,9 +8,9 @@ use std::time::Duration;
 use nuncio_config::cluster::Priority;
 use nuncio_config::tls::Alpn;
 use nuncio_config::transport_socket::TransportSocket;
-use nuncio_filter_api::Io;
-use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_udp};
-use nuncio_telemetry::{Address, Protocol, Timeline, TlsInfo};
+use nuncio_filter_api::{Io, Passed};
+use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_internal, connect_udp};
+use nuncio_telemetry::{Address, InternalAddress, Protocol, Timeline, TlsInfo};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
@@ -282,8 +282,11 @@ impl ConnectionRecord {
     }
 
     async fn begin_transport(&self, socket: &TransportSocket, connected: Connected) -> Result<Begun, ConnectError> {
+        let host = self.host.address();
         let beginning = Beginning {
             remote: &self.remote(),
+            proxied: self.host.proxy().map(|_| &host),
+            has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: self.transport.as_deref(),
@@ -300,7 +303,17 @@ impl ConnectionRecord {
 
     /// Connects to the host, at whichever of its addresses answers.
     async fn connect_raw(&self, options: ConnectOptions<'_>) -> Result<Connected, ConnectError> {
-        let Some(addresses) = self.host.addresses() else { return connect(&self.host.address(), options).await };
+        if let Some(proxy) = self.host.proxy() {
+            let connected = connect(proxy, options).await?;
+            self.remote.replace(proxy.clone());
+            return Ok(connected);
+        }
+        let Some(addresses) = self.host.addresses() else {
+            return match self.host.address() {
+                Address::Internal(listener) => self.connect_internal(&listener).await,
+                address => connect(&address, options).await,
+            };
+        };
         let again = || {
             // Envoy counts the attempts after the first as they begin, and nothing of how they end.
             self.share.cluster.stats.upstream_cx_total().inc();
@@ -309,6 +322,19 @@ impl ConnectionRecord {
         let (to, connected) = connect_first(addresses, options, again).await?;
         self.remote.replace(to.into());
         Ok(connected)
+    }
+
+    /// Connects to a listener of this process.
+    async fn connect_internal(&self, listener: &Arc<InternalAddress>) -> Result<Connected, ConnectError> {
+        let metadata =
+            self.host.transport().and_then(|socket| socket.internal()).map(|socket| {
+                socket.passed(self.host.metadata.as_deref(), self.share.cluster.config.metadata.as_deref())
+            });
+        let passed = Passed { metadata: metadata.unwrap_or_default() };
+        match self.share.env.worker() {
+            Some(worker) => connect_internal(&worker.internal, listener, passed),
+            None => connect(&Address::Internal(listener.clone()), ConnectOptions::default()).await,
+        }
     }
 
     /// What it speaks, once that is known; `None` where that is no HTTP.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use nuncio_config::cluster::{ServerName, UpstreamHttp};
 use nuncio_config::route::ProxyHeader;
 use nuncio_config::tls::{Alpn, Wishes};
-use nuncio_config::transport_socket::{ProxyProtocolSocket, TransportSocket};
-use nuncio_filter_api::RequestHead;
+use nuncio_config::transport_socket::{HttpProxySocket, ProxyProtocolSocket, TransportSocket};
 use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
-use nuncio_net::{ConnectError, Connected, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2};
+use nuncio_filter_api::{Io, RequestHead};
+use nuncio_net::{
+    ConnectError, Connected, CountedTcp, HttpTunnel, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2,
+};
 use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, OriginalSource, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
 
@@ -43,6 +45,10 @@ pub(crate) struct Client {
 pub(crate) struct Beginning<'a> {
     /// Whom it is to.
     pub(crate) remote: &'a Address,
+    /// The host, where `remote` is a proxy on the way to it.
+    pub(crate) proxied: Option<&'a Address>,
+    /// Whether the proxy is that of the host, rather than that of its transport socket.
+    pub(crate) has_own_proxy: bool,
     /// What that is called.
     pub(crate) host_name: &'a str,
     /// What it is told besides, in place of what others are.
@@ -152,6 +158,21 @@ pub(crate) async fn begin(
                 (connected.io, tls) = (io, Some(info));
                 return Ok(Begun { connected, sent, tls });
             }
+            TransportSocket::HttpProxy(proxy) => {
+                if let Some(target) = of.proxied.filter(|_| of.asks_proxy(proxy)) {
+                    let (tunnel, asked) = HttpTunnel::new(connected.io, target);
+                    connected.io = Io::new(tunnel);
+                    sent += asked;
+                }
+                &proxy.inner
+            }
+            TransportSocket::TcpStats(counted) => {
+                let (config, inner) = &**counted;
+                connected.io = CountedTcp::wrap(connected.io, config);
+                inner
+            }
+            // What goes with a connection went with it.
+            TransportSocket::Internal(internal) => &internal.inner,
             // Envoy: the header goes first whatever carries the rest, TLS too.
             TransportSocket::ProxyProtocol(proxy) => {
                 sent += tell(proxy, &mut connected, &of).await.map_err(ConnectError::Delayed)?;
@@ -204,6 +225,11 @@ fn tlvs<'a>(of_host: &'a [ProxyTlv], socket: &'a ProxyProtocolSocket, passed: &'
 // === impl Beginning ===
 
 impl<'a> Beginning<'a> {
+    /// Whether a proxy is asked to connect. Envoy: that of the transport socket gets plain requests as they are.
+    fn asks_proxy(&self, proxy: &HttpProxySocket) -> bool {
+        self.has_own_proxy || proxy.inner.knows_alpn()
+    }
+
     fn wishes(&self) -> Wishes<'a> {
         Wishes {
             host_name: self.host_name,

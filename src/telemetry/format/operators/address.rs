@@ -120,6 +120,7 @@ pub(super) fn push(address: &Address, out: &mut Vec<u8>) {
             push_int(out, socket.port());
         }
         Address::Pipe(path) => out.extend_from_slice(path.as_bytes()),
+        Address::Internal(_) => write!(out, "{address}").expect("writing to a Vec cannot fail"),
     }
 }
 

@@ -114,9 +114,18 @@ pub(super) enum Text {
     DownstreamLocalClose,
     DownstreamCloseType,
     /// Endpoint ids exist on internal addresses alone: empty for a downstream address of another kind.
-    DownstreamEndpointId,
+    DownstreamEndpointId(LocalEnd),
     /// The same for the upstream address, if there is one.
     UpstreamEndpointId,
+}
+
+/// Our end of a connection that came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LocalEnd {
+    /// That of the socket.
+    Direct,
+    /// The one that listener filters made of it.
+    Restored,
 }
 
 /// Whether a host is printed with its port.
@@ -137,7 +146,15 @@ impl Text {
             Self::TerminationDetails => push(out, info.connection.termination_details.borrow().as_deref()?),
             Self::Flags => push_flags(cx, ResponseFlag::short, out),
             Self::FlagsLong => push_flags(cx, ResponseFlag::long, out),
-            Self::CustomFlags | Self::DownstreamEndpointId => Some(()),
+            Self::CustomFlags => Some(()),
+            Self::DownstreamEndpointId(end) => {
+                let connection = &info.connection;
+                let address = match end {
+                    LocalEnd::Direct => &connection.direct_local,
+                    LocalEnd::Restored => &connection.local,
+                };
+                push(out, address.endpoint_id().unwrap_or_default())
+            }
             Self::LocalReplyBody => {
                 out.extend_from_slice(cx.local_reply_body);
                 Some(())
@@ -152,6 +169,8 @@ impl Text {
             // Kept for logs; what is written while the request is here reads it there.
             Self::StreamId => match (info.request_id.borrow().as_deref(), cx.request) {
                 (Some(id), _) => push(out, id),
+                // Envoy: an attempt has none, though the request that it sends may.
+                (None, _) if cx.log_type.is_of_attempt() => None,
                 (None, request) => push(out, request?.headers.get("x-request-id")?.to_str().ok()?),
             },
             Self::DownstreamTransportFailure => {
@@ -195,7 +214,7 @@ impl Text {
             Self::UpstreamLocalClose => push(out, up.local_close_reason?),
             // There is one once there is a connection.
             Self::UpstreamCloseType => up.connection_id.and_then(|_| push(out, up.close_type.as_str())),
-            Self::UpstreamEndpointId => up.remote.as_ref().map(|_| ()),
+            Self::UpstreamEndpointId => push(out, up.remote.as_ref()?.endpoint_id().unwrap_or_default()),
             // The others are printed by `write`.
             _ => None,
         }

@@ -6,7 +6,7 @@ use crate::format::time::{TimeFormat, Zone};
 
 use super::address::{AddressOp, End, Mask, Part};
 use super::cel::{CelOp, Typing};
-use super::fields::{Count, Port, Text};
+use super::fields::{Count, LocalEnd, Port, Text};
 use super::filter_state::FilterStateOp;
 use super::grpc::Style;
 use super::headers::{HeaderOp, Place};
@@ -134,14 +134,14 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("CONNECTION_ID", Nothing, C(Count::ConnectionId)),
     ("DOWNSTREAM_DETECTED_CLOSE_TYPE", Nothing, T(Text::DownstreamCloseType)),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", Nothing, Address(End::DownstreamDirectLocal, Part::Whole)),
-    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", Nothing, T(Text::DownstreamEndpointId)),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", Nothing, T(Text::DownstreamEndpointId(LocalEnd::Direct))),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_WITHOUT_PORT", Optional, Address(End::DownstreamDirectLocal, WITHOUT)),
     ("DOWNSTREAM_DIRECT_LOCAL_PORT", Nothing, Address(End::DownstreamDirectLocal, Part::Port)),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Nothing, Address(End::DownstreamDirectRemote, Part::Whole)),
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Optional, Address(End::DownstreamDirectRemote, WITHOUT)),
     ("DOWNSTREAM_DIRECT_REMOTE_PORT", Nothing, Address(End::DownstreamDirectRemote, Part::Port)),
     ("DOWNSTREAM_LOCAL_ADDRESS", Nothing, Address(End::DownstreamLocal, Part::Whole)),
-    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", Nothing, T(Text::DownstreamEndpointId)),
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", Nothing, T(Text::DownstreamEndpointId(LocalEnd::Restored))),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Optional, Address(End::DownstreamLocal, WITHOUT)),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", Nothing, T(Text::DownstreamLocalClose)),
     ("DOWNSTREAM_LOCAL_PORT", Nothing, Address(End::DownstreamLocal, Part::Port)),

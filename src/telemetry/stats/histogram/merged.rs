@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 pub struct Merged {
     /// Count by bin, without the empty decades at the end.
     bins: Vec<u64>,
+    /// Values were recorded in millionths.
+    is_share: bool,
 }
 
 /// A bin that holds something.
@@ -32,7 +34,7 @@ impl Merged {
     pub(in crate::stats) fn since(&self, earlier: &Self) -> Self {
         let earlier = earlier.bins.iter().copied().chain(std::iter::repeat(0));
         let bins = self.bins.iter().zip(earlier).map(|(now, then)| now.wrapping_sub(then)).collect();
-        Self { bins }
+        Self { bins, is_share: self.is_share }
     }
 
     /// Number of values.
@@ -91,7 +93,14 @@ impl Merged {
 
     /// The bins that hold something, ascending.
     pub(crate) fn used(&self) -> impl Iterator<Item = Bin> {
-        self.bins.iter().enumerate().filter(|(_, count)| **count != 0).map(|(index, count)| Bin::new(index, *count))
+        let used = self.bins.iter().enumerate().filter(|(_, count)| **count != 0);
+        let scale = if self.is_share { 1e-6 } else { 1.0 };
+        used.map(move |(index, count)| Bin::new(index, *count).scaled(scale))
+    }
+
+    /// The same, where values were recorded in millionths.
+    pub(in crate::stats) fn in_millionths(self) -> Self {
+        Self { is_share: true, ..self }
     }
 
     fn add(&mut self, bins: &Bins) {
@@ -121,6 +130,10 @@ impl Bin {
             }
         };
         Self { lower, width, count }
+    }
+
+    fn scaled(self, scale: f64) -> Self {
+        Self { lower: self.lower * scale, width: self.width * scale, ..self }
     }
 
     fn middle(self) -> f64 {

@@ -4,7 +4,7 @@ use super::Query;
 use super::query::{Format, Types};
 use crate::stats::block::{Block, Counter, Gauge, Histogram};
 use crate::stats::memory::Shards;
-use crate::stats::schema::{Kind, Metric, Schema};
+use crate::stats::schema::{Kind, Metric, Schema, Unit};
 use crate::stats::scope::Text;
 use crate::stats::{Merged, Store};
 use std::cmp::Ordering;
@@ -74,9 +74,13 @@ impl<'s> Snapshot<'s> {
 
     pub(super) fn histogram(&self, entry: &Entry<'_>) -> Recorded {
         let slot = entry.histogram_slot();
-        Recorded {
-            interval: slot.map(|slot| self.store.interval(slot)).unwrap_or_default(),
-            total: Histogram::new(entry.block, entry.position).read(&self.shards),
+        let interval = slot.map(|slot| self.store.interval(slot)).unwrap_or_default();
+        let total = Histogram::new(entry.block, entry.position).read(&self.shards);
+        match entry.metric.kind {
+            Kind::Histogram(Unit::Percent) => {
+                Recorded { interval: interval.in_millionths(), total: total.in_millionths() }
+            }
+            _ => Recorded { interval, total },
         }
     }
 
