@@ -6,6 +6,7 @@ mod connections;
 mod dns;
 mod eds;
 mod endpoint;
+mod error_matcher;
 mod forward_proxy;
 mod happy_eyeballs;
 mod health_check;
@@ -16,6 +17,7 @@ mod outlier;
 mod pooling;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod transport;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
 pub use dns::{DnsConfig, DnsFamily, DnsResolverConfig, RefreshRate, ResolverLibrary};
 pub use eds::{ClusterAssignment, EdsConfig};
 pub use endpoint::{AssignmentPolicy, DropOverload, Endpoint, EndpointAddress, Health, Locality, LocalityWeight};
+pub use error_matcher::ErrorMatcher;
 pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardHosts, ForwardProxy, SubClusters};
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
@@ -46,6 +49,7 @@ pub use lb::{
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierKeys, SuccessRate};
 pub use pooling::{Pooling, UpstreamPool};
+pub use tracking::Tracking;
 pub use transport::{TransportSocketMatch, TransportSockets, transport_fields};
 
 use crate::extension;
@@ -117,6 +121,8 @@ pub struct ClusterConfig {
     pub connections: u64,
     /// How connections are pooled otherwise than usual.
     pub pooling: Option<Arc<Pooling>>,
+    /// What is counted besides what always is.
+    pub tracking: Tracking,
     /// `upstream_config`: what becomes of requests on their way to hosts.
     pub upstream_pool: UpstreamPool,
     /// What carries the bytes of connections, where they are not sent as they are.
@@ -219,6 +225,7 @@ impl ClusterConfig {
             let reason = "ALPN configured for a cluster which has a non-ALPN transport socket";
             return Err(cx.at("typed_extension_protocol_options", |cx| cx.invalid(reason)));
         }
+        let tracking = Tracking::lower(proto.track_timeout_budgets, proto.track_cluster_stats);
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         supported?;
         let discovery = discovery?;
@@ -264,6 +271,7 @@ impl ClusterConfig {
             connections,
             pooling: pooling?.map(Arc::new),
             transport: transport?.map(Arc::new),
+            tracking,
             upstream_pool: upstream_pool?.unwrap_or_default(),
             close_connections_on_host_health_failure: proto.close_connections_on_host_health_failure,
         })
@@ -319,9 +327,9 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         load_balancing_policy: _,
         lrs_server,
         lrs_report_endpoint_metrics,
-        track_timeout_budgets,
+        track_timeout_budgets: _,
         upstream_config: _,
-        track_cluster_stats,
+        track_cluster_stats: _,
         preconnect_policy: _,
         connection_pool_per_downstream_connection: _,
         queuing_policies,
@@ -335,8 +343,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("filters", filters),
         cx.unsupported("lrs_server", lrs_server),
         cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),
-        cx.unsupported("track_timeout_budgets", track_timeout_budgets),
-        cx.unsupported("track_cluster_stats", track_cluster_stats),
         cx.unsupported("queuing_policies", queuing_policies),
     ];
     refusals.into_iter().collect()

@@ -124,6 +124,7 @@ scenario_files! {
     upgrade
     upstream
     upstream_filters
+    upstream_log
 }
 
 #[test]

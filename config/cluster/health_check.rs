@@ -28,6 +28,7 @@ use crate::header_rules::{HeaderRules, Side};
 use crate::metadata::object;
 use crate::protocol::{any_as, duration, message_name};
 use crate::refuse_set;
+use crate::route::ProxyHeader;
 
 /// Envoy's `no_traffic_interval`.
 const DEFAULT_NO_TRAFFIC_INTERVAL: Duration = Duration::from_secs(60);
@@ -100,6 +101,8 @@ pub enum Checker {
 pub struct TcpHealthCheck {
     /// Sent once connected.
     pub send: bytes::Bytes,
+    /// Sent before `send`, each time.
+    pub proxy_header: Option<ProxyHeader>,
     /// Looked for in the answer; none is a check of the connection alone.
     pub receive: Payloads,
 }
@@ -284,8 +287,8 @@ impl Checker {
 impl TcpHealthCheck {
     fn lower(proto: health_check::TcpHealthCheck, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let health_check::TcpHealthCheck { send, receive, proxy_protocol_config } = proto;
-        cx.unsupported("proxy_protocol_config", &proxy_protocol_config)?;
         Ok(Self {
+            proxy_header: proxy_protocol_config.map(ProxyHeader::lower),
             send: cx.opt("send", send, payload::lower)?.unwrap_or_default(),
             receive: Payloads::lower(receive, cx)?,
         })

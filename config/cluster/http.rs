@@ -14,6 +14,7 @@ use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options:
 use nuncio_proto::envoy::extensions::upstreams::tcp::v3::TcpProtocolOptions;
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
 
+use super::ErrorMatcher;
 use crate::http_chain::HttpChain;
 use crate::protocol::{CommonOptions, Http1Options, Http2Options, any_as, message_name};
 use crate::route::HashPolicies;
@@ -42,6 +43,8 @@ pub struct UpstreamHttp {
     /// `http_filters`: each attempt to get a response passes them. A chain without filters takes the place of a
     /// router's all the same.
     pub filters: Option<Arc<HttpChain>>,
+    /// Which responses outlier detection takes for errors, where it is not for their status.
+    pub error_matcher: Option<Arc<ErrorMatcher>>,
 }
 
 /// What a host is called in TLS, where that goes by the request.
@@ -130,8 +133,8 @@ impl UpstreamHttp {
             retry_policy,
             upstream_protocol_options,
         } = proto;
-        let supported = crate::refuse_set!(cx; header_validation_config, outlier_detection, request_mirror_policies,
-            retry_policy);
+        let supported = crate::refuse_set!(cx; header_validation_config, request_mirror_policies, retry_policy);
+        let error_matcher = cx.opt("outlier_detection", outlier_detection, lower_error_matcher);
         let server_name = ServerName::lower(upstream_http_protocol_options, cx);
         let hash = HashPolicies::lower("hash_policy", hash_policy, cx);
         let filters = lower_filters(http_filters, stat_name, cx);
@@ -156,6 +159,7 @@ impl UpstreamHttp {
             hash: hash?.map(Arc::new),
             filters: filters?,
             server_name: server_name?,
+            error_matcher: error_matcher?.map(Arc::new),
         })
     }
 
@@ -187,6 +191,7 @@ impl UpstreamHttp {
             http1: http1?,
             http2: http2?,
             hash: None,
+            error_matcher: None,
             filters: None,
             server_name: server_name?,
         })
@@ -226,16 +231,13 @@ fn lower_auto(proto: AutoHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, R
     Ok((UpstreamProtocol::Auto, http1?, http2?))
 }
 
-/// Envoy: without `http2_protocol_options` the cluster speaks HTTP/1 alone, whatever came in.
 fn lower_downstream(proto: UseDownstreamHttpConfig, cx: &mut LowerCx<'_>) -> Result<Versions, Refused> {
     let UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options, http3_protocol_options } = proto;
     let supported = crate::refuse_set!(cx; http3_protocol_options);
-    let protocol =
-        if http2_protocol_options.is_some() { UpstreamProtocol::Downstream } else { UpstreamProtocol::Http1 };
     let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
     let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
     supported?;
-    Ok((protocol, http1?, http2?))
+    Ok((UpstreamProtocol::Downstream, http1?, http2?))
 }
 
 fn typed_options(
@@ -274,6 +276,15 @@ impl ServerName {
         let name = Self { is_sent: auto_sni, is_checked: auto_san_validation, header };
         Ok((auto_sni || auto_san_validation).then_some(name))
     }
+}
+
+fn lower_error_matcher(
+    proto: pb::http_protocol_options::OutlierDetection,
+    cx: &mut LowerCx<'_>,
+) -> Result<ErrorMatcher, Refused> {
+    let pb::http_protocol_options::OutlierDetection { error_matcher } = proto;
+    let matcher = cx.opt("error_matcher", error_matcher, ErrorMatcher::lower)?;
+    matcher.ok_or_else(|| cx.at("error_matcher", |cx| cx.invalid("is required")))
 }
 
 /// Envoy: filters count where their cluster does.

@@ -332,7 +332,7 @@ impl Cluster {
 }
 
 impl ProxyHeader {
-    fn lower(message: ProxyProtocolConfig) -> Self {
+    pub(crate) fn lower(message: ProxyProtocolConfig) -> Self {
         // Envoy sends no values here, whatever is to be passed on or added: only its transport socket does.
         let ProxyProtocolConfig { version, pass_through_tlvs: _, added_tlvs: _ } = message;
         if version == 1 { Self::V2 } else { Self::V1 }

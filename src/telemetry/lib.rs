@@ -13,6 +13,7 @@ pub mod format;
 pub mod logging;
 pub mod stats;
 mod stream_info;
+mod timeline;
 mod tls_info;
 
 pub use address::{Address, InternalAddress};
@@ -20,6 +21,7 @@ pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use stream_info::{
     ChosenHost, CloseType, ConnectionInfo, HostFacts, Inspected, Metadata, NodeInfo, Origin, OriginalSource, Protocol,
-    RouteNames, RoutePlace, StreamInfo, Timeline, UpstreamInfo, WantedHost,
+    RouteNames, RoutePlace, StreamInfo, UpstreamInfo, WantedHost,
 };
+pub use timeline::Timeline;
 pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::{Address, FilterState, ResponseFlag, ResponseFlags, TlsInfo};
+use crate::{Address, FilterState, ResponseFlag, ResponseFlags, Timeline, TlsInfo};
 
 /// The HTTP version spoken on one side of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,69 +268,8 @@ impl ConnectionInfo {
 /// Per namespace a JSON object, as in `envoy.config.core.v3.Metadata`.
 pub type Metadata = BTreeMap<Arc<str>, serde_json::Map<String, serde_json::Value>>;
 
-/// Points in the life of a stream; Envoy's `%COMMON_DURATION%` names are given for each. `None`: not reached.
-#[derive(Debug, Default)]
-pub struct Timeline {
-    /// End of the request headers received from downstream (DS_RX_HDR_END).
-    pub request_headers_end: Cell<Option<Instant>>,
-    /// Last byte of the request received from downstream (DS_RX_END).
-    pub request_end: Cell<Option<Instant>>,
-    /// Upstream connect began (US_CX_BEG).
-    pub upstream_connect_start: Cell<Option<Instant>>,
-    /// Upstream connect ended (US_CX_END).
-    pub upstream_connect_end: Cell<Option<Instant>>,
-    /// First byte of the request sent upstream (US_TX_BEG).
-    pub upstream_request_start: Cell<Option<Instant>>,
-    /// Last byte of the request sent upstream (US_TX_END).
-    pub upstream_request_end: Cell<Option<Instant>>,
-    /// First byte of the response received from upstream (US_RX_BEG).
-    pub upstream_response_start: Cell<Option<Instant>>,
-    /// First byte of the response's body received from upstream (US_RX_BODY_BEG).
-    pub upstream_response_body_start: Cell<Option<Instant>>,
-    /// Last byte of the response received from upstream (US_RX_END).
-    pub upstream_response_end: Cell<Option<Instant>>,
-    /// First byte of the response sent downstream (DS_TX_BEG).
-    pub response_start: Cell<Option<Instant>>,
-    /// Last byte of the response sent downstream (DS_TX_END).
-    pub response_end: Cell<Option<Instant>>,
-    /// The stream was given up or completed: the end of `%DURATION%`.
-    pub complete: Cell<Option<Instant>>,
-}
-
-impl Timeline {
-    fn adopt_upstream(&self, other: &Self) {
-        for (mine, theirs) in [
-            (&self.upstream_connect_start, &other.upstream_connect_start),
-            (&self.upstream_connect_end, &other.upstream_connect_end),
-            (&self.upstream_request_start, &other.upstream_request_start),
-            (&self.upstream_request_end, &other.upstream_request_end),
-        ] {
-            mine.set(theirs.get());
-        }
-    }
-
-    /// Forgets all but when the head of the request was there; the whole of it is there at `now`.
-    fn begin_again(&self, now: Instant) {
-        self.request_end.set(Some(now));
-        for point in [
-            &self.upstream_connect_start,
-            &self.upstream_connect_end,
-            &self.upstream_request_start,
-            &self.upstream_request_end,
-            &self.upstream_response_start,
-            &self.upstream_response_body_start,
-            &self.upstream_response_end,
-            &self.response_start,
-            &self.response_end,
-            &self.complete,
-        ] {
-            point.set(None);
-        }
-    }
-}
-
 /// What is known of the upstream side of a stream; of the last attempt where there were several.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct UpstreamInfo {
     /// `%UPSTREAM_CLUSTER%` (observable name) of the cluster chosen.
     pub cluster: Option<Arc<str>>,
@@ -350,7 +289,7 @@ pub struct UpstreamInfo {
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.
     pub protocol: Option<Protocol>,
-    /// Statuses of the interim responses over HTTP/1 that are not counted yet, the first few of them.
+    /// Statuses of the interim responses that are not counted yet, the first few of them.
     pub interim: Vec<u16>,
     /// `%UPSTREAM_REQUEST_ATTEMPT_COUNT%`; 0 if none was made.
     pub attempts: u32,
@@ -380,6 +319,18 @@ pub struct UpstreamInfo {
     pub decompressed_header_bytes_sent: u64,
     /// See `decompressed_header_bytes_sent`.
     pub decompressed_header_bytes_received: u64,
+}
+
+/// Interim responses that are counted of one response: a host may send any number of them.
+const MAX_INTERIM: usize = 16;
+
+impl UpstreamInfo {
+    /// An interim response has come.
+    pub fn note_interim(&mut self, status: u16) {
+        if self.interim.len() < MAX_INTERIM {
+            self.interim.push(status);
+        }
+    }
 }
 
 /// The record of one stream. Cells, because body wrappers and the connection manager write it while filters hold it;

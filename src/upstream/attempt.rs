@@ -25,6 +25,7 @@ use crate::pool::mixed::MixedPool;
 use crate::pool::tcp;
 use crate::pool::transport::{TransportOptions, original_source};
 use crate::pool::{PoolKey, PoolOverflow};
+use crate::router::Watch;
 use crate::udp_tunnel;
 use crate::worker::{ClusterShare, WorkerHost};
 
@@ -66,6 +67,8 @@ pub(crate) struct ActiveRequest {
     has_ended: Cell<bool>,
     /// The response has told of the load of the host.
     has_reported: Cell<bool>,
+    /// What is told of the attempt when it is over.
+    pub(crate) watch: Option<Box<Watch>>,
 }
 
 /// How often one request may meet a kept connection that was closed before it.
@@ -384,6 +387,7 @@ impl ActiveRequest {
             leave: None,
             has_ended: Cell::new(false),
             has_reported: Cell::new(false),
+            watch: None,
         }
     }
 

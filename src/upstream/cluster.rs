@@ -1,5 +1,6 @@
 mod heritage;
 mod merge;
+mod tracked;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use crate::runtime::RuntimeRules;
 use crate::sub_clusters::SubClusterTable;
 use merge::Held;
 pub(crate) use merge::{Due, Merges};
+use tracked::Tracked;
 
 /// A cluster, shared by all workers.
 pub struct Cluster {
@@ -73,6 +75,8 @@ pub struct Cluster {
     health: Option<Box<HealthShare>>,
     /// As `transport_socket_matches`.
     transport_stats: Box<[MatchStats]>,
+    /// What is counted besides what always is.
+    pub(crate) tracked: Option<Box<Tracked>>,
     /// Who sees to it that what is held back is told; `None`: nothing is.
     merges: Option<Arc<Merges>>,
     /// Made when there is news of the hosts.
@@ -135,6 +139,7 @@ impl Cluster {
         );
         let inherited = before.filter(|before| heritage::is_inherited(&before.config, &config));
         let health = HealthShare::new(&config);
+        let tracked = Tracked::new(config.tracking, &scope);
         let by_address = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope, &rules));
         let cluster = Self {
@@ -159,6 +164,7 @@ impl Cluster {
             sub_clusters: OnceLock::new(),
             health,
             transport_stats,
+            tracked,
             merges,
             held: OnceLock::new(),
         };
@@ -173,6 +179,13 @@ impl Cluster {
             Discovery::StrictDns(_) | Discovery::LogicalDns(_) | Discovery::Eds(_) => {}
         }
         cluster
+    }
+
+    /// Has the stats of hosts, where there are any, tell what is counted by now.
+    pub fn refresh_stats(&self) {
+        if let Some(tracked) = &self.tracked {
+            tracked.carry_over(&self.hosts().hosts);
+        }
     }
 
     /// Its hosts now.

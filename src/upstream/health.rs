@@ -59,7 +59,7 @@ impl HealthShare {
             return None;
         }
         Some(Box::new(Self {
-            outlier: config.outlier.clone().map(OutlierShare::new),
+            outlier: config.outlier.clone().map(|o| OutlierShare::new(o, config.http.error_matcher.clone())),
             is_checking: config.health_check.is_some(),
             wake: Notify::new(),
             failed: Mutex::default(),

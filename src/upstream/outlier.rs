@@ -10,9 +10,11 @@ mod detector;
 mod event;
 mod statistics;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use nuncio_config::cluster::OutlierDetection;
+use nuncio_config::cluster::{ErrorMatcher, OutlierDetection};
+use nuncio_filter_api::ResponseHead;
 use tokio::sync::Notify;
 
 use crate::host::{HealthFlag, Host};
@@ -64,7 +66,9 @@ pub(crate) enum LocalOrigin {
 /// Outlier detection of one cluster, as its workers see it.
 #[derive(Debug)]
 pub(crate) struct OutlierShare {
-    pub(crate) config: std::sync::Arc<OutlierDetection>,
+    pub(crate) config: Arc<OutlierDetection>,
+    /// Which responses are errors, where it is not for their status.
+    errors: Option<Arc<ErrorMatcher>>,
     /// Wakes the control thread for an alarm, or for other hosts.
     pub(crate) wake: Notify,
     pub(crate) rates: Rates,
@@ -87,8 +91,8 @@ const UNKNOWN: f64 = -1.0;
 // === impl OutlierShare ===
 
 impl OutlierShare {
-    pub(crate) fn new(config: std::sync::Arc<OutlierDetection>) -> Self {
-        Self { config, wake: Notify::new(), rates: Rates::default() }
+    pub(crate) fn new(config: Arc<OutlierDetection>, errors: Option<Arc<ErrorMatcher>>) -> Self {
+        Self { config, errors, wake: Notify::new(), rates: Rates::default() }
     }
 
     /// A host has answered with this status.
@@ -97,6 +101,18 @@ impl OutlierShare {
         if let Some(monitor) = host.monitor() {
             self.put_code(monitor, status);
         }
+    }
+
+    /// A host has answered with this head; what it stands for is `status`, where that is not another.
+    #[inline]
+    pub(crate) fn put_response(&self, host: &Host, head: &ResponseHead, status: impl FnOnce() -> u16) {
+        let status = match &self.errors {
+            None => status(),
+            // Envoy: an error is one whatever its status, and the rest is none.
+            Some(errors) if errors.is_error(head) => 500,
+            Some(_) => 200,
+        };
+        self.put_status(host, status);
     }
 
     /// A host has called itself degraded.

@@ -17,6 +17,7 @@ mod retry;
 mod tests;
 mod timeouts;
 mod tunnel;
+mod watch;
 
 use std::sync::Arc;
 
@@ -35,9 +36,11 @@ use nuncio_telemetry::stats::catalogue::HttpStats;
 use prost::Message;
 
 use crate::failure::Failure;
+use watch::UpstreamLogs;
 
 pub(crate) use forward::{cluster_of, note_cluster};
 pub(crate) use numbers::LastNumber;
+pub(crate) use watch::Watch;
 
 /// The filter's row in the table.
 pub const ROW: HttpFilterRow = HttpFilterRow {
@@ -65,6 +68,8 @@ pub(crate) struct Config {
     strict: Box<[HeaderName]>,
     /// What each attempt passes where its cluster has no filters of its own.
     filters: Option<Arc<HttpChain>>,
+    /// Where attempts are told of.
+    upstream_logs: Option<Arc<UpstreamLogs>>,
 }
 
 /// The router of one stream.
@@ -97,8 +102,6 @@ impl Config {
             reject_connect_request_early_data,
         } = message;
         let supported: Result<(), Refused> = [
-            cx.unsupported("upstream_log", &upstream_log),
-            cx.unsupported("upstream_log_options", &upstream_log_options),
             cx.unsupported("suppress_grpc_request_failure_code_stats", &suppress_grpc_request_failure_code_stats),
             cx.unsupported("reject_connect_request_early_data", &reject_connect_request_early_data.filter(|v| v.value)),
         ]
@@ -106,9 +109,11 @@ impl Config {
         .collect();
         let strict = cx.each("strict_check_headers", strict_check_headers, |name, cx| strict_header(&name, cx));
         let filters = HttpChain::lower_upstream("upstream_http_filters", upstream_http_filters, cx);
+        let logs = UpstreamLogs::lower(upstream_log, upstream_log_options, cx);
         supported?;
         Ok(Self {
             filters: filters?,
+            upstream_logs: logs?,
             stats: HttpStats::new(cx.scope()),
             local_ip: cx.env.local_ip.to_string(),
             names: cx.env.clusters.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nuncio_config::cluster::{
     AssignmentPolicy, Checker, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily,
     DnsResolverConfig, Endpoint, EndpointAddress, HappyEyeballs, Health, HealthCheck, HealthCheckLog, Intervals,
-    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, UpstreamHttp, UpstreamPool,
+    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, Tracking, UpstreamHttp, UpstreamPool,
 };
 use nuncio_filter_api::{ClusterNames, Rng, RuntimeKey};
 use nuncio_telemetry::Address;
@@ -49,6 +49,7 @@ pub(crate) fn named(name: &str, port: u16) -> Endpoint {
 
 pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterConfig {
     ClusterConfig {
+        tracking: Tracking::default(),
         name: ClusterNames::default().intern(name),
         observable_name: name.into(),
         discovery: Discovery::Static,
@@ -87,7 +88,11 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
 pub(crate) fn tcp_check() -> Arc<HealthCheck> {
     let (seconds, none) = (Duration::from_secs, Duration::ZERO);
     Arc::new(HealthCheck {
-        checker: Checker::Tcp(TcpHealthCheck { send: bytes::Bytes::new(), receive: Payloads::default() }),
+        checker: Checker::Tcp(TcpHealthCheck {
+            send: bytes::Bytes::new(),
+            proxy_header: None,
+            receive: Payloads::default(),
+        }),
         timeout: seconds(1),
         intervals: Intervals {
             healthy: seconds(1),

@@ -98,9 +98,8 @@ impl H2Client {
             if let (Some(info), true) = (&info, end) {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
-            Exchange { response, upload: Upload::new(stream, body, end, info.clone()), info, upgrade, informational }
-                .run()
-                .await
+            let upload = Upload::new(stream, body, end, info.clone());
+            Exchange { response, upload, info, upgrade, informational, had_interim: false }.run().await
         }
     }
 }
@@ -166,6 +165,8 @@ struct Exchange {
     /// The protocol asked for by an extended CONNECT.
     upgrade: Option<ByteStr>,
     informational: Option<Rc<dyn Fn(ResponseHead)>>,
+    /// An interim response has come.
+    had_interim: bool,
 }
 
 impl Exchange {
@@ -189,14 +190,19 @@ impl Exchange {
         }
     }
 
-    /// Passes on the interim responses that are here.
+    /// Notes the interim responses that are here, and passes them on.
     fn pass_informational(&mut self, cx: &mut Context<'_>) {
-        let Some(informational) = &self.informational else { return };
         while let Poll::Ready(Some(Ok(response))) = self.response.poll_informational(cx) {
             let (parts, ()) = response.into_parts();
-            let mut head = ResponseHead::new(parts.status);
-            head.headers = parts.headers;
-            informational(head);
+            // Envoy: of those of one response the first counts, over HTTP/2.
+            if let Some(info) = self.info.as_ref().filter(|_| !std::mem::replace(&mut self.had_interim, true)) {
+                info.upstream.borrow_mut().note_interim(parts.status.as_u16());
+            }
+            if let Some(informational) = &self.informational {
+                let mut head = ResponseHead::new(parts.status);
+                head.headers = parts.headers;
+                informational(head);
+            }
         }
     }
 

@@ -70,6 +70,7 @@ fn rendered(admin: &Admin, query: Result<Query, impl ToString>) -> Reply {
     let connections = admin.shared.snapshot.load().listeners.iter().map(|listener| listener.connections()).sum();
     stats::refresh(&admin.shared.stats, state(&admin.shared.state), admin.started, connections);
     stats::refresh_certificates(&admin.shared.stats, &contexts_in_use(&admin.env.slots));
+    admin.shared.clusters.snapshot().iter().for_each(|cluster| cluster.refresh_stats());
     let mut body = String::new();
     render(&admin.shared.store, &query, &mut body);
     match query.format {

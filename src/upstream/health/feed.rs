@@ -26,8 +26,10 @@ impl HealthShare {
     /// `host` has answered.
     pub(crate) fn note_response(&self, host: &Arc<Host>, request: &RequestHead, response: &ResponseHead) {
         if let Some(outlier) = &self.outlier {
-            let of_grpc = if request.is_grpc() { status_of_grpc(&response.headers) } else { None };
-            outlier.put_status(host, of_grpc.unwrap_or(response.status.as_u16()));
+            outlier.put_response(host, response, || {
+                let of_grpc = if request.is_grpc() { status_of_grpc(&response.headers) } else { None };
+                of_grpc.unwrap_or(response.status.as_u16())
+            });
             if outlier.config.detects_degraded && response.headers.contains_key(&DEGRADED) {
                 outlier.put_degraded(host);
             }

@@ -1,5 +1,7 @@
 use nuncio_config::cluster::TcpHealthCheck;
-use nuncio_filter_api::Io;
+use nuncio_config::route::ProxyHeader;
+use nuncio_net::{Connected, ProxiedEnds, proxy_v1, proxy_v2};
+use nuncio_telemetry::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::probe::{NO_ANSWER, Target};
@@ -11,7 +13,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// A connection, over which bytes may go.
 #[derive(Default)]
 pub(super) struct TcpProbe {
-    kept: Option<Io>,
+    kept: Option<Connected>,
 }
 
 // === impl TcpProbe ===
@@ -19,19 +21,24 @@ pub(super) struct TcpProbe {
 impl TcpProbe {
     pub(super) async fn run(&mut self, target: &Target, config: &TcpHealthCheck) -> CheckResult {
         let is_new = self.kept.is_none();
-        let mut io = match self.kept.take() {
-            Some(io) => io,
-            None => match target.connect().await {
-                Some(io) => io,
+        let mut connected = match self.kept.take() {
+            Some(connected) => connected,
+            None => match target.dial().await {
+                Some(connected) => connected,
                 None => return NO_ANSWER,
             },
         };
+        let header = config.proxy_header.map(|version| header(version, connected.local.as_ref(), &target.address()));
+        let io = &mut connected.io;
         // Envoy: where nothing is expected the connection is all, and is closed without a word.
         if config.receive.is_empty() && is_new {
             return CheckResult::Passed { degraded: false };
         }
-        if io.write_all(&config.send).await.is_err() {
-            return NO_ANSWER;
+        if !config.send.is_empty() {
+            let sent = [header.unwrap_or_default(), config.send.to_vec()].concat();
+            if io.write_all(&sent).await.is_err() {
+                return NO_ANSWER;
+            }
         }
         let mut answer = Vec::new();
         while !config.receive.are_in(&answer) {
@@ -42,12 +49,29 @@ impl TcpProbe {
             }
         }
         if target.config.reuse_connection {
-            self.kept = Some(io);
+            self.kept = Some(connected);
         }
         CheckResult::Passed { degraded: false }
     }
 
     pub(super) fn close(&mut self) {
         self.kept = None;
+    }
+}
+
+/// Envoy: the text speaks of the check's own connection, and the binary says that it is its own.
+fn header(version: ProxyHeader, local: Option<&Address>, remote: &Address) -> Vec<u8> {
+    match version {
+        ProxyHeader::V1 => {
+            let ends = match (local, remote) {
+                (Some(Address::Ip(source)), Address::Ip(destination)) => {
+                    Some(ProxiedEnds { source: *source, destination: *destination })
+                }
+                _ => None,
+            };
+            proxy_v1(ends)
+        }
+        // Without values there is room.
+        ProxyHeader::V2 => proxy_v2(None, &[]).unwrap_or_default(),
     }
 }

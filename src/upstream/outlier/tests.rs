@@ -8,7 +8,7 @@ use crate::testing::fixed;
 fn share(split_errors: bool) -> OutlierShare {
     let consecutive = |count| Consecutive { count, enforcing: 100 };
     let seconds = std::time::Duration::from_secs;
-    OutlierShare::new(Arc::new(OutlierDetection {
+    let config = OutlierDetection {
         interval: seconds(10),
         base_ejection_time: seconds(30),
         max_ejection_time: seconds(300),
@@ -36,7 +36,8 @@ fn share(split_errors: bool) -> OutlierShare {
             enforcing: 0,
             enforcing_local_origin: 0,
         },
-    }))
+    };
+    OutlierShare::new(Arc::new(config), None)
 }
 
 fn host() -> Host {

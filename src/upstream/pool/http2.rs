@@ -347,7 +347,7 @@ impl Drop for Http2Lease {
             let now = connection.record.share.env.clock.now();
             connection.idle_since.set(now);
             // One that may carry no more is closed, whether or not another request comes.
-            if !connection.record.is_reusable(now) {
+            if connection.client.borrow().is_some() && !connection.record.is_reusable(now) {
                 connection.retire();
             }
         }

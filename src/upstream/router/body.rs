@@ -2,6 +2,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,6 +14,7 @@ use nuncio_telemetry::{Protocol, ResponseFlag};
 use super::Config;
 use super::counts::Counts;
 use super::deadline::Deadline;
+use super::watch;
 use crate::attempt::ActiveRequest;
 use crate::failure::Failure;
 use crate::pool::connection::millis;
@@ -37,6 +39,8 @@ pub(super) struct Counted {
     pub(super) share: Rc<ClusterShare>,
     pub(super) counts: Counts,
     pub(super) success: Success,
+    /// All that the response may take.
+    pub(super) timeout: Option<Duration>,
 }
 
 /// Whether a response is a success of its host.
@@ -73,8 +77,11 @@ impl Success {
 impl UpstreamBody {
     /// Follows `body` to its end. A body that is here as a whole has ended.
     pub(super) fn wrap(mut body: Body, counted: Counted, active: ActiveRequest, deadline: Deadline) -> Body {
-        let stream = Stream { counted, active, deadline };
+        let mut stream = Stream { counted, active, deadline };
         let full = body.take_full();
+        if let (Some(watch), Some(full)) = (&mut stream.active.watch, &full) {
+            watch.received(full.len());
+        }
         let times = &stream.deadline.info().times;
         times.upstream_response_body_start.set(full.as_ref().and(times.upstream_response_start.get()));
         if full.is_some() || body.is_end() {
@@ -103,6 +110,9 @@ impl HttpBody for UpstreamBody {
         let mut frame = match this.body.poll_next(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
+                if let Some(watch) = &mut stream.active.watch {
+                    watch.poll(cx);
+                }
                 return match stream.deadline.poll_expired(cx) {
                     Poll::Ready(failure) => Poll::Ready(Some(Err(this.expire(&failure)))),
                     Poll::Pending => Poll::Pending,
@@ -113,6 +123,9 @@ impl HttpBody for UpstreamBody {
         let times = &stream.deadline.info().times;
         if times.upstream_response_body_start.get().is_none() && matches!(&frame, Some(Ok(f)) if f.is_data()) {
             times.upstream_response_body_start.set(Some(stream.active.share.env.clock.now()));
+        }
+        if let (Some(watch), Some(Ok(frame))) = (&mut stream.active.watch, &frame) {
+            watch.received(frame.data_ref().map_or(0, Bytes::len));
         }
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
@@ -162,6 +175,10 @@ impl Stream {
         let now = env.clock.now();
         info.times.upstream_response_end.set(Some(now));
         self.active.end();
+        if let Some(begin) = info.times.request_end.get() {
+            let time = now.saturating_duration_since(begin);
+            watch::count_budget(&self.counted.share, time, self.counted.timeout);
+        }
         let Some(begin) = info.times.request_end.get() else { return };
         if !self.counted.config.dynamic_stats {
             return;
@@ -177,8 +194,11 @@ impl Stream {
     }
 
     /// The response broke off.
-    fn fail(self, error: &BodyError) {
+    fn fail(mut self, error: &BodyError) {
         self.abort();
+        if let Some(watch) = &mut self.active.watch {
+            watch.broke_off(error);
+        }
         if let Some(health) = self.active.share.cluster.health() {
             health.note_break(&self.active.host);
         }
@@ -201,7 +221,10 @@ impl Stream {
     }
 
     /// The response took too long.
-    fn expire(self, failure: &Failure) {
+    fn expire(mut self, failure: &Failure) {
+        if let Some(watch) = &mut self.active.watch {
+            watch.failed(failure);
+        }
         let stats = &self.counted.share.cluster.stats;
         self.abort();
         match failure {

@@ -22,6 +22,7 @@ use super::replay::Replay;
 use super::retry::Retries;
 use super::timeouts::Timeouts;
 use super::tunnel::{self, Terminated};
+use super::watch::{self, Watch};
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt, UpstreamFilters};
 use crate::failure::Failure;
@@ -297,7 +298,8 @@ impl Forwarding<'_> {
             informational: cx.informational.as_ref(),
         };
         let filters = self.filters(self.info, cx);
-        let answered = {
+        let mut watch = Watch::begin(self.config, &self.cluster.shared, self.info, self.timeouts.per_try, request);
+        let mut answered = {
             let request = &mut *request;
             let mut exchange = pin!(async {
                 match (terminated, filters) {
@@ -312,12 +314,21 @@ impl Forwarding<'_> {
                     (None, Some(filters)) => Box::pin(attempt.run_filtered(filters, request)).await,
                 }
             });
-            poll_fn(|task| match exchange.as_mut().poll(task) {
-                Poll::Ready(done) => Poll::Ready(done),
-                Poll::Pending => deadline.poll_expired(task).map(Err),
+            poll_fn(|task| {
+                let polled = exchange.as_mut().poll(task);
+                if let Some(watch) = &mut watch {
+                    watch.poll(task);
+                }
+                match polled {
+                    Poll::Ready(done) => Poll::Ready(done),
+                    Poll::Pending => deadline.poll_expired(task).map(Err),
+                }
             })
             .await
         };
+        if let Some(watch) = watch {
+            watch.attend(&mut answered);
+        }
         self.count_attempt(self.info);
         if let Err(failure) = &answered {
             // Nobody reads on a request that no host took.
@@ -383,6 +394,7 @@ impl Forwarding<'_> {
             share: self.cluster.shared.clone(),
             counts: self.counts.clone(),
             success,
+            timeout: self.timeouts.response,
         };
         response.body = UpstreamBody::wrap(response.body, counted, active, deadline);
         response
@@ -399,6 +411,9 @@ impl Forwarding<'_> {
             reply.headers.insert(&ATTEMPT_COUNT, small_number(attempts.into()));
         }
         self.count_failure(failed, self.info);
+        if failed.failure.is_timeout() {
+            self.count_budget();
+        }
         if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
             self.count_status(reply.status.as_u16());
         }
@@ -451,6 +466,13 @@ impl Forwarding<'_> {
         if !matches!(failure, Failure::RequestOverflow) {
             host.inspect(|host| host.rq_error.inc());
         }
+    }
+
+    /// Counts how much of the time-out is gone when the request is over.
+    fn count_budget(&self) {
+        let Some(begin) = self.info.times.request_end.get() else { return };
+        let time = self.worker.clock.now().saturating_duration_since(begin);
+        watch::count_budget(&self.cluster.shared, time, self.timeouts.response);
     }
 
     pub(super) fn count_status(&self, status: u16) {

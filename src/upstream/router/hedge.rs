@@ -18,6 +18,7 @@ use super::deadline::Deadline;
 use super::forward::{Failed, Forwarding};
 use super::replay::Replay;
 use super::retry::{Decision, Retries};
+use super::watch::Watch;
 use crate::attempt::{Answered, Attempt};
 use crate::failure::Failure;
 use crate::timer::Timer;
@@ -40,6 +41,8 @@ struct Runner {
     host: Rc<WorkerHost>,
     /// A record of its own: that of the stream tells of the attempt that wins.
     info: Rc<StreamInfo>,
+    /// What is told of it when it is over.
+    watch: Option<Box<Watch>>,
     pace: Pace,
 }
 
@@ -147,24 +150,34 @@ impl<'a, 'b> Race<'a, 'b> {
         let info = Rc::new(StreamInfo::new(stream.connection.clone(), stream.start, stream.start_wall));
         info.is_logged.set(stream.is_logged.get());
         let priority = forwarding.forward.priority;
-        let (head, mut body, informational) = (request.head.clone(), replay.body(), cx.informational.clone());
+        let mut request = Request { head: request.head.clone(), body: replay.body() };
+        let per_try = forwarding.timeouts.per_try;
+        let watch = Watch::begin(forwarding.config, &forwarding.cluster.shared, &info, per_try, &mut request);
+        let informational = cx.informational.clone();
         let filters = forwarding.filters(&info, cx);
         let (its_host, its_info) = (host.clone(), info.clone());
         let exchange = Box::pin(async move {
             let informational = informational.as_ref();
             let attempt = Attempt { host: &its_host, priority, info: Some(&its_info), informational };
             match filters {
-                None => attempt.run(&head, &mut body).await,
-                Some(filters) => attempt.run_filtered(filters, &mut Request { head, body }).await,
+                None => attempt.run(&request.head, &mut request.body).await,
+                Some(filters) => attempt.run_filtered(filters, &mut request).await,
             }
         });
-        self.attempts.push(Runner { exchange, host, info, pace: Pace::InTime });
+        self.attempts.push(Runner { exchange, host, info, watch, pace: Pace::InTime });
         Ok(())
     }
 
     fn poll(&mut self, deadline: &mut Deadline, task: &mut Context<'_>) -> Poll<Event> {
         for (at, runner) in self.attempts.iter_mut().enumerate() {
-            if let Poll::Ready(outcome) = runner.exchange.as_mut().poll(task) {
+            let polled = runner.exchange.as_mut().poll(task);
+            if let Some(watch) = &mut runner.watch {
+                watch.poll(task);
+            }
+            if let Poll::Ready(mut outcome) = polled {
+                if let Some(watch) = runner.watch.take() {
+                    watch.attend(&mut outcome);
+                }
                 return Poll::Ready(Event::Done(at, outcome));
             }
         }

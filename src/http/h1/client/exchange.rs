@@ -15,9 +15,6 @@ use crate::h1::response_head::{self, Asked, ParsedResponse, ResponseFraming, Sta
 use crate::h1::settings::ClientSettings;
 use crate::h1::write::WriteQueue;
 
-/// Interim responses to one request that are noted to be counted: a host may send any number of them.
-const MAX_INTERIM: usize = 16;
-
 /// A client connection, and the exchange it is in: a request sent and a response awaited or being read. It lives in one
 /// place for as long as its connection does, since moving it would cost more than a head to parse.
 pub(super) struct Exchange {
@@ -113,10 +110,7 @@ impl Exchange {
     fn pass_interim(&mut self) {
         let Some(parsed) = self.parsed.take() else { return };
         if let Some(info) = &self.options.info {
-            let interim = &mut info.upstream.borrow_mut().interim;
-            if interim.len() < MAX_INTERIM {
-                interim.push(parsed.head.status.as_u16());
-            }
+            info.upstream.borrow_mut().note_interim(parsed.head.status.as_u16());
         }
         if let Some(informational) = &self.options.informational {
             informational(parsed.head);

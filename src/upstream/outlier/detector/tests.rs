@@ -65,7 +65,7 @@ impl Bench {
         let scope = Store::new().scope("c");
         let mut detector = Detector::new(config.clone(), &scope, move |below| drawn.get().min(below - 1));
         detector.set_hosts(&hosts);
-        Self { share: OutlierShare::new(config), detector, hosts, now: Instant::now(), random }
+        Self { share: OutlierShare::new(config, None), detector, hosts, now: Instant::now(), random }
     }
 
     fn fail(&mut self, host: usize, times: usize) -> usize {
