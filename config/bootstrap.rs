@@ -319,8 +319,8 @@ fn lower_static(
     let names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
     // Clusters first: what listeners refer to. All are declared, also where one is refused: routes that name it are not
     // at fault.
-    let clusters = cx.each("clusters", loaded.iter(), |cluster, cx| match cluster {
-        Ok(cluster) => ClusterConfig::lower(cluster, cx),
+    let clusters = cx.each("clusters", loaded.iter().zip(loaded.encoded()), |(cluster, encoded), cx| match cluster {
+        Ok(cluster) => ClusterConfig::lower_encoded(cluster, encoded, cx),
         Err(error) => Err(cx.invalid(error.to_string())),
     });
     let listeners = cx.each("listeners", listeners, |v, cx| ListenerConfig::lower(v, cx).map(Arc::new));

@@ -24,9 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_filter_api::{ClusterName, LowerCx, Readiness, Refused};
+use nuncio_proto::CheckNames;
 use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use nuncio_telemetry::Metadata;
+use prost::Message;
 
 pub use aggregate::Aggregate;
 pub use circuit_breakers::{CircuitBreakers, Priority, RetryBudget, Thresholds};
@@ -95,6 +97,8 @@ pub struct ClusterConfig {
     pub circuit_breakers: CircuitBreakers,
     /// How hosts are checked, if they are.
     pub health_check: Option<Arc<HealthCheck>>,
+    /// Further checks, each of which a host has to pass as well.
+    pub further_checks: Box<[Arc<HealthCheck>]>,
     /// How hosts that fail are found, if they are.
     pub outlier: Option<Arc<OutlierDetection>>,
     /// Whether a host that discovery has no longer is gone at once, though its checks pass.
@@ -165,8 +169,21 @@ impl Discovery {
 // === impl ClusterConfig ===
 
 impl ClusterConfig {
-    /// Lowers one cluster.
+    /// Lowers one cluster; `encoded` is the same, with what the message has no place for.
+    pub fn lower_encoded(proto: pb::Cluster, encoded: &[u8], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let names = match proto.health_checks.is_empty() {
+            true => CheckNames::default(),
+            false => CheckNames::decode(encoded).map_err(|error| cx.invalid(error.to_string()))?,
+        };
+        Self::lower_named(proto, names, cx)
+    }
+
+    /// Lowers one cluster, whose health checks have no names.
     pub fn lower(proto: pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        Self::lower_named(proto, CheckNames::default(), cx)
+    }
+
+    fn lower_named(proto: pb::Cluster, names: CheckNames, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let supported = refuse_unsupported(&proto, cx);
         let connections = connections::hash(&proto);
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
@@ -207,7 +224,7 @@ impl ClusterConfig {
             cx,
         );
         let protocol = http.as_ref().ok().map(|http| http.protocol);
-        let health_check = HealthCheck::lower(proto.health_checks, protocol, cx);
+        let health_check = HealthCheck::lower(proto.health_checks, names, protocol, cx);
         let outlier = cx.opt("outlier_detection", proto.outlier_detection, OutlierDetection::lower);
         let connect_timeout = cx.opt("connect_timeout", proto.connect_timeout, duration);
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
@@ -230,6 +247,7 @@ impl ClusterConfig {
         supported?;
         let discovery = discovery?;
         let (tcp_keepalive, happy_eyeballs) = connection?.unwrap_or_default();
+        let mut health_checks = health_check?.into_iter().map(Arc::new);
         let endpoint::Assignment { mut endpoints, policy: assignment } = assignment?;
         for addresses in endpoints.iter_mut().filter_map(|endpoint| endpoint.addresses.as_mut()) {
             *addresses = happy_eyeballs.sort(addresses).into();
@@ -252,7 +270,8 @@ impl ClusterConfig {
             client_weights,
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
-            health_check: health_check?.map(Arc::new),
+            health_check: health_checks.next(),
+            further_checks: health_checks.collect(),
             outlier: outlier?.map(Arc::new),
             ignore_health_on_host_removal: proto.ignore_health_on_host_removal,
             http: http?,

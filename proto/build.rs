@@ -6,7 +6,8 @@
 
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
-use prost_types::{DescriptorProto, FileDescriptorProto};
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -84,6 +85,58 @@ fn each_file(set: &[u8], mut visit: impl FnMut(&[u8])) {
     }
 }
 
+/// Fields that Envoy has and the crate `envoy-types` lacks: message, field, number. They are texts, which stand in no
+/// generated type: who wants one decodes it by itself.
+const LACKING: &[(&str, &str, u32)] = &[("envoy.config.core.v3.HealthCheck", "name", 27)];
+
+/// `file` with the fields that its messages lack.
+fn with_lacking(file: &[u8]) -> Vec<u8> {
+    const MESSAGE_TYPE: u32 = 4;
+    let described = FileDescriptorProto::decode(file).expect("a FileDescriptorProto");
+    let mut messages = described.message_type.iter();
+    let mut whole = Vec::new();
+    let mut rest = file;
+    while !rest.is_empty() {
+        let start = rest;
+        let (number, wire) = decode_key(&mut rest).expect("a FileDescriptorProto");
+        let inner = rest;
+        skip_field(wire, number, &mut rest, DecodeContext::default()).expect("a FileDescriptorProto");
+        if number != MESSAGE_TYPE {
+            whole.extend_from_slice(&start[..start.len() - rest.len()]);
+            continue;
+        }
+        let mut body = &inner[..inner.len() - rest.len()];
+        decode_varint(&mut body).expect("a FileDescriptorProto");
+        let message = messages.next().expect("each message was decoded");
+        let name = format!("{}.{}", described.package(), message.name());
+        let lacking =
+            LACKING.iter().filter(|(of, ..)| *of == name).flat_map(|(_, field, number)| lacking(field, *number));
+        let body: Vec<u8> = body.iter().copied().chain(lacking).collect();
+        encode_key(MESSAGE_TYPE, WireType::LengthDelimited, &mut whole);
+        encode_varint(body.len() as u64, &mut whole);
+        whole.extend_from_slice(&body);
+    }
+    whole
+}
+
+/// A text as a field of a `DescriptorProto`.
+fn lacking(name: &str, number: u32) -> Vec<u8> {
+    const FIELD: u32 = 2;
+    let field = FieldDescriptorProto {
+        name: Some(name.to_owned()),
+        json_name: Some(name.to_owned()),
+        number: i32::try_from(number).ok(),
+        label: Some(Label::Optional.into()),
+        r#type: Some(Type::String.into()),
+        ..FieldDescriptorProto::default()
+    };
+    let mut encoded = Vec::new();
+    encode_key(FIELD, WireType::LengthDelimited, &mut encoded);
+    encode_varint(field.encoded_len() as u64, &mut encoded);
+    encoded.extend(field.encode_to_vec());
+    encoded
+}
+
 /// `file` without its source info. Done on bytes, since decoding into prost-types would lose the extension options.
 fn without_comments(file: &[u8]) -> Vec<u8> {
     const SOURCE_CODE_INFO: u32 = 9;
@@ -110,7 +163,7 @@ struct Packed {
 
 impl Packed {
     fn add(&mut self, file: &[u8]) {
-        let kept = without_comments(file);
+        let kept = with_lacking(&without_comments(file));
         let described = FileDescriptorProto::decode(&kept[..]).expect("a FileDescriptorProto");
         if !self.names.insert(described.name().to_owned()) {
             return;

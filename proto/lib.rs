@@ -24,3 +24,20 @@ pub struct TypedStruct {
     #[prost(message, optional, tag = "2")]
     pub value: Option<google::protobuf::Struct>,
 }
+
+/// Of an encoded `envoy.config.cluster.v3.Cluster`: the names of its health checks, which the crate `envoy-types` does
+/// not know of.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CheckNames {
+    /// One for each check.
+    #[prost(message, repeated, tag = "8")]
+    pub checks: Vec<CheckName>,
+}
+
+/// Of `envoy.config.core.v3.HealthCheck`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct CheckName {
+    /// Empty where there is none.
+    #[prost(string, tag = "27")]
+    pub name: String,
+}

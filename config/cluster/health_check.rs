@@ -8,10 +8,12 @@ mod redis;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
+use nuncio_proto::CheckNames;
 use nuncio_proto::envoy::config::core::v3 as pb;
 use nuncio_proto::envoy::config::core::v3::health_check::{self, HealthChecker, TlsOptions};
 use nuncio_proto::google::protobuf;
@@ -36,6 +38,8 @@ const DEFAULT_NO_TRAFFIC_INTERVAL: Duration = Duration::from_secs(60);
 /// How the hosts of a cluster are checked.
 #[derive(Debug)]
 pub struct HealthCheck {
+    /// What it is counted by; empty where it has no name.
+    pub name: Box<str>,
     /// What is sent, and what answer is a good one.
     pub checker: Checker,
     /// How long an answer may take.
@@ -121,19 +125,29 @@ pub struct GrpcHealthCheck {
 // === impl HealthCheck ===
 
 impl HealthCheck {
-    /// Lowers the checks of a cluster that speaks `protocol`, of which there may be one.
+    /// Lowers the checks of a cluster that speaks `protocol`. Several have names of their own.
     pub(super) fn lower(
         protos: Vec<pb::HealthCheck>,
+        names: CheckNames,
         protocol: Option<UpstreamProtocol>,
         cx: &mut LowerCx<'_>,
-    ) -> Result<Option<Self>, Refused> {
+    ) -> Result<Vec<Self>, Refused> {
         let several = protos.len() > 1;
-        let lowered = cx.each("health_checks", protos, |proto, cx| Self::lower_one(proto, protocol, cx))?;
-        if several {
-            // Envoy has a list, and takes one of it.
-            return Err(cx.at("health_checks", |cx| cx.invalid("multiple health checks are not supported")));
+        let mut lowered = cx.each("health_checks", protos, |proto, cx| Self::lower_one(proto, protocol, cx))?;
+        let mut known = HashSet::new();
+        let names = names.checks.into_iter().map(|check| check.name).chain(std::iter::repeat_with(String::new));
+        for (at, (check, name)) in lowered.iter_mut().zip(names).enumerate() {
+            let reason = match (several, known.insert(name.clone())) {
+                (true, _) if name.is_empty() => "is missing, and several health checks must have names".to_owned(),
+                (true, false) => format!("duplicate health check name '{name}'"),
+                _ => {
+                    check.name = name.into();
+                    continue;
+                }
+            };
+            return Err(cx.at("health_checks", |cx| cx.at_index(at, |cx| cx.at("name", |cx| cx.invalid(reason)))));
         }
-        Ok(lowered.into_iter().next())
+        Ok(lowered)
     }
 
     fn lower_one(
@@ -179,6 +193,7 @@ impl HealthCheck {
         let [unhealthy_threshold, healthy_threshold] = thresholds;
         supported?;
         Ok(Self {
+            name: Box::default(),
             checker: checker?,
             timeout: positive("timeout", timeout, cx)?.ok_or_else(|| cx.invalid("timeout is required"))?,
             intervals: intervals?,

@@ -54,7 +54,7 @@ impl StaticClusters {
 
     /// Decodes one after the other. An error would mean that the loader let a message pass which prost refuses.
     pub fn iter(&self) -> impl Iterator<Item = Result<Cluster, prost::DecodeError>> + '_ {
-        self.places.iter().map(|place| Cluster::decode(&self.bytes[place.clone()]))
+        self.encoded().map(Cluster::decode)
     }
 
     /// Each of them, encoded.

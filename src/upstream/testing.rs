@@ -65,6 +65,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         health_check: None,
+        further_checks: Box::default(),
         outlier: None,
         ignore_health_on_host_removal: false,
         http: Arc::<UpstreamHttp>::default(),
@@ -88,6 +89,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
 pub(crate) fn tcp_check() -> Arc<HealthCheck> {
     let (seconds, none) = (Duration::from_secs, Duration::ZERO);
     Arc::new(HealthCheck {
+        name: "".into(),
         checker: Checker::Tcp(TcpHealthCheck {
             send: bytes::Bytes::new(),
             proxy_header: None,

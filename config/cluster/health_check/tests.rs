@@ -2,6 +2,7 @@ use nuncio_proto::envoy::config::core::v3::health_check::{Payload, payload};
 use nuncio_proto::envoy::r#type::v3::Int64Range;
 
 use super::*;
+use nuncio_proto::CheckName;
 
 fn base(checker: HealthChecker) -> pb::HealthCheck {
     let seconds = |seconds| Some(protobuf::Duration { seconds, nanos: 0 });
@@ -20,12 +21,17 @@ fn http() -> health_check::HttpHealthCheck {
 }
 
 fn lower(protos: Vec<pb::HealthCheck>) -> Result<HealthCheck, Vec<String>> {
+    lower_named(protos, &[]).map(|mut lowered| lowered.remove(0))
+}
+
+fn lower_named(protos: Vec<pb::HealthCheck>, names: &[&str]) -> Result<Vec<HealthCheck>, Vec<String>> {
     let env = crate::testing::env();
     let mut cx = LowerCx::new(&env);
-    let lowered = HealthCheck::lower(protos, Some(UpstreamProtocol::Http1), &mut cx);
+    let names = CheckNames { checks: names.iter().map(|name| CheckName { name: (*name).to_owned() }).collect() };
+    let lowered = HealthCheck::lower(protos, names, Some(UpstreamProtocol::Http1), &mut cx);
     let said: Vec<String> = cx.finish().iter().map(ToString::to_string).collect();
     assert_eq!(lowered.is_err(), !said.is_empty());
-    lowered.map(|lowered| lowered.expect("there is one")).map_err(|_| said)
+    lowered.map_err(|_| said)
 }
 
 fn refusal(proto: pb::HealthCheck) -> String {
@@ -116,8 +122,16 @@ fn what_is_not_implemented_is_refused_by_name() {
     let mut proto = base(HealthChecker::HttpHealthCheck(http()));
     proto.event_service = Some(Default::default());
     assert_eq!(refusal(proto), "health_checks[0].event_service: not implemented yet");
-    let one = base(HealthChecker::HttpHealthCheck(http()));
-    assert_eq!(lower(vec![one.clone(), one]).unwrap_err(), ["health_checks: multiple health checks are not supported"]);
+}
+
+#[test]
+fn several_checks_have_names_of_their_own() {
+    let two = || vec![base(HealthChecker::HttpHealthCheck(http())), base(HealthChecker::HttpHealthCheck(http()))];
+    let names = lower_named(two(), &["a", "b"]).expect("names differ");
+    assert_eq!(names.iter().map(|check| &*check.name).collect::<Vec<_>>(), ["a", "b"]);
+    let check = |names: &[&str], reason| assert_eq!(lower_named(two(), names).unwrap_err(), [reason]);
+    check(&["a"], "health_checks[1].name: is missing, and several health checks must have names");
+    check(&["a", "a"], "health_checks[1].name: duplicate health check name 'a'");
 }
 
 #[test]

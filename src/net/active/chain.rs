@@ -16,12 +16,12 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::{CountedTcp, Listener};
 use crate::balance::Balancer;
 use crate::listener::{FilterChain, OpenConnections};
 use crate::tls;
 use crate::tls::TlsError;
 use crate::tls_stats::TlsStats;
+use crate::{CountedTcp, Listener};
 
 /// What connections hold of their listener. It goes on where nothing but filter chains changes.
 pub(super) struct Frame {

@@ -127,7 +127,8 @@ impl Lowering<'_> {
             }
             Kind::Cluster => {
                 let message = self.load(any)?;
-                self.run(|cx| ClusterConfig::lower(message, cx)).map(|config| Lowered::Cluster(Box::new(config)))
+                let lower = |cx: &mut LowerCx<'_>| ClusterConfig::lower_encoded(message, &any.value, cx);
+                self.run(lower).map(|config| Lowered::Cluster(Box::new(config)))
             }
             Kind::Endpoints => {
                 let message = self.load(any)?;

@@ -6,17 +6,18 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::probe::Probe;
-use super::state::{CheckResult, Failure, FailureKind, HostState, Step, Traffic, next_interval};
-use super::watch::ClusterWatch;
-use crate::host::{HealthFlag, Host};
+use super::state::{CheckResult, Failure, FailureKind, HostState, Step, Traffic, Votes, next_interval};
+use super::watch::{Check, ClusterWatch};
+use crate::host::Host;
 
 /// Of so many hosts the first checks begin at once; those of more are spread, each so much after the one before, so
 /// that they do not all fall together for ever after.
 const AT_ONCE: usize = 100;
 const STAGGER: Duration = Duration::from_micros(50);
 
-/// The checks of one host.
+/// The checks of one kind of one host.
 pub(super) struct Session {
+    check: Rc<Check>,
     host: Arc<Host>,
     state: RefCell<HostState>,
     /// Its place among the hosts of the cluster.
@@ -26,41 +27,41 @@ pub(super) struct Session {
 // === impl Session ===
 
 impl Session {
-    pub(super) fn begin(watch: &ClusterWatch, host: Arc<Host>, number: usize) -> Rc<Self> {
-        let (stats, flags) = (&watch.checks().stats, host.flags());
-        if !flags.has(HealthFlag::FailedActiveHc) {
-            stats.healthy().inc();
+    pub(super) fn begin(check: Rc<Check>, host: Arc<Host>, votes: Rc<Votes>, number: usize) -> Rc<Self> {
+        let state = HostState::new(&host, votes);
+        if !state.is_failed {
+            check.stats.healthy().inc();
         }
-        if flags.has(HealthFlag::DegradedActiveHc) {
-            stats.degraded().inc();
+        if state.is_degraded {
+            check.stats.degraded().inc();
         }
-        Rc::new(Self { host, state: RefCell::new(HostState::new()), number })
+        Rc::new(Self { check, host, state: RefCell::new(state), number })
     }
 
     /// The host is gone.
-    pub(super) fn end(&self, watch: &ClusterWatch) {
-        let (stats, flags) = (&watch.checks().stats, self.host.flags());
-        if !flags.has(HealthFlag::FailedActiveHc) {
+    pub(super) fn end(&self) {
+        let (stats, state) = (&self.check.stats, self.state.borrow());
+        if !state.is_failed {
             stats.healthy().dec();
         }
-        if flags.has(HealthFlag::DegradedActiveHc) {
+        if state.is_degraded {
             stats.degraded().dec();
         }
     }
 
     /// Checks the host until it is dropped.
     pub(super) async fn run(self: Rc<Self>, watch: Rc<ClusterWatch>) {
-        let checks = watch.checks();
-        let intervals = &checks.config.intervals;
+        let check = &self.check;
+        let intervals = &check.config.intervals;
         let stagger = STAGGER * u32::try_from(self.number.saturating_sub(AT_ONCE)).unwrap_or(u32::MAX);
         let first = stagger + random_below(intervals.initial_jitter);
         if !first.is_zero() {
             sleep(first).await;
         }
-        let mut probe = Probe::new(checks.target(&watch.cluster, self.host.clone()));
+        let mut probe = Probe::new(check.target(&watch.cluster, self.host.clone()));
         loop {
-            checks.stats.attempt().inc();
-            let result = match timeout(checks.config.timeout, probe.run(&checks.stats)).await {
+            check.stats.attempt().inc();
+            let result = match timeout(check.config.timeout, probe.run(&check.stats)).await {
                 Ok(result) => result,
                 Err(_) => {
                     probe.give_up();
@@ -79,11 +80,10 @@ impl Session {
 
     /// Takes in a result, and tells everybody.
     pub(super) fn take(&self, watch: &ClusterWatch, result: CheckResult) -> Step {
-        let checks = watch.checks();
-        let before = self.host.flags();
-        let step = self.state.borrow_mut().take(result, &self.host, &checks.config);
-        let after = self.host.flags();
-        let stats = &checks.stats;
+        let (before, was) = (self.host.flags(), self.is_failed_or_degraded());
+        let step = self.state.borrow_mut().take(result, &self.host, &self.check.config);
+        let (after, is) = (self.host.flags(), self.is_failed_or_degraded());
+        let stats = &self.check.stats;
         match result {
             CheckResult::Passed { .. } => stats.success().inc(),
             CheckResult::Failed(failure) => {
@@ -95,18 +95,24 @@ impl Session {
                 }
             }
         }
-        match (before.has(HealthFlag::FailedActiveHc), after.has(HealthFlag::FailedActiveHc)) {
+        match (was.0, is.0) {
             (true, false) => stats.healthy().inc(),
             (false, true) => stats.healthy().dec(),
             _ => {}
         }
-        match (before.has(HealthFlag::DegradedActiveHc), after.has(HealthFlag::DegradedActiveHc)) {
+        match (was.1, is.1) {
             (false, true) => stats.degraded().inc(),
             (true, false) => stats.degraded().dec(),
             _ => {}
         }
-        watch.note_check(&self.host, result, &step);
+        watch.checks().note_flags(before, after);
+        watch.note_check(&self.check, &self.host, result, &step);
         step
+    }
+
+    fn is_failed_or_degraded(&self) -> (bool, bool) {
+        let state = self.state.borrow();
+        (state.is_failed, state.is_degraded)
     }
 }
 

@@ -7,6 +7,8 @@
 //!             healthy_threshold successes, or one if it is the first check of all
 //! ```
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nuncio_config::cluster::{HealthCheck, Intervals};
@@ -14,15 +16,28 @@ use smallvec::SmallVec;
 
 use crate::host::{HealthFlag, Host};
 
-/// How far the checks of one host have come.
+/// How far the checks of one kind of one host have come.
 #[derive(Debug)]
 pub(crate) struct HostState {
+    /// What the other kinds say of the host.
+    votes: Rc<Votes>,
+    /// The host fails by this kind.
+    pub(crate) is_failed: bool,
+    /// It calls itself degraded.
+    pub(crate) is_degraded: bool,
     /// No check has ended yet.
     is_first: bool,
     /// Successes in a row.
     successes: u32,
     /// Failures in a row that count.
     failures: u32,
+}
+
+/// By how many kinds of checks a host fails, and by how many it is degraded.
+#[derive(Debug, Default)]
+pub(crate) struct Votes {
+    failed: Cell<u32>,
+    degraded: Cell<u32>,
 }
 
 /// What a check has shown.
@@ -110,8 +125,39 @@ impl Failure {
 
 impl HostState {
     /// No check has been made.
-    pub(crate) fn new() -> Self {
-        Self { is_first: true, successes: 0, failures: 0 }
+    pub(crate) fn new(host: &Host, votes: Rc<Votes>) -> Self {
+        let flags = host.flags();
+        let (is_failed, is_degraded) = (flags.has(HealthFlag::FailedActiveHc), flags.has(HealthFlag::DegradedActiveHc));
+        votes.failed.set(votes.failed.get() + u32::from(is_failed));
+        votes.degraded.set(votes.degraded.get() + u32::from(is_degraded));
+        Self { votes, is_failed, is_degraded, is_first: true, successes: 0, failures: 0 }
+    }
+
+    /// The host fails by this kind of checks, or no longer does: it fails where it does by any.
+    fn vote(&mut self, is_failed: bool, host: &Host) {
+        self.is_failed = is_failed;
+        let failed = &self.votes.failed;
+        failed.set(if is_failed { failed.get() + 1 } else { failed.get().saturating_sub(1) });
+        if failed.get() > 0 {
+            host.set_flag(HealthFlag::FailedActiveHc);
+        } else {
+            host.clear_flag(HealthFlag::ExcludedViaImmediateHcFail);
+            host.clear_flag(HealthFlag::FailedActiveHc);
+        }
+    }
+
+    /// The same of being degraded. False where that is no news.
+    fn vote_degraded(&mut self, is_degraded: bool, host: &Host) -> bool {
+        if std::mem::replace(&mut self.is_degraded, is_degraded) == is_degraded {
+            return false;
+        }
+        let degraded = &self.votes.degraded;
+        degraded.set(if is_degraded { degraded.get() + 1 } else { degraded.get().saturating_sub(1) });
+        match degraded.get() {
+            0 => host.clear_flag(HealthFlag::DegradedActiveHc),
+            _ => host.set_flag(HealthFlag::DegradedActiveHc),
+        };
+        true
     }
 
     /// Takes in a result, and marks the host by it.
@@ -132,13 +178,12 @@ impl HostState {
         self.failures = 0;
         host.clear_flag(HealthFlag::ActiveHcTimeout);
         let mut step = Step { transition: Transition::Unchanged, events: SmallVec::new() };
-        if host.flags().has(HealthFlag::FailedActiveHc) {
+        if self.is_failed {
             self.successes = self.successes.saturating_add(1);
             host.note_return();
             // Envoy: the first check of all is enough, so that start-up is fast.
             if self.is_first || self.successes == config.healthy_threshold {
-                host.clear_flag(HealthFlag::ExcludedViaImmediateHcFail);
-                host.clear_flag(HealthFlag::FailedActiveHc);
+                self.vote(false, host);
                 step.transition = Transition::Changed;
                 step.events.push(Event::AddHealthy { first_check: self.is_first });
             } else {
@@ -149,11 +194,7 @@ impl HostState {
         if config.log.all_successes && step.transition != Transition::Changed {
             step.events.push(Event::Success);
         }
-        let changed = match degraded {
-            true => host.set_flag(HealthFlag::DegradedActiveHc),
-            false => host.clear_flag(HealthFlag::DegradedActiveHc),
-        };
-        if changed {
+        if self.vote_degraded(degraded, host) {
             step.events.push(if degraded { Event::Degraded } else { Event::NoLongerDegraded });
             // A host that is not back yet is not back by being degraded.
             if step.transition == Transition::Unchanged {
@@ -166,12 +207,12 @@ impl HostState {
     fn fail(&mut self, failure: Failure, host: &Host, config: &HealthCheck) -> Step {
         self.successes = 0;
         let mut step = Step { transition: Transition::Unchanged, events: SmallVec::new() };
-        if !host.flags().has(HealthFlag::FailedActiveHc) {
+        if !self.is_failed {
             if failure.counts() {
                 self.failures = self.failures.saturating_add(1);
             }
             if !failure.counts() || self.failures == config.unhealthy_threshold {
-                host.set_flag(HealthFlag::FailedActiveHc);
+                self.vote(true, host);
                 step.transition = Transition::Changed;
                 step.events.push(Event::EjectUnhealthy(failure));
             } else {

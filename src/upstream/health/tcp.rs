@@ -72,6 +72,6 @@ fn header(version: ProxyHeader, local: Option<&Address>, remote: &Address) -> Ve
             proxy_v1(ends)
         }
         // Without values there is room.
-        ProxyHeader::V2 => proxy_v2(None, &[]).unwrap_or_default(),
+        ProxyHeader::V2 => proxy_v2(None, &[]),
     }
 }

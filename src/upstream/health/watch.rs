@@ -14,9 +14,9 @@ use super::HealthShare;
 use super::event::EventLog;
 use super::probe::Target;
 use super::session::Session;
-use super::state::{CheckResult, Failure, FailureKind, Step};
+use super::state::{CheckResult, Failure, FailureKind, Step, Votes};
 use crate::cluster::Cluster;
-use crate::host::{HealthFlag, Host};
+use crate::host::{HealthFlag, HealthFlags, Host};
 use crate::outlier::{Detector, OutlierLog, OutlierShare, Record};
 
 /// The sets of hosts are made anew no more often than in so much time for each host: a burst of results costs a
@@ -39,6 +39,16 @@ nuncio_telemetry::stats! {
     }
 }
 
+nuncio_telemetry::stats! {
+    /// `cluster.<name>.health_check`, where there are several checks.
+    pub(super) struct TotalStats {
+        /// Hosts that fail by no check.
+        healthy: Gauge,
+        /// Hosts that are degraded by any.
+        degraded: Gauge,
+    }
+}
+
 /// The watch over the hosts of one cluster.
 pub(super) struct ClusterWatch {
     pub(super) cluster: Arc<Cluster>,
@@ -52,24 +62,84 @@ pub(super) struct ClusterWatch {
 
 /// The health checks of one cluster.
 pub(super) struct Checks {
-    pub(super) config: Arc<HealthCheck>,
-    pub(super) stats: HealthCheckStats,
-    log: EventLog,
+    all: Box<[Rc<Check>]>,
+    totals: Option<TotalStats>,
     /// Checks that must end before the cluster is ready; `None` until its hosts are known.
     pending: Cell<Option<usize>>,
     is_warm: Cell<bool>,
+}
+
+/// One kind of checks.
+pub(super) struct Check {
+    pub(super) config: Arc<HealthCheck>,
+    pub(super) stats: HealthCheckStats,
+    log: EventLog,
 }
 
 /// The sessions of a watch, each with its task.
 #[derive(Default)]
 struct Sessions {
     tasks: JoinSet<()>,
-    by_host: HashMap<*const Host, (Rc<Session>, tokio::task::AbortHandle)>,
+    by_host: HashMap<*const Host, HostSessions>,
+}
+
+/// One for each kind of checks.
+struct HostSessions {
+    host: Arc<Host>,
+    all: Vec<(Rc<Session>, tokio::task::AbortHandle)>,
 }
 
 // === impl Checks ===
 
 impl Checks {
+    /// `None` where there are none.
+    fn new(cluster: &Cluster) -> Option<Self> {
+        let first = cluster.config.health_check.iter();
+        let all: Box<[_]> =
+            first.chain(&cluster.config.further_checks).map(|check| Check::new(check, cluster)).collect();
+        let totals = (all.len() > 1).then(|| TotalStats::new(&cluster.scope().scope("health_check")));
+        (!all.is_empty()).then(|| Self { all, totals, pending: Cell::new(None), is_warm: Cell::new(false) })
+    }
+
+    /// The flags of a host have changed, if they have.
+    pub(super) fn note_flags(&self, before: HealthFlags, after: HealthFlags) {
+        let Some(totals) = &self.totals else { return };
+        match (before.has(HealthFlag::FailedActiveHc), after.has(HealthFlag::FailedActiveHc)) {
+            (true, false) => totals.healthy().inc(),
+            (false, true) => totals.healthy().dec(),
+            _ => {}
+        }
+        match (before.has(HealthFlag::DegradedActiveHc), after.has(HealthFlag::DegradedActiveHc)) {
+            (false, true) => totals.degraded().inc(),
+            (true, false) => totals.degraded().dec(),
+            _ => {}
+        }
+    }
+
+    /// A host comes, or goes.
+    fn note_host(&self, host: &Host, comes: bool) {
+        let Some(totals) = &self.totals else { return };
+        let flags = host.flags();
+        let counted = [
+            (totals.healthy(), !flags.has(HealthFlag::FailedActiveHc)),
+            (totals.degraded(), flags.has(HealthFlag::DegradedActiveHc)),
+        ];
+        for (gauge, _) in counted.into_iter().filter(|(_, counts)| *counts) {
+            if comes { gauge.inc() } else { gauge.dec() }
+        }
+    }
+}
+
+// === impl Check ===
+
+impl Check {
+    fn new(config: &Arc<HealthCheck>, cluster: &Cluster) -> Rc<Self> {
+        let scope = cluster.scope().scope("health_check");
+        let scope = if config.name.is_empty() { scope } else { scope.scope("name").scope(&config.name) };
+        let log = EventLog::new(config, &cluster.config.name.name);
+        Rc::new(Self { config: config.clone(), stats: HealthCheckStats::new(&scope), log })
+    }
+
     /// The host as the one who is asked.
     pub(super) fn target(&self, cluster: &Arc<Cluster>, host: Arc<Host>) -> Target {
         Target { cluster: cluster.clone(), config: self.config.clone(), host }
@@ -80,13 +150,7 @@ impl Checks {
 
 impl ClusterWatch {
     pub(super) fn new(cluster: Arc<Cluster>, outlier_log: Option<Rc<OutlierLog>>) -> Rc<Self> {
-        let checks = cluster.config.health_check.clone().map(|config| Checks {
-            stats: HealthCheckStats::new(&cluster.scope().scope("health_check")),
-            log: EventLog::new(&config, &cluster.config.name.name),
-            config,
-            pending: Cell::new(None),
-            is_warm: Cell::new(false),
-        });
+        let checks = Checks::new(&cluster);
         let detector = cluster.config.outlier.clone().map(|config| {
             let random = |below| fastrand::u64(..below);
             RefCell::new(Detector::new(config, &cluster.scope().scope("outlier_detection"), random))
@@ -137,7 +201,7 @@ impl ClusterWatch {
         let Some(checks) = &self.checks else { return };
         sessions.reconcile(self, &set.hosts);
         if are_known && checks.pending.get().is_none() {
-            checks.pending.set(Some(sessions.by_host.len()));
+            checks.pending.set(Some(sessions.by_host.len() * checks.all.len()));
         }
         while sessions.tasks.try_join_next().is_some() {}
     }
@@ -145,7 +209,9 @@ impl ClusterWatch {
     /// Acts on what the workers have told.
     fn answer(&self, share: &HealthShare, sessions: &Sessions) {
         for host in share.take_failed() {
-            if let Some((session, _)) = sessions.by_host.get(&Arc::as_ptr(&host)) {
+            // Envoy: of several checks the last is told.
+            let told = sessions.by_host.get(&Arc::as_ptr(&host)).and_then(|of_host| of_host.all.last());
+            if let Some((session, _)) = told {
                 let failure = Failure { kind: FailureKind::Passive, retriable: false, status: 0 };
                 session.take(self, CheckResult::Failed(failure));
             }
@@ -185,12 +251,12 @@ impl ClusterWatch {
     }
 
     /// A check of `host` has ended, which may end more than the check.
-    pub(super) fn note_check(&self, host: &Arc<Host>, result: CheckResult, step: &Step) {
+    pub(super) fn note_check(&self, check: &Check, host: &Arc<Host>, result: CheckResult, step: &Step) {
         let checks = self.checks();
-        checks.log.write(host, &step.events);
+        check.log.write(host, &step.events);
         if step.is_change() {
             self.note_change();
-            if host.flags().has(HealthFlag::FailedActiveHc) {
+            if matches!(result, CheckResult::Failed(_)) && host.flags().has(HealthFlag::FailedActiveHc) {
                 host.give_up_connections();
             }
         }
@@ -252,16 +318,28 @@ impl Sessions {
     fn reconcile(&mut self, watch: &Rc<ClusterWatch>, hosts: &[Arc<Host>]) {
         let present: std::collections::HashSet<_> = hosts.iter().map(Arc::as_ptr).collect();
         let gone = |host: &*const Host, _: &mut _| !present.contains(host);
-        for (_, (session, task)) in self.by_host.extract_if(gone) {
-            task.abort();
-            session.end(watch);
+        let checks = watch.checks();
+        for (_, HostSessions { host, all }) in self.by_host.extract_if(gone) {
+            for (session, task) in all {
+                task.abort();
+                session.end();
+            }
+            checks.note_host(&host, false);
         }
         for host in hosts.iter().filter(|host| !host.is_never_checked()) {
-            if !self.by_host.contains_key(&Arc::as_ptr(host)) {
-                let session = Session::begin(watch, host.clone(), self.by_host.len());
-                let task = self.tasks.spawn_local(session.clone().run(watch.clone()));
-                self.by_host.insert(Arc::as_ptr(host), (session, task));
+            if self.by_host.contains_key(&Arc::as_ptr(host)) {
+                continue;
             }
+            let (number, votes) = (self.by_host.len(), Rc::<Votes>::default());
+            let begin = |check: &Rc<Check>| Session::begin(check.clone(), host.clone(), votes.clone(), number);
+            let sessions: Vec<_> = checks.all.iter().map(begin).collect();
+            checks.note_host(host, true);
+            let spawned = sessions.into_iter().map(|session| {
+                let task = self.tasks.spawn_local(session.clone().run(watch.clone()));
+                (session, task)
+            });
+            let all = spawned.collect();
+            self.by_host.insert(Arc::as_ptr(host), HostSessions { host: host.clone(), all });
         }
     }
 }

@@ -31,7 +31,7 @@ fn host() -> Host {
 
 /// Runs `results` and gives the flags after each, with the transition.
 fn run(host: &Host, results: &[CheckResult]) -> Vec<(String, Transition)> {
-    let (mut state, config) = (HostState::new(), config());
+    let (mut state, config) = (HostState::new(host, Rc::default()), config());
     results
         .iter()
         .map(|result| {
@@ -99,7 +99,7 @@ fn a_host_that_asked_to_be_left_alone_is_back_with_its_health() {
 #[test]
 fn events_tell_what_changed_and_more_where_asked() {
     let (host, mut config) = (host(), config());
-    let mut state = HostState::new();
+    let mut state = HostState::new(&host, Rc::default());
     let mut events = |result, config: &HealthCheck| state.take(result, &host, config).events.to_vec();
     assert_eq!(events(OK, &config), [Event::AddHealthy { first_check: true }]);
     assert_eq!(events(OK, &config), []);
@@ -149,4 +149,28 @@ fn the_runtime_bounds_the_intervals() {
     assert_eq!(next(&[("most", 20)]), 20);
     assert_eq!(next(&[("most", 20), ("least", 3000)]), 3000, "the least counts");
     assert_eq!(next(&[("most", 0)]), 1);
+}
+
+#[test]
+fn a_host_fails_where_it_fails_by_any_of_several_checks() {
+    let (host, config, votes) = (host(), config(), Rc::<Votes>::default());
+    let mut one = HostState::new(&host, votes.clone());
+    let mut other = HostState::new(&host, votes);
+    let mut flags = Vec::new();
+    for (state, result) in [
+        (0, OK),
+        (1, OK),
+        (0, SAYS_NO),
+        (1, SAYS_NO),
+        (0, OK),
+        (0, OK),
+        (1, OK),
+        (1, CheckResult::Passed { degraded: true }),
+    ] {
+        let state = if state == 0 { &mut one } else { &mut other };
+        state.take(result, &host, &config);
+        flags.push(host.flags().to_string());
+    }
+    let failed = "/failed_active_hc";
+    assert_eq!(flags, [failed, "healthy", failed, failed, failed, failed, failed, "/degraded_active_hc"]);
 }
