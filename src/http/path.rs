@@ -141,6 +141,8 @@ fn canonical(path: &str) -> Option<String> {
 fn canonical_characters(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path.as_bytes();
+    // Where the last `%` stands that begins no escape.
+    let mut bare = None;
     while let [b, tail @ ..] = rest {
         let b = *b;
         rest = tail;
@@ -150,8 +152,15 @@ fn canonical_characters(path: &str) -> Option<String> {
                 Some(c) if is_unreserved(c) => {
                     out.push(char::from(c));
                     rest = &rest[2..];
+                    if let Some(bare) = bare {
+                        hide_nested(&mut out, bare, rest.first());
+                    }
                 }
-                _ => out.push('%'),
+                Some(_) => out.push('%'),
+                None => {
+                    bare = Some(out.len());
+                    out.push('%');
+                }
             },
             b'\\' => out.push('/'),
             _ if must_escape(b) => {
@@ -163,6 +172,19 @@ fn canonical_characters(path: &str) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// Escapes the `%` at `bare` if what was decoded after it would make an escape of it: `/%%32e%%32e` must not become
+/// `/%2e%2e`, which a host would decode once more.
+fn hide_nested(out: &mut String, bare: usize, next: Option<&u8>) {
+    let is_escape = match &out.as_bytes()[bare + 1..] {
+        [high] => high.is_ascii_hexdigit() && next.is_some_and(u8::is_ascii_hexdigit),
+        [high, low] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
+    };
+    if is_escape {
+        out.insert_str(bare + 1, "25");
+    }
 }
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -252,5 +274,25 @@ mod tests {
     fn merging_slashes_leaves_the_query() {
         let options = PathOptions { merge_slashes: true, ..PathOptions::default() };
         assert_eq!(normalize("//a//b?x=//", options), Normalized::Changed("/a/b?x=//".to_owned()));
+    }
+
+    #[test]
+    fn decoding_makes_no_new_escapes() {
+        let normalized = |path: &str| match normalize(path, PathOptions { normalize: true, ..PathOptions::default() }) {
+            Normalized::Changed(changed) => Some(changed),
+            Normalized::Unchanged => Some(path.to_owned()),
+            _ => None,
+        };
+        assert_eq!(normalized("/%%333/.").as_deref(), Some("/%2533/"));
+        assert_eq!(normalized("/%%32e%%32e/a").as_deref(), Some("/%252e%252e/a"));
+        assert_eq!(normalized("/%3%33").as_deref(), Some("/%2533"));
+        assert_eq!(normalized("/%%30%30").as_deref(), Some("/%2500"));
+        let letters = b"%235e/.";
+        for number in 0..letters.len().pow(7) {
+            let digits = (0..7).map(|place| letters[number / letters.len().pow(place) % letters.len()]);
+            let path: String = std::iter::once('/').chain(digits.map(char::from)).collect();
+            let Some(once) = normalized(&path) else { continue };
+            assert_eq!(normalized(&once).as_ref(), Some(&once), "{path}");
+        }
     }
 }
