@@ -25,12 +25,12 @@ impl Addresses {
 
     /// Those after `change`, where the hosts that come are at addresses that no other has, or had.
     pub(super) fn after(&self, change: &Change, old: &[Arc<Host>], new: &[Arc<Host>]) -> Option<Self> {
-        let mut next = self.0.clone();
         // Of two at one address another may be found now.
         let is_unique = self.0.len() == old.len();
         if !is_unique {
             return None;
         }
+        let mut next = self.0.clone();
         for &gone in &change.gone {
             next.remove(&hash(&old[gone as usize].address()));
         }

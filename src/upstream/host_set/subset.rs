@@ -145,35 +145,35 @@ impl Subsets {
         maker: Maker<'_>,
     ) -> Self {
         let mut all: Vec<Arc<Subset>> = self.all.to_vec();
-        let remake = |subset: &Subset, wanted: Option<&Wanted>, come: &[u32]| {
+        let remake = |subset: &Subset, come: &[u32]| {
             let mut places: Vec<u32> = subset.places.iter().filter_map(|place| change.place_now(*place)).collect();
             places.extend_from_slice(come);
             if !places.is_sorted() {
                 places.sort_unstable();
             }
             let before = subset.groups.as_ref().map(|groups| Before { groups, hosts: &old.hosts });
-            let wants_groups = wanted.map_or(subset.groups.is_some(), |w| !matches!(w, Wanted::Single(_)));
-            Arc::new(maker.make_of(wants_groups, places, before))
+            Arc::new(maker.make_of(subset.groups.is_some(), places, before))
         };
-        let moves = change.moves_hosts();
-        for subset in &mut all {
-            let is_moved = moves && subset.places.last().is_some_and(|last| change.reaches(*last));
-            let is_begun = subset.groups.as_ref().is_some_and(|groups| !groups.can_be_shared());
-            if is_moved || is_begun {
-                *subset = remake(subset, None, &[]);
-            }
-        }
-        let mut new = Vec::new();
+        let (mut new, mut remade) = (Vec::new(), HashSet::new());
         let mut has_empty = false;
         for (wanted, come) in touched {
             match self.place_of(&wanted) {
                 Some(at) => {
                     let before = &self.all[at as usize];
-                    let next = remake(before, Some(&wanted), &come);
+                    let next = remake(before, &come);
                     has_empty |= next.places.is_empty() && matches!(wanted, Wanted::Key(_) | Wanted::Single(_));
                     all[at as usize] = next;
+                    remade.insert(at);
                 }
                 None => new.push((wanted.clone(), Arc::new(maker.make(&wanted, come, None)))),
+            }
+        }
+        let moves = change.moves_hosts();
+        for (_, subset) in (0..).zip(&mut all).filter(|(at, _)| !remade.contains(at)) {
+            let is_moved = moves && subset.places.last().is_some_and(|last| change.reaches(*last));
+            let is_begun = subset.groups.as_ref().is_some_and(|groups| !groups.can_be_shared());
+            if is_moved || is_begun {
+                *subset = remake(subset, &[]);
             }
         }
         if new.is_empty() && !has_empty {
