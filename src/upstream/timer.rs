@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use nuncio_http::timer::LazyTimer;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// Timers of a worker that wait for their next use. Setting one in the runtime and taking it out again costs more than
 /// all else that a time-out needs; one that is used again for the same time-out stays set, and is only moved when it
@@ -21,6 +21,14 @@ pub(crate) struct Timer {
 
 /// Timers kept for reuse.
 const MAX_SPARE: usize = 1024;
+
+/// Waits for this time, which may never come. For what is done seldom, and away from requests.
+pub(crate) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
 
 // === impl Timers ===
 

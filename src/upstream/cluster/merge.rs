@@ -11,9 +11,10 @@ use nuncio_config::cluster::AssignmentPolicy;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Cluster;
+use crate::timer::until;
 
 /// When which clusters are to do what. One for all, so that a cluster needs no timer of its own.
 pub(crate) struct Merges {
@@ -69,13 +70,6 @@ impl Merges {
                 }
             }
         }
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

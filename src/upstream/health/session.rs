@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::probe::Probe;
 use super::state::{CheckResult, Failure, FailureKind, HostState, Step, Traffic, Votes, next_interval};
-use super::watch::{Check, ClusterWatch};
+use super::watch::{Check, ClusterWatch, recount};
 use crate::host::Host;
 
 /// Of so many hosts the first checks begin at once; those of more are spread, each so much after the one before, so
@@ -24,29 +24,26 @@ pub(super) struct Session {
     number: usize,
 }
 
+/// What a host counts as by one kind of checks: as nothing before they begin, and after their end.
+#[derive(Clone, Copy, Default)]
+struct Standing {
+    is_healthy: bool,
+    is_degraded: bool,
+}
+
 // === impl Session ===
 
 impl Session {
     pub(super) fn begin(check: Rc<Check>, host: Arc<Host>, votes: Rc<Votes>, number: usize) -> Rc<Self> {
-        let state = HostState::new(&host, votes);
-        if !state.is_failed {
-            check.stats.healthy().inc();
-        }
-        if state.is_degraded {
-            check.stats.degraded().inc();
-        }
-        Rc::new(Self { check, host, state: RefCell::new(state), number })
+        let state = RefCell::new(HostState::new(&host, votes));
+        let session = Self { check, host, state, number };
+        session.count(Standing::default(), session.standing());
+        Rc::new(session)
     }
 
     /// The host is gone.
     pub(super) fn end(&self) {
-        let (stats, state) = (&self.check.stats, self.state.borrow());
-        if !state.is_failed {
-            stats.healthy().dec();
-        }
-        if state.is_degraded {
-            stats.degraded().dec();
-        }
+        self.count(self.standing(), Standing::default());
     }
 
     /// Checks the host until it is dropped.
@@ -80,9 +77,9 @@ impl Session {
 
     /// Takes in a result, and tells everybody.
     pub(super) fn take(&self, watch: &ClusterWatch, result: CheckResult) -> Step {
-        let (before, was) = (self.host.flags(), self.is_failed_or_degraded());
+        let (before, was) = (self.host.flags(), self.standing());
         let step = self.state.borrow_mut().take(result, &self.host, &self.check.config);
-        let (after, is) = (self.host.flags(), self.is_failed_or_degraded());
+        let (after, is) = (self.host.flags(), self.standing());
         let stats = &self.check.stats;
         match result {
             CheckResult::Passed { .. } => stats.success().inc(),
@@ -95,24 +92,21 @@ impl Session {
                 }
             }
         }
-        match (was.0, is.0) {
-            (true, false) => stats.healthy().inc(),
-            (false, true) => stats.healthy().dec(),
-            _ => {}
-        }
-        match (was.1, is.1) {
-            (false, true) => stats.degraded().inc(),
-            (true, false) => stats.degraded().dec(),
-            _ => {}
-        }
-        watch.checks().note_flags(before, after);
+        self.count(was, is);
+        watch.checks().note_flags(Some(before), Some(after));
         watch.note_check(&self.check, &self.host, result, &step);
         step
     }
 
-    fn is_failed_or_degraded(&self) -> (bool, bool) {
+    fn standing(&self) -> Standing {
         let state = self.state.borrow();
-        (state.is_failed, state.is_degraded)
+        Standing { is_healthy: !state.is_failed, is_degraded: state.is_degraded }
+    }
+
+    fn count(&self, before: Standing, now: Standing) {
+        let stats = &self.check.stats;
+        recount(stats.healthy(), before.is_healthy, now.is_healthy);
+        recount(stats.degraded(), before.is_degraded, now.is_degraded);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use nuncio_config::cluster::HealthCheck;
+use nuncio_telemetry::stats::Gauge;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -18,6 +19,7 @@ use super::state::{CheckResult, Failure, FailureKind, Step, Votes};
 use crate::cluster::Cluster;
 use crate::host::{HealthFlag, HealthFlags, Host};
 use crate::outlier::{Detector, OutlierLog, OutlierShare, Record};
+use crate::timer::until;
 
 /// The sets of hosts are made anew no more often than in so much time for each host: a burst of results costs a
 /// fraction of the thread, however many hosts there are.
@@ -101,32 +103,13 @@ impl Checks {
         (!all.is_empty()).then(|| Self { all, totals, pending: Cell::new(None), is_warm: Cell::new(false) })
     }
 
-    /// The flags of a host have changed, if they have.
-    pub(super) fn note_flags(&self, before: HealthFlags, after: HealthFlags) {
+    /// A host has these flags, and had those before; none before it comes, and after it goes.
+    pub(super) fn note_flags(&self, before: Option<HealthFlags>, now: Option<HealthFlags>) {
         let Some(totals) = &self.totals else { return };
-        match (before.has(HealthFlag::FailedActiveHc), after.has(HealthFlag::FailedActiveHc)) {
-            (true, false) => totals.healthy().inc(),
-            (false, true) => totals.healthy().dec(),
-            _ => {}
-        }
-        match (before.has(HealthFlag::DegradedActiveHc), after.has(HealthFlag::DegradedActiveHc)) {
-            (false, true) => totals.degraded().inc(),
-            (true, false) => totals.degraded().dec(),
-            _ => {}
-        }
-    }
-
-    /// A host comes, or goes.
-    fn note_host(&self, host: &Host, comes: bool) {
-        let Some(totals) = &self.totals else { return };
-        let flags = host.flags();
-        let counted = [
-            (totals.healthy(), !flags.has(HealthFlag::FailedActiveHc)),
-            (totals.degraded(), flags.has(HealthFlag::DegradedActiveHc)),
-        ];
-        for (gauge, _) in counted.into_iter().filter(|(_, counts)| *counts) {
-            if comes { gauge.inc() } else { gauge.dec() }
-        }
+        let is_healthy = |flags: HealthFlags| !flags.has(HealthFlag::FailedActiveHc);
+        let is_degraded = |flags: HealthFlags| flags.has(HealthFlag::DegradedActiveHc);
+        recount(totals.healthy(), before.is_some_and(is_healthy), now.is_some_and(is_healthy));
+        recount(totals.degraded(), before.is_some_and(is_degraded), now.is_some_and(is_degraded));
     }
 }
 
@@ -292,17 +275,19 @@ impl ClusterWatch {
     }
 }
 
+/// Counts one that belonged to what is counted, or did not, and does now, or does not.
+pub(super) fn recount(gauge: Gauge<'_>, before: bool, now: bool) {
+    match (before, now) {
+        (false, true) => gauge.inc(),
+        (true, false) => gauge.dec(),
+        _ => {}
+    }
+}
+
 /// The time to the next look at all hosts, as the runtime has it now.
 fn interval(outlier: &OutlierShare) -> Duration {
     // Envoy's, with a bound: with 0 there would be no time for anything else.
     outlier.config.now().interval.max(Duration::from_millis(1))
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 async fn alarm(outlier: Option<&OutlierShare>) {
@@ -324,7 +309,7 @@ impl Sessions {
                 task.abort();
                 session.end();
             }
-            checks.note_host(&host, false);
+            checks.note_flags(Some(host.flags()), None);
         }
         for host in hosts.iter().filter(|host| !host.is_never_checked()) {
             if self.by_host.contains_key(&Arc::as_ptr(host)) {
@@ -333,7 +318,7 @@ impl Sessions {
             let (number, votes) = (self.by_host.len(), Rc::<Votes>::default());
             let begin = |check: &Rc<Check>| Session::begin(check.clone(), host.clone(), votes.clone(), number);
             let sessions: Vec<_> = checks.all.iter().map(begin).collect();
-            checks.note_host(host, true);
+            checks.note_flags(None, Some(host.flags()));
             let spawned = sessions.into_iter().map(|session| {
                 let task = self.tasks.spawn_local(session.clone().run(watch.clone()));
                 (session, task)
