@@ -46,6 +46,11 @@ fn zoned(table: HashTable) -> ClusterConfig {
 
 /// A place for each hash; with a host that is avoided, if there is one.
 fn places(cluster: &Cluster, hashes: impl Iterator<Item = u64>, avoid: Option<Avoid<'_>>) -> Vec<usize> {
+    picks(cluster, hashes.map(|hash| PickContext { hash: Some(hash), avoid, ..PickContext::default() }))
+}
+
+/// A place for each request.
+fn picks<'a>(cluster: &Cluster, requests: impl Iterator<Item = PickContext<'a>>) -> Vec<usize> {
     let (set, rng) = (cluster.hosts(), Rng::seeded(1));
     let clock = Clock::default();
     let (slow_start, stats) = (None, &cluster.stats);
@@ -62,8 +67,7 @@ fn places(cluster: &Cluster, hashes: impl Iterator<Item = u64>, avoid: Option<Av
         stats,
     };
     let lb = LoadBalancer::new(&cluster.config, env);
-    let pick = |hash| lb.pick(&PickContext { hash: Some(hash), avoid, ..PickContext::default() }, env);
-    hashes.filter_map(pick).collect()
+    requests.filter_map(|request| lb.pick(&request, env)).collect()
 }
 
 fn hashes(count: u32) -> impl Iterator<Item = u64> {
@@ -255,23 +259,8 @@ fn an_overloaded_host_gives_way_to_the_same_other_for_the_same_hash() {
 #[test]
 fn without_hash_any_host_is_chosen() {
     let cluster = Cluster::new(cluster(MAGLEV, &[1; 10]), &Store::new(), None);
-    let (set, rng) = (cluster.hosts(), Rng::seeded(1));
-    let clock = Clock::default();
-    let (slow_start, stats) = (None, &cluster.stats);
-    let rules = RuntimeRules::default();
-    let env = LbEnv {
-        set: &set,
-        groups: &set.groups,
-        local: None,
-        panic_threshold: 50,
-        rules: &rules,
-        slow_start,
-        clock: &clock,
-        rng: &rng,
-        stats,
-    };
-    let lb = LoadBalancer::new(&cluster.config, env);
-    let seen: std::collections::BTreeSet<_> = (0..200).filter_map(|_| lb.pick(&PickContext::default(), env)).collect();
+    let requests = (0..200).map(|_| PickContext::default());
+    let seen: std::collections::BTreeSet<_> = picks(&cluster, requests).into_iter().collect();
     assert_eq!(seen.len(), 10);
 }
 
