@@ -168,7 +168,7 @@ impl Clusters {
                 let share = || Box::new(ForwardProxyShare::new(self.dns_caches.cache(cache)));
                 cluster.forward_proxy.get_or_init(share);
             }
-            // Those of the cluster that is replaced go on, until nobody asks for them.
+            // Those of the cluster that is replaced go on, until somebody asks for them, or nobody does.
             ForwardHosts::Clusters(_) => {
                 let before = before.and_then(|before| before.sub_clusters.get()).cloned();
                 cluster.sub_clusters.get_or_init(|| before.unwrap_or_default());
