@@ -45,6 +45,8 @@ pub struct Endpoint {
     pub addresses: Option<Arc<[SocketAddr]>>,
     /// The proxy that is connected to in its place.
     pub proxy: Option<Arc<Address>>,
+    /// What it is counted by in place of its address.
+    pub observability_name: Option<Arc<str>>,
 }
 
 impl Endpoint {
@@ -63,6 +65,7 @@ impl Endpoint {
             check: None,
             addresses: None,
             proxy: None,
+            observability_name: None,
         }
     }
 }
@@ -380,14 +383,11 @@ fn lower_endpoint(
         None => return Err(cx.invalid("needs an endpoint")),
     };
     cx.at("endpoint", |cx| {
-        let pb::Endpoint {
-            address,
-            health_check_config,
-            hostname,
-            additional_addresses,
-            // The name of stats that are counted for each endpoint, which `track_cluster_stats` asks for.
-            observability_name: _,
-        } = endpoint;
+        let pb::Endpoint { address, health_check_config, hostname, additional_addresses, observability_name } =
+            endpoint;
+        // Envoy: hosts behind names are counted by their addresses.
+        let is_counted_by_name = matches!(discovery, None | Some(Discovery::Static | Discovery::Eds(_)));
+        let name = Some(observability_name).filter(|name| is_counted_by_name && !name.is_empty());
         let additional = cx.each("additional_addresses", additional_addresses, lower_additional);
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
         let addresses = all_addresses(&address, additional?, cx)?;
@@ -409,6 +409,7 @@ fn lower_endpoint(
             check,
             addresses,
             proxy,
+            observability_name: name.map(Arc::from),
         })
     })
 }

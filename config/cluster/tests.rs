@@ -124,6 +124,23 @@ fn a_logical_dns_cluster_has_one_endpoint() {
 }
 
 #[test]
+fn hosts_are_counted_by_names_of_their_own_unless_found_by_dns() {
+    let name = |kind: DiscoveryType| {
+        let mut proto = cluster(&["127.0.0.1"]);
+        let host =
+            proto.load_assignment.as_mut().and_then(|all| all.endpoints[0].lb_endpoints[0].host_identifier.as_mut());
+        let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = host else {
+            panic!("it has an endpoint")
+        };
+        endpoint.observability_name = "one".to_owned();
+        proto.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind.into()));
+        lower(proto).unwrap().endpoints[0].observability_name.clone()
+    };
+    assert_eq!(name(DiscoveryType::Static).as_deref(), Some("one"));
+    assert_eq!(name(DiscoveryType::StrictDns), None);
+}
+
+#[test]
 fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
     proto.filters = vec![Default::default()];

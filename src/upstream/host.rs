@@ -44,6 +44,8 @@ pub struct Host {
     pub(crate) proxy: Option<Arc<Address>>,
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
     pub hostname: Arc<str>,
+    /// What it is counted by in place of its address.
+    pub(crate) observability_name: Option<Arc<str>>,
     /// What discovery says of its health: the place among [`HEALTHS`].
     discovered: AtomicU8,
     /// Metadata of the endpoint.
@@ -160,9 +162,11 @@ impl Host {
             check,
             addresses: _,
             proxy,
+            observability_name,
         } = endpoint;
         Self {
             proxy: proxy.clone(),
+            observability_name: observability_name.clone(),
             address,
             addresses,
             hostname,
@@ -210,6 +214,7 @@ impl Host {
             check,
             addresses,
             proxy,
+            observability_name,
         } = endpoint;
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
             && *addresses == self.addresses
@@ -221,6 +226,7 @@ impl Host {
             && *locality_metadata == self.locality_metadata
             && *check == self.check
             && *proxy == self.proxy
+            && *observability_name == self.observability_name
     }
 
     fn discovered(&self) -> Health {

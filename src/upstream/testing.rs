@@ -36,6 +36,7 @@ pub(crate) fn endpoint(address: EndpointAddress) -> Endpoint {
         check: None,
         addresses: None,
         proxy: None,
+        observability_name: None,
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nuncio_config::cluster::Tracking;
-use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::Scope;
 
 use crate::host::{CoarseHealth, Host};
@@ -31,7 +30,7 @@ nuncio_telemetry::stats! {
 }
 
 nuncio_telemetry::stats! {
-    /// `cluster.<name>.endpoint.<address>`
+    /// `cluster.<name>.endpoint.<address>`, or by the `observability_name` of the endpoint.
     struct EndpointStats {
         cx_connect_fail: Counter,
         cx_total: Counter,
@@ -58,7 +57,7 @@ pub(crate) struct Tracked {
 struct Endpoints {
     scope: Scope,
     /// Taken by who looks, and never on the data path.
-    hosts: Mutex<HashMap<Address, Carried>>,
+    hosts: Mutex<HashMap<String, Carried>>,
 }
 
 /// The stats of a host, as they were when somebody last looked.
@@ -88,12 +87,12 @@ impl Tracked {
         let mut carried = endpoints.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *carried);
         for host in hosts {
-            let address = host.address();
+            let name = host.observability_name.as_deref().map_or_else(|| host.address().to_string(), str::to_owned);
             // A host that took the place of another counts from zero, and so do its stats.
-            let known = before.remove(&address).filter(|known| Arc::ptr_eq(&known.host, host));
-            let known = known.unwrap_or_else(|| Carried::new(host, &endpoints.scope));
+            let known = before.remove(&name).filter(|known| Arc::ptr_eq(&known.host, host));
+            let known = known.unwrap_or_else(|| Carried::new(host, &endpoints.scope.scope(&name)));
             known.carry_over();
-            carried.insert(address, known);
+            carried.insert(name, known);
         }
     }
 }
@@ -102,7 +101,7 @@ impl Tracked {
 
 impl Carried {
     fn new(host: &Arc<Host>, scope: &Scope) -> Self {
-        Self { host: host.clone(), stats: EndpointStats::new(&scope.scope(&host.address().to_string())) }
+        Self { host: host.clone(), stats: EndpointStats::new(scope) }
     }
 
     fn carry_over(&self) {
@@ -141,7 +140,7 @@ mod tests {
         let (one, other) = (host(1), host(2));
         let known = |port: u16| {
             let hosts = tracked.endpoints.as_ref()?.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            let carried = hosts.get(&Address::Ip(at(port)))?;
+            let carried = hosts.get(&at(port).to_string())?;
             Some(carried.stats.cx_total().value())
         };
         one.stats.cx_total.inc();
@@ -149,5 +148,23 @@ mod tests {
         one.stats.cx_total.inc();
         tracked.carry_over(std::slice::from_ref(&one));
         assert_eq!((known(1), known(2)), (Some(2), None));
+    }
+
+    #[test]
+    fn hosts_may_be_counted_by_names_of_their_own() {
+        let store = Store::default();
+        let tracking = Tracking { endpoints: true, ..Tracking::default() };
+        let tracked = Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let host = |name: &str| {
+            let endpoint = nuncio_config::cluster::Endpoint { observability_name: Some(name.into()), ..fixed(address) };
+            Arc::new(Host::new(&endpoint, address.into()))
+        };
+        let hosts = ["one", "two"].map(host);
+        hosts[1].stats.cx_total.inc();
+        tracked.carry_over(&hosts);
+        let scope = store.scope("cluster.c.endpoint");
+        let total = |name| EndpointStats::new(&scope.scope(name)).cx_total().value();
+        assert_eq!((total("one"), total("two")), (0, 1), "though both are at one address");
     }
 }
