@@ -81,6 +81,11 @@ impl Tracked {
         })
     }
 
+    /// Whether attempts are watched for it: hosts count for themselves.
+    pub(crate) fn is_of_attempts(&self) -> bool {
+        self.budgets.is_some() || self.sizes.is_some()
+    }
+
     /// Carries over what `hosts` have counted.
     pub(crate) fn carry_over(&self, hosts: &[Arc<Host>]) {
         let Some(endpoints) = &self.endpoints else { return };

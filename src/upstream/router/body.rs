@@ -175,15 +175,13 @@ impl Stream {
         let now = env.clock.now();
         info.times.upstream_response_end.set(Some(now));
         self.active.end();
-        if let Some(begin) = info.times.request_end.get() {
-            let time = now.saturating_duration_since(begin);
-            watch::count_budget(&self.counted.share, time, self.counted.timeout);
-        }
         let Some(begin) = info.times.request_end.get() else { return };
+        let time = now.saturating_duration_since(begin);
+        watch::count_budget(&self.counted.share, time, self.counted.timeout);
         if !self.counted.config.dynamic_stats {
             return;
         }
-        let time = millis(now.saturating_duration_since(begin));
+        let time = millis(time);
         let codes = &self.counted.share.codes;
         self.counted.share.cluster.stats.upstream_rq_time().record(time);
         self.counted.counts.each(|stats| stats.counts.upstream_rq_time().record(time));

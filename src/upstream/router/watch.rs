@@ -102,7 +102,8 @@ impl Watch {
         per_try: Option<Duration>,
         request: &mut Request,
     ) -> Option<Box<Self>> {
-        let is_watched = config.upstream_logs.is_some() || share.cluster.tracked.is_some();
+        let is_tracked = share.cluster.tracked.as_ref().is_some_and(|tracked| tracked.is_of_attempts());
+        let is_watched = config.upstream_logs.is_some() || is_tracked;
         if is_watched { Some(Self::begin_watched(config, share, info, per_try, request)) } else { None }
     }
 
