@@ -7,6 +7,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::envoy_internal_address::AddressNameSpecifier;
 use nuncio_proto::envoy::config::core::v3::{self as core, HealthStatus};
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
+use nuncio_proto::envoy::config::endpoint::v3::locality_lb_endpoints::LbConfig;
 use nuncio_proto::envoy::r#type::v3::FractionalPercent;
 use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_telemetry::{Address, Metadata};
@@ -169,6 +170,9 @@ pub(super) fn lower(
     };
     cx.at("load_assignment", |cx| {
         let localities = proto.endpoints.len();
+        if !matches!(discovery, None | Some(Discovery::Eds(_))) {
+            refuse_leds(&proto.endpoints, cx)?;
+        }
         let assignment = lower_assignment(proto, discovery, cx)?;
         check_count(assignment, localities, discovery, cx)
     })
@@ -192,6 +196,14 @@ pub(super) fn lower_assignment(
     }
     assignment.policy.locality_weights = weights.into();
     Ok(assignment)
+}
+
+/// Endpoints that are discovered one by one are those of an assignment that is discovered itself.
+fn refuse_leds(localities: &[pb::LocalityLbEndpoints], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let is_by_leds = |l: &pb::LocalityLbEndpoints| matches!(l.lb_config, Some(LbConfig::LedsClusterLocalityConfig(_)));
+    let Some(at) = localities.iter().position(is_by_leds) else { return Ok(()) };
+    let refuse = |cx: &mut LowerCx<'_>| cx.invalid("LEDS is only supported when EDS is used");
+    Err(cx.at("endpoints", |cx| cx.at_index(at, |cx| cx.at("leds_cluster_locality_config", refuse))))
 }
 
 fn check_count(
@@ -335,14 +347,8 @@ impl LocalityEndpoints {
         } = proto;
         let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new);
         let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
-        let is_static = !matches!(discovery, None | Some(Discovery::Eds(_)));
-        if is_static && matches!(lb_config, Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_))) {
-            return Err(
-                cx.at("leds_cluster_locality_config", |cx| cx.invalid("LEDS is only supported when EDS is used"))
-            );
-        }
         let lb_config_field = match &lb_config {
-            Some(pb::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
+            Some(LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
             _ => "load_balancer_endpoints",
         };
         cx.unsupported(lb_config_field, &lb_config)?;

@@ -124,6 +124,18 @@ fn a_logical_dns_cluster_has_one_endpoint() {
 }
 
 #[test]
+fn endpoints_discovered_one_by_one_are_not_implemented_where_they_can_be() {
+    let mut proto = assignment(&["127.0.0.1"]);
+    let leds = endpoint::LedsClusterLocalityConfig::default();
+    proto.endpoints[0].lb_config = Some(endpoint::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(leds));
+    let env = crate::testing::env();
+    let mut cx = LowerCx::new(&env);
+    assert!(ClusterAssignment::lower(proto, &mut cx).is_err());
+    let said: Vec<String> = cx.finish().iter().map(Invalid::to_string).collect();
+    assert_eq!(said, ["endpoints[0].leds_cluster_locality_config: not implemented yet"]);
+}
+
+#[test]
 fn hosts_are_counted_by_names_of_their_own_unless_found_by_dns() {
     let name = |kind: DiscoveryType| {
         let mut proto = cluster(&["127.0.0.1"]);
