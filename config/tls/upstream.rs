@@ -166,8 +166,8 @@ impl Client {
             None => {}
             Some(log) if log.is_for_all() => client.key_log = log.file,
             Some(_) => {
-                let refused = cx.at("key_log", |cx| cx.not_implemented("a choice of addresses for a client"));
-                return Err(refused);
+                let refuse = |cx: &mut LowerCx<'_>| cx.not_implemented("a choice of addresses for a client");
+                return Err(cx.at("common_tls_context", |cx| cx.at("key_log", refuse)));
             }
         }
         Ok(ClientSide {
