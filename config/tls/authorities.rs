@@ -40,6 +40,7 @@ pub(super) struct Authorities {
     /// What logs tell of each, once somebody asks, and its name in DER.
     told: OnceLock<Vec<(Box<[u8]>, Arc<CertificateInfo>)>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// What they have revoked: lists that come with them, and those of `crl`.
     pub(super) revocations: Vec<CertRevocationList<'static>>,
     pub(super) only_leaf: bool,
     algorithms: &'static [&'static dyn SignatureVerificationAlgorithm],
@@ -57,7 +58,8 @@ impl Authorities {
         let anchor = |certificate| anchor_from_trusted_cert(certificate).map(|anchor| anchor.to_owned());
         let anchors = certificates.iter().map(anchor).collect::<Result<Vec<_>, _>>();
         let anchors = anchors.map_err(|e| cx.invalid(format!("holds what is no authority: {e}")))?;
-        Ok(Self::new(certificates.clone(), anchors, &path, sha256(&bytes)))
+        let revocations = revocations(&bytes, cx)?;
+        Ok(Self { revocations, ..Self::new(certificates.clone(), anchors, &path, sha256(&bytes)) })
     }
 
     /// Those that this system trusts. What of them cannot be used is left out: nobody here chose it.
@@ -114,6 +116,7 @@ impl Authorities {
             self.certificates.iter().filter_map(tell).collect()
         })
     }
+
     /// The authority of this name.
     pub(super) fn named(&self, name: &[u8]) -> Option<Arc<CertificateInfo>> {
         self.all().iter().find(|(subject, _)| **subject == *name).map(|(_, info)| info.clone())
@@ -161,17 +164,22 @@ pub(super) fn lower_revocations(
     cx: &mut LowerCx<'_>,
 ) -> Result<(Vec<CertRevocationList<'static>>, [u8; 32]), Refused> {
     let bytes = data_source(source, MAX_PEM, cx)?;
-    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&bytes).collect();
-    let all = all.map_err(|e| cx.invalid(format!("is no PEM: {e}")))?;
-    if all.is_empty() {
-        return Err(cx.invalid("has no list of revocations in PEM"));
+    let all = revocations(&bytes, cx)?;
+    match all.is_empty() {
+        true => Err(cx.invalid("has no list of revocations in PEM")),
+        false => Ok((all, sha256(&bytes))),
     }
+}
+
+/// The lists in a PEM file, among whatever else it has.
+fn revocations(pem: &[u8], cx: &mut LowerCx<'_>) -> Result<Vec<CertRevocationList<'static>>, Refused> {
+    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let all = all.map_err(|e| cx.invalid(format!("is no PEM: {e}")))?;
     let owned = |der: &CertificateRevocationListDer<'_>| -> Result<OwnedCertRevocationList, webpki::Error> {
         BorrowedCertRevocationList::from_der(der)?.to_owned()
     };
     let all: Result<Vec<_>, _> = all.iter().map(|der| owned(der).map(CertRevocationList::from)).collect();
-    let all = all.map_err(|e| cx.invalid(format!("holds a list that cannot be read: {e}")))?;
-    Ok((all, sha256(&bytes)))
+    all.map_err(|e| cx.invalid(format!("holds a list of revocations that cannot be read: {e}")))
 }
 
 fn is_in_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {

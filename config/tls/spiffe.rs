@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::Error;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::{CertificateError, Error};
 use x509_parser::certificate::X509Certificate;
 
 use super::authorities::Authorities;
@@ -60,10 +60,11 @@ impl TrustDomains {
         if parsed.is_ca() || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
             return Err(Unbelieved::NoTrustDomain.into());
         }
-        let domain = names.uri.iter().find_map(|uri| trust_domain(uri));
+        // An identity is the only URI of its certificate (§2). Envoy: the first counts.
+        let domain = names.uri.first().and_then(|uri| trust_domain(uri));
         let bundle = domain.and_then(|domain| self.bundles.get(domain)).ok_or(Unbelieved::NoTrustDomain)?;
         bundle.check(leaf, intermediates, now, peer, None).map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => Unbelieved::NotOfDomain.into(),
+            Error::InvalidCertificate(reason) => Unbelieved::NotOfDomain(reason).into(),
             other => other,
         })
     }
@@ -83,8 +84,7 @@ impl TrustDomains {
     }
 }
 
-/// `domain` of `spiffe://domain/workload`.
+/// `domain` of `spiffe://domain/workload`; a trust domain alone is nobody's identity.
 fn trust_domain(uri: &str) -> Option<&str> {
-    let rest = uri.strip_prefix("spiffe://")?;
-    Some(rest.split_once('/').map_or(rest, |(domain, _)| domain))
+    uri.strip_prefix("spiffe://")?.split_once('/').map(|(domain, _)| domain)
 }

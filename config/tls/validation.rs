@@ -39,7 +39,7 @@ pub(super) struct Validation {
 }
 
 /// Why a peer is not believed whose chain is in order.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Unbelieved {
     /// It has none of the names that it should have, but these.
     #[error("SAN matcher, certificate SANs are [{}]", .0.join(", "))]
@@ -58,9 +58,9 @@ pub enum Unbelieved {
     /// It is no workload of a trust domain that is known.
     #[error("no trust bundle store")]
     NoTrustDomain,
-    /// No authority of its trust domain has issued it. Envoy tells it less than it would without SPIFFE.
-    #[error("X509_verify_cert: certificate verification error at depth 0: unable to get local issuer certificate")]
-    NotOfDomain,
+    /// The authorities of its trust domain do not vouch for it. Envoy tells it less than it would without SPIFFE.
+    #[error("{0}")]
+    NotOfDomain(CertificateError),
     /// Its key is not for signatures.
     #[error("key usage")]
     KeyUsage,
@@ -147,7 +147,7 @@ impl Validation {
         }
         if let Some(authorities) = &mut authorities {
             authorities.only_leaf = only_verify_leaf_cert_crl;
-            authorities.revocations = revocations;
+            authorities.revocations.extend(revocations);
             authorities.digest = sha256(&[authorities.digest, revoked].concat());
         }
         Ok(Self {

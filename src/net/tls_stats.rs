@@ -97,7 +97,7 @@ impl TlsStats {
             }
             Some(Unbelieved::Hash) => self.stats.fail_verify_cert_hash().inc(),
             Some(Unbelieved::KeyUsage) => self.stats.connection_error().inc(),
-            Some(Unbelieved::NoTrustDomain | Unbelieved::NotOfDomain) | None => self.stats.fail_verify_error().inc(),
+            Some(Unbelieved::NoTrustDomain | Unbelieved::NotOfDomain(_)) | None => self.stats.fail_verify_error().inc(),
         }
     }
 }

@@ -56,13 +56,20 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => "unable to get local issuer certificate",
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not yet valid",
-        CertificateError::Revoked => "certificate revoked",
-        CertificateError::UnknownRevocationStatus => "unable to get certificate CRL",
+        CertificateError::Revoked => "certificate revocation check against provided CRLs failed: certificate revoked",
+        CertificateError::UnknownRevocationStatus => {
+            "certificate revocation check against provided CRLs failed: unable to get certificate CRL"
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "unsupported certificate purpose"
         }
         CertificateError::BadSignature => "certificate signature failure",
-        CertificateError::Other(other) => return other.0.to_string(),
+        CertificateError::Other(other) => {
+            return match other.0.downcast_ref() {
+                Some(Unbelieved::NotOfDomain(reason)) => certificate(reason),
+                _ => other.0.to_string(),
+            };
+        }
         other => return other.to_string(),
     };
     format!("X509_verify_cert: certificate verification error at depth 0: {text}")
