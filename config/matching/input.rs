@@ -45,8 +45,7 @@ pub(super) enum Input {
     ApplicationProtocols,
     /// Namespace and path.
     Metadata(Box<str>, Box<[String]>),
-    /// A value of the filter state, by name.
-    /// The value, or one of its fields.
+    /// A value of the filter state by name, or one of its fields where the second name is not empty.
     FilterState(Box<str>, Box<str>),
     /// As it was when the configuration was loaded.
     Environment(Option<Box<[u8]>>),

@@ -137,7 +137,7 @@ impl Parts {
         let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(opened.key).into();
         // Bags have no order: the key tells which certificate is the first.
         let signing = load(key.clone_key(), provider, cx)?;
-        let belongs = |one: &CertificateDer<'static>| is_pair(vec![one.clone()], signing.clone());
+        let belongs = |one: &CertificateDer<'static>| is_pair(&CertifiedKey::new(vec![one.clone()], signing.clone()));
         let at =
             chain.iter().position(belongs).ok_or_else(|| cx.invalid("has no certificate that its key belongs to"))?;
         chain[..=at].rotate_right(1);
@@ -155,7 +155,7 @@ impl Parts {
         let digest = digest_of(&chain, &key, ocsp.as_ref(), &path);
         let key = cx.at("private_key", |cx| load(key, provider, cx))?;
         let bare = CertifiedKey::new(chain, key);
-        if let Err(rustls::Error::InconsistentKeys(_)) = bare.keys_match() {
+        if !is_pair(&bare) {
             let reason = "does not belong to the first certificate of the chain";
             return Err(cx.at("private_key", |cx| cx.invalid(reason)));
         }
@@ -187,8 +187,9 @@ fn load(
     provider.key_provider.load_private_key(key).map_err(|e| cx.invalid(format!("cannot be used: {e}")))
 }
 
-fn is_pair(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> bool {
-    !matches!(CertifiedKey::new(chain, key).keys_match(), Err(rustls::Error::InconsistentKeys(_)))
+/// Whether the key is that of the first certificate, as far as the key can tell.
+fn is_pair(certified: &CertifiedKey) -> bool {
+    !matches!(certified.keys_match(), Err(rustls::Error::InconsistentKeys(_)))
 }
 
 fn digest_of(

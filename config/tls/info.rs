@@ -34,7 +34,7 @@ pub fn certificate_info(der: &CertificateDer<'_>) -> Option<CertificateInfo> {
 }
 
 /// The octet that keeps a number from being negative is no part of its digits.
-fn strip_sign(serial: &[u8]) -> &[u8] {
+pub(super) fn strip_sign(serial: &[u8]) -> &[u8] {
     match serial {
         [0, rest @ ..] if !rest.is_empty() => rest,
         all => all,
@@ -43,6 +43,13 @@ fn strip_sign(serial: &[u8]) -> &[u8] {
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The bytes of pairs of hexadecimal digits.
+pub(super) fn from_hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+    let (pairs, []) = digits.as_chunks::<2>() else { return None };
+    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
 /// RFC 2253: the last part first.

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::downstream_tls_context::OcspStaplePolicy as Proto;
 
 use super::der::{self, Der, ENUMERATED, EXPLICIT_0, GENERALIZED_TIME, INTEGER, OCTETS, OID, SEQUENCE};
+use super::in_use::seconds_since;
+use super::info::strip_sign;
 
 /// An answer, as far as it matters here: whether a peer believes it is the peer's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ impl OcspResponse {
             for _ in 0..3 {
                 id.any()?;
             }
-            let serial = strip(id.tagged(INTEGER)?).to_vec();
+            let serial = strip_sign(id.tagged(INTEGER)?).to_vec();
             one.any()?;
             let valid_from = der::generalized_time(one.tagged(GENERALIZED_TIME)?)?;
             let next = one.optional(EXPLICIT_0).map(|next| Der::new(next).tagged(GENERALIZED_TIME));
@@ -86,12 +88,12 @@ impl OcspResponse {
 
     /// Whether it is about the certificate of this serial number.
     pub(super) fn is_about(&self, serial: &[u8]) -> bool {
-        self.serial == strip(serial)
+        self.serial == strip_sign(serial)
     }
 
     fn holds(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.expires.is_some_and(|end| i64::try_from(now.as_secs()).is_ok_and(|now| now < end))
+        let now = seconds_since(SystemTime::now());
+        self.expires.is_some_and(|end| i64::try_from(now).is_ok_and(|now| now < end))
     }
 }
 
@@ -125,14 +127,6 @@ fn responses(mut response: Der<'_>) -> Option<Der<'_>> {
     data.any()?;
     data.tagged(GENERALIZED_TIME)?;
     data.inside(SEQUENCE)
-}
-
-/// Numbers are compared without what keeps them from being negative.
-fn strip(serial: &[u8]) -> &[u8] {
-    match serial {
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        all => all,
-    }
 }
 
 #[cfg(test)]

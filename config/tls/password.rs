@@ -16,6 +16,7 @@ use md5::{Digest, Md5};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 
 use super::der::{Der, INTEGER, OCTETS, OID, SEQUENCE};
+use super::info::from_hex;
 
 /// `1.2.840.113549.1.5.13` and `.12`
 const PBES2: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x05, 0x0d];
@@ -168,7 +169,7 @@ fn decrypt_legacy(label: &str, body: &str, password: &[u8]) -> Result<PrivateKey
         "AES-256-CBC" => (&AES_256, 32),
         _ => return Err(Closed::Scheme),
     };
-    let iv = from_hex(iv).ok_or(Closed::Unreadable)?;
+    let iv = from_hex(iv.as_bytes()).ok_or(Closed::Unreadable)?;
     let salt = iv.get(..8).ok_or(Closed::Unreadable)?;
     let mut key = Vec::new();
     let mut last: Vec<u8> = Vec::new();
@@ -189,11 +190,6 @@ fn decrypt_legacy(label: &str, body: &str, password: &[u8]) -> Result<PrivateKey
 fn from_base64(text: &str) -> Result<Vec<u8>, Closed> {
     let text: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| Closed::Unreadable)
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let pair = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    (0..text.len()).step_by(2).map(pair).collect()
 }
 
 #[cfg(test)]

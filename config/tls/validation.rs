@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, DistinguishedName, Error};
 
 use super::authorities::{Authorities, lower_revocations, within};
-use super::info::certificate_info;
+use super::info::{certificate_info, from_hex};
 use super::san::{Names, Parsed, SanMatcher};
 use super::spiffe::TrustDomains;
 use crate::protocol::message_name;
@@ -277,14 +277,7 @@ fn spki(text: &str, cx: &mut LowerCx<'_>) -> Result<[u8; 32], Refused> {
 /// Hex of a SHA-256, perhaps with colons.
 fn hash(text: &str, cx: &mut LowerCx<'_>) -> Result<[u8; 32], Refused> {
     let digits: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let bytes: Option<Vec<u8>> = digits
-        .chunks(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect();
+    let bytes = from_hex(&digits);
     bytes.and_then(|b| b.try_into().ok()).ok_or_else(|| cx.invalid("is no SHA-256 in hexadecimal digits"))
 }
 

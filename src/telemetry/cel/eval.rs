@@ -1,6 +1,9 @@
 //! Evaluation: from the tree to a value.
 
+use regex::bytes::Regex;
+
 use super::attributes::{Activation, Map, Root};
+use super::captures::Capture;
 use super::functions::Function;
 use super::value::Value;
 use super::{Expr, Kind};
@@ -49,14 +52,7 @@ impl<'a> Env<'a> {
             Kind::Attribute(root) => Ok(Value::Map(Map::Group(*root))),
             Kind::Type(name) => Ok(Value::Type(name)),
             Kind::Nothing | Kind::Re => Err(NoValue),
-            Kind::Captures { how, text, pattern, rewrite } => {
-                let rewrite = rewrite.as_ref().map(|rewrite| self.eval(rewrite)).transpose()?;
-                match (self.eval(text)?, rewrite) {
-                    (Value::String(text), None) => how.of(&text, pattern, b""),
-                    (Value::String(text), Some(Value::String(rewrite))) => how.of(&text, pattern, &rewrite),
-                    _ => Err(NoValue),
-                }
-            }
+            Kind::Captures { how, text, pattern, rewrite } => self.capture(*how, text, pattern, rewrite.as_deref()),
             Kind::Select { operand, field, test } => {
                 let Value::Map(map) = self.eval(operand)? else { return Err(NoValue) };
                 if let (Map::Place(place), true) = (&map, *test) {
@@ -96,19 +92,29 @@ impl<'a> Env<'a> {
             },
             (Function::NotStrictlyFalse, [a]) => Ok(Value::Bool(!matches!(self.eval(a), Ok(Value::Bool(false))))),
             (Function::Capture(how), [text, pattern, rest @ ..]) => {
-                let (Value::String(text), Value::String(pattern)) = (self.eval(text)?, self.eval(pattern)?) else {
-                    return Err(NoValue);
-                };
+                let Value::String(pattern) = self.eval(pattern)? else { return Err(NoValue) };
                 let pattern = std::str::from_utf8(&pattern).ok().and_then(|text| how.pattern(text)).ok_or(NoValue)?;
-                match rest.first().map(|rewrite| self.eval(rewrite)).transpose()? {
-                    None => how.of(&text, &pattern, b""),
-                    Some(Value::String(rewrite)) => how.of(&text, &pattern, &rewrite),
-                    Some(_) => Err(NoValue),
-                }
+                self.capture(how, text, &pattern, rest.first())
             }
             (_, [a]) => function.of_one(self.eval(a)?, self),
             (_, [a, b]) => function.of_two(self.eval(a)?, self.eval(b)?, self),
             _ => Err(NoValue),
+        }
+    }
+
+    /// What groups of `pattern` match in a text; the rewrite is of `re.extract`.
+    fn capture(
+        &self,
+        how: Capture,
+        text: &'a Expr,
+        pattern: &Regex,
+        rewrite: Option<&'a Expr>,
+    ) -> Result<Value<'a>, NoValue> {
+        let Value::String(text) = self.eval(text)? else { return Err(NoValue) };
+        match rewrite.map(|rewrite| self.eval(rewrite)).transpose()? {
+            None => how.of(&text, pattern, b""),
+            Some(Value::String(rewrite)) => how.of(&text, pattern, &rewrite),
+            Some(_) => Err(NoValue),
         }
     }
 

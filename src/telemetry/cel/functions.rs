@@ -76,6 +76,9 @@ const DAY: i128 = 86_400 * time::SECOND;
 impl Function {
     pub(super) fn named(name: &str, arguments: usize) -> Result<Self, InvalidCall> {
         let unknown = || InvalidCall::Unknown { name: name.to_owned(), arguments };
+        if let Some(how) = Capture::named(name, arguments) {
+            return Ok(Self::Capture(how));
+        }
         Ok(match (name, arguments) {
             ("_&&_", 2) => Self::And,
             ("_||_", 2) => Self::Or,
@@ -110,9 +113,6 @@ impl Function {
             ("bytes", 1) => Self::Bytes,
             ("timestamp", 1) => Self::Timestamp,
             ("duration", 1) => Self::Duration,
-            (_, 2 | 3) if Capture::named(name, arguments).is_some() => {
-                Self::Capture(Capture::named(name, arguments).ok_or_else(unknown)?)
-            }
             (_, 1 | 2) => Self::Time(Part::named(name).ok_or_else(unknown)?),
             _ => return Err(unknown()),
         })
