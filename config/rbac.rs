@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::rbac::v3 as proto;
 use nuncio_proto::envoy::r#type::v3::Int32Range;
 use nuncio_telemetry::{ConnectionInfo, TlsInfo};
@@ -136,7 +135,7 @@ impl Rule {
             Kind::NotRule(rule) => {
                 cx.at("not_rule", |cx| Self::permission(*rule, cx)).map(|rule| Self::Not(Box::new(rule)))
             }
-            Kind::DestinationIp(range) => cx.at("destination_ip", |cx| cidr(range, cx)).map(Self::DestinationIp),
+            Kind::DestinationIp(range) => cx.at("destination_ip", |cx| Cidr::lower(range, cx)).map(Self::DestinationIp),
             Kind::DestinationPort(port) => Ok(Self::DestinationPort(port.into(), i64::from(port) + 1)),
             Kind::DestinationPortRange(Int32Range { start, end }) => {
                 Ok(Self::DestinationPort(start.into(), end.into()))
@@ -173,9 +172,9 @@ impl Rule {
                 .at("authenticated", |cx| cx.opt("principal_name", principal_name, StringMatcher::lower))
                 .map(Self::Authenticated),
             // Deprecated: the client, as `remote_ip`. Without HTTP both are the same.
-            Kind::SourceIp(range) => cx.at("source_ip", |cx| cidr(range, cx)).map(Self::RemoteIp),
-            Kind::RemoteIp(range) => cx.at("remote_ip", |cx| cidr(range, cx)).map(Self::RemoteIp),
-            Kind::DirectRemoteIp(range) => cx.at("direct_remote_ip", |cx| cidr(range, cx)).map(Self::DirectIp),
+            Kind::SourceIp(range) => cx.at("source_ip", |cx| Cidr::lower(range, cx)).map(Self::RemoteIp),
+            Kind::RemoteIp(range) => cx.at("remote_ip", |cx| Cidr::lower(range, cx)).map(Self::RemoteIp),
+            Kind::DirectRemoteIp(range) => cx.at("direct_remote_ip", |cx| Cidr::lower(range, cx)).map(Self::DirectIp),
             Kind::Metadata(metadata) => {
                 cx.at("metadata", |cx| MetadataMatcher::lower(metadata, cx)).map(Self::Metadata)
             }
@@ -207,11 +206,6 @@ impl Rule {
             Self::RemoteIp(range) => info.remote.ip().is_some_and(|ip| range.contains(ip)),
         }
     }
-}
-
-fn cidr(range: core::CidrRange, cx: &mut LowerCx<'_>) -> Result<Cidr, Refused> {
-    let core::CidrRange { address_prefix, prefix_len } = range;
-    Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
 }
 
 fn sourced(message: proto::SourcedMetadata, cx: &mut LowerCx<'_>) -> Result<Rule, Refused> {

@@ -14,7 +14,6 @@ use nuncio_proto::envoy::extensions::clusters::dynamic_forward_proxy::v3 as pb;
 use nuncio_proto::envoy::extensions::common::dynamic_forward_proxy::v3 as cache;
 use nuncio_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use nuncio_proto::envoy::r#type::matcher::v3::AddressMatcher;
-use nuncio_proto::xds::core::v3::CidrRange;
 use prost::Message;
 
 use super::{DnsFamily, DnsResolverConfig, RefreshRate, dns};
@@ -224,10 +223,7 @@ fn preresolved(proto: SocketAddress, cx: &mut LowerCx<'_>) -> Result<(Box<str>, 
 impl AddressFilter {
     fn lower(proto: AddressMatcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let AddressMatcher { ranges, invert_match } = proto;
-        let ranges = cx.each("ranges", ranges, |range, cx| {
-            let CidrRange { address_prefix, prefix_len } = range;
-            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-        })?;
+        let ranges = cx.each("ranges", ranges, Cidr::lower_xds)?;
         Ok(Self { ranges: ranges.into(), is_inverted: invert_match })
     }
 

@@ -8,7 +8,6 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::CidrRange;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_telemetry::{Address, ConnectionInfo};
 use proto::filter_chain_match::ConnectionSourceType;
@@ -85,9 +84,9 @@ impl Criteria {
         } = proto;
         // Envoy does not implement them either.
         let refused = refuse_set!(cx; address_suffix, suffix_len);
-        let prefixes = cx.each("prefix_ranges", prefix_ranges, lower_range);
-        let direct_sources = cx.each("direct_source_prefix_ranges", direct_source_prefix_ranges, lower_range);
-        let sources = cx.each("source_prefix_ranges", source_prefix_ranges, lower_range);
+        let prefixes = cx.each("prefix_ranges", prefix_ranges, Cidr::lower);
+        let direct_sources = cx.each("direct_source_prefix_ranges", direct_source_prefix_ranges, Cidr::lower);
+        let sources = cx.each("source_prefix_ranges", source_prefix_ranges, Cidr::lower);
         let server_names = cx.each("server_names", server_names, |name, cx| lower_server_name(&name, cx));
         let source_type = ConnectionSourceType::try_from(source_type)
             .map_err(|_| cx.at("source_type", |cx| cx.invalid("is not a source type")));
@@ -125,10 +124,6 @@ impl Criteria {
         let has_one = port.is_some() || transport_protocol.is_some() || *source_type != ConnectionSourceType::Any;
         ranges + names == 0 && !has_one
     }
-}
-
-fn lower_range(CidrRange { address_prefix, prefix_len }: CidrRange, cx: &mut LowerCx<'_>) -> Result<Cidr, Refused> {
-    Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
 }
 
 /// `*.example.com` is kept as `.example.com`.

@@ -1,6 +1,8 @@
 use std::net::IpAddr;
 
 use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3 as envoy;
+use nuncio_proto::xds::core::v3 as xds;
 
 /// `CidrRange`: an IP prefix, whose other bits are cleared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,9 +13,20 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Reads the fields of the message. Envoy: no length is none at all, and one that is too long stands for the whole
-    /// address.
-    pub fn lower(address: &str, len: Option<u32>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    /// Lowers Envoy's message.
+    pub fn lower(range: envoy::CidrRange, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let envoy::CidrRange { address_prefix, prefix_len } = range;
+        Self::new(&address_prefix, prefix_len.map(|len| len.value), cx)
+    }
+
+    /// Lowers the message of xDS, which says the same.
+    pub(crate) fn lower_xds(range: xds::CidrRange, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let xds::CidrRange { address_prefix, prefix_len } = range;
+        Self::new(&address_prefix, prefix_len.map(|len| len.value), cx)
+    }
+
+    /// Envoy: no length is none at all, and one that is too long stands for the whole address.
+    fn new(address: &str, len: Option<u32>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Ok(address) = address.parse::<IpAddr>() else {
             return Err(cx.at("address_prefix", |cx| cx.invalid(format!("{address:?} is no IP address"))));
         };

@@ -1,6 +1,5 @@
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::r#type::matcher::v3 as proto;
-use nuncio_proto::xds::core::v3::CidrRange;
 use nuncio_telemetry::{FilterState, FilterValue};
 use proto::filter_state_matcher::Matcher;
 
@@ -30,11 +29,7 @@ impl FilterStateMatcher {
             None => return Err(cx.invalid("matcher is required")),
             Some(Matcher::StringMatch(text)) => Test::Text(cx.at("string_match", |cx| StringMatcher::lower(text, cx))?),
             Some(Matcher::AddressMatch(proto::AddressMatcher { ranges, invert_match })) => {
-                let ranges = cx.at("address_match", |cx| {
-                    cx.each("ranges", ranges, |CidrRange { address_prefix, prefix_len }, cx| {
-                        Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-                    })
-                })?;
+                let ranges = cx.at("address_match", |cx| cx.each("ranges", ranges, Cidr::lower_xds))?;
                 if invert_match { Test::NotAmong(ranges.into()) } else { Test::Among(ranges.into()) }
             }
         };
@@ -60,6 +55,7 @@ impl FilterStateMatcher {
 
 #[cfg(test)]
 mod tests {
+    use nuncio_proto::xds::core::v3::CidrRange;
     use nuncio_telemetry::{Address, LifeSpan};
     use proto::string_matcher::MatchPattern;
 

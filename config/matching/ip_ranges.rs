@@ -42,9 +42,7 @@ struct IpMatcher {
 impl Ranges {
     /// Ranges in the order of the message; a range that is found is told by its place.
     pub(super) fn lower(field: &str, ranges: Vec<CidrRange>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let ranges = cx.each(field, ranges, |CidrRange { address_prefix, prefix_len }, cx| {
-            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-        })?;
+        let ranges = cx.each(field, ranges, Cidr::lower)?;
         let mut all = Self::default();
         for (number, range) in (0..).zip(ranges) {
             all.add(range, number);
@@ -92,9 +90,7 @@ impl IpRanges {
         let mut number = 0;
         let matchers = cx.each("range_matchers", matchers, |matcher, cx| {
             let IpRangeMatcher { ranges, on_match, exclusive } = matcher;
-            let ranges = cx.each("ranges", ranges, |range, cx| {
-                Cidr::lower(&range.address_prefix, range.prefix_len.map(|len| len.value), cx)
-            });
+            let ranges = cx.each("ranges", ranges, Cidr::lower_xds);
             let on_match = required("on_match", on_match, cx, |on_match, cx| OnMatch::lower(on_match, rules, cx));
             for range in ranges? {
                 all.add(range, number);

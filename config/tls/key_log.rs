@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::CidrRange;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::access_log::{Destination, LogFile};
 
@@ -28,12 +27,8 @@ pub(super) struct KeyLogFile(Arc<LogFile>);
 impl KeyLog {
     pub(super) fn lower(proto: pb::TlsKeyLog, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::TlsKeyLog { path, local_address_range, remote_address_range } = proto;
-        let range = |range: CidrRange, cx: &mut LowerCx<'_>| {
-            let CidrRange { address_prefix, prefix_len } = range;
-            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-        };
-        let local = cx.each("local_address_range", local_address_range, range);
-        let remote = cx.each("remote_address_range", remote_address_range, range);
+        let local = cx.each("local_address_range", local_address_range, Cidr::lower);
+        let remote = cx.each("remote_address_range", remote_address_range, Cidr::lower);
         let file = cx.env.files.open(&Destination::from_path(path));
         let file = file.map_err(|e| cx.at("path", |cx| cx.invalid(e.to_string())))?;
         Ok(Self { file: Arc::new(KeyLogFile(file)), local: local?, remote: remote? })

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 
+use nuncio_proto::envoy::config::core::v3::CidrRange;
 use nuncio_proto::google::protobuf::UInt32Value;
 use nuncio_telemetry::Inspected;
 use tokio::time::Instant;

@@ -9,7 +9,6 @@ use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::rate_limit_descriptors::expr::v3 as expr;
 use nuncio_proto::envoy::r#type::matcher::v3::AddressMatcher;
-use nuncio_proto::xds::core::v3::CidrRange;
 use nuncio_telemetry::cel::{Activation, Expression};
 use nuncio_telemetry::format::{Format, Missing};
 use prost::Name;
@@ -194,10 +193,7 @@ impl Action {
             let Some(AddressMatcher { ranges, invert_match }) = address_matcher else {
                 return Err(cx.invalid("is required"));
             };
-            let ranges = cx.each("ranges", ranges, |CidrRange { address_prefix, prefix_len }, cx| {
-                Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-            })?;
-            Ok((ranges, !invert_match))
+            Ok((cx.each("ranges", ranges, Cidr::lower_xds)?, !invert_match))
         });
         let (ranges, expected) = matcher?;
         let value = ValueOf::Address { text: text?, default: default_value, ranges: ranges.into(), expected };

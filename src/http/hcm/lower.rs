@@ -354,12 +354,7 @@ fn lower_internal(
 ) -> Result<ClientAddress, Refused> {
     let Some(config) = config else { return Ok(ClientAddress::default()) };
     let proto::http_connection_manager::InternalAddressConfig { unix_sockets, cidr_ranges } = config;
-    let internal_ranges = cx.at("internal_address_config", |cx| {
-        cx.each("cidr_ranges", cidr_ranges, |range, cx| {
-            let core::CidrRange { address_prefix, prefix_len } = range;
-            Cidr::lower(&address_prefix, prefix_len.map(|len| len.value), cx)
-        })
-    })?;
+    let internal_ranges = cx.at("internal_address_config", |cx| cx.each("cidr_ranges", cidr_ranges, Cidr::lower))?;
     Ok(ClientAddress { internal_ranges, internal_unix_sockets: unix_sockets, ..ClientAddress::default() })
 }
 
