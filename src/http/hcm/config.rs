@@ -9,7 +9,7 @@ use nuncio_config::matcher::Cidr;
 use nuncio_config::protocol::{CommonOptions, Http1Options, Http2Options};
 use nuncio_filter_api::{LowerCx, RuntimeKey, Scheme};
 
-use crate::path::PathOptions;
+use crate::path::{EscapedSlashes, PathOptions};
 
 /// `codec_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +81,7 @@ pub(crate) struct RequestIdOptions {
 pub(crate) struct HeadOptions {
     pub(crate) client: ClientAddress,
     pub(crate) request_id: RequestIdOptions,
-    pub(crate) path: PathOptions,
-    /// Where `normalize_path` is not set.
-    pub(crate) normalizes: Option<RuntimeSwitch>,
+    pub(crate) path: PathRules,
     pub(crate) strip_port: StripPort,
     pub(crate) strip_trailing_dot: bool,
     pub(crate) via: Option<HeaderValue>,
@@ -99,22 +97,63 @@ pub(crate) struct HeadOptions {
     pub(crate) proxy_100_continue: bool,
 }
 
-/// What the runtime says once. Envoy: when the listener is made, when the runtime is known; here with the first request,
-/// as configuration may be lowered before.
+/// What is done to paths. Envoy: what the runtime says of it is asked when the listener is made, when the runtime is
+/// known; here with the first request, as configuration may be lowered before.
 #[derive(Clone, Debug)]
-pub(crate) struct RuntimeSwitch {
-    key: RuntimeKey,
-    decided: OnceLock<bool>,
+pub(crate) struct PathRules {
+    configured: PathOptions,
+    /// Where `normalize_path` is not set.
+    normalize: Option<RuntimeKey>,
+    /// Where `path_with_escaped_slashes_action` is not set.
+    escaped_slashes: Option<RuntimeKey>,
+    /// Whether anything is done to escaped slashes.
+    minds_escaped_slashes: RuntimeKey,
+    decided: OnceLock<PathOptions>,
 }
 
-impl RuntimeSwitch {
-    pub(crate) fn lower(key: &str, cx: &LowerCx<'_>) -> Self {
-        Self { key: cx.runtime(key), decided: OnceLock::new() }
+impl PathRules {
+    /// `None` leaves a step to the runtime.
+    pub(crate) fn lower(normalize: Option<bool>, merge_slashes: bool, escaped_slashes: i32, cx: &LowerCx<'_>) -> Self {
+        let key = |name: &str| cx.runtime(&format!("http_connection_manager.{name}"));
+        let action = u64::try_from(escaped_slashes).unwrap_or(0);
+        Self {
+            configured: PathOptions {
+                escaped_slashes: escaped_slashes_action(action),
+                normalize: normalize.unwrap_or(false),
+                merge_slashes,
+            },
+            normalize: normalize.is_none().then(|| key("normalize_path")),
+            escaped_slashes: (action == 0).then(|| key("path_with_escaped_slashes_action")),
+            minds_escaped_slashes: key("path_with_escaped_slashes_action_enabled"),
+            decided: OnceLock::new(),
+        }
     }
 
     #[inline]
-    pub(crate) fn is_on(&self) -> bool {
-        *self.decided.get_or_init(|| self.key.holds_for_percent(0, || fastrand::u64(..)))
+    pub(crate) fn options(&self) -> PathOptions {
+        *self.decided.get_or_init(|| self.decide())
+    }
+
+    fn decide(&self) -> PathOptions {
+        let random = || fastrand::u64(..);
+        let (minding, all) = self.minds_escaped_slashes.share((100, 100));
+        let escaped_slashes = match &self.escaped_slashes {
+            _ if random() % u64::from(all) >= u64::from(minding) => EscapedSlashes::Keep,
+            Some(key) => escaped_slashes_action(key.integer(0)),
+            None => self.configured.escaped_slashes,
+        };
+        let by_runtime = self.normalize.as_ref().is_some_and(|key| key.holds_for_percent(0, random));
+        PathOptions { escaped_slashes, normalize: self.configured.normalize || by_runtime, ..self.configured }
+    }
+}
+
+/// By the numbers of the message, which are those of the runtime too.
+fn escaped_slashes_action(number: u64) -> EscapedSlashes {
+    match number {
+        2 => EscapedSlashes::Reject,
+        3 => EscapedSlashes::UnescapeAndRedirect,
+        4 => EscapedSlashes::UnescapeAndForward,
+        _ => EscapedSlashes::Keep,
     }
 }
 

@@ -19,14 +19,12 @@ use prost::Message;
 
 use super::client_cert::ForwardClientCert;
 use super::config::{
-    ClientAddress, CodecOptions, CodecType, HeadOptions, RequestIdOptions, RuntimeSwitch, ServerHeader, StripPort,
-    Timeouts,
+    ClientAddress, CodecOptions, CodecType, HeadOptions, PathRules, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
 use super::upgrade::{Upgrade, Upgrades};
 use super::{Hcm, Routes, stats};
 use crate::h1;
 use crate::local_reply::LocalReplies;
-use crate::path::{EscapedSlashes, PathOptions};
 
 /// The connection manager's row in the table of network filters.
 pub static ROW: NetworkFilterRow = NetworkFilterRow {
@@ -45,8 +43,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 /// Default of `server_name`. It is what tests and dashboards of Envoy's users look for.
 const SERVER_NAME: &str = "envoy";
-/// What the runtime calls `normalize_path`.
-const NORMALIZE_PATH: &str = "http_connection_manager.normalize_path";
 
 fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let message =
@@ -203,17 +199,12 @@ impl Hcm {
                 preserve_external: preserve_external_request_id,
                 always_set_in_response: always_set_request_id_in_response,
             },
-            path: PathOptions {
-                escaped_slashes: match path_with_escaped_slashes_action {
-                    2 => EscapedSlashes::Reject,
-                    3 => EscapedSlashes::UnescapeAndRedirect,
-                    4 => EscapedSlashes::UnescapeAndForward,
-                    _ => EscapedSlashes::Keep,
-                },
-                normalize: normalize_path.is_some_and(|b| b.value),
+            path: PathRules::lower(
+                normalize_path.map(|b| b.value),
                 merge_slashes,
-            },
-            normalizes: normalize_path.is_none().then(|| RuntimeSwitch::lower(NORMALIZE_PATH, cx)),
+                path_with_escaped_slashes_action,
+                cx,
+            ),
             strip_port: match (strip_any, strip_matching_host_port) {
                 (true, _) => StripPort::Any,
                 (false, true) => StripPort::Matching,

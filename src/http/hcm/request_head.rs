@@ -11,9 +11,9 @@ use nuncio_config::protocol::UnderscoresAction;
 use nuncio_filter_api::{ByteStr, LocalReply, RequestHead, Scheme, Worker};
 use nuncio_telemetry::{Address, ConnectionInfo, Protocol, ResponseFlag, StreamInfo};
 
-use super::config::{ClientAddress, HeadOptions, RuntimeSwitch, StripPort};
+use super::config::{ClientAddress, HeadOptions, StripPort};
 use super::stats::HcmStats;
-use crate::path::{self, Normalized, PathOptions};
+use crate::path::{self, Normalized};
 use crate::request_id;
 
 /// Names of headers that Envoy defines.
@@ -121,8 +121,7 @@ fn normalize_path(head: &mut RequestHead, options: &HeadOptions, stats: &HcmStat
     if head.path.contains('#') {
         return Err(LocalReply::new(StatusCode::BAD_REQUEST, "path_with_fragment_rejected"));
     }
-    let normalize = options.path.normalize || options.normalizes.as_ref().is_some_and(RuntimeSwitch::is_on);
-    match path::normalize(&head.path, PathOptions { normalize, ..options.path }) {
+    match path::normalize(&head.path, options.path.options()) {
         Normalized::Unchanged => Ok(()),
         Normalized::Changed(path) => {
             head.path = path.into();
