@@ -292,7 +292,8 @@ async fn each_of_thousands_of_certificates_is_found_by_its_name() {
     let mut pairs = Vec::new();
     for n in 0..MANY {
         let path = folder.join(format!("{n}.pem"));
-        std::fs::write(&path, to_pem(&renamed(&der, n))).expect("the folder is writable");
+        let info = nuncio_config::tls::certificate_info(&renamed(&der, n).into()).expect("it is a certificate");
+        std::fs::write(&path, info.pem()).expect("the folder is writable");
         pairs.push(pair(&path.display().to_string(), &key));
     }
     let proxy = proxy(yaml(&pairs.join(", "))).run().await;
@@ -314,19 +315,4 @@ fn renamed(der: &[u8], n: usize) -> Vec<u8> {
     let places = der.windows(NAME.len()).enumerate().filter(|(_, w)| *w == NAME).map(|(at, _)| at);
     places.for_each(|at| all[at..at + NAME.len()].copy_from_slice(name.as_bytes()));
     all
-}
-
-fn to_pem(der: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in der.chunks(3) {
-        let bits = three.iter().chain([0, 0].iter()).take(3).fold(0_usize, |all, byte| all << 8 | usize::from(*byte));
-        for at in 0..4 {
-            let digit = char::from(DIGITS[bits >> (18 - 6 * at) & 63]);
-            text.push(if at <= three.len() { digit } else { '=' });
-        }
-    }
-    let lines: Vec<String> =
-        text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
