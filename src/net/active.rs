@@ -198,8 +198,9 @@ impl Shared {
         }
     }
 
-    /// A connection that another listener has accepted is this one's now.
+    /// A connection that it has not accepted itself is this one's now.
     pub(crate) fn take(&self) {
+        self.listener.open.note_opened();
         if let Some(balancer) = &self.listener.balancer {
             balancer.take(self.worker.index);
         }

@@ -88,6 +88,7 @@ impl InternalListener for Entrance {
     fn connect(&self, address: &Arc<InternalAddress>, passed: Passed) -> Io {
         let (near, far) = pair(self.0.listener.config.internal.map_or(0, |limit| limit as usize));
         let (remote, local) = (Address::internal(CLIENT, ""), Address::Internal(address.clone()));
+        self.0.take();
         self.0.serve_internal(far, remote, local, passed);
         Io::new(near)
     }

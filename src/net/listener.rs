@@ -46,7 +46,8 @@ impl OpenConnections {
         Self { own: Arc::default(), all }
     }
 
-    fn note_opened(&self) {
+    /// A connection is one of these from now on, whatever the limits.
+    pub(crate) fn note_opened(&self) {
         self.all.0.open.fetch_add(1, Ordering::Relaxed);
         self.own.fetch_add(1, Ordering::Relaxed);
     }
