@@ -141,7 +141,6 @@ pub enum TrafficDirection {
 impl ListenerConfig {
     /// Lowers one listener.
     pub fn lower(listener: proto::Listener, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        // The two opt-outs are of limits that nuncio cannot be given yet.
         let shape = fingerprint(&listener, &FILTER_CHAINS);
         let proto::Listener {
             name,
@@ -179,6 +178,7 @@ impl ListenerConfig {
             bind_to_port,
             enable_mptcp,
             ignore_global_conn_limit,
+            // There is no overload manager that it could bypass.
             bypass_overload_manager: _,
             tcp_keepalive,
             listener_specifier,
@@ -198,10 +198,18 @@ impl ListenerConfig {
             mptcp: enable_mptcp,
             keepalive: tcp_keepalive,
         };
+        let balance = lower_balance(connection_balance_config, cx);
         let sockets = match &internal {
             Ok(None) => sockets.lower(cx),
-            Ok(Some(_)) | Err(Refused) => Ok(Vec::new()),
+            Ok(Some(_)) => {
+                let is_exact = matches!(balance, Ok(ConnectionBalance::Exact));
+                let others =
+                    [("enable_reuse_port", enable_reuse_port.is_some()), ("connection_balance_config", is_exact)];
+                sockets.refuse_all(others, cx).map(|()| Vec::new())
+            }
+            Err(Refused) => Ok(Vec::new()),
         };
+        let refused = refused.and(check_mptcp(sockets.as_deref().unwrap_or_default(), cx));
         let first = sockets.as_ref().ok().and_then(|s| s.first()).map(|s| s.address.address.to_string());
         let first = match &internal {
             Ok(Some(_)) => format!("envoy_internal_{name}"),
@@ -236,7 +244,6 @@ impl ListenerConfig {
         let mut waits_for = cx.take_waits();
         let filter_chains = if is_udp { Ok(FilterChains::none()) } else { cx.in_listener(scope.clone(), lower_chains) };
         let access_logs = cx.each("access_log", access_log, crate::access_log::lower);
-        let balance = lower_balance(connection_balance_config, cx);
         let direction = lower_direction(traffic_direction, cx);
         let drain_type = lower_drain_type(drain_type, cx);
         let batch = cx.opt(
@@ -336,6 +343,16 @@ fn lower_internal(
     Ok(Some(*buffer))
 }
 
+fn check_mptcp(sockets: &[ListenSocket], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let is_tcp = |ListenAddress { address, sends, .. }: &ListenAddress| {
+        matches!(address, Address::Ip(_)) && *sends == Sends::Streams
+    };
+    match sockets.iter().all(|socket| !socket.mptcp || is_tcp(&socket.address)) {
+        true => Ok(()),
+        false => Err(cx.at("enable_mptcp", |cx| cx.invalid("is for TCP at IP addresses alone"))),
+    }
+}
+
 fn lower_balance(
     config: Option<proto::listener::ConnectionBalanceConfig>,
     cx: &mut LowerCx<'_>,
@@ -383,6 +400,37 @@ struct Sockets {
 }
 
 impl Sockets {
+    /// Refuses what is asked of sockets, here and in `others`, by a listener that has none.
+    fn refuse_all(self, others: [(&str, bool); 2], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        let Self {
+            // `lower_internal` has seen to it.
+            address: _,
+            additional_addresses,
+            transparent,
+            freebind,
+            socket_options,
+            fast_open,
+            backlog,
+            mptcp,
+            // Envoy takes it and does nothing with it.
+            keepalive: _,
+        } = self;
+        let own = [
+            ("additional_addresses", !additional_addresses.is_empty()),
+            ("transparent", transparent),
+            ("freebind", freebind),
+            ("socket_options", !socket_options.is_empty()),
+            ("tcp_fast_open_queue_length", fast_open.is_some()),
+            ("tcp_backlog_size", backlog.is_some()),
+            ("enable_mptcp", mptcp),
+        ];
+        let mut refused = Ok(());
+        for (field, _) in own.into_iter().chain(others).filter(|(_, is_set)| *is_set) {
+            refused = Err(cx.at(field, |cx| cx.invalid("is not for an internal listener, which has no socket")));
+        }
+        refused
+    }
+
     fn lower(self, cx: &mut LowerCx<'_>) -> Result<Vec<ListenSocket>, Refused> {
         let Some(address) = self.address else {
             return Err(cx.at("address", |cx| cx.invalid("an address is required")));

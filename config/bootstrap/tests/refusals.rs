@@ -81,6 +81,49 @@ fn addresses_that_cannot_be_bound_are_refused() {
 }
 
 #[test]
+fn several_paths_are_for_tcp_at_ip_addresses() {
+    let expected = ["enable_mptcp: is for TCP at IP addresses alone"];
+    let udp = "address: { socket_address: { protocol: UDP, address: 127.0.0.1, port_value: 80 } }";
+    listener_refused(&format!("{udp}, enable_mptcp: true"), &expected);
+    let chain = format!("filter_chains: [{{ filters: [{ECHO}] }}]");
+    let pipe = "address: { pipe: { path: '@a' } }";
+    listener_refused(&format!("{pipe}, {chain}, enable_mptcp: true"), &expected);
+    listener_refused(
+        &format!("{LOOPBACK}, {chain}, additional_addresses: [{{ {pipe} }}], enable_mptcp: true"),
+        &expected,
+    );
+}
+
+#[test]
+fn an_internal_listener_asks_nothing_of_a_socket() {
+    let fields = "additional_addresses: [{ address: { pipe: { path: '@a' } } }], transparent: true, freebind: true, \
+                  socket_options: [{ level: 1, name: 2, int_value: 3 }], tcp_fast_open_queue_length: 0, \
+                  tcp_backlog_size: 1, enable_mptcp: true, enable_reuse_port: true, \
+                  connection_balance_config: { exact_balance: {} }";
+    let yaml = format!(
+        "bootstrap_extensions: [{{ name: i, typed_config: {{ '@type': \
+         type.googleapis.com/envoy.extensions.bootstrap.internal_listener.v3.InternalListener }} }}]\n\
+         static_resources: {{ listeners: [{{ name: l, internal_listener: {{}}, {fields}, \
+         filter_chains: [{{ filters: [{ECHO}] }}] }}] }}"
+    );
+    let fields = [
+        "additional_addresses",
+        "transparent",
+        "freebind",
+        "socket_options",
+        "tcp_fast_open_queue_length",
+        "tcp_backlog_size",
+        "enable_mptcp",
+        "enable_reuse_port",
+        "connection_balance_config",
+    ];
+    let expected = fields.map(|field| {
+        format!("static_resources.listeners[0].{field}: is not for an internal listener, which has no socket")
+    });
+    refused(&yaml, &expected.each_ref().map(String::as_str));
+}
+
+#[test]
 fn chains_that_take_the_same_connections_are_refused() {
     let chain = |name: &str, criteria: &str| {
         format!("{{ name: {name}, filters: [{ECHO}], filter_chain_match: {{ {criteria} }} }}")
