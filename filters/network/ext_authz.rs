@@ -57,9 +57,6 @@ struct ExtAuthz {
     enabled: Option<MetadataMatcher>,
 }
 
-/// A call that is under way, as the gauge has it.
-struct Active<'a>(&'a ExtAuthzStats);
-
 enum Verdict {
     Allowed,
     Denied,
@@ -78,14 +75,14 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         include_tls_session,
         send_tls_alert_on_denial,
         metadata_context_namespaces,
-        // There is no typed metadata of connections: nothing would be told.
-        typed_metadata_context_namespaces: _,
+        typed_metadata_context_namespaces,
         shadow_mode,
     } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
     let refused: Result<(), Refused> = [
         cx.unsupported("bootstrap_metadata_labels_key", &bootstrap_metadata_labels_key),
         cx.unsupported("send_tls_alert_on_denial", &send_tls_alert_on_denial),
         cx.unsupported("shadow_mode", &shadow_mode),
+        cx.unsupported("typed_metadata_context_namespaces", &typed_metadata_context_namespaces),
         check_version(transport_api_version, cx),
     ]
     .into_iter()
@@ -155,8 +152,7 @@ impl ExtAuthz {
 
     async fn ask(&self, info: &ConnectionInfo, cx: &NetworkCx) -> Verdict {
         self.stats.total().inc();
-        let _active = Active::new(&self.stats);
-        let Ok(answer) = self.call.call::<CheckResponse>(&self.request(info), cx).await else {
+        let Ok(answer) = self.call.call::<CheckResponse>(&self.request(info), self.stats.active(), cx).await else {
             return Verdict::Failed;
         };
         if let Some(fields) = answer.dynamic_metadata.map(object).filter(|fields| !fields.is_empty()) {
@@ -223,19 +219,4 @@ fn pem(certificate: &CertificateInfo) -> String {
         other => other.to_string(),
     };
     pem.chars().map(escape).collect()
-}
-
-// === impl Active ===
-
-impl<'a> Active<'a> {
-    fn new(stats: &'a ExtAuthzStats) -> Self {
-        stats.active().inc();
-        Self(stats)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.active().dec();
-    }
 }

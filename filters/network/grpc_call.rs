@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::grpc::GrpcServiceConfig;
-use nuncio_filter_api::{GrpcStream, GrpcTarget, NetworkCx, grpc_frame};
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_filter_api::{GrpcStream, GrpcTarget, LowerCx, NetworkCx, Refused, grpc_frame};
 use nuncio_proto::envoy::config::core::v3::ApiVersion;
+use nuncio_telemetry::stats::Gauge;
 use prost::Message;
 
 /// A method to call.
@@ -18,6 +18,9 @@ pub(crate) struct GrpcCall {
 
 /// No answer came, or none that can be read.
 pub(crate) struct CallFailed;
+
+/// A call that is under way, as the gauge has it.
+struct Active<'a>(Gauge<'a>);
 
 // === impl GrpcCall ===
 
@@ -32,11 +35,14 @@ impl GrpcCall {
         Self { timeout: timeout.unwrap_or(self.timeout), ..self }
     }
 
+    /// Calls; `active` counts it as long as it is under way.
     pub(crate) async fn call<R: Message + Default>(
         &self,
         request: &impl Message,
+        active: Gauge<'_>,
         cx: &NetworkCx,
     ) -> Result<R, CallFailed> {
+        let _active = Active::new(active);
         let (sender, mut stream) = GrpcStream::open(&**cx.worker.upstreams(), &self.target, self.path.into());
         // There is room for one.
         let _ = sender.try_send(grpc_frame(&request.encode_to_vec()));
@@ -45,6 +51,21 @@ impl GrpcCall {
             Ok(Ok(message)) => R::decode(message).map_err(|_| CallFailed),
             Ok(Err(_)) | Err(_) => Err(CallFailed),
         }
+    }
+}
+
+// === impl Active ===
+
+impl<'a> Active<'a> {
+    fn new(gauge: Gauge<'a>) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

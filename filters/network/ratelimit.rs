@@ -60,9 +60,6 @@ struct Entry {
     value: Format,
 }
 
-/// A call that is under way, as the gauge has it.
-struct Active<'a>(&'a RateLimitStats);
-
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let Proto { stat_prefix, domain, descriptors, timeout, failure_mode_deny, rate_limit_service } =
         prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
@@ -118,10 +115,7 @@ impl NetworkFilter for RateLimit {
 impl RateLimit {
     async fn allows(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> bool {
         self.stats.total().inc();
-        let answer = {
-            let _active = Active::new(&self.stats);
-            self.call.call::<RateLimitResponse>(&self.request(info, cx), cx).await
-        };
+        let answer = self.call.call::<RateLimitResponse>(&self.request(info, cx), self.stats.active(), cx).await;
         let Ok(answer) = answer else { return self.allows_failure(info) };
         // Envoy: what is no "too many" is none too many.
         let is_over = Code::try_from(answer.overall_code) == Ok(Code::OverLimit);
@@ -164,20 +158,5 @@ impl RateLimit {
             ..RateLimitDescriptor::default()
         });
         RateLimitRequest { domain: self.domain.clone(), descriptors: descriptors.collect(), hits_addend: 0 }
-    }
-}
-
-// === impl Active ===
-
-impl<'a> Active<'a> {
-    fn new(stats: &'a RateLimitStats) -> Self {
-        stats.active().inc();
-        Self(stats)
-    }
-}
-
-impl Drop for Active<'_> {
-    fn drop(&mut self) {
-        self.0.active().dec();
     }
 }
