@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::mem::take;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use tracing::debug;
 use chain::{Chain, Frame};
 
 use crate::accept::{Acceptor, accept_forever, receive_loop};
+use crate::datagram::canonical;
 use crate::inspect::Ends;
 use crate::internal::Entrance;
 use crate::listener::FilterChain;
@@ -295,14 +296,6 @@ impl Shared {
             task.await;
         });
         entry.insert(task.abort_handle());
-    }
-}
-
-/// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, |v4| SocketAddr::new(v4.into(), address.port())),
-        IpAddr::V4(_) => address,
     }
 }
 

@@ -80,22 +80,23 @@ impl Name {
                     Ipv4Addr::from(self.v4.sin_addr.s_addr.to_ne_bytes()),
                     u16::from_be(self.v4.sin_port),
                 ))),
-                libc::AF_INET6 => Some(canonical(SocketAddrV6::new(
+                libc::AF_INET6 => Some(canonical(SocketAddr::V6(SocketAddrV6::new(
                     Ipv6Addr::from(self.v6.sin6_addr.s6_addr),
                     u16::from_be(self.v6.sin6_port),
                     0,
                     self.v6.sin6_scope_id,
-                ))),
+                )))),
                 _ => None,
             }
         }
     }
 }
 
-fn canonical(address: SocketAddrV6) -> SocketAddr {
-    match address.ip().to_ipv4_mapped() {
-        Some(v4) => SocketAddr::new(IpAddr::V4(v4), address.port()),
-        None => SocketAddr::V6(address),
+/// An IPv4 address that came in through an IPv6 socket is an IPv4 address.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

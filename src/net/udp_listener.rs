@@ -53,10 +53,7 @@ pub(crate) fn spawn(
     };
     let socket = Rc::new(DatagramSocket::bound(socket)?);
     socket.set_joined(udp.socket.prefers_gro);
-    let receiver = match udp.socket.prefers_gro {
-        true => Receiver::for_joined(),
-        false => Receiver::for_single(udp.socket.max_datagram),
-    };
+    let receiver = Receiver::of(&udp.socket);
     Ok(spawn_local(serve(shared.clone(), udp.clone(), socket, bound, receiver)))
 }
 
@@ -148,7 +145,7 @@ impl UdpListener {
             dropped(overflowed.wrapping_sub(self.overflowed).into());
             self.overflowed = overflowed;
         }
-        if received.is_truncated || received.longest() > self.longest {
+        if !received.fits(self.longest) {
             dropped(1);
             return None;
         }

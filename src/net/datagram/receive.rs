@@ -2,6 +2,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use nuncio_config::listener::UdpSocketConfig;
+
 use super::{Control, LONGEST, Name};
 
 /// Buffers for what several datagrams bring; one worker uses them over and over.
@@ -52,13 +54,18 @@ const GRO_SLOTS: usize = 16;
 // === impl Receiver ===
 
 impl Receiver {
+    /// Buffers for what a socket with this configuration brings.
+    pub fn of(config: &UdpSocketConfig) -> Self {
+        if config.prefers_gro { Self::for_joined() } else { Self::for_single(config.max_datagram) }
+    }
+
     /// Buffers for datagrams of at most `longest` bytes, one in each slot.
     pub fn for_single(longest: usize) -> Self {
         Self::new(longest, SLOTS)
     }
 
     /// Buffers for datagrams that the kernel may join.
-    pub fn for_joined() -> Self {
+    pub(crate) fn for_joined() -> Self {
         Self::new(LONGEST, GRO_SLOTS)
     }
 
@@ -181,9 +188,9 @@ impl Receiver {
 // === impl Received ===
 
 impl<'a> Received<'a> {
-    /// The length of the longest of the datagrams.
-    pub fn longest(&self) -> usize {
-        self.segment.unwrap_or(self.bytes.len())
+    /// Whether all datagrams are here as they were sent, and none is longer than this.
+    pub fn fits(&self, longest: usize) -> bool {
+        !self.is_truncated && self.segment.unwrap_or(self.bytes.len()) <= longest
     }
 
     /// The datagrams; one where the kernel has joined none.

@@ -115,9 +115,9 @@ impl Direct {
         let mut payloads = Vec::with_capacity(count);
         let mut dropped = 0;
         for received in (0..count).map(|slot| receiver.get(slot)) {
-            match received.is_truncated || received.longest() > longest {
-                true => dropped += 1,
-                false => payloads.extend(received.datagrams()),
+            match received.fits(longest) {
+                true => payloads.extend(received.datagrams()),
+                false => dropped += 1,
             }
         }
         let stats = &session.target.stats;

@@ -54,16 +54,14 @@ pub(super) struct Target {
 
 impl Sessions {
     pub(super) fn new(config: Arc<Config>, cx: UdpCx) -> Self {
-        let longest = config.socket.max_datagram;
-        let receiver = if config.socket.prefers_gro { Receiver::for_joined() } else { Receiver::for_single(longest) };
         Self {
             clusters: WorkerClusters::of(&cx.worker),
             started: cx.worker.clock.now(),
+            receiver: RefCell::new(Receiver::of(&config.socket)),
             config,
             cx,
             sessions: RefCell::default(),
             targets: RefCell::default(),
-            receiver: RefCell::new(receiver),
             sender: RefCell::default(),
             has_ended: Cell::new(false),
         }
@@ -116,14 +114,13 @@ impl Sessions {
         };
         let key = Key { peer: datagram.peer, local: datagram.local, host: Arc::as_ptr(&host.host).addr() };
         let found = self.sessions.borrow().get(&key).cloned();
-        match found {
-            Some(session) if session.is_current() => Some(session),
-            Some(session) => {
-                self.remove(&session);
-                self.open_to(key, &cluster, id, Some(host), datagram)
+        if let Some(session) = found {
+            if session.is_current() {
+                return Some(session);
             }
-            None => self.open_to(key, &cluster, id, Some(host), datagram),
+            self.remove(&session);
         }
+        self.open_to(key, &cluster, id, Some(host), datagram)
     }
 
     fn open(self: &Rc<Self>, key: Key, datagrams: &Datagrams<'_>, host: Option<Rc<WorkerHost>>) -> Option<Rc<Session>> {
