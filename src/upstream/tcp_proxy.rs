@@ -19,8 +19,8 @@ use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_telemetry::ConnectionInfo;
 use prost::Message;
 
-pub(crate) use config::Backoff;
 use config::Config;
+pub(crate) use config::{Backoff, log_interval};
 use session::Session;
 
 /// The filter's row in the table of network filters.

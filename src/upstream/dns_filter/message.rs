@@ -203,7 +203,7 @@ impl Answer {
     /// The answer to what is no question.
     pub(super) fn malformed(head: Head, recursion: bool) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEAD);
-        write_head(&mut bytes, head, recursion, FORMAT_ERROR, [0; 3]);
+        write_head(&mut bytes, head, recursion, FORMAT_ERROR);
         bytes
     }
 
@@ -253,7 +253,7 @@ impl Answer {
             self.records.rotate_left(first);
         }
         let mut bytes = Vec::with_capacity(MAX_ANSWER);
-        write_head(&mut bytes, question.head, recursion, code, [0; 3]);
+        write_head(&mut bytes, question.head, recursion, code);
         bytes.extend_from_slice(&question.wire_name);
         bytes.push(0);
         bytes.extend(question.kind.number().to_be_bytes());
@@ -276,13 +276,13 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-fn write_head(bytes: &mut Vec<u8>, head: Head, recursion: bool, code: u16, counts: [u16; 3]) {
+/// Writes a head that has no records yet.
+fn write_head(bytes: &mut Vec<u8>, head: Head, recursion: bool, code: u16) {
     let mut flags = IS_ANSWER | head.flags & (OPCODE | RECURSION_DESIRED) | code;
     if recursion {
         flags |= RECURSION_AVAILABLE;
     }
-    let [questions, answers, additional] = counts;
-    for field in [head.id, flags, questions, answers, 0, additional] {
+    for field in [head.id, flags, 0, 0, 0, 0] {
         bytes.extend(field.to_be_bytes());
     }
 }

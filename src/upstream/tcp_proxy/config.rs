@@ -218,7 +218,11 @@ impl Config {
     }
 }
 
-fn log_interval(proto: nuncio_proto::google::protobuf::Duration, cx: &mut LowerCx<'_>) -> Result<Duration, Refused> {
+/// Lowers an `access_log_flush_interval`.
+pub(crate) fn log_interval(
+    proto: nuncio_proto::google::protobuf::Duration,
+    cx: &mut LowerCx<'_>,
+) -> Result<Duration, Refused> {
     match duration(proto, cx)? {
         interval if interval < MIN_LOG_INTERVAL => Err(cx.invalid("must be at least 1ms")),
         interval => Ok(interval),

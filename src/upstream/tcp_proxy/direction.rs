@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use nuncio_filter_api::Io;
 use nuncio_net::Pipe;
@@ -102,9 +102,7 @@ impl Direction {
         match self.state {
             State::Done => Poll::Pending,
             State::Ending => {
-                if Pin::new(&mut *to).poll_shutdown(cx).map_err(Fault::Sink)?.is_pending() {
-                    return Poll::Pending;
-                }
+                ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Sink)?;
                 self.state = State::Done;
                 Poll::Ready(Ok(()))
             }
@@ -113,19 +111,14 @@ impl Direction {
     }
 
     fn poll_held(&mut self, to: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        match Pin::new(to).poll_write(cx, &self.held[self.at..]) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Sink(error))),
-            Poll::Ready(Ok(written)) => {
-                self.wrote(written)?;
-                self.at += written;
-                if self.at == self.held.len() {
-                    // Nothing is kept for connections that do nothing.
-                    (self.held, self.at) = (Vec::new(), 0);
-                }
-                Poll::Ready(Ok(()))
-            }
+        let written = ready!(Pin::new(to).poll_write(cx, &self.held[self.at..])).map_err(Fault::Sink)?;
+        self.wrote(written)?;
+        self.at += written;
+        if self.at == self.held.len() {
+            // Nothing is kept for connections that do nothing.
+            (self.held, self.at) = (Vec::new(), 0);
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_copy(
@@ -139,21 +132,16 @@ impl Direction {
         let mut scratch = env.scratch.borrow_mut();
         let most = scratch.len().min(session.buffer_limit.max(1));
         let mut buffer = ReadBuf::new(&mut scratch[..most]);
-        match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Source(error))),
-            Poll::Ready(Ok(())) => {}
-        }
+        ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
         let bytes = buffer.filled();
         if bytes.is_empty() {
             self.state = State::Ending;
             return Poll::Ready(Ok(()));
         }
         self.read += bytes.len() as u64;
-        let written = match Pin::new(&mut *to).poll_write(cx, bytes) {
+        let written = match Pin::new(&mut *to).poll_write(cx, bytes).map_err(Fault::Sink)? {
             Poll::Pending => 0,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Sink(error))),
-            Poll::Ready(Ok(written)) => {
+            Poll::Ready(written) => {
                 self.wrote(written)?;
                 written
             }
@@ -179,34 +167,28 @@ impl Direction {
             let Some(socket) = to.socket() else {
                 return Poll::Ready(Err(Fault::Sink(io::ErrorKind::NotConnected.into())));
             };
-            return match pipe.poll_drain(socket, cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Sink(error))),
-                Poll::Ready(Ok(sent)) => {
-                    self.written += sent as u64;
-                    to.moved(0, sent as u64);
-                    Poll::Ready(Ok(()))
-                }
-            };
+            let sent = ready!(pipe.poll_drain(socket, cx)).map_err(Fault::Sink)? as u64;
+            self.written += sent;
+            to.moved(0, sent);
+            return Poll::Ready(Ok(()));
         }
         let filled = match from.socket() {
             Some(socket) => pipe.poll_fill(socket, cx),
             None => Poll::Pending,
         };
-        match filled {
+        match filled.map_err(Fault::Source)? {
             Poll::Pending => {
                 // The bulk is over, or pauses: a buffer is cheaper for what comes in drops.
                 session.clusters.env().pipes.give_back(self.pipe.take());
                 if from.socket().is_none() { Poll::Ready(Ok(())) } else { Poll::Pending }
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Source(error))),
-            Poll::Ready(Ok(0)) => {
+            Poll::Ready(0) => {
                 from.ended();
                 session.clusters.env().pipes.give_back(self.pipe.take());
                 self.state = State::Ending;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(filled)) => {
+            Poll::Ready(filled) => {
                 self.read += filled as u64;
                 from.moved(filled as u64, 0);
                 Poll::Ready(Ok(()))
@@ -228,11 +210,7 @@ impl Direction {
         if !self.is_dirty {
             return Ok(());
         }
-        match Pin::new(to).poll_flush(cx) {
-            Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.is_dirty = false,
-            Poll::Ready(Err(error)) => return Err(Fault::Sink(error)),
-        }
+        self.is_dirty = Pin::new(to).poll_flush(cx).map_err(Fault::Sink)?.is_pending();
         Ok(())
     }
 }

@@ -230,12 +230,13 @@ impl Deadlines {
             Some(FilterValue::Text(text)) => text.parse().ok().map(Duration::from_millis),
             _ => None,
         };
+        let log_interval = config.log_interval.filter(|_| !config.logs.is_empty());
         Self {
             idle_timeout: own.map_or(config.idle_timeout, |own| (!own.is_zero()).then_some(own)),
             active_at: start,
             ends_at: config.max_duration.map(|max| start + max.drawn(worker.rng.u64())),
-            log_interval: config.log_interval.filter(|_| !config.logs.is_empty()),
-            logs_at: config.log_interval.filter(|_| !config.logs.is_empty()).map(|interval| start + interval),
+            log_interval,
+            logs_at: log_interval.map(|interval| start + interval),
             timer: clusters.env().timers.timer(),
         }
     }

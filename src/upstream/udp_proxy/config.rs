@@ -17,6 +17,7 @@ use proto::udp_proxy_config::{
 use twox_hash::XxHash64;
 
 use super::tunnel::TunnelConfig;
+use crate::tcp_proxy::log_interval;
 
 nuncio_telemetry::stats! {
     /// `udp.<stat_prefix>`
@@ -106,9 +107,6 @@ pub(super) enum Source {
 /// Envoy's default of `idle_timeout`.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The least `access_log_flush_interval`.
-const MIN_LOG_INTERVAL: Duration = Duration::from_millis(1);
-
 // === impl Config ===
 
 impl Config {
@@ -153,8 +151,11 @@ impl Config {
         let socket = cx.at("upstream_socket_config", |cx| UdpSocketConfig::lower(upstream_socket_config, true, cx));
         let logs = cx.each("access_log", access_log, lower_access_log);
         let proxy_logs = cx.each("proxy_access_log", proxy_access_log, lower_access_log);
-        let log_on_connected = access_log_options.as_ref().is_some_and(|o| o.flush_access_log_on_tunnel_connected);
-        let log_interval = cx.opt("access_log_options", access_log_options, lower_log_options);
+        let UdpAccessLogOptions { access_log_flush_interval, flush_access_log_on_tunnel_connected: log_on_connected } =
+            access_log_options.unwrap_or_default();
+        let log_interval = cx.at("access_log_options", |cx| {
+            cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)
+        });
         Ok(Self {
             stats: UdpProxyStats::new(&cx.env.stats.scope("udp").scope(&stat_prefix)),
             route: route?,
@@ -165,7 +166,7 @@ impl Config {
             socket: socket?,
             logs: logs?,
             proxy_logs: proxy_logs?,
-            log_interval: log_interval?.flatten(),
+            log_interval: log_interval?,
             log_on_connected,
             tunnel: tunnel?,
             framing: framing?,
@@ -187,15 +188,6 @@ impl Config {
             HashBy::Fixed(hash) => hash,
         })
     }
-}
-
-fn lower_log_options(options: UdpAccessLogOptions, cx: &mut LowerCx<'_>) -> Result<Option<Duration>, Refused> {
-    // The other is the caller's.
-    let UdpAccessLogOptions { access_log_flush_interval, flush_access_log_on_tunnel_connected: _ } = options;
-    cx.opt("access_log_flush_interval", access_log_flush_interval, |interval, cx| match duration(interval, cx)? {
-        interval if interval < MIN_LOG_INTERVAL => Err(cx.invalid("must be at least 1ms")),
-        interval => Ok(interval),
-    })
 }
 
 // === impl Framing ===

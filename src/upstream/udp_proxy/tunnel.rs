@@ -11,6 +11,7 @@ use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use nuncio_config::cluster::Priority;
+use nuncio_config::format::format;
 use nuncio_config::header_rules::{HeaderRules, Side};
 use nuncio_filter_api::{Body, BodyError, LowerCx, Refused, RequestHead, Response, Scheme};
 use nuncio_proto::envoy::extensions::filters::udp::udp_proxy::v3::udp_proxy_config::{
@@ -155,10 +156,6 @@ impl TunnelConfig {
             false => Err(Failure::ConnectionTermination),
         }
     }
-}
-
-fn format(value: &str, cx: &mut LowerCx<'_>) -> Result<Format, Refused> {
-    Format::parse(value).map_err(|error| cx.invalid(error.to_string()))
 }
 
 fn text(format: &Format, cx: &FormatCx<'_>) -> String {
