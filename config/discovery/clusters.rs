@@ -42,11 +42,13 @@ impl OnDemandClusters {
 
     /// Asks for a cluster that is not there: whether it has come, or is known not to.
     pub fn demand(&self, name: &str) -> Arc<Readiness> {
-        if let Some(ready) = self.lock().get(name) {
+        let mut asked = self.lock();
+        if let Some(ready) = asked.get(name) {
             return ready.clone();
         }
+        // Under the same lock: of two workers that ask at once, each waits for what is answered.
         let ready = Readiness::new(format!("OdCds {name}"));
-        self.lock().insert(name.into(), ready.clone());
+        asked.insert(name.into(), ready.clone());
         self.teller.notify_one();
         ready
     }
@@ -77,5 +79,26 @@ impl OnDemandClusters {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Readiness>>> {
         // Nothing that is done with it held can panic half way.
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::Origin;
+    use std::sync::Barrier;
+
+    #[test]
+    fn those_who_ask_at_once_wait_for_the_same_answer() {
+        let source = ConfigSource { origin: Origin::Ads, initial_fetch_timeout: None };
+        let clusters = OnDemandClusters { source, asked: Mutex::default(), teller: Arc::default() };
+        let names: Vec<String> = (0..200).map(|number| number.to_string()).collect();
+        let barrier = Barrier::new(2);
+        let ask = || names.iter().map(|name| (barrier.wait(), clusters.demand(name)).1).collect::<Vec<_>>();
+        let (first, second) = std::thread::scope(|scope| {
+            let other = scope.spawn(ask);
+            (ask(), other.join().expect("it asks"))
+        });
+        assert!(first.iter().zip(&second).all(|(first, second)| Arc::ptr_eq(first, second)));
     }
 }
