@@ -1,6 +1,6 @@
 //! Scopes that are given by discovery (SRDS).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -76,9 +76,9 @@ impl ScopeConfig {
     }
 
     /// The name of another of these that has the same key.
-    pub fn conflict<'a>(scopes: impl Iterator<Item = &'a Arc<Self>>) -> Option<(&'a str, &'a str)> {
+    pub fn conflict<'a>(mut scopes: impl Iterator<Item = &'a Arc<Self>>) -> Option<(&'a str, &'a str)> {
         let mut by_key: HashMap<&Key, &str> = HashMap::new();
-        scopes.into_iter().find_map(|scope| Some((by_key.insert(&scope.key, &scope.name)?, &*scope.name)))
+        scopes.find_map(|scope| Some((by_key.insert(&scope.key, &scope.name)?, &*scope.name)))
     }
 }
 
@@ -135,8 +135,8 @@ impl ScopeSlot {
     /// Takes these scopes instead of those that there are. Routes that were asked for on demand stay asked for.
     pub fn publish<'a>(&self, scopes: impl Iterator<Item = &'a Arc<ScopeConfig>>, env: &Arc<LowerEnv>) {
         let before = self.table.load_full();
-        let was_asked =
-            |name: &str| before.scopes.iter().any(|scope| *scope.name == *name && scope.routes.slot().is_some());
+        let asked = before.scopes.iter().filter(|scope| scope.routes.slot().is_some());
+        let asked: HashSet<&str> = asked.map(|scope| &*scope.name).collect();
         let scope = |config: &Arc<ScopeConfig>| {
             let (name, source, stats) = (config.routes.clone(), self.routes.clone(), self.scope.clone());
             let routes = match config.on_demand {
@@ -145,7 +145,7 @@ impl ScopeSlot {
                     let env = env.clone();
                     let ask = move || RouteSlot::share(&name, source.clone(), &stats, &env);
                     let routes = OnDemand { asked: OnceLock::new(), ask: Box::new(ask) };
-                    if was_asked(&config.name) {
+                    if asked.contains(&*config.name) {
                         routes.slot();
                     }
                     ScopeRoutes::OnDemand(routes)
