@@ -41,7 +41,7 @@ mod wanted;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nuncio_config::bootstrap::RuntimeConfig;
 use nuncio_config::cluster::ClusterConfig;
@@ -49,11 +49,11 @@ use nuncio_config::discovery::Origin;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::protocol::resource_name;
 use nuncio_config::secret::Secret;
-use nuncio_filter_api::Invalid;
+use nuncio_filter_api::{Invalid, InvalidKind};
 use nuncio_proto::google::protobuf::Any;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use apply::{Initial, Parts, Updater, lock};
+pub(crate) use apply::{Initial, Parts, Updater};
 pub(crate) use cache::Cache;
 pub(crate) use records::{Accepted, Failed, Id, Record, Records};
 pub(crate) use status::{Answer, BOUNDS, Latency, Status};
@@ -298,8 +298,7 @@ impl Outcome {
         if self.rejected.is_empty() {
             return None;
         }
-        let reason = |r: &Rejected| r.reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let each: Vec<_> = self.rejected.iter().map(|r| format!("{}: {}", r.name, reason(r))).collect();
+        let each: Vec<_> = self.rejected.iter().map(|r| format!("{}: {}", r.name, details(&r.reasons))).collect();
         Some(format!("Error adding/updating {}(s) {}", kind.noun(), each.join("\n")))
     }
 }
@@ -366,6 +365,20 @@ impl Updates {
         // Nobody listens only while the process ends.
         let _ = self.messages.send(message).await;
     }
+}
+
+/// What is wrong, in one text.
+fn details(reasons: &[Invalid]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn invalid(path: &str, reason: String) -> Invalid {
+    Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
+}
+
+pub(crate) fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    // A poisoned lock means that a change panicked between two records: each is whole.
+    records.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

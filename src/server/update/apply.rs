@@ -8,19 +8,20 @@ mod on_demand;
 mod runtime;
 mod scopes;
 mod secrets;
+mod single;
 mod statics;
 mod virtual_hosts;
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::discovery::Origin;
 use nuncio_config::load::UnknownFields;
-use nuncio_filter_api::{Invalid, InvalidKind, LowerEnv, Readiness};
+use nuncio_filter_api::{Invalid, LowerEnv, Readiness};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
@@ -32,12 +33,13 @@ use self::on_demand::answer_cluster;
 use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
 use self::virtual_hosts::{end_waiting, give_hosts, put_routes};
-use super::lowering::{Entry, Lowered, Prepared, prepare};
+use super::lowering::prepare;
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
-use super::wanted::{Targets, users};
+use super::wanted::{Targets, Users, users};
 use super::{
     Answer, Cache, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
+    details, invalid, lock,
 };
 use crate::deadline::reached;
 use crate::listeners::ListenerManager;
@@ -205,11 +207,10 @@ impl Updater {
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         let Applied { outcome, is_change, single } = match prepared.kind {
-            Kind::Runtime => self.apply_runtime(prepared).await,
+            Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
+                self.apply_single(prepared).await
+            }
             Kind::Cluster => self.apply_clusters(prepared).await,
-            Kind::Endpoints | Kind::Routes => self.apply_single(prepared),
-            Kind::Secret => self.apply_secrets(prepared).await,
-            Kind::Extension => self.apply_extensions(prepared).await,
             Kind::Scope => self.apply_scopes(prepared),
             Kind::VirtualHost => self.apply_virtual_hosts(prepared).await,
             Kind::Listener => self.apply_listeners(prepared).await,
@@ -245,113 +246,20 @@ impl Updater {
             Some(Answer { at: SystemTime::now(), version: version.to_owned(), reason: reason.unwrap_or_default() });
     }
 
-    /// Endpoints and routes: each for those who asked for it.
-    fn apply_single(&mut self, prepared: Prepared) -> Applied {
-        let Prepared { kind, origin, version, entries, removed: _, unknown_fields: _ } = prepared;
-        let mut applied = Applied::nothing();
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
-            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
-            let Some(watched) = self.targets.find(&target) else {
-                // Nobody asked for it, or does so no longer.
-                applied.outcome.accepted.push(resource.name);
-                continue;
-            };
-            let kept = match lowered {
-                Lowered::Refused(reasons) => {
-                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
-                    applied.single.push((target, None));
-                    continue;
-                }
-                Lowered::Endpoints(assignment) => {
-                    watched.users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
-                    Kept::Endpoints(assignment)
-                }
-                Lowered::Routes(table) => {
-                    for slot in watched.users.slots() {
-                        put_routes(&slot, &table);
-                    }
-                    Kept::Routes(table)
-                }
-                _ => {
-                    self.confirm(kind, &origin, &resource);
-                    watched.users.clusters.iter().for_each(|cluster| cluster.confirm_assignment());
-                    applied.outcome.accepted.push(resource.name);
-                    applied.single.push((target, Some(false)));
-                    continue;
-                }
-            };
-            applied.is_change = true;
-            applied.single.push((target, Some(true)));
-            applied.outcome.accepted.push(resource.name.clone());
-            self.accept(kind, &origin, resource, hash, kept);
-        }
-        applied
-    }
-
     /// Looks who wants what now. Those who come late are given what there is.
     fn take_stock(&mut self) {
         let Parts { env, shared, dynamic, .. } = &self.parts;
         let users = users(self.phase, dynamic, &shared.clusters, &env.slots, &shared.runtime);
         self.targets.replace(users, &shared.store);
-        let mut gave_secrets = false;
         let mut records = self.records();
-        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Extension, Kind::Routes] {
-            records.retain(kind, |Id { name, origin }| {
-                let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
-                self.targets.find(&target).is_some()
-            });
-        }
-        let wants_scopes = |origin: &Origin| {
-            self.targets.find(&Target { kind: Kind::Scope, origin: origin.clone(), name: None }).is_some()
-        };
-        records.retain(Kind::Scope, |id| wants_scopes(&id.origin));
-        let wants_hosts = |id: &Id| {
-            let target = Target { kind: Kind::VirtualHost, origin: id.origin.clone(), name: None };
-            self.targets.find(&target).is_some_and(|watched| watched.users.hosts().any(|slot| slot.is_of(&id.name)))
-        };
-        records.retain(Kind::VirtualHost, wants_hosts);
+        self.forget_unwanted(&mut records);
+        let mut clusters_go_on = false;
         for (target, watched) in self.targets.iter().filter(|(_, watched)| watched.is_settled) {
-            for slot in watched.users.scopes().filter(|slot| !slot.has_come() && !slot.ready.is_set()) {
-                give_scopes(&slot, &records, env);
-            }
-            for slot in watched.users.hosts() {
-                match &target.name {
-                    None if !slot.ready.is_set() => give_hosts(&slot, &records, env),
-                    None => {}
-                    Some(name) => slot.miss(name),
-                }
-            }
-            let Some(name) = target.name.clone() else { continue };
-            for slot in watched.users.on_demand().filter(|slot| slot.is_awaited(&name)) {
-                answer_cluster(&slot, &name, &self.parts);
-            }
-            let id = Id { name, origin: target.origin.clone() };
-            let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
-            let kept = record.map(|accepted| accepted.kept.clone());
-            for cluster in watched.users.clusters.iter().filter(|cluster| !cluster.is_assigned()) {
-                match &kept {
-                    Some(Kept::Endpoints(assignment)) => cluster.assign(assignment),
-                    _ => cluster.give_up_waiting(),
-                }
-            }
-            for slot in watched.users.secrets().filter(|slot| !slot.ready.is_set()) {
-                give_secret(&slot, kept.as_ref(), env);
-                gave_secrets = true;
-            }
-            for slot in watched.users.extensions().filter(|slot| !slot.ready.is_set()) {
-                give_extension(&slot, kept.as_ref(), env);
-            }
-            for slot in watched.users.slots().filter(|slot| !slot.ready.is_set()) {
-                if let Some(Kept::Routes(table)) = &kept {
-                    put_routes(&slot, table);
-                }
-                end_waiting(&slot);
-            }
+            clusters_go_on |= self.give_to_late(target, &watched.users, &records);
         }
-        records.retain_statuses(|kind, origin| self.targets.asks(kind, origin));
         drop(records);
         check_scopes(env);
-        if gave_secrets {
+        if clusters_go_on {
             shared.clusters.note_secrets();
         }
         self.secret_files.reconcile(&lock(&self.parts.shared.records));
@@ -363,6 +271,66 @@ impl Updater {
             }
             is_new
         });
+    }
+
+    /// Forgets what was delivered for targets that nobody wants any more.
+    fn forget_unwanted(&self, records: &mut Records) {
+        let users = |kind: Kind, origin: &Origin, name: Option<&Arc<str>>| {
+            self.targets.users(&Target { kind, origin: origin.clone(), name: name.cloned() })
+        };
+        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Extension, Kind::Routes] {
+            records.retain(kind, |id| users(kind, &id.origin, Some(&id.name)).is_some());
+        }
+        records.retain(Kind::Scope, |id| users(Kind::Scope, &id.origin, None).is_some());
+        records.retain(Kind::VirtualHost, |id| {
+            let wanting = users(Kind::VirtualHost, &id.origin, None);
+            wanting.is_some_and(|users| users.hosts.iter().any(|slot| slot.is_of(&id.name)))
+        });
+        records.retain_statuses(|kind, origin| self.targets.asks(kind, origin));
+    }
+
+    /// Gives those what there is who began to want a target after its first delivery. Says whether clusters may have
+    /// waited for that.
+    fn give_to_late(&self, target: &Target, users: &Users, records: &Records) -> bool {
+        let env = &self.parts.env;
+        for slot in users.scopes.iter().filter(|slot| !slot.has_come() && !slot.ready.is_set()) {
+            give_scopes(&slot, records, env);
+        }
+        for slot in users.hosts.iter() {
+            match &target.name {
+                None if !slot.ready.is_set() => give_hosts(&slot, records, env),
+                None => {}
+                Some(name) => slot.miss(name),
+            }
+        }
+        let Some(name) = &target.name else { return false };
+        for slot in users.on_demand.iter().filter(|slot| slot.is_awaited(name)) {
+            answer_cluster(&slot, name, &self.parts);
+        }
+        let id = Id { name: name.clone(), origin: target.origin.clone() };
+        let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
+        let kept = record.map(|accepted| &accepted.kept);
+        for cluster in users.clusters.iter().filter(|cluster| !cluster.is_assigned()) {
+            match kept {
+                Some(Kept::Endpoints(assignment)) => cluster.assign(assignment),
+                _ => cluster.give_up_waiting(),
+            }
+        }
+        let mut clusters_go_on = false;
+        for slot in users.secrets.iter().filter(|slot| !slot.ready.is_set()) {
+            give_secret(&slot, kept, env);
+            clusters_go_on = true;
+        }
+        for slot in users.extensions.iter().filter(|slot| !slot.ready.is_set()) {
+            give_extension(&slot, kept, env);
+        }
+        for slot in users.routes.iter().filter(|slot| !slot.ready.is_set()) {
+            if let Some(Kept::Routes(table)) = kept {
+                put_routes(&slot, table);
+            }
+            end_waiting(&slot);
+        }
+        clusters_go_on
     }
 
     async fn expire(&mut self) {
@@ -383,52 +351,35 @@ impl Updater {
         if !self.targets.settle(target) {
             return;
         }
+        let Some(users) = self.targets.users(target) else { return };
         match target.kind {
             Kind::Runtime if self.targets.are_settled(Kind::Runtime) => self.initial.runtime.set(),
             Kind::Runtime => {}
             Kind::Cluster => match &target.name {
                 None => self.initial.clusters.set(),
-                Some(name) => {
-                    let users = self.targets.find(target).map(|watched| &watched.users);
-                    let asking = users.into_iter().flat_map(|users| users.on_demand());
-                    asking.for_each(|slot| answer_cluster(&slot, name, &self.parts));
-                }
+                Some(name) => users.on_demand.iter().for_each(|slot| answer_cluster(&slot, name, &self.parts)),
             },
             Kind::Listener => self.initial.listeners.set(),
             Kind::Endpoints => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                let waiting = users.into_iter().flat_map(|users| &users.clusters).filter(|c| !c.is_assigned());
+                let waiting = users.clusters.iter().filter(|cluster| !cluster.is_assigned());
                 waiting.for_each(|cluster| cluster.give_up_waiting());
             }
             Kind::Extension => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                let waiting = users.into_iter().flat_map(|users| users.extensions());
-                waiting.filter(|slot| !slot.ready.is_set()).for_each(|slot| slot.give_up());
+                users.extensions.iter().filter(|slot| !slot.ready.is_set()).for_each(|slot| slot.give_up());
                 // Clusters wait for some of them as they do for secrets.
                 self.parts.shared.clusters.note_secrets();
             }
             Kind::Secret => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                users.into_iter().flat_map(|users| users.secrets()).for_each(|slot| slot.ready.set());
+                users.secrets.iter().for_each(|slot| slot.ready.set());
                 self.parts.shared.clusters.note_secrets();
             }
-            Kind::VirtualHost => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                for slot in users.into_iter().flat_map(|users| users.hosts()) {
-                    match &target.name {
-                        None => slot.settle(),
-                        Some(name) => slot.miss(name),
-                    }
-                }
-            }
-            Kind::Scope => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                let waiting = users.into_iter().flat_map(|users| users.scopes());
-                waiting.filter(|slot| !slot.has_come()).for_each(|slot| slot.ready.set());
-            }
+            Kind::VirtualHost => match &target.name {
+                None => users.hosts.iter().for_each(|slot| slot.settle()),
+                Some(name) => users.hosts.iter().for_each(|slot| slot.miss(name)),
+            },
+            Kind::Scope => users.scopes.iter().filter(|slot| !slot.has_come()).for_each(|slot| slot.ready.set()),
             Kind::Routes => {
-                let users = self.targets.find(target).map(|watched| &watched.users);
-                users.into_iter().flat_map(|users| users.slots()).for_each(|slot| end_waiting(&slot));
+                users.routes.iter().for_each(|slot| end_waiting(&slot));
                 check_scopes(&self.parts.env);
             }
         }
@@ -456,7 +407,7 @@ impl Updater {
         resource: &Resource,
         reasons: Vec<Invalid>,
     ) -> Rejected {
-        let details = reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let details = details(&reasons);
         info!(target: "config", name = %resource.name, "{} config rejected: {details}", kind.noun());
         let (any, version, at) = (resource.any.clone(), version.to_owned(), SystemTime::now());
         let id = Id { name: resource.name.as_str().into(), origin: origin.clone() };
@@ -469,13 +420,4 @@ impl Applied {
     fn nothing() -> Self {
         Self { outcome: Outcome::default(), is_change: false, single: Vec::new() }
     }
-}
-
-pub(crate) fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
-    // A poisoned lock means that a change panicked between two records: each is whole.
-    records.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn invalid(path: &str, reason: String) -> Invalid {
-    Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nuncio_config::bootstrap::{RuntimeValues, lower_runtime};
 use nuncio_config::cluster::{ClusterAssignment, ClusterConfig};
+use nuncio_config::discovery::Origin;
 use nuncio_config::extension::lower_extension;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
@@ -19,8 +20,7 @@ use prost::{Message, Name};
 use twox_hash::XxHash64;
 
 use super::records::{Id, Records};
-use super::{Kind, Push, Removed, Resource};
-use nuncio_config::discovery::Origin;
+use super::{Kind, Push, Removed, Resource, invalid, lock};
 
 /// A push, ready to be applied.
 pub(super) struct Prepared {
@@ -49,7 +49,7 @@ pub(super) enum Lowered {
     Routes(Arc<RouteTable>),
     Endpoints(Arc<ClusterAssignment>),
     Secret(Arc<Secret>),
-    Extension(Box<Any>),
+    Extension(Arc<Any>),
     Scope(Arc<ScopeConfig>),
     VirtualHost(Arc<VirtualHost>),
 }
@@ -95,14 +95,9 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 
 fn is_known(resource: &Resource, hash: u64, kind: Kind, origin: &Origin, records: &Mutex<Records>) -> bool {
     let id = Id { name: resource.name.as_str().into(), origin: origin.clone() };
-    // A poisoned lock means that a change panicked between two records: each is whole.
-    let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+    let records = lock(records);
     let accepted = records.find(kind, &id).and_then(|record| record.accepted.as_ref());
     accepted.is_some_and(|accepted| accepted.hash == hash)
-}
-
-fn invalid(path: &str, reason: String) -> Invalid {
-    Invalid { path: path.to_owned(), reason, kind: InvalidKind::Value }
 }
 
 struct Lowering<'a> {
@@ -140,7 +135,7 @@ impl Lowering<'_> {
             }
             Kind::Extension => {
                 let message = self.load(any)?;
-                self.run(|cx| lower_extension(message, cx)).map(|config| Lowered::Extension(Box::new(config)))
+                self.run(|cx| lower_extension(message, cx)).map(|config| Lowered::Extension(Arc::new(config)))
             }
             Kind::Listener => {
                 let message = self.load(any)?;

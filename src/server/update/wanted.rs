@@ -1,6 +1,6 @@
 //! What is wanted of the sources, and by whom.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,20 +23,18 @@ use crate::runtime::Layers;
 #[derive(Default)]
 pub(super) struct Users {
     pub(super) clusters: Vec<Arc<Cluster>>,
-    /// They live as long as the listeners that hold them.
-    pub(super) slots: Vec<Weak<RouteSlot>>,
-    /// As those.
-    secrets: Vec<Weak<SecretSlot>>,
-    /// As those.
-    extensions: Vec<Weak<ExtensionSlot>>,
-    /// As those.
-    scopes: Vec<Weak<ScopeSlot>>,
-    /// As those.
-    hosts: Vec<Weak<HostSlot>>,
-    /// Those who asked for one cluster; as those.
-    on_demand: Vec<Weak<OnDemandClusters>>,
+    pub(super) routes: Held<RouteSlot>,
+    pub(super) secrets: Held<SecretSlot>,
+    pub(super) extensions: Held<ExtensionSlot>,
+    pub(super) scopes: Held<ScopeSlot>,
+    pub(super) hosts: Held<HostSlot>,
+    /// Those who asked for one cluster.
+    pub(super) on_demand: Held<OnDemandClusters>,
     initial_fetch_timeout: Option<Duration>,
 }
+
+/// Slots of one kind. They live as long as the listeners and clusters that hold them.
+pub(super) struct Held<T>(Vec<Weak<T>>);
 
 /// A target that is wanted.
 pub(super) struct Watched {
@@ -64,7 +62,7 @@ pub(super) fn users(
 ) -> BTreeMap<Target, Users> {
     let mut all = BTreeMap::new();
     for (name, source) in runtime.wanted() {
-        entry(&mut all, Kind::Runtime, &source, &name);
+        entry(&mut all, Kind::Runtime, &source, Some(&name));
     }
     if phase < Phase::Clusters {
         return all;
@@ -78,44 +76,38 @@ pub(super) fn users(
     list(Kind::Cluster, &dynamic.cds, &mut all);
     for cluster in clusters.snapshot().all() {
         let Discovery::Eds(eds) = &cluster.config.discovery else { continue };
-        let users = entry(&mut all, Kind::Endpoints, &eds.source, &eds.service_name);
+        let users = entry(&mut all, Kind::Endpoints, &eds.source, Some(&eds.service_name));
         users.clusters.push(cluster.clone());
     }
     for slot in slots.all::<OnDemandClusters>() {
         for name in slot.asked() {
-            entry(&mut all, Kind::Cluster, &slot.source, &name).on_demand.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::Cluster, &slot.source, Some(&name)).on_demand.add(&slot);
         }
     }
     for slot in slots.all::<SecretSlot>() {
         if let Some(source) = &slot.source {
-            entry(&mut all, Kind::Secret, source, &slot.name).secrets.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::Secret, source, Some(&slot.name)).secrets.add(&slot);
         }
     }
     for slot in slots.all::<ExtensionSlot>() {
         // Clusters wait for theirs.
         if phase >= Phase::Listeners || slot.category == Category::UpstreamHttpFilter {
-            entry(&mut all, Kind::Extension, &slot.source, &slot.name).extensions.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::Extension, &slot.source, Some(&slot.name)).extensions.add(&slot);
         }
     }
     if phase >= Phase::Listeners {
         list(Kind::Listener, &dynamic.lds, &mut all);
         for slot in slots.all::<ScopeSlot>() {
-            let target = Target { kind: Kind::Scope, origin: slot.source.origin.clone(), name: None };
-            let users: &mut Users = all.entry(target).or_default();
-            users.initial_fetch_timeout = users.initial_fetch_timeout.max(slot.source.initial_fetch_timeout);
-            users.scopes.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::Scope, &slot.source, None).scopes.add(&slot);
         }
         for slot in slots.all::<HostSlot>() {
-            let target = Target { kind: Kind::VirtualHost, origin: slot.source.origin.clone(), name: None };
-            let users: &mut Users = all.entry(target).or_default();
-            users.initial_fetch_timeout = users.initial_fetch_timeout.max(slot.source.initial_fetch_timeout);
-            users.hosts.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::VirtualHost, &slot.source, None).hosts.add(&slot);
             for name in slot.asked() {
-                entry(&mut all, Kind::VirtualHost, &slot.source, &name).hosts.push(Arc::downgrade(&slot));
+                entry(&mut all, Kind::VirtualHost, &slot.source, Some(&name)).hosts.add(&slot);
             }
         }
         for slot in slots.all::<RouteSlot>() {
-            entry(&mut all, Kind::Routes, &slot.source, &slot.name).slots.push(Arc::downgrade(&slot));
+            entry(&mut all, Kind::Routes, &slot.source, Some(&slot.name)).routes.add(&slot);
         }
     }
     all
@@ -125,9 +117,9 @@ fn entry<'a>(
     all: &'a mut BTreeMap<Target, Users>,
     kind: Kind,
     source: &ConfigSource,
-    name: &Arc<str>,
+    name: Option<&Arc<str>>,
 ) -> &'a mut Users {
-    let target = Target { kind, origin: source.origin.clone(), name: Some(name.clone()) };
+    let target = Target { kind, origin: source.origin.clone(), name: name.cloned() };
     let users = all.entry(target).or_default();
     users.initial_fetch_timeout = users.initial_fetch_timeout.max(source.initial_fetch_timeout);
     users
@@ -138,49 +130,38 @@ fn entry<'a>(
 impl Users {
     fn is_same(&self, other: &Self) -> bool {
         self.clusters.len() == other.clusters.len()
-            && self.slots.len() == other.slots.len()
             && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
-            && self.secrets.len() == other.secrets.len()
-            && self.extensions.len() == other.extensions.len()
-            && self.scopes.len() == other.scopes.len()
-            && self.on_demand.len() == other.on_demand.len()
-            && self.hosts.len() == other.hosts.len()
-            && self.slots.iter().all(|slot| other.slots.iter().any(|other| Weak::ptr_eq(slot, other)))
-            && self.secrets.iter().all(|slot| other.secrets.iter().any(|other| Weak::ptr_eq(slot, other)))
-            && self.hosts.iter().all(|slot| other.hosts.iter().any(|other| Weak::ptr_eq(slot, other)))
-            && self.on_demand.iter().all(|slot| other.on_demand.iter().any(|other| Weak::ptr_eq(slot, other)))
-            && self.scopes.iter().all(|slot| other.scopes.iter().any(|other| Weak::ptr_eq(slot, other)))
-            && self.extensions.iter().all(|slot| other.extensions.iter().any(|other| Weak::ptr_eq(slot, other)))
+            && self.routes.is_same(&other.routes)
+            && self.secrets.is_same(&other.secrets)
+            && self.extensions.is_same(&other.extensions)
+            && self.scopes.is_same(&other.scopes)
+            && self.hosts.is_same(&other.hosts)
+            && self.on_demand.is_same(&other.on_demand)
+    }
+}
+
+// === impl Held ===
+
+impl<T> Default for Held<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> Held<T> {
+    fn add(&mut self, slot: &Arc<T>) {
+        self.0.push(Arc::downgrade(slot));
     }
 
-    /// The slots that somebody still holds.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Arc<RouteSlot>> {
-        self.slots.iter().filter_map(Weak::upgrade)
+    /// Those that somebody still holds.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Arc<T>> {
+        self.0.iter().filter_map(Weak::upgrade)
     }
 
-    /// The slots of filters' configurations that somebody still holds.
-    pub(super) fn extensions(&self) -> impl Iterator<Item = Arc<ExtensionSlot>> {
-        self.extensions.iter().filter_map(Weak::upgrade)
-    }
-
-    /// The slots of scopes that somebody still holds.
-    pub(super) fn scopes(&self) -> impl Iterator<Item = Arc<ScopeSlot>> {
-        self.scopes.iter().filter_map(Weak::upgrade)
-    }
-
-    /// The slots of virtual hosts that somebody still holds.
-    pub(super) fn hosts(&self) -> impl Iterator<Item = Arc<HostSlot>> {
-        self.hosts.iter().filter_map(Weak::upgrade)
-    }
-
-    /// Those who asked for one cluster.
-    pub(super) fn on_demand(&self) -> impl Iterator<Item = Arc<OnDemandClusters>> {
-        self.on_demand.iter().filter_map(Weak::upgrade)
-    }
-
-    /// The slots of secrets that somebody still holds.
-    pub(super) fn secrets(&self) -> impl Iterator<Item = Arc<SecretSlot>> {
-        self.secrets.iter().filter_map(Weak::upgrade)
+    /// Whether these are the same slots, in whatever order.
+    fn is_same(&self, other: &Self) -> bool {
+        let places = |held: &Self| held.0.iter().map(Weak::as_ptr).collect::<HashSet<_>>();
+        self.0.len() == other.0.len() && places(self) == places(other)
     }
 }
 
@@ -207,6 +188,11 @@ impl Targets {
 
     pub(super) fn find(&self, target: &Target) -> Option<&Watched> {
         self.watched.get(target)
+    }
+
+    /// Who wants this target, if anybody does.
+    pub(super) fn users(&self, target: &Target) -> Option<&Users> {
+        self.watched.get(target).map(|watched| &watched.users)
     }
 
     /// Whether anything of this kind is wanted of the source.
@@ -263,12 +249,12 @@ impl Watched {
             Kind::Cluster => Some(Counted::clusters(store)),
             Kind::Listener => Some(Counted::listeners(store)),
             Kind::Secret => target.name.as_ref().map(|name| Counted::secret(name, store)),
-            Kind::Extension => Some(Counted::extensions(users.extensions(), store)),
-            Kind::Scope => Some(Counted::scopes(users.scopes())),
+            Kind::Extension => Some(Counted::extensions(users.extensions.iter(), store)),
+            Kind::Scope => Some(Counted::scopes(users.scopes.iter())),
             Kind::VirtualHost if target.name.is_some() => None,
-            Kind::VirtualHost => Some(Counted::virtual_hosts(users.hosts(), store)),
+            Kind::VirtualHost => Some(Counted::virtual_hosts(users.hosts.iter(), store)),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
-            Kind::Routes => users.slots().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
+            Kind::Routes => users.routes.iter().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };
         Self { users, counted, is_settled }
     }

@@ -51,8 +51,7 @@ impl Updater {
         for name in &gone {
             // Whoever wants one again asks again.
             let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
-            let users = self.targets.find(&target).map(|watched| &watched.users);
-            let asked = users.into_iter().flat_map(|users| users.on_demand());
+            let asked = self.targets.users(&target).into_iter().flat_map(|users| users.on_demand.iter());
             asked.for_each(|slot| slot.answer(name, FoundCluster::Nowhere));
         }
         let names = &self.parts.env.clusters;

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::Updater;
 use crate::deadline::reached;
 use crate::update::cache::{Cache, messages};
-use crate::update::{Kind, Outcome, Push, Removed, Target};
+use crate::update::{Kind, Outcome, Push, Removed, Target, lock};
 
 /// How long changes gather before they are written: a push is seldom alone.
 const WRITE_DELAY: Duration = Duration::from_millis(500);
@@ -137,7 +137,7 @@ impl Updater {
         let (Some(cache), records) = (self.fallback.cache.clone(), self.parts.shared.records.clone()) else { return };
         // A panic was logged, and costs the cache alone.
         let _ = spawn_blocking(move || {
-            let messages = messages(&super::lock(&records), &due);
+            let messages = messages(&lock(&records), &due);
             cache.store(messages);
         })
         .await;
@@ -146,8 +146,11 @@ impl Updater {
     /// Gives those who wait for sources that are away what was kept; they may want more within it.
     pub(super) async fn fall_back(&mut self) {
         loop {
-            let Some(cache) = self.fallback.cache.clone() else { return };
-            let Fallback { away, asked, .. } = &self.fallback;
+            let Fallback { cache: Some(cache), away, asked, .. } = &mut self.fallback else { return };
+            // So it is nearly always; there may be very many targets.
+            if away.is_empty() {
+                return;
+            }
             let waits = |target: &Target| {
                 away.contains(&target.origin) && cache.keeps(target.kind, &target.origin) && !asked.contains(target)
             };
@@ -157,8 +160,8 @@ impl Updater {
             let Some(Target { kind, origin, name: _ }) = waiting.first().cloned() else { return };
             let of_pair = waiting.into_iter().filter(|target| target.kind == kind && target.origin == origin);
             let of_pair: BTreeSet<Target> = of_pair.collect();
-            self.fallback.asked.extend(of_pair.iter().cloned());
-            let from = origin.clone();
+            asked.extend(of_pair.iter().cloned());
+            let (cache, from) = (cache.clone(), origin.clone());
             let loaded = spawn_blocking(move || cache.load(kind, &from)).await;
             // A panic was logged.
             let Some(cached) = loaded.ok().flatten() else { continue };

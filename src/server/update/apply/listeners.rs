@@ -4,10 +4,10 @@ use std::collections::HashSet;
 
 use tracing::info;
 
-use super::{Applied, Updater, invalid};
-use crate::update::Kind;
+use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept};
+use crate::update::{Kind, invalid};
 
 impl Updater {
     pub(super) async fn apply_listeners(&mut self, prepared: Prepared) -> Applied {

@@ -8,10 +8,10 @@ use nuncio_config::route::{ScopeConfig, ScopeSlot};
 use nuncio_filter_api::LowerEnv;
 use tracing::info;
 
-use super::{Applied, Updater, invalid, lock};
+use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept, Records};
-use crate::update::{Kind, Rejected, Target};
+use crate::update::{Kind, Rejected, Target, invalid, lock};
 
 /// The scopes of a source, by name.
 fn scopes<'a>(records: &'a Records, origin: &'a Origin) -> impl Iterator<Item = (&'a Id, &'a Arc<ScopeConfig>)> {
@@ -61,10 +61,10 @@ impl Updater {
             }
         }
         let target = Target { kind, origin: origin.clone(), name: None };
-        let slots: Vec<_> = self.targets.find(&target).into_iter().flat_map(|w| w.users.scopes()).collect();
+        let slots = self.targets.users(&target).into_iter().flat_map(|users| users.scopes.iter());
         let records = lock(&self.parts.shared.records);
-        for slot in slots.iter().filter(|slot| applied.is_change || !slot.has_come()) {
-            give_scopes(slot, &records, &self.parts.env);
+        for slot in slots.filter(|slot| applied.is_change || !slot.has_come()) {
+            give_scopes(&slot, &records, &self.parts.env);
         }
         drop(records);
         applied

@@ -9,12 +9,12 @@ use nuncio_filter_api::{Invalid, LowerEnv};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::{Applied, Updater, invalid};
+use super::Updater;
 use crate::files::Watch;
-use crate::update::lowering::{Entry, Lowered, Prepared, read_again};
+use crate::update::lowering::read_again;
 use crate::update::records::{Id, Kept, Records};
 use crate::update::stats::Event;
-use crate::update::{Kind, Target};
+use crate::update::{Kind, Target, details, invalid, lock};
 
 /// The files that secrets name.
 pub(super) struct SecretFiles {
@@ -73,54 +73,15 @@ pub(super) fn give_secret(slot: &SecretSlot, kept: Option<&Kept>, env: &LowerEnv
     slot.ready.set();
 }
 
-fn details(reasons: &[Invalid]) -> String {
-    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
 // === impl Updater ===
 
 impl Updater {
-    pub(super) async fn apply_secrets(&mut self, prepared: Prepared) -> Applied {
-        let Prepared { kind, origin, version, entries, removed: _, unknown_fields: _ } = prepared;
-        let mut applied = Applied::nothing();
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
-            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
-            if self.targets.find(&target).is_none() {
-                // Nobody asked for it, or does so no longer.
-                applied.outcome.accepted.push(resource.name);
-                continue;
-            }
-            let refused = match lowered {
-                Lowered::Refused(reasons) => Some(reasons),
-                Lowered::Secret(secret) => self.put_secret(&target, &secret).await.err().or_else(|| {
-                    info!(target: "config", name = %resource.name, "secret updated");
-                    applied.is_change = true;
-                    self.accept(kind, &origin, resource.clone(), hash, Kept::Secret(secret));
-                    None
-                }),
-                _ => {
-                    self.confirm(kind, &origin, &resource);
-                    None
-                }
-            };
-            applied.single.push((target, refused.is_none().then_some(true)));
-            match refused {
-                Some(reasons) => {
-                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
-                }
-                None => applied.outcome.accepted.push(resource.name),
-            }
-        }
-        applied
-    }
-
     /// Puts a secret in force for all who refer to it, or for none.
-    async fn put_secret(&self, target: &Target, secret: &Arc<Secret>) -> Result<(), Vec<Invalid>> {
-        let slots: Vec<_> = self.targets.find(target).into_iter().flat_map(|w| w.users.secrets()).collect();
+    pub(super) async fn put_secret(&self, target: &Target, secret: &Arc<Secret>) -> Result<(), Vec<Invalid>> {
+        let slots: Vec<_> = self.targets.users(target).into_iter().flat_map(|users| users.secrets.iter()).collect();
         let (secret, env) = (secret.clone(), self.parts.env.clone());
         // Thousands of contexts may be made of it.
-        let put = move || slots.iter().try_for_each(|slot| slot.update(&secret, &env));
-        let put = spawn_blocking(put).await;
+        let put = spawn_blocking(move || slots.iter().try_for_each(|slot| slot.update(&secret, &env))).await;
         // The process's hook has logged a panic.
         put.unwrap_or_else(|_| Err(vec![invalid("", "taking it over panicked".to_owned())]))
     }
@@ -155,6 +116,6 @@ impl Updater {
             }
         }
         let records = self.parts.shared.records.clone();
-        self.secret_files.reconcile(&super::lock(&records));
+        self.secret_files.reconcile(&lock(&records));
     }
 }

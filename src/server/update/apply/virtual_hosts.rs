@@ -9,10 +9,10 @@ use nuncio_filter_api::{Invalid, LowerEnv};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::{Applied, Updater, invalid};
+use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Kept, Records};
-use crate::update::{Kind, Target};
+use crate::update::{Kind, Target, invalid};
 
 /// Puts a table in force, also when virtual hosts come to it.
 pub(super) fn put_routes(slot: &RouteSlot, table: &Arc<RouteTable>) {
@@ -78,7 +78,7 @@ impl Updater {
 
     fn host_slots(&self, origin: &Origin) -> Vec<Arc<HostSlot>> {
         let target = Target { kind: Kind::VirtualHost, origin: origin.clone(), name: None };
-        self.targets.find(&target).into_iter().flat_map(|watched| watched.users.hosts()).collect()
+        self.targets.users(&target).into_iter().flat_map(|users| users.hosts.iter()).collect()
     }
 
     /// Adds what was delivered to the virtual hosts that stay, and puts them in force or refuses what is new.

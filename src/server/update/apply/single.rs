@@ -1,0 +1,86 @@
+//! Resources that are asked for by their names: RTDS, EDS, SDS, ECDS and RDS.
+
+use nuncio_filter_api::Invalid;
+use tracing::info;
+
+use super::virtual_hosts::put_routes;
+use super::{Applied, Updater};
+use crate::update::lowering::{Entry, Lowered, Prepared};
+use crate::update::records::Kept;
+use crate::update::{Kind, Removed, Target};
+
+impl Updater {
+    /// Each for those who asked for it.
+    pub(super) async fn apply_single(&mut self, prepared: Prepared) -> Applied {
+        let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
+        let mut applied = Applied::nothing();
+        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            if self.targets.find(&target).is_none() {
+                // Nobody asked for it, or does so no longer.
+                applied.outcome.accepted.push(resource.name);
+                continue;
+            }
+            let kept = match self.put(&target, lowered).await {
+                Ok(kept) => kept,
+                Err(reasons) => {
+                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                    applied.single.push((target, None));
+                    continue;
+                }
+            };
+            applied.is_change |= kept.is_some();
+            applied.single.push((target, Some(kept.is_some())));
+            applied.outcome.accepted.push(resource.name.clone());
+            match kept {
+                Some(kept) => self.accept(kind, &origin, resource, hash, kept),
+                None => self.confirm(kind, &origin, &resource),
+            }
+        }
+        // What is gone of the others stays in force, as in Envoy.
+        if let Removed::Named(names) = removed {
+            match kind {
+                Kind::Runtime => self.forget_runtime(&origin, names, &mut applied).await,
+                Kind::Extension => self.forget_extensions(&origin, names, &mut applied),
+                _ => {}
+            }
+        }
+        applied
+    }
+
+    /// Puts it in force for all who asked for it, or for none. Says what is kept of it, where it is not what it was.
+    async fn put(&self, target: &Target, lowered: Lowered) -> Result<Option<Kept>, Vec<Invalid>> {
+        let (Some(users), Some(name)) = (self.targets.users(target), &target.name) else { return Ok(None) };
+        let kept = match lowered {
+            Lowered::Refused(reasons) => return Err(reasons),
+            Lowered::Runtime(values) => {
+                info!(target: "runtime", %name, "rtds: layer updated");
+                self.put_runtime(name.clone(), &target.origin, values).await;
+                Kept::Nothing
+            }
+            Lowered::Endpoints(assignment) => {
+                users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
+                Kept::Endpoints(assignment)
+            }
+            Lowered::Secret(secret) => {
+                self.put_secret(target, &secret).await?;
+                info!(target: "config", %name, "secret updated");
+                Kept::Secret(secret)
+            }
+            Lowered::Extension(config) => {
+                self.put_extension(target, &config).await?;
+                info!(target: "config", %name, "extension config updated");
+                Kept::Extension(config)
+            }
+            Lowered::Routes(table) => {
+                users.routes.iter().for_each(|slot| put_routes(&slot, &table));
+                Kept::Routes(table)
+            }
+            _ => {
+                users.clusters.iter().for_each(|cluster| cluster.confirm_assignment());
+                return Ok(None);
+            }
+        };
+        Ok(Some(kept))
+    }
+}
