@@ -323,6 +323,7 @@ impl Updater {
         }
         for slot in users.extensions.iter().filter(|slot| !slot.ready.is_set()) {
             give_extension(&slot, kept, env);
+            clusters_go_on = true;
         }
         for slot in users.routes.iter().filter(|slot| !slot.ready.is_set()) {
             if let Some(Kept::Routes(table)) = kept {
