@@ -15,19 +15,21 @@ use super::lowering::hash;
 
 /// The stats of one target.
 pub(super) enum Counted {
-    List {
-        stats: SubscriptionStats,
-        version: TextReadout,
-        reload: Option<ReloadStats>,
-        secret: Option<SecretStats>,
-        extension: Option<ExtensionStats>,
-        /// Of routes; held for as long as it is to be listed.
-        _empty: Option<RouteSubscriptionStats>,
-    },
+    List(ListCounted),
     /// Of all that have the same source.
-    Several(Vec<Counted>),
+    Several(Vec<ListCounted>),
     /// Of all clusters that are given the same endpoints.
     Endpoints(Vec<EndpointsCounted>),
+}
+
+pub(super) struct ListCounted {
+    stats: SubscriptionStats,
+    version: TextReadout,
+    reload: Option<ReloadStats>,
+    secret: Option<SecretStats>,
+    extension: Option<ExtensionStats>,
+    /// Of routes; held for as long as it is to be listed.
+    _empty: Option<RouteSubscriptionStats>,
 }
 
 pub(super) struct EndpointsCounted {
@@ -56,70 +58,46 @@ pub(super) enum Event<'a> {
 
 impl Counted {
     pub(super) fn runtime(store: &Store) -> Self {
-        Self::list(&store.scope("runtime"), false, false)
+        Self::List(ListCounted::new(&store.scope("runtime")))
     }
 
     pub(super) fn clusters(store: &Store) -> Self {
-        Self::list(&store.scope("cluster_manager.cds"), true, false)
+        let scope = store.scope("cluster_manager.cds");
+        Self::List(ListCounted { reload: Some(ReloadStats::new(&scope)), ..ListCounted::new(&scope) })
     }
 
     pub(super) fn on_demand_clusters(store: &Store) -> Self {
-        Self::list(&store.scope("cluster_manager.odcds"), false, false)
+        Self::List(ListCounted::new(&store.scope("cluster_manager.odcds")))
     }
 
     pub(super) fn listeners(store: &Store) -> Self {
-        Self::list(&store.scope("listener_manager.lds"), false, false)
+        Self::List(ListCounted::new(&store.scope("listener_manager.lds")))
     }
 
     pub(super) fn scopes(slots: impl Iterator<Item = Arc<ScopeSlot>>) -> Self {
-        Self::Several(slots.map(|slot| Self::list(&slot.stats_scope(), true, true)).collect())
+        Self::Several(slots.map(|slot| ListCounted::of_routes(&slot.stats_scope())).collect())
     }
 
     pub(super) fn virtual_hosts(slots: impl Iterator<Item = Arc<HostSlot>>, store: &Store) -> Self {
-        let counted = |slot: Arc<HostSlot>| Self::list(&store.scope("vhds").scope(&slot.name), true, true);
+        let counted = |slot: Arc<HostSlot>| ListCounted::of_routes(&store.scope("vhds").scope(&slot.name));
         Self::Several(slots.map(counted).collect())
     }
 
     pub(super) fn routes(scope: &Scope, name: &str) -> Self {
-        Self::list(&scope.scope("rds").scope(name), true, true)
+        Self::List(ListCounted::of_routes(&scope.scope("rds").scope(name)))
     }
 
     pub(super) fn secret(name: &str, store: &Store) -> Self {
         let scope = store.scope("sds").scope(name);
-        Self::List {
-            stats: SubscriptionStats::new(&scope),
-            version: scope.text_readout("version_text"),
-            reload: None,
-            secret: Some(SecretStats::new(&scope)),
-            extension: None,
-            _empty: None,
-        }
+        Self::List(ListCounted { secret: Some(SecretStats::new(&scope)), ..ListCounted::new(&scope) })
     }
 
     pub(super) fn extensions(slots: impl Iterator<Item = Arc<ExtensionSlot>>, store: &Store) -> Self {
         let counted = |slot: Arc<ExtensionSlot>| {
             let scope = slot.category.scope(&slot.name, store);
-            Self::List {
-                stats: SubscriptionStats::new(&scope),
-                version: scope.text_readout("version_text"),
-                reload: None,
-                secret: None,
-                extension: Some(ExtensionStats::new(&scope)),
-                _empty: None,
-            }
+            ListCounted { extension: Some(ExtensionStats::new(&scope)), ..ListCounted::new(&scope) }
         };
         Self::Several(slots.map(counted).collect())
-    }
-
-    fn list(scope: &Scope, reloads: bool, can_be_empty: bool) -> Self {
-        Self::List {
-            stats: SubscriptionStats::new(scope),
-            version: scope.text_readout("version_text"),
-            reload: reloads.then(|| ReloadStats::new(scope)),
-            secret: None,
-            extension: None,
-            _empty: can_be_empty.then(|| RouteSubscriptionStats::new(scope)),
-        }
     }
 
     pub(super) fn endpoints(clusters: &[Arc<Cluster>], store: &Store) -> Self {
@@ -136,17 +114,40 @@ impl Counted {
 
     pub(super) fn note(&self, event: Event<'_>) {
         match self {
-            Self::List { secret: Some(secret), .. } if matches!(event, Event::RotationFailed) => {
-                secret.key_rotation_failed().inc();
-            }
-            Self::List { stats, version, reload, secret: _, extension, _empty } => {
-                note_list(stats, version, reload.as_ref(), event);
-                if let Some(extension) = extension {
-                    note_extension(extension, event);
-                }
-            }
+            Self::List(counted) => counted.note(event),
             Self::Several(all) => all.iter().for_each(|counted| counted.note(event)),
             Self::Endpoints(all) => all.iter().for_each(|counted| counted.note(event)),
+        }
+    }
+}
+
+// === impl ListCounted ===
+
+impl ListCounted {
+    fn new(scope: &Scope) -> Self {
+        Self {
+            stats: SubscriptionStats::new(scope),
+            version: scope.text_readout("version_text"),
+            reload: None,
+            secret: None,
+            extension: None,
+            _empty: None,
+        }
+    }
+
+    fn of_routes(scope: &Scope) -> Self {
+        let empty = Some(RouteSubscriptionStats::new(scope));
+        Self { reload: Some(ReloadStats::new(scope)), _empty: empty, ..Self::new(scope) }
+    }
+
+    fn note(&self, event: Event<'_>) {
+        let Self { stats, version, reload, secret, extension, _empty } = self;
+        note_list(stats, version, reload.as_ref(), event);
+        if let (Some(secret), Event::RotationFailed) = (secret, event) {
+            secret.key_rotation_failed().inc();
+        }
+        if let Some(extension) = extension {
+            note_extension(extension, event);
         }
     }
 }
