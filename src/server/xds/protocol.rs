@@ -29,20 +29,23 @@ use nuncio_proto::google::rpc::Status;
 const INVALID_ARGUMENT: i32 = 3;
 /// The name that stands for all resources of a type.
 pub(crate) const WILDCARD: &str = "*";
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const SCOPE: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
 /// Types in the order in which their requests go out (make before break): a route is of no use before its cluster.
 const ORDER: [&str; 9] = [
     "type.googleapis.com/envoy.service.runtime.v3.Runtime",
-    "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+    CLUSTER,
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-    "type.googleapis.com/envoy.config.listener.v3.Listener",
+    LISTENER,
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
-    "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+    SCOPE,
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
     "type.googleapis.com/envoy.config.route.v3.VirtualHost",
 ];
 /// Types of which a response names all that there are: what it lacks is gone.
-const WHOLE: [&str; 3] = [ORDER[1], ORDER[4], ORDER[6]];
+const WHOLE: [&str; 3] = [CLUSTER, LISTENER, SCOPE];
 
 /// One dialect of xDS, on one stream.
 pub(crate) trait Protocol {

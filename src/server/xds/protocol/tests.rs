@@ -2,9 +2,9 @@ use super::*;
 use prost::Message;
 use tokio::time::Instant;
 
-const CDS: &str = ORDER[1];
+const CDS: &str = CLUSTER;
 const EDS: &str = ORDER[2];
-const LDS: &str = ORDER[4];
+const LDS: &str = LISTENER;
 
 fn identity() -> Identity {
     Identity::new(Node { id: "me".into(), ..Node::default() }, true)
