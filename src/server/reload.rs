@@ -48,8 +48,9 @@ impl Reloader {
             match self.reload().await {
                 Ok(()) => self.shared.stats.config_reload_success().inc(),
                 Err(reason) => {
-                    self.shared.stats.config_reload_failure().inc();
+                    // Told before it is counted: who sees the count finds the reason.
                     error!(target: "config", "the bootstrap is not taken over: {reason}");
+                    self.shared.stats.config_reload_failure().inc();
                 }
             }
         }
