@@ -172,7 +172,7 @@ impl SecretSlot {
         Self {
             name: name.into(),
             source,
-            ready: Readiness::new(format!("target SdsApi {name}")),
+            ready: Readiness::new(format!("shared target SdsApi {name}")),
             secret: ArcSwapOption::empty(),
             users: Mutex::default(),
         }

@@ -2,6 +2,7 @@
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{fetch, get};
+use crate::support::control_plane::{ControlPlane, Kind, WAYS};
 use crate::support::http1::Message;
 use crate::support::proxy::{Proxy, Running, proxy};
 use crate::support::upstream::http1;
@@ -107,6 +108,54 @@ async fn drained_listeners_accept_no_more() {
         assert!(std::time::Instant::now() < until, "still accepting");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn what_a_listener_waits_for_is_told_under_its_names_in_envoy() {
+    let (way, plane) = (WAYS[0], ControlPlane::start().await);
+    let bootstrap = format!(
+        "node: {{ id: me, cluster: us }}\ndynamic_resources: {{ lds_config: {}, {} }}\n",
+        way.source("initial_fetch_timeout: 0.2s,"),
+        way.ads()
+    );
+    let pieces = Pieces { bootstrap, clusters: plane.cluster(), ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let source = way.source("initial_fetch_timeout: 0s,");
+    let late = format!(
+        "name: late
+address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+listener_filters:
+- name: inspector
+  config_discovery:
+    config_source: {source}
+    type_urls: [type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector]
+filter_chains:
+- filters:
+  - name: hcm
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+      stat_prefix: x
+      rds: {{ route_config_name: r, config_source: {source} }}
+      http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+  transport_socket:
+    name: tls
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+      common_tls_context: {{ tls_certificate_sds_secret_configs: [{{ name: cert, sds_config: {source} }}] }}
+"
+    );
+    plane.set(Kind::Listener, "late", &late);
+    proxy.wait_for_stat("listener_manager.total_listeners_warming", 1).await;
+    let dump: Value = serde_json::from_str(&proxy.admin("/init_dump").await).expect("it is JSON");
+    let [listener] = &**dump["unready_targets_dumps"].as_array().expect("it is a list") else { panic!("{dump}") };
+    assert_eq!(
+        listener["target_names"],
+        serde_json::json!([
+            "shared target FilterConfigSubscription init inspector",
+            "shared target RdsRouteConfigSubscription RDS init r",
+            "shared target SdsApi cert",
+        ])
+    );
 }
 
 /// Clusters, listeners and routes by discovery from files, one of each refused.

@@ -96,7 +96,7 @@ impl ExtensionSlot {
         env.slots.share(&format!("{category:?} {name} {source:?}"), || Self {
             name: name.into(),
             category,
-            ready: Readiness::new(format!("FilterConfigSubscription {name}")),
+            ready: Readiness::new(format!("shared target FilterConfigSubscription init {name}")),
             source,
             inner: Mutex::default(),
         })

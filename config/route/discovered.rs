@@ -84,7 +84,7 @@ impl HostSlot {
     fn share(name: &str, source: ConfigSource, env: &LowerEnv) -> Arc<Self> {
         env.slots.share(&format!("{name} {source:?}"), || Self {
             name: name.into(),
-            ready: Readiness::new(format!("VhdsSubscription {name}")),
+            ready: Readiness::new(format!("target StaticRouteConfigProvider local-init-target {name}")),
             source,
             state: Mutex::default(),
             teller: env.slots.teller(),

@@ -110,7 +110,7 @@ impl ScopeSlot {
         let own = scope.scope("scoped_rds").scope(name);
         let slot = cx.env.slots.share(&format!("{name} {source:?} {routes:?}"), || Self {
             name: name.into(),
-            ready: Readiness::new(format!("SrdsRouteConfigSubscription {name}")),
+            ready: Readiness::new("target ConfigSubscriptionCommonBase init target 'SRDS'".to_owned()),
             source,
             routes,
             scope: scope.clone(),

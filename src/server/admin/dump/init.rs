@@ -1,5 +1,7 @@
 //! `/init_dump`: what is waited for.
 
+use std::collections::BTreeSet;
+
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_net::Listener;
 use nuncio_proto::envoy::admin::v3 as proto;
@@ -19,10 +21,12 @@ pub(in crate::admin) fn init_dump(admin: &Admin, params: &Params) -> Reply {
 }
 
 fn unready(listener: &Listener) -> proto::unready_targets_dumps::UnreadyTargetsDump {
-    let waits = listener.config.waits_for.iter().filter(|readiness| !readiness.is_set());
+    // Parts of it may wait for the same.
+    let waits: BTreeSet<&str> =
+        listener.config.waits().filter(|readiness| !readiness.is_set()).map(|readiness| readiness.name()).collect();
     proto::unready_targets_dumps::UnreadyTargetsDump {
         // Envoy has a hash of the message there.
         name: format!("init manager Listener-local-init-manager {} {}", listener.config.name, listener.config.shape),
-        target_names: waits.map(|readiness| readiness.name().to_owned()).collect(),
+        target_names: waits.into_iter().map(str::to_owned).collect(),
     }
 }
