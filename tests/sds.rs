@@ -221,19 +221,9 @@ async fn both_sides_may_have_all_of_it_from_secrets() {
     assert!(proxy.stat("cluster.new.client_ssl_socket_factory.ssl_context_update_by_sds").await >= 2);
 }
 
-/// The cluster of a control plane.
+/// The cluster of a control plane, indented as the others.
 fn xds(plane: &ControlPlane) -> String {
-    let port = plane.port();
-    format!(
-        "  - name: xds
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment: {{ cluster_name: xds, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
-"
-    )
+    format!("  {}\n", plane.cluster().trim_end().replace('\n', "\n  "))
 }
 
 async fn a_control_plane_gives_secrets(source: &str, rest: &str) {

@@ -6,7 +6,7 @@ mod random;
 mod rest;
 
 use super::support::client;
-use super::support::control_plane::{Asked, ControlPlane, Kind};
+use super::support::control_plane::{Asked, ControlPlane, Kind, cluster_at};
 use super::support::http1::Message;
 use super::support::proxy::{Proxy, Running, proxy};
 use super::support::upstream::{Upstream, http1};
@@ -28,6 +28,7 @@ fn bootstrap_at(port: u16, api_type: &str) -> Proxy {
 }
 
 fn bootstrap_text(port: u16, api_type: &str) -> String {
+    let cluster = cluster_at(port).trim_end().replace('\n', "\n  ");
     format!(
         "node: {{ id: me, cluster: us }}
 dynamic_resources:
@@ -42,15 +43,7 @@ layered_runtime:
   layers: [{{ name: found, rtds_layer: {{ name: layer, rtds_config: {{ ads: {{}}, resource_api_version: V3 }} }} }}]
 static_resources:
   clusters:
-  - name: xds
-    connect_timeout: 1s
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment:
-      cluster_name: xds
-      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+  {cluster}
 admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
 "
     )

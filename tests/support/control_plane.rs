@@ -139,6 +139,20 @@ impl Way {
     }
 }
 
+/// The cluster `xds` of a control plane that is, or will be, at this port, as an item of `static_resources.clusters`.
+pub(crate) fn cluster_at(port: u16) -> String {
+    format!(
+        "- name: xds
+  connect_timeout: 1s
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {{ http2_protocol_options: {{}} }}
+  load_assignment: {{ cluster_name: xds, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
+"
+    )
+}
+
 /// A running control plane. It ends with the runtime of its test.
 #[derive(Clone)]
 pub(crate) struct ControlPlane {
@@ -194,17 +208,7 @@ impl ControlPlane {
 
     /// The cluster `xds` by which a proxy reaches it, as an item of `static_resources.clusters`.
     pub(crate) fn cluster(&self) -> String {
-        let port = self.port();
-        format!(
-            "- name: xds
-  connect_timeout: 1s
-  typed_extension_protocol_options:
-    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-      '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-      explicit_http_config: {{ http2_protocol_options: {{}} }}
-  load_assignment: {{ cluster_name: xds, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
-"
-        )
+        cluster_at(self.port())
     }
 
     /// Adds or replaces a resource.

@@ -190,17 +190,24 @@ async fn wait_for_body(proxy: &Running, front: SocketAddr, body: &str) {
     }
 }
 
-#[tokio::test]
-async fn a_server_that_is_polled_is_followed() {
-    let (a, b) = (http1().route("/", "a").start().await, http1().route("/", "b").start().await);
-    let (plane, port) = (Plane::default(), free_port());
+/// A proxy that has all from this server, and where it listens. It serves by the host at this port, which answers `a`.
+async fn following(plane: &Plane, host: u16) -> (Running, SocketAddr) {
+    let port = free_port();
     let front = SocketAddr::from(([127, 0, 0, 1], port));
     plane.set("clusters", "1", CLUSTER, vec![cluster("a")]);
-    plane.set("endpoints a", "1", ENDPOINTS, vec![endpoints("a", a.port())]);
+    plane.set("endpoints a", "1", ENDPOINTS, vec![endpoints("a", host)]);
     plane.set("listeners", "1", LISTENER, vec![listener(port)]);
     plane.set("routes routes", "1", ROUTES, vec![routes("a")]);
     let proxy = bootstrap(plane.start().await).run().await;
     wait_for_body(&proxy, front, "a").await;
+    (proxy, front)
+}
+
+#[tokio::test]
+async fn a_server_that_is_polled_is_followed() {
+    let (a, b) = (http1().route("/", "a").start().await, http1().route("/", "b").start().await);
+    let plane = Plane::default();
+    let (proxy, front) = following(&plane, a.port()).await;
     // The version in force goes with each request, and so does the node.
     let asked = plane.wait_for(|key, body| key == "clusters" && body["version_info"] == "1").await;
     assert_eq!(
@@ -221,14 +228,8 @@ async fn a_server_that_is_polled_is_followed() {
 #[tokio::test]
 async fn a_server_that_answers_no_config_is_asked_again_and_all_serves_on() {
     let a = http1().route("/", "a").start().await;
-    let (plane, port) = (Plane::default(), free_port());
-    let front = SocketAddr::from(([127, 0, 0, 1], port));
-    plane.set("clusters", "1", CLUSTER, vec![cluster("a")]);
-    plane.set("endpoints a", "1", ENDPOINTS, vec![endpoints("a", a.port())]);
-    plane.set("listeners", "1", LISTENER, vec![listener(port)]);
-    plane.set("routes routes", "1", ROUTES, vec![routes("a")]);
-    let proxy = bootstrap(plane.start().await).run().await;
-    wait_for_body(&proxy, front, "a").await;
+    let plane = Plane::default();
+    let (proxy, front) = following(&plane, a.port()).await;
     plane.set_raw("clusters", 500, "");
     wait_for_count(&proxy, "cluster_manager.cds.update_failure", 2).await;
     plane.set_raw("clusters", 200, "{ no JSON");
