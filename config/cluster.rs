@@ -184,6 +184,8 @@ impl ClusterConfig {
     }
 
     fn lower_named(proto: pb::Cluster, names: CheckNames, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // What came before is another cluster's.
+        drop(cx.take_waits());
         let supported = refuse_unsupported(&proto, cx);
         let connections = connections::hash(&proto);
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
@@ -232,8 +234,6 @@ impl ClusterConfig {
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
         let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
-        // What came before is another cluster's.
-        drop(cx.take_waits());
         let scope = cx.env.stats.scope("cluster").scope(&observable_name);
         let transport = cx
             .in_scope(scope, |cx| TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx));

@@ -168,6 +168,47 @@ async fn a_configuration_that_does_not_come_is_500_or_the_default() {
 }
 
 #[tokio::test]
+async fn clusters_wait_for_their_filters_and_find_what_came_for_others() {
+    let (way, plane) = (WAYS[0], ControlPlane::start().await);
+    let source = way.source("");
+    plane.set(Kind::Extension, "http", &resource("http", &mutation("one")));
+    let cds = way.source("initial_fetch_timeout: 0.2s,");
+    let proxy = answering(Pieces {
+        bootstrap: format!(
+            "node: {{ id: me, cluster: us }}\ndynamic_resources: {{ cds_config: {cds}, {} }}\n",
+            way.ads()
+        ),
+        clusters: plane.cluster(),
+        filters: discovered("http", &source, MUTATION, ""),
+        ..Pieces::default()
+    });
+    let proxy = proxy.run().await;
+    let active = proxy.stat("cluster_manager.active_clusters").await;
+    let cluster = |name: &str, filter: &str| {
+        format!(
+            "name: {name}
+connect_timeout: 1s
+load_assignment: {{ cluster_name: {name} }}
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {{ http_protocol_options: {{}} }}
+    http_filters:
+    - {{ name: {filter}, config_discovery: {{ config_source: {source}, type_urls: ['{MUTATION}'] }} }}
+    - {{ name: codec, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec }} }}
+"
+        )
+    };
+    plane.set(Kind::Cluster, "late", &cluster("late", "http"));
+    proxy.wait_for_stat("cluster_manager.active_clusters", active + 1).await;
+    assert_eq!(proxy.stat("cluster_manager.warming_clusters").await, 0);
+    plane.set(Kind::Cluster, "waiting", &cluster("waiting", "coming"));
+    proxy.wait_for_stat("cluster_manager.warming_clusters", 1).await;
+    plane.set(Kind::Extension, "coming", &resource("coming", &mutation("two")));
+    proxy.wait_for_stat("cluster_manager.active_clusters", active + 2).await;
+}
+
+#[tokio::test]
 async fn connections_whose_filters_have_no_configuration_are_closed() {
     let plane = ControlPlane::start().await;
     let way = WAYS[1];
