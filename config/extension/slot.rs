@@ -224,22 +224,19 @@ impl<T: ?Sized + Send + Sync + 'static> Discovered<T> {
 
 impl<T: ?Sized + Send + Sync + 'static> Follower for Discovered<T> {
     fn prepare(self: Arc<Self>, config: &Any, env: &LowerEnv) -> Result<Box<dyn FnOnce() + Send>, Vec<Invalid>> {
-        let mut cx = LowerCx::new(env);
         let lower = |cx: &mut LowerCx<'_>| {
             cx.at("typed_config", |cx| {
                 check_type(config, &self.messages, cx)?;
                 (self.lower)(config, cx)
             })
         };
-        let lowered = cx.in_scope(self.scope.clone(), |cx| match &self.listener {
-            Some(listener) => cx.in_listener(listener.clone(), lower),
-            None => lower(cx),
-        });
-        let invalid = cx.finish();
-        match lowered {
-            Ok(lowered) if invalid.is_empty() => Ok(Box::new(move || self.current.store(Some(Arc::new(lowered))))),
-            Ok(_) | Err(Refused) => Err(invalid),
-        }
+        let lowered = LowerCx::whole(env, |cx| {
+            cx.in_scope(self.scope.clone(), |cx| match &self.listener {
+                Some(listener) => cx.in_listener(listener.clone(), lower),
+                None => lower(cx),
+            })
+        })?;
+        Ok(Box::new(move || self.current.store(Some(Arc::new(lowered)))))
     }
 
     fn fall_back(&self, keeps: bool) {

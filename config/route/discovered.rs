@@ -201,21 +201,20 @@ impl HostSlot {
 /// The table with the virtual hosts of now; `None` where it asks for none.
 fn remade(table: &RouteTable, env: &LowerEnv) -> Result<Option<RouteTable>, Vec<Invalid>> {
     let Some(origin) = &table.discovered else { return Ok(None) };
-    let mut cx = LowerCx::new(env);
-    let lowered = RouteTable::lower(origin.base.clone(), &mut cx).and_then(|table| {
-        if table.validate_clusters().unwrap_or(false) {
-            table.check_clusters(&mut cx)?;
-        }
-        Ok(table)
-    });
-    let invalid = cx.finish();
-    match lowered {
-        Ok(table) if invalid.is_empty() => Ok(Some(table)),
-        Ok(_) | Err(Refused) => Err(invalid),
-    }
+    LowerCx::whole(env, |cx| RouteTable::lower_discovered(origin.base.clone(), cx)).map(Some)
 }
 
 impl RouteTable {
+    /// Lowers one that discovery gives, or gives a part of.
+    pub fn lower_discovered(message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let table = Self::lower(message, cx)?;
+        // Envoy: its routes may go to clusters that are still to come.
+        if table.validate_clusters().unwrap_or(false) {
+            table.check_clusters(cx)?;
+        }
+        Ok(table)
+    }
+
     /// The virtual hosts that it asks for.
     pub fn discovered_hosts(&self) -> Option<&Arc<HostSlot>> {
         self.discovered.as_ref().map(|origin| &origin.slot)

@@ -108,6 +108,17 @@ impl<'a> LowerCx<'a> {
         }
     }
 
+    /// Lowers a resource as a whole: what `lower` makes of it, or all that is wrong with it.
+    pub fn whole<T>(env: &'a LowerEnv, lower: impl FnOnce(&mut Self) -> Result<T, Refused>) -> Result<T, Vec<Invalid>> {
+        let mut cx = Self::new(env);
+        let lowered = lower(&mut cx);
+        let invalid = cx.finish();
+        match lowered {
+            Ok(lowered) if invalid.is_empty() => Ok(lowered),
+            Ok(_) | Err(Refused) => Err(invalid),
+        }
+    }
+
     /// Runs `f` with `field` appended to the path.
     pub fn at<R>(&mut self, field: &str, f: impl FnOnce(&mut Self) -> R) -> R {
         let len = self.path.len();

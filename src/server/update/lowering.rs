@@ -149,15 +149,7 @@ impl Lowering<'_> {
             Kind::VirtualHost => self.load(any).map(|host| Lowered::VirtualHost(Arc::new(host))),
             Kind::Routes => {
                 let message = self.load(any)?;
-                let lowered = self.run(|cx| {
-                    let table = RouteTable::lower(message, cx)?;
-                    // Envoy: routes from discovery may go to clusters that are still to come.
-                    if table.validate_clusters().unwrap_or(false) {
-                        table.check_clusters(cx)?;
-                    }
-                    Ok(table)
-                });
-                lowered.map(|table| Lowered::Routes(Arc::new(table)))
+                self.run(|cx| RouteTable::lower_discovered(message, cx)).map(|table| Lowered::Routes(Arc::new(table)))
             }
         }
     }
@@ -171,12 +163,6 @@ impl Lowering<'_> {
     }
 
     fn run<T>(&self, lower: impl FnOnce(&mut LowerCx<'_>) -> Result<T, Refused>) -> Result<T, Vec<Invalid>> {
-        let mut cx = LowerCx::new(self.env);
-        let lowered = lower(&mut cx);
-        let invalid = cx.finish();
-        match lowered {
-            Ok(lowered) if invalid.is_empty() => Ok(lowered),
-            Ok(_) | Err(Refused) => Err(invalid),
-        }
+        LowerCx::whole(self.env, lower)
     }
 }
