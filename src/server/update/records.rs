@@ -115,7 +115,7 @@ impl Records {
         self.statuses.retain(|(kind, origin), _| is_kept(*kind, origin));
     }
 
-    pub(super) fn find(&self, kind: Kind, id: &Id) -> Option<&Record> {
+    pub(crate) fn find(&self, kind: Kind, id: &Id) -> Option<&Record> {
         self.by_kind.get(&kind)?.get(id)
     }
 

@@ -8,7 +8,7 @@ use super::dynamic::error_state;
 use super::names::Names;
 use super::timestamp;
 use crate::admin::Admin;
-use crate::update::{Kind, lock};
+use crate::update::{Id, Kind, lock};
 
 /// One part for each kind of filter that asks for any.
 pub(super) fn extensions(admin: &Admin, names: &Names) -> Vec<proto::EcdsConfigDump> {
@@ -20,8 +20,8 @@ pub(super) fn extensions(admin: &Admin, names: &Names) -> Vec<proto::EcdsConfigD
         let mut asked = slots.iter().filter(|slot| slot.category == category).peekable();
         asked.peek()?;
         let given = asked.filter_map(|slot| {
-            let is_it = |id: &crate::update::Id| id.name == slot.name && id.origin == slot.source.origin;
-            let (_, record) = records.all(Kind::Extension).find(|(id, _)| is_it(id))?;
+            let id = Id { name: slot.name.clone(), origin: slot.source.origin.clone() };
+            let record = records.find(Kind::Extension, &id)?;
             let accepted = record.accepted.as_ref()?;
             Some(EcdsFilterConfig {
                 version_info: accepted.resource.version.clone(),

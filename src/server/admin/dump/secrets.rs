@@ -9,7 +9,7 @@ use super::dynamic::error_state;
 use super::names::Names;
 use super::{any, timestamp};
 use crate::admin::Admin;
-use crate::update::{Kind, lock};
+use crate::update::{Id, Kind, lock};
 
 pub(super) fn secrets(admin: &Admin, names: &Names, statics: Vec<Secret>) -> proto::SecretsConfigDump {
     let mut dump = proto::SecretsConfigDump::default();
@@ -19,13 +19,10 @@ pub(super) fn secrets(admin: &Admin, names: &Names, statics: Vec<Secret>) -> pro
         dump.static_secrets.push(StaticSecret { name, last_updated: None, secret });
     }
     let records = lock(&admin.shared.records);
-    for slot in
-        admin.env.slots.all::<SecretSlot>().into_iter().filter(|slot| slot.source.is_some() && names.have(&slot.name))
-    {
+    for slot in admin.env.slots.all::<SecretSlot>().into_iter().filter(|slot| names.have(&slot.name)) {
+        let Some(source) = &slot.source else { continue };
         let name = slot.name.to_string();
-        let origin = slot.source.as_ref().map(|source| &source.origin);
-        let record = records.all(Kind::Secret).find(|(id, _)| id.name == slot.name && Some(&id.origin) == origin);
-        let record = record.map(|(_, record)| record);
+        let record = records.find(Kind::Secret, &Id { name: slot.name.clone(), origin: source.origin.clone() });
         let error_state = record.and_then(error_state);
         let Some(secret) = slot.secret() else {
             let secret = Some(any(&Secret { name: name.clone(), ..Secret::default() }));
