@@ -90,6 +90,10 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
             spawn_local(control.sources.take().expect("it is made with the start").run()),
         ];
+        if control.options.watch_config {
+            // Before all else is there: what is written meanwhile is not to be missed.
+            spawn_local(reload::watch(control.options.clone(), control.reload.clone()));
+        }
         if control.initialise().await {
             control.go_live().await?;
             if mode != Mode::InitOnly {
@@ -277,9 +281,6 @@ impl Control {
             shared: self.shared.clone(),
             updates: self.updates.clone(),
         };
-        if self.options.watch_config {
-            spawn_local(reload::watch(self.options.clone(), self.reload.clone()));
-        }
         spawn_local(reloader.run(self.reload.clone()))
     }
 

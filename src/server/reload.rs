@@ -118,7 +118,8 @@ pub(crate) async fn watch(options: Options, ask: Rc<Notify>) {
         Ok(watch) => watch,
         Err(error) => return error!(target: "config", %error, "the bootstrap cannot be watched"),
     };
-    let mut content = read(path.clone()).await;
+    // At once: what is written from now on is another content.
+    let mut content = std::fs::read(&path).ok();
     loop {
         // Whatever moves in the folder may be what a symbolic link leads through.
         watch.next().await;
