@@ -17,6 +17,7 @@ mod schedule;
 use crate::parity;
 use crate::support::bootstrap::Pieces;
 use crate::support::name_server::{Table, table};
+use crate::support::ports::free_port;
 use crate::support::proxy::{Running, binary, proxy};
 use crate::support::say;
 use host::Host;
@@ -72,7 +73,7 @@ impl Stage {
     /// `net` tells its hosts from those of another.
     async fn start(program: &Path, net: u8) -> Self {
         let ip = |host: usize| Ipv4Addr::new(127, net, 0, host as u8 + 1);
-        let port = host::free_port(ip(0));
+        let port = free_port();
         let mode = |host| if is_first(host) { Mode::Well } else { Mode::Down };
         let hosts: Vec<_> = (0..HOSTS).map(|host| Host::start(ip(host), port, mode(host))).collect();
         let members: Vec<_> = (0..HOSTS).map(is_first).collect();

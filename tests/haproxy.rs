@@ -3,6 +3,7 @@
 use crate::support::DEADLINE;
 use crate::support::bootstrap::Pieces;
 use crate::support::client::Client;
+use crate::support::ports::free_port;
 use crate::support::proxy::proxy;
 use crate::support::say;
 use crate::support::split::Split;
@@ -25,8 +26,7 @@ struct HaProxy {
 impl HaProxy {
     /// One frontend, whose `bind` line has `options`, with these further lines. `None` where there is no HAProxy.
     async fn start(test: &str, mode: &str, options: &str, lines: &str) -> Option<Self> {
-        let port =
-            std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port is free").port();
+        let port = free_port();
         let config = std::env::temp_dir().join(format!("nuncio-haproxy-{}-{port}.cfg", std::process::id()));
         let text = format!(
             "global\n  maxconn 100\ndefaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\

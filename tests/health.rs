@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
+use crate::support::ports::free_port;
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, Script, Then, http1};
@@ -146,9 +147,7 @@ impl Drop for Redis {
 
 /// A Redis server; `None`, and a word about it, where there is none to be had.
 async fn redis() -> Option<Redis> {
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
-    let port = free.local_addr().expect("it is bound").port();
-    drop(free);
+    let port = free_port();
     let arguments = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     let mut command = std::process::Command::new("redis-server");
     match command.args(arguments).stdout(std::process::Stdio::null()).spawn() {

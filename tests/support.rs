@@ -11,6 +11,7 @@ pub(crate) mod frames;
 pub(crate) mod h2_client;
 pub(crate) mod http1;
 pub(crate) mod name_server;
+pub(crate) mod ports;
 pub(crate) mod proxy;
 pub(crate) mod split;
 pub(crate) mod upstream;

@@ -3,6 +3,7 @@
 use crate::support::DEADLINE;
 use crate::support::bootstrap::Pieces;
 use crate::support::datagrams;
+use crate::support::ports::free_port;
 use crate::support::proxy::{Running, proxy};
 use crate::support::say;
 use std::net::SocketAddr;
@@ -128,7 +129,7 @@ async fn clients_without_number_cost_no_more_than_the_cluster_may_have() {
 #[tokio::test]
 async fn tcp_and_udp_may_have_the_same_port() {
     let hosts = cluster("hosts", &["$UDP_A"]);
-    let free = datagrams::nobody().await.to_string();
+    let free = free_port().to_string();
     let tcp = "- name: t\n  address: { socket_address: { address: 127.0.0.1, port_value: PORT } }\n  filter_chains:\n  - filters:\n    - name: echo\n      typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo }\n";
     let udp = listener("u", "127.0.0.1", "hosts", "").replace("port_value: 0", &format!("port_value: {free}"));
     let proxy = started(tcp.replace("PORT", &free) + &udp, hosts, 1).await;

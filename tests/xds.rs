@@ -8,6 +8,7 @@ mod rest;
 use super::support::client;
 use super::support::control_plane::{Asked, ControlPlane, Kind, cluster_at};
 use super::support::http1::Message;
+use super::support::ports::free_port;
 use super::support::proxy::{Proxy, Running, proxy};
 use super::support::upstream::{Upstream, http1};
 use nuncio_proto::envoy::service::discovery::v3::{self as discovery, DiscoveryResponse};
@@ -107,12 +108,6 @@ fn endpoints(name: &str, port: u16) -> String {
         "cluster_name: {name}
 endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]"
     )
-}
-
-/// A port that nothing listens on right now.
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    socket.local_addr().expect("it is bound").port()
 }
 
 /// A proxy that has all of its configuration from a control plane, and serves `a` by it.

@@ -33,12 +33,6 @@ impl Host {
     }
 }
 
-/// A port that is free at this address, and most likely at its neighbours.
-pub(super) fn free_port(ip: Ipv4Addr) -> u16 {
-    let listener = std::net::TcpListener::bind((ip, 0)).expect("loopback has a free port");
-    listener.local_addr().expect("it is bound").port()
-}
-
 fn listen(at: SocketAddr) -> TcpListener {
     let socket = TcpSocket::new_v4().expect("sockets are to be had");
     socket.set_reuseaddr(true).expect("an option that every socket has");

@@ -22,9 +22,3 @@ pub(crate) async fn host(name: &'static str) -> u16 {
     });
     port
 }
-
-/// A port that nobody listens on.
-pub(crate) async fn nobody() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port is free");
-    socket.local_addr().expect("it is bound").port()
-}

@@ -1,6 +1,7 @@
 //! Starts a proxy process (nuncio, or an Envoy to compare with) from YAML with placeholders, and stops it by its pid.
 
 use super::name_server::{NameServer, Table};
+use super::ports::free_port;
 use super::upstream::{Script, Upstream};
 use super::{DEADLINE, client, datagrams};
 use std::net::SocketAddr;
@@ -110,7 +111,7 @@ impl Proxy {
             }
         }
         if self.yaml.contains("$UDP_NOBODY") {
-            self.yaml = self.yaml.replace("$UDP_NOBODY", &datagrams::nobody().await.to_string());
+            self.yaml = self.yaml.replace("$UDP_NOBODY", &free_port().to_string());
         }
         if self.yaml.contains("$TCP_ECHO") {
             self.yaml = self.yaml.replace("$TCP_ECHO", &tcp_echo().await.to_string());

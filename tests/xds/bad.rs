@@ -1,9 +1,10 @@
 //! What a control plane that is broken sends: it is told why, and what was in force serves on.
 
-use super::{GRPC, Scene, bootstrap_text, cluster, endpoints, free_port, listener};
+use super::{GRPC, Scene, bootstrap_text, cluster, endpoints, listener};
 use crate::support::DEADLINE;
 use crate::support::client;
 use crate::support::control_plane::Kind;
+use crate::support::ports::free_port;
 use crate::support::proxy::proxy;
 use nuncio_proto::envoy::config::cluster::v3::Cluster;
 use nuncio_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;

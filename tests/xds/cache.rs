@@ -1,9 +1,10 @@
 //! What was accepted last serves while the control plane is away (`--xds-cache-dir`).
 
-use super::{DELTA_GRPC, GRPC, Scene, bootstrap_at, cluster, endpoints, filter, free_port, listener, routes, runtime};
+use super::{DELTA_GRPC, GRPC, Scene, bootstrap_at, cluster, endpoints, filter, listener, routes, runtime};
 use crate::support::DEADLINE;
 use crate::support::client;
 use crate::support::control_plane::{ControlPlane, Kind};
+use crate::support::ports::free_port;
 use crate::support::proxy::Running;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! A control plane that is polled: requests and responses as JSON over HTTP.
 
-use super::free_port;
 use crate::support::DEADLINE;
 use crate::support::client;
+use crate::support::ports::free_port;
 use crate::support::proxy::{Proxy, Running, proxy};
 use crate::support::upstream::http1;
 use serde_json::{Value, json};
