@@ -23,6 +23,7 @@ mod limits;
 mod listeners;
 mod mutations;
 mod on_demand;
+mod on_demand_tcp;
 mod panics;
 mod parity;
 mod process;

@@ -176,6 +176,8 @@ struct State {
     closed: u64,
     /// SotW responses that every stream sends as they are, with the number of those it has sent.
     raw: Vec<DiscoveryResponse>,
+    /// Names, all types together, of which delta streams say that there is no such thing.
+    denied: BTreeSet<String>,
 }
 
 impl ControlPlane {
@@ -227,6 +229,13 @@ impl ControlPlane {
 
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
         self.change(|state| drop(state.resources.entry(kind.type_url()).or_default().remove(name)));
+    }
+
+    /// Has delta streams say at once that there is nothing of this name, to those who ask for it.
+    pub(crate) fn deny(&self, name: &str) {
+        self.change(|state| {
+            state.denied.insert(name.to_owned());
+        });
     }
 
     /// Has every SotW stream send this as it is.
@@ -452,6 +461,8 @@ struct DeltaType {
     is_of_hosts: bool,
     /// Virtual hosts of which it was told that there are none.
     missing: BTreeSet<String>,
+    /// Names of which this was denied.
+    denied: BTreeSet<String>,
 }
 
 impl Dialect for Delta {
@@ -484,6 +495,7 @@ impl Dialect for Delta {
             of.is_wildcard |= name == "*";
             // Whoever asks again is sent it again.
             of.known.remove(&name);
+            of.denied.remove(&name);
             of.names.insert(name);
         }
         for name in request.resource_names_unsubscribe {
@@ -519,7 +531,10 @@ impl Dialect for Delta {
                 resources.extend(new.iter().map(nothing));
                 of.missing.extend(new);
             }
-            let removed: Vec<String> = of.known.keys().filter(|name| !wanted.contains_key(name)).cloned().collect();
+            let mut removed: Vec<String> = of.known.keys().filter(|name| !wanted.contains_key(name)).cloned().collect();
+            let denied: Vec<_> = state.denied.intersection(&of.names).filter(|n| !of.denied.contains(*n)).collect();
+            removed.extend(denied.iter().map(|name| (*name).clone()));
+            of.denied.extend(denied.into_iter().cloned());
             let is_told = std::mem::replace(&mut of.is_told, true);
             if resources.is_empty() && removed.is_empty() && (is_told || !(of.is_wildcard || of.is_of_hosts)) {
                 continue;

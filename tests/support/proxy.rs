@@ -150,7 +150,7 @@ impl Proxy {
 }
 
 /// A host that sends back what it is sent.
-async fn tcp_echo() -> u16 {
+pub(crate) async fn tcp_echo() -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
     let port = listener.local_addr().expect("it is bound").port();
     tokio::spawn(async move {

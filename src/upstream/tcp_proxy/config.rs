@@ -17,6 +17,7 @@ use proto::tcp_proxy::ClusterSpecifier;
 use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
 
+use super::on_demand::{OnDemand, OnDemandStats};
 use super::tunnel::TunnelConfig;
 
 nuncio_telemetry::stats! {
@@ -47,6 +48,9 @@ pub(super) struct Config {
     targets: Box<[Target]>,
     /// To find clusters that other filters name.
     pub(super) names: Arc<ClusterNames>,
+    /// Where clusters are asked for that are not there, where they are.
+    pub(super) on_demand: Option<OnDemand>,
+    pub(super) on_demand_stats: OnDemandStats,
     hash: Option<HashBy>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) max_duration: Option<MaxDuration>,
@@ -143,7 +147,7 @@ impl Config {
             check_drain_close,
             cluster_specifier,
         } = message;
-        let refused: Result<(), Refused> = [cx.unsupported("on_demand", &on_demand)].into_iter().collect();
+        let on_demand = cx.opt("on_demand", on_demand, OnDemand::lower);
         let targets = lower_targets(cluster_specifier, metadata_match, cx);
         let hash = cx.each("hash_policy", hash_policy, HashBy::lower);
         let idle_timeout = cx.opt("idle_timeout", idle_timeout, duration);
@@ -161,7 +165,6 @@ impl Config {
         let interval = cx.at("access_log_options", |cx| {
             cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)
         });
-        refused?;
         let tlvs = cx.each("proxy_protocol_tlvs", proxy_protocol_tlvs, AddedTlv::lower);
         let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
         let early_data = max_early_data_bytes.map(|most| most.value as usize);
@@ -177,8 +180,11 @@ impl Config {
             return Err(cx.at("max_early_data_bytes", |cx| cx.invalid(reason)));
         }
         let jitter = jitter.map_or(0.0, |percent| percent.value / 100.0);
+        let scope = cx.env.stats.scope("tcp").scope(&stat_prefix);
         Ok(Self {
-            stats: TcpProxyStats::new(&cx.env.stats.scope("tcp").scope(&stat_prefix)),
+            stats: TcpProxyStats::new(&scope),
+            on_demand: on_demand?.flatten(),
+            on_demand_stats: OnDemandStats::new(&scope),
             targets: targets?,
             names: cx.env.clusters.clone(),
             hash: hash?.into_iter().next().flatten(),

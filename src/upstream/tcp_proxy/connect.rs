@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use nuncio_config::cluster::Priority;
 use nuncio_config::metadata::MetadataMatch;
@@ -43,7 +44,7 @@ impl Session {
         let random = self.worker.rng.u64();
         let mut attempts = 0;
         loop {
-            let cluster = self.cluster(random)?;
+            let cluster = self.cluster(random).await?;
             let stats = &cluster.shared.cluster.stats;
             // Envoy: a connection is not waited for here, whatever the limit of requests that wait.
             if cluster.shared.cluster.limits(Priority::Default).is_exhausted(Resource::Connections) {
@@ -111,16 +112,11 @@ impl Session {
     }
 
     /// The cluster of this connection.
-    fn cluster(&self, random: u64) -> Option<Rc<WorkerCluster>> {
-        let named = match self.info.filter_state.borrow().get(filter_state::TCP_PROXY_CLUSTER) {
-            Some(FilterValue::Text(name)) => Some(self.config.names.find(name)),
-            _ => None,
+    async fn cluster(&self, random: u64) -> Option<Rc<WorkerCluster>> {
+        let cluster = match (self.known_cluster(random), &self.config.on_demand) {
+            (None, Some(on_demand)) => self.discovered_cluster(on_demand, random).await,
+            (known, _) => known,
         };
-        let id = match named {
-            Some(named) => named.map(|name| name.id),
-            None => Some(self.config.target(random).cluster.id),
-        };
-        let cluster = id.and_then(|id| self.clusters.get(id));
         if cluster.is_none() {
             self.config.stats.downstream_cx_no_route().inc();
             self.refuse(Unconnected::NoRoute);
@@ -128,6 +124,23 @@ impl Session {
         }
         note_cluster(&mut self.info.upstream.borrow_mut(), cluster.as_deref());
         cluster
+    }
+
+    /// The cluster of this connection, if it is there.
+    pub(super) fn known_cluster(&self, random: u64) -> Option<Rc<WorkerCluster>> {
+        let id = match self.cluster_of_filters() {
+            Some(name) => self.config.names.find(&name)?.id,
+            None => self.config.target(random).cluster.id,
+        };
+        self.clusters.get(id)
+    }
+
+    /// The cluster that another filter names.
+    pub(super) fn cluster_of_filters(&self) -> Option<Arc<str>> {
+        match self.info.filter_state.borrow().get(filter_state::TCP_PROXY_CLUSTER) {
+            Some(FilterValue::Text(name)) => Some(name.clone()),
+            _ => None,
+        }
     }
 
     /// What the target asks of the metadata of hosts, and over it what filters ask.

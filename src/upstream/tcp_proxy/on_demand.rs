@@ -1,0 +1,68 @@
+//! Clusters that discovery is asked for when a connection wants them, and what is counted of that.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nuncio_config::discovery::OnDemandClusters;
+use nuncio_config::protocol::duration;
+use nuncio_config::refuse_set;
+use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
+
+use super::session::Session;
+use crate::worker::WorkerCluster;
+
+nuncio_telemetry::stats! {
+    /// `tcp.<stat_prefix>`
+    pub(super) struct OnDemandStats {
+        on_demand_cluster_attempt: Counter,
+        on_demand_cluster_missing: Counter,
+        on_demand_cluster_success: Counter,
+        on_demand_cluster_timeout: Counter,
+    }
+}
+
+/// `on_demand`
+pub(super) struct OnDemand {
+    source: Arc<OnDemandClusters>,
+    timeout: Duration,
+}
+
+/// Envoy's default of `timeout`.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+impl OnDemand {
+    /// `None` where no source is told: then nothing is asked for.
+    pub(super) fn lower(message: proto::tcp_proxy::OnDemand, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
+        let proto::tcp_proxy::OnDemand { odcds_config, resources_locator, timeout } = message;
+        let refused = refuse_set!(cx; resources_locator);
+        let timeout = cx.opt("timeout", timeout, duration);
+        let source = cx.opt("odcds_config", odcds_config, OnDemandClusters::lower);
+        refused?;
+        let timeout = timeout?.unwrap_or(TIMEOUT);
+        Ok(source?.map(|source| Self { source, timeout }))
+    }
+}
+
+impl Session {
+    /// The cluster of this connection, which is not there yet.
+    pub(super) async fn discovered_cluster(&self, on_demand: &OnDemand, random: u64) -> Option<Rc<WorkerCluster>> {
+        let stats = &self.config.on_demand_stats;
+        stats.on_demand_cluster_attempt().inc();
+        let ready = match self.cluster_of_filters() {
+            Some(name) => on_demand.source.demand(&name),
+            None => on_demand.source.demand(&self.config.target(random).cluster.name),
+        };
+        if tokio::time::timeout(on_demand.timeout, ready.wait()).await.is_err() {
+            stats.on_demand_cluster_timeout().inc();
+            return None;
+        }
+        let cluster = self.known_cluster(random);
+        match cluster {
+            Some(_) => stats.on_demand_cluster_success().inc(),
+            None => stats.on_demand_cluster_missing().inc(),
+        }
+        cluster
+    }
+}
