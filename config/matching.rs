@@ -125,7 +125,7 @@ impl OnMatch {
     fn lower(message: OnMatchMessage, rules: &mut TreeRules<'_>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let OnMatchMessage { on_match, keep_matching } = message;
         if keep_matching && !rules.keep_matching {
-            return Err(cx.at("keep_matching", |cx| cx.invalid("is not supported for routes")));
+            return Err(cx.at("keep_matching", |cx| cx.invalid("is not supported here")));
         }
         let lowered = match on_match {
             None => Err(cx.invalid("one of matcher and action is required")),

@@ -1,5 +1,7 @@
 //! `envoy.config.rbac.v3.RBAC`: who may do what. What asks about HTTP is refused where there is none of it.
 
+mod engine;
+
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -9,6 +11,8 @@ use nuncio_telemetry::{ConnectionInfo, TlsInfo};
 
 use crate::matcher::{Cidr, FilterStateMatcher, MetadataMatcher, StringMatcher};
 use crate::refuse_set;
+
+pub use engine::{Engine, RbacTree};
 
 /// Policies and what they mean, compiled.
 #[derive(Debug)]
@@ -37,8 +41,10 @@ struct Policy {
 pub struct Decision {
     /// Whether it may go on.
     pub is_allowed: bool,
-    /// The policy that matched.
+    /// The policy or action that matched.
     pub policy: Option<Arc<str>>,
+    /// Whether the connection is to be logged, where there is anything that logs.
+    pub is_logged: Option<bool>,
 }
 
 /// A permission or a principal.
@@ -69,12 +75,7 @@ impl Rbac {
     pub fn lower_network(message: proto::Rbac, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::Rbac { action, policies, audit_logging_options } = message;
         let refused = cx.unsupported("audit_logging_options", &audit_logging_options);
-        let action = match proto::rbac::Action::try_from(action) {
-            Ok(proto::rbac::Action::Allow) => Action::Allow,
-            Ok(proto::rbac::Action::Deny) => Action::Deny,
-            Ok(proto::rbac::Action::Log) => Action::Log,
-            Err(_) => return Err(cx.at("action", |cx| cx.invalid("is not an action"))),
-        };
+        let action = cx.at("action", |cx| Action::lower(action, cx))?;
         let mut policies: Vec<_> = policies.into_iter().collect();
         policies.sort_by(|(a, _), (b, _)| a.cmp(b));
         let policies: Vec<Result<Policy, Refused>> = cx.at("policies", |cx| {
@@ -95,7 +96,21 @@ impl Rbac {
             Action::Deny => policy.is_none(),
             Action::Log => true,
         };
-        Decision { is_allowed, policy }
+        let is_logged = (self.action == Action::Log).then_some(policy.is_some());
+        Decision { is_allowed, policy, is_logged }
+    }
+}
+
+// === impl Action ===
+
+impl Action {
+    fn lower(action: i32, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        match proto::rbac::Action::try_from(action) {
+            Ok(proto::rbac::Action::Allow) => Ok(Self::Allow),
+            Ok(proto::rbac::Action::Deny) => Ok(Self::Deny),
+            Ok(proto::rbac::Action::Log) => Ok(Self::Log),
+            Err(_) => Err(cx.invalid("is not an action")),
+        }
     }
 }
 

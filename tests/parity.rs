@@ -85,6 +85,7 @@ scenario_files! {
     repeated_responses
     pools
     proxy_tlv
+    rbac_matcher
     request_id
     response_headers
     route_action

@@ -9,7 +9,7 @@ use nuncio_proto::envoy::extensions::matching::common_inputs::network::v3 as net
 use nuncio_proto::envoy::r#type::matcher::v3 as envoy;
 use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, TlsInfo};
 use serde_json::Value;
 
 use super::{Insufficient, MatchingData, typed_config, unknown};
@@ -25,6 +25,8 @@ pub(crate) enum Inputs {
     Headers,
     /// What is known of a connection before it has a filter chain.
     Connection,
+    /// What is known of a connection that has its filter chain.
+    Established,
     /// The two ends of a datagram.
     Datagram,
 }
@@ -51,10 +53,20 @@ pub(super) enum Input {
     Environment(Option<Box<[u8]>>),
     /// All attributes at once, for expressions.
     Attributes,
+    /// What the client's certificate says.
+    Peer(Said),
     /// What a listener without network namespace does not have.
     Missing,
-    /// What there is only with TLS, with a response, or at the end of the request.
+    /// What there is only after a handshake, with a response, or at the end of the request.
     Later,
+}
+
+/// A part of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    UriSans,
+    DnsSans,
+    Subject,
 }
 
 /// The messages of inputs that take a field or are looked at otherwise than by a plain value.
@@ -77,8 +89,10 @@ impl Input {
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         typed_config(extension, cx, |any, cx| {
-            if inputs == Inputs::Datagram {
-                return Self::lower_datagram(&any, cx);
+            match inputs {
+                Inputs::Datagram => return Self::lower_datagram(&any, cx),
+                Inputs::Established => return Self::lower_established(&any, cx),
+                Inputs::Request | Inputs::Headers | Inputs::Connection => {}
             }
             let input = match message_name(&any) {
                 "envoy.type.matcher.v3.HttpRequestHeaderMatchInput" if inputs != Inputs::Connection => {
@@ -98,8 +112,13 @@ impl Input {
                     (Some("TransportProtocolInput"), _) if inputs == Inputs::Connection => Self::TransportProtocol,
                     (Some("ApplicationProtocolInput"), _) if inputs == Inputs::Connection => Self::ApplicationProtocols,
                     (Some(name), _) => Self::lower_network(name, &any, cx)?,
-                    // Envoy: on a connection without TLS these are never there.
-                    (_, Some("UriSanInput" | "DnsSanInput" | "SubjectInput")) => Self::Later,
+                    // No handshake comes before the choice of a filter chain.
+                    (_, Some("UriSanInput" | "DnsSanInput" | "SubjectInput")) if inputs == Inputs::Connection => {
+                        Self::Later
+                    }
+                    (_, Some("UriSanInput")) => Self::Peer(Said::UriSans),
+                    (_, Some("DnsSanInput")) => Self::Peer(Said::DnsSans),
+                    (_, Some("SubjectInput")) => Self::Peer(Said::Subject),
                     _ if inputs == Inputs::Connection => {
                         return Err(cx.invalid(format!("{name}: is no input for connections")));
                     }
@@ -107,7 +126,7 @@ impl Input {
                 },
             };
             match inputs {
-                Inputs::Request | Inputs::Connection | Inputs::Datagram => Ok(input),
+                Inputs::Request | Inputs::Connection | Inputs::Established | Inputs::Datagram => Ok(input),
                 Inputs::Headers => {
                     Err(cx.invalid(format!("{}: routes are chosen by request headers alone", message_name(&any))))
                 }
@@ -127,6 +146,36 @@ impl Input {
             }
             _ => Err(cx.invalid(format!("{message} is no input for datagrams"))),
         }
+    }
+
+    fn lower_established(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let message = message_name(any);
+        Ok(match (message.strip_prefix(NETWORK), message.strip_prefix(TLS)) {
+            (_, Some("UriSanInput")) => Self::Peer(Said::UriSans),
+            (_, Some("DnsSanInput")) => Self::Peer(Said::DnsSans),
+            (_, Some("SubjectInput")) => Self::Peer(Said::Subject),
+            (Some("FilterStateInput"), _) => {
+                let network::FilterStateInput { key, field } = any_as(any, cx)?;
+                Self::FilterState(key.into(), field.into())
+            }
+            (
+                Some(
+                    name @ ("DestinationIPInput"
+                    | "DestinationPortInput"
+                    | "SourceIPInput"
+                    | "SourcePortInput"
+                    | "DirectSourceIPInput"
+                    | "ServerNameInput"
+                    | "NetworkNamespaceInput"),
+                ),
+                _,
+            ) => Self::lower_network(name, any, cx)?,
+            _ if message == "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" => {
+                let environment::Config { name } = any_as(any, cx)?;
+                Self::environment(&name)
+            }
+            _ => return Err(cx.invalid(format!("{message} is no input for the rules of a connection"))),
+        })
     }
 
     fn lower_http(name: &str, any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
@@ -211,6 +260,11 @@ impl Input {
                 text.map(|text| Cow::Owned(text.into_owned().into_bytes()))
             }
             Self::Environment(value) => value.as_deref().map(Cow::Borrowed),
+            Self::Peer(said) => match &*connection.tls.borrow() {
+                Some(tls) => said.of(tls).map(|text| text.into_bytes().into()),
+                // Envoy: without TLS it never comes.
+                None => return Err(Insufficient),
+            },
             Self::Metadata(..) | Self::Attributes | Self::Missing => None,
             Self::Later => return Err(Insufficient),
         })
@@ -226,6 +280,20 @@ impl Input {
             rest.iter().try_fold(value, |value, key| value.as_object()?.get(key))
         };
         Some(look(find()))
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    fn of(self, tls: &TlsInfo) -> Option<String> {
+        let peer = tls.peer.as_deref()?;
+        let said = match self {
+            Self::UriSans => peer.uri_sans.join(","),
+            Self::DnsSans => peer.dns_sans.join(","),
+            Self::Subject => peer.subject.clone(),
+        };
+        (!said.is_empty()).then_some(said)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use nuncio_config::protocol::{duration, non_zero};
-use nuncio_config::rbac::{Decision, Rbac};
+use nuncio_config::rbac::{Decision, Engine};
 use nuncio_filter_api::{
     Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport, forward_write,
 };
@@ -42,11 +42,14 @@ nuncio_telemetry::stats! {
 /// Where the outcome of shadow rules is among the metadata of a connection.
 const METADATA: &str = "envoy.filters.network.rbac";
 
+/// Where all filters leave what concerns logs.
+const SHARED_METADATA: &str = "envoy.common";
+
 struct Filter {
     stats: RbacStats,
     shadow_stats: ShadowStats,
-    rules: Option<Rbac>,
-    shadow: Option<Rbac>,
+    rules: Option<Engine>,
+    shadow: Option<Engine>,
     /// Put before the keys of the metadata.
     shadow_prefix: String,
     enforcement: Enforcement,
@@ -86,12 +89,9 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         enforcement_type,
         delay_deny,
     } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    let refused: Result<(), Refused> =
-        [cx.unsupported("matcher", &matcher), cx.unsupported("shadow_matcher", &shadow_matcher)].into_iter().collect();
-    let rules = cx.opt("rules", rules, Rbac::lower_network);
-    let shadow = cx.opt("shadow_rules", shadow_rules, Rbac::lower_network);
+    let rules = Engine::lower_network(("rules", rules), ("matcher", matcher), cx);
+    let shadow = Engine::lower_network(("shadow_rules", shadow_rules), ("shadow_matcher", shadow_matcher), cx);
     let delay_deny = cx.opt("delay_deny", delay_deny, duration)?.and_then(non_zero);
-    refused?;
     let scope = cx.env.stats.scope(&format!("{stat_prefix}rbac"));
     let shadow_scope = cx.env.stats.scope(&format!("{stat_prefix}rbac.{shadow_rules_stat_prefix}"));
     Ok(Arc::new(Filter {
@@ -124,7 +124,7 @@ impl NetworkFilter for Filter {
 
 impl Filter {
     /// Whether a connection may go on; counts it.
-    fn allows(&self, info: &ConnectionInfo) -> bool {
+    fn allows(&self, info: &Rc<ConnectionInfo>) -> bool {
         if let Some(shadow) = &self.shadow {
             let decision = shadow.decide(info);
             match decision.is_allowed {
@@ -134,7 +134,12 @@ impl Filter {
             self.tell(info, &decision);
         }
         let Some(rules) = &self.rules else { return true };
-        let Decision { is_allowed, policy } = rules.decide(info);
+        let Decision { is_allowed, policy, is_logged } = rules.decide(info);
+        if let Some(is_logged) = is_logged {
+            let mut metadata = info.metadata.borrow_mut();
+            let fields = metadata.get_or_insert_default().entry(SHARED_METADATA.into()).or_default();
+            fields.insert("access_log_hint".to_owned(), is_logged.into());
+        }
         if is_allowed {
             self.stats.allowed().inc();
             return true;

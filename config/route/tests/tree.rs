@@ -55,7 +55,7 @@ fn values_are_joined_and_missing_ones_match_nothing() {
 #[test]
 fn what_envoy_refuses_is_refused_by_path() {
     let keep = refused(&yaml("on_no_match: {R(a), keep_matching: true}"));
-    assert_eq!(keep, ["virtual_hosts[0].matcher.on_no_match.keep_matching: is not supported for routes"]);
+    assert_eq!(keep, ["virtual_hosts[0].matcher.on_no_match.keep_matching: is not supported here"]);
     let both = yaml("on_no_match: {R(a)}") + "  routes: [{match: {prefix: /}, direct_response: {status: 200}}]\n";
     assert_eq!(refused(&both), ["virtual_hosts[0]: only one of routes and matcher may be set"]);
     let query = yaml("matcher_tree: {I(x), exact_match_map: {map: {a: {R(a)}}}}")
