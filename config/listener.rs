@@ -437,6 +437,10 @@ impl Sockets {
         };
         let first = cx.at("address", |cx| ListenAddress::lower(address, cx));
         let sends = first.as_ref().map_or(Sends::Streams, |first| first.sends);
+        if sends == Sends::Datagrams && self.fast_open.is_some() {
+            let reason = "is for TCP, and this listener takes datagrams";
+            return Err(cx.at("tcp_fast_open_queue_length", |cx| cx.invalid(reason)));
+        }
         let common = lower_options(self.socket_options, sends, cx);
         let built_in = built_in_options(self.transparent, self.freebind, self.fast_open);
         let additional = cx.each("additional_addresses", self.additional_addresses, |proto, cx| {

@@ -95,6 +95,14 @@ fn several_paths_are_for_tcp_at_ip_addresses() {
 }
 
 #[test]
+fn a_listener_of_datagrams_opens_no_connection_fast() {
+    listener_refused(
+        "address: { socket_address: { protocol: UDP, address: 127.0.0.1, port_value: 0 } }, tcp_fast_open_queue_length: 1",
+        &["tcp_fast_open_queue_length: is for TCP, and this listener takes datagrams"],
+    );
+}
+
+#[test]
 fn an_internal_listener_asks_nothing_of_a_socket() {
     let fields = "additional_addresses: [{ address: { pipe: { path: '@a' } } }], transparent: true, freebind: true, \
                   socket_options: [{ level: 1, name: 2, int_value: 3 }], tcp_fast_open_queue_length: 0, \

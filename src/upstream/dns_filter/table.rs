@@ -112,9 +112,13 @@ impl Table {
                 self.entry(&name).cluster = Some(cx.env.clusters.intern(&cluster));
             }
             Some(EndpointConfig::ServiceList(list)) => {
-                for service in list.services {
-                    self.add_service(service, &full_name, &name, cx)?;
-                }
+                cx.at("endpoint", |cx| {
+                    cx.at("service_list", |cx| {
+                        cx.each("services", list.services, |service, cx| {
+                            self.add_service(service, &full_name, &name, cx)
+                        })
+                    })
+                })?;
             }
         }
         let seconds = ttl.map_or(TTL, seconds);

@@ -106,9 +106,10 @@ impl TunnelConfig {
             return Err(cx.at("post_path", |cx| cx.invalid(reason)));
         }
         let path = if post_path.is_empty() { "/".to_owned() } else { post_path };
-        let request_id = cx.opt("request_id_extension", request_id_extension, |extension, cx| {
-            RequestId::lower(extension, &request_id_header, &request_id_metadata_key, cx)
-        });
+        let request_id = match request_id_extension {
+            None => Ok(None),
+            Some(extension) => RequestId::lower(extension, &request_id_header, &request_id_metadata_key, cx).map(Some),
+        };
         formatters?;
         Ok(Self {
             hostname: hostname?,
@@ -191,15 +192,20 @@ fn propagate(info: &StreamInfo, name: &'static str, fields: HeaderMap) {
 impl RequestId {
     fn lower(extension: RequestIdExtension, header: &str, key: &str, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let RequestIdExtension { typed_config } = extension;
-        cx.at("typed_config", |cx| {
-            let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
-            // What they say is of traces, and nobody makes one of a tunnel.
-            let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } = any_as(&any, cx)?;
-            Ok(())
-        })?;
+        let known = cx.at("request_id_extension", |cx| {
+            cx.at("typed_config", |cx| {
+                let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
+                // What they say is of traces, and nobody makes one of a tunnel.
+                let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } =
+                    any_as(&any, cx)?;
+                Ok(())
+            })
+        });
         let header = if header.is_empty() { "x-request-id" } else { header };
         let header = HeaderName::from_bytes(header.as_bytes())
-            .map_err(|_| cx.invalid("request_id_header is not a valid header name"))?;
+            .map_err(|_| cx.at("request_id_header", |cx| cx.invalid("is not a valid header name")));
+        known?;
+        let header = header?;
         Ok(Self { header, key: if key.is_empty() { "tunnel_request_id" } else { key }.into() })
     }
 }
