@@ -18,6 +18,8 @@ pub struct Receiver {
     headers: Box<[libc::mmsghdr]>,
     /// Headers that the last call has changed.
     used: usize,
+    /// The room for an address: none where it is known who sends.
+    name_length: libc::socklen_t,
 }
 
 /// What one slot has received: a datagram, or several of one sender that the kernel has joined.
@@ -59,6 +61,14 @@ impl Receiver {
         if config.prefers_gro { Self::for_joined() } else { Self::for_single(config.max_datagram) }
     }
 
+    /// As `of`, for sockets that one peer alone sends to: who sent is not told.
+    pub fn of_connected(config: &UdpSocketConfig) -> Self {
+        let mut receiver = Self::of(config);
+        receiver.name_length = 0;
+        receiver.headers.iter_mut().for_each(|header| header.msg_hdr.msg_name = std::ptr::null_mut());
+        receiver
+    }
+
     /// Buffers for datagrams of at most `longest` bytes, one in each slot.
     pub fn for_single(longest: usize) -> Self {
         Self::new(longest, SLOTS)
@@ -90,14 +100,15 @@ impl Receiver {
             header
         });
         let headers = headers.collect();
-        Self { slot, bytes, names, controls, vectors, headers, used: count }
+        let name_length = size_of::<Name>() as libc::socklen_t;
+        Self { slot, bytes, names, controls, vectors, headers, used: count, name_length }
     }
 
     /// Receives what is there, and says how many slots it has filled. Where that is less than [`Self::slots`] there was
     /// no more.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         for header in &mut self.headers[..self.used] {
-            header.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
+            header.msg_hdr.msg_namelen = self.name_length;
             header.msg_hdr.msg_controllen = size_of::<Control>();
             header.msg_hdr.msg_flags = 0;
         }

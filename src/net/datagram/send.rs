@@ -53,6 +53,11 @@ impl Sender {
         payloads: &[&[u8]],
     ) -> UdpSent {
         let mut sent = UdpSent::default();
+        if let ([payload], None) = (payloads, from) {
+            // What is most often sent takes the shortest way: the kernel copies neither headers nor vectors.
+            send_one(socket, to, payload, &mut sent);
+            return sent;
+        }
         for batch in payloads.chunks(BATCH) {
             self.group(batch, self.segments);
             self.send_groups(socket, to, from, batch, &mut sent);
@@ -93,19 +98,6 @@ impl Sender {
         payloads: &[&[u8]],
         sent: &mut UdpSent,
     ) {
-        if let ([payload], None, None) = (payloads, to, from) {
-            // What is most often sent takes the shortest way.
-            // SAFETY: the kernel reads as many bytes as the slice has.
-            let result =
-                unsafe { libc::send(socket.as_raw_fd(), payload.as_ptr().cast(), payload.len(), libc::MSG_DONTWAIT) };
-            return match result {
-                -1 => sent.errors += 1,
-                _ => {
-                    sent.datagrams += 1;
-                    sent.bytes += payload.len() as u64;
-                }
-            };
-        }
         self.vectors.clear();
         let vector =
             |payload: &&[u8]| libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
@@ -153,6 +145,23 @@ impl Sender {
                     done += 1;
                 }
             }
+        }
+    }
+}
+
+fn send_one(socket: BorrowedFd<'_>, to: Option<SocketAddr>, payload: &[u8], sent: &mut UdpSent) {
+    let name = to.map(Name::new);
+    let (address, length) = match &name {
+        Some((name, length)) => (std::ptr::from_ref(name).cast::<libc::sockaddr>(), *length),
+        None => (std::ptr::null(), 0),
+    };
+    let (bytes, flags) = (payload.as_ptr().cast(), libc::MSG_DONTWAIT);
+    // SAFETY: the kernel reads as many bytes as the slice has, and as long an address as it is told.
+    match unsafe { libc::sendto(socket.as_raw_fd(), bytes, payload.len(), flags, address, length) } {
+        -1 => sent.errors += 1,
+        _ => {
+            sent.datagrams += 1;
+            sent.bytes += payload.len() as u64;
         }
     }
 }

@@ -12,6 +12,7 @@ use std::task::Poll;
 use nuncio_filter_api::UdpSent;
 use nuncio_net::{DatagramSocket, Readiness, Receiver};
 use nuncio_telemetry::Address;
+use smallvec::SmallVec;
 use tracing::debug;
 
 use super::config::{Config, Source};
@@ -112,7 +113,8 @@ impl Direct {
     /// Sends what the first `count` slots hold to the client.
     fn deliver(&self, session: &Session, receiver: &Receiver, count: usize) -> Result<(), CapsuleError> {
         let longest = session.sessions.config.socket.longest();
-        let mut payloads = Vec::with_capacity(count);
+        // One datagram at a time allocates nothing.
+        let mut payloads: SmallVec<[&[u8]; 16]> = SmallVec::new();
         let mut dropped = 0;
         for received in (0..count).map(|slot| receiver.get(slot)) {
             match received.fits(longest) {

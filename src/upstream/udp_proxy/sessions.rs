@@ -57,7 +57,7 @@ impl Sessions {
         Self {
             clusters: WorkerClusters::of(&cx.worker),
             started: cx.worker.clock.now(),
-            receiver: RefCell::new(Receiver::of(&config.socket)),
+            receiver: RefCell::new(Receiver::of_connected(&config.socket)),
             config,
             cx,
             sessions: RefCell::default(),
