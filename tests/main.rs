@@ -42,6 +42,8 @@ mod tidy;
 mod timeouts;
 mod tls_envoy;
 mod tls_hostile;
+mod tools;
 mod udp;
+mod udp_flood;
 mod upstreams;
 mod xds;

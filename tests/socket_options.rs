@@ -2,6 +2,7 @@
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
+use crate::support::ports::free_port;
 use crate::support::proxy::{Running, proxy};
 use crate::support::say;
 use crate::support::split::Split;
@@ -26,12 +27,17 @@ async fn listening_at(address: &str, fields: &str) -> Running {
     proxy(yaml).upstream(http1()).run().await
 }
 
-/// Descriptors of our own for the sockets of the proxy that are bound to this port, those that listen or the others.
-fn sockets(proxy: &Running, port: u16, listens: bool) -> Vec<Socket> {
+/// Descriptors of our own for all sockets of the proxy.
+fn all_sockets(proxy: &Running) -> Vec<Socket> {
     let folder = format!("/proc/{}/fd", proxy.pid());
     let numbers = std::fs::read_dir(folder).expect("the process is there").flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-    let all = numbers.filter_map(|number| duplicate(proxy.pid(), number));
+    numbers.filter_map(|number| duplicate(proxy.pid(), number)).collect()
+}
+
+/// Those that are bound to this port, of which some listen.
+fn sockets(proxy: &Running, port: u16, listens: bool) -> Vec<Socket> {
+    let all = all_sockets(proxy).into_iter();
     let is_wanted = |socket: &Socket| {
         let local = socket.local_addr().ok().and_then(|address| address.as_socket());
         local.is_some_and(|address| address.port() == port) && socket.is_listener().unwrap_or(false) == listens
@@ -178,6 +184,76 @@ async fn a_namespace_that_is_not_there_is_told_of() {
     let yaml = yaml.replacen(TCP, &format!("name: main\n    address: {{ socket_address: {address} }}"), 1);
     let error = proxy(yaml).upstream(http1()).start().await.err().expect("it does not start");
     assert!(error.log.contains("cannot enter the network namespace of 127.0.0.1:0"), "{}", error.log);
+}
+
+/// The usual proxy, whose cluster has these further fields, after it has asked its host; and the socket to the host.
+async fn connected(fields: &str) -> (Running, Socket) {
+    let pieces = Pieces { cluster: fields.to_owned(), ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    assert_eq!(get(proxy.addr(), "/").await.expect("it answers").status(), 200);
+    let host = proxy.upstream(0).port();
+    let to_host = all_sockets(&proxy).into_iter().find(|socket| {
+        let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
+        peer.is_some_and(|peer| peer.port() == host)
+    });
+    (proxy, to_host.expect("it is kept"))
+}
+
+#[tokio::test]
+async fn connections_to_hosts_are_kept_alive() {
+    let keepalive = "tcp_keepalive: { keepalive_probes: 4, keepalive_time: 11, keepalive_interval: 5 }";
+    let (_proxy, socket) = connected(&format!("upstream_connection_options: {{ {keepalive} }}\n")).await;
+    assert!(socket.keepalive().expect("it can be asked"));
+    assert_eq!(socket.tcp_keepalive_time().expect("it can be asked"), Duration::from_secs(11));
+    assert_eq!(socket.tcp_keepalive_interval().expect("it can be asked"), Duration::from_secs(5));
+    assert_eq!(socket.tcp_keepalive_retries().expect("it can be asked"), 4);
+    let (_proxy, socket) = connected("").await;
+    assert!(!socket.keepalive().expect("it can be asked"));
+}
+
+#[tokio::test]
+async fn connections_to_hosts_have_the_source_and_the_mark_that_are_asked_for() {
+    let mark = "socket_options: [{ level: 1, name: 36, int_value: 6, state: STATE_PREBIND }]";
+    let source = "source_address: { address: 127.0.0.9, port_value: 0 }";
+    let (_proxy, socket) = connected(&format!("upstream_bind_config: {{ {source}, freebind: true, {mark} }}\n")).await;
+    assert_eq!(socket.mark().expect("it can be asked"), 6);
+    assert!(socket.freebind_v4().expect("it can be asked"));
+    assert_eq!(socket.local_addr().expect("it is bound").as_socket().map(|a| a.ip()), "127.0.0.9".parse().ok());
+}
+
+#[tokio::test]
+async fn a_listener_of_datagrams_has_the_options_that_are_asked_for() {
+    let listeners = "- name: u
+  address: { socket_address: { protocol: UDP, address: 127.0.0.1, port_value: 0 } }
+  freebind: true
+  transparent: true
+  socket_options: [{ level: 1, name: 36, int_value: 7, state: STATE_PREBIND }, { level: 0, name: 1, int_value: 16, state: STATE_BOUND }]
+  listener_filters: [{ name: u, typed_config: { \"@type\": type.googleapis.com/envoy.extensions.filters.udp.udp_proxy.v3.UdpProxyConfig, stat_prefix: u, cluster: up } }]
+";
+    let pieces = Pieces { listeners: listeners.to_owned(), ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let port = proxy.listener("u").port();
+    let socket = sockets(&proxy, port, false).into_iter().next().expect("it is bound");
+    assert_eq!(socket.r#type().expect("it can be asked"), socket2::Type::DGRAM);
+    assert_eq!(socket.mark().expect("it can be asked"), 7);
+    assert!(socket.freebind_v4().expect("it can be asked"));
+    assert!(socket.ip_transparent_v4().expect("it can be asked"));
+    assert_eq!(option(&socket, libc::IPPROTO_IP, libc::IP_TOS), 16);
+}
+
+#[tokio::test]
+async fn each_address_of_a_listener_has_options_of_its_own() {
+    let mark = |mark: u32| format!("{{ level: 1, name: 36, int_value: {mark}, state: STATE_PREBIND }}");
+    let port = free_port();
+    let fields = format!(
+        "socket_options: [{}]\nadditional_addresses: [{{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, socket_options: {{ socket_options: [{}] }}, tcp_keepalive: {{ keepalive_time: 9 }} }}]\n",
+        mark(8),
+        mark(9)
+    );
+    let proxy = listening(&fields).await;
+    assert_eq!(listener(&proxy).mark().expect("it can be asked"), 8);
+    let other = sockets(&proxy, port, true).into_iter().next().expect("it listens");
+    assert_eq!(other.mark().expect("it can be asked"), 9);
 }
 
 fn option(socket: &Socket, level: i32, name: i32) -> i32 {
