@@ -2,6 +2,7 @@
 
 mod bad;
 mod cache;
+mod live;
 mod random;
 mod rest;
 

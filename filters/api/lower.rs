@@ -35,7 +35,10 @@ pub struct Invalid {
 
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.reason)
+        match self.path.is_empty() {
+            true => f.write_str(&self.reason),
+            false => write!(f, "{}: {}", self.path, self.reason),
+        }
     }
 }
 

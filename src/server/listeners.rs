@@ -34,8 +34,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) enum PutError {
     #[error("{0}")]
     Bind(#[from] BindError),
-    #[error("has duplicate address '{address}' as existing listener '{other}'")]
-    Duplicate { address: String, other: Arc<str> },
+    #[error("error adding listener: '{name}' has duplicate address '{address}' as existing listener '{other}'")]
+    Duplicate { name: Arc<str>, address: String, other: Arc<str> },
 }
 
 /// The listeners, and the workers that run them. Lives on the control thread.
@@ -124,8 +124,8 @@ impl ListenerManager {
         for (other, taken) in taken.filter(|(_, taken)| taken.address.port() != Some(0)) {
             let key = |address: &ListenAddress| (address.address.clone(), address.sends, address.namespace.clone());
             if config.sockets.iter().any(|socket| key(&socket.address) == key(taken)) {
-                let address = taken.address.to_string();
-                return Err(PutError::Duplicate { address, other: other.config.name.clone() });
+                let (name, address) = (config.name.clone(), taken.address.to_string());
+                return Err(PutError::Duplicate { name, address, other: other.config.name.clone() });
             }
         }
         Ok(())

@@ -34,7 +34,7 @@ pub struct Host {
     /// `priority` of its locality: 0 is used first.
     pub priority: u32,
     /// As its endpoint has it.
-    assigned_weight: u32,
+    assigned_weight: AtomicU32,
     /// Where it stands.
     pub locality: Option<Arc<Locality>>,
     address: Address,
@@ -171,7 +171,7 @@ impl Host {
             addresses,
             hostname,
             weight: AtomicU32::new(*weight),
-            assigned_weight: *weight,
+            assigned_weight: AtomicU32::new(*weight),
             priority: *priority,
             discovered: AtomicU8::new(*health as u8),
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
@@ -199,12 +199,12 @@ impl Host {
         host
     }
 
-    /// Whether it is what `endpoint` says, but for the health.
+    /// Whether it is what `endpoint` says, but for health and weight, which may change under it.
     pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
         let Endpoint {
             address,
             hostname,
-            weight,
+            weight: _,
             health: _,
             locality,
             priority,
@@ -219,7 +219,7 @@ impl Host {
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
             && *addresses == self.addresses
             && *hostname == self.hostname
-            && (*weight, *priority) == (self.assigned_weight, self.priority)
+            && *priority == self.priority
             && *locality == self.locality
             && *metadata == self.metadata
             && *tlvs == self.tlvs
@@ -261,6 +261,11 @@ impl Host {
     pub(crate) fn set_weight(&self, weight: u32) -> bool {
         let weight = weight.max(1);
         self.weight.swap(weight, Ordering::Relaxed) != weight
+    }
+
+    /// Takes over the weight that discovery gives it. False if that is nothing new.
+    pub(crate) fn set_assigned_weight(&self, weight: u32) -> bool {
+        self.assigned_weight.swap(weight, Ordering::Relaxed) != weight && self.set_weight(weight)
     }
 
     /// Whether these are its addresses, of which the first is the one that is told.

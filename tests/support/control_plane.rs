@@ -238,6 +238,17 @@ impl ControlPlane {
         });
     }
 
+    /// Puts a resource in the place of another, at once.
+    pub(crate) fn replace(&self, kind: Kind, gone: &str, name: &str, yaml: &str) {
+        let any = Any { type_url: kind.type_url().to_owned(), value: kind.encode(yaml) };
+        self.change(|state| {
+            let version = state.version + 1;
+            let all = state.resources.entry(kind.type_url()).or_default();
+            all.remove(gone);
+            all.insert(name.to_owned(), (version, any));
+        });
+    }
+
     /// Has every SotW stream send this as it is.
     pub(crate) fn send(&self, response: DiscoveryResponse) {
         self.change(|state| state.raw.push(response));

@@ -17,6 +17,7 @@ use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
 use nuncio_proto::envoy::config::route::v3::VirtualHost;
 use nuncio_proto::google::protobuf::Any;
 use prost::{Message, Name};
+use tracing::debug;
 use twox_hash::XxHash64;
 
 use super::records::{Id, Records};
@@ -73,6 +74,10 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
             lowering.lower(&resource.any).unwrap_or_else(Lowered::Refused)
         };
         entries.push(Entry { resource, hash, lowered });
+    }
+    let known = entries.iter().filter(|entry| matches!(entry.lowered, Lowered::Unchanged)).count();
+    if known > 0 {
+        debug!(target: "config", "{}: {known} of {} resources are as they were", kind.short(), entries.len());
     }
     Prepared { kind, origin, version, entries, removed, unknown_fields: lowering.unknown_fields }
 }

@@ -52,13 +52,13 @@ impl Cluster {
         let before: HashSet<_> = current.hosts.iter().map(Arc::as_ptr).collect();
         let is_same =
             next.hosts.len() == before.len() && next.hosts.iter().all(|host| before.contains(&Arc::as_ptr(host)));
-        if is_discovered && is_same && !is_policy_new && !next.is_health_new {
+        if is_discovered && is_same && !is_policy_new && !next.has_news {
             self.stats.update_no_rebuild().inc();
             return;
         }
         // Of those who are there already, something is known that was not.
-        let is_health_alone = is_discovered && is_same && !is_policy_new && inherited.is_none();
-        if is_health_alone && next.hosts.iter().zip(&*current.hosts).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        let is_of_those_there = is_discovered && is_same && !is_policy_new && inherited.is_none();
+        if is_of_those_there && next.hosts.iter().zip(&*current.hosts).all(|(a, b)| Arc::ptr_eq(a, b)) {
             return self.refresh();
         }
         self.replace_hosts(next.hosts, &next.known);
@@ -90,7 +90,8 @@ struct Hosts<'a> {
     hosts: Vec<Arc<Host>>,
     /// Those whose health is known.
     known: HashSet<*const Host>,
-    is_health_new: bool,
+    /// Whether health or weight of one that stays is another.
+    has_news: bool,
 }
 
 impl<'a> Hosts<'a> {
@@ -100,7 +101,7 @@ impl<'a> Hosts<'a> {
             is_inherited,
             hosts: Vec::new(),
             known: HashSet::new(),
-            is_health_new: false,
+            has_news: false,
         }
     }
 
@@ -108,7 +109,8 @@ impl<'a> Hosts<'a> {
         let host = match self.by_address.remove(address) {
             Some(before) if before.is_of(endpoint) && !(self.is_inherited && is_ejected(before)) => {
                 let returns = before.clear_flag(HealthFlag::PendingDynamicRemoval);
-                self.is_health_new |= before.set_configured(endpoint.health) || returns;
+                self.has_news |= before.set_configured(endpoint.health) || returns;
+                self.has_news |= before.set_assigned_weight(endpoint.weight);
                 self.known.insert(Arc::as_ptr(before));
                 before.clone()
             }

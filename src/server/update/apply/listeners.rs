@@ -2,12 +2,20 @@
 
 use std::collections::HashSet;
 
+use nuncio_filter_api::Invalid;
 use tracing::info;
 
 use super::{Applied, Updater};
+use crate::listeners::PutError;
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept};
 use crate::update::{Kind, invalid};
+
+/// Envoy's text where another listener has the address, so that it names the listener and no field.
+fn refusal(error: &PutError) -> Invalid {
+    let path = if matches!(error, PutError::Duplicate { .. }) { "" } else { "address" };
+    invalid(path, error.to_string())
+}
 
 impl Updater {
     pub(super) async fn apply_listeners(&mut self, prepared: Prepared) -> Applied {
@@ -37,7 +45,7 @@ impl Updater {
                         self.accept(kind, &origin, resource.clone(), hash, Kept::Nothing);
                         None
                     }
-                    Err(error) => Some(vec![invalid("address", error.to_string())]),
+                    Err(error) => Some(vec![refusal(&error)]),
                 },
                 _ => {
                     self.confirm(kind, &origin, &resource);

@@ -67,6 +67,10 @@ fn a_host_of_another_weight_keeps_what_its_checks_found() {
     let after = assign(&cluster, vec![Endpoint { weight: 5, ..at(1) }, Endpoint { weight: 5, ..at(2) }]);
     let failed = |host: &Host| host.flags().has(HealthFlag::FailedActiveHc);
     assert_eq!((after[0].weight(), failed(&after[0]), failed(&after[1])), (5, false, true));
+    assert!(before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)), "connections and all");
+    let set = cluster.hosts();
+    assign(&cluster, vec![Endpoint { weight: 5, ..at(1) }, Endpoint { weight: 6, ..at(2) }]);
+    assert!(!Arc::ptr_eq(&set, &cluster.hosts()), "the weight counts");
 }
 
 #[test]
