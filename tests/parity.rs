@@ -84,6 +84,7 @@ scenario_files! {
     repeated_headers
     repeated_responses
     pools
+    pools_closed
     proxy_tlv
     rbac_matcher
     request_id

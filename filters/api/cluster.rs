@@ -79,10 +79,12 @@ impl ClusterNames {
 
 /// Why a request sent through [`Upstreams`] got no response.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{details}")]
+#[error("{reason}{{{details}}}")]
 pub struct UpstreamError {
     /// The response flag Envoy would set.
     pub flag: ResponseFlag,
+    /// What a client would have read in the response.
+    pub reason: String,
     /// Detail string.
     pub details: std::borrow::Cow<'static, str>,
 }

@@ -11,6 +11,7 @@ use nuncio_config::cluster::{Priority, UpstreamProtocol};
 use nuncio_config::header_rules::{Side, join_repeated};
 use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead};
 use nuncio_http::h1::{ExchangeError, ExchangeFailure, ExchangeOptions, RequestSent};
+use nuncio_http::h2::client::H2Client;
 use nuncio_telemetry::{ChosenHost, Protocol, StreamInfo};
 use tokio::time::Instant;
 
@@ -178,7 +179,7 @@ impl Attempt<'_> {
                 on_idle: Some(on_idle),
             };
             let error = match connection.exchange(head, std::mem::take(body), options).await {
-                Ok(response) => return Ok(Answered { response, active }),
+                Ok(response) => return Ok(Answered::new(response, active)),
                 Err(error) => error,
             };
             *body = self.body_again(head, error, retries, &record)?;
@@ -194,22 +195,39 @@ impl Attempt<'_> {
         let begun = self.begun();
         loop {
             let lease = self.note_host(pool.acquire().await)?;
-            let Some(client) = lease.client() else { continue };
-            let record = lease.record().clone();
-            let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
-            self.note_connection(&record, begun);
-            active.leave = Some(lease);
+            let Some((client, active)) = self.begin_http2(lease, begun)? else { continue };
             // Boxed: attempts over HTTP/1 do not carry its future about.
             let (info, informational) = (self.info.cloned(), self.informational.cloned());
             let exchange = Box::pin(client.exchange(head, std::mem::take(body), info, informational));
             let error = match exchange.await {
-                Ok(response) => return Ok(Answered { response, active }),
+                Ok(response) => return Ok(Answered::new(response, active)),
                 Err(error) => error,
             };
             self.note_end_of_stream(&active, &error.failure);
-            *body = self.body_again(head, error, retries, &record)?;
+            *body = self.body_again(head, error, retries, &active.record)?;
             retries += 1;
         }
+    }
+
+    /// Begins a request on the connection, if that was not retired since.
+    fn begin_http2(
+        &self,
+        lease: Http2Lease,
+        begun: Option<Instant>,
+    ) -> Result<Option<(H2Client, ActiveRequest)>, Failure> {
+        let (client, record) = (lease.client(), lease.record().clone());
+        let stillborn = lease.stillborn();
+        if client.is_none() && stillborn.is_none() {
+            return Ok(None);
+        }
+        let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
+        self.note_connection(&record, begun);
+        active.leave = Some(lease);
+        if let Some(failure) = stillborn {
+            self.note_end_of_stream(&active, &failure);
+            return Err(failure.into());
+        }
+        Ok(client.map(|client| (client, active)))
     }
 
     fn http1_pool(&self, key: Option<PoolKey>) -> Result<Rc<Http1Pool>, Failure> {
@@ -277,7 +295,7 @@ impl Attempt<'_> {
         retries: u32,
         record: &ConnectionRecord,
     ) -> Result<Body, Failure> {
-        if retries == STALE_RETRIES || !record.was_used_before() || !may_be_sent_again(head, &error) {
+        if retries == STALE_RETRIES || !record.has_answered() || !may_be_sent_again(head, &error) {
             return Err(error.failure.into());
         }
         let Some(body) = error.body else { return Err(error.failure.into()) };
@@ -336,6 +354,15 @@ fn is_termination(failure: &ExchangeFailure) -> bool {
 fn may_be_sent_again(head: &RequestHead, error: &ExchangeError) -> bool {
     let is_idempotent = head.method.is_idempotent() && head.protocol.is_none() && head.method != Method::CONNECT;
     is_termination(&error.failure) && !error.response_started && (is_idempotent || error.sent == RequestSent::Nothing)
+}
+
+// === impl Answered ===
+
+impl Answered {
+    fn new(response: Response, active: ActiveRequest) -> Self {
+        active.record.answer();
+        Self { response, active }
+    }
 }
 
 // === impl ActiveRequest ===

@@ -194,7 +194,7 @@ impl From<ExchangeFailure> for Failure {
 
 impl From<Failure> for UpstreamError {
     fn from(failure: Failure) -> Self {
-        Self { flag: failure.flag(), details: failure.details() }
+        Self { flag: failure.flag(), reason: failure.body(), details: failure.details() }
     }
 }
 
@@ -256,6 +256,15 @@ mod tests {
         check(Failure::NoHealthyHost, 503, "UH", "no_healthy_upstream", "no healthy upstream");
         check(Failure::NoCluster, 503, "NC", "cluster_not_found", "");
         check(Failure::Timeout, 504, "UT", "response_timeout", "upstream request timeout");
+    }
+
+    #[test]
+    fn who_calls_by_itself_is_told_the_same() {
+        assert_eq!(
+            UpstreamError::from(Failure::ConnectionTermination).to_string(),
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination\
+             {upstream_reset_before_response_started{connection_termination}}"
+        );
     }
 
     #[test]

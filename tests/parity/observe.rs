@@ -9,7 +9,7 @@ use crate::support::h2_client::{H2Client, Outcome};
 use crate::support::http1::{Framing, Message};
 use crate::support::proxy::{NotStarted, Running, proxy};
 use crate::support::split::Split;
-use crate::support::upstream::{What, http1, http2, refusing};
+use crate::support::upstream::{What, closing, http1, http2, refusing};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
@@ -136,6 +136,7 @@ async fn start(scenario: &Scenario, program: &Path) -> Result<Running, NotStarte
             Kind::Http1 => http1(),
             Kind::Http2 => http2(),
             Kind::Refuse => refusing(),
+            Kind::Close => closing(),
         },
         http1(),
     ];

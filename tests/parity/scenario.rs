@@ -10,7 +10,7 @@
 //! one that sends back whatever comes over TCP
 //! --- access_log
 //! a format string, logged to a file, whose lines are compared; or YAML of the field access_log, with $LOG
-//! --- upstream h1 | h2 | refuse
+//! --- upstream h1 | h2 | refuse | close
 //! --- response [upstream=2] [target=/prefix] [then=close|reset|hang|echo] [delay=MS] [times=N]
 //! what the upstream answers (N times), as lines; a blank line ends the head
 //! --- request [tunnel=TEXT] [times=N] [to=LISTENER] label
@@ -108,6 +108,8 @@ pub(super) enum Kind {
     Http1,
     Http2,
     Refuse,
+    /// Connections are taken and closed.
+    Close,
 }
 
 pub(super) struct Step {
@@ -338,6 +340,7 @@ impl Scenario {
             "h1" => Kind::Http1,
             "h2" => Kind::Http2,
             "refuse" => Kind::Refuse,
+            "close" => Kind::Close,
             other => return Err(format!("no such upstream as {other}")),
         };
         self.pieces.http2_upstream = self.upstream == Kind::Http2;

@@ -82,6 +82,8 @@ enum Protocol {
     Http2,
     /// A port at which nobody listens.
     Refuse,
+    /// Connections are taken and closed.
+    Close,
 }
 
 /// An upstream to be started: a protocol and what it answers.
@@ -103,6 +105,11 @@ pub(crate) fn http2() -> Script {
 /// An upstream that refuses connections.
 pub(crate) fn refusing() -> Script {
     Script { protocol: Protocol::Refuse, routes: Vec::new() }
+}
+
+/// An upstream that closes each connection as soon as it has it.
+pub(crate) fn closing() -> Script {
+    Script { protocol: Protocol::Close, routes: Vec::new() }
 }
 
 impl Script {
@@ -201,6 +208,7 @@ async fn serve(listener: TcpListener, protocol: Protocol, shared: Arc<Shared>) {
         let _ = stream.set_nodelay(true);
         let shared = shared.clone();
         match protocol {
+            Protocol::Close => continue,
             Protocol::Http2 => connections.spawn(http2::connection(stream, number, shared)),
             Protocol::Http1 | Protocol::Refuse => connections.spawn(http1::connection(stream, number, shared)),
         };

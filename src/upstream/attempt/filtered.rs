@@ -25,7 +25,6 @@ use super::{ActiveRequest, Answered, Attempt, Speaks};
 use crate::failure::Failure;
 use crate::pool::PoolKey;
 use crate::pool::http1::Lease;
-use crate::pool::http2::Http2Lease;
 use crate::pool::mixed::AnyLease;
 
 /// The filters of one attempt. Dropping them tells them that it is over.
@@ -101,8 +100,8 @@ impl Attempt<'_> {
                 let pool = self.http2_pool(key)?;
                 loop {
                     let lease = self.note_host(pool.acquire().await)?;
-                    if let Some(taken) = self.begin_http2(lease, begun)? {
-                        return Ok(taken);
+                    if let Some((client, active)) = self.begin_http2(lease, begun)? {
+                        return Ok(Taken::Http2 { client, active });
                     }
                 }
             }
@@ -112,8 +111,8 @@ impl Attempt<'_> {
                     match self.note_host(pool.acquire().await)? {
                         AnyLease::Http1(lease) => return self.begin_http1(lease, begun),
                         AnyLease::Http2(lease) => {
-                            if let Some(taken) = self.begin_http2(lease, begun)? {
-                                return Ok(taken);
+                            if let Some((client, active)) = self.begin_http2(lease, begun)? {
+                                return Ok(Taken::Http2 { client, active });
                             }
                         }
                     }
@@ -130,16 +129,6 @@ impl Attempt<'_> {
         Ok(Taken::Http1 { connection, on_idle, active })
     }
 
-    /// `None` where the connection was retired since.
-    fn begin_http2(&self, lease: Http2Lease, begun: Option<Instant>) -> Result<Option<Taken>, Failure> {
-        let Some(client) = lease.client() else { return Ok(None) };
-        let record = lease.record().clone();
-        let mut active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
-        self.note_connection(&record, begun);
-        active.leave = Some(lease);
-        Ok(Some(Taken::Http2 { client, active }))
-    }
-
     /// Sends the request by whatever its host has chosen to speak.
     pub(super) async fn run_mixed(&self, head: &RequestHead, body: &mut Body) -> Result<Answered, Failure> {
         let mut retries = 0;
@@ -147,7 +136,7 @@ impl Attempt<'_> {
             let taken = self.take(Speaks::Either, self.pool_key(head)).await?;
             let (outcome, active) = self.exchange_taken(taken, head, std::mem::take(body)).await;
             let error = match outcome {
-                Ok(response) => return Ok(Answered { response, active }),
+                Ok(response) => return Ok(Answered::new(response, active)),
                 Err(error) => error,
             };
             *body = self.body_again(head, error, retries, &active.record)?;
@@ -182,7 +171,7 @@ impl Attempt<'_> {
     async fn exchange_on(&self, taken: Taken, head: &RequestHead, body: Body) -> Result<Answered, Failure> {
         let (outcome, active) = self.exchange_taken(taken, head, body).await;
         let outcome = match outcome {
-            Ok(response) => Ok(Answered { response, active }),
+            Ok(response) => Ok(Answered::new(response, active)),
             Err(error) => match self.body_again(head, error, 0, &active.record) {
                 Ok(mut body) => {
                     drop(active);

@@ -81,6 +81,8 @@ pub(crate) struct ConnectionRecord {
     connected: Cell<Option<Instant>>,
     /// Requests begun.
     requests: Cell<u64>,
+    /// Whether a response has come on it.
+    has_answered: Cell<bool>,
     /// How often the host had failed when it was made.
     failures: u32,
     /// Whether it ended under a request.
@@ -199,6 +201,7 @@ impl ConnectionRecord {
             expires,
             connected: Cell::new(None),
             requests: Cell::new(0),
+            has_answered: Cell::new(false),
             failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
@@ -224,6 +227,7 @@ impl ConnectionRecord {
             expires: None,
             connected: Cell::new(None),
             requests: Cell::new(0),
+            has_answered: Cell::new(false),
             failures: host.failures(),
             broke_off: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
@@ -421,9 +425,14 @@ impl ConnectionRecord {
         }
     }
 
-    /// Whether a request has been sent on it before the one that runs now.
-    pub(crate) fn was_used_before(&self) -> bool {
-        self.requests.get() > 1
+    /// A response begins on it.
+    pub(crate) fn answer(&self) {
+        self.has_answered.set(true);
+    }
+
+    /// Whether a response has come on it.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.get()
     }
 
     fn age(&self) -> Duration {

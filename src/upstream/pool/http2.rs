@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
+use nuncio_http::h1::ExchangeFailure;
 use nuncio_http::h2::client::H2Client;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -54,6 +55,8 @@ struct Http2Connection {
     ended_by: Cell<Option<ClosedBy>>,
     /// The host has said that it takes no more requests.
     is_notified: Cell<bool>,
+    /// A request was sent on it.
+    has_carried: Cell<bool>,
     /// Wakes the driver to send a PING.
     ping: Notify,
 }
@@ -220,6 +223,7 @@ impl Http2Pool {
             idle_since: Cell::new(self.share.env.clock.now()),
             ended_by: Cell::new(None),
             is_notified: Cell::new(false),
+            has_carried: Cell::new(false),
             ping: Notify::new(),
         });
         self.connections.borrow_mut().push(connection.clone());
@@ -334,7 +338,23 @@ impl Http2Lease {
 
     /// The connection; `None` if it was retired since.
     pub(crate) fn client(&self) -> Option<H2Client> {
-        self.connection.client.borrow().clone()
+        let client = self.connection.client.borrow().clone()?;
+        self.connection.has_carried.set(true);
+        Some(client)
+    }
+
+    /// Why the host has ended a connection before anything was sent on it. Whoever asked for another would be given one
+    /// such after the other without a pause; in Envoy a request is on its connection as soon as that is made, and ends
+    /// with it.
+    pub(crate) fn stillborn(&self) -> Option<ExchangeFailure> {
+        let connection = &self.connection;
+        match connection.ended_by.get() {
+            _ if connection.has_carried.get() => None,
+            _ if connection.is_notified.get() => Some(ExchangeFailure::GoneAway),
+            Some(ClosedBy::Host) => Some(ExchangeFailure::Closed),
+            Some(ClosedBy::Us) => Some(ExchangeFailure::Protocol("the host speaks no sound HTTP/2")),
+            None => None,
+        }
     }
 }
 

@@ -178,6 +178,47 @@ fn a_connection_that_goes_away_is_replaced() {
 }
 
 #[test]
+fn all_who_wait_end_with_a_connection_that_ends_before_it_carries_anything() {
+    on_worker(async {
+        let f = Fixture::new(|_| ()).await;
+        let served = f.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                drop(served.listener.accept().await.unwrap());
+            }
+        });
+        let all: Vec<_> = (0..4).map(|_| f.get()).collect();
+        for result in futures_util::future::join_all(all).await {
+            assert!(matches!(result, Err(Failure::ConnectionTermination)), "{result:?}");
+        }
+        until(|| f.stats.upstream_cx_active().value() == 0).await;
+        assert_eq!((f.stats.upstream_cx_total().value(), f.stats.upstream_rq_total().value()), (1, 4));
+        assert_eq!(f.stats.upstream_rq_pending_failure_eject().value(), 4);
+    });
+}
+
+#[test]
+fn a_host_that_goes_away_at_once_is_not_connected_to_again_and_again() {
+    on_worker(async {
+        let f = Fixture::new(|_| ()).await;
+        let served = f.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (socket, _) = served.listener.accept().await.unwrap();
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                while connection.accept().await.is_some() {}
+            }
+        });
+        for number in 1..=3 {
+            let failure = f.get().await.unwrap_err();
+            assert!(matches!(failure, Failure::RefusedStream | Failure::ConnectionTermination), "{failure:?}");
+            assert_eq!(f.stats.upstream_cx_total().value(), number);
+        }
+    });
+}
+
+#[test]
 fn a_stream_that_is_reset_fails_alone() {
     on_worker(async {
         let f = Fixture::new(|_| ()).await;
