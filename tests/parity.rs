@@ -60,6 +60,7 @@ scenario_files! {
     framing
     happy_eyeballs
     health_check
+    holding
     http2
     internal
     lb_hash

@@ -50,6 +50,9 @@ pub(crate) struct Timeouts {
     pub(crate) request_headers: Option<Duration>,
     /// Between the drain notice (GOAWAY) and the end, default 5 s.
     pub(crate) drain: Duration,
+    /// Whether an HTTP/1 connection that has reached its age goes on until the response to its next request
+    /// (`http1_safe_max_connection_duration`).
+    pub(crate) http1_ends_with_request: bool,
     /// Per cent of it by which a connection may drain longer, at random.
     pub(crate) drain_jitter: f64,
     /// For the peer to close after we asked it to, default 1 s; zero closes at once.

@@ -29,7 +29,7 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: Active
     let codec = Rc::new(ServerConnection::new(io, http.hcm.h1_settings.clone(), initial));
     active.speaks(Protocol::Http11);
     let worker = http.worker.clone();
-    let mut connection = H1 { http, codec, active, draining: None, timer: LazyTimer::default() };
+    let mut connection = H1 { http, codec, active, draining: None, is_aged: false, timer: LazyTimer::default() };
     while connection.wait().await == Wait::Request {
         let next = {
             let mut request = connection.boxed_request();
@@ -49,6 +49,8 @@ struct H1 {
     active: ActiveConnection,
     /// Since when it drains: the next response closes it, or the end of the drain time.
     draining: Option<Instant>,
+    /// Its age is reached, and the next response closes it, whenever that is.
+    is_aged: bool,
     /// Of the connection while it is idle, then of its streams: it is set once in minutes.
     timer: LazyTimer,
 }
@@ -87,10 +89,10 @@ impl H1 {
     /// Waits for the first byte of a request.
     async fn wait(&mut self) -> Wait {
         let idle = self.http.hcm.codec.common.idle_timeout.map(|t| Instant::now() + t);
-        let age = self.http.age(self.active.start());
         let codec = self.codec.clone();
         let mut readable = pin!(codec.readable());
         loop {
+            let age = self.age();
             let deadline = match self.draining {
                 Some(since) => Some(since + self.http.drain_timeout),
                 None => earlier(idle, age),
@@ -119,9 +121,20 @@ impl H1 {
         }
     }
 
+    /// It has reached this age, or was idle for too long.
     fn drain(&mut self, age: Option<Instant>) {
         self.http.hcm.stats.timed_out(age);
-        self.draining = Some(Instant::now());
+        let now = Instant::now();
+        if age.is_some_and(|age| now >= age) && self.http.hcm.timeouts.http1_ends_with_request {
+            self.is_aged = true;
+        } else {
+            self.draining = Some(now);
+        }
+    }
+
+    /// When it will be as old as it may become, if that is still to come.
+    fn age(&self) -> Option<Instant> {
+        self.http.age(self.active.start()).filter(|_| !self.is_aged)
     }
 
     /// [`H1::request`], made where it stays: within a larger function it is made elsewhere and copied.
@@ -416,7 +429,7 @@ impl H1 {
             stats.downstream_rq_response_before_rq_complete().inc();
             return Persistence::Close;
         }
-        let age = self.http.age(self.active.start());
+        let age = self.age();
         if self.draining.is_none() && age.is_some_and(|age| Instant::now() >= age) {
             self.drain(age);
         }
@@ -425,7 +438,7 @@ impl H1 {
             stats.downstream_cx_drain_close().inc();
             return Persistence::Close;
         }
-        if keep_alive && self.draining.is_none() { Persistence::KeepAlive } else { Persistence::Close }
+        if keep_alive && self.draining.is_none() && !self.is_aged { Persistence::KeepAlive } else { Persistence::Close }
     }
 
     /// Ends the connection so that the client can still read the response (RFC 9112 §9.6). Unlike Envoy we say at once

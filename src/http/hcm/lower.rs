@@ -60,8 +60,7 @@ impl Hcm {
             add_user_agent,
             tracing,
             common_http_protocol_options,
-            // Envoy's alternative way to reach the same end; the connection is drained safely in any case.
-            http1_safe_max_connection_duration: _,
+            http1_safe_max_connection_duration,
             http_protocol_options,
             http2_protocol_options,
             http3_protocol_options,
@@ -230,6 +229,7 @@ impl Hcm {
             request: request?.and_then(non_zero),
             request_headers: request_headers?.and_then(non_zero),
             drain: drain?.unwrap_or(DRAIN),
+            http1_ends_with_request: http1_safe_max_connection_duration,
             drain_jitter: drain_timeout_jitter.map_or(0.0, |p| p.value),
             delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE),
         };
