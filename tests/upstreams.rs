@@ -123,6 +123,9 @@ async fn a_thousand_requests_at_once_are_all_answered() {
     }
 }
 
+const BACKED_UP: &str = "cluster.deaf.upstream_flow_control_backed_up_total";
+const DRAINED: &str = "cluster.deaf.upstream_flow_control_drained_total";
+
 /// The gauge follows what the kernel does not take, and goes back when it does.
 #[tokio::test]
 async fn bytes_that_an_upstream_does_not_take_are_in_the_gauge() {
@@ -150,11 +153,49 @@ async fn bytes_that_an_upstream_does_not_take_are_in_the_gauge() {
     {
         assert!(tokio::time::Instant::now() < until, "nothing is buffered");
     }
+    // Meanwhile its client is not read.
+    let paused = [BACKED_UP, "http.in.downstream_flow_control_paused_reading_total"];
+    let resumed = [DRAINED, "http.in.downstream_flow_control_resumed_reading_total"];
+    for (paused, resumed) in paused.into_iter().zip(resumed) {
+        assert_eq!(proxy.stat(paused).await, proxy.stat(resumed).await + 1, "{paused}");
+    }
     // At last it reads, on a thread that ends with its connection.
     std::thread::spawn(move || {
         deaf.accept().and_then(|(mut stream, _)| std::io::copy(&mut stream, &mut std::io::sink()))
     });
     while proxy.stat(gauge).await > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for (paused, resumed) in paused.into_iter().zip(resumed) {
+        assert_eq!(proxy.stat(paused).await, proxy.stat(resumed).await, "{paused}");
+    }
+}
+
+/// Waits until a stat is no longer zero.
+async fn rises(proxy: &Running, name: &str) {
+    let until = tokio::time::Instant::now() + super::support::DEADLINE;
+    while proxy.stat(name).await == 0 {
+        assert!(tokio::time::Instant::now() < until, "{name} stays at zero");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A host is not read while the client takes nothing of what it says.
+#[tokio::test]
+async fn a_client_that_takes_no_more_is_waited_for() {
+    let body = "x".repeat(20_000_000);
+    for (pieces, upstream) in [(Pieces::default(), http1()), (http2_pieces(), http2())] {
+        let proxy = proxy(pieces.yaml()).upstream(upstream.route("/", &body)).run().await;
+        let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy reads");
+        let gauge = "http.in.downstream_cx_tx_bytes_buffered";
+        rises(&proxy, gauge).await;
+        let paused = "cluster.up.upstream_flow_control_paused_reading_total";
+        let resumed = "cluster.up.upstream_flow_control_resumed_reading_total";
+        rises(&proxy, paused).await;
+        let response = client.response("GET").await.expect("the proxy answers").expect("a response");
+        assert!(response.text() == body, "{} bytes", response.body.len());
+        assert_eq!(proxy.stat(paused).await, proxy.stat(resumed).await);
+        proxy.wait_for_stat(gauge, 0).await;
     }
 }

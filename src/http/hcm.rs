@@ -123,6 +123,8 @@ impl Http {
             if jitter > 0.0 { time + time.mul_f64(jitter / 100.0 * unit(worker.rng.u64())) } else { time }
         };
         let max_age = common.max_connection_duration.map(|age| longer(age, common.max_connection_duration_jitter));
+        // A connection has one manager; were there another, the first counts.
+        let _ = connection.http.set(hcm.stats.http.clone());
         let drain_timeout = longer(hcm.timeouts.drain, hcm.timeouts.drain_jitter);
         let (buffer_limit, requests) = (buffer_limit as usize, Cell::new(0));
         Self { hcm, connection, worker, drain, buffer_limit, routes, requests, max_age, drain_timeout }

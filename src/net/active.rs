@@ -2,7 +2,7 @@
 
 mod chain;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::mem::take;
@@ -267,6 +267,7 @@ impl Shared {
             metadata: RefCell::new(found.filter(|found| !found.is_empty()).map(Box::new)),
             filter_state: RefCell::new(state.unwrap_or_default()),
             inspected,
+            http: OnceCell::new(),
         }
     }
 

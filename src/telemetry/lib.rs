@@ -9,6 +9,7 @@ mod address;
 pub mod cel;
 mod filter_state;
 mod flags;
+mod flow;
 pub mod format;
 pub mod logging;
 pub mod stats;
@@ -19,6 +20,7 @@ mod tls_info;
 pub use address::{Address, InternalAddress};
 pub use filter_state::{FilterState, FilterValue, LifeSpan};
 pub use flags::{ResponseFlag, ResponseFlags};
+pub use flow::BackedUp;
 pub use stream_info::{
     ChosenHost, CloseType, ConnectionInfo, HostFacts, Inspected, Metadata, NodeInfo, Origin, OriginalSource, Protocol,
     RouteNames, RoutePlace, StreamInfo, UpstreamInfo, WantedHost,

@@ -25,7 +25,7 @@ mod shard;
 mod store;
 mod tags;
 
-pub use block::{Block, Counter, Gauge, Histogram};
+pub use block::{Block, Counter, Gauge, GaugePart, Histogram};
 pub use histogram::Merged;
 pub use response_codes::ResponseCodes;
 pub use schema::{Kind, Metric, Schema, Unit, position};

@@ -1,7 +1,7 @@
 //! The record of one stream, filled by whoever handles it and read by access logs, headers and filters.
 
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use crate::stats::catalogue::{ClusterStats, HttpStats};
 use crate::{Address, FilterState, ResponseFlag, ResponseFlags, Timeline, TlsInfo};
 
 /// The HTTP version spoken on one side of a stream.
@@ -111,6 +112,8 @@ pub struct ConnectionInfo {
     pub filter_state: RefCell<FilterState>,
     /// What listener filters found out, where there are some that found anything.
     pub inspected: Option<Box<Inspected>>,
+    /// What its connection manager counts, where it has one.
+    pub http: OnceCell<HttpStats>,
 }
 
 /// What is the same for all connections of a listener.
@@ -143,6 +146,8 @@ pub trait HostFacts {
     fn locality_metadata(&self) -> Option<&Metadata>;
     /// How many hosts its cluster has.
     fn endpoints(&self) -> u64;
+    /// What its cluster counts.
+    fn cluster_stats(&self) -> &ClusterStats;
 }
 
 /// A host that was chosen, shared by the streams of a worker.
@@ -255,6 +260,7 @@ impl ConnectionInfo {
             metadata: RefCell::new(None),
             filter_state: RefCell::default(),
             inspected: None,
+            http: OnceCell::new(),
         }
     }
 

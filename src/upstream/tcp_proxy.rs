@@ -6,6 +6,7 @@
 mod config;
 mod connect;
 mod direction;
+mod flow;
 mod on_demand;
 mod relay;
 mod session;

@@ -17,7 +17,7 @@ use nuncio_filter_api::{Clock, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_net::TlsStats;
 use nuncio_telemetry::stats::ResponseCodes;
-use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, RequestTimeStats};
+use nuncio_telemetry::stats::catalogue::{ClusterStats, Http1Stats, Http2Stats, RequestTimeStats};
 use nuncio_telemetry::{HostFacts, Metadata};
 
 use crate::blocks::Blocks;
@@ -408,6 +408,10 @@ impl HostFacts for WorkerHost {
 
     fn endpoints(&self) -> u64 {
         self.share.cluster.stats.membership_total().value()
+    }
+
+    fn cluster_stats(&self) -> &ClusterStats {
+        &self.share.cluster.stats
     }
 }
 

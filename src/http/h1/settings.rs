@@ -1,4 +1,5 @@
 use nuncio_filter_api::ByteStr;
+use nuncio_telemetry::stats::catalogue::HttpStats;
 
 /// How header names are written (`header_key_format`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub struct ServerSettings {
     pub ignore_upgrade: Option<Box<dyn Fn(&str) -> bool + Send + Sync>>,
     /// Case of response header names, and whether those of requests are kept.
     pub header_format: HeaderFormat,
+    /// Where the bytes that connections hold are counted.
+    pub stats: Option<HttpStats>,
 }
 
 impl Default for ServerSettings {
@@ -76,6 +79,7 @@ impl Default for ServerSettings {
             allow_custom_methods: false,
             ignore_upgrade: None,
             header_format: HeaderFormat::Lower,
+            stats: None,
         }
     }
 }

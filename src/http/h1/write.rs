@@ -83,6 +83,11 @@ impl WriteQueue {
         self.len == 0 && !self.unflushed
     }
 
+    /// Bytes that wait.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether so many bytes wait.
     pub(super) fn holds(&self, limit: usize) -> bool {
         self.len >= limit

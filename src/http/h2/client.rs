@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::protocol::Http2Options;
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead, Response, ResponseHead};
-use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use nuncio_telemetry::{BackedUp, ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
 use super::body::{BodyEvents, H2Body};
@@ -249,11 +249,13 @@ struct Upload {
     consumed: bool,
     done: bool,
     info: Option<Rc<StreamInfo>>,
+    /// No more of the body is pulled for now: the peer's window is closed.
+    backed_up: Option<BackedUp>,
 }
 
 impl Upload {
     fn new(stream: SendStream<Bytes>, body: Body, done: bool, info: Option<Rc<StreamInfo>>) -> Self {
-        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done, info }
+        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done, info, backed_up: None }
     }
 
     fn is_done(&self) -> bool {
@@ -273,8 +275,12 @@ impl Upload {
         while !self.done {
             if !self.pending.is_empty() {
                 if self.send_pending(cx).is_pending() {
+                    if !self.last && self.backed_up.is_none() {
+                        self.backed_up = self.info.as_ref().map(BackedUp::new);
+                    }
                     return Ok(());
                 }
+                self.backed_up = None;
                 continue;
             }
             let Poll::Ready(frame) = self.body.poll_next(cx) else { return Ok(()) };

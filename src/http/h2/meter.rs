@@ -17,6 +17,7 @@ use bytes::{BufMut, BytesMut};
 use h2::Reason;
 use nuncio_config::protocol::Http2Options;
 use nuncio_filter_api::Io;
+use nuncio_telemetry::stats::GaugePart;
 use nuncio_telemetry::stats::catalogue::{Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
@@ -160,12 +161,25 @@ pub(crate) struct FrameMeter {
     http: HttpStats,
     http2: Http2Stats,
     between_frames: bool,
+    /// Bytes of the last read. Envoy: they count as buffered until the next one.
+    received: GaugePart,
+    /// Bytes of the last write that the kernel has not taken.
+    waiting: GaugePart,
 }
 
 impl FrameMeter {
     /// Meters `io`, from which nothing, not even the preface, was read yet.
     pub(crate) fn new(io: Io, limits: Limits, shared: Rc<Metered>, http: HttpStats, http2: Http2Stats) -> Self {
-        Self { io: Some(io), counts: Counts::new(limits), shared, http, http2, between_frames: true }
+        Self {
+            io: Some(io),
+            counts: Counts::new(limits),
+            shared,
+            http,
+            http2,
+            between_frames: true,
+            received: GaugePart::default(),
+            waiting: GaugePart::default(),
+        }
     }
 
     fn io(&mut self) -> Pin<&mut Io> {
@@ -177,12 +191,20 @@ impl FrameMeter {
             self.http.downstream_cx_tx_bytes_total().add(n as u64);
         }
         self.between_frames = matches!(done, Poll::Ready(Ok(n)) if n == asked);
+        let waiting = match done {
+            Poll::Pending => asked,
+            Poll::Ready(Ok(n)) => asked.saturating_sub(n),
+            Poll::Ready(Err(_)) => 0,
+        };
+        self.waiting.set(self.http.downstream_cx_tx_bytes_buffered(), waiting);
         done
     }
 }
 
 impl Drop for FrameMeter {
     fn drop(&mut self) {
+        self.received.set(self.http.downstream_cx_rx_bytes_buffered(), 0);
+        self.waiting.set(self.http.downstream_cx_tx_bytes_buffered(), 0);
         let (last_stream, between_frames) = (self.counts.last_stream, self.between_frames);
         self.shared.left.set(self.io.take().map(|io| Left { io, last_stream, between_frames }));
     }
@@ -195,6 +217,7 @@ impl AsyncRead for FrameMeter {
         ready!(this.io().poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
         this.http.downstream_cx_rx_bytes_total().add(read.len() as u64);
+        this.received.set(this.http.downstream_cx_rx_bytes_buffered(), read.len());
         let trailers = this.counts.trailers;
         let taken = this.counts.take(read, this.shared.data_sent.get());
         this.shared.opened.set(this.counts.opened);

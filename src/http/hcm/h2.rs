@@ -1,6 +1,7 @@
 //! A downstream HTTP/2 connection: a task for each stream, so that the panic of one is the end of one.
 
 mod head;
+mod interim;
 mod keepalive;
 mod request_body;
 mod streams;
@@ -23,6 +24,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use head::{host, join_cookies};
+use interim::{Interim, send_interim};
 use keepalive::KeepaliveState;
 use request_body::{Abandoned, RequestBody};
 use streams::{Active, Streams};
@@ -483,7 +485,7 @@ impl Server {
                 Ok(data) => {
                     info.bytes_sent.set(info.bytes_sent.get() + data.len() as u64);
                     let end = body.is_end();
-                    self.send_data(send, data, end, deadline).await?;
+                    self.send_data(send, data, end, info, deadline).await?;
                     if end {
                         return Ok(());
                     }
@@ -503,17 +505,22 @@ impl Server {
         send: &mut SendStream<Bytes>,
         mut data: Bytes,
         end: bool,
+        info: &StreamInfo,
         deadline: &mut Deadline,
     ) -> Result<(), Unsent> {
         if data.is_empty() && !end {
             return Ok(());
         }
+        let mut is_paused = false;
         loop {
             if !data.is_empty() {
                 send.reserve_capacity(data.len());
             }
             if data.is_empty() || send.capacity() >= data.len() {
                 self.metered.data_sent.set(self.metered.data_sent.get() + 1);
+                if is_paused {
+                    info.resume_response();
+                }
                 return send.send_data(data, end).map_err(|_| Unsent::Downstream);
             }
             if end {
@@ -523,7 +530,12 @@ impl Server {
                 Poll::Ready(Some(Ok(n))) => Poll::Ready(Ok(n)),
                 Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Unsent::Downstream)),
                 Poll::Ready(None) => Poll::Ready(Err(Unsent::Downstream)),
-                Poll::Pending => poll_stopped(send, deadline, cx),
+                Poll::Pending => {
+                    if !end && !std::mem::replace(&mut is_paused, true) {
+                        info.pause_response();
+                    }
+                    poll_stopped(send, deadline, cx)
+                }
             })
             .await?;
             if granted > 0 && granted < data.len() {
@@ -578,17 +590,6 @@ fn guarded<T>(
         }
         deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
     })
-}
-
-/// An interim response on its way to the client.
-type Interim = Cell<Option<ResponseHead>>;
-
-fn send_interim(respond: &mut SendResponse<Bytes>, head: ResponseHead) {
-    let mut response = http::Response::new(());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    // It fails only where the stream has ended, of which whoever sends the response will learn.
-    let _ = respond.send_informational(response);
 }
 
 enum Unsent {

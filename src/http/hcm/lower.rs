@@ -15,6 +15,7 @@ use nuncio_filter_api::{ByteStr, IsSet, LowerCx, NetworkFilter, NetworkFilterRow
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use nuncio_telemetry::stats::Scope;
+use nuncio_telemetry::stats::catalogue::HttpStats;
 use prost::Message;
 
 use super::client_cert::ForwardClientCert;
@@ -233,7 +234,8 @@ impl Hcm {
             drain_jitter: drain_timeout_jitter.map_or(0.0, |p| p.value),
             delayed_close: delayed_close?.unwrap_or(DELAYED_CLOSE),
         };
-        let h1_settings = Arc::new(h1_settings(&codec));
+        let stats = Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix));
+        let h1_settings = Arc::new(h1_settings(&codec, &stats.http));
         let (routes, slot) = routes?;
         Ok(Self {
             h1_settings,
@@ -242,7 +244,7 @@ impl Hcm {
             chain: Arc::new(chain?),
             upgrades: upgrades?,
             local_replies: local_replies?.unwrap_or_default(),
-            stats: Arc::new(stats::HcmStats::new(&cx.env.stats, cx.listener(), &stat_prefix)),
+            stats,
             routes,
             _slot: slot,
             logs: logs?,
@@ -262,7 +264,7 @@ fn lower_codec(codec_type: i32, cx: &mut LowerCx<'_>) -> Result<CodecType, Refus
 }
 
 /// The codec's own form of the options.
-fn h1_settings(codec: &CodecOptions) -> h1::ServerSettings {
+fn h1_settings(codec: &CodecOptions, stats: &HttpStats) -> h1::ServerSettings {
     let http1 = &codec.http1;
     h1::ServerSettings {
         max_headers_bytes: codec.max_request_headers,
@@ -275,6 +277,7 @@ fn h1_settings(codec: &CodecOptions) -> h1::ServerSettings {
         allow_custom_methods: http1.allow_custom_methods,
         ignore_upgrade: ignore_upgrade(&http1.ignored_upgrades),
         header_format: header_format(http1.header_case),
+        stats: Some(stats.clone()),
     }
 }
 

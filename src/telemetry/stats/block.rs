@@ -37,6 +37,12 @@ pub struct Gauge<'a> {
     position: u32,
 }
 
+/// What one holder has in a gauge that sums up those of many.
+///
+/// Whoever drops it sets it to zero first: it does not know its gauge, so as to be small.
+#[derive(Debug, Default)]
+pub struct GaugePart(u32);
+
 /// A distribution of whole numbers.
 #[derive(Clone, Copy)]
 pub struct Histogram<'a> {
@@ -259,6 +265,20 @@ impl<'a> Gauge<'a> {
         // Between two shards a reader may see what one thread took before what another had added: that is zero.
         let below_zero = sum >= (u64::MAX << 32);
         shards.words(slot + 1).any(|used| used != 0).then_some(if below_zero { 0 } else { sum })
+    }
+}
+
+// === impl GaugePart ===
+
+impl GaugePart {
+    /// Has `gauge` hold `value` of this holder. It is written only where that is another value than before.
+    #[inline]
+    pub fn set(&mut self, gauge: Gauge<'_>, value: usize) {
+        let value = u32::try_from(value).unwrap_or(u32::MAX);
+        if value != self.0 {
+            gauge.add(u64::from(value).wrapping_sub(self.0.into()));
+            self.0 = value;
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use nuncio_filter_api::{Io, Transport};
+use nuncio_telemetry::stats::GaugePart;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -13,15 +14,17 @@ use super::connection::{ClosedBy, ConnectionRecord};
 pub(super) struct Metered {
     io: Io,
     record: Rc<ConnectionRecord>,
-    /// Bytes of the last write that the kernel has not taken; they are in the gauge.
-    waiting: u64,
+    /// Bytes of the last read. Envoy: they count as buffered until the next one.
+    received: GaugePart,
+    /// Bytes of the last write that the kernel has not taken.
+    waiting: GaugePart,
 }
 
 // === impl Metered ===
 
 impl Metered {
     pub(super) fn wrap(io: Io, record: Rc<ConnectionRecord>) -> Io {
-        Io::new(Self { io, record, waiting: 0 })
+        Io::new(Self { io, record, received: GaugePart::default(), waiting: GaugePart::default() })
     }
 
     fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -37,22 +40,23 @@ impl Metered {
             // A write may find out before a read does.
             self.record.closed_by.set(ClosedBy::Host);
         }
-        self.waits(if failed { 0 } else { asked.saturating_sub(sent) as u64 });
+        self.waits(if failed { 0 } else { asked.saturating_sub(sent) });
         done
     }
 
-    fn waits(&mut self, waiting: u64) {
-        if waiting != self.waiting {
-            let gauge = self.record.share.cluster.stats.upstream_cx_tx_bytes_buffered();
-            gauge.add(waiting);
-            gauge.sub(std::mem::replace(&mut self.waiting, waiting));
-        }
+    fn waits(&mut self, waiting: usize) {
+        self.waiting.set(self.record.share.cluster.stats.upstream_cx_tx_bytes_buffered(), waiting);
+    }
+
+    fn received(&mut self, received: usize) {
+        self.received.set(self.record.share.cluster.stats.upstream_cx_rx_bytes_buffered(), received);
     }
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         self.waits(0);
+        self.received(0);
     }
 }
 
@@ -73,6 +77,9 @@ impl Transport for Metered {
         let stats = &self.record.share.cluster.stats;
         stats.upstream_cx_rx_bytes_total().add(received);
         stats.upstream_cx_tx_bytes_total().add(sent);
+        if received > 0 {
+            self.received(received.try_into().unwrap_or(usize::MAX));
+        }
     }
 
     fn ended(&mut self) {
@@ -90,6 +97,7 @@ impl AsyncRead for Metered {
         } else if buf.remaining() > 0 || result.is_err() {
             self.record.closed_by.set(ClosedBy::Host);
         }
+        self.received(received);
         Poll::Ready(result)
     }
 }

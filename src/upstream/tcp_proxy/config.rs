@@ -36,6 +36,7 @@ nuncio_telemetry::stats! {
         idle_timeout: Counter,
         max_downstream_connection_duration: Counter,
         /// Connections to hosts that were still to be given bytes when the client had left.
+        /// Always 0, as is the gauge: no client's end is read before its host has taken all that came before it.
         upstream_flush_total: Counter,
         upstream_flush_active: Gauge,
     }

@@ -25,6 +25,8 @@ pub(super) struct Direction {
     /// Bytes passed.
     pub(super) read: u64,
     pub(super) written: u64,
+    /// Bytes of the last read.
+    pub(super) last_read: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,7 +53,7 @@ impl Direction {
     /// One whose source has given these bytes already, and perhaps all that it has.
     pub(super) fn beginning_with(bytes: Vec<u8>, has_ended: bool) -> Self {
         let state = if has_ended { State::Ending } else { State::Open };
-        Self { read: bytes.len() as u64, held: bytes, state, ..Self::default() }
+        Self { read: bytes.len() as u64, last_read: bytes.len(), held: bytes, state, ..Self::default() }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -59,9 +61,13 @@ impl Direction {
     }
 
     /// Bytes that the sink has not taken.
-    pub(super) fn held(&self) -> u64 {
-        let piped = self.pipe.as_ref().map_or(0, |pipe| pipe.held());
-        (self.held.len() - self.at + piped) as u64
+    pub(super) fn held(&self) -> usize {
+        self.held.len() - self.at + self.piped()
+    }
+
+    /// Those of them that are with the kernel, of which the sink knows nothing.
+    pub(super) fn piped(&self) -> usize {
+        self.pipe.as_ref().map_or(0, |pipe| pipe.held())
     }
 
     /// Passes on what there is.
@@ -134,6 +140,7 @@ impl Direction {
         let mut buffer = ReadBuf::new(&mut scratch[..most]);
         ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Source)?;
         let bytes = buffer.filled();
+        self.last_read = bytes.len();
         if bytes.is_empty() {
             self.state = State::Ending;
             return Poll::Ready(Ok(()));
@@ -184,12 +191,14 @@ impl Direction {
             }
             Poll::Ready(0) => {
                 from.ended();
+                self.last_read = 0;
                 session.clusters.env().pipes.give_back(self.pipe.take());
                 self.state = State::Ending;
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(filled) => {
                 self.read += filled as u64;
+                self.last_read = filled;
                 from.moved(filled as u64, 0);
                 Poll::Ready(Ok(()))
             }

@@ -7,6 +7,7 @@ use nuncio_filter_api::Io;
 use nuncio_telemetry::{CloseType, Protocol, ResponseFlag};
 
 use super::direction::{Direction, Fault, State};
+use super::flow::Flow;
 use super::session::{Deadlines, Early, Expired, Session};
 use crate::attempt::ActiveRequest;
 use crate::pool::connection::ClosedBy;
@@ -22,10 +23,7 @@ pub(super) struct Relay<'a> {
     to_client: Direction,
     /// The host has sent its last before the client did.
     host_ended_first: bool,
-    /// Nothing is read of the client: its host has not taken what was there.
-    is_paused: bool,
-    /// Bytes in the gauge of what the client has not taken.
-    waiting: u64,
+    flow: Flow,
 }
 
 /// How the relaying ended.
@@ -68,8 +66,7 @@ impl<'a> Relay<'a> {
             to_host,
             to_client,
             host_ended_first: false,
-            is_paused: false,
-            waiting: 0,
+            flow: Flow::default(),
         }
     }
 
@@ -117,21 +114,8 @@ impl<'a> Relay<'a> {
 
     /// Counts what is held back for want of room.
     fn note_held(&mut self) {
-        let stats = &self.session.config.stats;
-        let is_paused = self.to_host.held() > 0;
-        if is_paused != self.is_paused {
-            self.is_paused = is_paused;
-            match is_paused {
-                true => stats.downstream_flow_control_paused_reading_total().inc(),
-                false => stats.downstream_flow_control_resumed_reading_total().inc(),
-            }
-        }
-        let waiting = self.to_client.held();
-        if waiting != self.waiting {
-            let gauge = stats.downstream_cx_tx_bytes_buffered();
-            gauge.add(waiting);
-            gauge.sub(std::mem::replace(&mut self.waiting, waiting));
-        }
+        let Self { session, active, flow, to_host, to_client, .. } = self;
+        flow.note(&session.config.stats, &active.share.cluster.stats, to_host, to_client);
     }
 
     /// Brings counters and record up to date.
@@ -203,9 +187,7 @@ impl<'a> Relay<'a> {
 
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
-        if self.waiting > 0 {
-            self.session.config.stats.downstream_cx_tx_bytes_buffered().sub(self.waiting);
-        }
+        self.flow.end(&self.session.config.stats, &self.active.share.cluster.stats);
     }
 }
 

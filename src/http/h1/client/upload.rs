@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::HeaderMap;
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead};
-use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use nuncio_telemetry::{BackedUp, ResponseFlag, StreamInfo};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub(super) struct Upload {
     format: HeaderFormat,
     /// `per_connection_buffer_limit_bytes`
     limit: usize,
+    /// No more of the body is pulled for now: the upstream takes no more.
+    backed_up: Option<BackedUp>,
 }
 
 impl Upload {
@@ -80,6 +82,7 @@ impl Upload {
             state,
             format: settings.header_format,
             limit: settings.buffer_limit,
+            backed_up: None,
         }
     }
 
@@ -95,6 +98,7 @@ impl Upload {
             state: State::Sending,
             format: HeaderFormat::Lower,
             limit: settings.buffer_limit,
+            backed_up: None,
         }
     }
 
@@ -135,14 +139,24 @@ impl Upload {
                 return Ok(());
             }
             match queue.poll_write(io, cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(())) => {}
+                Poll::Pending => {
+                    if self.state == State::Sending && self.backed_up.is_none() && self.has_enough(queue) {
+                        self.backed_up = info.map(BackedUp::new);
+                    }
+                    return Ok(());
+                }
+                Poll::Ready(Ok(())) => self.backed_up = None,
                 Poll::Ready(Err(error)) => {
                     self.refused(queue, &error);
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Whether no more of the body is to be pulled before some of it is written.
+    fn has_enough(&self, queue: &WriteQueue) -> bool {
+        queue.is_full() || queue.holds(self.limit)
     }
 
     /// Takes from the body what is there, up to what the queue should hold.
@@ -152,7 +166,7 @@ impl Upload {
         cx: &mut Context<'_>,
         info: Option<&Rc<StreamInfo>>,
     ) -> Result<(), BodyError> {
-        while self.state == State::Sending && !queue.is_full() && !queue.holds(self.limit) {
+        while self.state == State::Sending && !self.has_enough(queue) {
             let wire = match self.body.poll_next(cx) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => self.end(None, queue)?,

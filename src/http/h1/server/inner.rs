@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use http::{Method, StatusCode};
 use http_body::Frame;
 use nuncio_filter_api::{BodyError, Io, ResponseHead};
+use nuncio_telemetry::stats::GaugePart;
 use nuncio_telemetry::{Protocol, StreamInfo};
 use tokio::io::AsyncWrite;
 
@@ -94,11 +95,16 @@ pub(super) struct Inner {
     held: Option<Waker>,
     /// Counts requests, so that a body kept beyond its stream reads nothing of the next.
     pub(super) stream: u64,
+    /// Bytes of the last read. Envoy: they count as buffered until the next one.
+    received: GaugePart,
+    /// Bytes that the client has not taken.
+    waiting: GaugePart,
 }
 
 impl Inner {
     pub(super) fn new(io: Io, settings: Arc<ServerSettings>, initial: BytesMut) -> Self {
-        Self {
+        let initially = initial.len();
+        let mut inner = Self {
             io,
             settings,
             reader: Reader::with(initial),
@@ -114,7 +120,11 @@ impl Inner {
             info: None,
             held: None,
             stream: 0,
-        }
+            received: GaugePart::default(),
+            waiting: GaugePart::default(),
+        };
+        inner.note_received(initially);
+        inner
     }
 
     // --- heads ---
@@ -370,12 +380,14 @@ impl Inner {
     fn poll_read(&mut self, cx: &mut Context<'_>, limit: usize) -> Poll<usize> {
         let read = ready!(self.reader.poll_read(&mut self.io, cx, limit)).unwrap_or(0);
         self.eof = read == 0;
+        self.note_received(read);
         Poll::Ready(read)
     }
 
     fn poll_read_body(&mut self, cx: &mut Context<'_>, expected: Option<u64>) -> Poll<usize> {
         let read = ready!(self.reader.poll_read_body(&mut self.io, cx, expected)).unwrap_or(0);
         self.eof = read == 0;
+        self.note_received(read);
         Poll::Ready(read)
     }
 
@@ -429,7 +441,17 @@ impl Inner {
         if self.queue.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        self.queue.poll_write(&mut self.io, cx)
+        let written = self.queue.poll_write(&mut self.io, cx);
+        if let Some(stats) = &self.settings.stats {
+            self.waiting.set(stats.downstream_cx_tx_bytes_buffered(), self.queue.len());
+        }
+        written
+    }
+
+    fn note_received(&mut self, read: usize) {
+        if let Some(stats) = &self.settings.stats {
+            self.received.set(stats.downstream_cx_rx_bytes_buffered(), read);
+        }
     }
 
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -445,5 +467,14 @@ impl Inner {
     #[cfg(test)]
     pub(in crate::h1) fn holds_no_memory(&self) -> bool {
         self.reader.buf.capacity() == 0 && self.queue.holds_no_memory()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.note_received(0);
+        if let Some(stats) = &self.settings.stats {
+            self.waiting.set(stats.downstream_cx_tx_bytes_buffered(), 0);
+        }
     }
 }

@@ -57,6 +57,8 @@ pub struct Sending<'a> {
     persistence: Persistence,
     /// The body has been queued to its end, or as far as it came.
     ended: Option<Result<(), RespondError>>,
+    /// No more of the body is pulled for now: the client takes no more.
+    is_paused: bool,
 }
 
 impl Future for Sending<'_> {
@@ -114,6 +116,7 @@ impl<'a> Sending<'a> {
             tunnel,
             persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
             ended: if framing == SendFraming::None { Some(Ok(())) } else { None },
+            is_paused: false,
         }
     }
 
@@ -128,6 +131,7 @@ impl<'a> Sending<'a> {
             tunnel: false,
             persistence: Persistence::Close,
             ended: Some(Err(error)),
+            is_paused: false,
         }
     }
 
@@ -145,7 +149,14 @@ impl<'a> Sending<'a> {
             }
             if let Poll::Ready(flushed) = connection.poll_flush(cx) {
                 flushed.map_err(RespondError::Disconnected)?;
+                if std::mem::take(&mut self.is_paused) {
+                    connection.info.iter().for_each(|info| info.resume_response());
+                }
                 continue;
+            }
+            if !self.is_paused && self.ended.is_none() && connection.queue.is_full() {
+                self.is_paused = true;
+                connection.info.iter().for_each(|info| info.pause_response());
             }
             // A client that takes nothing may have left as well: no write would tell of its orderly end.
             ready!(connection.poll_disconnected(cx));
