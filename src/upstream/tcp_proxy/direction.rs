@@ -60,6 +60,11 @@ impl Direction {
         self.state == State::Done
     }
 
+    /// Grows with every byte that moves.
+    pub(super) fn passed(&self) -> u64 {
+        self.read + self.written
+    }
+
     /// Bytes that the sink has not taken.
     pub(super) fn held(&self) -> usize {
         self.held.len() - self.at + self.piped()

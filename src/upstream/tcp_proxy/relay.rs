@@ -72,9 +72,9 @@ impl<'a> Relay<'a> {
 
     /// Passes on what there is; ready at the end.
     pub(super) fn poll(&mut self, deadlines: &mut Deadlines, cx: &mut Context<'_>) -> Poll<Ended> {
-        let before = (self.to_host.read + self.to_host.written, self.to_client.read + self.to_client.written);
+        let before = (self.to_host.passed(), self.to_client.passed());
         let passed = self.poll_both(cx);
-        let after = (self.to_host.read + self.to_host.written, self.to_client.read + self.to_client.written);
+        let after = (self.to_host.passed(), self.to_client.passed());
         self.host_ended_first |= self.to_host.state == State::Open && self.to_client.state != State::Open;
         self.note_held();
         if before != after {
@@ -90,7 +90,7 @@ impl<'a> Relay<'a> {
             }
             Ok(()) => {}
         }
-        if before != after && self.session.config.checks_drain && self.session.drain.is_draining() {
+        if before != after && self.session.is_draining() {
             return Poll::Ready(Ended::Drained);
         }
         if self.active.share.cluster.config.close_connections_on_host_health_failure {
@@ -106,10 +106,15 @@ impl<'a> Relay<'a> {
         let Self { session, downstream, upstream, to_host, to_client, .. } = self;
         // `Pending` is all that there is for now.
         let (down, up) = (&mut *downstream, &mut *upstream);
-        let to_host = to_host.poll(down, up, session, cx).map_err(|e| e.between(Side::Client, Side::Host));
+        let before = to_host.passed();
+        let passed = to_host.poll(down, up, session, cx).map_err(|e| e.between(Side::Client, Side::Host));
+        if before != to_host.passed() && session.is_draining() {
+            // Envoy: these are the last bytes, however soon they are answered.
+            return passed;
+        }
         let to_client = to_client.poll(up, down, session, cx).map_err(|e| e.between(Side::Host, Side::Client));
         // What the host said last still went to the client.
-        to_host.and(to_client)
+        passed.and(to_client)
     }
 
     /// Counts what is held back for want of room.

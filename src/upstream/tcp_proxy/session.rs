@@ -138,6 +138,11 @@ impl Session {
         }
     }
 
+    /// Whether bytes that pass are to be the last.
+    pub(super) fn is_draining(&self) -> bool {
+        self.config.checks_drain && self.drain.is_draining()
+    }
+
     fn expire(&self, expired: Expired) {
         let stats = &self.config.stats;
         match expired {
