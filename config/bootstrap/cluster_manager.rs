@@ -57,7 +57,7 @@ impl ClusterManagerConfig {
             locality: node.and_then(|node| node.locality.clone()).and_then(Locality::lower),
         });
         let bind = cx.opt("upstream_bind_config", upstream_bind_config, BindConfig::lower);
-        let outlier_log = cx.opt("outlier_detection", outlier_detection, lower_outlier);
+        let outlier_log = cx.opt("outlier_detection", outlier_detection, |v, cx| lower_outlier(v, without_effect, cx));
         refused?;
         Ok(Self {
             upstream_bind_config: bind?,
@@ -84,10 +84,14 @@ impl LocalCluster {
 
 fn lower_outlier(
     outlier: proto::cluster_manager::OutlierDetection,
+    without_effect: &mut Vec<String>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Option<Arc<LogFile>>, Refused> {
     let proto::cluster_manager::OutlierDetection { event_log_path, event_service } = outlier;
-    cx.unsupported("event_service", &event_service)?;
+    if event_service.is_some() {
+        // Envoy 1.40 does not use it either.
+        without_effect.push(format!("{}.event_service", cx.path()));
+    }
     let path = (!event_log_path.is_empty()).then_some(event_log_path);
     cx.opt("event_log_path", path, |path, cx| {
         cx.env.files.open(&Destination::from_path(path)).map_err(|e| cx.invalid(e.to_string()))

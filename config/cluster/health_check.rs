@@ -29,7 +29,6 @@ use super::UpstreamProtocol;
 use crate::header_rules::{HeaderRules, Side};
 use crate::metadata::object;
 use crate::protocol::{any_as, duration, message_name};
-use crate::refuse_set;
 use crate::route::ProxyHeader;
 
 /// Envoy's `no_traffic_interval`.
@@ -181,7 +180,9 @@ impl HealthCheck {
             transport_socket_match_criteria,
             health_checker,
         } = proto;
-        let supported = refuse_set!(cx; event_service);
+        if event_service.is_some() {
+            tracing::info!(path = cx.path(), "event_service has no effect: Envoy 1.40 does not use it either");
+        }
         let alpn = lower_alpn(tls_options, cx);
         let checker = Checker::lower(health_checker, protocol, cx);
         let log = HealthCheckLog::lower(event_log_path, event_logger, cx);
@@ -191,7 +192,6 @@ impl HealthCheck {
         let thresholds =
             [required("unhealthy_threshold", unhealthy_threshold), required("healthy_threshold", healthy_threshold)];
         let [unhealthy_threshold, healthy_threshold] = thresholds;
-        supported?;
         Ok(Self {
             name: Box::default(),
             checker: checker?,
