@@ -40,7 +40,7 @@ pub use forward_proxy::{AddressFilter, DnsCacheConfig, ForwardHosts, ForwardProx
 pub use happy_eyeballs::HappyEyeballs;
 pub use health_check::{
     Checker, EndpointCheck, GrpcHealthCheck, HealthCheck, HealthCheckLog, HttpHealthCheck, Intervals, Payloads,
-    RedisHealthCheck, StatusRanges, TcpHealthCheck,
+    RedisHealthCheck, StatusRanges, TcpHealthCheck, ThriftHealthCheck, ThriftProtocol, ThriftTransport,
 };
 pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{

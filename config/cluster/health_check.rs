@@ -7,6 +7,7 @@ mod payload;
 mod redis;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use http::{HttpHealthCheck, StatusRanges};
 pub use log::HealthCheckLog;
 pub use payload::Payloads;
 pub use redis::RedisHealthCheck;
+pub use thrift::{ThriftHealthCheck, ThriftProtocol, ThriftTransport};
 
 use super::UpstreamProtocol;
 use crate::header_rules::{HeaderRules, Side};
@@ -97,6 +99,8 @@ pub enum Checker {
     Grpc(GrpcHealthCheck),
     /// A command of Redis.
     Redis(RedisHealthCheck),
+    /// A call of Thrift.
+    Thrift(ThriftHealthCheck),
 }
 
 /// Bytes sent, and bytes that the answer must have.
@@ -291,6 +295,9 @@ impl Checker {
         cx.at("typed_config", |cx| match message_name(&any) {
             "envoy.extensions.health_checkers.redis.v3.Redis" => {
                 RedisHealthCheck::lower(any_as(&any, cx)?, cx).map(Self::Redis)
+            }
+            "envoy.extensions.health_checkers.thrift.v3.Thrift" => {
+                ThriftHealthCheck::lower(any_as(&any, cx)?, cx).map(Self::Thrift)
             }
             other => Err(cx.not_implemented(format_args!("health checker {other}"))),
         })

@@ -14,6 +14,7 @@ mod redis;
 mod session;
 pub(crate) mod state;
 mod tcp;
+mod thrift;
 mod watch;
 
 use std::collections::HashMap;

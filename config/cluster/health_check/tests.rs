@@ -1,4 +1,6 @@
 use nuncio_proto::envoy::config::core::v3::health_check::{Payload, payload};
+use nuncio_proto::envoy::extensions::filters::network::thrift_proxy::v3::{ProtocolType, TransportType};
+use nuncio_proto::envoy::extensions::health_checkers::thrift::v3::Thrift;
 use nuncio_proto::envoy::r#type::v3::Int64Range;
 
 use super::*;
@@ -127,6 +129,29 @@ fn a_service_of_events_has_no_effect() {
     let mut proto = base(HealthChecker::HttpHealthCheck(http()));
     proto.event_service = Some(Default::default());
     assert!(lower_named(vec![proto], &[]).is_ok());
+}
+
+#[test]
+fn a_check_of_thrift_names_transport_and_protocol() {
+    let lower = |transport: TransportType, protocol: ProtocolType| {
+        let message = Thrift { method_name: "ping".to_owned(), transport: transport.into(), protocol: protocol.into() };
+        let config_type = Some(health_check::custom_health_check::ConfigType::TypedConfig(protobuf::Any {
+            type_url: "type.googleapis.com/envoy.extensions.health_checkers.thrift.v3.Thrift".to_owned(),
+            value: prost::Message::encode_to_vec(&message),
+        }));
+        let name = "envoy.health_checkers.thrift".to_owned();
+        base(HealthChecker::CustomHealthCheck(health_check::CustomHealthCheck { name, config_type }))
+    };
+    let good = lower(TransportType::Header, ProtocolType::Compact);
+    let lowered = lower_named(vec![good], &[]).expect("it is complete").remove(0);
+    let Checker::Thrift(thrift) = lowered.checker else { panic!("another check") };
+    let (transport, protocol) = (ThriftTransport::Header, ThriftProtocol::Compact);
+    assert_eq!(thrift, ThriftHealthCheck { method: "ping".into(), transport, protocol });
+    let at = "health_checks[0].custom_health_check.typed_config";
+    let check = |transport, protocol, reason| assert_eq!(refusal(lower(transport, protocol)), format!("{at}.{reason}"));
+    check(TransportType::AutoTransport, ProtocolType::Binary, "transport: must be one of FRAMED, UNFRAMED and HEADER");
+    check(TransportType::Framed, ProtocolType::Twitter, "protocol: must be one of BINARY, LAX_BINARY and COMPACT");
+    check(TransportType::Header, ProtocolType::LaxBinary, "protocol: the HEADER transport does not carry LAX_BINARY");
 }
 
 #[test]

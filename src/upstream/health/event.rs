@@ -47,6 +47,7 @@ fn message(checker: &Checker, cluster: &str, host: &Host, event: Event, now: Sys
         Checker::Tcp(_) => proto::HealthCheckerType::Tcp,
         Checker::Grpc(_) => proto::HealthCheckerType::Grpc,
         Checker::Redis(_) => proto::HealthCheckerType::Redis,
+        Checker::Thrift(_) => proto::HealthCheckerType::Thrift,
     };
     let locality = host.locality.as_deref();
     let name = |part: fn(&nuncio_config::cluster::Locality) -> &Arc<str>| {

@@ -12,6 +12,7 @@ use super::http::HttpProbe;
 use super::redis::RedisProbe;
 use super::state::{CheckResult, Failure, FailureKind};
 use super::tcp::TcpProbe;
+use super::thrift::ThriftProbe;
 use super::watch::HealthCheckStats;
 use crate::cluster::Cluster;
 use crate::host::Host;
@@ -28,6 +29,7 @@ enum Kind {
     Tcp(TcpProbe),
     Grpc(GrpcProbe),
     Redis(RedisProbe),
+    Thrift(ThriftProbe),
 }
 
 /// Who is asked.
@@ -50,6 +52,7 @@ impl Probe {
             Checker::Tcp(_) => Kind::Tcp(TcpProbe::default()),
             Checker::Grpc(_) => Kind::Grpc(GrpcProbe::default()),
             Checker::Redis(_) => Kind::Redis(RedisProbe::default()),
+            Checker::Thrift(_) => Kind::Thrift(ThriftProbe::default()),
         };
         Self { target, kind }
     }
@@ -62,6 +65,7 @@ impl Probe {
             (Kind::Tcp(probe), Checker::Tcp(config)) => probe.run(target, config).await,
             (Kind::Grpc(probe), Checker::Grpc(config)) => probe.run(target, config).await,
             (Kind::Redis(probe), Checker::Redis(config)) => probe.run(target, config).await,
+            (Kind::Thrift(probe), Checker::Thrift(config)) => probe.run(target, config).await,
             _ => unreachable!("the probe is of the checker's kind"),
         }
     }
@@ -73,6 +77,7 @@ impl Probe {
             Kind::Tcp(probe) => probe.close(),
             Kind::Grpc(probe) => probe.close(),
             Kind::Redis(probe) => probe.close(),
+            Kind::Thrift(probe) => probe.close(),
         }
     }
 }
