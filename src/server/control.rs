@@ -39,6 +39,8 @@ use crate::xds::{Sources, identify};
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
 /// `server.state` before all clusters are ready.
+const PRE_INITIALIZING: u8 = 2;
+/// `server.state` from then on until listeners serve.
 const INITIALIZING: u8 = 3;
 /// How long workers and admin may take to end before the process ends without them.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -171,7 +173,7 @@ impl Control {
         let runtime = Arc::new(Layers::new(env.runtime.clone(), &store));
         runtime.configure(config.runtime);
         let state = Arc::new(ServerState::default());
-        state.set_state(INITIALIZING);
+        state.set_state(PRE_INITIALIZING);
         let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
         let clusters = Clusters::managed(&store, &env.runtime, config.cluster_manager);
@@ -236,7 +238,7 @@ impl Control {
     /// Waits until all is there that the listeners need; false if the process was told to stop meanwhile.
     async fn initialise(&mut self) -> bool {
         let (updates, clusters) = (self.updates.clone(), self.shared.clusters.clone());
-        let (initial, listeners) = (self.initial.clone(), self.listeners.clone());
+        let (initial, listeners, state) = (self.initial.clone(), self.listeners.clone(), self.shared.state.clone());
         let mut ready = std::pin::pin!(async move {
             // Clusters are lowered by the values that are in force then.
             updates.begin(Phase::Runtime).await;
@@ -245,6 +247,7 @@ impl Control {
             initial.clusters.wait().await;
             clusters.warmed().await;
             info!(target: "upstream", "all clusters initialised");
+            state.set_state(INITIALIZING);
             updates.begin(Phase::Listeners).await;
             initial.listeners.wait().await;
             for readiness in listeners.waits() {

@@ -47,7 +47,7 @@ pub(super) fn state(server: &ServerState) -> proto::server_info::State {
     match State::try_from(i32::from(server.state())) {
         Ok(State::Live) if server.is_health_check_failed() => State::Draining,
         Ok(state) => state,
-        Err(_) => State::Initializing,
+        Err(_) => State::PreInitializing,
     }
 }
 
