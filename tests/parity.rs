@@ -53,6 +53,7 @@ scenario_files! {
     discovered
     dns
     dns_filter
+    dns_log
     filter_chains
     filters
     formatter

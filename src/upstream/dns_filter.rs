@@ -7,10 +7,12 @@
 
 mod config;
 mod external;
+mod log;
 mod lookup;
 mod message;
 mod table;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -59,8 +61,8 @@ impl UdpListenerFilter for DnsFilter {
 impl UdpFilter for DnsServer {
     fn receive(&mut self, datagrams: &Datagrams<'_>) -> UdpFlow {
         for payload in datagrams.payloads {
-            if let Some(answer) = self.answer(payload, datagrams) {
-                send(&self.config, &self.cx, datagrams.peer, datagrams.local, &answer);
+            if let Some((question, answer)) = self.answer(payload, datagrams) {
+                send(&self.config, &self.cx, datagrams.peer, datagrams.local, question.as_ref(), &answer);
             }
         }
         UdpFlow::Done
@@ -72,8 +74,8 @@ impl UdpFilter for DnsServer {
 }
 
 impl DnsServer {
-    /// The answer; `None` where it is to come from a name server.
-    fn answer(&self, payload: &[u8], datagrams: &Datagrams<'_>) -> Option<Vec<u8>> {
+    /// The answer, and the question where it was one; `None` where it is to come from a name server.
+    fn answer(&self, payload: &[u8], datagrams: &Datagrams<'_>) -> Option<(Option<Question>, Vec<u8>)> {
         let stats = &self.config.stats;
         stats.downstream_rx_bytes().record(payload.len() as u64);
         stats.downstream_rx_queries().inc();
@@ -88,7 +90,7 @@ impl DnsServer {
                     QuestionError::NotOne => {}
                 }
                 stats.downstream_rx_invalid_queries().inc();
-                return Some(Answer::malformed(head, recursion));
+                return Some((None, Answer::malformed(head, recursion)));
             }
         };
         if question.has_additional {
@@ -106,18 +108,16 @@ impl DnsServer {
         if answer.is_empty() {
             stats.unanswered_queries().inc();
         }
-        Some(self.finish(&question, answer))
-    }
-
-    fn finish(&self, question: &Question, answer: Answer) -> Vec<u8> {
-        answer.write(question, self.external.is_some(), &self.cx.worker.rng)
+        let answer = answer.write(&question, recursion, &self.cx.worker.rng);
+        Some((Some(question), answer))
     }
 }
 
-/// Sends an answer.
-fn send(config: &Config, cx: &UdpCx, peer: std::net::SocketAddr, local: std::net::SocketAddr, answer: &[u8]) {
+/// Sends an answer, and logs it.
+fn send(config: &Config, cx: &UdpCx, peer: SocketAddr, local: SocketAddr, question: Option<&Question>, answer: &[u8]) {
     config.stats.downstream_tx_responses().inc();
     config.stats.downstream_tx_bytes().record(answer.len() as u64);
     // One that the kernel does not take is lost, and asked for again.
     cx.replies.send(peer, local, &[answer]);
+    log::write(&config.logs, cx, peer, local, question, answer);
 }

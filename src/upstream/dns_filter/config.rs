@@ -11,8 +11,10 @@ use nuncio_filter_api::{ClusterNames, LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::data::dns::v3::DnsTable;
 use nuncio_proto::envoy::extensions::filters::udp::dns_filter::v3 as proto;
+use nuncio_telemetry::access_log::AccessLog;
 use proto::dns_filter_config::{ClientContextConfig, ServerContextConfig, server_context_config::ConfigSource};
 
+use super::log;
 use super::message::Kind;
 use super::table::Table;
 
@@ -63,6 +65,7 @@ pub(super) struct Config {
     pub(super) names: Arc<ClusterNames>,
     /// `client_config`: where name servers may be asked.
     pub(super) external: Option<ExternalConfig>,
+    pub(super) logs: Vec<AccessLog>,
 }
 
 /// How name servers are asked.
@@ -88,17 +91,17 @@ impl Config {
     pub(super) fn lower(message: proto::DnsFilterConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::DnsFilterConfig { stat_prefix, server_config, client_config, access_log, case_insensitive } =
             message;
-        let refused = nuncio_config::refuse_set!(cx; access_log);
+        let logs = cx.each("access_log", access_log, log::lower);
         let table = cx.opt("server_config", server_config, lower_server_config);
         let retries = table.as_ref().ok().and_then(|t| t.as_ref()).map_or(0, |table| table.external_retry_count);
         let external = cx.opt("client_config", client_config, |config, cx| ExternalConfig::lower(config, retries, cx));
-        refused?;
         let table = cx.at("server_config", |cx| Table::lower(table?.unwrap_or_default(), case_insensitive, cx));
         Ok(Self {
             stats: DnsFilterStats::new(&cx.env.stats.scope("dns_filter").scope(&stat_prefix)),
             table: table?,
             names: cx.env.clusters.clone(),
             external: external?,
+            logs: logs?,
         })
     }
 

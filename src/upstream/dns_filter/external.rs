@@ -110,6 +110,6 @@ impl Asks {
             answer.add_address(question.kind, ttl, *ip);
         }
         let bytes = answer.write(question, true, &self.cx.worker.rng);
-        send(&self.config, &self.cx, peer, local, &bytes);
+        send(&self.config, &self.cx, peer, local, Some(question), &bytes);
     }
 }

@@ -187,7 +187,7 @@ impl Kind {
         if ip.is_ipv4() { Self::A } else { Self::Aaaa }
     }
 
-    fn number(self) -> u16 {
+    pub(super) fn number(self) -> u16 {
         match self {
             Self::A => 1,
             Self::Aaaa => 28,
@@ -267,6 +267,19 @@ impl Answer {
         }
         bytes
     }
+}
+
+/// How many records an answer has.
+pub(super) fn answers(answer: &[u8]) -> u16 {
+    match answer {
+        [_, _, _, _, _, _, high, low, ..] => u16::from_be_bytes([*high, *low]),
+        _ => 0,
+    }
+}
+
+/// How an answer says that it went.
+pub(super) fn response_code(answer: &[u8]) -> u8 {
+    answer.get(3).map_or(0, |flags| flags & 0x0f)
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
