@@ -9,10 +9,11 @@ use std::sync::Arc;
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::{Datagrams, UdpCx};
 use nuncio_net::{Receiver, Sender};
+use nuncio_telemetry::format::AccessLogType;
 use tokio::time::Instant;
 
-use super::config::{Balance, Config, UdpClusterStats};
-use super::log::log_proxy;
+use super::config::{Balance, Config, Framing, UdpClusterStats};
+use super::log::{SessionCounts, SessionLog, log_proxy};
 use super::session::{Carrier, Session};
 use crate::host::CoarseHealth;
 use crate::lb::PickContext;
@@ -182,12 +183,25 @@ impl Sessions {
         }
         let Some(host) = host.or_else(|| self.pick(cluster, key.peer)) else {
             stats.upstream_cx_none_healthy().add(count);
+            if self.config.framing == Framing::Capsules {
+                // Envoy: where there are session filters, it is a session before it has a host.
+                (0..count).for_each(|_| self.note_without_host(key, &self.target(id, share), datagrams.at));
+            }
             return None;
         };
         let target = self.target(id, &host.share);
         let session = Session::open(self.clone(), key, target, Some(host), datagrams.at)?;
         self.sessions.borrow_mut().insert(key, session.clone());
         Some(session)
+    }
+
+    /// Counts and logs a session that ends as it begins.
+    fn note_without_host(&self, key: Key, target: &Target, at: Instant) {
+        self.config.stats.downstream_sess_total().inc();
+        if !self.config.logs.is_empty() {
+            let log = SessionLog::new(self.clusters.env().clusters.next_session_id(), self, key, at);
+            log.write(self, target, &SessionCounts::default(), None, AccessLogType::UdpSessionEnd);
+        }
     }
 
     /// What is counted of a cluster.
