@@ -20,6 +20,7 @@ mod http2_hostile;
 mod layers;
 mod leaving;
 mod limits;
+mod listener_resets;
 mod listeners;
 mod mutations;
 mod on_demand;
