@@ -187,13 +187,14 @@ impl ListenerConfig {
         let refused = refuse_set!(cx; stats_matcher, fcds_config, per_connection_buffer_high_watermark_timeout,
             api_listener);
         let internal = lower_internal(listener_specifier, address.is_some(), cx);
+        let fast_open = tcp_fast_open_queue_length.map(|v| v.value);
         let sockets = Sockets {
             address,
             additional_addresses,
             transparent: transparent.is_some_and(|v| v.value),
             freebind: freebind.is_some_and(|v| v.value),
             socket_options,
-            fast_open: tcp_fast_open_queue_length.map(|v| v.value),
+            fast_open,
             backlog: tcp_backlog_size.map(|v| v.value),
             mptcp: enable_mptcp,
             keepalive: tcp_keepalive,
@@ -210,6 +211,7 @@ impl ListenerConfig {
             Err(Refused) => Ok(Vec::new()),
         };
         let refused = refused.and(check_mptcp(sockets.as_deref().unwrap_or_default(), cx));
+        let refused = refused.and(check_fast_open(fast_open, sockets.as_deref().unwrap_or_default(), cx));
         let first = sockets.as_ref().ok().and_then(|s| s.first()).map(|s| s.address.address.to_string());
         let first = match &internal {
             Ok(Some(_)) => format!("envoy_internal_{name}"),
@@ -343,6 +345,17 @@ fn lower_internal(
     Ok(Some(*buffer))
 }
 
+/// Only connections bring data with their first packet.
+fn check_fast_open(queue: Option<u32>, sockets: &[ListenSocket], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    match queue.is_some() && sockets.iter().any(|socket| socket.address.sends == Sends::Datagrams) {
+        true => {
+            let reason = "is for TCP, and this listener takes datagrams";
+            Err(cx.at("tcp_fast_open_queue_length", |cx| cx.invalid(reason)))
+        }
+        false => Ok(()),
+    }
+}
+
 fn check_mptcp(sockets: &[ListenSocket], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let is_tcp = |ListenAddress { address, sends, .. }: &ListenAddress| {
         matches!(address, Address::Ip(_)) && *sends == Sends::Streams
@@ -437,10 +450,6 @@ impl Sockets {
         };
         let first = cx.at("address", |cx| ListenAddress::lower(address, cx));
         let sends = first.as_ref().map_or(Sends::Streams, |first| first.sends);
-        if sends == Sends::Datagrams && self.fast_open.is_some() {
-            let reason = "is for TCP, and this listener takes datagrams";
-            return Err(cx.at("tcp_fast_open_queue_length", |cx| cx.invalid(reason)));
-        }
         let common = lower_options(self.socket_options, sends, cx);
         let built_in = built_in_options(self.transparent, self.freebind, self.fast_open);
         let additional = cx.each("additional_addresses", self.additional_addresses, |proto, cx| {
