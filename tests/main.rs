@@ -43,6 +43,7 @@ mod tidy;
 mod timeouts;
 mod tls_envoy;
 mod tls_hostile;
+mod tls_openssl;
 mod tools;
 mod udp;
 mod udp_flood;

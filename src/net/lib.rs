@@ -39,7 +39,7 @@ pub use listener::{ConnectionIds, Listener};
 pub use pipe::Pipe;
 pub use proxy_protocol::{ProxiedEnds, Tlv, proxy_v1, proxy_v2};
 pub use tcp_info::CountedTcp;
-pub use tls::{TlsError, TlsTransport, connect as connect_tls};
+pub use tls::{TlsError, connect as connect_tls};
 pub use tls_stats::TlsStats;
 pub use transport::{TcpTransport, UnixTransport};
 pub use udp::connect_udp;

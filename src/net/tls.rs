@@ -1,7 +1,9 @@
 //! Handshakes of TLS, and connections that have made one.
 
+mod buffer;
 mod hello;
 mod reason;
+mod server;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -15,73 +17,63 @@ use nuncio_filter_api::{Io, Transport};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
-use rustls::{CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake, TlsConnector, client, server};
+use tokio_rustls::{TlsConnector, client};
 
-use self::hello::Hello;
+use self::buffer::Buffer;
+use self::server::ServerStream;
 use crate::tls_stats::TlsStats;
 
-/// A connection that has made its handshake.
-pub struct TlsTransport<S>(S);
+/// A connection to a host that has made its handshake.
+struct TlsTransport(client::TlsStream<Io>);
 
-macro_rules! forward_tls {
-    ($stream:ty) => {
-        impl Transport for TlsTransport<$stream> {
-            fn reset_on_drop(&mut self) {
-                self.0.get_mut().0.reset_on_drop();
-            }
+impl Transport for TlsTransport {
+    fn reset_on_drop(&mut self) {
+        self.0.get_mut().0.reset_on_drop();
+    }
 
-            fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-                self.0.get_mut().0.poll_closed(cx)
-            }
-        }
-
-        impl AsyncRead for TlsTransport<$stream> {
-            fn poll_read(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match Pin::new(&mut self.0).poll_read(cx, buf) {
-                    // Peers that close without close_notify are many; whatever is framed shows whether bytes lack.
-                    Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-                    other => other,
-                }
-            }
-        }
-
-        impl AsyncWrite for TlsTransport<$stream> {
-            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.0).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.0.is_write_vectored()
-            }
-
-            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_flush(cx)
-            }
-
-            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Pin::new(&mut self.0).poll_shutdown(cx)
-            }
-        }
-    };
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.get_mut().0.poll_closed(cx)
+    }
 }
 
-forward_tls!(server::TlsStream<Hello>);
-forward_tls!(client::TlsStream<Io>);
+impl AsyncRead for TlsTransport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(cx, buf) {
+            // Peers that close without close_notify are many; whatever is framed shows whether bytes lack.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for TlsTransport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
 
 /// Why there is no connection. The text is that of `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its like.
 #[derive(Debug)]
@@ -132,7 +124,7 @@ pub(crate) async fn accept(
         Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
     };
-    let (stream, local) = done.inspect_err(|error| {
+    let (stream, local, session_id) = done.inspect_err(|error| {
         stats.failed(error);
         match error {
             // Envoy: it is no failure of TLS.
@@ -140,7 +132,7 @@ pub(crate) async fn accept(
             _ => *info.transport_failure.borrow_mut() = Some(error.to_string().into()),
         }
     })?;
-    let (_, session) = stream.get_ref();
+    let session = stream.session();
     let chain = session.peer_certificates().unwrap_or_default();
     let validated = side.validate(chain);
     if let Validated::Failed(error) = &validated {
@@ -149,10 +141,11 @@ pub(crate) async fn accept(
     let is_validated = matches!(validated, Validated::Passed);
     let made = of_session(session, chain);
     let issuer = chain.first().and_then(|leaf| side.issuer_of(leaf, &chain[1..]));
-    let made = TlsInfo { is_validated, local, issuer, completed: Some(Instant::now()), ..made };
+    let completed = Some(Instant::now());
+    let made = TlsInfo { is_validated, local, session_id, issuer, completed, ..made };
     stats.made(&made);
     *info.tls.borrow_mut() = Some(Arc::new(made));
-    Ok(Io::new(TlsTransport(stream)))
+    Ok(Io::new(stream))
 }
 
 /// Makes the handshake of a connection to a host, and tells what it learnt.
@@ -183,36 +176,42 @@ pub async fn connect(
     Ok((Io::new(TlsTransport(stream)), Arc::new(made)))
 }
 
-type Accepted = (server::TlsStream<Hello>, Option<Arc<CertificateInfo>>);
+/// The session, what was shown, and the name of the session.
+type Handshaken = (ServerStream, Option<Arc<CertificateInfo>>, Option<Box<str>>);
 
-async fn handshake(tls: &ServerSide, io: Io, info: &ConnectionInfo, stats: &TlsStats) -> Result<Accepted, TlsError> {
-    let acceptor = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), Hello::new(io));
-    let mut start = acceptor.await.map_err(TlsError::Failed)?;
-    let asks_for_status = start.io.asks_for_status();
-    let hello = start.client_hello();
+async fn handshake(
+    tls: &ServerSide,
+    mut io: Io,
+    info: &ConnectionInfo,
+    stats: &TlsStats,
+) -> Result<Handshaken, TlsError> {
+    let mut incoming = Buffer::default();
+    let accepted = hello::read(&mut io, &mut incoming).await.map_err(TlsError::Failed)?;
+    let hello = accepted.client_hello();
     if tls.requires_sni && hello.server_name().is_none() {
         return Err(TlsError::NoServerName);
     }
     let local = tls.certificate_for(&hello);
-    if asks_for_status {
+    if hello::asks_for_status(incoming.filled()) {
         let staple = tls.staple_for(&hello);
         stats.asked_for_status(staple);
         if staple == Staple::Failed {
-            return Err(refuse(start).await);
+            return Err(refuse(io).await);
         }
     }
     let server = tls.server(info.local.ip(), info.remote.ip());
     let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
-    let stream = start.into_stream(server).await.map_err(TlsError::Failed)?;
-    Ok((stream, local))
+    // It was read to choose by; the session reads it anew.
+    drop(accepted);
+    let mut stream = ServerStream::new(io, server, incoming).map_err(TlsError::Failed)?;
+    let session_id = stream.handshake().await.map_err(TlsError::Failed)?;
+    Ok((stream, local, session_id))
 }
 
 /// Ends a handshake for which there is no certificate.
-async fn refuse(mut start: StartHandshake<Hello>) -> TlsError {
-    /// A record of an alert: fatal, handshake_failure (RFC 8446 §6).
-    const HANDSHAKE_FAILURE: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
+async fn refuse(mut io: Io) -> TlsError {
     // Whoever does not take it learns by the end of the connection.
-    let _ = start.io.io_mut().write_all(&HANDSHAKE_FAILURE).await;
+    let _ = io.write_all(&hello::fatal_alert(AlertDescription::HandshakeFailure)).await;
     TlsError::NoCertificate
 }
 
@@ -237,6 +236,7 @@ fn of_session(session: &CommonState, chain: &[CertificateDer<'_>]) -> TlsInfo {
         group: session.negotiated_key_exchange_group().map_or("", |group| group_name(group.name())),
         alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()),
         server_name: None,
+        session_id: None,
         is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         local: None,
         peer: chain.first().and_then(certificate_info).map(Arc::new),

@@ -22,6 +22,8 @@ pub struct TlsInfo {
     pub server_name: Option<Arc<str>>,
     /// Whether an earlier session was resumed.
     pub is_resumed: bool,
+    /// The name of the session in lower-case hexadecimal digits, where TLS 1.2 gave it one; kept of clients alone.
+    pub session_id: Option<Box<str>>,
     /// What we showed.
     pub local: Option<Arc<CertificateInfo>>,
     /// What the peer showed.

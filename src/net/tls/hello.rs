@@ -1,44 +1,103 @@
 //! The bytes of a client that should begin with TLS.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::{Io, Transport, forward_write};
-use tokio::io::{AsyncRead, ReadBuf};
+use nuncio_filter_api::Io;
+use rustls::server::{Accepted, Acceptor};
+use rustls::{AlertDescription, Error};
+use tokio::io::AsyncWriteExt;
+
+use super::buffer::Buffer;
 
 /// First byte of a record that holds a handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
 /// Bytes of a record before its content.
 const RECORD: usize = 5;
-/// First bytes that are kept to see what a client asks for; what asks in later ones is not seen.
-const MOST: usize = 16 << 10;
 /// The extension by which a client asks for what an OCSP responder says (RFC 6066 §8).
 const STATUS_REQUEST: u16 = 5;
+/// The extension by which a server promises a ticket (RFC 5077 §3.2).
+const SESSION_TICKET: u16 = 35;
 
-/// A connection whose first bytes are looked at: whoever does not speak TLS is not answered in it, as by Envoy.
-pub(super) struct Hello {
-    io: Io,
-    is_checked: bool,
-    /// What came before the handshake began in earnest.
-    first: Vec<u8>,
-    is_open: bool,
+/// Reads the ClientHello; its bytes stay in `incoming`. Whoever does not speak TLS is not answered in it, as by Envoy.
+pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accepted> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        let before = incoming.filled().len();
+        if poll_fn(|cx| incoming.poll_fill(io, cx)).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof"));
+        }
+        if incoming.filled()[0] != HANDSHAKE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what_it_is(incoming.filled()[0])));
+        }
+        let mut came = &incoming.filled()[before..];
+        while !came.is_empty() {
+            let (error, told) = match acceptor.read_tls(&mut came).map(|_| acceptor.accept()) {
+                Ok(Ok(Some(accepted))) => return Ok(accepted),
+                Ok(Ok(None)) => continue,
+                Ok(Err((error, mut alert))) => {
+                    let mut told = Vec::new();
+                    alert.write_all(&mut told)?;
+                    (error, told)
+                }
+                // More than a ClientHello may have.
+                Err(_) => (Error::PeerSentOversizedRecord, Vec::new()),
+            };
+            let told = if told.is_empty() { fatal_alert(description(&error)).to_vec() } else { told };
+            // Whoever does not take it learns by the end of the connection.
+            let _ = io.write_all(&told).await;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+    }
 }
 
-impl Hello {
-    pub(super) fn new(io: Io) -> Self {
-        Self { io, is_checked: false, first: Vec::new(), is_open: true }
-    }
+/// A record of an alert, while nothing is encrypted (RFC 8446 §6).
+pub(super) fn fatal_alert(description: AlertDescription) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, description.into()]
+}
 
-    pub(super) fn io_mut(&mut self) -> &mut Io {
-        &mut self.io
+/// What is told a client whose first message is none, of which rustls says nothing.
+fn description(error: &Error) -> AlertDescription {
+    match error {
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
+        Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        _ => AlertDescription::HandshakeFailure,
     }
+}
 
-    /// Whether the client asks for what an OCSP responder says. From now on nothing is kept.
-    pub(super) fn asks_for_status(&mut self) -> bool {
-        self.is_open = false;
-        has_extension(&std::mem::take(&mut self.first), STATUS_REQUEST).unwrap_or(false)
+/// Whether the client that has begun so asks for what an OCSP responder says.
+pub(super) fn asks_for_status(records: &[u8]) -> bool {
+    has_extension(records, STATUS_REQUEST).unwrap_or(false)
+}
+
+/// The name of a session, as we give it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct SessionId {
+    pub(super) id: Box<str>,
+    /// The client gets a ticket too, by which it will ask for the session.
+    pub(super) has_ticket: bool,
+}
+
+/// The name of the session in a ServerHello at the beginning of these records of ours.
+pub(super) fn session_id(records: &[u8]) -> Option<SessionId> {
+    /// Type of the message (RFC 5246 §7.4).
+    const SERVER_HELLO: u8 = 2;
+    let (head, message) = records.split_at_checked(RECORD)?;
+    if head[0] != HANDSHAKE || *message.first()? != SERVER_HELLO {
+        return None;
     }
+    // Type and length, version, random.
+    let (id, rest) = prefixed(message.get(4 + 2 + 32..)?, 1)?;
+    if id.is_empty() {
+        return None;
+    }
+    // Cipher suite and compression stand before the extensions.
+    let has_ticket = rest.get(2 + 1..).and_then(|rest| names(rest, SESSION_TICKET)).unwrap_or(false);
+    Some(SessionId { id: id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(), has_ticket })
 }
 
 /// Whether the ClientHello that these records hold has an extension; `None` where they end before.
@@ -55,7 +114,12 @@ fn has_extension(records: &[u8], wanted: u16) -> Option<bool> {
     for width in [1, 2, 1] {
         (_, rest) = prefixed(rest, width)?;
     }
-    let (mut extensions, _) = prefixed(rest, 2)?;
+    names(rest, wanted)
+}
+
+/// Whether an extension is among those that stand here.
+fn names(extensions: &[u8], wanted: u16) -> Option<bool> {
+    let (mut extensions, _) = prefixed(extensions, 2)?;
     while let Some((kind, after)) = extensions.split_first_chunk::<2>() {
         if u16::from_be_bytes(*kind) == wanted {
             return Some(true);
@@ -80,39 +144,6 @@ fn what_it_is(first: u8) -> &'static str {
     }
 }
 
-impl Transport for Hello {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-}
-
-impl AsyncRead for Hello {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        if !self.is_checked
-            && let Some(first) = buf.filled().get(before)
-        {
-            if *first != HANDSHAKE {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what_it_is(*first))));
-            }
-            self.is_checked = true;
-        }
-        if self.is_open {
-            let room = MOST - self.first.len();
-            let came = &buf.filled()[before..];
-            self.first.extend_from_slice(&came[..came.len().min(room)]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-forward_write!(Hello, io);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +157,22 @@ mod tests {
             [&[1, 0, 0, 0, 3, 3][..], &[0; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &length, &extensions].concat();
         let record = |part: &[u8]| [&[22, 3, 1, 0, u8::try_from(part.len()).unwrap()], part].concat();
         message.chunks(piece).flat_map(record).collect()
+    }
+
+    #[test]
+    fn the_name_of_a_session_is_read_from_what_gives_it() {
+        let hello = |id: &[u8], extensions: &[u8]| {
+            let length = u8::try_from(id.len()).unwrap();
+            let message = [&[2, 0, 0, 0, 3, 3][..], &[0; 32], &[length], id, &[0x13, 1, 0], extensions].concat();
+            [&[22, 3, 3, 0, u8::try_from(message.len()).unwrap()][..], &message].concat()
+        };
+        let named = |has_ticket| Some(SessionId { id: "00ab0c".into(), has_ticket });
+        assert_eq!(session_id(&hello(&[0, 0xab, 12], &[])), named(false));
+        assert_eq!(session_id(&hello(&[0, 0xab, 12], &[0, 8, 0, 23, 0, 0, 0, 35, 0, 0])), named(true));
+        assert_eq!(session_id(&hello(&[0, 0xab, 12], &[0, 4, 0, 23, 0, 0])), named(false));
+        assert_eq!(session_id(&hello(&[], &[])), None);
+        assert_eq!(session_id(&[21, 3, 3, 0, 2, 2, 40]), None);
+        assert_eq!(session_id(&[]), None);
     }
 
     #[test]

@@ -199,6 +199,7 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("DOWNSTREAM_PEER_URI_SAN", Nothing, Tls(Side::Downstream, TlsField::UriSan(Whose::Peer))),
     ("DOWNSTREAM_TLS_CIPHER", Nothing, Tls(Side::Downstream, TlsField::Cipher)),
     ("DOWNSTREAM_TLS_GROUP", Nothing, Tls(Side::Downstream, TlsField::Group)),
+    ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Tls(Side::Downstream, TlsField::SessionId)),
     ("DOWNSTREAM_TLS_VERSION", Nothing, Tls(Side::Downstream, TlsField::Version)),
     ("TLS_JA3_FINGERPRINT", Nothing, T(Text::Ja3)),
     ("TLS_JA4_FINGERPRINT", Nothing, T(Text::Ja4)),
@@ -227,7 +228,6 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", Nothing, Tls(Side::Downstream, TlsField::IssuerFingerprint256)),
     ("DOWNSTREAM_PEER_ISSUER_SERIAL", Nothing, Tls(Side::Downstream, TlsField::IssuerSerial)),
     ("DOWNSTREAM_PEER_OTHERNAME_SAN", Nothing, Tls(Side::Downstream, TlsField::OtherSan(Whose::Peer))),
-    ("DOWNSTREAM_TLS_SESSION_ID", Nothing, Absent),
     ("UPSTREAM_TLS_SESSION_ID", Nothing, Absent),
     // Not implemented yet.
     ("FILE_CONTENT", ArgumentAndLength, Refused),

@@ -33,6 +33,7 @@ pub(super) enum TlsField {
     Fingerprint1,
     Fingerprint256,
     ServerName,
+    SessionId,
     /// The certificate in PEM, as a URL would hold it.
     Certificate,
     DnsSan(Whose),
@@ -88,6 +89,7 @@ impl TlsField {
             Self::Serial => out.extend_from_slice(peer()?.serial.as_bytes()),
             Self::Fingerprint1 => out.extend_from_slice(peer()?.fingerprint_1.as_bytes()),
             Self::ServerName => out.extend_from_slice(tls.server_name.as_deref()?.as_bytes()),
+            Self::SessionId => out.extend_from_slice(tls.session_id.as_deref()?.as_bytes()),
             Self::Fingerprint256 => out.extend_from_slice(peer()?.fingerprint_256.as_bytes()),
             Self::Certificate => out.extend_from_slice(url_encoded_pem(&peer()?.pem()).as_bytes()),
             Self::DnsSan(whose) => join(&whose.certificate(&tls)?.dns_sans, out),

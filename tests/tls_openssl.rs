@@ -1,0 +1,159 @@
+//! Downstream TLS as `openssl s_client` sees it, which asks for what rustls does not: OCSP responses, TLS 1.2 without
+//! tickets, and a log of its own secrets to hold against ours.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use super::parity;
+use super::support::proxy::{CERTIFICATES, Running, binary, proxy};
+
+/// What `openssl s_client` tells of one request; `None` where there is no openssl, which is said.
+fn ask(proxy: &Running, arguments: &[&str]) -> Option<String> {
+    let mut client = Command::new("openssl");
+    client.args(["s_client", "-ign_eof", "-servername", "server.test", "-connect", &proxy.addr().to_string()]);
+    client.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = match client.spawn() {
+        Ok(client) => client,
+        Err(error) => {
+            eprintln!("!!! SKIPPED: openssl is not there: {error}");
+            return None;
+        }
+    };
+    // A client whose handshake fails takes no request.
+    let _ =
+        client.stdin.take().expect("it is piped").write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let Output { stdout, stderr, .. } = client.wait_with_output().expect("it ends with the connection");
+    Some(format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+}
+
+/// A proxy whose listener speaks TLS, with these fields of its context, of `common_tls_context` and of its certificate.
+async fn serve(program: &Path, context: &str, common: &str, certificate: &str) -> Running {
+    let yaml = format!(
+        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+static_resources:
+  listeners:
+  - name: main
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
+    filter_chains:
+    - filters:
+      - name: hcm
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: main
+          access_log: [{{ name: file, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/access.log, log_format: {{ text_format_source: {{ inline_string: \"%DOWNSTREAM_TLS_SESSION_ID%\\n\" }} }} }} }}]
+          route_config: {{ virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: served }} }} }}] }}] }}
+          http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+      transport_socket:
+        name: tls
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          {context}
+          common_tls_context:
+            {common}
+            tls_certificates: [{{ certificate_chain: {{ filename: {CERTIFICATES}/server.pem }}, private_key: {{ filename: {CERTIFICATES}/server.key }} {certificate} }}]
+"
+    );
+    proxy(yaml).program(program).run().await
+}
+
+/// nuncio, and Envoy where there is one.
+fn programs() -> Vec<std::path::PathBuf> {
+    std::iter::once(binary()).chain(parity::envoy::find()).collect()
+}
+
+/// The lines of a file, once there are so many.
+async fn lines(proxy: &Running, name: &str, count: usize) -> Vec<String> {
+    loop {
+        let text = std::fs::read_to_string(proxy.dir().join(name)).unwrap_or_default();
+        if text.lines().count() >= count {
+            return text.lines().map(str::to_owned).collect();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_named_in_logs_as_the_client_knows_it() {
+    for program in programs() {
+        let proxy = serve(&program, "", "", "").await;
+        let saved = proxy.dir().join("session");
+        let saved = saved.to_str().expect("it is text");
+        let mut names = Vec::new();
+        for arguments in [
+            &["-tls1_2", "-no_ticket", "-sess_out", saved][..],
+            &["-tls1_2", "-no_ticket", "-sess_in", saved],
+            &["-tls1_3"],
+        ] {
+            let Some(told) = ask(&proxy, arguments) else { return };
+            assert!(told.contains("served"), "{told}");
+            let name = told.lines().find_map(|line| line.trim().strip_prefix("Session-ID: "));
+            names.push(name.unwrap_or_default().to_lowercase());
+        }
+        assert_eq!(names[0], names[1], "the session is resumed");
+        // What TLS 1.3 has in this place is no name of a session.
+        assert_eq!(lines(&proxy, "access.log", 3).await, [&*names[0], &names[0], "-"]);
+    }
+}
+
+/// What a client is given that asks for an OCSP response.
+#[derive(Debug, PartialEq, Eq)]
+enum Stapled {
+    Response,
+    Nothing,
+    Failure,
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_an_ocsp_response_is_answered_by_policy() {
+    use Stapled::{Failure, Nothing, Response};
+    let cases = [
+        ("LENIENT_STAPLING", "", Nothing),
+        ("LENIENT_STAPLING", "server.ocsp", Response),
+        ("LENIENT_STAPLING", "server-late.ocsp", Nothing),
+        ("STRICT_STAPLING", "", Nothing),
+        ("STRICT_STAPLING", "server.ocsp", Response),
+        ("STRICT_STAPLING", "server-late.ocsp", Failure),
+        ("MUST_STAPLE", "server.ocsp", Response),
+        ("MUST_STAPLE", "server-late.ocsp", Failure),
+    ];
+    for program in programs() {
+        for (policy, staple, expected) in &cases {
+            let file = match *staple {
+                "" => String::new(),
+                name => format!(", ocsp_staple: {{ filename: {CERTIFICATES}/{name} }}"),
+            };
+            let proxy = serve(&program, &format!("ocsp_staple_policy: {policy}"), "", &file).await;
+            for version in ["-tls1_2", "-tls1_3"] {
+                let Some(told) = ask(&proxy, &[version, "-status"]) else { return };
+                let found = match (told.contains("OCSP Response Status: successful"), told.contains("served")) {
+                    (true, true) => Response,
+                    (false, true) => Nothing,
+                    (_, false) => Failure,
+                };
+                assert_eq!(&found, expected, "{policy} {staple:?} {version} {}: {told}", program.display());
+                // Whoever does not ask is served in any case.
+                let told = ask(&proxy, &[version]).unwrap_or_default();
+                assert!(told.contains("served"), "{policy}: {told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_secrets_holds_what_the_client_has_too() {
+    for program in programs() {
+        for (version, count) in [("-tls1_2", 1), ("-tls1_3", 5)] {
+            let proxy = serve(&program, "", "key_log: { path: $DIR/secrets }", "").await;
+            let own = proxy.dir().join("own");
+            let Some(told) = ask(&proxy, &[version, "-keylogfile", own.to_str().expect("it is text")]) else { return };
+            assert!(told.contains("served"), "{told}");
+            let mut logged = lines(&proxy, "secrets", count).await;
+            let own = std::fs::read_to_string(&own).expect("the client has written it");
+            let mut own: Vec<_> = own.lines().filter(|line| !line.starts_with('#')).collect();
+            logged.sort_unstable();
+            own.sort_unstable();
+            assert_eq!(logged, own, "{version} {}", program.display());
+        }
+    }
+}
