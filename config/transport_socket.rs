@@ -86,6 +86,10 @@ impl TransportSocket {
                 let UpstreamStartTlsConfig { cleartext_socket_config, tls_socket_config } = any_as(any, cx)?;
                 let RawBuffer {} = cleartext_socket_config.unwrap_or_default();
                 cx.opt("tls_socket_config", tls_socket_config, UpstreamTls::lower)?;
+                tracing::warn!(
+                    path = cx.path(),
+                    "there is no filter that starts TLS: these connections stay in clear text"
+                );
                 Self::RawBuffer
             }
             message => return Err(cx.not_implemented(format_args!("the transport socket {message}"))),

@@ -121,6 +121,7 @@ scenario_files! {
     transport_http_proxy
     tls_chain
     tls_peers
+    tls_spiffe
     transport_socket
     transport_tls
     udp_proxy

@@ -128,6 +128,10 @@ fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Trans
             let StartTlsConfig { cleartext_socket_config, tls_socket_config } = any_as(&any, cx)?;
             let RawBuffer {} = cleartext_socket_config.unwrap_or_default();
             cx.opt("tls_socket_config", tls_socket_config, DownstreamTls::lower)?;
+            tracing::warn!(
+                path = cx.path(),
+                "there is no filter that starts TLS: these connections stay in clear text"
+            );
             Ok(Transport::default())
         }
         message => Err(cx.not_implemented(format_args!("the transport socket {message}"))),

@@ -272,7 +272,9 @@ impl Schemas {
         };
         let options = f.options.as_ref();
         let enforced = message.options.as_ref().is_none_or(|o| !o.rules_disabled && !o.rules_ignored);
-        let rules = options.and_then(|o| o.rules.clone()).filter(|_| enforced);
+        // Envoy: its validator of SPIFFE does not look at the rules of its message, and trust_bundles stand in for these.
+        let is_free = message.name == "SPIFFECertValidatorConfig" && f.name == "trust_domains";
+        let rules = options.and_then(|o| o.rules.clone()).filter(|_| enforced && !is_free);
         let is_proto3 = file.syntax == "proto3";
         Field {
             number: f.number as u32,

@@ -24,7 +24,7 @@ use super::validation::{Peer, sha256};
 use crate::value::data_source;
 
 /// Bytes that a file of authorities or of revocations may have.
-const MAX_PEM: u64 = 16 << 20;
+pub(super) const MAX_PEM: u64 = 16 << 20;
 /// Where systems have their authorities.
 const SYSTEM_ROOTS: [&str; 5] = [
     "/etc/ssl/certs/ca-certificates.crt",

@@ -4,14 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::envoy::config::core::v3::DataSource;
+use nuncio_proto::envoy::config::core::v3::data_source::Specifier;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::Error;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 
-use super::authorities::Authorities;
+use super::authorities::{Authorities, MAX_PEM};
+use super::certificate::path_of;
 use super::san::Names;
 use super::validation::{Peer, Unbelieved, sha256};
+use crate::value::data_source;
 
 /// Authorities by the trust domain that they speak for.
 #[derive(Debug)]
@@ -24,7 +29,12 @@ pub(super) struct TrustDomains {
 impl TrustDomains {
     pub(super) fn lower(proto: pb::SpiffeCertValidatorConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::SpiffeCertValidatorConfig { trust_domains, trust_bundles } = proto;
-        cx.unsupported("trust_bundles", &trust_bundles)?;
+        // Envoy: they take the place of the others.
+        if let Some(source) = trust_bundles {
+            let domains = cx.at("trust_bundles", |cx| lower_map(source, cx))?;
+            let names = domains.iter().map(|(name, _)| name.clone()).collect();
+            return Ok(Self { bundles: domains.into_iter().collect(), names });
+        }
         let domains = cx.each("trust_domains", trust_domains, |domain, cx| {
             let pb::spiffe_cert_validator_config::TrustDomain { name, trust_bundle, workload_trust_domain } = domain;
             cx.unsupported("workload_trust_domain", &workload_trust_domain)?;
@@ -82,6 +92,43 @@ impl TrustDomains {
     pub(super) fn named(&self, name: &[u8]) -> Option<Arc<nuncio_telemetry::CertificateInfo>> {
         self.all().find_map(|bundle| bundle.named(name))
     }
+}
+
+/// A map of trust bundles: `{"trust_domains": {"NAME": {"keys": [{"use": "x509-svid", "x5c": ["BASE64 OF DER"]}]}}}`
+/// (SPIFFE Trust Domain and Bundle §4). Envoy, as here: a key for anything else is an error.
+fn lower_map(source: DataSource, cx: &mut LowerCx<'_>) -> Result<Vec<(String, Authorities)>, Refused> {
+    if matches!(source.specifier, Some(Specifier::Filename(_))) {
+        tracing::warn!(path = cx.path(), "the file is read once: its changes are not seen");
+    }
+    let origin = path_of(&source);
+    let bytes = data_source(source, MAX_PEM, cx)?;
+    let map: Value = serde_json::from_slice(&bytes).map_err(|e| cx.invalid(format!("is no JSON: {e}")))?;
+    let domains = map.get("trust_domains").and_then(Value::as_object).filter(|domains| !domains.is_empty());
+    let Some(domains) = domains else { return Err(cx.invalid("has no trust_domains")) };
+    let lower = |(name, bundle): (&String, &Value)| {
+        let pem = pem_of(bundle).map_err(|reason| cx.invalid(format!("{reason} for the trust domain {name:?}")))?;
+        let pem = DataSource { specifier: Some(Specifier::InlineString(pem)), watched_directory: None };
+        let mut authorities = Authorities::lower(pem, cx)?;
+        authorities.path = origin.as_str().into();
+        Ok((name.clone(), authorities))
+    };
+    domains.iter().map(lower).collect()
+}
+
+/// All certificates of a bundle.
+fn pem_of(bundle: &Value) -> Result<String, &'static str> {
+    let list = |value: &Value, name: &str| value.get(name).and_then(Value::as_array).filter(|l| !l.is_empty()).cloned();
+    let mut pem = String::new();
+    for key in list(bundle, "keys").ok_or("has no keys")? {
+        if key.get("use").and_then(Value::as_str) != Some("x509-svid") {
+            return Err("has a key whose use is not x509-svid");
+        }
+        for certificate in list(&key, "x5c").ok_or("has a key without x5c")? {
+            let base64 = certificate.as_str().ok_or("has an x5c that holds what is no text")?;
+            pem.push_str(&format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n"));
+        }
+    }
+    Ok(pem)
 }
 
 /// `domain` of `spiffe://domain/workload`; a trust domain alone is nobody's identity.

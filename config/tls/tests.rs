@@ -1,9 +1,11 @@
 use super::*;
 use nuncio_filter_api::{Invalid, LowerCx, Refused};
-use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use nuncio_proto::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
+use nuncio_proto::google::protobuf::Any;
 use pb::common_tls_context::ValidationContextType;
 use pb::tls_parameters::TlsProtocol;
+use prost::{Message, Name};
 
 fn file(name: &str) -> Option<DataSource> {
     let path = format!("{}/../tests/support/certificates/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -161,5 +163,29 @@ fn a_wildcard_covers_one_label() {
         ("a.test", "a.test", true),
     ] {
         assert_eq!(san::covers(pattern, name), covers, "{pattern} {name}");
+    }
+}
+
+#[test]
+fn a_map_of_trust_bundles_that_cannot_be_used_is_refused_with_the_reason() {
+    for (map, reason) in [
+        ("nothing", "is no JSON: "),
+        ("{}", "has no trust_domains"),
+        (r#"{"trust_domains":{}}"#, "has no trust_domains"),
+        (r#"{"trust_domains":{"test":{}}}"#, r#"has no keys for the trust domain "test""#),
+        (r#"{"trust_domains":{"test":{"keys":[{"use":"jwt-svid"}]}}}"#, "has a key whose use is not x509-svid"),
+        (r#"{"trust_domains":{"test":{"keys":[{"use":"x509-svid","x5c":[]}]}}}"#, "has a key without x5c"),
+        (r#"{"trust_domains":{"test":{"keys":[{"use":"x509-svid","x5c":[1]}]}}}"#, "has an x5c that holds"),
+        (r#"{"trust_domains":{"test":{"keys":[{"use":"x509-svid","x5c":["AAAA"]}]}}}"#, ""),
+    ] {
+        let proto = pb::SpiffeCertValidatorConfig { trust_bundles: text(map), ..Default::default() };
+        let any = Any {
+            type_url: format!("type.googleapis.com/{}", pb::SpiffeCertValidatorConfig::full_name()),
+            value: proto.encode_to_vec(),
+        };
+        let custom = TypedExtensionConfig { name: "any".into(), typed_config: Some(any) };
+        let refused = refusal(validation(|v| v.custom_validator_config = Some(custom)));
+        let path = "validation_context.custom_validator_config.typed_config.trust_bundles: ";
+        assert!(refused.strip_prefix(path).is_some_and(|found| found.starts_with(reason)), "{map}: {refused}");
     }
 }

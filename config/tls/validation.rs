@@ -129,12 +129,24 @@ impl Validation {
         });
         refused?;
         let (mut authorities, domains) = (authorities?, domains?);
+        let accepts_untrusted = trust_chain_verification == i32::from(TrustChainVerification::AcceptUntrusted);
         let (revocations, revoked) = revocations?.unwrap_or_default();
         // As in Envoy, the older field counts only where the newer one is not used.
         let (typed, untyped) = (typed?, untyped?.concat());
         let mut names = if typed.is_empty() { untyped } else { typed };
         if domains.is_some() {
             // Envoy: it is SPIFFE alone that decides, by URIs and with nothing else of this message but the times.
+            let ignored = [
+                ("trusted_ca", authorities.is_some()),
+                ("crl", !revocations.is_empty()),
+                ("verify_certificate_hash", hashes.is_ok_and(|hashes| !hashes.is_empty())),
+                ("verify_certificate_spki", keys.is_ok_and(|keys| !keys.is_empty())),
+                ("max_verify_depth", max_verify_depth.is_some()),
+                ("trust_chain_verification", accepts_untrusted),
+            ];
+            for (field, _) in ignored.into_iter().filter(|(_, is_set)| *is_set) {
+                tracing::warn!(path = cx.path(), field, "has no effect beside custom_validator_config");
+            }
             names.retain(SanMatcher::is_of_uri);
             return Ok(Self { domains, names, accepts_expired: allow_expired_certificate, ..Self::default() });
         }
@@ -157,7 +169,7 @@ impl Validation {
             hashes: hashes?,
             keys: keys?,
             accepts_expired: allow_expired_certificate,
-            accepts_untrusted: trust_chain_verification == i32::from(TrustChainVerification::AcceptUntrusted),
+            accepts_untrusted,
             max_depth: max_verify_depth.map(|v| v.value),
             hides_authorities: suppress_client_ca_list,
         })
