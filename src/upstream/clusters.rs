@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use nuncio_config::bootstrap::{ClusterManagerConfig, LocalCluster};
@@ -11,12 +12,15 @@ use nuncio_telemetry::access_log::LogFile;
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 use crate::cluster::{Cluster, Merges, Surroundings};
 use crate::dns::Resolvers;
 use crate::dns_cache::DnsCaches;
 use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::runtime::RuntimeRules;
+use crate::timer::until;
 
 /// All clusters of the process.
 pub struct Clusters {
@@ -26,6 +30,8 @@ pub struct Clusters {
     generation: AtomicU64,
     /// Taken by those who change the clusters, never on the data path.
     writer: Mutex<()>,
+    /// Those that no snapshot has any more, and workers may have: to free one takes longer than a request.
+    retired: Mutex<Vec<Arc<Cluster>>>,
     /// Tells discovery of a new snapshot.
     changed: watch::Sender<()>,
     /// A cluster that waits beside the others may be ready.
@@ -50,9 +56,26 @@ pub struct Clusters {
 /// The clusters at one time.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    by_id: Vec<Option<Arc<Cluster>>>,
+    /// By number of the name; pages that stay as they are belong to many snapshots.
+    pages: Vec<Arc<Page>>,
+    /// Of those that were made so far.
+    generation: u64,
+    /// How many are in use.
+    in_use: usize,
     /// Those that are to be used, or to replace others, once they are ready; by number of the name.
     warming: BTreeMap<u32, Arc<Cluster>>,
+}
+
+/// How long clusters that nobody uses any more are kept at least.
+const REST: Duration = Duration::from_secs(1);
+/// How many clusters are copied where one of them changes.
+const PAGE: usize = 64;
+
+#[derive(Clone)]
+struct Page {
+    /// Of the snapshot in which it became what it is.
+    generation: u64,
+    clusters: [Option<Arc<Cluster>>; PAGE],
 }
 
 // === impl Clusters ===
@@ -72,6 +95,7 @@ impl Clusters {
             snapshot: ArcSwap::default(),
             generation: AtomicU64::new(0),
             writer: Mutex::new(()),
+            retired: Mutex::default(),
             changed: watch::Sender::new(()),
             on_warm: Arc::default(),
             store: store.clone(),
@@ -136,7 +160,7 @@ impl Clusters {
         mut place: impl FnMut(&mut Snapshot, u32, Arc<Cluster>),
     ) {
         let _writer = self.lock();
-        let mut next = Snapshot::clone(&self.snapshot.load());
+        let mut next = self.snapshot.load().next();
         for mut config in configs {
             config.bind = config.bind.or_else(|| self.bind.clone());
             let at = config.name.id;
@@ -176,12 +200,28 @@ impl Clusters {
         }
     }
 
-    /// Puts clusters to use as they get ready. Runs until it is dropped.
+    /// Puts clusters to use as they get ready, and frees those that nobody uses any more. Runs until it is dropped.
     pub async fn run_warming(self: Arc<Self>) {
+        let mut free_at = None;
         loop {
-            self.on_warm.notified().await;
-            self.promote();
+            if free_at.is_none() && !self.retired().is_empty() {
+                free_at = Some(Instant::now() + REST);
+            }
+            tokio::select! {
+                () = self.on_warm.notified() => self.promote(),
+                () = until(free_at) => {
+                    free_at = None;
+                    let free: Vec<_> = self.retired().extract_if(.., |one| Arc::strong_count(one) == 1).collect();
+                    // A panic was logged.
+                    let _ = spawn_blocking(|| drop(free)).await;
+                }
+            }
         }
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Arc<Cluster>>> {
+        // As in `lock`.
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Secrets have come, or are known not to: clusters that wait for nothing else go on.
@@ -195,7 +235,7 @@ impl Clusters {
         if !snapshot.warming.values().any(|cluster| cluster.is_warm()) {
             return;
         }
-        let mut next = Snapshot::clone(&snapshot);
+        let mut next = snapshot.next();
         for (at, cluster) in snapshot.warming.iter().filter(|(_, cluster)| cluster.is_warm()) {
             cluster.stats.warming_state().set(0);
             next.warming.remove(at);
@@ -215,11 +255,11 @@ impl Clusters {
     /// Removes clusters by the numbers of their names; those who use them do so to the end. Returns how many there were.
     pub fn remove_all(&self, ids: impl IntoIterator<Item = u32>) -> usize {
         let _writer = self.lock();
-        let mut next = Snapshot::clone(&self.snapshot.load());
+        let mut next = self.snapshot.load().next();
         let mut removed = 0;
         for id in ids {
             let warming = next.warming.remove(&id);
-            let active = next.by_id.get_mut(id as usize).and_then(Option::take);
+            let active = next.take(id);
             removed += usize::from(warming.is_some() || active.is_some());
         }
         if removed > 0 {
@@ -235,9 +275,13 @@ impl Clusters {
     }
 
     fn publish(&self, next: Snapshot) {
-        self.stats.active_clusters().set(next.iter().count() as u64);
+        self.stats.active_clusters().set(next.in_use as u64);
         self.stats.warming_clusters().set(next.warming.len() as u64);
-        self.snapshot.store(Arc::new(next));
+        let next = Arc::new(next);
+        let before = self.snapshot.swap(next.clone());
+        let gone = before.only_here(&next).cloned();
+        self.retired().extend(gone);
+        self.on_warm.notify_one();
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
     }
@@ -301,15 +345,61 @@ impl Clusters {
 impl Snapshot {
     /// The cluster numbered `id`.
     pub fn get(&self, id: u32) -> Option<&Arc<Cluster>> {
-        self.by_id.get(id as usize)?.as_ref()
+        self.pages.get(id as usize / PAGE)?.clusters[id as usize % PAGE].as_ref()
+    }
+
+    /// The one that is made of it.
+    fn next(&self) -> Self {
+        Self { generation: self.generation + 1, ..self.clone() }
+    }
+
+    /// The place numbered `id`, of which others have no part any more.
+    fn place(&mut self, id: u32) -> &mut Option<Arc<Cluster>> {
+        let (at, generation) = (id as usize, self.generation);
+        if self.pages.len() <= at / PAGE {
+            let empty = || Arc::new(Page { generation, clusters: [const { None }; PAGE] });
+            self.pages.resize_with(at / PAGE + 1, empty);
+        }
+        let page = Arc::make_mut(&mut self.pages[at / PAGE]);
+        page.generation = generation;
+        &mut page.clusters[at % PAGE]
     }
 
     fn put(&mut self, id: u32, cluster: Arc<Cluster>) {
-        let at = id as usize;
-        if self.by_id.len() <= at {
-            self.by_id.resize(at + 1, None);
+        let before = self.place(id).replace(cluster);
+        self.in_use += usize::from(before.is_none());
+    }
+
+    fn take(&mut self, id: u32) -> Option<Arc<Cluster>> {
+        self.get(id)?;
+        self.in_use -= 1;
+        self.place(id).take()
+    }
+
+    /// Numbers among which are all whose clusters in use may be others than those that were `seen`; notes that they are
+    /// seen now. So that whoever keeps something of many clusters needs not look at each.
+    pub(crate) fn news(&self, seen: &mut Vec<u64>) -> impl Iterator<Item = u32> + use<> {
+        seen.resize(self.pages.len(), u64::MAX);
+        let mut pages = Vec::new();
+        for (at, (seen, page)) in seen.iter_mut().zip(&self.pages).enumerate() {
+            if std::mem::replace(seen, page.generation) != page.generation {
+                pages.push(at * PAGE);
+            }
         }
-        self.by_id[at] = Some(cluster);
+        pages.into_iter().flat_map(|first| first as u32..(first + PAGE) as u32)
+    }
+
+    /// Those that are not in `other`, neither in use nor warming. What both share is not looked at.
+    pub fn only_here<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Arc<Cluster>> {
+        let is_there = move |cluster: &Arc<Cluster>| {
+            let id = cluster.config.name.id;
+            let there = other.get(id).into_iter().chain(other.warming.get(&id));
+            there.into_iter().any(|there| Arc::ptr_eq(there, cluster))
+        };
+        let differs =
+            move |(at, page): &(usize, &Arc<Page>)| other.pages.get(*at).is_none_or(|o| !Arc::ptr_eq(o, page));
+        let in_use = self.pages.iter().enumerate().filter(differs).flat_map(|(_, page)| page.clusters.iter().flatten());
+        in_use.chain(self.warming()).filter(move |cluster| !is_there(cluster))
     }
 
     /// Those that are to be used once they are ready.
@@ -324,7 +414,7 @@ impl Snapshot {
 
     /// Those in use, in the order in which their names were first seen.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.by_id.iter().flatten()
+        self.pages.iter().flat_map(|page| page.clusters.iter().flatten())
     }
 
     /// All of them by name.
@@ -380,6 +470,27 @@ mod tests {
         assert_eq!(clusters.remove_all([0, 7]), 1);
         assert_eq!(clusters.snapshot().all().count(), 0);
         warming.abort();
+    }
+
+    #[test]
+    fn a_snapshot_tells_what_another_lacks() {
+        let names = ClusterNames::default();
+        let named = |name: &str| ClusterConfig { name: names.intern(name), ..cluster_config(name, Vec::new()) };
+        let clusters = Clusters::new(&Store::new(), None);
+        clusters.update((0..200).map(|i| named(&format!("c{i}"))));
+        let before = clusters.snapshot();
+        clusters.update([named("c7"), named("new")]);
+        clusters.remove_all([150]);
+        let after = clusters.snapshot();
+        let told = |one: &Snapshot, other: &Snapshot| {
+            one.only_here(other).map(|c| c.config.name.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (told(&before, &after), told(&after, &before)),
+            (vec!["c7".into(), "c150".into()], vec!["c7".into(), "new".into()])
+        );
+        assert!(told(&after, &after).is_empty());
+        assert_eq!((after.iter().count(), clusters.stats.active_clusters().value()), (200, 200));
     }
 
     #[test]

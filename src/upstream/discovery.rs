@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep};
 
 use crate::cluster::Cluster;
-use crate::clusters::Clusters;
+use crate::clusters::{Clusters, Snapshot};
 use crate::dns::{Answer, Resolver};
 use crate::host::{CoarseHealth, HealthFlag, Host};
 use crate::sub_clusters::{SubClusterTable, follow_sub_clusters};
@@ -44,26 +44,24 @@ struct Followers {
     running: HashMap<usize, AbortHandle>,
     /// Those of them that have clusters of their own.
     parents: HashMap<usize, Arc<Cluster>>,
+    /// What was looked at last.
+    seen: Arc<Snapshot>,
 }
 
 impl Followers {
     fn reconcile(&mut self, clusters: &Arc<Clusters>) {
         let (snapshot, resolvers) = (clusters.snapshot(), clusters.resolvers());
-        let current: HashMap<usize, &Arc<Cluster>> = snapshot.all().map(|c| (Arc::as_ptr(c).addr(), c)).collect();
-        let gone = |at: &usize, task: &mut AbortHandle| {
-            let is_gone = !current.contains_key(at);
-            if is_gone {
+        let before = std::mem::replace(&mut self.seen, snapshot.clone());
+        let mut orphans = Vec::new();
+        for gone in before.only_here(&snapshot) {
+            let at = Arc::as_ptr(gone).addr();
+            if let Some(task) = self.running.remove(&at) {
                 task.abort();
+                orphans.extend(self.parents.remove(&at).and_then(|parent| parent.sub_clusters.get().cloned()));
             }
-            is_gone
-        };
-        let gone: Vec<usize> = self.running.extract_if(gone).map(|(at, _)| at).collect();
-        let orphans = gone.iter().filter_map(|at| self.parents.remove(at)?.sub_clusters.get().cloned());
-        let orphans: Vec<_> = orphans.collect();
-        for (at, cluster) in current {
-            if self.running.contains_key(&at) {
-                continue;
-            }
+        }
+        for cluster in snapshot.only_here(&before) {
+            let at = Arc::as_ptr(cluster).addr();
             if let Discovery::ForwardProxy(proxy) = &cluster.config.discovery {
                 let task = match &proxy.hosts {
                     ForwardHosts::Cache(_) => self.tasks.spawn(follow_cache(cluster.clone())),

@@ -157,24 +157,25 @@ struct Watches {
     tasks: JoinSet<()>,
     /// By address of the cluster, which is kept here from being used again.
     running: HashMap<usize, (Arc<Cluster>, AbortHandle)>,
+    /// What was looked at last.
+    seen: Arc<Snapshot>,
 }
 
 impl Watches {
-    fn reconcile(&mut self, snapshot: &Snapshot, log: Option<&Rc<OutlierLog>>) {
-        let current: HashMap<usize, &Arc<Cluster>> =
-            snapshot.all().filter(|c| c.health().is_some()).map(|c| (Arc::as_ptr(c).addr(), c)).collect();
-        self.running.retain(|at, (_, task)| {
-            let stays = current.contains_key(at);
-            if !stays {
+    fn reconcile(&mut self, snapshot: &Arc<Snapshot>, log: Option<&Rc<OutlierLog>>) {
+        let before = std::mem::replace(&mut self.seen, snapshot.clone());
+        for gone in before.only_here(snapshot) {
+            if let Some((_, task)) = self.running.remove(&Arc::as_ptr(gone).addr()) {
                 task.abort();
             }
-            stays && !task.is_finished()
-        });
-        for (at, cluster) in current {
-            self.running.entry(at).or_insert_with(|| {
-                let watch = ClusterWatch::new(cluster.clone(), log.cloned());
-                (cluster.clone(), self.tasks.spawn_local(watch.run()))
-            });
+        }
+        let ended = self.running.values().filter(|(_, task)| task.is_finished());
+        let ended: Vec<_> = ended.map(|(cluster, _)| cluster.clone()).collect();
+        let come = snapshot.only_here(&before).filter(|cluster| cluster.health().is_some());
+        for cluster in come.chain(&ended) {
+            let watch = ClusterWatch::new(cluster.clone(), log.cloned());
+            let task = self.tasks.spawn_local(watch.run());
+            self.running.insert(Arc::as_ptr(cluster).addr(), (cluster.clone(), task));
         }
     }
 }

@@ -38,8 +38,20 @@ pub struct WorkerClusters {
     shared: Arc<Clusters>,
     env: Rc<WorkerEnv>,
     generation: Cell<u64>,
+    /// What of the snapshot was looked at.
+    seen: RefCell<Vec<u64>>,
     /// By number of the cluster's name.
-    clusters: RefCell<Vec<Option<Rc<WorkerCluster>>>>,
+    clusters: RefCell<Vec<Option<Kept>>>,
+    /// Numbers of those that are outdated.
+    outdated: RefCell<Vec<u32>>,
+}
+
+/// One that was used before.
+#[derive(Clone)]
+struct Kept {
+    cluster: Rc<WorkerCluster>,
+    /// Another has taken its place, which is to have its connections.
+    is_outdated: bool,
 }
 
 /// What all clusters of a worker use.
@@ -138,7 +150,8 @@ impl WorkerClusters {
             timeout_value: LastNumber::default(),
             worker: RefCell::default(),
         });
-        Self { shared: clusters, env, generation: Cell::new(0), clusters: RefCell::default() }
+        let (seen, outdated) = (RefCell::default(), RefCell::default());
+        Self { shared: clusters, env, generation: Cell::new(0), seen, clusters: RefCell::default(), outdated }
     }
 
     /// Makes the view of `worker`, and gives it to it.
@@ -170,7 +183,10 @@ impl WorkerClusters {
         if self.generation.get() != self.shared.generation() {
             self.refresh();
         }
-        if let Some(Some(cluster)) = self.clusters.borrow().get(id as usize) {
+        if !self.outdated.borrow().is_empty() {
+            self.renew_some();
+        }
+        if let Some(Some(Kept { cluster, is_outdated: false })) = self.clusters.borrow().get(id as usize) {
             return Some(cluster.clone());
         }
         self.make(id)
@@ -179,30 +195,53 @@ impl WorkerClusters {
     #[cold]
     fn make(&self, id: u32) -> Option<Rc<WorkerCluster>> {
         let cluster = self.shared.snapshot().get(id)?.clone();
-        let made = Rc::new(WorkerCluster::new(cluster, &self.env, None));
+        let before = self.clusters.borrow().get(id as usize).cloned().flatten();
+        // The snapshot may be another than the one that was looked at.
+        let same = |before: &&Kept| before.cluster.shared.cluster.config.connections == cluster.config.connections;
+        let of_same = before.as_ref().filter(same).map(|before| &*before.cluster);
+        let made = Rc::new(WorkerCluster::new(cluster, &self.env, of_same));
         let mut clusters = self.clusters.borrow_mut();
         if clusters.len() <= id as usize {
             clusters.resize(id as usize + 1, None);
         }
-        clusters[id as usize] = Some(made.clone());
+        clusters[id as usize] = Some(Kept { cluster: made.clone(), is_outdated: false });
         Some(made)
     }
 
     /// Lets go of the clusters that are gone or were replaced: their idle connections are closed, and the others when
-    /// their requests end. Where a cluster was replaced by one with the same kind of connections, they go on.
+    /// their requests end. Where a cluster was replaced by one with the same kind of connections, they go on; it is
+    /// made when it is asked for, or a few at a time: there may be very many.
     #[cold]
     fn refresh(&self) {
         // The generation first: a snapshot published meanwhile is then looked at again.
         self.generation.set(self.shared.generation());
         let snapshot = self.shared.snapshot();
-        for (id, kept) in (0..).zip(self.clusters.borrow_mut().iter_mut()) {
-            let Some(before) = kept.as_ref() else { continue };
+        let (mut clusters, mut outdated) = (self.clusters.borrow_mut(), self.outdated.borrow_mut());
+        for id in snapshot.news(&mut self.seen.borrow_mut()) {
+            let Some(kept) = clusters.get_mut(id as usize) else { break };
+            let Some(Kept { cluster: before, is_outdated }) = kept else { continue };
             match snapshot.get(id) {
                 Some(now) if Arc::ptr_eq(now, &before.shared.cluster) => {}
                 Some(now) if now.config.connections == before.shared.cluster.config.connections => {
-                    *kept = Some(Rc::new(WorkerCluster::new(now.clone(), &self.env, Some(before))));
+                    if !std::mem::replace(is_outdated, true) {
+                        outdated.push(id);
+                    }
                 }
                 _ => *kept = None,
+            }
+        }
+    }
+
+    /// Renews some of those that are outdated.
+    #[cold]
+    fn renew_some(&self) {
+        /// So that a request waits for some microseconds.
+        const AT_ONCE: usize = 8;
+        for _ in 0..AT_ONCE {
+            let Some(id) = self.outdated.borrow_mut().pop() else { return };
+            let is_outdated = self.clusters.borrow()[id as usize].as_ref().is_some_and(|kept| kept.is_outdated);
+            if is_outdated {
+                self.make(id);
             }
         }
     }
