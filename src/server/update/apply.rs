@@ -12,6 +12,7 @@ mod single;
 mod statics;
 mod virtual_hosts;
 
+use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::{Arc, MutexGuard};
@@ -21,6 +22,7 @@ use futures_util::FutureExt;
 use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::discovery::Origin;
 use nuncio_config::load::UnknownFields;
+use nuncio_config::route::RouteTable;
 use nuncio_filter_api::{Invalid, LowerEnv, Readiness};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
@@ -46,6 +48,9 @@ use crate::listeners::ListenerManager;
 use crate::statics::Statics;
 use crate::worker::Shared;
 
+/// How long tables that nobody has any more are kept at least.
+const REST: Duration = Duration::from_secs(1);
+
 /// What an [`Updater`] works with.
 pub(crate) struct Parts {
     pub(crate) env: Arc<LowerEnv>,
@@ -67,6 +72,10 @@ pub(crate) struct Updater {
     initial: Initial,
     secret_files: SecretFiles,
     fallback: Fallback,
+    /// Tables that others have taken the place of, and requests may have: to free one may take longer than a request.
+    old_tables: RefCell<Vec<Arc<RouteTable>>>,
+    /// When those are freed that nobody has any more.
+    free_at: Option<Instant>,
 }
 
 /// What the server waits for before it serves.
@@ -114,8 +123,18 @@ impl Updater {
         let secret_files = SecretFiles::new();
         let phase = Phase::Runtime;
         let fallback = Fallback::new(parts.cache.take());
-        let updater =
-            Self { parts, phase, messages, wanted, targets, initial: initial.clone(), secret_files, fallback };
+        let updater = Self {
+            parts,
+            phase,
+            messages,
+            wanted,
+            targets,
+            initial: initial.clone(),
+            secret_files,
+            fallback,
+            old_tables: RefCell::default(),
+            free_at: None,
+        };
         (updater, updates, initial)
     }
 
@@ -142,9 +161,21 @@ impl Updater {
             folder = self.secret_files.moved() => self.rotate(&folder).await,
             () = reached(self.targets.next_deadline()) => self.expire().await,
             due = self.fallback.due() => self.tend_cache(due).await,
+            () = reached(self.free_at) => self.free_tables().await,
+        }
+        if self.free_at.is_none() && !self.old_tables.get_mut().is_empty() {
+            self.free_at = Some(Instant::now() + REST);
         }
         self.fall_back().await;
         true
+    }
+
+    async fn free_tables(&mut self) {
+        self.free_at = None;
+        let old = self.old_tables.get_mut();
+        let free: Vec<_> = old.extract_if(.., |table| Arc::strong_count(table) == 1).collect();
+        // A panic was logged.
+        let _ = spawn_blocking(|| drop(free)).await;
     }
 
     async fn handle(&mut self, message: Message) {
@@ -221,7 +252,11 @@ impl Updater {
         if is_change {
             self.fallback.note_change(whole.kind, &whole.origin);
         }
-        self.take_stock();
+        match whole.kind {
+            // Hosts change nothing of what is wanted, and to look at all takes longer than to give one cluster its own.
+            Kind::Endpoints => self.follow_clusters(),
+            _ => self.take_stock(),
+        }
         let took = started.elapsed();
         self.note_answer(&whole, &version, &outcome, took);
         let event = |is_change: Option<bool>| match is_change {
@@ -249,12 +284,12 @@ impl Updater {
     /// Looks who wants what now. Those who come late are given what there is.
     fn take_stock(&mut self) {
         let Parts { env, shared, dynamic, .. } = &self.parts;
-        let users = users(self.phase, dynamic, &shared.clusters, &env.slots, &shared.runtime);
+        let users = users(self.phase, dynamic, &env.slots, &shared.runtime);
         self.targets.replace(users, &shared.store);
         let mut records = self.records();
         self.forget_unwanted(&mut records);
         let mut clusters_go_on = false;
-        for (target, watched) in self.targets.iter().filter(|(_, watched)| watched.is_settled) {
+        for (target, watched) in self.targets.but_endpoints().filter(|(_, watched)| watched.is_settled) {
             clusters_go_on |= self.give_to_late(target, &watched.users, &records);
         }
         drop(records);
@@ -263,14 +298,31 @@ impl Updater {
             shared.clusters.note_secrets();
         }
         self.secret_files.reconcile(&lock(&self.parts.shared.records));
-        let wanted = self.targets.subscriptions();
-        self.wanted.send_if_modified(|before| {
-            let is_new = **before != wanted;
-            if is_new {
-                *before = Arc::new(wanted);
+        self.follow_clusters();
+    }
+
+    /// Looks which clusters have come and gone, and tells what is wanted now.
+    fn follow_clusters(&mut self) {
+        let shared = self.parts.shared.clone();
+        if self.phase >= Phase::Clusters {
+            let touched = self.targets.follow_clusters(shared.clusters.snapshot(), &shared.store);
+            let mut records = lock(&shared.records);
+            for target in &touched {
+                match (self.targets.find(target), &target.name) {
+                    (Some(watched), _) if watched.is_settled => {
+                        self.give_to_late(target, &watched.users, &records);
+                    }
+                    (None, Some(name)) => {
+                        let id = Id { name: name.clone(), origin: target.origin.clone() };
+                        records.forget(Kind::Endpoints, &id);
+                    }
+                    _ => {}
+                }
             }
-            is_new
-        });
+        }
+        if let Some(wanted) = self.targets.news() {
+            self.wanted.send_replace(Arc::new(wanted));
+        }
     }
 
     /// Forgets what was delivered for targets that nobody wants any more.
@@ -278,7 +330,7 @@ impl Updater {
         let users = |kind: Kind, origin: &Origin, name: Option<&Arc<str>>| {
             self.targets.users(&Target { kind, origin: origin.clone(), name: name.cloned() })
         };
-        for kind in [Kind::Runtime, Kind::Endpoints, Kind::Secret, Kind::Extension, Kind::Routes] {
+        for kind in [Kind::Runtime, Kind::Secret, Kind::Extension, Kind::Routes] {
             records.retain(kind, |id| users(kind, &id.origin, Some(&id.name)).is_some());
         }
         records.retain(Kind::Scope, |id| users(Kind::Scope, &id.origin, None).is_some());

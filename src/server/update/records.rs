@@ -1,6 +1,6 @@
 //! What discovery has delivered so far.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use nuncio_config::secret::Secret;
 use nuncio_proto::envoy::config::route::v3::VirtualHost;
 use nuncio_proto::google::protobuf::Any;
 
-use super::{Kind, Resource, Status};
+use super::{Kind, Removed, Resource, Status};
 
 /// Every resource that discovery gave and that is still wanted.
 #[derive(Default)]
@@ -148,6 +148,29 @@ impl Records {
     pub(super) fn fail(&mut self, kind: Kind, id: Id, failed: Failed) {
         let all = self.by_kind.entry(kind).or_default();
         all.entry(id).or_insert(Record::EMPTY).failed = Some(failed);
+    }
+
+    /// Forgets one. False where there was none.
+    pub(super) fn forget(&mut self, kind: Kind, id: &Id) -> bool {
+        self.by_kind.get_mut(&kind).is_some_and(|all| all.remove(id).is_some())
+    }
+
+    /// Forgets what is gone of a source, and tells the names.
+    pub(super) fn take_out(
+        &mut self,
+        kind: Kind,
+        origin: &Origin,
+        removed: &Removed,
+        present: &HashSet<String>,
+    ) -> Vec<Arc<str>> {
+        match removed {
+            // There may be very many others.
+            Removed::Named(names) => {
+                let ids = names.iter().map(|name| Id { name: name.as_str().into(), origin: origin.clone() });
+                ids.filter(|id| self.forget(kind, id)).map(|id| id.name).collect()
+            }
+            Removed::AllBut(_) => self.retain(kind, |id| id.origin != *origin || !removed.takes(&id.name, present)),
+        }
     }
 
     /// Forgets those for which `is_kept` is false, and tells their names.

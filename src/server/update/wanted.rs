@@ -1,18 +1,18 @@
 //! What is wanted of the sources, and by whom.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nuncio_config::bootstrap::DynamicResources;
-use nuncio_config::cluster::Discovery;
+use nuncio_config::cluster::{Discovery, EdsConfig};
 use nuncio_config::discovery::{ConfigSource, OnDemandClusters, Origin, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::route::{HostSlot, ScopeSlot};
 use nuncio_config::secret::SecretSlot;
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
-use nuncio_upstream::{Cluster, Clusters};
+use nuncio_upstream::{Cluster, Snapshot};
 use tokio::time::Instant;
 
 use super::stats::{Counted, Event};
@@ -47,16 +47,20 @@ pub(super) struct Watched {
 /// All targets that are wanted.
 #[derive(Default)]
 pub(super) struct Targets {
-    watched: BTreeMap<Target, Watched>,
+    /// Of some kinds there may be very many.
+    watched: BTreeMap<Kind, BTreeMap<Target, Watched>>,
+    /// The clusters whose endpoints are among them.
+    clusters: Arc<Snapshot>,
+    /// Targets have come or gone since [`Self::news`] told which there are.
+    is_news: bool,
     /// When those who wait for a first delivery wait no longer.
     deadlines: BTreeMap<Instant, Vec<Target>>,
 }
 
-/// Who wants what now.
+/// Who wants what now, but for the endpoints of clusters.
 pub(super) fn users(
     phase: Phase,
     dynamic: &DynamicResources,
-    clusters: &Clusters,
     slots: &Slots,
     runtime: &Layers,
 ) -> BTreeMap<Target, Users> {
@@ -74,11 +78,6 @@ pub(super) fn users(
         }
     };
     list(Kind::Cluster, &dynamic.cds, &mut all);
-    for cluster in clusters.snapshot().all() {
-        let Discovery::Eds(eds) = &cluster.config.discovery else { continue };
-        let users = entry(&mut all, Kind::Endpoints, &eds.source, Some(&eds.service_name));
-        users.clusters.push(cluster.clone());
-    }
     for slot in slots.all::<OnDemandClusters>() {
         for name in slot.asked() {
             entry(&mut all, Kind::Cluster, &slot.source, Some(&name)).on_demand.add(&slot);
@@ -125,6 +124,19 @@ fn entry<'a>(
     users
 }
 
+fn eds(cluster: &Cluster) -> Option<&EdsConfig> {
+    match &cluster.config.discovery {
+        Discovery::Eds(eds) => Some(eds),
+        _ => None,
+    }
+}
+
+fn endpoints_of(cluster: &Cluster) -> Option<Target> {
+    let eds = eds(cluster)?;
+    let (origin, name) = (eds.source.origin.clone(), Some(eds.service_name.clone()));
+    Some(Target { kind: Kind::Endpoints, origin, name })
+}
+
 // === impl Users ===
 
 impl Users {
@@ -168,59 +180,114 @@ impl<T> Held<T> {
 // === impl Targets ===
 
 impl Targets {
-    /// Takes over who wants what; those who are new wait from now on.
+    /// Takes over who wants what, but for the endpoints of clusters; those who are new wait from now on.
     pub(super) fn replace(&mut self, all: BTreeMap<Target, Users>, store: &Store) {
+        let of_clusters = self.watched.remove(&Kind::Endpoints);
         let mut before = std::mem::take(&mut self.watched);
+        self.watched.extend(of_clusters.map(|all| (Kind::Endpoints, all)));
         for (target, users) in all {
-            let watched = match before.remove(&target) {
-                Some(known) if known.users.is_same(&users) => known,
-                Some(known) => Watched::new(&target, users, known.is_settled, store),
-                None => {
-                    if let Some(timeout) = users.initial_fetch_timeout {
-                        self.deadlines.entry(Instant::now() + timeout).or_default().push(target.clone());
-                    }
-                    Watched::new(&target, users, false, store)
-                }
-            };
-            self.watched.insert(target, watched);
+            let known = before.get_mut(&target.kind).and_then(|of_kind| of_kind.remove(&target));
+            self.put(target, users, known, store);
         }
+        self.is_news |= before.values().any(|left| !left.is_empty());
+    }
+
+    /// Looks at the clusters that have come and gone since the last time. Tells the targets that others want now than
+    /// before, or nobody.
+    pub(super) fn follow_clusters(&mut self, now: Arc<Snapshot>, store: &Store) -> BTreeSet<Target> {
+        let before = std::mem::replace(&mut self.clusters, now.clone());
+        let mut touched: BTreeMap<Target, Vec<Arc<Cluster>>> = BTreeMap::new();
+        for cluster in before.only_here(&now) {
+            let Some(target) = endpoints_of(cluster) else { continue };
+            let left = touched.entry(target).or_insert_with_key(|target| self.clusters_of(target));
+            left.retain(|other| !Arc::ptr_eq(other, cluster));
+        }
+        for cluster in now.only_here(&before) {
+            let Some(target) = endpoints_of(cluster) else { continue };
+            let all = touched.entry(target).or_insert_with_key(|target| self.clusters_of(target));
+            all.push(cluster.clone());
+        }
+        let targets = touched.keys().cloned().collect();
+        for (target, clusters) in touched {
+            let of_kind = self.watched.entry(Kind::Endpoints).or_default();
+            let known = of_kind.remove(&target);
+            if clusters.is_empty() {
+                self.is_news |= known.is_some();
+                continue;
+            }
+            let timeouts = clusters.iter().filter_map(|cluster| eds(cluster)?.source.initial_fetch_timeout);
+            let users = Users { initial_fetch_timeout: timeouts.max(), clusters, ..Users::default() };
+            self.put(target, users, known, store);
+        }
+        targets
+    }
+
+    fn clusters_of(&self, target: &Target) -> Vec<Arc<Cluster>> {
+        self.users(target).map_or_else(Vec::new, |users| users.clusters.clone())
+    }
+
+    /// Watches a target, of which this was `known` before.
+    fn put(&mut self, target: Target, users: Users, known: Option<Watched>, store: &Store) {
+        let watched = match known {
+            Some(known) if known.users.is_same(&users) => known,
+            Some(known) => Watched::new(&target, users, known.is_settled, store),
+            None => {
+                self.is_news = true;
+                if let Some(timeout) = users.initial_fetch_timeout {
+                    self.deadlines.entry(Instant::now() + timeout).or_default().push(target.clone());
+                }
+                Watched::new(&target, users, false, store)
+            }
+        };
+        self.watched.entry(target.kind).or_default().insert(target, watched);
     }
 
     pub(super) fn find(&self, target: &Target) -> Option<&Watched> {
-        self.watched.get(target)
+        self.watched.get(&target.kind)?.get(target)
+    }
+
+    fn find_mut(&mut self, target: &Target) -> Option<&mut Watched> {
+        self.watched.get_mut(&target.kind)?.get_mut(target)
     }
 
     /// Who wants this target, if anybody does.
     pub(super) fn users(&self, target: &Target) -> Option<&Users> {
-        self.watched.get(target).map(|watched| &watched.users)
+        self.find(target).map(|watched| &watched.users)
     }
 
     /// Whether anything of this kind is wanted of the source.
     pub(super) fn asks(&self, kind: Kind, origin: &Origin) -> bool {
         let first = Target { kind, origin: origin.clone(), name: None };
-        self.watched.range(first..).next().is_some_and(|(next, _)| next.kind == kind && next.origin == *origin)
+        let next = self.watched.get(&kind).and_then(|of_kind| of_kind.range(first..).next());
+        next.is_some_and(|(next, _)| next.origin == *origin)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Target, &Watched)> {
-        self.watched.iter()
+        self.watched.values().flatten()
+    }
+
+    /// All but the endpoints of clusters.
+    pub(super) fn but_endpoints(&self) -> impl Iterator<Item = (&Target, &Watched)> {
+        self.watched.iter().filter(|(kind, _)| **kind != Kind::Endpoints).flat_map(|(_, of_kind)| of_kind)
     }
 
     /// Whether nobody waits for the first delivery of any of this kind.
     pub(super) fn are_settled(&self, kind: Kind) -> bool {
-        self.watched.iter().all(|(target, watched)| target.kind != kind || watched.is_settled)
+        self.watched.get(&kind).is_none_or(|of_kind| of_kind.values().all(|watched| watched.is_settled))
     }
 
-    pub(super) fn subscriptions(&self) -> Subscriptions {
-        self.watched.keys().cloned().collect()
+    /// All of them, if they are others than when it was asked last.
+    pub(super) fn news(&mut self) -> Option<Subscriptions> {
+        std::mem::take(&mut self.is_news).then(|| self.iter().map(|(target, _)| target.clone()).collect())
     }
 
     /// The first delivery of a target has come, or will not. False if it was settled, or is not wanted.
     pub(super) fn settle(&mut self, target: &Target) -> bool {
-        self.watched.get_mut(target).is_some_and(|watched| !std::mem::replace(&mut watched.is_settled, true))
+        self.find_mut(target).is_some_and(|watched| !std::mem::replace(&mut watched.is_settled, true))
     }
 
     pub(super) fn note(&self, target: &Target, event: Event<'_>) {
-        if let Some(counted) = self.watched.get(target).and_then(|watched| watched.counted.as_ref()) {
+        if let Some(counted) = self.find(target).and_then(|watched| watched.counted.as_ref()) {
             counted.note(event);
         }
     }
@@ -234,7 +301,7 @@ impl Targets {
     pub(super) fn take_expired(&mut self, now: Instant) -> Vec<Target> {
         let later = self.deadlines.split_off(&(now + Duration::from_nanos(1)));
         let expired = std::mem::replace(&mut self.deadlines, later);
-        let is_waited_for = |target: &Target| self.watched.get(target).is_some_and(|watched| !watched.is_settled);
+        let is_waited_for = |target: &Target| self.find(target).is_some_and(|watched| !watched.is_settled);
         expired.into_values().flatten().filter(is_waited_for).collect()
     }
 }

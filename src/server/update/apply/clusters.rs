@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::{Id, Kept};
+use crate::update::records::Kept;
 use crate::update::{Kind, Phase, Target};
 
 impl Updater {
@@ -46,8 +46,7 @@ impl Updater {
             // Making many takes a while. A panic in it was logged, and has changed nothing.
             let _ = spawn_blocking(update).await;
         }
-        let stays = |id: &Id| id.origin != origin || !removed.takes(&id.name, &present);
-        let gone = self.records().retain(Kind::Cluster, stays);
+        let gone = self.records().take_out(Kind::Cluster, &origin, &removed, &present);
         for name in &gone {
             // Whoever wants one again asks again.
             let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };

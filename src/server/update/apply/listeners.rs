@@ -8,7 +8,7 @@ use tracing::info;
 use super::{Applied, Updater};
 use crate::listeners::PutError;
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::{Id, Kept};
+use crate::update::records::Kept;
 use crate::update::{Kind, invalid};
 
 /// Envoy's text where another listener has the address, so that it names the listener and no field.
@@ -24,8 +24,7 @@ impl Updater {
         let present: HashSet<_> = entries.iter().map(|entry| entry.resource.name.clone()).collect();
         // First those that go, so that others may take over their addresses.
         let gone: HashSet<_> = {
-            let stays = |id: &Id| id.origin != origin || !removed.takes(&id.name, &present);
-            let gone = self.records().retain(Kind::Listener, stays);
+            let gone = self.records().take_out(Kind::Listener, &origin, &removed, &present);
             gone.into_iter().filter(|name| !self.parts.statics.has_listener(name)).collect()
         };
         let left = self.parts.listeners.remove(|name| gone.contains(name));

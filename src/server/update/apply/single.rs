@@ -73,7 +73,10 @@ impl Updater {
                 Kept::Extension(config)
             }
             Lowered::Routes(table) => {
-                users.routes.iter().for_each(|slot| put_routes(&slot, &table));
+                for slot in users.routes.iter() {
+                    self.old_tables.borrow_mut().push(slot.table.load_full());
+                    put_routes(&slot, &table);
+                }
                 Kept::Routes(table)
             }
             _ => {
