@@ -20,6 +20,11 @@ bench *args:
     cargo build --release
     benches/compare/run {{args}}
 
+# Pushes of a control plane, nuncio beside Envoy ($NUNCIO_ENVOY); writes its section of benches/RESULTS.md.
+bench-xds:
+    cargo build --release --bin nuncio --example xds_push
+    cd "${CARGO_TARGET_DIR:-target}/release" && examples/xds_push --into {{justfile_directory()}}/benches/RESULTS.md nuncio=./nuncio envoy="$NUNCIO_ENVOY"
+
 # Every fuzz target for a minute each; needs cargo-fuzz and a nightly toolchain.
 fuzz-smoke seconds="60":
     cd fuzz && for target in $(cargo fuzz list); do \
