@@ -26,6 +26,7 @@ use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
 use crate::control_plane::ControlPlane;
 use crate::discovery::{ConfigSource, Origin};
+use crate::grpc::GrpcServiceConfig;
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
 use crate::protocol::{duration, message_name, resource_name};
@@ -53,6 +54,8 @@ pub struct BootstrapConfig {
     pub node: Node,
     /// What all clusters share.
     pub cluster_manager: ClusterManagerConfig,
+    /// Who is told of the load of clusters.
+    pub load_stats: Option<GrpcServiceConfig>,
     /// Layers of the runtime.
     pub runtime: RuntimeConfig,
     /// How often stats are flushed to sinks and histograms start a new interval.
@@ -176,6 +179,7 @@ impl BootstrapConfig {
             use_tcp_for_dns_lookups,
             cx,
         );
+        let load_stats = cluster_manager.as_ref().and_then(|manager| manager.load_stats_config.clone());
         let cluster_manager = cx.at("cluster_manager", |cx| {
             let manager = cluster_manager.unwrap_or_default();
             ClusterManagerConfig::lower(manager, node.as_ref(), &mut without_effect, cx)
@@ -188,6 +192,8 @@ impl BootstrapConfig {
         let lower_runtime = |v, cx: &mut LowerCx<'_>| RuntimeConfig::lower(v, &mut without_effect, cx);
         let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
+        let load_stats =
+            cx.at("cluster_manager", |cx| cx.opt("load_stats_config", load_stats, cluster_manager::lower_load_stats));
         refused?;
         extensions?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
@@ -206,6 +212,7 @@ impl BootstrapConfig {
             dynamic_resources: dynamic?.unwrap_or_default(),
             node: node.unwrap_or_default(),
             cluster_manager,
+            load_stats: load_stats?,
             runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),

@@ -12,6 +12,7 @@ mod happy_eyeballs;
 mod health_check;
 mod http;
 mod lb;
+mod load_metrics;
 mod original_dst;
 mod outlier;
 mod pooling;
@@ -48,6 +49,7 @@ pub use lb::{
     LocalityLb, Metric, OverrideHostLb, OwnReports, RingHashFunction, RuntimeNumber, SelectorFallback, SlowStart,
     SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
+pub use load_metrics::LoadMetric;
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierKeys, SuccessRate};
 pub use pooling::{Pooling, UpstreamPool};
@@ -91,6 +93,8 @@ pub struct ClusterConfig {
     pub is_made_for_host: bool,
     /// Whether hosts get their weights by what they report of their load.
     pub client_weights: Option<Box<ClientWeights>>,
+    /// What of the hosts' load reports is passed on; `None`: nothing.
+    pub load_metrics: Option<Arc<[LoadMetric]>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.
@@ -268,6 +272,7 @@ impl ClusterConfig {
             override_host,
             is_made_for_host: false,
             client_weights,
+            load_metrics: LoadMetric::lower_all(&proto.lrs_report_endpoint_metrics),
             common_lb: common_lb?.unwrap_or_default(),
             circuit_breakers: circuit_breakers?.unwrap_or_default(),
             health_check: health_checks.next(),
@@ -344,8 +349,9 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         ignore_health_on_host_removal: _,
         filters,
         load_balancing_policy: _,
-        lrs_server,
-        lrs_report_endpoint_metrics,
+        // Envoy reads it never, whatever it says: `cluster_manager.load_stats_config` alone names a server.
+        lrs_server: _,
+        lrs_report_endpoint_metrics: _,
         track_timeout_budgets: _,
         upstream_config: _,
         track_cluster_stats: _,
@@ -360,8 +366,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("filters", filters),
-        cx.unsupported("lrs_server", lrs_server),
-        cx.unsupported("lrs_report_endpoint_metrics", lrs_report_endpoint_metrics),
         cx.unsupported("queuing_policies", queuing_policies),
     ];
     refusals.into_iter().collect()

@@ -404,9 +404,22 @@ impl Keepalive {
 
 /// Lowers a Duration, which must not be negative.
 pub fn duration(proto: protobuf::Duration, cx: &mut LowerCx<'_>) -> Result<Duration, Refused> {
+    read_duration(proto).ok_or_else(|| cx.invalid("must be a duration of at least 0s"))
+}
+
+/// What a message from outside tells; `None` for what is no duration, or below zero.
+pub fn read_duration(proto: protobuf::Duration) -> Option<Duration> {
     match (u64::try_from(proto.seconds), u32::try_from(proto.nanos)) {
-        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Duration::new(seconds, nanos)),
-        _ => Err(cx.invalid("must be a duration of at least 0s")),
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Some(Duration::new(seconds, nanos)),
+        _ => None,
+    }
+}
+
+/// A duration as a message.
+pub fn to_duration(duration: Duration) -> protobuf::Duration {
+    protobuf::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
     }
 }
 

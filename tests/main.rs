@@ -22,6 +22,7 @@ mod leaving;
 mod limits;
 mod listener_resets;
 mod listeners;
+mod load_reports;
 mod mutations;
 mod on_demand;
 mod on_demand_tcp;

@@ -8,7 +8,8 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_telemetry::access_log::{Destination, LogFile};
 
 use crate::cluster::{ClusterConfig, DnsResolverConfig, Locality};
-use crate::refuse_set;
+use crate::control_plane::ControlPlane;
+use crate::grpc::GrpcServiceConfig;
 use crate::socket::BindConfig;
 
 /// What all clusters share.
@@ -44,21 +45,20 @@ impl ClusterManagerConfig {
             local_cluster_name,
             outlier_detection,
             upstream_bind_config,
-            load_stats_config,
+            // Its server is a static cluster: see `lower_load_stats`.
+            load_stats_config: _,
             enable_deferred_cluster_creation,
         } = manager;
         if enable_deferred_cluster_creation {
             // A worker makes its state of a cluster at first use in any case.
             without_effect.push(format!("{}.enable_deferred_cluster_creation", cx.path()));
         }
-        let refused = refuse_set!(cx; load_stats_config);
         let local_cluster = (!local_cluster_name.is_empty()).then(|| LocalCluster {
             name: cx.env.clusters.intern(&local_cluster_name),
             locality: node.and_then(|node| node.locality.clone()).and_then(Locality::lower),
         });
         let bind = cx.opt("upstream_bind_config", upstream_bind_config, BindConfig::lower);
         let outlier_log = cx.opt("outlier_detection", outlier_detection, |v, cx| lower_outlier(v, without_effect, cx));
-        refused?;
         Ok(Self {
             upstream_bind_config: bind?,
             local_cluster,
@@ -79,6 +79,18 @@ impl LocalCluster {
             true => Err(cx.invalid(format!("unexpected non-zero priority for local cluster '{name}'"))),
             false => Ok(()),
         }
+    }
+}
+
+/// Who is told of the load (`load_stats_config`). Of what else the message says Envoy heeds nothing.
+pub(super) fn lower_load_stats(
+    proto: core::ApiConfigSource,
+    cx: &mut LowerCx<'_>,
+) -> Result<GrpcServiceConfig, Refused> {
+    let mut services = ControlPlane::lower(proto, cx)?.services;
+    match (services.pop(), services.is_empty()) {
+        (Some(service), true) => Ok(service),
+        _ => Err(cx.at("grpc_services", |cx| cx.invalid("must have no more than one"))),
     }
 }
 

@@ -13,6 +13,8 @@ use crate::discovery::ConfigSource;
 pub struct EdsConfig {
     /// The name by which the endpoints are asked for: `service_name`, or else the cluster's.
     pub service_name: Arc<str>,
+    /// `service_name` as configured, which load reports tell.
+    pub told_name: Option<Arc<str>>,
     /// Where they come from.
     pub source: ConfigSource,
 }
@@ -40,8 +42,9 @@ impl EdsConfig {
                 return Err(cx.at("eds_config", |cx| cx.invalid("is required")));
             };
             let source = cx.at("eds_config", |cx| ConfigSource::lower(source, cx))?;
-            let service_name = if service_name.is_empty() { &cluster.name } else { service_name };
-            Ok(Self { service_name: (**service_name).into(), source })
+            let told_name: Option<Arc<str>> = (!service_name.is_empty()).then(|| (**service_name).into());
+            let service_name = told_name.clone().unwrap_or_else(|| (*cluster.name).into());
+            Ok(Self { service_name, told_name, source })
         })
     }
 }

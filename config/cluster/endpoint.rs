@@ -311,7 +311,7 @@ impl Health {
 
 impl Locality {
     /// `None` where it says nothing: that is the same as none at all.
-    pub(crate) fn lower(proto: core::Locality) -> Option<Self> {
+    pub fn lower(proto: core::Locality) -> Option<Self> {
         let core::Locality { region, zone, sub_zone } = proto;
         let locality = Self { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() };
         (locality != Self::default()).then_some(locality)

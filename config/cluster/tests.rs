@@ -156,9 +156,9 @@ fn hosts_are_counted_by_names_of_their_own_unless_found_by_dns() {
 fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
     proto.filters = vec![Default::default()];
-    proto.lrs_report_endpoint_metrics = vec!["a".to_owned()];
+    proto.queuing_policies = Some(Default::default());
     let said = refusals(proto);
-    assert_eq!(said, ["filters: not implemented yet", "lrs_report_endpoint_metrics: not implemented yet"]);
+    assert_eq!(said, ["filters: not implemented yet", "queuing_policies: not implemented yet"]);
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn each_resolver_library_has_its_options() {
 #[test]
 fn every_part_of_a_cluster_tells_its_refusals() {
     let mut proto = cluster(&["a.example"]);
-    proto.lrs_report_endpoint_metrics = vec!["m".to_owned()];
+    proto.queuing_policies = Some(Default::default());
     proto.circuit_breakers = Some(pb::CircuitBreakers {
         per_host_thresholds: vec![pb::circuit_breakers::Thresholds {
             max_connection_pools: Some(protobuf::UInt32Value { value: 1 }),
@@ -339,7 +339,7 @@ fn every_part_of_a_cluster_tells_its_refusals() {
     });
     proto.http2_protocol_options = Some(core::Http2ProtocolOptions { allow_metadata: true, ..Default::default() });
     let said = refusals(proto).join("\n");
-    for path in ["lrs_report_endpoint_metrics", "load_assignment", "per_host_thresholds", "allow_metadata"] {
+    for path in ["queuing_policies", "load_assignment", "per_host_thresholds", "allow_metadata"] {
         assert!(said.contains(path), "{path} is not in\n{said}");
     }
 }

@@ -25,6 +25,7 @@ use crate::cli::{Mode, Options};
 use crate::deadline::reached;
 use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
+use crate::load_reports::LoadReporter;
 use crate::logs::Logs;
 use crate::reload::{self, Reloader};
 use crate::runtime::{self, Layers};
@@ -92,6 +93,9 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
             spawn_local(control.sources.take().expect("it is made with the start").run()),
         ];
+        if let Some(reporter) = control.reporter.take() {
+            spawn_local(reporter.run());
+        }
         if control.options.watch_config {
             // Before all else is there: what is written meanwhile is not to be missed.
             spawn_local(reload::watch(control.options.clone(), control.reload.clone()));
@@ -145,6 +149,8 @@ struct Control {
     updates: Updates,
     /// Followed as soon as all else is.
     sources: Option<Sources>,
+    /// The same.
+    reporter: Option<LoadReporter>,
     initial: Initial,
     env: Arc<LowerEnv>,
     /// Asks for the bootstrap to be read again.
@@ -198,11 +204,15 @@ impl Control {
         spawn_local(updater.run());
         // Envoy loads it twice: before clusters are known and after, as those may bring a layer.
         shared.runtime.reload();
+        let upstreams = Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy()));
+        let node = identify(config.node);
+        let reporter =
+            config.load_stats.map(|service| LoadReporter::new(&shared, &env, upstreams.clone(), service.target, &node));
         let sources = Sources {
             updates: updates.clone(),
-            upstreams: Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy())),
+            upstreams,
             store: shared.store.clone(),
-            node: identify(config.node),
+            node,
             ads,
             unknown: unknown_dynamic(&options),
         };
@@ -222,6 +232,7 @@ impl Control {
             listeners,
             updates,
             sources: Some(sources),
+            reporter,
             initial,
             env,
             reload: Rc::default(),

@@ -13,6 +13,7 @@ mod deadline;
 mod explain;
 mod files;
 mod listeners;
+mod load_reports;
 mod logs;
 mod memory;
 mod panics;

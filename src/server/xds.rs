@@ -12,4 +12,5 @@ mod protocol;
 mod rest;
 mod sources;
 
+pub(crate) use client::sent;
 pub(crate) use sources::{Sources, identify};

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
-use crate::orca::Reported;
+use crate::orca;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
@@ -421,14 +421,9 @@ impl ActiveRequest {
     /// Takes in what headers or trailers of the response say of the load of the host; the first word counts.
     #[inline]
     pub(crate) fn note_load(&self, headers: &HeaderMap) {
-        if let Some(config) = &self.share.cluster.config.client_weights
-            && !self.has_reported.get()
-        {
-            let reported = Reported::read(headers, config);
-            if let Reported::Weight(weight) = reported {
-                self.host.note_report(weight, self.share.env.clock.now());
-            }
-            self.has_reported.set(reported != Reported::Nothing);
+        let config = &self.share.cluster.config;
+        if (config.client_weights.is_some() || config.load_metrics.is_some()) && !self.has_reported.get() {
+            self.has_reported.set(orca::note(config, &self.host, headers, self.share.env.clock.now()));
         }
     }
 

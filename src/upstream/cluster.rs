@@ -1,3 +1,4 @@
+mod drops;
 mod heritage;
 mod merge;
 mod tracked;
@@ -29,6 +30,7 @@ use crate::limits::{Limits, Resource};
 use crate::orca;
 use crate::runtime::RuntimeRules;
 use crate::sub_clusters::SubClusterTable;
+pub use drops::Drops;
 use merge::Held;
 pub(crate) use merge::{Due, Merges};
 use tracked::Tracked;
@@ -57,6 +59,8 @@ pub struct Cluster {
     writer: Mutex<Writer>,
     /// Changes whenever `hosts` does: workers compare it before they look at the hosts.
     version: AtomicU64,
+    /// Requests that no host was to see.
+    pub drops: Drops,
     /// See [`Self::dropped`]; of the policy that holds now.
     dropped: AtomicU32,
     /// True once the hosts are known, or known not to be found, and were checked where they are.
@@ -155,6 +159,7 @@ impl Cluster {
             limits,
             store,
             version: AtomicU64::new(0),
+            drops: Drops::default(),
             dropped: AtomicU32::new(0),
             warm: watch::Sender::new(false),
             waits_for_secrets: AtomicBool::new(false),
@@ -472,7 +477,7 @@ impl Cluster {
     }
 
     /// Waits until the hosts are known, or known not to be found.
-    pub(crate) async fn warmed(&self) {
+    pub async fn warmed(&self) {
         // The sender is in `self`, so that waiting cannot fail.
         let _ = self.warm.subscribe().wait_for(|warm| *warm).await;
     }

@@ -89,6 +89,11 @@ impl Failure {
         matches!(self, Self::Timeout | Self::PerTryTimeout | Self::PerTryIdleTimeout)
     }
 
+    /// Whether a limit of the cluster kept it from its hosts.
+    pub(crate) fn is_overflow(&self) -> bool {
+        matches!(self, Self::Pool(PoolFailure::Overflow) | Self::RequestOverflow)
+    }
+
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`
     pub(crate) fn transport_failure(&self) -> Option<&Arc<str>> {
         match self {
@@ -160,7 +165,7 @@ impl Failure {
             Self::RequestBody(error) => error.flags,
             _ => self.flag().into(),
         };
-        if matches!(self, Self::Pool(PoolFailure::Overflow) | Self::RequestOverflow) {
+        if self.is_overflow() {
             reply.headers.insert(&OVERLOADED, HeaderValue::from_static("true"));
         }
         reply.body(self.body())

@@ -1,5 +1,6 @@
 mod balance;
 mod flags;
+mod metrics;
 mod signal;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use crate::outlier::Monitor;
 use balance::Balance;
 
 pub use flags::{HealthFlag, HealthFlags};
+pub use metrics::{HostMetrics, MetricSum};
 pub(crate) use signal::Signal;
 
 /// One host of a cluster, shared by all workers.
@@ -67,6 +69,8 @@ pub struct Host {
     /// Of those who look after connections to it. The lock is taken when they begin to, and when the host fails; never
     /// for a request.
     signals: Mutex<Vec<Weak<Signal>>>,
+    /// What it reported of its load, for load reports.
+    pub metrics: HostMetrics,
     /// What was counted for it.
     pub stats: HostStats,
 }
@@ -185,6 +189,7 @@ impl Host {
             tlvs: tlvs.clone(),
             locality_metadata: locality_metadata.clone(),
             transport: OnceLock::new(),
+            metrics: HostMetrics::default(),
             stats: HostStats::default(),
         }
     }

@@ -42,11 +42,13 @@ mod udp_proxy;
 mod udp_tunnel;
 mod worker;
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, Drops};
 pub use clusters::{Clusters, Snapshot};
 pub use dns_filter::ROW as DNS_FILTER;
 pub use forward_proxy::ROW as FORWARD_PROXY;
-pub use host::{CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostStats};
+pub use host::{
+    CoarseHealth, HealthFlag, HealthFlags, Host, HostCounter, HostGauge, HostMetrics, HostStats, MetricSum,
+};
 pub use host_set::{Candidates, HostGroups, HostSet, LocalityHosts, PriorityHosts, PriorityLoad};
 pub use router::ROW as ROUTER;
 pub use sni_forward_proxy::ROW as SNI_FORWARD_PROXY;

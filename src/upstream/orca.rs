@@ -12,7 +12,8 @@ mod stream;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use nuncio_config::cluster::ClientWeights;
+use http::HeaderMap;
+use nuncio_config::cluster::{ClientWeights, ClusterConfig};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
@@ -20,7 +21,7 @@ use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
 
-pub(crate) use report::Reported;
+use report::LoadReport;
 use stream::ReportStreams;
 
 impl Clusters {
@@ -55,6 +56,18 @@ impl Clusters {
             let _ = changes.changed().await;
         }
     }
+}
+
+/// Takes in what headers or trailers of a response of `host` say of its load. False where they say nothing.
+pub(crate) fn note(config: &ClusterConfig, host: &Host, headers: &HeaderMap, now: Instant) -> bool {
+    let Some(report) = LoadReport::read(headers) else { return false };
+    if let Some(weight) = config.client_weights.as_ref().and_then(|weights| report.weight(weights)) {
+        host.note_report(weight, now);
+    }
+    if let Some(metrics) = &config.load_metrics {
+        host.metrics.add(|add| report.each(metrics, add));
+    }
+    true
 }
 
 async fn weigh_forever(cluster: Arc<Cluster>) {

@@ -63,6 +63,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         override_host: None,
         is_made_for_host: false,
         client_weights: None,
+        load_metrics: None,
         common_lb: CommonLb::default(),
         circuit_breakers: CircuitBreakers::default(),
         health_check: None,

@@ -21,13 +21,12 @@ fn chains_refused(chains: &str, expected: &[&str]) {
 fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
     refused(
         "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
-         cluster_manager: { load_stats_config: { set_node_on_first_message_only: true } }, layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
+         cluster_manager: { load_stats_config: { api_type: GRPC, config_validators: [{}] } }, layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
          static_resources: { secrets: [{ name: s }] } }",
         &[
             "watchdogs: not implemented yet",
             "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
             "stats_config.use_all_default_tags: not implemented yet",
-            "cluster_manager.load_stats_config: not implemented yet",
             "static_resources.secrets[0]: one of tls_certificate, session_ticket_keys, validation_context and generic_secret is required",
             "layered_runtime.layers[0].static_layer[\"a\"]: is not a text, number or boolean",
             "layered_runtime.layers[1].name: duplicate layer name \"s\"",

@@ -134,7 +134,7 @@ impl OwnReports {
 
 impl Metric {
     /// `None` for a name that no report has.
-    fn lower(name: &str) -> Option<Self> {
+    pub(in crate::cluster) fn lower(name: &str) -> Option<Self> {
         Some(match name {
             "cpu_utilization" => Self::Cpu,
             "mem_utilization" => Self::Memory,
@@ -148,5 +148,13 @@ impl Metric {
                 _ => return None,
             },
         })
+    }
+
+    /// Its place in a map, where it has one.
+    pub(in crate::cluster) fn key(&self) -> Option<&str> {
+        match self {
+            Self::Named(key) | Self::Utilization(key) | Self::Cost(key) => Some(key),
+            Self::Cpu | Self::Memory | Self::Application | Self::Errors | Self::Requests => None,
+        }
     }
 }

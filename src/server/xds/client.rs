@@ -196,7 +196,7 @@ impl<P: Protocol> Client<P> {
 }
 
 /// Hands the request to the stream, as soon as that takes it.
-async fn sent(sender: &GrpcSender, request: &mut Option<Bytes>) {
+pub(crate) async fn sent(sender: &GrpcSender, request: &mut Option<Bytes>) {
     match sender.reserve().await {
         Ok(permit) => {
             if let Some(request) = request.take() {

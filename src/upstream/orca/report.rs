@@ -6,13 +6,13 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
-use nuncio_config::cluster::{ClientWeights, Metric};
+use nuncio_config::cluster::{ClientWeights, LoadMetric, Metric};
 use prost::Message;
 use serde_json::{Map, Value};
 
 /// `xds.data.orca.v3.OrcaLoadReport`: the fields that nuncio reads.
 #[derive(Clone, PartialEq, Message)]
-struct LoadReport {
+pub(crate) struct LoadReport {
     #[prost(double, tag = "1")]
     cpu_utilization: f64,
     #[prost(double, tag = "2")]
@@ -40,7 +40,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What headers or trailers say of the load of a host.
+/// What a host says of its load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reported {
     /// Nothing, or nothing that can be read.
@@ -52,15 +52,6 @@ pub(crate) enum Reported {
 }
 
 // === impl Reported ===
-
-impl Reported {
-    pub(crate) fn read(headers: &HeaderMap, config: &ClientWeights) -> Self {
-        match LoadReport::read(headers) {
-            None => Self::Nothing,
-            Some(report) => report.weight(config).map_or(Self::NoWeight, Self::Weight),
-        }
-    }
-}
 
 impl Reported {
     /// Of one message that a host sends by itself.
@@ -75,7 +66,8 @@ impl Reported {
 // === impl LoadReport ===
 
 impl LoadReport {
-    fn read(headers: &HeaderMap) -> Option<Self> {
+    /// What headers or trailers say.
+    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
         if let Some(binary) = headers.get(BINARY_HEADER) {
             return Self::of_binary(binary.as_bytes());
         }
@@ -166,7 +158,7 @@ impl LoadReport {
     }
 
     /// The weight of a host that reports this. Envoy: none follows from a report without requests or utilization.
-    fn weight(&self, config: &ClientWeights) -> Option<u32> {
+    pub(crate) fn weight(&self, config: &ClientWeights) -> Option<u32> {
         let requests = self.rps_fractional;
         if requests.is_nan() || requests <= 0.0 {
             return None;
@@ -179,6 +171,26 @@ impl LoadReport {
         Some((requests / utilization) as u32)
     }
 
+    /// Tells `add` name and value of each of `metrics` that it has. Envoy: those that are in no map it always has.
+    pub(crate) fn each(&self, metrics: &[LoadMetric], mut add: impl FnMut(&str, f64)) {
+        for LoadMetric { name, metric } in metrics {
+            match self.place(metric) {
+                None => add(name, self.value(metric)),
+                Some((map, "*")) => map.iter().for_each(|(key, value)| add(&format!("{name}{key}"), *value)),
+                Some((map, key)) => _ = map.get(key).map(|value| add(name, *value)),
+            }
+        }
+    }
+
+    fn place<'a>(&'a self, metric: &'a Metric) -> Option<(&'a HashMap<String, f64>, &'a str)> {
+        match metric {
+            Metric::Cpu | Metric::Memory | Metric::Application | Metric::Errors | Metric::Requests => None,
+            Metric::Named(key) => Some((&self.named_metrics, key)),
+            Metric::Utilization(key) => Some((&self.utilization, key)),
+            Metric::Cost(key) => Some((&self.request_cost, key)),
+        }
+    }
+
     fn utilization(&self, config: &ClientWeights) -> f64 {
         let greatest = config.metrics.iter().map(|metric| self.value(metric)).fold(0.0, f64::max);
         let mut known = [greatest, self.application_utilization].into_iter();
@@ -186,16 +198,15 @@ impl LoadReport {
     }
 
     fn value(&self, metric: &Metric) -> f64 {
-        let keyed = |map: &HashMap<String, f64>, key: &str| map.get(key).copied().unwrap_or(0.0);
         match metric {
             Metric::Cpu => self.cpu_utilization,
             Metric::Memory => self.mem_utilization,
             Metric::Application => self.application_utilization,
             Metric::Errors => self.eps,
             Metric::Requests => self.rps_fractional,
-            Metric::Named(key) => keyed(&self.named_metrics, key),
-            Metric::Utilization(key) => keyed(&self.utilization, key),
-            Metric::Cost(key) => keyed(&self.request_cost, key),
+            Metric::Named(_) | Metric::Utilization(_) | Metric::Cost(_) => {
+                self.place(metric).and_then(|(map, key)| map.get(key)).copied().unwrap_or(0.0)
+            }
         }
     }
 }
@@ -242,7 +253,9 @@ mod tests {
 
     fn reported(name: &'static str, value: &str) -> Reported {
         let headers = [(http::HeaderName::from_static(name), value.parse().unwrap())].into_iter().collect();
-        Reported::read(&headers, &config(&[Metric::Named("foo".into())], 0.0))
+        let config = config(&[Metric::Named("foo".into())], 0.0);
+        LoadReport::read(&headers)
+            .map_or(Reported::Nothing, |report| report.weight(&config).map_or(Reported::NoWeight, Reported::Weight))
     }
 
     fn text(report: &str) -> Reported {
@@ -262,6 +275,25 @@ mod tests {
         assert_eq!(text(all), Reported::Weight(400));
         assert_eq!(text(&all.replace("foo", "bar")), Reported::Weight(200));
         assert_eq!(text(&all.replace("0.5,", "0,").replace("foo", "bar")), Reported::Weight(1000));
+    }
+
+    #[test]
+    fn metrics_are_passed_on_by_their_names_and_those_of_no_map_always() {
+        let metric = |name: &str, metric| LoadMetric { name: name.into(), metric };
+        let metrics = [
+            metric("cpu_utilization", Metric::Cpu),
+            metric("eps", Metric::Errors),
+            metric("named_metrics.a", Metric::Named("a".into())),
+            metric("named_metrics.c", Metric::Named("c".into())),
+            metric("utilization.", Metric::Utilization("*".into())),
+        ];
+        let mut report = LoadReport { cpu_utilization: 0.5, ..LoadReport::default() };
+        report.named_metrics = [("a".to_owned(), 1.0), ("b".to_owned(), 2.0)].into();
+        report.utilization = [("x".to_owned(), 0.25)].into();
+        let mut told = Vec::new();
+        report.each(&metrics, |name, value| told.push((name.to_owned(), value)));
+        let expected = [("cpu_utilization", 0.5), ("eps", 0.0), ("named_metrics.a", 1.0), ("utilization.x", 0.25)];
+        assert_eq!(told, expected.map(|(name, value)| (name.to_owned(), value)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Forwarding<'_> {
             return None;
         }
         self.cluster.shared.cluster.stats.upstream_rq_maintenance_mode().inc();
-        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        self.count_drop();
         let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
             .flag(ResponseFlag::UpstreamOverflow)
             .body("maintenance mode");
@@ -51,9 +51,18 @@ impl Forwarding<'_> {
         } else {
             return None;
         };
-        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        self.count_drop();
+        self.cluster.shared.cluster.drops.note_overload();
         let mut reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).flag(flag).body(body);
         reply.headers.insert(header, HeaderValue::from_static("true"));
         Some(reply)
+    }
+
+    /// Counts the answer to a request that no host is to see.
+    fn count_drop(&self) {
+        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        if self.config.dynamic_stats {
+            self.cluster.shared.cluster.drops.note();
+        }
     }
 }

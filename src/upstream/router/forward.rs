@@ -417,6 +417,9 @@ impl Forwarding<'_> {
         if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
             self.count_status(reply.status.as_u16());
         }
+        if failed.failure.is_overflow() && self.config.dynamic_stats {
+            self.cluster.shared.cluster.drops.note();
+        }
         // Envoy: a balancer without hosts makes no cookies.
         for cookie in self.cookies.take().into_iter().filter(|_| failed.host.is_some()) {
             reply.headers.append(http::header::SET_COOKIE, cookie);

@@ -15,7 +15,7 @@ fn at(port: u16) -> Endpoint {
 fn eds() -> ClusterConfig {
     let origin = Origin::Path { path: "/eds".into(), watched_directory: None };
     let source = ConfigSource { origin, initial_fetch_timeout: None };
-    let discovery = Discovery::Eds(Box::new(EdsConfig { service_name: "c".into(), source }));
+    let discovery = Discovery::Eds(Box::new(EdsConfig { service_name: "c".into(), told_name: None, source }));
     ClusterConfig { discovery, ..cluster_config("c", Vec::new()) }
 }
 
