@@ -15,6 +15,7 @@ mod json;
 mod locate;
 mod mask;
 mod print;
+mod redact;
 mod rules;
 mod schema;
 mod source;
@@ -28,6 +29,7 @@ mod yaml;
 
 pub use mask::{FieldMask, NotRepeated, elements};
 pub use print::{Defaults, JsonLines, rfc3339, to_json, to_json_line, to_redacted_json};
+pub use redact::redacted;
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;

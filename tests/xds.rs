@@ -5,6 +5,7 @@ mod cache;
 mod live;
 mod random;
 mod rest;
+mod status;
 
 use super::support::client;
 use super::support::control_plane::{Asked, ControlPlane, Kind, cluster_at};

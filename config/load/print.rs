@@ -4,6 +4,7 @@
 //! not needed.
 
 use super::check::{Fields, any_parts};
+use super::redact::REDACTED;
 use super::rules::{Nanos, Value};
 use super::schema::{Field, Kind, Known, Label, Message, Schemas};
 use super::wire::Raw;
@@ -80,9 +81,6 @@ enum Layout {
     /// Without any white space.
     Line,
 }
-
-/// What stands for a text that is not to be shown.
-const REDACTED: &str = "[redacted]";
 
 /// What becomes of fields that are not to be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

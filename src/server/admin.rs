@@ -2,9 +2,11 @@
 
 mod certs;
 mod clusters;
+mod csds;
 mod dump;
 mod endpoints;
 mod explain;
+mod grpc;
 mod info;
 mod logging;
 mod mutate;

@@ -20,6 +20,7 @@ use super::info::state;
 use super::{Admin, Params, Reply};
 use names::Names;
 
+pub(super) use dynamic::error_state;
 pub(super) use init::init_dump;
 
 /// `/config_dump`
@@ -109,12 +110,12 @@ fn is_initialising(admin: &Admin) -> bool {
     matches!(state(&admin.shared.state), State::PreInitializing | State::Initializing)
 }
 
-fn any<T: Message + Name>(message: &T) -> Any {
+pub(super) fn any<T: Message + Name>(message: &T) -> Any {
     Any { type_url: format!("type.googleapis.com/{}", T::full_name()), value: message.encode_to_vec() }
 }
 
 /// Envoy tells milliseconds.
-fn timestamp(at: SystemTime) -> Timestamp {
+pub(super) fn timestamp(at: SystemTime) -> Timestamp {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),

@@ -1,4 +1,4 @@
-//! HTTP/1.1 for the admin server.
+//! HTTP/1.1 and HTTP/2 for the admin server.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,23 +10,26 @@ use std::task::{Context, Poll, ready};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use bytes::{Buf, Bytes};
+use http::{HeaderValue, Request, Response, Version, header};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nuncio_net::BoundSocket;
 use nuncio_telemetry::Address;
 use socket2::Socket;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
+use super::grpc::{self, Answers};
+use super::stats::Codec;
 use super::{Admin, Reply};
 use crate::startup::StartError;
 
@@ -36,6 +39,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Connections served at the same time; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 256;
+/// What a client begins with that knows beforehand that HTTP/2 is spoken (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests of an HTTP/2 connection at the same time.
+const MAX_STREAMS: u32 = 16;
 /// Longest request head in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// Longest request body in bytes.
@@ -139,7 +146,7 @@ enum Accepted {
 
 /// Serves a connection as a task of its own.
 fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    stream: S,
+    mut stream: S,
     admin: &Rc<Admin>,
     connections: &Rc<Semaphore>,
     stopped: &watch::Receiver<bool>,
@@ -147,17 +154,32 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let (admin, connections, mut stopped) = (admin.clone(), connections.clone(), stopped.clone());
     spawn_local(async move {
         let _slot = connections.acquire().await;
-        let _counted = admin.stats.connection();
-        let service = service_fn(|request| answer(&admin, request));
-        let io = TokioIo::new(Unstalled::new(stream));
-        let mut connection = pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(REQUEST_TIMEOUT)
-                .max_buf_size(MAX_HEAD)
-                .serve_connection(io, service)
-        );
+        let counted = admin.stats.connection();
+        let begin = tokio::select! {
+            begin = timeout(REQUEST_TIMEOUT, read_begin(&mut stream)) => begin,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        let Ok(Ok(begin)) = begin else { return };
+        let io = TokioIo::new(Unstalled::new(stream, begin.clone()));
+        let of_connection = admin.clone();
+        let service = service_fn(move |request| answer(of_connection.clone(), request));
         // How a connection of admin ends is of no interest.
+        if begin == PREFACE {
+            counted.speaks(Codec::Http2);
+            let mut builder = http2::Builder::new(LocalExecutor);
+            let builder = builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST_TIMEOUT);
+            let mut connection = pin!(builder.max_concurrent_streams(MAX_STREAMS).serve_connection(io, service));
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+            return;
+        }
+        counted.speaks(Codec::Http1);
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD);
+        let mut connection = pin!(builder.serve_connection(io, service));
         tokio::select! {
             _ = connection.as_mut() => return,
             _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
@@ -166,10 +188,72 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     });
 }
 
-async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    admin.stats.request_begins();
+/// The first bytes: the preface of HTTP/2, or as many as tell that it is none.
+async fn read_begin<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Bytes> {
+    let mut begin = Vec::with_capacity(PREFACE.len());
+    while begin.len() < PREFACE.len() && PREFACE.starts_with(&begin) {
+        let missing = PREFACE.len() - begin.len();
+        let mut part = (&mut *stream).take(missing as u64);
+        if part.read_buf(&mut begin).await? == 0 {
+            break;
+        }
+    }
+    Ok(begin.into())
+}
+
+/// Runs the streams of an HTTP/2 connection on the admin thread.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}
+
+/// The body of an answer.
+enum AnswerBody {
+    Whole(Full<Bytes>),
+    Grpc(Answers),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(body) => Pin::new(body).poll_frame(cx),
+            Self::Grpc(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Grpc(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Grpc(body) => body.size_hint(),
+        }
+    }
+}
+
+async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
+    admin.stats.request_begins(if request.version() == Version::HTTP_2 { Codec::Http2 } else { Codec::Http1 });
     let (head, body) = request.into_parts();
     let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
+    let body = match grpc::respond(&admin, path, body) {
+        Ok(response) => {
+            admin.stats.request_ends(response.status());
+            return Ok(response.map(AnswerBody::Grpc));
+        }
+        Err(body) => body,
+    };
     let body = match Admin::takes_body(&head.method, path) {
         // A body that breaks off or is too long is none: what lacks is then named.
         true => Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default(),
@@ -177,7 +261,7 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Fu
     };
     let Reply { status, content_type, body } = admin.answer(&head.method, path, query, &body).await;
     admin.stats.request_ends(status);
-    let mut response = Response::new(Full::new(Bytes::from(body.into_owned())));
+    let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(body.into_owned()))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -190,12 +274,14 @@ async fn answer(admin: &Admin, request: Request<Incoming>) -> Result<Response<Fu
 /// A stream that breaks when its peer takes nothing for [`WRITE_STALL`].
 struct Unstalled<S> {
     stream: S,
+    /// What was read of it already.
+    begin: Bytes,
     stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Unstalled<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, stall: None }
+    fn new(stream: S, begin: Bytes) -> Self {
+        Self { stream, begin, stall: None }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -211,6 +297,12 @@ impl<S> Unstalled<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.begin.is_empty() {
+            let count = self.begin.len().min(buf.remaining());
+            buf.put_slice(&self.begin[..count]);
+            self.begin.advance(count);
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -55,7 +55,7 @@ fn cluster(accepted: &Accepted) -> DynamicCluster {
 }
 
 /// What is wrong with what was delivered last.
-pub(super) fn error_state(record: &Record) -> Option<proto::UpdateFailureState> {
+pub(in crate::admin) fn error_state(record: &Record) -> Option<proto::UpdateFailureState> {
     record.failed.as_ref().map(|failed| proto::UpdateFailureState {
         failed_configuration: Some(failed.any.clone()),
         last_update_attempt: Some(timestamp(failed.at)),
