@@ -91,6 +91,8 @@ pub struct ClusterConfig {
     pub override_host: Option<Box<OverrideHostLb>>,
     /// Whether a dynamic forward proxy made it, for a host that requests name.
     pub is_made_for_host: bool,
+    /// Whether it stands for a service that is no cluster of the configuration, and nobody is told of.
+    pub is_own: bool,
     /// Whether hosts get their weights by what they report of their load.
     pub client_weights: Option<Box<ClientWeights>>,
     /// What of the hosts' load reports is passed on; `None`: nothing.
@@ -271,6 +273,7 @@ impl ClusterConfig {
             slow_start,
             override_host,
             is_made_for_host: false,
+            is_own: false,
             client_weights,
             load_metrics: LoadMetric::lower_all(&proto.lrs_report_endpoint_metrics),
             common_lb: common_lb?.unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! Which gRPC service to call, and how: `core.v3.GrpcService`.
 
+mod google;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -44,13 +46,14 @@ impl GrpcServiceConfig {
         let metadata = cx.each("initial_metadata", initial_metadata, lower_metadata);
         let service = match target_specifier {
             Some(TargetSpecifier::EnvoyGrpc(envoy)) => cx.at("envoy_grpc", |cx| lower_envoy(envoy, cx)),
-            Some(TargetSpecifier::GoogleGrpc(_)) => {
-                Err(cx.at("google_grpc", |cx| cx.not_implemented("a gRPC service that is no cluster")))
+            Some(TargetSpecifier::GoogleGrpc(google)) => {
+                cx.at("google_grpc", |cx| google::lower(google, cx)).map(|target| (target, None))
             }
             None => Err(cx.invalid("one of envoy_grpc and google_grpc is required")),
         };
         refused?;
-        let (timeout, metadata, (target, backoff)) = (timeout?, metadata?, service?);
+        let (timeout, mut metadata, (target, backoff)) = (timeout?, metadata?, service?);
+        metadata.extend(target.metadata.iter().cloned());
         Ok(Self { target: GrpcTarget { metadata, ..target }, timeout: timeout.and_then(non_zero), backoff })
     }
 }
@@ -65,7 +68,7 @@ fn lower_envoy(proto: EnvoyGrpc, cx: &mut LowerCx<'_>) -> Result<(GrpcTarget, Op
     }
     let max_message = max_receive_message_length.map_or(DEFAULT_MAX_MESSAGE, |max| max.value as usize);
     let cluster = cx.env.clusters.intern(&cluster_name);
-    let target = GrpcTarget { cluster, authority: authority.into(), metadata: Vec::new(), max_message };
+    let target = GrpcTarget { cluster, authority: authority.into(), metadata: Vec::new(), max_message, own: None };
     Ok((target, backoff?.flatten()))
 }
 

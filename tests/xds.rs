@@ -2,6 +2,7 @@
 
 mod bad;
 mod cache;
+mod google;
 mod live;
 mod random;
 mod rest;

@@ -1,7 +1,9 @@
 //! Calls of gRPC services through clusters (gRPC over HTTP/2, PROTOCOL-HTTP2.md of gRPC).
 
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -9,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
+use nuncio_telemetry::stats::{CounterHandle, Scope};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
@@ -30,6 +33,68 @@ pub struct GrpcTarget {
     pub metadata: Vec<(HeaderName, HeaderValue)>,
     /// Bytes that a message of the server may have; one that has more ends the call with RESOURCE_EXHAUSTED.
     pub max_message: usize,
+    /// Where the service is at an address of its own: `cluster` stands for it, for as long as this is held.
+    pub own: Option<Arc<dyn OwnCalls>>,
+}
+
+/// Told of the calls of a service at an address of its own, which is there for as long as somebody holds this.
+pub trait OwnCalls: std::fmt::Debug + Send + Sync {
+    /// A call begins.
+    fn note_begin(&self);
+    /// A call has ended.
+    fn note_end(&self, status: &Status);
+}
+
+/// A service at an address of its own, rather than at the hosts of a cluster (`google_grpc`).
+#[derive(Debug)]
+pub struct OwnService {
+    /// What is counted of calls.
+    pub stats: OwnServiceStats,
+    /// The configuration of the cluster that stands for it, for those who make clusters.
+    pub cluster: Box<dyn Any + Send + Sync>,
+}
+
+/// `grpc.<stat_prefix>`
+#[derive(Debug)]
+pub struct OwnServiceStats {
+    /// Held, so that it is told.
+    _clients: CounterHandle,
+    streams_total: CounterHandle,
+    /// By the code of the status.
+    streams_closed: [CounterHandle; CODES],
+}
+
+/// Codes that gRPC knows.
+const CODES: usize = 17;
+
+// === impl OwnServiceStats ===
+
+impl OwnServiceStats {
+    /// Of a service that is there now.
+    pub fn new(scope: &Scope) -> Self {
+        let clients = scope.counter("google_grpc_client_creation");
+        // Envoy counts each client; here those of one service are one.
+        clients.inc();
+        Self {
+            _clients: clients,
+            streams_total: scope.counter("streams_total"),
+            streams_closed: std::array::from_fn(|code| scope.counter(&format!("streams_closed_{code}"))),
+        }
+    }
+}
+
+impl OwnCalls for OwnService {
+    fn note_begin(&self) {
+        self.stats.streams_total.inc();
+    }
+
+    fn note_end(&self, status: &Status) {
+        if let Some(closed) =
+            usize::try_from(status.code() as i32).ok().and_then(|code| self.stats.streams_closed.get(code))
+        {
+            closed.inc();
+        }
+    }
 }
 
 /// A message as gRPC frames it, not compressed.
@@ -48,6 +113,7 @@ pub struct GrpcStream {
     /// What is here of the messages that are not complete.
     received: BytesMut,
     max_message: usize,
+    own: Option<Arc<dyn OwnCalls>>,
 }
 
 /// The end of a call that sends. Dropping it tells the server that no more messages follow.
@@ -73,7 +139,9 @@ impl GrpcStream {
         let request = Request { head, body: Body::stream(Outbox(receiver)) };
         let opening = upstreams.send(&target.cluster, request);
         let state = State::Opening(opening);
-        (sender, Self { state, received: BytesMut::new(), max_message: target.max_message })
+        let (max_message, own) = (target.max_message, target.own.clone());
+        own.iter().for_each(|own| own.note_begin());
+        (sender, Self { state, received: BytesMut::new(), max_message, own })
     }
 
     /// The next message of the server, or the status with which the call ended. May be dropped and called again.
@@ -87,6 +155,9 @@ impl GrpcStream {
             Ok(message) => return Poll::Ready(Ok(message)),
             Err(status) => status,
         };
+        if !matches!(self.state, State::Ended(_)) {
+            self.own.iter().for_each(|own| own.note_end(&ended));
+        }
         self.state = State::Ended(ended.clone());
         Poll::Ready(Err(ended))
     }
@@ -100,7 +171,12 @@ impl GrpcStream {
                 State::Ended(status) => return Poll::Ready(Err(status.clone())),
                 State::Opening(opening) => {
                     let opened = ready!(Pin::new(opening).poll(cx));
-                    let Response { head, body, .. } = opened.map_err(|e| Status::unavailable(e.to_string()))?;
+                    let failed = |error: UpstreamError| match self.own {
+                        None => Status::unavailable(error.to_string()),
+                        // Envoy's other library: a call that did not get as far as its server.
+                        Some(_) => Status::internal(error.to_string()),
+                    };
+                    let Response { head, body, .. } = opened.map_err(failed)?;
                     check_head(head.status, &head.headers)?;
                     self.state = State::Open(body);
                 }
@@ -190,7 +266,7 @@ mod tests {
             map.insert(*name, HeaderValue::from_static(value));
         }
         let body = Body::with_trailers(frames.concat().into(), map);
-        GrpcStream { state: State::Open(body), received: BytesMut::new(), max_message }
+        GrpcStream { state: State::Open(body), received: BytesMut::new(), max_message, own: None }
     }
 
     #[tokio::test]

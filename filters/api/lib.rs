@@ -34,7 +34,7 @@ pub use byte_str::ByteStr;
 pub use cluster::{ClusterName, ClusterNames, UpstreamError, Upstreams};
 pub use connection::{Connection, Io, Transport};
 pub use date::DateCache;
-pub use grpc::{GrpcSender, GrpcStream, GrpcTarget, grpc_frame};
+pub use grpc::{GrpcSender, GrpcStream, GrpcTarget, OwnCalls, OwnService, OwnServiceStats, grpc_frame};
 pub use http_filter::{HttpFilter, HttpFilterConfig, LocalReply, Reply, Step, Verdict};
 pub use internal::{InternalListener, InternalListeners, Passed};
 pub use listener_filter::{Incoming, IncomingSocket, Inspection, ListenerFilter, Rejected};

@@ -66,6 +66,8 @@ pub struct LowerEnv {
     pub node: NodeNames,
     /// What discovery fills.
     pub slots: Slots,
+    /// Services at addresses of their own, by all that is said of them.
+    pub own_services: Slots,
     /// Values that may change at any time.
     pub runtime: Arc<Runtime>,
     /// Whether aggregated discovery tells changes, rather than the state of the world.

@@ -211,6 +211,7 @@ pub fn env() -> LowerEnv {
     let stats = nuncio_telemetry::stats::Store::new();
     LowerEnv {
         internal_buffer: Default::default(),
+        own_services: Default::default(),
         shared: crate::SharedConfigs::default(),
         registry: Registry::default(),
         clusters: Arc::default(),

@@ -27,6 +27,7 @@ use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
 use crate::load_reports::LoadReporter;
 use crate::logs::Logs;
+use crate::own_services;
 use crate::reload::{self, Reloader};
 use crate::runtime::{self, Layers};
 use crate::startup::{Start, StartError};
@@ -184,6 +185,7 @@ impl Control {
         let admin = admin.map_err(StartError::Admin)?;
         let clusters = Clusters::managed(&store, &env.runtime, config.cluster_manager);
         clusters.update(config.clusters);
+        own_services::reconcile(&env, &clusters);
         let watchdog = watch_main(&store)?;
         let (snapshot, records) = (ArcSwap::default(), Arc::default());
         let bootstrap = ArcSwap::from_pointee(InForce::new(loaded));

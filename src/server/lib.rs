@@ -16,6 +16,7 @@ mod listeners;
 mod load_reports;
 mod logs;
 mod memory;
+mod own_services;
 mod panics;
 mod registry;
 mod reload;

@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::Options;
 use crate::files::Watch;
+use crate::own_services;
 use crate::startup::load_again;
 use crate::statics::InForce;
 use crate::update::{StaticChange, Updates};
@@ -85,6 +86,7 @@ impl Reloader {
 
     async fn apply(&self, config: BootstrapConfig, loaded: StaticClusters, changes: Changes) -> Result<(), String> {
         let Changes { clusters, listeners, secrets: _, others: _, runtime: _ } = &changes;
+        own_services::reconcile(&self.env, &self.shared.clusters);
         // Listeners and clusters that are new may refer to them.
         let mut failures = self.updates.change(StaticChange::Secrets(config.changed_secrets)).await;
         let put: Vec<_> = config.clusters.into_iter().filter(|c| clusters.are_put(&c.name.name)).collect();

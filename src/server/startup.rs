@@ -125,6 +125,7 @@ fn lower(
     unknown.iter().for_each(|name| warn!(target: "config", "--disable-extensions: there is no {name}"));
     let env = LowerEnv {
         internal_buffer: Default::default(),
+        own_services: Default::default(),
         shared: nuncio_filter_api::SharedConfigs::default(),
         registry,
         clusters: Arc::new(ClusterNames::default()),

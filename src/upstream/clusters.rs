@@ -62,6 +62,8 @@ pub struct Snapshot {
     generation: u64,
     /// How many are in use.
     in_use: usize,
+    /// How many more that nobody is told of.
+    own: usize,
     /// Those that are to be used, or to replace others, once they are ready; by number of the name.
     warming: BTreeMap<u32, Arc<Cluster>>,
 }
@@ -89,6 +91,17 @@ impl Clusters {
 
     /// No clusters yet, with what all will share.
     pub fn managed(store: &Store, runtime: &Arc<Runtime>, config: ClusterManagerConfig) -> Arc<Self> {
+        Self::counted(store, store, runtime, config)
+    }
+
+    /// Clusters beside those of the configuration, that nobody sends requests to. What each does is counted in `store`,
+    /// and what they are as a whole nowhere.
+    pub fn beside(store: &Store, runtime: &Arc<Runtime>) -> Arc<Self> {
+        Self::counted(store, &Store::new(), runtime, ClusterManagerConfig::default())
+    }
+
+    /// `manager`: where all that is not of one cluster is counted.
+    fn counted(store: &Store, manager: &Store, runtime: &Arc<Runtime>, config: ClusterManagerConfig) -> Arc<Self> {
         let ClusterManagerConfig { upstream_bind_config: bind, local_cluster, outlier_log, dns } = config;
         let clusters = Arc::new(Self {
             rules: Arc::new(RuntimeRules::new(runtime.clone())),
@@ -102,12 +115,12 @@ impl Clusters {
             bind: bind.map(Arc::new),
             local: local_cluster.map(Arc::new),
             outlier_log,
-            dns_caches: DnsCaches::new(store),
-            merges: Arc::new(Merges::new(store)),
-            stats: ClusterManagerStats::new(&store.scope("cluster_manager")),
+            dns_caches: DnsCaches::new(manager),
+            merges: Arc::new(Merges::new(manager)),
+            stats: ClusterManagerStats::new(&manager.scope("cluster_manager")),
             connections: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
-            resolvers: Resolvers::new(dns, store),
+            resolvers: Resolvers::new(dns, manager),
         });
         let watched = Arc::downgrade(&clusters);
         runtime.watch(move || {
@@ -166,11 +179,13 @@ impl Clusters {
             let at = config.name.id;
             let before = next.get(at).cloned();
             match before.is_some() || next.warming.contains_key(&at) {
+                _ if config.is_own => {}
                 true => self.stats.cluster_modified().inc(),
                 false => self.stats.cluster_added().inc(),
             }
             let surroundings = Surroundings {
-                store: self.store.clone(),
+                // Envoy counts nothing of what is no cluster there.
+                store: if config.is_own { Store::new() } else { self.store.clone() },
                 rules: self.rules.clone(),
                 local: self.local.clone(),
                 on_warm: Some(self.on_warm.clone()),
@@ -256,14 +271,16 @@ impl Clusters {
     pub fn remove_all(&self, ids: impl IntoIterator<Item = u32>) -> usize {
         let _writer = self.lock();
         let mut next = self.snapshot.load().next();
-        let mut removed = 0;
+        let (mut removed, mut told) = (0, 0);
         for id in ids {
             let warming = next.warming.remove(&id);
             let active = next.take(id);
-            removed += usize::from(warming.is_some() || active.is_some());
+            let Some(cluster) = active.or(warming) else { continue };
+            removed += 1;
+            told += u64::from(!cluster.config.is_own);
         }
         if removed > 0 {
-            self.stats.cluster_removed().add(removed as u64);
+            self.stats.cluster_removed().add(told);
             self.publish(next);
         }
         removed
@@ -366,13 +383,20 @@ impl Snapshot {
     }
 
     fn put(&mut self, id: u32, cluster: Arc<Cluster>) {
-        let before = self.place(id).replace(cluster);
-        self.in_use += usize::from(before.is_none());
+        let is_own = cluster.config.is_own;
+        if self.place(id).replace(cluster).is_none() {
+            *self.count(is_own) += 1;
+        }
+    }
+
+    /// How many there are of those that stand for services, or of the others; one of them never becomes the other.
+    fn count(&mut self, is_own: bool) -> &mut usize {
+        if is_own { &mut self.own } else { &mut self.in_use }
     }
 
     fn take(&mut self, id: u32) -> Option<Arc<Cluster>> {
-        self.get(id)?;
-        self.in_use -= 1;
+        let is_own = self.get(id)?.config.is_own;
+        *self.count(is_own) -= 1;
         self.place(id).take()
     }
 
@@ -407,13 +431,22 @@ impl Snapshot {
         self.warming.values()
     }
 
-    /// Those in use and those that are to be.
+    /// Those in use and those that are to be, whether told of or not.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Cluster>> {
-        self.iter().chain(self.warming())
+        self.every().chain(self.warming())
     }
 
-    /// Those in use, in the order in which their names were first seen.
+    /// Those in use that are told of, in the order in which their names were first seen.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.every().filter(|cluster| !cluster.config.is_own)
+    }
+
+    /// Those that stand for services at addresses of their own.
+    pub fn own(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.every().filter(|cluster| cluster.config.is_own).take(self.own)
+    }
+
+    fn every(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.pages.iter().flat_map(|page| page.clusters.iter().flatten())
     }
 

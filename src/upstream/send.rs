@@ -30,6 +30,10 @@ impl Upstreams for WorkerClusters {
         let cluster = self.get(cluster.id);
         Box::pin(async move {
             let cluster = cluster.ok_or(Failure::NoCluster)?;
+            if cluster.shared.cluster.config.is_own {
+                // Nobody else waits for its hosts.
+                cluster.shared.cluster.warmed().await;
+            }
             let stats = &cluster.shared.cluster.stats;
             let Some(host) = cluster.pick(&PickContext { head: Some(&request.head), ..PickContext::default() }) else {
                 stats.upstream_cx_none_healthy().inc();

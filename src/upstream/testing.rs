@@ -62,6 +62,7 @@ pub(crate) fn cluster_config(name: &str, endpoints: Vec<Endpoint>) -> ClusterCon
         slow_start: None,
         override_host: None,
         is_made_for_host: false,
+        is_own: false,
         client_weights: None,
         load_metrics: None,
         common_lb: CommonLb::default(),

@@ -100,6 +100,7 @@ fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
     let stats = Store::new();
     let env = LowerEnv {
         internal_buffer: Default::default(),
+        own_services: Default::default(),
         shared: nuncio_filter_api::SharedConfigs::default(),
         registry: Registry { http: vec![ROWS], ..Registry::default() },
         clusters: Arc::default(),

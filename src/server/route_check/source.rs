@@ -217,6 +217,7 @@ fn env() -> LowerEnv {
     let policy = FlushPolicy { interval: Duration::from_secs(1), min_size: 0 };
     LowerEnv {
         internal_buffer: Default::default(),
+        own_services: Default::default(),
         shared: nuncio_filter_api::SharedConfigs::default(),
         registry: registry::registry(Extensions::default(), &[]).0,
         clusters: Arc::new(ClusterNames::default()),

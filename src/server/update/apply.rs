@@ -45,6 +45,7 @@ use super::{
 };
 use crate::deadline::reached;
 use crate::listeners::ListenerManager;
+use crate::own_services;
 use crate::statics::Statics;
 use crate::worker::Shared;
 
@@ -237,6 +238,7 @@ impl Updater {
             };
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
+        own_services::reconcile(&self.parts.env, &self.parts.shared.clusters);
         let Applied { outcome, is_change, single } = match prepared.kind {
             Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
                 self.apply_single(prepared).await
