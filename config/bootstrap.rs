@@ -56,6 +56,8 @@ pub struct BootstrapConfig {
     pub cluster_manager: ClusterManagerConfig,
     /// Who is told of the load of clusters.
     pub load_stats: Option<GrpcServiceConfig>,
+    /// For whom hosts are checked.
+    pub hds: Option<GrpcServiceConfig>,
     /// Layers of the runtime.
     pub runtime: RuntimeConfig,
     /// How often stats are flushed to sinks and histograms start a new interval.
@@ -161,7 +163,7 @@ impl BootstrapConfig {
         note("memory_allocator_manager", memory_allocator_manager.is_some());
         note("perf_tracing_file_path", !perf_tracing_file_path.is_empty());
         let stats_eviction_interval = stats_eviction;
-        let refused = refuse_set!(cx; hds_config, flags_path, stats_sinks, watchdog, watchdogs,
+        let refused = refuse_set!(cx; flags_path, stats_sinks, watchdog, watchdogs,
             tracing, overload_manager, enable_dispatcher_stats, fatal_actions, config_sources, default_config_source,
             certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
             application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
@@ -193,7 +195,8 @@ impl BootstrapConfig {
         let runtime = cx.opt("layered_runtime", layered_runtime, lower_runtime);
         let dynamic = cx.opt("dynamic_resources", dynamic_resources, DynamicResources::lower);
         let load_stats =
-            cx.at("cluster_manager", |cx| cx.opt("load_stats_config", load_stats, cluster_manager::lower_load_stats));
+            cx.at("cluster_manager", |cx| cx.opt("load_stats_config", load_stats, cluster_manager::lower_service));
+        let hds = cx.opt("hds_config", hds_config, cluster_manager::lower_service);
         refused?;
         extensions?;
         defaults.into_iter().collect::<Result<(), Refused>>()?;
@@ -213,6 +216,7 @@ impl BootstrapConfig {
             node: node.unwrap_or_default(),
             cluster_manager,
             load_stats: load_stats?,
+            hds: hds?,
             runtime: runtime?.unwrap_or_default(),
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),

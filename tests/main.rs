@@ -16,6 +16,7 @@ mod faults;
 mod h2spec;
 mod haproxy;
 mod health;
+mod health_discovery;
 mod http2_hostile;
 mod layers;
 mod leaving;

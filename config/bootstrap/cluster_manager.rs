@@ -45,7 +45,7 @@ impl ClusterManagerConfig {
             local_cluster_name,
             outlier_detection,
             upstream_bind_config,
-            // Its server is a static cluster: see `lower_load_stats`.
+            // Its server is a static cluster: see `lower_service`.
             load_stats_config: _,
             enable_deferred_cluster_creation,
         } = manager;
@@ -82,11 +82,9 @@ impl LocalCluster {
     }
 }
 
-/// Who is told of the load (`load_stats_config`). Of what else the message says Envoy heeds nothing.
-pub(super) fn lower_load_stats(
-    proto: core::ApiConfigSource,
-    cx: &mut LowerCx<'_>,
-) -> Result<GrpcServiceConfig, Refused> {
+/// A service that is no source of configuration though it is told of as one (`load_stats_config`, `hds_config`). Of what
+/// else the message says Envoy heeds nothing.
+pub(super) fn lower_service(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<GrpcServiceConfig, Refused> {
     let mut services = ControlPlane::lower(proto, cx)?.services;
     match (services.pop(), services.is_empty()) {
         (Some(service), true) => Ok(service),

@@ -10,10 +10,10 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use nuncio_config::listener::{DrainType, ListenerConfig};
 use nuncio_config::load::UnknownFields;
-use nuncio_filter_api::{DrainState, LowerEnv, Rng, ServerState};
+use nuncio_filter_api::{DrainState, LowerEnv, ServerState};
 use nuncio_net::BoundSocket;
 use nuncio_telemetry::stats::Store;
-use nuncio_upstream::{Clusters, WorkerClusters};
+use nuncio_upstream::Clusters;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
@@ -22,10 +22,10 @@ use tracing::{info, warn};
 
 use crate::admin::{Admin, AdminThread};
 use crate::cli::{Mode, Options};
+use crate::clients::{Clients, Servers};
 use crate::deadline::reached;
 use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
-use crate::load_reports::LoadReporter;
 use crate::logs::Logs;
 use crate::own_services;
 use crate::reload::{self, Reloader};
@@ -36,7 +36,7 @@ use crate::stats;
 use crate::update::{Cache, Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
 use crate::worker::Shared;
-use crate::xds::{Sources, identify};
+use crate::xds::identify;
 
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
@@ -92,11 +92,8 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(clusters.clone().run_weights()),
             spawn_local(runtime::follow(control.shared.runtime.clone())),
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
-            spawn_local(control.sources.take().expect("it is made with the start").run()),
         ];
-        if let Some(reporter) = control.reporter.take() {
-            spawn_local(reporter.run());
-        }
+        let clients = control.clients.take().expect("they are made with the start").spawn();
         if control.options.watch_config {
             // Before all else is there: what is written meanwhile is not to be missed.
             spawn_local(reload::watch(control.options.clone(), control.reload.clone()));
@@ -109,7 +106,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
                 reloading.abort();
             }
         }
-        tasks.iter().for_each(tokio::task::JoinHandle::abort);
+        tasks.iter().chain(&clients).for_each(tokio::task::JoinHandle::abort);
         control.stop().await;
         Ok(())
     })
@@ -149,9 +146,7 @@ struct Control {
     listeners: Rc<ListenerManager>,
     updates: Updates,
     /// Followed as soon as all else is.
-    sources: Option<Sources>,
-    /// The same.
-    reporter: Option<LoadReporter>,
+    clients: Option<Clients>,
     initial: Initial,
     env: Arc<LowerEnv>,
     /// Asks for the bootstrap to be read again.
@@ -206,18 +201,16 @@ impl Control {
         spawn_local(updater.run());
         // Envoy loads it twice: before clusters are known and after, as those may bring a layer.
         shared.runtime.reload();
-        let upstreams = Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy()));
-        let node = identify(config.node);
-        let reporter =
-            config.load_stats.map(|service| LoadReporter::new(&shared, &env, upstreams.clone(), service.target, &node));
-        let sources = Sources {
-            updates: updates.clone(),
-            upstreams,
-            store: shared.store.clone(),
-            node,
+        let clients = Clients::new(Servers {
+            env: &env,
+            shared: &shared,
+            updates: &updates,
+            node: identify(config.node),
             ads,
+            load_stats: config.load_stats,
+            hds: config.hds,
             unknown: unknown_dynamic(&options),
-        };
+        });
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);
         flush.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -233,8 +226,7 @@ impl Control {
             shared,
             listeners,
             updates,
-            sources: Some(sources),
-            reporter,
+            clients: Some(clients),
             initial,
             env,
             reload: Rc::default(),

@@ -8,10 +8,12 @@
 
 mod admin;
 pub mod cli;
+mod clients;
 mod control;
 mod deadline;
 mod explain;
 mod files;
+mod health_discovery;
 mod listeners;
 mod load_reports;
 mod logs;
