@@ -96,7 +96,7 @@ pub struct ClusterConfig {
     /// Whether hosts get their weights by what they report of their load.
     pub client_weights: Option<Box<ClientWeights>>,
     /// What of the hosts' load reports is passed on; `None`: nothing.
-    pub load_metrics: Option<Arc<[LoadMetric]>>,
+    pub load_metrics: Option<Arc<Vec<LoadMetric>>>,
     /// What is the same for all ways to choose a host.
     pub common_lb: CommonLb,
     /// Limits.

@@ -13,9 +13,9 @@ pub struct LoadMetric {
 
 impl LoadMetric {
     /// Envoy passes over names that no report has.
-    pub(super) fn lower_all(names: &[String]) -> Option<Arc<[Self]>> {
+    pub(super) fn lower_all(names: &[String]) -> Option<Arc<Vec<Self>>> {
         let lowered = names.iter().filter_map(|name| Self::lower(name));
-        (!names.is_empty()).then(|| lowered.collect())
+        (!names.is_empty()).then(|| Arc::new(lowered.collect()))
     }
 
     fn lower(name: &str) -> Option<Self> {

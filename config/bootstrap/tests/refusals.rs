@@ -21,7 +21,7 @@ fn chains_refused(chains: &str, expected: &[&str]) {
 fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
     refused(
         "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
-         cluster_manager: { load_stats_config: { api_type: GRPC, config_validators: [{}] } }, layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
+         layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
          static_resources: { secrets: [{ name: s }] } }",
         &[
             "watchdogs: not implemented yet",
