@@ -241,8 +241,10 @@ impl ClusterConfig {
         let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
         let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
         let scope = cx.env.stats.scope("cluster").scope(&observable_name);
-        let transport = cx
-            .in_scope(scope, |cx| TransportSockets::lower(proto.transport_socket, proto.transport_socket_matches, cx));
+        let transport = cx.in_scope(scope, |cx| {
+            let (socket, matches) = (proto.transport_socket, proto.transport_socket_matches);
+            TransportSockets::lower(socket, matches, proto.transport_socket_matcher, cx)
+        });
         let knows_alpn = transport.as_ref().is_ok_and(|t| t.as_ref().is_some_and(TransportSockets::know_alpn));
         if protocol == Some(UpstreamProtocol::Auto) && transport.is_ok() && !knows_alpn {
             let reason = "ALPN configured for a cluster which has a non-ALPN transport socket";
@@ -310,7 +312,7 @@ impl ClusterConfig {
 fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
     let pb::Cluster {
         transport_socket_matches: _,
-        transport_socket_matcher,
+        transport_socket_matcher: _,
         name: _,
         alt_stat_name: _,
         stats_matcher,
@@ -365,7 +367,6 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         lb_config: _,
     } = proto;
     let refusals = [
-        cx.unsupported("transport_socket_matcher", transport_socket_matcher),
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
         cx.unsupported("filters", filters),

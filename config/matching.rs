@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
 use nuncio_proto::xds::r#type::matcher::v3 as proto;
-use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::{Metadata, StreamInfo};
 use proto::matcher::matcher_list::FieldMatcher;
 use proto::matcher::matcher_tree::{MatchMap, TreeType};
 use proto::matcher::{MatcherTree, MatcherType, OnMatch as OnMatchMessage, on_match};
@@ -34,6 +34,14 @@ use predicate::Predicate;
 pub(crate) struct MatchingData<'a> {
     pub(crate) head: &'a RequestHead,
     pub(crate) info: &'a StreamInfo,
+    pub(crate) host: HostData<'a>,
+}
+
+/// What is known of a host, where the tree is asked about one.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct HostData<'a> {
+    pub(crate) endpoint: Option<&'a Metadata>,
+    pub(crate) locality: Option<&'a Metadata>,
 }
 
 /// What would decide is not there yet. Envoy: then nothing matches, not even `on_no_match`.

@@ -12,7 +12,7 @@ use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use tokio::time::Instant;
 
-use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// A tree of matchers whose leaves are clusters.
@@ -52,7 +52,8 @@ impl UdpRoutes {
         let connection = ConnectionInfo::new(0, peer.into(), local.into(), Instant::now());
         let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
         let info = StreamInfo::of_connection(Rc::new(connection), SystemTime::UNIX_EPOCH);
-        let leaf = self.tree.find(MatchingData { head: &head, info: &info }).ok().flatten()?;
+        let leaf =
+            self.tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()?;
         self.clusters.get(leaf as usize)
     }
 

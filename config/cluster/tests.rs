@@ -485,3 +485,21 @@ fn a_protocol_that_hosts_choose_needs_a_transport_socket_that_tells() {
         ["typed_extension_protocol_options: ALPN configured for a cluster which has a non-ALPN transport socket"]
     );
 }
+
+#[test]
+fn sockets_that_a_matcher_chooses_by_name_have_names_of_their_own() {
+    let of = |names: [&str; 2]| {
+        let of_name = |name: &str| pb::cluster::TransportSocketMatch { name: name.to_owned(), ..Default::default() };
+        lower(pb::Cluster {
+            transport_socket_matches: names.map(of_name).into(),
+            transport_socket_matcher: Some(Default::default()),
+            ..cluster(&["127.0.0.1:80"])
+        })
+    };
+    assert!(of(["a", "b"]).is_ok());
+    let invalid = of(["a", "a"]).expect_err("refused").remove(0).to_string();
+    assert_eq!(
+        invalid,
+        "transport_socket_matcher: Duplicate transport socket name 'a' found in transport_socket_matches"
+    );
+}

@@ -1,14 +1,23 @@
 //! `transport_socket` and `transport_socket_matches`.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use nuncio_filter_api::{LowerCx, Refused};
+use http::Method;
+use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
 use nuncio_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch as MatchProto;
 use nuncio_proto::envoy::config::core::v3::TransportSocket as Proto;
-use nuncio_telemetry::Metadata;
+use nuncio_proto::envoy::extensions::matching::common_inputs::transport_socket::v3::TransportSocketNameAction;
+use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::xds::r#type::matcher::v3::Matcher as MatcherProto;
+use nuncio_telemetry::{Address, ConnectionInfo, Metadata, StreamInfo};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
+use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
 use crate::metadata::object;
+use crate::protocol::any_as;
 use crate::transport_socket::TransportSocket;
 
 /// The transport sockets of a cluster.
@@ -18,6 +27,16 @@ pub struct TransportSockets {
     pub default: Arc<TransportSocket>,
     /// `transport_socket_matches`: the first that fits is a host's.
     pub matches: Box<[TransportSocketMatch]>,
+    /// `transport_socket_matcher`: chooses among them in place of what they want.
+    matcher: Option<Arc<Matcher>>,
+}
+
+/// A tree that chooses transport sockets by what is known of hosts.
+#[derive(Debug)]
+struct Matcher {
+    tree: Tree,
+    /// The place of each leaf in `matches`, if its name is there.
+    leaves: Box<[Option<usize>]>,
 }
 
 /// A transport socket for some hosts.
@@ -41,15 +60,26 @@ impl TransportSockets {
     pub(super) fn lower(
         socket: Option<Proto>,
         matches: Vec<MatchProto>,
+        matcher: Option<MatcherProto>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Option<Self>, Refused> {
+        let names: Vec<String> = matches.iter().map(|proto| proto.name.clone()).collect();
+        let matcher = cx.opt("transport_socket_matcher", matcher, |proto, cx| Matcher::lower(proto, &names, cx));
         let default = cx.opt("transport_socket", socket, TransportSocket::lower);
         let matches = cx.each("transport_socket_matches", matches, TransportSocketMatch::lower)?;
-        let default = default?.unwrap_or_default();
+        let (default, matcher) = (default?.unwrap_or_default(), matcher?.map(Arc::new));
         if matches.is_empty() && matches!(default, TransportSocket::RawBuffer) {
             return Ok(None);
         }
-        Ok(Some(Self { default: Arc::new(default), matches: matches.into() }))
+        Ok(Some(Self { default: Arc::new(default), matches: matches.into(), matcher }))
+    }
+
+    /// The place in `matches` of the one for a host with this metadata, in a locality with that. `None`: the default.
+    pub fn of_host(&self, host: Option<&Metadata>, locality: Option<&Metadata>) -> Option<usize> {
+        match &self.matcher {
+            None => self.choose(transport_fields(host), locality),
+            Some(matcher) => matcher.find(HostData { endpoint: host, locality }),
+        }
     }
 
     /// The place in `matches` of the one for a host with these fields, in a locality with that metadata. `None`: the
@@ -73,6 +103,39 @@ impl TransportSockets {
 /// What metadata says of which transport socket is meant.
 pub fn transport_fields(metadata: Option<&Metadata>) -> Option<&Map<String, Value>> {
     metadata?.get(NAMESPACE)
+}
+
+// === impl Matcher ===
+
+impl Matcher {
+    fn lower(proto: MatcherProto, names: &[String], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        if let Some((_, name)) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+            let reason = format!("Duplicate transport socket name '{name}' found in transport_socket_matches");
+            return Err(cx.invalid(reason));
+        }
+        let mut leaves = Vec::new();
+        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
+            let TypedExtensionConfig { name: _, typed_config } = action;
+            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
+            let TransportSocketNameAction { name } = cx.at("typed_config", |cx| any_as(&any, cx))?;
+            // Envoy: a name that is not there is the default.
+            leaves.push(names.iter().position(|known| *known == name));
+            Ok(u32::try_from(leaves.len() - 1).unwrap_or(u32::MAX))
+        };
+        let mut rules = TreeRules { inputs: Inputs::Host, keep_matching: true, leaf: &mut leaf };
+        let tree = Tree::lower(proto, &mut rules, cx)?;
+        Ok(Self { tree, leaves: leaves.into() })
+    }
+
+    /// Trees are made for requests: there is none yet, and its inputs are refused.
+    fn find(&self, host: HostData<'_>) -> Option<usize> {
+        let nowhere = Address::Pipe("".into());
+        let connection = ConnectionInfo::new(0, nowhere.clone(), nowhere, Instant::now());
+        let info = StreamInfo::of_connection(Rc::new(connection), SystemTime::UNIX_EPOCH);
+        let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
+        let leaf = self.tree.find(MatchingData { head: &head, info: &info, host }).ok().flatten()?;
+        *self.leaves.get(leaf as usize)?
+    }
 }
 
 // === impl TransportSocketMatch ===

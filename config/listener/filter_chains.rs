@@ -15,7 +15,7 @@ use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 
 use super::FilterChainConfig;
 use super::chain_match::{Criteria, Table};
-use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::any_as;
 
 /// The filter chains of a listener.
@@ -187,5 +187,5 @@ fn find_leaf(tree: &Tree, connection: &ConnectionInfo) -> Option<u32> {
     known.inspected = connection.inspected.clone();
     let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
     let info = StreamInfo::of_connection(Rc::new(known), SystemTime::UNIX_EPOCH);
-    tree.find(MatchingData { head: &head, info: &info }).ok().flatten()
+    tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()
 }

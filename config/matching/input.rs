@@ -6,10 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::matching::common_inputs::environment_variable::v3 as environment;
 use nuncio_proto::envoy::extensions::matching::common_inputs::network::v3 as network;
+use nuncio_proto::envoy::extensions::matching::common_inputs::transport_socket::v3 as transport_socket;
 use nuncio_proto::envoy::r#type::matcher::v3 as envoy;
 use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
-use nuncio_telemetry::{Address, TlsInfo};
+use nuncio_telemetry::{Address, Metadata, TlsInfo};
 use serde_json::Value;
 
 use super::{Insufficient, MatchingData, typed_config, unknown};
@@ -29,6 +30,8 @@ pub(crate) enum Inputs {
     Established,
     /// The two ends of a datagram.
     Datagram,
+    /// What is known of a host.
+    Host,
 }
 
 /// One piece of data.
@@ -47,6 +50,8 @@ pub(super) enum Input {
     ApplicationProtocols,
     /// Namespace and path.
     Metadata(Box<str>, Box<[String]>),
+    /// Metadata of a host, or of its locality: namespace and path.
+    HostMetadata(HostOwner, Box<str>, Box<[String]>),
     /// A value of the filter state by name, or one of its fields where the second name is not empty.
     FilterState(Box<str>, Box<str>),
     /// As it was when the configuration was loaded.
@@ -69,6 +74,13 @@ pub(super) enum Said {
     Subject,
 }
 
+/// Whose metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HostOwner {
+    Endpoint,
+    Locality,
+}
+
 /// The messages of inputs that take a field or are looked at otherwise than by a plain value.
 const KNOWN: &[&str] = &[
     "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
@@ -81,6 +93,8 @@ const KNOWN: &[&str] = &[
 /// The package of most inputs.
 const NETWORK: &str = "envoy.extensions.matching.common_inputs.network.v3.";
 const TLS: &str = "envoy.extensions.matching.common_inputs.ssl.v3.";
+const ENVIRONMENT: &str = "envoy.extensions.matching.common_inputs.environment_variable.v3.Config";
+const TRANSPORT_SOCKET: &str = "envoy.extensions.matching.common_inputs.transport_socket.v3.";
 
 impl Input {
     pub(super) fn lower(
@@ -92,6 +106,7 @@ impl Input {
             match inputs {
                 Inputs::Datagram => return Self::lower_datagram(&any, cx),
                 Inputs::Established => return Self::lower_established(&any, cx),
+                Inputs::Host => return Self::lower_host(&any, cx),
                 Inputs::Request | Inputs::Headers | Inputs::Connection => {}
             }
             let input = match message_name(&any) {
@@ -99,10 +114,7 @@ impl Input {
                     let envoy::HttpRequestHeaderMatchInput { header_name } = any_as(&any, cx)?;
                     return cx.at("header_name", |cx| Field::lower(&header_name, cx)).map(Self::Header);
                 }
-                "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" => {
-                    let environment::Config { name } = any_as(&any, cx)?;
-                    return Ok(Self::environment(&name));
-                }
+                ENVIRONMENT => return Self::lower_environment(&any, cx),
                 "envoy.extensions.matching.common_inputs.network.v3.FilterStateInput" => {
                     let network::FilterStateInput { key, field } = any_as(&any, cx)?;
                     return Ok(Self::FilterState(key.into(), field.into()));
@@ -126,7 +138,9 @@ impl Input {
                 },
             };
             match inputs {
-                Inputs::Request | Inputs::Connection | Inputs::Established | Inputs::Datagram => Ok(input),
+                Inputs::Request | Inputs::Connection | Inputs::Established | Inputs::Datagram | Inputs::Host => {
+                    Ok(input)
+                }
                 Inputs::Headers => {
                     Err(cx.invalid(format!("{}: routes are chosen by request headers alone", message_name(&any))))
                 }
@@ -136,9 +150,8 @@ impl Input {
 
     fn lower_datagram(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let message = message_name(any);
-        if message == "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" {
-            let environment::Config { name } = any_as(any, cx)?;
-            return Ok(Self::environment(&name));
+        if message == ENVIRONMENT {
+            return Self::lower_environment(any, cx);
         }
         match message.strip_prefix(NETWORK) {
             Some(name @ ("DestinationIPInput" | "DestinationPortInput" | "SourceIPInput" | "SourcePortInput")) => {
@@ -170,12 +183,36 @@ impl Input {
                 ),
                 _,
             ) => Self::lower_network(name, any, cx)?,
-            _ if message == "envoy.extensions.matching.common_inputs.environment_variable.v3.Config" => {
-                let environment::Config { name } = any_as(any, cx)?;
-                Self::environment(&name)
-            }
+            _ if message == ENVIRONMENT => Self::lower_environment(any, cx)?,
             _ => return Err(cx.invalid(format!("{message} is no input for the rules of a connection"))),
         })
+    }
+
+    fn lower_host(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use transport_socket::{endpoint_metadata_input as endpoint, locality_metadata_input as locality};
+        let message = message_name(any);
+        // Envoy takes a segment without key for an empty key.
+        let (owner, filter, path) = match message.strip_prefix(TRANSPORT_SOCKET) {
+            Some("EndpointMetadataInput") => {
+                let transport_socket::EndpointMetadataInput { filter, path } = any_as(any, cx)?;
+                let key = |endpoint::PathSegment { segment }| {
+                    segment.map(|endpoint::path_segment::Segment::Key(key)| key).unwrap_or_default()
+                };
+                (HostOwner::Endpoint, filter, path.into_iter().map(key).collect())
+            }
+            Some("LocalityMetadataInput") => {
+                let transport_socket::LocalityMetadataInput { filter, path } = any_as(any, cx)?;
+                let key = |locality::PathSegment { segment }| {
+                    segment.map(|locality::path_segment::Segment::Key(key)| key).unwrap_or_default()
+                };
+                (HostOwner::Locality, filter, path.into_iter().map(key).collect())
+            }
+            Some("FilterStateInput") => return Err(cx.not_implemented("filter state that is shared with hosts")),
+            _ if message == ENVIRONMENT => return Self::lower_environment(any, cx),
+            _ => return Err(cx.invalid(format!("{message} is no input for transport sockets"))),
+        };
+        let filter = if filter.is_empty() { "envoy.lb".to_owned() } else { filter };
+        Ok(Self::HostMetadata(owner, filter.into(), path))
     }
 
     fn lower_http(name: &str, any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
@@ -221,10 +258,11 @@ impl Input {
         })
     }
 
-    fn environment(name: &str) -> Self {
+    fn lower_environment(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let environment::Config { name } = any_as(any, cx)?;
         // A name with `=` or NUL cannot be set, and would make var_os panic on some platforms.
-        let value = if name.contains(['=', '\0']) { None } else { std::env::var_os(name) };
-        Self::Environment(value.map(|value| value.into_encoded_bytes().into()))
+        let value = if name.contains(['=', '\0']) { None } else { std::env::var_os(&name) };
+        Ok(Self::Environment(value.map(|value| value.into_encoded_bytes().into())))
     }
 
     /// Whether it is for expressions alone.
@@ -265,6 +303,16 @@ impl Input {
                 // Envoy: without TLS it never comes.
                 None => return Err(Insufficient),
             },
+            Self::HostMetadata(owner, namespace, path) => {
+                let metadata = match owner {
+                    HostOwner::Endpoint => data.host.endpoint,
+                    HostOwner::Locality => data.host.locality,
+                };
+                value_at(metadata, namespace, path).map(|value| match value {
+                    Value::String(text) => Cow::Borrowed(text.as_bytes()),
+                    other => with_whole_numbers(other).to_string().into_bytes().into(),
+                })
+            }
             Self::Metadata(..) | Self::Attributes | Self::Missing => None,
             Self::Later => return Err(Insufficient),
         })
@@ -274,12 +322,7 @@ impl Input {
     pub(super) fn with_metadata<R>(&self, data: MatchingData<'_>, look: impl FnOnce(Option<&Value>) -> R) -> Option<R> {
         let Self::Metadata(namespace, path) = self else { return None };
         let metadata = data.info.metadata.borrow();
-        let find = || {
-            let (first, rest) = path.split_first()?;
-            let value = metadata.as_ref()?.get(&**namespace)?.get(first)?;
-            rest.iter().try_fold(value, |value, key| value.as_object()?.get(key))
-        };
-        Some(look(find()))
+        Some(look(value_at(metadata.as_deref(), namespace, path)))
     }
 }
 
@@ -295,6 +338,27 @@ impl Said {
         };
         (!said.is_empty()).then_some(said)
     }
+}
+
+/// Envoy writes 1.0 as 1.
+fn with_whole_numbers(value: &Value) -> Value {
+    /// Whole numbers up to here are all different.
+    const GREATEST: f64 = 1e15;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(number) if number.fract() == 0.0 && number.abs() < GREATEST => Value::from(number as i64),
+            _ => value.clone(),
+        },
+        Value::Array(values) => values.iter().map(with_whole_numbers).collect(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), with_whole_numbers(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
+    }
+}
+
+fn value_at<'a>(metadata: Option<&'a Metadata>, namespace: &str, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let value = metadata?.get(namespace)?.get(first)?;
+    rest.iter().try_fold(value, |value, key| value.as_object()?.get(key))
 }
 
 /// All values of a header in a request, joined by commas.

@@ -12,7 +12,7 @@ use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 
 use super::{Action, Decision, Rbac};
-use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// What decides about connections.
@@ -95,7 +95,8 @@ impl RbacTree {
         // Trees are made for requests: there is none, and the inputs that look at one are refused.
         let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
         let info = StreamInfo::of_connection(info.clone(), SystemTime::UNIX_EPOCH);
-        let leaf = self.tree.find(MatchingData { head: &head, info: &info }).ok().flatten()?;
+        let leaf =
+            self.tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()?;
         self.outcomes.get(leaf as usize)
     }
 }

@@ -14,7 +14,7 @@ use nuncio_telemetry::StreamInfo;
 use proto::route::Action as RouteOneof;
 use proto::route_action::ClusterSpecifier;
 
-use crate::matching::{Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// A plugin that is configured, or is optional and unknown: Envoy passes over the routes of such a one.
@@ -124,7 +124,7 @@ impl ClusterMatcher {
 
     /// The cluster of a request; none where nothing matches, or what would is not known yet.
     pub fn find(&self, head: &RequestHead, info: &StreamInfo) -> Option<&ClusterName> {
-        let found = self.tree.find(MatchingData { head, info }).ok().flatten()?;
+        let found = self.tree.find(MatchingData { head, info, host: HostData::default() }).ok().flatten()?;
         self.clusters.get(found as usize)
     }
 }

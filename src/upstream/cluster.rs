@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use nuncio_config::bootstrap::LocalCluster;
 use nuncio_config::cluster::{
     AssignmentPolicy, ClientWeights, ClusterAssignment, ClusterConfig, Discovery, LbPolicy, LocalityLb, Priority,
-    TransportSockets, transport_fields,
+    TransportSockets,
 };
 use nuncio_config::transport_socket::TransportSocket;
 use nuncio_telemetry::stats::catalogue::ClusterStats;
@@ -530,5 +530,5 @@ fn scope(store: &Store, config: &ClusterConfig) -> Scope {
 
 /// The place of the transport socket of a host.
 fn choose_transport(sockets: &TransportSockets, host: &Host) -> Option<usize> {
-    sockets.choose(transport_fields(host.metadata.as_deref()), host.locality_metadata.as_deref())
+    sockets.of_host(host.metadata.as_deref(), host.locality_metadata.as_deref())
 }
