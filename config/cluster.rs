@@ -45,9 +45,9 @@ pub use health_check::{
 };
 pub use http::{ServerName, UpstreamHttp, UpstreamProtocol};
 pub use lb::{
-    ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LocalityBasis,
-    LocalityLb, Metric, OverrideHostLb, OwnReports, RingHashFunction, RuntimeNumber, SelectorFallback, SlowStart,
-    SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
+    ClientWeights, CommonLb, HashTable, HashingLb, HealthStatuses, HostSource, LbPolicy, LeastRequest, LoadAware,
+    LocalityBasis, LocalityLb, Metric, OverrideHostLb, OwnReports, RingHashFunction, RuntimeNumber, SelectorFallback,
+    SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
 pub use load_metrics::LoadMetric;
 pub use original_dst::OriginalDst;
@@ -175,6 +175,12 @@ impl Discovery {
 // === impl ClusterConfig ===
 
 impl ClusterConfig {
+    /// How hosts report their load by themselves, where they are asked to.
+    pub fn own_reports(&self) -> Option<&OwnReports> {
+        let of_weights = self.client_weights.as_ref().and_then(|weights| weights.own_reports.as_deref());
+        of_weights.or_else(|| self.locality_lb.load_aware()?.own_reports.as_deref())
+    }
+
     /// Lowers one cluster; `encoded` is the same, with what the message has no place for.
     pub fn lower_encoded(proto: pb::Cluster, encoded: &[u8], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let names = match proto.health_checks.is_empty() {

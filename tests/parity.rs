@@ -66,6 +66,7 @@ scenario_files! {
     internal
     lb_hash
     lb_input
+    lb_load_aware
     lb_metadata
     lb_orca
     lb_policy

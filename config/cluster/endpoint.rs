@@ -313,7 +313,11 @@ impl Locality {
     /// `None` where it says nothing: that is the same as none at all.
     pub fn lower(proto: core::Locality) -> Option<Self> {
         let core::Locality { region, zone, sub_zone } = proto;
-        let locality = Self { region: region.into(), zone: zone.into(), sub_zone: sub_zone.into() };
+        Self::new(region.into(), zone.into(), sub_zone.into())
+    }
+
+    pub(super) fn new(region: Arc<str>, zone: Arc<str>, sub_zone: Arc<str>) -> Option<Self> {
+        let locality = Self { region, zone, sub_zone };
         (locality != Self::default()).then_some(locality)
     }
 }

@@ -1,6 +1,7 @@
 mod client_weights;
 mod common;
 mod hashing;
+mod load_aware;
 mod override_host;
 mod runtime_number;
 mod slow_start;
@@ -22,6 +23,7 @@ use crate::protocol::{any_as, message_name};
 pub use client_weights::{ClientWeights, Metric, OwnReports};
 pub use common::{CommonLb, HealthStatuses, LocalityBasis, LocalityLb, ZoneAware};
 pub use hashing::{HashTable, HashingLb, RingHashFunction};
+pub use load_aware::LoadAware;
 pub use override_host::{HostSource, OverrideHostLb};
 pub use runtime_number::RuntimeNumber;
 pub use slow_start::SlowStart;
@@ -192,6 +194,9 @@ impl LoweredLb {
         if child.subset.is_some() {
             return Err(cx.not_implemented("a subset of subsets"));
         }
+        if child.locality.load_aware().is_some() {
+            return Err(cx.not_implemented("localities chosen by their load within a subset"));
+        }
         // Without selectors there are no subsets.
         let makes_subsets = !proto.subset_selectors.is_empty();
         let subset = SubsetLb::lower(proto, &child.locality, cluster, cx)?;
@@ -216,7 +221,8 @@ impl LoweredLb {
         cx.at("endpoint_picking_policy", |cx| {
             let list = endpoint_picking_policy.unwrap_or_default();
             let child = Self::lower_list(list, cluster, cx, |_| OTHERS.to_owned())?;
-            if child.client_weights.is_none() || child.subset.is_some() || child.override_host.is_some() {
+            let is_other = child.client_weights.is_none() || child.locality.load_aware().is_some();
+            if is_other || child.subset.is_some() || child.override_host.is_some() {
                 return Err(cx.invalid(OTHERS));
             }
             Ok(Self { locality: LocalityLb::Weighted, ..child })
@@ -249,6 +255,7 @@ impl LoweredLb {
             "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin" => {
                 ClientWeights::lower(any_as(any, cx)?, cx)?
             }
+            "load_aware_locality.v3.LoadAwareLocality" => LoadAware::lower(any_as(any, cx)?, cluster, cx)?,
             "wrr_locality.v3.WrrLocality" => Self::lower_wrr_locality(any_as(any, cx)?, cluster, cx)?,
             // Envoy 1.40 has the messages and no such policies: it looks for another in the list.
             "pick_first.v3.PickFirst" | "random_subsetting.v3.RandomSubsetting" => return Ok(None),

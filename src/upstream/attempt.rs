@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::limits::Resource;
-use crate::orca;
+use crate::orca::Reported;
 use crate::pool::connection::{ClosedBy, ConnectionRecord, PoolFailure};
 use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
@@ -422,8 +422,12 @@ impl ActiveRequest {
     #[inline]
     pub(crate) fn note_load(&self, headers: &HeaderMap) {
         let config = &self.share.cluster.config;
-        if (config.client_weights.is_some() || config.load_metrics.is_some()) && !self.has_reported.get() {
-            self.has_reported.set(orca::note(config, &self.host, headers, self.share.env.clock.now()));
+        let counts = config.client_weights.is_some()
+            || config.load_metrics.is_some()
+            || config.locality_lb.load_aware().is_some();
+        if counts && !self.has_reported.get() {
+            let now = self.share.env.clock.now();
+            self.has_reported.set(Reported::take_headers(headers, config, &self.host, now));
         }
     }
 

@@ -25,6 +25,7 @@ use crate::dynamic::DynamicHosts;
 use crate::health::HealthShare;
 use crate::host::{CoarseHealth, Host};
 use crate::host_set::{Hashing, HostSet, Layout, Localities, only_in};
+use crate::lb::LocalityLoad;
 use crate::lb::forward_proxy::ForwardProxyShare;
 use crate::limits::{Limits, Resource};
 use crate::orca;
@@ -83,6 +84,8 @@ pub struct Cluster {
     pub(crate) tracked: Option<Box<Tracked>>,
     /// Who sees to it that what is held back is told; `None`: nothing is.
     merges: Option<Arc<Merges>>,
+    /// Where localities are chosen by their load.
+    locality_load: Option<Box<LocalityLoad>>,
     /// Made when there is news of the hosts.
     held: OnceLock<Box<Mutex<Held>>>,
 }
@@ -144,6 +147,8 @@ impl Cluster {
         let inherited = before.filter(|before| heritage::is_inherited(&before.config, &config));
         let health = HealthShare::new(&config);
         let tracked = Tracked::new(config.tracking, &scope);
+        let load_aware = config.locality_lb.load_aware();
+        let locality_load = load_aware.map(|config| Box::new(LocalityLoad::new(config.clone(), &scope)));
         let by_address = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope, &rules));
         let cluster = Self {
@@ -171,6 +176,7 @@ impl Cluster {
             transport_stats,
             tracked,
             merges,
+            locality_load,
             held: OnceLock::new(),
         };
         cluster.obey_runtime();
@@ -352,10 +358,18 @@ impl Cluster {
         }
     }
 
+    /// Works out the shares of the localities that follow from what their hosts report of their load.
+    pub(crate) fn share_out(&self) {
+        let _writer = self.lock();
+        if let Some(load) = &self.locality_load {
+            load.update(&self.hosts.load());
+        }
+    }
+
     /// Notes what load balancing asks of `hosts`: since when they are healthy, and their weights.
     fn note_for_balance(&self, hosts: &[Arc<Host>]) {
-        let ClusterConfig { slow_start, client_weights, .. } = &self.config;
-        if slow_start.is_none() && client_weights.is_none() {
+        let ClusterConfig { slow_start, client_weights, locality_lb, .. } = &self.config;
+        if slow_start.is_none() && client_weights.is_none() && locality_lb.load_aware().is_none() {
             return;
         }
         let now = Instant::now();
@@ -391,6 +405,9 @@ impl Cluster {
         let before = self.hosts.load();
         set.follow(&before);
         self.show(&set);
+        if let Some(load) = &self.locality_load {
+            load.begin(&set);
+        }
         if let Some(subsets) = &set.subsets {
             let (active, created, removed) = subsets.changes(before.subsets.as_deref());
             self.stats.lb_subsets_active().set(active);
@@ -512,6 +529,7 @@ fn layout<'a>(
     rules: &RuntimeRules,
 ) -> Layout<'a> {
     let localities = match (local, &config.locality_lb) {
+        (_, LocalityLb::LoadAware(own)) => Localities::Grouped { local: own.local.as_ref() },
         (None, LocalityLb::ZoneAware(_)) => Localities::Ignored,
         (local, _) => Localities::Grouped { local: local.and_then(|local| local.locality.as_ref()) },
     };

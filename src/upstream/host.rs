@@ -410,6 +410,16 @@ impl Host {
         self.balance.get().inspect(|balance| balance.note_report(weight, now));
     }
 
+    /// It has reported that it is so busy, of 1.
+    pub(crate) fn note_utilization(&self, utilization: f64, now: Instant) {
+        self.balance.get().inspect(|balance| balance.note_utilization(utilization, now));
+    }
+
+    /// How busy it reported to be, of 1, within `expiration`.
+    pub(crate) fn utilization(&self, expiration: Option<Duration>, now: Instant) -> Option<f64> {
+        self.balance.get()?.utilization(expiration, now)
+    }
+
     /// The weight that follows from its reports, where they count.
     pub(crate) fn reported_weight(&self, config: &ClientWeights, now: Instant) -> Option<u32> {
         self.balance.get()?.reported_weight(config, now)

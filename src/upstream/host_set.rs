@@ -13,10 +13,12 @@ mod tests;
 
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use nuncio_config::cluster::{AssignmentPolicy, HashingLb, Locality, LocalityLb, SubsetLb};
 use nuncio_telemetry::stats::Scope;
 
 use crate::host::Host;
+use crate::lb::LocalityShares;
 use addresses::Addresses;
 use change::{Change, Known};
 
@@ -44,6 +46,8 @@ pub struct HostSet {
     by_address: OnceLock<Addresses>,
     /// What its cluster has lost until it.
     pub(crate) lost: Arc<Lost>,
+    /// How much of the load goes to each locality, where it is what their hosts can take.
+    pub(crate) shares: ArcSwapOption<LocalityShares>,
 }
 
 /// How hosts become a set.
@@ -102,8 +106,8 @@ impl HostSet {
         let hashing = layout.hashing.filter(|_| subsets.is_none());
         let before = layout.before.map(|set| Before { groups: &set.groups, hosts: &set.hosts });
         let groups = HostGroups::new(all, &places, Layout { hashing, ..layout }, before);
-        let (by_address, lost) = Default::default();
-        Self { groups, subsets, hosts, facts, by_address, lost }
+        let (by_address, lost, shares) = Default::default();
+        Self { groups, subsets, hosts, facts, by_address, lost, shares }
     }
 
     fn known(&self) -> Known<'_> {

@@ -4,6 +4,7 @@ mod aggregate;
 mod edf;
 pub(crate) mod forward_proxy;
 mod hashing;
+mod load_aware;
 mod original_dst;
 mod override_host;
 mod picker;
@@ -27,6 +28,8 @@ use crate::runtime::RuntimeRules;
 use edf::Edf;
 pub(crate) use edf::{Turn, first_turns};
 pub(crate) use hashing::HashTables;
+use load_aware::Kind;
+pub(crate) use load_aware::{LocalityLoad, LocalityShares};
 pub(crate) use override_host::{NoHost, wanted};
 use picker::Picker;
 pub(crate) use provided::{ClusterBalancer, provided};
@@ -47,6 +50,8 @@ pub(crate) struct LoadBalancer {
     fail_traffic_on_panic: bool,
     /// Whether a locality is chosen first, by weight.
     by_locality: bool,
+    /// Whether a locality is chosen first, by what its hosts can take.
+    by_load: bool,
     /// For the first priority, where the local zone is preferred.
     zone: Option<ZoneRouting>,
     /// Whether the healthy hosts of the first priority get it all, wherever they are.
@@ -58,7 +63,7 @@ pub(crate) struct LoadBalancer {
 /// Those of one priority, each made when it is first used.
 #[derive(Debug)]
 struct PriorityPickers {
-    all: OnceCell<Picker>,
+    all: HealthPickers,
     healthy: HealthPickers,
     degraded: HealthPickers,
 }
@@ -155,14 +160,16 @@ impl LoadBalancer {
     pub(crate) fn new(config: &ClusterConfig, env: LbEnv<'_>) -> Self {
         let (zone, fail_traffic_on_panic) = match &config.locality_lb {
             LocalityLb::ZoneAware(zone) => (ZoneRouting::new(zone, env), zone.fail_traffic_on_panic),
-            LocalityLb::Weighted => (None, false),
+            LocalityLb::Weighted | LocalityLb::LoadAware(_) => (None, false),
         };
         let by_locality = config.locality_lb == LocalityLb::Weighted;
+        let by_load = config.locality_lb.load_aware().is_some();
         Self {
             policy: config.lb.clone(),
             fail_traffic_on_panic,
             by_locality,
-            is_plain: env.groups.is_plain && !by_locality && zone.is_none(),
+            by_load,
+            is_plain: env.groups.is_plain && !by_locality && !by_load && zone.is_none(),
             zone,
             priorities: env.groups.priorities.iter().map(PriorityPickers::new).collect(),
         }
@@ -205,11 +212,15 @@ impl LoadBalancer {
         let (hosts, pickers) = (&env.groups.priorities[priority], &self.priorities[priority]);
         if hosts.in_panic {
             env.stats.lb_healthy_panic().inc();
-            return (!self.fail_traffic_on_panic).then_some((&hosts.all, &pickers.all));
+            if let Some(at) = self.locality_by_load(priority, Kind::All, env) {
+                return Some((&hosts.localities[at].all, &pickers.all.localities[at]));
+            }
+            return (!self.fail_traffic_on_panic).then_some((&hosts.all, &pickers.all.hosts));
         }
         let pickers = pickers.of(availability);
         let locality = match (&self.zone, priority) {
             _ if self.by_locality => pickers.choose_locality(hosts, availability, env.rng),
+            _ if self.by_load => self.locality_by_load(priority, availability.into(), env),
             (Some(zone), 0) => match zone.choose(env) {
                 ZoneChoice::Locality(at) => Some(at),
                 ZoneChoice::Anywhere => None,
@@ -223,13 +234,21 @@ impl LoadBalancer {
             None => (hosts.of(availability), &pickers.hosts),
         })
     }
+
+    /// The place of a locality that is chosen by what its hosts can take. `None` where none is.
+    fn locality_by_load(&self, priority: usize, kind: Kind, env: LbEnv<'_>) -> Option<usize> {
+        if !self.by_load {
+            return None;
+        }
+        env.set.shares.load().as_ref()?.choose(priority, kind, env.rng)
+    }
 }
 
 // === impl PriorityPickers ===
 
 impl PriorityPickers {
     fn new(hosts: &PriorityHosts) -> Self {
-        Self { all: OnceCell::new(), healthy: HealthPickers::new(hosts), degraded: HealthPickers::new(hosts) }
+        Self { all: HealthPickers::new(hosts), healthy: HealthPickers::new(hosts), degraded: HealthPickers::new(hosts) }
     }
 
     fn of(&self, availability: Availability) -> &HealthPickers {

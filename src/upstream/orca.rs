@@ -11,9 +11,9 @@ mod stream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderMap;
-use nuncio_config::cluster::{ClientWeights, ClusterConfig};
+use nuncio_config::cluster::ClientWeights;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
@@ -21,8 +21,11 @@ use crate::cluster::Cluster;
 use crate::clusters::Clusters;
 use crate::host::Host;
 
-use report::LoadReport;
+pub(crate) use report::Reported;
 use stream::ReportStreams;
+
+/// How often the streams of hosts are compared with the hosts.
+const RECONCILE_PERIOD: Duration = Duration::from_secs(1);
 
 impl Clusters {
     /// Works out the weights of the hosts of every snapshot that report their load. Runs until it is dropped, within a
@@ -36,7 +39,9 @@ impl Clusters {
             let snapshot = self.snapshot();
             let current: HashMap<usize, &Arc<Cluster>> = snapshot
                 .iter()
-                .filter(|cluster| cluster.config.client_weights.is_some())
+                .filter(|cluster| {
+                    cluster.config.client_weights.is_some() || cluster.config.locality_lb.load_aware().is_some()
+                })
                 .map(|cluster| (Arc::as_ptr(cluster).addr(), cluster))
                 .collect();
             running.retain(|at, (_, task)| {
@@ -58,28 +63,33 @@ impl Clusters {
     }
 }
 
-/// Takes in what headers or trailers of a response of `host` say of its load. False where they say nothing.
-pub(crate) fn note(config: &ClusterConfig, host: &Host, headers: &HeaderMap, now: Instant) -> bool {
-    let Some(report) = LoadReport::read(headers) else { return false };
-    if let Some(weight) = config.client_weights.as_ref().and_then(|weights| report.weight(weights)) {
-        host.note_report(weight, now);
-    }
-    if let Some(metrics) = &config.load_metrics {
-        host.metrics.add(|add| report.each(metrics, add));
-    }
-    true
-}
-
 async fn weigh_forever(cluster: Arc<Cluster>) {
-    let Some(config) = &cluster.config.client_weights else { return };
-    let mut streams = config.own_reports.as_ref().map(|_| ReportStreams::new(&cluster));
-    loop {
-        if let Some(streams) = &mut streams {
-            streams.reconcile();
+    let config = &cluster.config;
+    let weights = async {
+        let Some(weights) = &config.client_weights else { return };
+        loop {
+            sleep(weights.update_period).await;
+            cluster.weigh(weights);
         }
-        sleep(config.update_period).await;
-        cluster.weigh(config);
-    }
+    };
+    let shares = async {
+        let Some(load_aware) = config.locality_lb.load_aware() else { return };
+        loop {
+            sleep(load_aware.update_period).await;
+            cluster.share_out();
+        }
+    };
+    let streams = async {
+        if config.own_reports().is_none() {
+            return;
+        }
+        let mut streams = ReportStreams::new(&cluster);
+        loop {
+            streams.reconcile();
+            sleep(RECONCILE_PERIOD).await;
+        }
+    };
+    tokio::join!(weights, shares, streams);
 }
 
 /// Gives `hosts` the weights that follow from their reports; those without have the median of the others of their
@@ -111,8 +121,6 @@ fn median(mut weights: Vec<u32>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::advance;
 
     use super::*;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use nuncio_config::cluster::{
     AssignmentPolicy, Checker, CircuitBreakers, ClusterConfig, CommonLb, Discovery, DnsConfig, DnsFamily,
     DnsResolverConfig, Endpoint, EndpointAddress, HappyEyeballs, Health, HealthCheck, HealthCheckLog, Intervals,
-    LbPolicy, LocalityLb, Payloads, Priority, TcpHealthCheck, Tracking, UpstreamHttp, UpstreamPool,
+    LbPolicy, LoadAware, Locality, LocalityLb, Payloads, Priority, TcpHealthCheck, Tracking, UpstreamHttp,
+    UpstreamPool,
 };
 use nuncio_filter_api::{ClusterNames, Rng, RuntimeKey};
 use nuncio_telemetry::Address;
@@ -242,4 +243,18 @@ fn record(address: &IpAddr) -> Vec<u8> {
     let mut record = vec![0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8];
     record.extend(data);
     record
+}
+
+/// Localities are chosen by what their hosts report, at once and without a bias to the `local` one.
+pub(crate) fn load_aware(local: Option<Locality>) -> LocalityLb {
+    LocalityLb::LoadAware(Box::new(LoadAware {
+        local,
+        update_period: Duration::from_secs(1),
+        metrics: Box::default(),
+        variance_threshold: 0.1,
+        blend: 1.0,
+        probe_fraction: 0.0,
+        expiration: Some(Duration::from_secs(10)),
+        own_reports: None,
+    }))
 }

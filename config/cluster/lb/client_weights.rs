@@ -116,6 +116,11 @@ impl ClientWeights {
 // === impl OwnReports ===
 
 impl OwnReports {
+    /// Where they serve.
+    pub(super) fn every(period: Duration) -> Self {
+        Self::lower(Some(period), None)
+    }
+
     fn lower(period: Option<Duration>, config: Option<OrcaOobReportingConfig>) -> Self {
         let OrcaOobReportingConfig { port_value, authority, transport_socket_match_criteria } =
             config.unwrap_or_default();

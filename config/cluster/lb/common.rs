@@ -7,6 +7,7 @@ use nuncio_proto::envoy::config::core::v3::HealthStatusSet;
 use nuncio_proto::envoy::extensions::load_balancing_policies::common::v3 as common;
 use nuncio_proto::envoy::r#type::v3::Percent;
 
+use super::LoadAware;
 use crate::cluster::Health;
 use crate::protocol::duration;
 
@@ -30,12 +31,14 @@ pub struct CommonLb {
 pub struct HealthStatuses(u8);
 
 /// How localities count when a host is chosen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LocalityLb {
     /// The locality of this proxy is preferred, where it is known.
     ZoneAware(ZoneAware),
     /// A locality is chosen by its weight first.
     Weighted,
+    /// A locality is chosen first by what its hosts report that they can take.
+    LoadAware(Box<LoadAware>),
 }
 
 /// Zone-aware routing.
@@ -149,6 +152,15 @@ impl Default for LocalityLb {
 }
 
 impl LocalityLb {
+    /// Where a locality is chosen by what its hosts report.
+    #[inline]
+    pub fn load_aware(&self) -> Option<&LoadAware> {
+        match self {
+            Self::LoadAware(load_aware) => Some(load_aware),
+            Self::ZoneAware(_) | Self::Weighted => None,
+        }
+    }
+
     /// Lowers that of `common_lb_config`.
     pub(super) fn lower_common(
         proto: Option<pb::LocalityConfigSpecifier>,

@@ -5,6 +5,7 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::load_balancing_policies as policies;
 use nuncio_proto::google::protobuf::{BoolValue, Duration as ProtoDuration};
 use policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
+use policies::load_aware_locality::v3::LoadAwareLocality;
 use policies::override_host::v3::OverrideHost;
 use policies::override_host::v3::override_host::OverrideHostSource;
 use policies::pick_first::v3::PickFirst;
@@ -124,4 +125,41 @@ fn localities_by_weight_are_for_weights_by_reports_alone() {
     assert_eq!(lowered.locality, LocalityLb::Weighted);
     assert!(lowered.client_weights.is_some());
     assert!(refusal(over(policy(&RoundRobin::default()))).contains("only supports ClientSideWeightedRoundRobin"));
+}
+
+fn load_aware(child: load_balancing_policy::Policy) -> LoadAwareLocality {
+    LoadAwareLocality { endpoint_picking_policy: Some(list([child])), ..LoadAwareLocality::default() }
+}
+
+#[test]
+fn localities_are_chosen_by_their_load_whatever_chooses_the_host() {
+    let lowered = lower([policy(&load_aware(policy(&Random::default())))]).unwrap();
+    assert!(matches!(lowered.policy, LbPolicy::Random));
+    let config = lowered.locality.load_aware().expect("it is asked for");
+    assert_eq!((config.variance_threshold, config.probe_fraction), (0.1, 0.03));
+    assert_eq!((config.update_period, config.expiration), (Duration::from_secs(1), Some(Duration::from_secs(180))));
+    assert!((config.blend - 0.181_269).abs() < 1e-6, "{}", config.blend);
+    let seconds = |seconds| Some(ProtoDuration { seconds, nanos: 0 });
+    let own = LoadAwareLocality {
+        weight_expiration_period: seconds(0),
+        enable_oob_load_report: Some(BoolValue { value: true }),
+        oob_reporting_period: seconds(3),
+        ..load_aware(policy(&RoundRobin::default()))
+    };
+    let lowered = lower([policy(&own)]).unwrap();
+    let config = lowered.locality.load_aware().expect("it is asked for");
+    assert_eq!(config.expiration, None);
+    assert_eq!(config.own_reports.as_ref().map(|own| own.period), Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn what_cannot_choose_within_a_locality_is_refused() {
+    let check = |child, expected: &str| {
+        let refusal = refusal([policy(&load_aware(child))]);
+        assert!(refusal.contains(expected), "{refusal}");
+    };
+    let itself = load_aware(policy(&Random::default()));
+    check(policy(&itself), "load_aware_locality cannot be its own endpoint_picking_policy");
+    check(policy(&policies::cluster_provided::v3::ClusterProvided {}), "could not be instantiated per locality");
+    check(policy(&PickFirst::default()), "No supported endpoint picking policy.");
 }

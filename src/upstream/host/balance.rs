@@ -17,6 +17,10 @@ pub(crate) struct Balance {
     reports_since: Moment,
     /// When it reported last.
     reported_at: Moment,
+    /// The utilization that it reported last, as bits of a number.
+    utilization: AtomicU64,
+    /// When that was.
+    utilization_at: Moment,
 }
 
 /// A point in time, or none: microseconds after an epoch, and one more.
@@ -33,18 +37,22 @@ impl Balance {
             reported: AtomicU32::new(0),
             reports_since: Moment::default(),
             reported_at: Moment::default(),
+            utilization: AtomicU64::new(0),
+            utilization_at: Moment::default(),
         }
     }
 
     /// The same, for a host that takes the place of this one.
     pub(super) fn copy(&self) -> Self {
-        let Self { epoch, healthy_since, reported, reports_since, reported_at } = self;
+        let Self { epoch, healthy_since, reported, reports_since, reported_at, utilization, utilization_at } = self;
         Self {
             epoch: *epoch,
             healthy_since: healthy_since.copy(),
             reported: AtomicU32::new(reported.load(Ordering::Relaxed)),
             reports_since: reports_since.copy(),
             reported_at: reported_at.copy(),
+            utilization: AtomicU64::new(utilization.load(Ordering::Relaxed)),
+            utilization_at: utilization_at.copy(),
         }
     }
 
@@ -70,6 +78,18 @@ impl Balance {
         if self.reports_since.get(self.epoch).is_none() {
             self.reports_since.set(self.epoch, now);
         }
+    }
+
+    pub(super) fn note_utilization(&self, utilization: f64, now: Instant) {
+        self.utilization.store(utilization.to_bits(), Ordering::Relaxed);
+        self.utilization_at.set(self.epoch, now);
+    }
+
+    /// `None` where it has reported none, or none within `expiration`.
+    pub(super) fn utilization(&self, expiration: Option<Duration>, now: Instant) -> Option<f64> {
+        let at = self.utilization_at.get(self.epoch)?;
+        let is_fresh = expiration.is_none_or(|expiration| now.saturating_duration_since(at) <= expiration);
+        is_fresh.then(|| f64::from_bits(self.utilization.load(Ordering::Relaxed)))
     }
 
     /// `None` until it has reported for a while, and once it has not for too long.

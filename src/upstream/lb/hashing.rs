@@ -17,6 +17,7 @@ use nuncio_config::route::HashPolicies;
 use nuncio_telemetry::Address;
 use nuncio_telemetry::stats::Scope;
 
+use super::load_aware::Kind;
 use super::{LbEnv, PickContext};
 use crate::host::Host;
 use crate::host_set::{Before, Candidates, Facts, Hashing, PriorityHosts};
@@ -29,6 +30,8 @@ use ring::{Ring, RingSize};
 pub(crate) struct HashTables {
     /// By priority.
     priorities: Box<[PriorityTable]>,
+    /// By priority and locality, where a locality is chosen first by what its hosts can take.
+    localities: Box<[Box<[PriorityTable]>]>,
     balance_factor: u32,
     /// What of a request is hashed, where it is not what its route says.
     policies: Option<Arc<HashPolicies>>,
@@ -94,10 +97,14 @@ impl HashTables {
     ) -> Self {
         let Hashing { config, locality, scope } = hashing;
         let stats = TableStats::new(config.table, scope);
+        let localities = match locality {
+            LocalityLb::LoadAware(_) => priorities.iter().map(|p| of_localities(p, hashing, hosts, facts)).collect(),
+            LocalityLb::Weighted | LocalityLb::ZoneAware(_) => Box::default(),
+        };
         let priorities = priorities.iter().enumerate().map(|(number, priority)| {
             let weighted = match locality {
                 LocalityLb::Weighted => by_locality(priority, facts),
-                LocalityLb::ZoneAware(_) => {
+                LocalityLb::ZoneAware(_) | LocalityLb::LoadAware(_) => {
                     let mut weighted = Vec::new();
                     let candidates = if priority.in_panic { &priority.all } else { &priority.healthy };
                     normalize(candidates, 1.0, facts, &mut weighted);
@@ -111,7 +118,7 @@ impl HashTables {
         });
         let priorities = priorities.collect();
         let policies = config.policies.clone();
-        Self { priorities, balance_factor: config.balance_factor, policies, _stats: stats }
+        Self { priorities, localities, balance_factor: config.balance_factor, policies, _stats: stats }
     }
 
     /// The place in the host set of the host for the next request.
@@ -127,10 +134,11 @@ impl HashTables {
         // Without hash any host is as good as another.
         let hash = hash.unwrap_or_else(|| env.rng.u64());
         let (priority, _) = env.groups.load.choose(hash);
-        if env.groups.priorities[priority].in_panic {
+        let in_panic = env.groups.priorities[priority].in_panic;
+        if in_panic {
             env.stats.lb_healthy_panic().inc();
         }
-        let table = &self.priorities[priority];
+        let table = self.of_locality(priority, in_panic, env).unwrap_or(&self.priorities[priority]);
         let selections = cx.avoid.map_or(0, |avoid| avoid.selections);
         let mut chosen = None;
         for attempt in 0..=selections {
@@ -144,6 +152,30 @@ impl HashTables {
         }
         chosen
     }
+
+    /// The table of the locality for the next request, where one is chosen by what its hosts can take.
+    fn of_locality(&self, priority: usize, in_panic: bool, env: LbEnv<'_>) -> Option<&PriorityTable> {
+        let tables = self.localities.get(priority)?;
+        let kind = if in_panic { Kind::All } else { Kind::Healthy };
+        tables.get(env.set.shares.load().as_ref()?.choose(priority, kind, env.rng)?)
+    }
+}
+
+/// A table for each locality.
+fn of_localities(
+    priority: &PriorityHosts,
+    hashing: Hashing<'_>,
+    hosts: &[Arc<Host>],
+    facts: &Facts,
+) -> Box<[PriorityTable]> {
+    let tables = priority.localities.iter().map(|locality| {
+        let mut weighted = Vec::new();
+        let candidates = if priority.in_panic { &locality.all } else { &locality.healthy };
+        normalize(candidates, 1.0, facts, &mut weighted);
+        let table = Table::new(Listed { config: hashing.config, hosts: &weighted, set: hosts }, None);
+        PriorityTable { hosts: weighted.into(), table }
+    });
+    tables.collect()
 }
 
 /// A host is hashed by `hash_key` of its metadata, or else by its name or address.

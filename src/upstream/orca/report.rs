@@ -6,9 +6,12 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::HeaderMap;
-use nuncio_config::cluster::{ClientWeights, LoadMetric, Metric};
+use nuncio_config::cluster::{ClientWeights, ClusterConfig, LoadMetric, Metric};
 use prost::Message;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use crate::host::Host;
 
 /// `xds.data.orca.v3.OrcaLoadReport`: the fields that nuncio reads.
 #[derive(Clone, PartialEq, Message)]
@@ -40,25 +43,38 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What a host says of its load.
+/// What a message says of the load of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reported {
     /// Nothing, or nothing that can be read.
     Nothing,
-    /// That no weight follows from.
-    NoWeight,
-    /// That it can take so much.
-    Weight(u32),
+    /// What nothing follows from.
+    Unusable,
+    /// How much it has to do.
+    Load,
 }
 
 // === impl Reported ===
 
 impl Reported {
-    /// Of one message that a host sends by itself.
-    pub(crate) fn read_message(message: &[u8], config: &ClientWeights) -> Self {
+    /// Takes in what headers or trailers of a response say of the load of `host`. False where they say nothing that can
+    /// be read.
+    pub(crate) fn take_headers(headers: &HeaderMap, config: &ClusterConfig, host: &Host, now: Instant) -> bool {
+        LoadReport::read(headers).is_some_and(|report| {
+            report.take(config, host, now);
+            // Envoy passes on what responses say, not what hosts send by themselves.
+            if let Some(metrics) = &config.load_metrics {
+                host.metrics.add(|add| report.each(metrics, add));
+            }
+            true
+        })
+    }
+
+    /// Takes in one message that `host` sends by itself.
+    pub(crate) fn take_message(message: &[u8], config: &ClusterConfig, host: &Host, now: Instant) -> Self {
         match LoadReport::decode(message) {
             Err(_) => Self::Nothing,
-            Ok(report) => report.weight(config).map_or(Self::NoWeight, Self::Weight),
+            Ok(report) => report.take(config, host, now),
         }
     }
 }
@@ -66,8 +82,25 @@ impl Reported {
 // === impl LoadReport ===
 
 impl LoadReport {
-    /// What headers or trailers say.
-    pub(crate) fn read(headers: &HeaderMap) -> Option<Self> {
+    /// Notes what follows from it.
+    fn take(&self, config: &ClusterConfig, host: &Host, now: Instant) -> Reported {
+        let weight = config.client_weights.as_ref().map(|config| self.weight(config));
+        if let Some(Some(weight)) = weight {
+            host.note_report(weight, now);
+        }
+        let utilization = config.locality_lb.load_aware().map(|config| self.utilization(&config.metrics));
+        // Envoy: a host that is not busy at all has said nothing.
+        let utilization = utilization.map(|utilization| Some(utilization).filter(|utilization| *utilization > 0.0));
+        if let Some(Some(utilization)) = utilization {
+            host.note_utilization(utilization.min(1.0), now);
+        }
+        match (weight, utilization) {
+            (Some(None), _) | (None, Some(None)) => Reported::Unusable,
+            _ => Reported::Load,
+        }
+    }
+
+    fn read(headers: &HeaderMap) -> Option<Self> {
         if let Some(binary) = headers.get(BINARY_HEADER) {
             return Self::of_binary(binary.as_bytes());
         }
@@ -163,7 +196,7 @@ impl LoadReport {
         if requests.is_nan() || requests <= 0.0 {
             return None;
         }
-        let utilization = self.utilization(config) + config.error_penalty * self.eps / requests;
+        let utilization = self.utilization(&config.metrics) + config.error_penalty * self.eps / requests;
         if utilization.is_nan() || utilization <= 0.0 {
             return None;
         }
@@ -172,7 +205,7 @@ impl LoadReport {
     }
 
     /// Tells `add` name and value of each of `metrics` that it has. Envoy: those that are in no map it always has.
-    pub(crate) fn each(&self, metrics: &[LoadMetric], mut add: impl FnMut(&str, f64)) {
+    fn each(&self, metrics: &[LoadMetric], mut add: impl FnMut(&str, f64)) {
         for LoadMetric { name, metric } in metrics {
             match self.place(metric) {
                 None => add(name, self.value(metric)),
@@ -191,8 +224,8 @@ impl LoadReport {
         }
     }
 
-    fn utilization(&self, config: &ClientWeights) -> f64 {
-        let greatest = config.metrics.iter().map(|metric| self.value(metric)).fold(0.0, f64::max);
+    fn utilization(&self, metrics: &[Metric]) -> f64 {
+        let greatest = metrics.iter().map(|metric| self.value(metric)).fold(0.0, f64::max);
         let mut known = [greatest, self.application_utilization].into_iter();
         known.find(|utilization| *utilization > 0.0).unwrap_or(self.cpu_utilization)
     }
@@ -237,6 +270,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::testing::{cluster_config, fixed, load_aware};
 
     fn config(metrics: &[Metric], error_penalty: f64) -> ClientWeights {
         let time = Duration::from_secs(1);
@@ -251,30 +285,29 @@ mod tests {
         }
     }
 
-    fn reported(name: &'static str, value: &str) -> Reported {
+    /// The weight that follows from a report, where there is one.
+    fn reported(name: &'static str, value: &str) -> Option<Option<u32>> {
         let headers = [(http::HeaderName::from_static(name), value.parse().unwrap())].into_iter().collect();
-        let config = config(&[Metric::Named("foo".into())], 0.0);
-        LoadReport::read(&headers)
-            .map_or(Reported::Nothing, |report| report.weight(&config).map_or(Reported::NoWeight, Reported::Weight))
+        LoadReport::read(&headers).map(|report| report.weight(&config(&[Metric::Named("foo".into())], 0.0)))
     }
 
-    fn text(report: &str) -> Reported {
+    fn text(report: &str) -> Option<Option<u32>> {
         reported(HEADER, &format!("TEXT {report}"))
     }
 
     #[test]
     fn the_weight_is_what_a_host_can_take_at_full_load() {
-        assert_eq!(text("rps_fractional=100,cpu_utilization=0.5"), Reported::Weight(200));
-        assert_eq!(text(" rps_fractional:100 , cpu_utilization:0.3"), Reported::Weight(333));
-        assert_eq!(text("rps_fractional=1e12,cpu_utilization=0.001"), Reported::Weight(u32::MAX));
+        assert_eq!(text("rps_fractional=100,cpu_utilization=0.5"), Some(Some(200)));
+        assert_eq!(text(" rps_fractional:100 , cpu_utilization:0.3"), Some(Some(333)));
+        assert_eq!(text("rps_fractional=1e12,cpu_utilization=0.001"), Some(Some(u32::MAX)));
     }
 
     #[test]
     fn named_metrics_go_before_the_application_and_that_before_the_cpu() {
         let all = "rps_fractional=100,cpu_utilization=0.1,application_utilization=0.5,named_metrics.foo=0.25";
-        assert_eq!(text(all), Reported::Weight(400));
-        assert_eq!(text(&all.replace("foo", "bar")), Reported::Weight(200));
-        assert_eq!(text(&all.replace("0.5,", "0,").replace("foo", "bar")), Reported::Weight(1000));
+        assert_eq!(text(all), Some(Some(400)));
+        assert_eq!(text(&all.replace("foo", "bar")), Some(Some(200)));
+        assert_eq!(text(&all.replace("0.5,", "0,").replace("foo", "bar")), Some(Some(1000)));
     }
 
     #[test]
@@ -305,10 +338,10 @@ mod tests {
 
     #[test]
     fn no_weight_follows_from_a_report_without_requests_or_utilization() {
-        assert_eq!(text("cpu_utilization=0.5"), Reported::NoWeight);
-        assert_eq!(text("rps_fractional=5"), Reported::NoWeight);
-        assert_eq!(text("rps_fractional=-5,cpu_utilization=1"), Reported::NoWeight);
-        assert_eq!(text(""), Reported::NoWeight);
+        assert_eq!(text("cpu_utilization=0.5"), Some(None));
+        assert_eq!(text("rps_fractional=5"), Some(None));
+        assert_eq!(text("rps_fractional=-5,cpu_utilization=1"), Some(None));
+        assert_eq!(text(""), Some(None));
     }
 
     #[test]
@@ -325,24 +358,44 @@ mod tests {
             "cpu_utilization=nan",
             "cpu_utilization=inf",
         ] {
-            assert_eq!(text(report), Reported::Nothing, "{report}");
+            assert_eq!(text(report), None, "{report}");
         }
         for value in
             ["", "cpu_utilization=1", "XML x", "JSON {", "JSON {\"bogus\":1}", "JSON []", "BIN ", "BIN !", "BIN"]
         {
-            assert_eq!(reported(HEADER, value), Reported::Nothing, "{value}");
+            assert_eq!(reported(HEADER, value), None, "{value}");
         }
     }
 
     #[test]
     fn json_and_binary_reports_are_read() {
         let json = r#"JSON {"rpsFractional":"100","cpu_utilization":0.5,"namedMetrics":{"foo":0.2},"rps":7}"#;
-        assert_eq!(reported(HEADER, json), Reported::Weight(500));
+        assert_eq!(reported(HEADER, json), Some(Some(500)));
         let report = LoadReport { rps_fractional: 100.0, cpu_utilization: 0.5, ..LoadReport::default() };
         let padded = base64::engine::general_purpose::STANDARD.encode(report.encode_to_vec());
         for value in [padded.trim_end_matches('='), &padded] {
-            assert_eq!(reported(BINARY_HEADER, value), Reported::Weight(200));
-            assert_eq!(reported(HEADER, &format!("BIN {value}")), Reported::Weight(200));
+            assert_eq!(reported(BINARY_HEADER, value), Some(Some(200)));
+            assert_eq!(reported(HEADER, &format!("BIN {value}")), Some(Some(200)));
         }
+    }
+
+    #[test]
+    fn a_host_that_is_not_busy_at_all_has_said_nothing_of_its_utilization() {
+        let mut config = cluster_config("c", vec![fixed(([127, 0, 0, 1], 1).into())]);
+        config.locality_lb = load_aware(None);
+        let now = Instant::now();
+        let check = |text: &str, expected: Option<f64>| {
+            let host = Host::new(&config.endpoints[0], std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into());
+            host.note_for_balance(now);
+            let value = format!("TEXT {text}").parse().unwrap();
+            let headers = [(http::HeaderName::from_static(HEADER), value)].into_iter().collect();
+            assert!(Reported::take_headers(&headers, &config, &host, now));
+            assert_eq!(host.utilization(None, now), expected, "{text}");
+        };
+        check("cpu_utilization=0.5", Some(0.5));
+        check("cpu_utilization=1.5", Some(1.0));
+        check("application_utilization=0.25,cpu_utilization=0.5", Some(0.25));
+        check("rps_fractional=5", None);
+        check("cpu_utilization=-0.5", None);
     }
 }

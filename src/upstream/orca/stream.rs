@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use nuncio_config::cluster::{ClientWeights, OwnReports};
+use nuncio_config::cluster::OwnReports;
 use nuncio_config::tls::Alpn;
 use nuncio_filter_api::{Body, ByteStr, Io, RequestHead, Response, Scheme, grpc_frame};
 use nuncio_http::h2::client::H2Client;
@@ -140,14 +140,13 @@ impl Session {
     }
 
     async fn run(self) {
-        let Some(weights) = &self.cluster.config.client_weights else { return };
-        let Some(own) = &weights.own_reports else { return };
+        let Some(own) = self.cluster.config.own_reports() else { return };
         // Envoy: spread over the time in which each is to report.
         sleep(own.period.mul_f64(fastrand::f64())).await;
         let mut bound = FIRST_BACKOFF;
         loop {
             let end = match timeout(self.cluster.config.connect_timeout, self.begin(own)).await {
-                Ok(Some((client, _driver))) => self.follow(client, weights, own).await,
+                Ok(Some((client, _driver))) => self.follow(client, own).await,
                 Ok(None) | Err(_) => End::Failed(0),
             };
             match end {
@@ -214,7 +213,7 @@ impl Session {
     }
 
     /// Takes in reports until there are no more.
-    async fn follow(&self, client: H2Client, weights: &ClientWeights, own: &OwnReports) -> End {
+    async fn follow(&self, client: H2Client, own: &OwnReports) -> End {
         let silence = own.period * SILENT_INTERVALS;
         let asked = client.exchange(&self.request(own), Body::full(message(own)), None, None);
         let Ok(Ok(Response { head, mut body })) = timeout(silence, asked).await else { return End::Failed(0) };
@@ -241,7 +240,7 @@ impl Session {
                 match next_message(&mut data) {
                     // Envoy: one without a word is none.
                     Ok(Some(report)) if report.is_empty() => {}
-                    Ok(Some(report)) if self.take(&report, weights) => {
+                    Ok(Some(report)) if self.take(&report) => {
                         count += 1;
                         silent_at = Instant::now() + silence;
                     }
@@ -253,11 +252,11 @@ impl Session {
     }
 
     /// Takes in a report. False where it is none.
-    fn take(&self, report: &[u8], weights: &ClientWeights) -> bool {
-        match Reported::read_message(report, weights) {
+    fn take(&self, report: &[u8]) -> bool {
+        match Reported::take_message(report, &self.cluster.config, &self.host, Instant::now()) {
             Reported::Nothing => return false,
-            Reported::NoWeight => self.stats.report_errors().inc(),
-            Reported::Weight(weight) => self.host.note_report(weight, Instant::now()),
+            Reported::Unusable => self.stats.report_errors().inc(),
+            Reported::Load => {}
         }
         self.stats.reports_received().inc();
         true
