@@ -5,7 +5,7 @@ use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::endpoint::{Assignment, lower_assignment};
-use super::{AssignmentPolicy, Discovery, Endpoint};
+use super::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint};
 use crate::discovery::ConfigSource;
 
 /// `eds_cluster_config`
@@ -57,5 +57,10 @@ impl ClusterAssignment {
         // As in a static cluster, an endpoint is an address: nobody resolves names.
         let Assignment { endpoints, policy } = lower_assignment(proto, Some(&Discovery::Static), cx)?;
         Ok(Self { endpoints: endpoints.into(), policy })
+    }
+
+    /// Why a cluster cannot use it.
+    pub fn refusal(&self, cluster: &ClusterConfig) -> Option<String> {
+        cluster.lb.refuses(&self.endpoints, &self.policy)
     }
 }

@@ -16,8 +16,8 @@ use nuncio_proto::envoy::extensions::load_balancing_policies::{
 };
 use nuncio_proto::google::protobuf::Any;
 
-use super::Discovery;
 use super::endpoint::Assignment;
+use super::{AssignmentPolicy, Discovery, Endpoint};
 use crate::protocol::{any_as, message_name};
 
 pub use client_weights::{ClientWeights, Metric, OwnReports};
@@ -115,11 +115,9 @@ impl LoweredLb {
 
     /// Whether the policy can work with the weights that are configured.
     pub(super) fn check_weights(&self, assignment: &Assignment, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-        match self.policy {
-            LbPolicy::Hashing(_) => {
-                HashingLb::check_weights(&assignment.endpoints, &assignment.policy.locality_weights, cx)
-            }
-            _ => Ok(()),
+        match self.policy.refuses(&assignment.endpoints, &assignment.policy) {
+            Some(reason) => Err(cx.invalid(reason)),
+            None => Ok(()),
         }
     }
 
@@ -273,6 +271,14 @@ impl LbPolicy {
         match self {
             Self::RoundRobin | Self::LeastRequest(_) | Self::Random | Self::ClusterProvided => false,
             Self::Hashing(_) => true,
+        }
+    }
+
+    /// Why it cannot work with the weights that are configured or discovered.
+    pub(super) fn refuses(&self, endpoints: &[Endpoint], policy: &AssignmentPolicy) -> Option<String> {
+        match self {
+            Self::RoundRobin | Self::LeastRequest(_) | Self::Random | Self::ClusterProvided => None,
+            Self::Hashing(_) => HashingLb::overflow(endpoints, &policy.locality_weights),
         }
     }
 

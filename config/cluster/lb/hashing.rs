@@ -143,12 +143,8 @@ impl HashingLb {
         Ok(LoweredLb::new(policy, locality(locality_weighted_lb_config.is_some())))
     }
 
-    /// Envoy: a table is made of shares of all weights, which it adds up in 32 bits.
-    pub(super) fn check_weights(
-        endpoints: &[Endpoint],
-        localities: &[LocalityWeight],
-        cx: &mut LowerCx<'_>,
-    ) -> Result<(), Refused> {
+    /// Why a table cannot be made of these weights. Envoy: it is made of shares of all, which are added up in 32 bits.
+    pub(in crate::cluster) fn overflow(endpoints: &[Endpoint], localities: &[LocalityWeight]) -> Option<String> {
         const MAX: u64 = u32::MAX as u64;
         let hosts = endpoints.iter().map(|endpoint| (endpoint.priority, endpoint.weight));
         let localities = localities.iter().map(|locality| (locality.priority, locality.weight));
@@ -156,12 +152,8 @@ impl HashingLb {
             ("all upstream hosts in a locality", sums(hosts)),
             ("all localities at the same priority", sums(localities)),
         ];
-        for (what, sums) in sums {
-            if sums.values().any(|sum| *sum > MAX) {
-                return Err(cx.invalid(format!("The sum of weights of {what} exceeds {MAX}")));
-            }
-        }
-        Ok(())
+        let (what, _) = sums.iter().find(|(_, sums)| sums.values().any(|sum| *sum > MAX))?;
+        Some(format!("The sum of weights of {what} exceeds {MAX}"))
     }
 
     fn policy(table: HashTable, consistent: Consistent) -> LbPolicy {

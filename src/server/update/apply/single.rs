@@ -7,7 +7,7 @@ use super::virtual_hosts::put_routes;
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::Kept;
-use crate::update::{Kind, Removed, Target};
+use crate::update::{Kind, Removed, Target, invalid};
 
 impl Updater {
     /// Each for those who asked for it.
@@ -59,6 +59,9 @@ impl Updater {
                 Kept::Nothing
             }
             Lowered::Endpoints(assignment) => {
+                if let Some(reason) = users.clusters.iter().find_map(|cluster| assignment.refusal(&cluster.config)) {
+                    return Err(vec![invalid("", reason)]);
+                }
                 users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
                 Kept::Endpoints(assignment)
             }
