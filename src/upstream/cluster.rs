@@ -410,9 +410,10 @@ impl Cluster {
         }
         if let Some(subsets) = &set.subsets {
             let (active, created, removed) = subsets.changes(before.subsets.as_deref());
-            self.stats.lb_subsets_active().set(active);
-            self.stats.lb_subsets_created().add(created);
-            self.stats.lb_subsets_removed().add(removed);
+            let counted = self.config.subset.as_ref().map_or(1, |subset| subset.counted);
+            self.stats.lb_subsets_active().set(active * counted);
+            self.stats.lb_subsets_created().add(created * counted);
+            self.stats.lb_subsets_removed().add(removed * counted);
         }
         // Envoy keeps this gauge for STRICT_DNS alone, and never below 1.
         if matches!(self.config.discovery, Discovery::StrictDns(_)) {

@@ -31,6 +31,8 @@ pub struct SubsetLb {
     pub list_as_any: bool,
     /// Whether `fallback_list` of the metadata that a route asks for names further metadata to try.
     pub metadata_fallback: bool,
+    /// How often Envoy counts a subset: once for each worker, and once for the main thread.
+    pub counted: u64,
 }
 
 /// Where there is no host in the subset that was asked for.
@@ -132,6 +134,7 @@ impl SubsetLb {
             panic_mode_any,
             list_as_any,
             metadata_fallback,
+            counted: cx.env.concurrency as u64 + 1,
         })
     }
 }

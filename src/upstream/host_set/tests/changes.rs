@@ -61,6 +61,7 @@ fn subset_lb(scale: bool) -> SubsetLb {
         panic_mode_any: true,
         list_as_any: true,
         metadata_fallback: false,
+        counted: 1,
     }
 }
 
