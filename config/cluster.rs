@@ -201,7 +201,7 @@ impl ClusterConfig {
         let supported = refuse_unsupported(&proto, cx);
         let connections = connections::hash(&proto);
         // Each part is lowered even if an earlier one was refused, to report all refusals at once.
-        let discovery = lower_discovery(&proto, cx);
+        let discovery = lower_discovery(&proto, &names, cx);
         let assignment = endpoint::lower(proto.load_assignment, discovery.as_ref().ok(), cx);
         let lb = lb::LoweredLb::lower(
             proto.lb_policy,
@@ -381,11 +381,11 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
     refusals.into_iter().collect()
 }
 
-fn lower_discovery(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
+fn lower_discovery(proto: &pb::Cluster, names: &CheckNames, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
     let kind = match &proto.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return lower_custom(custom, proto, cx);
+            return lower_custom(custom, proto, names, cx);
         }
         Some(ClusterDiscoveryType::Type(kind)) => {
             DiscoveryType::try_from(*kind).map_err(|_| cx.at("type", |cx| cx.invalid("is no discovery type")))?
@@ -413,6 +413,7 @@ const ORIGINAL_DST: &str = "envoy.extensions.clusters.original_dst.v3.OriginalDs
 fn lower_custom(
     custom: &pb::cluster::CustomClusterType,
     cluster: &pb::Cluster,
+    names: &CheckNames,
     cx: &mut LowerCx<'_>,
 ) -> Result<Discovery, Refused> {
     let pb::cluster::CustomClusterType { name, typed_config } = custom;
@@ -421,7 +422,9 @@ fn lower_custom(
     let lower_any = |cx: &mut LowerCx<'_>| match message_name(any) {
         AGGREGATE => Ok(Discovery::Aggregate(Box::new(Aggregate::lower(any_as(any, cx)?, cx)?))),
         DNS => DnsConfig::lower_extension(any_as(any, cx)?, cx),
-        FORWARD_PROXY => Ok(Discovery::ForwardProxy(Arc::new(ForwardProxy::lower(any_as(any, cx)?, cluster, cx)?))),
+        FORWARD_PROXY => {
+            Ok(Discovery::ForwardProxy(Arc::new(ForwardProxy::lower(any_as(any, cx)?, cluster, names, cx)?)))
+        }
         ORIGINAL_DST => {
             Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower_extension(any_as(any, cx)?, interval?, cx)?)))
         }

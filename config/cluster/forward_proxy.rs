@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_proto::CheckNames;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
 use nuncio_proto::envoy::config::core::v3::SocketAddress;
 use nuncio_proto::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -96,6 +97,7 @@ impl ForwardProxy {
     pub(super) fn lower(
         proto: pb::ClusterConfig,
         cluster: &cluster::Cluster,
+        names: &CheckNames,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         use pb::cluster_config::ClusterImplementationSpecifier as Specifier;
@@ -113,7 +115,7 @@ impl ForwardProxy {
                 cx.at("dns_cache_config", |cx| DnsCacheConfig::lower(config, cx))?
             }
             Some(Specifier::SubClustersConfig(config)) => {
-                let clusters = cx.at("sub_clusters_config", |cx| SubClusters::lower(config, cluster, cx))?;
+                let clusters = cx.at("sub_clusters_config", |cx| SubClusters::lower(config, cluster, names, cx))?;
                 return Ok(Self { hosts: ForwardHosts::Clusters(clusters) });
             }
             // Envoy: a cache that says nothing of itself.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_filter_api::{ClusterName, ClusterNames, LowerCx, Refused};
+use nuncio_proto::CheckNames;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
 use nuncio_proto::envoy::config::core::v3::{Address, SocketAddress, UpstreamHttpProtocolOptions, address};
 use nuncio_proto::envoy::config::endpoint::v3 as endpoint;
@@ -39,6 +40,7 @@ impl SubClusters {
     pub(super) fn lower(
         proto: pb::SubClustersConfig,
         parent: &cluster::Cluster,
+        names: &CheckNames,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         let pb::SubClustersConfig {
@@ -55,7 +57,7 @@ impl SubClusters {
         }
         let ttl = cx.opt("sub_cluster_ttl", sub_cluster_ttl, duration);
         let message = template(parent, lb_policy, dns_cluster_config);
-        let template = ClusterConfig::lower(message, cx);
+        let template = ClusterConfig::lower_named(message, names.clone(), cx);
         Ok(Self {
             template: Box::new(template?),
             names: cx.env.clusters.clone(),
