@@ -200,7 +200,7 @@ impl Session {
             return Ok(connected.io);
         };
         let beginning = Beginning {
-            remote: address,
+            remote: self.host.proxy().unwrap_or(address),
             proxied: self.host.proxy().map(|_| address),
             has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
