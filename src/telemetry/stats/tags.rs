@@ -4,12 +4,14 @@
 //! and metrics called `cluster.b.*`), and dashboards are built on what it finds. So we look where it looks, but once
 //! for each prefix and only when somebody reads.
 
+use std::borrow::Cow;
+
 /// A prefix without its tags.
 #[derive(Debug, PartialEq)]
 pub(super) struct Prefix<'a> {
     pub(super) name: String,
     /// Names and values, in Envoy's order.
-    pub(super) tags: Vec<(&'static str, &'a str)>,
+    tags: Vec<(&'static str, Cow<'a, str>)>,
 }
 
 /// A metric's own name without a response code at its end, which is a tag.
@@ -47,8 +49,16 @@ impl<'a> Prefix<'a> {
         let tagged: Vec<_> = RULES.iter().filter_map(|(tag, rule)| Some((*tag, find(rule, &tokens)?))).collect();
         tags.extend(tagged.iter().map(|(tag, at)| (*tag, tokens[*at])));
         tagged.iter().for_each(|(_, at)| tokens[*at] = "");
+        of_cluster(prefix, &mut tokens, &mut tags);
         tokens.retain(|token| !token.is_empty());
+        let value = |tag, value| if tag == ENDPOINT { address(value) } else { Cow::Borrowed(value) };
+        let tags = tags.into_iter().map(|(tag, text)| (tag, value(tag, text))).collect();
         Self { name: tokens.join("."), tags }
+    }
+
+    /// Names and values, in Envoy's order.
+    pub(super) fn tags(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.tags.iter().map(|(tag, value)| (*tag, &**value))
     }
 }
 
@@ -111,6 +121,32 @@ fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'s
     }
 }
 
+/// `cluster.<name>.endpoint.<address>`, which may have dots, and `cluster.<name>.health_check.name.<name>`.
+fn of_cluster<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    match (tokens, prefix.splitn(4, '.').nth(3)) {
+        (["cluster", _, "endpoint", rest @ ..], Some(address)) => {
+            tags.push((ENDPOINT, address));
+            rest.fill("");
+        }
+        (["cluster", _, "health_check", literal @ "name", name, ..], _) => {
+            *literal = "";
+            tags.push(("envoy.health_check_name", std::mem::take(name)));
+        }
+        _ => {}
+    }
+}
+
+/// An address of which a name has made `1.2.3.4_80`, or `[__1]_80`.
+fn address(name: &str) -> Cow<'_, str> {
+    let tokens: Vec<&str> = name.split('.').collect();
+    match name.starts_with('[') || (tokens.len() == 4 && is_ipv4_and_port(&tokens)) {
+        true => name.replace('_', ":").into(),
+        false => name.into(),
+    }
+}
+
+const ENDPOINT: &str = "envoy.endpoint_address";
+
 impl<'a> Suffix<'a> {
     /// Cuts `_503` out of `upstream_rq_503`, and the `5` out of `upstream_rq_5xx`.
     pub(super) fn new(name: &'a str) -> Self {
@@ -139,7 +175,7 @@ mod tests {
 
     fn check(prefix: &str, name: &str, tags: &[(&str, &str)]) {
         let found = Prefix::new(prefix);
-        let found_tags: Vec<_> = found.tags.iter().map(|(tag, value)| (&tag["envoy.".len()..], *value)).collect();
+        let found_tags: Vec<_> = found.tags.iter().map(|(tag, value)| (&tag["envoy.".len()..], &**value)).collect();
         assert_eq!((&*found.name, &*found_tags), (name, tags), "{prefix}");
     }
 
@@ -151,6 +187,12 @@ mod tests {
         check("cluster.c", "cluster", &[("cluster_name", "c")]);
         check("cluster.a.b.external", "cluster.b.external", &[("cluster_name", "a")]);
         check("cluster_manager", "cluster_manager", &[]);
+        let of_endpoint = |address| [("cluster_name", "c"), ("endpoint_address", address)];
+        check("cluster.c.endpoint.1.2.3.4_80", "cluster.endpoint", &of_endpoint("1.2.3.4:80"));
+        check("cluster.c.endpoint.[__1]_80", "cluster.endpoint", &of_endpoint("[::1]:80"));
+        check("cluster.c.endpoint.one.two_3", "cluster.endpoint", &of_endpoint("one.two_3"));
+        let of_check = [("cluster_name", "c"), ("health_check_name", "web")];
+        check("cluster.c.health_check.name.web", "cluster.health_check", &of_check);
         check("http.in", "http", &[("http_conn_manager_prefix", "in")]);
         check("tcp.my.tcp", "tcp.tcp", &[("tcp_prefix", "my")]);
         check("http.in.rds.ro.ute", "http.rds", &[("rds_route_config", "ro.ute"), ("http_conn_manager_prefix", "in")]);

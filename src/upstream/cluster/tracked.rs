@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nuncio_config::cluster::Tracking;
 use nuncio_telemetry::stats::Scope;
 
-use crate::host::{CoarseHealth, Host};
+use crate::host::{CoarseHealth, Host, HostStats};
 
 nuncio_telemetry::stats! {
     /// `cluster.<name>`
@@ -60,9 +60,10 @@ struct Endpoints {
     hosts: Mutex<HashMap<String, Carried>>,
 }
 
-/// The stats of a host, as they were when somebody last looked.
+/// The stats of the hosts of one name, as they were when somebody last looked.
 struct Carried {
-    host: Arc<Host>,
+    /// Envoy shows each by itself, under the same name; here they are added up.
+    hosts: Vec<Arc<Host>>,
     stats: EndpointStats,
 }
 
@@ -91,11 +92,16 @@ impl Tracked {
         let Some(endpoints) = &self.endpoints else { return };
         let mut carried = endpoints.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *carried);
+        let mut by_name: HashMap<String, Vec<Arc<Host>>> = HashMap::with_capacity(hosts.len());
         for host in hosts {
             let name = host.observability_name.as_deref().map_or_else(|| host.address().to_string(), str::to_owned);
+            by_name.entry(name).or_default().push(host.clone());
+        }
+        for (name, hosts) in by_name {
             // A host that took the place of another counts from zero, and so do its stats.
-            let known = before.remove(&name).filter(|known| Arc::ptr_eq(&known.host, host));
-            let known = known.unwrap_or_else(|| Carried::new(host, &endpoints.scope.scope(&name)));
+            let known = before.remove(&name).filter(|known| known.is_of(&hosts));
+            let known =
+                known.unwrap_or_else(|| Carried { hosts, stats: EndpointStats::new(&endpoints.scope.scope(&name)) });
             known.carry_over();
             carried.insert(name, known);
         }
@@ -105,27 +111,29 @@ impl Tracked {
 // === impl Carried ===
 
 impl Carried {
-    fn new(host: &Arc<Host>, scope: &Scope) -> Self {
-        Self { host: host.clone(), stats: EndpointStats::new(scope) }
+    fn is_of(&self, hosts: &[Arc<Host>]) -> bool {
+        self.hosts.len() == hosts.len() && self.hosts.iter().zip(hosts).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
     fn carry_over(&self) {
-        let (from, to) = (&self.host.stats, &self.stats);
+        let to = &self.stats;
+        let sum = |counted: fn(&HostStats) -> u64| self.hosts.iter().map(|host| counted(&host.stats)).sum::<u64>();
         let counters = [
-            (&from.cx_connect_fail, to.cx_connect_fail()),
-            (&from.cx_total, to.cx_total()),
-            (&from.rq_error, to.rq_error()),
-            (&from.rq_success, to.rq_success()),
-            (&from.rq_timeout, to.rq_timeout()),
-            (&from.rq_total, to.rq_total()),
+            (sum(|from| from.cx_connect_fail.get()), to.cx_connect_fail()),
+            (sum(|from| from.cx_total.get()), to.cx_total()),
+            (sum(|from| from.rq_error.get()), to.rq_error()),
+            (sum(|from| from.rq_success.get()), to.rq_success()),
+            (sum(|from| from.rq_timeout.get()), to.rq_timeout()),
+            (sum(|from| from.rq_total.get()), to.rq_total()),
         ];
         for (counted, counter) in counters {
-            counter.add(counted.get().saturating_sub(counter.value()));
+            counter.add(counted.saturating_sub(counter.value()));
         }
-        to.cx_active().set(from.cx_active.get());
-        to.rq_active().set(from.rq_active.get());
-        to.rq_pending_active().set(from.rq_pending_active.get());
-        to.healthy().set((self.host.health() == CoarseHealth::Healthy).into());
+        to.cx_active().set(sum(|from| from.cx_active.get()));
+        to.rq_active().set(sum(|from| from.rq_active.get()));
+        to.rq_pending_active().set(sum(|from| from.rq_pending_active.get()));
+        let healthy = self.hosts.iter().filter(|host| host.health() == CoarseHealth::Healthy);
+        to.healthy().set(healthy.count() as u64);
     }
 }
 
@@ -171,5 +179,21 @@ mod tests {
         let scope = store.scope("cluster.c.endpoint");
         let total = |name| EndpointStats::new(&scope.scope(name)).cx_total().value();
         assert_eq!((total("one"), total("two")), (0, 1), "though both are at one address");
+    }
+
+    #[test]
+    fn hosts_at_one_address_are_counted_together() {
+        let store = Store::default();
+        let tracking = Tracking { endpoints: true, ..Tracking::default() };
+        let tracked = Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let hosts = [0, 1].map(|_| Arc::new(Host::new(&fixed(address), address.into())));
+        let stats = EndpointStats::new(&store.scope("cluster.c.endpoint").scope("127.0.0.1:1"));
+        hosts[0].stats.cx_total.inc();
+        hosts[1].stats.cx_total.inc();
+        tracked.carry_over(&hosts);
+        hosts[1].stats.cx_total.inc();
+        tracked.carry_over(&hosts);
+        assert_eq!((stats.cx_total().value(), stats.healthy().value()), (3, 2));
     }
 }

@@ -61,7 +61,7 @@ fn groups(entries: &[Entry<'_>], kind: &str, out: &mut String, write: impl Fn(&S
         series.rename(&group.name);
         let _ = writeln!(out, "# TYPE {} {kind}", series.name);
         for Tagged { entry, prefix, suffix } in &group.series {
-            series.label(suffix.tag.iter().chain(&prefixes[*prefix].tags));
+            series.label(suffix.tag.into_iter().chain(prefixes[*prefix].tags()));
             write(&series, entry, out);
         }
     }
@@ -166,7 +166,7 @@ fn text_readouts(snapshot: &Snapshot<'_>, query: &Query, out: &mut String) {
         let mut series = Series { name: String::new(), labels: String::new() };
         series.rename(&joined(&prefix.name, &suffix));
         let value = lock(&text.value);
-        series.label(suffix.tag.iter().chain(&prefix.tags).chain(&[("text_value", &**value)]));
+        series.label(suffix.tag.into_iter().chain(prefix.tags()).chain([("text_value", &**value)]));
         if series.name != last {
             let _ = writeln!(out, "# TYPE {} gauge", series.name);
             last.clone_from(&series.name);
@@ -185,7 +185,7 @@ impl Series {
         self.name.extend(name.bytes().map(allowed));
     }
 
-    fn label<'a>(&mut self, tags: impl Iterator<Item = &'a (&'static str, &'a str)>) {
+    fn label<'a>(&mut self, tags: impl Iterator<Item = (&'static str, &'a str)>) {
         self.labels.clear();
         for (tag, value) in tags {
             if !self.labels.is_empty() {
