@@ -1,15 +1,16 @@
 //! `envoy.filters.listener.original_dst`: finds out where a connection was going before it was redirected here.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as Proto;
+use nuncio_telemetry::Address;
 
-pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
-    name: "envoy.filters.listener.original_dst",
-    config: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
-    lower,
-};
+const NAME: &str = "envoy.filters.listener.original_dst";
+
+pub(crate) const ROW: ListenerFilterRow =
+    ListenerFilterRow { name: NAME, config: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst", lower };
 
 struct OriginalDst;
 
@@ -20,7 +21,7 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
 
 impl ListenerFilter for OriginalDst {
     fn inspect<'a>(&'a self, incoming: &'a mut Incoming) -> Inspection<'a> {
-        if let Some(original) = incoming.original_destination() {
+        if let Some(original) = incoming.original_destination().or_else(|| told(incoming)) {
             incoming.local = original.into();
             incoming.is_local_restored = true;
         }
@@ -28,15 +29,19 @@ impl ListenerFilter for OriginalDst {
     }
 }
 
+/// Where a connection without a socket is to go: as who makes it says in metadata that goes with it.
+fn told(incoming: &Incoming) -> Option<SocketAddr> {
+    let Address::Internal(_) = incoming.local else { return None };
+    incoming.inspected.as_ref()?.metadata.get(NAME)?.get("local")?.as_str()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::any::Any;
     use std::io;
-    use std::net::SocketAddr;
     use std::task::{Context, Poll};
 
     use nuncio_filter_api::IncomingSocket;
-    use nuncio_telemetry::Address;
 
     use super::*;
 
@@ -72,5 +77,21 @@ mod tests {
     fn a_redirected_connection_gets_back_where_it_was_going() {
         assert_eq!(inspected(Some("10.1.2.3:443")), ("10.1.2.3:443".to_owned(), true));
         assert_eq!(inspected(None), ("127.0.0.1:80".to_owned(), false));
+    }
+
+    #[test]
+    fn a_connection_without_a_socket_is_told_where_to_go() {
+        let inspected = |local: Address, told: &str| {
+            let mut incoming = Incoming::new(Box::new(Socket(None)), Address::internal("c", ""), local);
+            let fields = incoming.inspected().metadata.entry(NAME.into()).or_default();
+            fields.insert("local".to_owned(), told.into());
+            assert!(matches!(OriginalDst.inspect(&mut incoming), Inspection::Done(Ok(()))));
+            incoming.local.to_string()
+        };
+        let internal = || Address::internal("l", "");
+        assert_eq!(inspected(internal(), "10.0.0.1:80"), "10.0.0.1:80");
+        assert_eq!(inspected(internal(), "here"), "envoy://l/");
+        let address = Address::Ip(([127, 0, 0, 1], 5).into());
+        assert_eq!(inspected(address, "10.0.0.1:80"), "127.0.0.1:5");
     }
 }
