@@ -6,6 +6,7 @@ use nuncio_telemetry::stats::Store;
 
 use super::*;
 
+mod distribution;
 mod override_host;
 mod slow_start;
 use crate::cluster::Cluster;
