@@ -29,6 +29,7 @@ pub mod rbac;
 pub mod route;
 pub mod secret;
 pub mod socket;
+pub mod tap;
 pub mod tls;
 pub mod transport_socket;
 pub mod udp_route;

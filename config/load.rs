@@ -28,7 +28,7 @@ mod wire;
 mod yaml;
 
 pub use mask::{FieldMask, NotRepeated, elements};
-pub use print::{Defaults, JsonLines, rfc3339, to_json, to_json_line, to_redacted_json};
+pub use print::{Defaults, JsonLines, rfc3339, to_json, to_json_line, to_redacted_json, to_text};
 pub use redact::redacted;
 pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;

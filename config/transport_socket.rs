@@ -13,6 +13,7 @@ use nuncio_proto::envoy::extensions::transport_sockets::internal_upstream::v3::I
 use nuncio_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use nuncio_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use nuncio_proto::envoy::extensions::transport_sockets::starttls::v3::UpstreamStartTlsConfig;
+use nuncio_proto::envoy::extensions::transport_sockets::tap::v3::Tap as TapProto;
 use nuncio_proto::envoy::extensions::transport_sockets::tcp_stats::v3::Config as TcpStatsProto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use nuncio_proto::google::protobuf::Any;
@@ -25,6 +26,7 @@ pub use proxy_protocol::ProxyProtocolSocket;
 pub use tcp_stats::{TcpStats, TcpStatsConfig};
 
 use crate::protocol::{any_as, message_name};
+use crate::tap::SocketTap;
 use crate::tls::UpstreamTls;
 
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -43,6 +45,8 @@ pub enum TransportSocket {
     HttpProxy(Box<HttpProxySocket>),
     /// What the kernel knows of the connection is counted.
     TcpStats(Box<(TcpStatsConfig, TransportSocket)>),
+    /// The bytes are copied to traces.
+    Tap(Box<(SocketTap, TransportSocket)>),
     /// A listener of this process is told of the host.
     Internal(Box<InternalSocket>),
 }
@@ -74,6 +78,11 @@ impl TransportSocket {
             message if message == InternalUpstreamTransport::full_name() => {
                 Self::Internal(Box::new(InternalSocket::lower(any_as(any, cx)?, cx)?))
             }
+            message if message == TapProto::full_name() => {
+                let (tap, inner) = SocketTap::lower(any_as(any, cx)?, cx)?;
+                let inner = cx.opt("transport_socket", inner, Self::lower)?;
+                Self::Tap(Box::new((tap, inner.unwrap_or_default())))
+            }
             message if message == TcpStatsProto::full_name() => {
                 let TcpStatsProto { transport_socket, update_period } = any_as(any, cx)?;
                 let inner = cx.opt("transport_socket", transport_socket, Self::lower)?;
@@ -103,6 +112,7 @@ impl TransportSocket {
             Self::ProxyProtocol(socket) => Some(&socket.inner),
             Self::HttpProxy(socket) => Some(&socket.inner),
             Self::TcpStats(socket) => Some(&socket.1),
+            Self::Tap(socket) => Some(&socket.1),
             Self::Internal(socket) => Some(&socket.inner),
         }
     }

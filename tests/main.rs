@@ -41,6 +41,7 @@ mod socket_options;
 mod srds;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
+mod tap;
 mod tidy;
 mod timeouts;
 mod tls_envoy;

@@ -113,6 +113,7 @@ scenario_files! {
     runtime_keys
     stats
     syntax
+    tap
     tcp_connect
     tcp_proxy
     tcp_tunnel

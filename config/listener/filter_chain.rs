@@ -9,6 +9,7 @@ use nuncio_proto::envoy::config::core::v3::{TransportSocket, transport_socket};
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use nuncio_proto::envoy::extensions::transport_sockets::starttls::v3::StartTlsConfig;
+use nuncio_proto::envoy::extensions::transport_sockets::tap::v3::Tap as TapProto;
 use nuncio_proto::envoy::extensions::transport_sockets::tcp_stats::v3::Config as TcpStatsProto;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use nuncio_proto::google::protobuf::Any;
@@ -19,6 +20,7 @@ use crate::extension::{Category, Discovered, DiscoveredNetworkFilter};
 use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration, message_name, non_zero};
+use crate::tap::SocketTap;
 use crate::tls::DownstreamTls;
 use crate::transport_socket::TcpStatsConfig;
 use crate::{extension, refuse_set};
@@ -37,6 +39,8 @@ pub struct FilterChainConfig {
     pub tls: Option<Arc<DownstreamTls>>,
     /// Whether and where the kernel's knowledge of its connections is counted.
     pub tcp_stats: Option<TcpStatsConfig>,
+    /// Where its bytes are copied to, if anywhere.
+    pub tap: Option<SocketTap>,
     /// `transport_socket_connect_timeout`: how long a handshake may take.
     pub handshake_timeout: Option<Duration>,
     /// For formatters.
@@ -76,12 +80,13 @@ impl FilterChainConfig {
         let metadata = cx.opt("metadata", metadata, lower_metadata);
         let timeout = cx.opt("transport_socket_connect_timeout", transport_socket_connect_timeout, duration);
         refused?;
-        let Transport { tls, tcp_stats } = transport?.unwrap_or_default();
+        let Transport { tls, tcp_stats, tap } = transport?.unwrap_or_default();
         Ok(Self {
             name: name.into(),
             filters: filters?,
             tls: tls.map(Arc::new),
             tcp_stats,
+            tap,
             handshake_timeout: timeout?.and_then(non_zero),
             metadata: metadata?.flatten(),
             waits_for: cx.take_waits(),
@@ -101,6 +106,7 @@ impl fmt::Debug for FilterChainConfig {
 struct Transport {
     tls: Option<DownstreamTls>,
     tcp_stats: Option<TcpStatsConfig>,
+    tap: Option<SocketTap>,
 }
 
 fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Transport, Refused> {
@@ -114,7 +120,15 @@ fn lower_transport(proto: TransportSocket, cx: &mut LowerCx<'_>) -> Result<Trans
         RAW_BUFFER => Ok(Transport::default()),
         message if message == DownstreamTlsContext::full_name() => {
             let tls = DownstreamTls::lower(any_as(&any, cx)?, cx)?;
-            Ok(Transport { tls: Some(tls), tcp_stats: None })
+            Ok(Transport { tls: Some(tls), ..Transport::default() })
+        }
+        message if message == TapProto::full_name() => {
+            let (tap, inner) = SocketTap::lower(any_as(&any, cx)?, cx)?;
+            let inner = cx.opt("transport_socket", inner, lower_transport)?.unwrap_or_default();
+            match inner.tap {
+                None => Ok(Transport { tap: Some(tap), ..inner }),
+                Some(_) => Err(cx.not_implemented("a tap within a tap")),
+            }
         }
         message if message == TcpStatsProto::full_name() => {
             let TcpStatsProto { transport_socket, update_period } = any_as(&any, cx)?;

@@ -3,6 +3,10 @@
 //! Works on wire format by the same schemas, so that an Any is opened where its type is known, and full reflection is
 //! not needed.
 
+mod text;
+
+pub use text::to_text;
+
 use super::check::{Fields, any_parts};
 use super::redact::REDACTED;
 use super::rules::{Nanos, Value};

@@ -13,6 +13,7 @@ mod mutate;
 mod pages;
 mod serve;
 mod stats;
+mod tap;
 mod xds;
 
 pub(crate) use serve::AdminThread;
@@ -91,7 +92,7 @@ impl Admin {
 
     /// Whether a request's body has parameters too.
     fn takes_body(method: &Method, path: &str) -> bool {
-        method == Method::POST && [endpoints::EXPLAIN, endpoints::RUNTIME_MODIFY].contains(&path)
+        method == Method::POST && [endpoints::EXPLAIN, endpoints::RUNTIME_MODIFY, tap::PATH].contains(&path)
     }
 
     async fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Reply {

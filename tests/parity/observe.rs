@@ -121,7 +121,7 @@ pub(super) async fn run(
     }
     running.stop().await;
     let logs = std::iter::once("access.log").chain(scenario.logs.iter().map(String::as_str));
-    let lines = logs.flat_map(|log| running.file(log).lines().map(str::to_owned).collect::<Vec<_>>());
+    let lines = logs.flat_map(|log| text_of(&running, log).lines().map(str::to_owned).collect::<Vec<_>>());
     report.log = lines.map(|line| mask.apply(&visible(&line))).collect();
     if scenario.sorted_log {
         report.log.sort();
@@ -430,4 +430,17 @@ fn lines(mark: char, prefix: &str, message: &Message, seen: &mut Seen) {
     if message.truncated {
         seen.lines.push(format!("{mark} (truncated)"));
     }
+}
+
+/// The text of a file of the run, or of all whose names match: `*` stands for what no two runs have in common.
+fn text_of(running: &Running, name: &str) -> String {
+    let Some((before, after)) = name.split_once('*') else { return running.file(name) };
+    let names = std::fs::read_dir(running.dir()).into_iter().flatten().flatten();
+    let mut names: Vec<String> = names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(before) && name.ends_with(after))
+        .collect();
+    // By number, where they are numbers.
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    names.iter().map(|name| running.file(name)).collect()
 }

@@ -50,7 +50,7 @@
 //! --- probes PREFIX
 //! requests to upstreams whose target begins so are health checks: each kind of them is listed once, at the end
 //! --- log FILE
-//! a file in $DIR whose lines are compared at the end
+//! a file in $DIR whose lines are compared at the end; `*` in its name stands for anything
 //! --- stats
 //! names whose values are compared at the end
 //! --- admin

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_config::listener::{FilterChainConfig, ListenerConfig};
+use nuncio_config::tap::TappedConnection;
 use nuncio_filter_api::{Admission, Connection, Drain, Flow, NetworkCx, NetworkFilter, Worker};
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::FormatCx;
@@ -21,7 +22,7 @@ use crate::listener::{FilterChain, OpenConnections};
 use crate::tls;
 use crate::tls::TlsError;
 use crate::tls_stats::TlsStats;
-use crate::{CountedTcp, Listener};
+use crate::{CountedTcp, Listener, Tapped};
 
 /// What connections hold of their listener. It goes on where nothing but filter chains changes.
 pub(super) struct Frame {
@@ -147,7 +148,7 @@ impl Chain {
             },
             false => Vec::new(),
         };
-        let FilterChainConfig { tls, handshake_timeout, tcp_stats, .. } = &*self.chain.config;
+        let FilterChainConfig { tls, handshake_timeout, tcp_stats, tap, .. } = &*self.chain.config;
         if let Some(stats) = tcp_stats {
             connection.io = CountedTcp::wrap(connection.io, stats);
         }
@@ -163,6 +164,12 @@ impl Chain {
                     return;
                 }
             }
+        }
+        if let Some(tap) = tap {
+            let Connection { io, info } = connection;
+            let (id, random) = (Some(info.id), frame.worker.rng.u64());
+            let tapped = TappedConnection { id, local: Some(&info.local), remote: &info.remote, random };
+            connection = Connection { io: Tapped::wrap(io, tap, tapped), info };
         }
         for filter in &**filters {
             match filter.clone().run(connection, cx()).await {

@@ -73,6 +73,7 @@ fn config(store: &Store, filters: Vec<Arc<dyn NetworkFilter>>) -> ListenerConfig
         scope: store.scope("listener.l"),
         listener_filters: nuncio_config::listener::ListenerFilters::default(),
         filter_chains: FilterChains::only(FilterChainConfig {
+            tap: None,
             name: "c".into(),
             filters: filters.into(),
             tls: None,

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use super::grpc::{self, Answers};
 use super::stats::Codec;
+use super::tap::{self, Tapped};
 use super::{Admin, Reply};
 use crate::startup::StartError;
 
@@ -215,6 +216,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 enum AnswerBody {
     Whole(Full<Bytes>),
     Grpc(Answers),
+    Tapped(Tapped),
 }
 
 impl Body for AnswerBody {
@@ -225,6 +227,7 @@ impl Body for AnswerBody {
         match &mut *self {
             Self::Whole(body) => Pin::new(body).poll_frame(cx),
             Self::Grpc(body) => Pin::new(body).poll_frame(cx),
+            Self::Tapped(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -232,6 +235,7 @@ impl Body for AnswerBody {
         match self {
             Self::Whole(body) => body.is_end_stream(),
             Self::Grpc(body) => body.is_end_stream(),
+            Self::Tapped(body) => body.is_end_stream(),
         }
     }
 
@@ -239,6 +243,7 @@ impl Body for AnswerBody {
         match self {
             Self::Whole(body) => body.size_hint(),
             Self::Grpc(body) => body.size_hint(),
+            Self::Tapped(body) => body.size_hint(),
         }
     }
 }
@@ -259,16 +264,27 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
         true => Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default(),
         false => Bytes::new(),
     };
-    let Reply { status, content_type, body } = admin.answer(&head.method, path, query, &body).await;
+    let reply = match tap::is_there(&admin, path) {
+        true => match tap::attach(&admin, &head.method, &body) {
+            Ok(tapped) => return Ok(respond(&admin, StatusCode::OK, super::TEXT, AnswerBody::Tapped(tapped))),
+            Err(reply) => reply,
+        },
+        false => admin.answer(&head.method, path, query, &body).await,
+    };
+    let Reply { status, content_type, body } = reply;
+    Ok(respond(&admin, status, content_type, AnswerBody::Whole(Full::new(Bytes::from(body.into_owned())))))
+}
+
+fn respond(admin: &Admin, status: StatusCode, content_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {
     admin.stats.request_ends(status);
-    let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(body.into_owned()))));
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::SERVER, HeaderValue::from_static("envoy"));
-    Ok(response)
+    response
 }
 
 /// A stream that breaks when its peer takes nothing for [`WRITE_STALL`].

@@ -123,6 +123,7 @@ impl Target {
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: None,
+            numbered: None,
             alpn: if self.config.alpn.is_empty() { Alpn::AsConfigured } else { Alpn::Only(&self.config.alpn) },
             stats: &|| TlsStats::new(&self.cluster.scope()),
         };

@@ -206,6 +206,7 @@ impl Session {
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: None,
+            numbered: None,
             alpn: Alpn::Only(&own.alpn),
             stats: &|| TlsStats::new(&self.cluster.scope()),
         };

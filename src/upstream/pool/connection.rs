@@ -294,6 +294,7 @@ impl ConnectionRecord {
             host_name: &self.host.hostname,
             tlvs: &self.host.tlvs,
             options: self.transport.as_deref(),
+            numbered: Some((self.id, self.share.env.rng.u64())),
             alpn: Alpn::Default(match self.carries {
                 Carries::Bytes => &[],
                 Carries::Http1 => &[b"http/1.1"],

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use nuncio_config::cluster::{ServerName, UpstreamHttp};
 use nuncio_config::route::ProxyHeader;
+use nuncio_config::tap::{SocketTap, TappedConnection};
 use nuncio_config::tls::{Alpn, Wishes};
 use nuncio_config::transport_socket::{HttpProxySocket, ProxyProtocolSocket, TransportSocket};
 use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::{Io, RequestHead};
 use nuncio_net::{
-    ConnectError, Connected, CountedTcp, HttpTunnel, ProxiedEnds, TlsStats, Tlv, connect_tls, proxy_v1, proxy_v2,
+    ConnectError, Connected, CountedTcp, HttpTunnel, ProxiedEnds, Tapped, TlsStats, Tlv, connect_tls, proxy_v1,
+    proxy_v2,
 };
 use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, OriginalSource, StreamInfo, TlsInfo};
 use tokio::io::AsyncWriteExt;
@@ -55,6 +57,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) tlvs: &'a [ProxyTlv],
     /// What its requests mean. Without options the connection is for no request that came in.
     pub(crate) options: Option<&'a TransportOptions>,
+    /// Its number, where it has one, and random bits: what taps ask for.
+    pub(crate) numbered: Option<(u64, u64)>,
     /// Protocols that TLS offers.
     pub(crate) alpn: Alpn<'a>,
     /// What counts handshakes.
@@ -150,13 +154,19 @@ pub(crate) async fn begin(
     of: Beginning<'_>,
 ) -> Result<Begun, ConnectError> {
     let (mut socket, mut sent, mut tls) = (socket, 0, None);
+    let mut taps = Vec::new();
     loop {
         socket = match socket {
-            TransportSocket::RawBuffer => return Ok(Begun { connected, sent, tls }),
+            TransportSocket::RawBuffer => break,
             TransportSocket::Tls(config) => {
                 let (io, info) = connect_tls(config, connected.io, of.wishes(), &(of.stats)()).await?;
                 (connected.io, tls) = (io, Some(info));
-                return Ok(Begun { connected, sent, tls });
+                break;
+            }
+            // It is told what goes into the sockets that it wraps, and what comes out of them.
+            TransportSocket::Tap(tapping) => {
+                taps.push(&tapping.0);
+                &tapping.1
             }
             TransportSocket::HttpProxy(proxy) => {
                 if let Some(target) = of.proxied.filter(|_| of.asks_proxy(proxy)) {
@@ -180,6 +190,10 @@ pub(crate) async fn begin(
             }
         };
     }
+    for tap in taps.into_iter().rev() {
+        connected = of.tap(tap, connected);
+    }
+    Ok(Begun { connected, sent, tls })
 }
 
 /// Sends the PROXY header; gives its length.
@@ -228,6 +242,14 @@ impl<'a> Beginning<'a> {
     /// Whether a proxy is asked to connect. Envoy: that of the transport socket gets plain requests as they are.
     fn asks_proxy(&self, proxy: &HttpProxySocket) -> bool {
         self.has_own_proxy || proxy.inner.knows_alpn()
+    }
+
+    fn tap(&self, tap: &SocketTap, connected: Connected) -> Connected {
+        let Connected { io, local } = connected;
+        let (id, random) = self.numbered.unzip();
+        let random = random.unwrap_or_default();
+        let tapped = TappedConnection { id, local: local.as_ref(), remote: self.remote, random };
+        Connected { io: Tapped::wrap(io, tap, tapped), local }
     }
 
     fn wishes(&self) -> Wishes<'a> {
