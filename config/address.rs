@@ -1,6 +1,6 @@
 //! `core.v3.Address` where it is an address to listen on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -48,7 +48,13 @@ impl ListenAddress {
                 };
                 let ipv4_compat = proto.ipv4_compat;
                 let path = proto.network_namespace_filepath.clone();
-                let address = socket_address(proto, cx)?.into();
+                let address = socket_address(proto, cx)?;
+                let takes_ipv4 = |address: Ipv6Addr| address.is_unspecified() || address.to_ipv4_mapped().is_some();
+                if ipv4_compat && !matches!(address.ip(), IpAddr::V6(address) if takes_ipv4(address)) {
+                    let reason = "only `::` and IPv4 addresses that are mapped into IPv6 can be open to IPv4";
+                    return Err(cx.at("ipv4_compat", |cx| cx.invalid(reason)));
+                }
+                let address = address.into();
                 let namespace = (!path.is_empty()).then(|| path.into());
                 Ok(Self { sends, address, ipv4_compat, mode: None, namespace })
             }),

@@ -42,8 +42,8 @@ impl FormatString {
             Some(Kind::TextFormat(text)) => cx.at("text_format", |cx| text_format(&text, missing, cx))?,
             Some(Kind::TextFormatSource(source)) => cx.at("text_format_source", |cx| {
                 let bytes = data_source(source, MAX_FORMAT, cx)?;
-                let text = std::str::from_utf8(&bytes).map_err(|e| cx.invalid(format!("is not UTF-8: {e}")))?;
-                text_format(text, missing, cx)
+                let format = Format::parse_bytes(&bytes).map_err(|e| refused(&e, cx))?;
+                Ok(LineFormat::Text(format, missing))
             })?,
             Some(Kind::JsonFormat(object)) => cx.at("json_format", |cx| json_format(object, missing, cx))?,
         };

@@ -9,7 +9,7 @@ mod tickets;
 
 pub use tickets::TicketKeys;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -59,9 +59,20 @@ pub(crate) trait SecretUser: Send + Sync {
     fn note_update(&self);
 }
 
-/// The secrets of the bootstrap, by name.
+/// The secrets of the bootstrap, by kind and name: secrets of different kinds may have one name, as in Envoy.
 #[derive(Default)]
-pub struct StaticSecrets(Mutex<HashMap<String, Arc<SecretSlot>>>);
+pub struct StaticSecrets(Mutex<StaticSlots>);
+
+type StaticSlots = HashMap<(SecretKind, Arc<str>), Arc<SecretSlot>>;
+
+/// What a secret is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum SecretKind {
+    TlsCertificate,
+    SessionTicketKeys,
+    ValidationContext,
+    Generic,
+}
 
 // === impl Secret ===
 
@@ -91,6 +102,16 @@ impl Secret {
             }
         }
         Ok(Self { name, message, watched })
+    }
+
+    /// `None` cannot be: such a message is refused.
+    fn kind(&self) -> Option<SecretKind> {
+        self.message.r#type.as_ref().map(|proto| match proto {
+            Type::TlsCertificate(_) => SecretKind::TlsCertificate,
+            Type::SessionTicketKeys(_) => SecretKind::SessionTicketKeys,
+            Type::ValidationContext(_) => SecretKind::ValidationContext,
+            Type::GenericSecret(_) => SecretKind::Generic,
+        })
     }
 
     /// Whether it says the same, files included.
@@ -154,11 +175,15 @@ pub fn redact(message: &mut pb::Secret) {
 
 impl SecretSlot {
     /// The slot of the secret that the message refers to; its listener or cluster waits for it.
-    pub fn lower(proto: pb::SdsSecretConfig, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
+    pub(crate) fn lower(
+        proto: pb::SdsSecretConfig,
+        kind: SecretKind,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Arc<Self>, Refused> {
         let pb::SdsSecretConfig { name, sds_config } = proto;
         let Some(source) = sds_config else {
             let secrets = StaticSecrets::of(cx.env);
-            let known = secrets.lock().get(&name).cloned();
+            let known = secrets.lock().get(&(kind, name.as_str().into())).cloned();
             return known.ok_or_else(|| cx.at("name", |cx| cx.invalid(format!("unknown static secret {name:?}"))));
         };
         let source = cx.at("sds_config", |cx| ConfigSource::lower(source, cx))?;
@@ -231,16 +256,24 @@ impl StaticSecrets {
     /// Lowers `static_resources.secrets`. Names that are new are in force at once; what has changed is given back, to be
     /// put in force when all of the bootstrap is.
     pub fn lower(&self, protos: Vec<pb::Secret>, cx: &mut LowerCx<'_>) -> Result<Vec<Arc<Secret>>, Refused> {
+        let mut names = HashSet::new();
         let secrets = cx.each("secrets", protos, |proto, cx| {
             if proto.name.is_empty() {
                 return Err(cx.at("name", |cx| cx.invalid("a secret needs a name")));
             }
-            Secret::lower(proto, cx).map(Arc::new)
+            let secret = Arc::new(Secret::lower(proto, cx)?);
+            if !names.insert((secret.kind(), secret.name.clone())) {
+                return Err(
+                    cx.at("name", |cx| cx.invalid(format!("{:?} is given to two secrets of one kind", secret.name)))
+                );
+            }
+            Ok(secret)
         })?;
         let mut changed = Vec::new();
         for secret in secrets {
+            let Some(kind) = secret.kind() else { continue };
             let mut known = self.lock();
-            let slot = known.entry(secret.name.to_string());
+            let slot = known.entry((kind, secret.name.clone()));
             let slot = slot.or_insert_with(|| Arc::new(SecretSlot::new(&secret.name, None)));
             match slot.secret() {
                 Some(before) if before.is_same(&secret) => {}
@@ -251,12 +284,12 @@ impl StaticSecrets {
         Ok(changed)
     }
 
-    /// The slot of this name.
-    pub fn find(&self, name: &str) -> Option<Arc<SecretSlot>> {
-        self.lock().get(name).cloned()
+    /// The slot that this secret of the bootstrap belongs in.
+    pub fn find(&self, secret: &Secret) -> Option<Arc<SecretSlot>> {
+        self.lock().get(&(secret.kind()?, secret.name.clone())).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<SecretSlot>>> {
+    fn lock(&self) -> MutexGuard<'_, StaticSlots> {
         // As in `SecretSlot::lock`.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -25,7 +25,7 @@ fn a_secret_that_cannot_be_used_leaves_the_one_before() {
     assert!(secrets.lower(vec![certificate("s", "server.pem", "server.key")], &mut cx).unwrap().is_empty());
     let tls = tls::DownstreamTls::lower(server(), &mut cx).unwrap();
     let first = tls.current().unwrap();
-    let slot = secrets.find("s").unwrap();
+    let slot = secrets.find(&Secret::lower(certificate("s", "server.pem", "server.key"), &mut cx).unwrap()).unwrap();
     let validation = pb::CertificateValidationContext { trusted_ca: pem("ca.pem"), ..Default::default() };
     let other = pb::Secret { name: "s".to_owned(), r#type: Some(Type::ValidationContext(validation)) };
     let refused = slot.update(&Arc::new(Secret::lower(other, &mut cx).unwrap()), &env).unwrap_err();
@@ -34,6 +34,21 @@ fn a_secret_that_cannot_be_used_leaves_the_one_before() {
     let next = secrets.lower(vec![certificate("s", "server-rsa.pem", "server-rsa.key")], &mut cx).unwrap();
     slot.update(&next[0], &env).unwrap();
     assert!(!Arc::ptr_eq(tls.current().unwrap().server(None, None), first.server(None, None)));
+}
+
+#[test]
+fn secrets_of_two_kinds_may_have_one_name_and_those_of_one_kind_may_not() {
+    let env = crate::testing::env();
+    let mut cx = LowerCx::new(&env);
+    let validation = pb::CertificateValidationContext { trusted_ca: pem("ca.pem"), ..Default::default() };
+    let validation = pb::Secret { name: "s".to_owned(), r#type: Some(Type::ValidationContext(validation)) };
+    let certificate = certificate("s", "server.pem", "server.key");
+    let secrets = StaticSecrets::of(&env);
+    assert!(secrets.lower(vec![certificate.clone(), validation], &mut cx).unwrap().is_empty());
+    assert!(tls::DownstreamTls::lower(server(), &mut cx).is_ok());
+    assert!(secrets.lower(vec![certificate.clone(), certificate], &mut cx).is_err());
+    let reasons = cx.finish();
+    assert_eq!(reasons[0].to_string(), "secrets[1].name: \"s\" is given to two secrets of one kind");
 }
 
 #[test]

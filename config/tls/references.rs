@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::validation::Validation;
 use crate::refuse_set;
-use crate::secret::SecretSlot;
+use crate::secret::{SecretKind, SecretSlot};
 
 /// Secrets by what they are for.
 #[derive(Default)]
@@ -27,10 +27,12 @@ impl References {
         let certificates = std::mem::take(&mut common.tls_certificate_sds_secret_configs);
         // Envoy looks for others only where no certificates are given in place.
         let certificates = if common.tls_certificates.is_empty() { certificates } else { Vec::new() };
-        let certificates = cx.each("tls_certificate_sds_secret_configs", certificates, SecretSlot::lower);
+        let certificates = cx.each("tls_certificate_sds_secret_configs", certificates, |config, cx| {
+            SecretSlot::lower(config, SecretKind::TlsCertificate, cx)
+        });
         let validation = match common.validation_context_type.take() {
             Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
-                let slot = cx.at("validation_context_sds_secret_config", |cx| SecretSlot::lower(config, cx));
+                let slot = cx.at("validation_context_sds_secret_config", |cx| validation_slot(config, cx));
                 slot.map(|slot| Some((pb::CertificateValidationContext::default(), slot)))
             }
             Some(ValidationContextType::CombinedValidationContext(combined)) => {
@@ -52,7 +54,9 @@ impl References {
     ) -> Result<(), Refused> {
         match keys.take() {
             Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(config)) => {
-                let slot = cx.at("session_ticket_keys_sds_secret_config", |cx| SecretSlot::lower(config, cx));
+                let slot = cx.at("session_ticket_keys_sds_secret_config", |cx| {
+                    SecretSlot::lower(config, SecretKind::SessionTicketKeys, cx)
+                });
                 self.ticket_keys = Some(slot?);
             }
             other => *keys = other,
@@ -131,10 +135,14 @@ fn take_combined(
         validation_context_certificate_provider_instance);
     let default = default_validation_context.unwrap_or_default();
     let checked = cx.at("default_validation_context", |cx| Validation::check_part(default.clone(), cx));
-    let slot = cx.opt("validation_context_sds_secret_config", validation_context_sds_secret_config, SecretSlot::lower);
+    let slot = cx.opt("validation_context_sds_secret_config", validation_context_sds_secret_config, validation_slot);
     refused.and(checked)?;
     match slot? {
         Some(slot) => Ok((default, slot)),
         None => Err(cx.at("validation_context_sds_secret_config", |cx| cx.invalid("is required"))),
     }
+}
+
+fn validation_slot(proto: pb::SdsSecretConfig, cx: &mut LowerCx<'_>) -> Result<Arc<SecretSlot>, Refused> {
+    SecretSlot::lower(proto, SecretKind::ValidationContext, cx)
 }

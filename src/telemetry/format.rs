@@ -37,6 +37,8 @@ pub struct Format {
 #[derive(Debug)]
 enum Part {
     Literal(Box<str>),
+    /// What is no UTF-8: a format may be a file of any kind.
+    Bytes(Box<[u8]>),
     Operator(Op),
 }
 
@@ -95,6 +97,20 @@ impl Format {
         Ok(Self { parts: parser::parse(text)? })
     }
 
+    /// Compiles the content of a file, which goes out byte for byte where it is no text.
+    pub fn parse_bytes(content: &[u8]) -> Result<Self, FormatError> {
+        let (mut parts, mut at) = (Vec::new(), 0);
+        for chunk in content.utf8_chunks() {
+            let text = chunk.valid();
+            parts.extend(parser::parse(text).map_err(|error| FormatError { position: at + error.position, ..error })?);
+            if !chunk.invalid().is_empty() {
+                parts.push(Part::Bytes(chunk.invalid().into()));
+            }
+            at += text.len() + chunk.invalid().len();
+        }
+        Ok(Self { parts })
+    }
+
     /// Compiles a header value as `*_headers_to_add` have it: also understands `%UPSTREAM_METADATA(["ns", "key"])%`,
     /// `%DYNAMIC_METADATA(["ns", "key"])%` and `%PER_REQUEST_STATE(key)%`. To be written with [`Missing::Empty`].
     pub fn parse_header_value(text: &str) -> Result<Self, FormatError> {
@@ -136,6 +152,7 @@ impl Part {
     fn write(&self, cx: &FormatCx<'_>, missing: Missing, out: &mut Vec<u8>) {
         match self {
             Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Bytes(bytes) => out.extend_from_slice(bytes),
             Self::Operator(op) => {
                 if op.eval(cx, Form::Text, out) == Written::Missing && missing == Missing::Dash {
                     out.push(b'-');

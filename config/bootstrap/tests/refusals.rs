@@ -72,6 +72,10 @@ fn addresses_that_cannot_be_bound_are_refused() {
         "socket_address: { address: 127.0.0.1, port_value: 1, protocol: UDP }",
         "filter_chains: 1 filter chain(s) specified for connection-less UDP listener",
     );
+    check(
+        "socket_address: { address: 127.0.0.1, port_value: 1, ipv4_compat: true }",
+        "address.socket_address.ipv4_compat: only `::` and IPv4 addresses that are mapped into IPv6 can be open to IPv4",
+    );
     check("pipe: { path: '@a', mode: 1 }", "address.pipe.mode: an abstract socket has no file, so no mode");
     check(
         "envoy_internal_address: { server_listener_name: x }",

@@ -157,6 +157,16 @@ fn unknown_names_are_refused_with_the_nearest_known_one() {
 }
 
 #[test]
+fn what_is_no_text_goes_out_as_it_is() {
+    let x = Exchange::direct();
+    let mut out = Vec::new();
+    let format = Format::parse_bytes(b"\x89PNG\xff%%%REQ(nope)%\xfe").unwrap();
+    format.write(&x.cx(), Missing::Dash, &mut out);
+    assert_eq!(out, b"\x89PNG\xff%-\xfe");
+    assert_eq!(Format::parse_bytes(b"\xff%X%").unwrap_err().position, 1);
+}
+
+#[test]
 fn missing_values_are_dashes_or_nothing() {
     let x = Exchange::direct();
     for (missing, expected) in [(Missing::Dash, "x-y-z100%"), (Missing::Empty, "xy-z100%")] {

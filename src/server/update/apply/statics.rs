@@ -39,7 +39,7 @@ impl Updater {
                 let put = move || {
                     let mut failures = Vec::new();
                     for secret in secrets {
-                        let put = known.find(&secret.name).map_or(Ok(()), |slot| slot.update(&secret, &env));
+                        let put = known.find(&secret).map_or(Ok(()), |slot| slot.update(&secret, &env));
                         let failure = |reason| format!("secret '{}': {reason}", secret.name);
                         failures.extend(put.err().into_iter().flatten().map(failure));
                     }
