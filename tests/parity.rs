@@ -62,11 +62,13 @@ scenario_files! {
     happy_eyeballs
     health_check
     holding
+    host_health
     http2
     internal
     lb_hash
     lb_input
     lb_load_aware
+    lb_least_request
     lb_metadata
     lb_orca
     lb_policy

@@ -347,6 +347,10 @@ impl Cluster {
             true => self.show(&set),
             false => self.publish(set),
         }
+        // Envoy: a host set with other health is another host set.
+        if self.config.common_lb.close_connections_on_host_set_change {
+            self.drain_connections(&before);
+        }
     }
 
     /// Works out the weights that follow from what the hosts report of their load.

@@ -1,6 +1,7 @@
 //! The bytes of a session, both ways, until its end, and what is counted of them.
 
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use nuncio_filter_api::Io;
@@ -10,6 +11,7 @@ use super::direction::{Direction, Fault, State};
 use super::flow::Flow;
 use super::session::{Deadlines, Early, Expired, Session};
 use crate::attempt::ActiveRequest;
+use crate::host::Signal;
 use crate::pool::connection::ClosedBy;
 
 /// Both directions of a session.
@@ -18,6 +20,8 @@ pub(super) struct Relay<'a> {
     downstream: Io,
     upstream: Io,
     active: ActiveRequest,
+    /// Raised when the host fails, where its connections go with it.
+    host_fails: Option<Arc<Signal>>,
     /// From the client to the host.
     to_host: Direction,
     to_client: Direction,
@@ -58,11 +62,14 @@ impl<'a> Relay<'a> {
         }
         let to_host = Direction::beginning_with(bytes, has_ended);
         let to_client = Direction::default();
+        let ends_with_host = active.share.cluster.config.close_connections_on_host_health_failure;
+        let host_fails = ends_with_host.then(|| active.host.signal());
         Self {
             session,
             downstream,
             upstream,
             active,
+            host_fails,
             to_host,
             to_client,
             host_ended_first: false,
@@ -93,8 +100,8 @@ impl<'a> Relay<'a> {
         if before != after && self.session.is_draining() {
             return Poll::Ready(Ended::Drained);
         }
-        if self.active.share.cluster.config.close_connections_on_host_health_failure {
-            self.active.host.signal().register(cx.waker());
+        if let Some(host_fails) = &self.host_fails {
+            host_fails.register(cx.waker());
             if self.active.record.is_given_up() {
                 return Poll::Ready(Ended::HostGone);
             }
