@@ -132,6 +132,122 @@ async fn a_connection_that_is_kept_survives_the_failure_of_the_other_host() {
     proxy.wait_for_stat("cluster.up.membership_healthy", 1).await;
 }
 
+/// A cluster whose one host is checked at these times.
+async fn checked(times: &str, upstream: Script) -> Running {
+    let check = "unhealthy_threshold: 3, healthy_threshold: 3, http_health_check: { path: /hc }";
+    let cluster = format!("health_checks:\n- {{ timeout: 2s, {times}, {check} }}\n");
+    proxy(Pieces { cluster, ..Pieces::default() }.yaml()).upstream(upstream).run().await
+}
+
+/// Checks where none is expected any more, apart from one that had begun.
+async fn assert_checks_rest(proxy: &Running) {
+    let before = proxy.stat("cluster.up.health_check.attempt").await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let after = proxy.stat("cluster.up.health_check.attempt").await;
+    assert!(after <= before + 1, "{} checks", after - before);
+}
+
+/// Waits until there were so many checks more.
+async fn wait_for_checks(proxy: &Running, more: u64) {
+    let until = Instant::now() + Duration::from_secs(20);
+    let enough = proxy.stat("cluster.up.health_check.attempt").await + more;
+    while proxy.stat("cluster.up.health_check.attempt").await < enough {
+        assert!(Instant::now() < until, "there are no more checks");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const NO_TRAFFIC: &str = "no_traffic_interval: 0.05s";
+
+#[tokio::test]
+async fn a_host_that_fails_is_checked_at_its_own_interval() {
+    let fails = || http1().answer("/hc", status(503));
+    let rarely = checked(&format!("{NO_TRAFFIC}, interval: 0.05s, unhealthy_interval: 100s"), fails()).await;
+    wait_for_checks(&rarely, 3).await;
+    assert_eq!(ask(&rarely, 1).await, [200], "a cluster in panic has traffic");
+    wait_for_checks(&rarely, 0).await;
+    assert_checks_rest(&rarely).await;
+    let often = checked(&format!("{NO_TRAFFIC}, interval: 100s, unhealthy_interval: 0.05s"), fails()).await;
+    assert_eq!(ask(&often, 1).await, [200]);
+    wait_for_checks(&often, 5).await;
+}
+
+#[tokio::test]
+async fn the_first_failure_of_a_healthy_host_has_an_interval_of_its_own() {
+    let upstream = http1().answer("/hc", times(status(200), 60)).answer("/hc", Answer::bytes("").then(Then::Close));
+    let proxy = checked(&format!("{NO_TRAFFIC}, interval: 0.05s, unhealthy_edge_interval: 100s"), upstream).await;
+    assert_eq!(ask(&proxy, 1).await, [200]);
+    proxy.wait_for_stat("cluster.up.health_check.network_failure", 1).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(proxy.stat("cluster.up.health_check.network_failure").await, 1);
+    assert_eq!(proxy.stat("cluster.up.membership_healthy").await, 1);
+}
+
+#[tokio::test]
+async fn the_first_success_of_a_host_that_failed_has_an_interval_of_its_own() {
+    let upstream = http1().answer("/hc", times(status(503), 60));
+    let proxy = checked(&format!("{NO_TRAFFIC}, interval: 0.05s, healthy_edge_interval: 100s"), upstream).await;
+    assert_eq!(ask(&proxy, 1).await, [200]);
+    proxy.wait_for_stat("cluster.up.health_check.success", 1).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(proxy.stat("cluster.up.health_check.success").await, 1);
+    assert_eq!(proxy.stat("cluster.up.membership_healthy").await, 0);
+}
+
+/// The chance that so little jitter is drawn that a check comes is below one in a thousand.
+#[tokio::test]
+async fn jitter_is_added_to_the_interval() {
+    for jitter in ["interval_jitter: 1000s", "interval_jitter_percent: 2000000"] {
+        let proxy = checked(&format!("{NO_TRAFFIC}, interval: 0.05s, {jitter}"), http1()).await;
+        assert_checks_rest(&proxy).await;
+        assert_eq!(proxy.stat("cluster.up.health_check.attempt").await, 1, "{jitter}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_whose_hosts_are_not_checked_yet_says_so() {
+    let check = "timeout: 2s, interval: 1s, unhealthy_threshold: 1, healthy_threshold: 1, initial_jitter: 100000s, \
+                 http_health_check: { path: /hc }";
+    let cluster = format!("health_checks: [{{ {check} }}]\n");
+    let yaml = Pieces { cluster, ..Pieces::default() }.yaml();
+    let proxy = proxy(yaml).upstream(http1()).unready().run().await;
+    for _ in 0..5 {
+        assert_eq!(proxy.admin("/ready").await, "PRE_INITIALIZING\n");
+        assert!(proxy.admin("/server_info").await.contains(r#""state": "PRE_INITIALIZING""#));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(proxy.stat("cluster.up.health_check.attempt").await, 0);
+}
+
+#[tokio::test]
+async fn a_proxy_is_live_when_the_first_check_has_failed_at_last() {
+    let check = "timeout: 3s, interval: 100s, unhealthy_threshold: 1, healthy_threshold: 1, \
+                 http_health_check: { path: /hc }";
+    let cluster = format!("health_checks: [{{ {check} }}]\n");
+    let yaml = Pieces { cluster, ..Pieces::default() }.yaml();
+    let silent = http1().answer("/hc", Answer::bytes("").then(Then::Hang));
+    let proxy = proxy(yaml).upstream(silent).unready().run().await;
+    assert_eq!(proxy.admin("/ready").await, "PRE_INITIALIZING\n");
+    let until = Instant::now() + Duration::from_secs(20);
+    while proxy.admin("/ready").await != "LIVE\n" {
+        assert!(Instant::now() < until, "it is never live");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(proxy.stat("cluster.up.health_check.network_failure").await, 1);
+}
+
+/// The chance that so little jitter is drawn that the host is back is below one in a thousand.
+#[tokio::test]
+async fn jitter_is_added_to_the_time_of_an_ejection() {
+    let outliers = "outlier_detection: { consecutive_5xx: 2, interval: 0.05s, base_ejection_time: 0.05s, \
+                    max_ejection_time: 0.1s, max_ejection_percent: 50, max_ejection_time_jitter: 1000s }\n";
+    let proxy = with(outliers, http1().answer("/", times(status(500), 2)), http1()).await;
+    ask(&proxy, 4).await;
+    proxy.wait_for_stat("cluster.up.outlier_detection.ejections_active", 1).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    assert_eq!(proxy.stat("cluster.up.outlier_detection.ejections_active").await, 1);
+}
+
 /// A Redis server, which ends when it is dropped.
 struct Redis {
     process: std::process::Child,

@@ -31,6 +31,8 @@ pub(crate) struct Proxy {
     upstreams: Vec<Script>,
     names: Table,
     files: Vec<(String, String)>,
+    /// The status of `/ready` that is waited for.
+    ready: u16,
 }
 
 /// The binary under test: this build of nuncio, or `$NUNCIO_BINARY`, such as an Envoy that a new test is tried on.
@@ -49,6 +51,7 @@ pub(crate) fn proxy(yaml: impl Into<String>) -> Proxy {
         upstreams: Vec::new(),
         names: Table::new(),
         files: Vec::new(),
+        ready: 200,
     }
 }
 
@@ -66,6 +69,11 @@ impl Proxy {
     /// How many files and sockets the process may have open.
     pub(crate) fn file_limit(self, limit: u64) -> Self {
         Self { file_limit: Some(limit), ..self }
+    }
+
+    /// It is not waited for until it is ready, but only until it says that it is not.
+    pub(crate) fn unready(self) -> Self {
+        Self { ready: 503, ..self }
     }
 
     pub(crate) fn argument(mut self, argument: &str) -> Self {
@@ -143,7 +151,7 @@ impl Proxy {
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program.display()));
         let mut process = Process { child, dir };
-        let admin = process.ready().await?;
+        let admin = process.ready(self.ready).await?;
         let listeners = listeners(admin).await;
         Ok(Running { process, admin, listeners, upstreams, name_server })
     }
@@ -352,8 +360,8 @@ struct Process {
 }
 
 impl Process {
-    /// Waits for the admin address and for `/ready`.
-    async fn ready(&mut self) -> Result<SocketAddr, NotStarted> {
+    /// Waits for the admin address and for this answer of `/ready`.
+    async fn ready(&mut self, wanted: u16) -> Result<SocketAddr, NotStarted> {
         let until = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {
@@ -361,7 +369,7 @@ impl Process {
             }
             let address = std::fs::read_to_string(self.dir.0.join("admin")).unwrap_or_default();
             if let Ok(admin) = address.trim().parse::<SocketAddr>()
-                && client::get(admin, "/ready").await.is_ok_and(|response| response.status() == 200)
+                && client::get(admin, "/ready").await.is_ok_and(|response| response.status() == wanted)
             {
                 return Ok(admin);
             }
