@@ -65,6 +65,7 @@ scenario_files! {
     host_health
     http2
     internal
+    internal_filter_state
     lb_hash
     lb_input
     lb_load_aware

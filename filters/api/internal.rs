@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nuncio_telemetry::{InternalAddress, Metadata};
+use nuncio_telemetry::{FilterState, InternalAddress, Metadata};
 
 use crate::Io;
 
@@ -18,6 +18,8 @@ pub trait InternalListener {
 pub struct Passed {
     /// Becomes dynamic metadata of the connection.
     pub metadata: Metadata,
+    /// Becomes its filter state.
+    pub filter_state: FilterState,
 }
 
 /// The internal listeners of one worker, by name.

@@ -10,7 +10,7 @@ use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, Network
 use nuncio_proto::envoy::extensions::filters::common::set_filter_state::v3 as common;
 use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as Proto;
 use nuncio_telemetry::format::{FormatCx, LineFormat};
-use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue, LifeSpan, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue, Reach, Sharing, StreamInfo};
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.set_filter_state",
@@ -27,8 +27,10 @@ const KNOWN: [&str; 8] = [
     filter_state::UPSTREAM_SERVER_NAME,
     filter_state::DYNAMIC_HOST,
     filter_state::DYNAMIC_PORT,
-    "envoy.hashable_string",
+    HASHABLE,
 ];
+/// A text that keeps connections to hosts apart, where it is shared with them.
+const HASHABLE: &str = "envoy.hashable_string";
 
 struct SetFilterState {
     on_new_connection: Box<[Value]>,
@@ -40,6 +42,7 @@ pub(crate) struct Value {
     key: Arc<str>,
     format: LineFormat,
     skips_empty: bool,
+    sharing: Sharing,
 }
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
@@ -85,22 +88,32 @@ impl Value {
     // Deprecated fields are configuration too.
     #[allow(deprecated)]
     pub(crate) fn lower(proto: common::FilterStateValue, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        use common::filter_state_value::{Key, Value as ValueProto};
-        let common::FilterStateValue { factory_key, read_only, shared_with_upstream, skip_if_empty, key, value } =
-            proto;
-        let refused: Result<(), Refused> =
-            [cx.unsupported("read_only", &read_only), cx.unsupported("shared_with_upstream", &shared_with_upstream)]
-                .into_iter()
-                .collect();
+        use common::filter_state_value::{Key, SharedWithUpstream, Value as ValueProto};
+        let common::FilterStateValue {
+            factory_key,
+            // Envoy 1.40 keeps no value from being set again, whatever this says.
+            read_only: _,
+            shared_with_upstream,
+            skip_if_empty,
+            key,
+            value,
+        } = proto;
+        let reach = cx.at("shared_with_upstream", |cx| match SharedWithUpstream::try_from(shared_with_upstream) {
+            Ok(SharedWithUpstream::None) => Ok(Reach::Own),
+            Ok(SharedWithUpstream::Once) => Ok(Reach::Once),
+            Ok(SharedWithUpstream::Transitive) => Ok(Reach::Transitive),
+            Err(error) => Err(cx.invalid(error.to_string())),
+        });
         let Some(Key::ObjectKey(key)) = key else { return Err(cx.invalid("object_key is required")) };
         let factory = if factory_key.is_empty() { &key } else { &factory_key };
         if !KNOWN.contains(&factory.as_str()) {
             return Err(cx.invalid(format!("'{factory}' does not have an object factory")));
         }
+        let parts_pools = factory == HASHABLE;
         let Some(ValueProto::FormatString(format)) = value else { return Err(cx.invalid("a value is required")) };
         let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
-        refused?;
-        Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty })
+        let sharing = Sharing { reach: reach?, parts_pools };
+        Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty, sharing })
     }
 
     /// The value for the connection of `cx`, if it is to be left.
@@ -113,6 +126,6 @@ impl Value {
 
     /// Leaves it.
     pub(crate) fn leave(&self, text: FilterValue, state: &mut FilterState) {
-        state.set(self.key.to_string(), text, LifeSpan::Connection);
+        state.share(self.key.to_string(), text, self.sharing);
     }
 }

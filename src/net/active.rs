@@ -215,8 +215,9 @@ impl Shared {
         local: Address,
         passed: Passed,
     ) {
-        let Passed { metadata } = passed;
-        let inspected = (!metadata.is_empty()).then(|| Box::new(Inspected { metadata, ..Inspected::default() }));
+        let Passed { metadata, filter_state } = passed;
+        let inspected = (!metadata.is_empty() || !filter_state.is_empty())
+            .then(|| Box::new(Inspected { metadata, filter_state, ..Inspected::default() }));
         match self.listener.config.listener_filters.filters.is_empty() {
             true => self.serve(Io::new(transport), Ends { inspected, ..Ends::new(remote, local) }),
             false => self.inspect_internal(transport, remote, local, inspected),

@@ -21,6 +21,28 @@ struct Entry {
     name: Cow<'static, str>,
     value: FilterValue,
     life_span: LifeSpan,
+    sharing: Sharing,
+}
+
+/// Who else gets a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing {
+    /// How far it goes with connections to hosts.
+    pub reach: Reach,
+    /// Whether such a connection is for requests with an equal value alone. Envoy: where the object has a hash.
+    pub parts_pools: bool,
+}
+
+/// How far a value goes with connections to hosts, which internal listeners find it with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Nowhere.
+    #[default]
+    Own,
+    /// To the next listener.
+    Once,
+    /// To the next listener, and on from there.
+    Transitive,
 }
 
 /// How long a value stays.
@@ -61,16 +83,68 @@ impl FilterState {
 
     /// Sets it, in place of the one that was there.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: FilterValue, life_span: LifeSpan) {
-        let entry = Entry { name: name.into(), value, life_span };
+        self.put(Entry { name: name.into(), value, life_span, sharing: Sharing::default() });
+    }
+
+    /// Sets it for a connection, and for those to hosts that are made for it.
+    pub fn share(&mut self, name: impl Into<Cow<'static, str>>, value: FilterValue, sharing: Sharing) {
+        self.put(Entry { name: name.into(), value, life_span: LifeSpan::Connection, sharing });
+    }
+
+    fn put(&mut self, entry: Entry) {
         match self.0.iter_mut().find(|known| known.name == entry.name) {
             Some(known) => *known = entry,
             None => self.0.push(entry),
         }
     }
 
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether anything goes with connections to hosts.
+    #[inline]
+    pub fn is_shared(&self) -> bool {
+        self.0.iter().any(Entry::is_shared)
+    }
+
+    /// What goes with connections to hosts, as it is found where they end.
+    pub fn shared(&self) -> Self {
+        Self(self.0.iter().filter(|entry| entry.is_shared()).map(Entry::next).collect())
+    }
+
+    /// Whether requests with either may go on the same connections to hosts.
+    pub fn may_pool_with(&self, other: &Self) -> bool {
+        self.parting().eq(other.parting())
+    }
+
+    fn parting(&self) -> impl Iterator<Item = (&str, Option<Cow<'_, str>>)> {
+        let entries = self.0.iter().filter(|entry| entry.sharing.parts_pools);
+        entries.map(|entry| (&*entry.name, entry.value.text()))
+    }
+
     /// Drops what does not outlive the filters of a stream.
     pub fn end_filter_chain(&mut self) {
         self.0.retain(|entry| entry.life_span > LifeSpan::FilterChain);
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn is_shared(&self) -> bool {
+        self.sharing.reach != Reach::Own
+    }
+
+    /// It, one hop on.
+    fn next(&self) -> Self {
+        let reach = match self.sharing.reach {
+            Reach::Own | Reach::Once => Reach::Own,
+            Reach::Transitive => Reach::Transitive,
+        };
+        let sharing = Sharing { reach, ..self.sharing };
+        Self { name: self.name.clone(), value: self.value.clone(), life_span: LifeSpan::Connection, sharing }
     }
 }
 
@@ -134,6 +208,36 @@ mod tests {
         state.end_filter_chain();
         assert_eq!(state.get("a").and_then(FilterValue::json), Some(2.into()));
         assert!(state.get("b").is_none());
+    }
+
+    #[test]
+    fn what_is_shared_once_goes_no_further() {
+        let mut state = FilterState::default();
+        state.set("own", FilterValue::Flag(true), LifeSpan::Connection);
+        assert!(!state.is_shared());
+        for (name, reach) in [("once", Reach::Once), ("on", Reach::Transitive)] {
+            state.share(name, FilterValue::Flag(true), Sharing { reach, parts_pools: false });
+        }
+        let there = state.shared();
+        assert!(there.get("own").is_none() && there.get("once").is_some() && there.get("on").is_some());
+        let further = there.shared();
+        assert!(further.get("once").is_none() && further.get("on").is_some());
+    }
+
+    #[test]
+    fn only_values_that_part_pools_part_them() {
+        let of = |text: &str, parts_pools| {
+            let mut state = FilterState::default();
+            let sharing = Sharing { reach: Reach::Once, parts_pools };
+            state.share("a", FilterValue::Text(text.into()), sharing);
+            // What is passed on once parts pools all the same.
+            state.shared()
+        };
+        assert!(of("x", true).may_pool_with(&of("x", true)));
+        assert!(!of("x", true).may_pool_with(&of("y", true)));
+        assert!(!of("x", true).may_pool_with(&FilterState::default()));
+        assert!(of("x", false).may_pool_with(&of("y", false)));
+        assert!(of("x", false).may_pool_with(&FilterState::default()));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod timeline;
 mod tls_info;
 
 pub use address::{Address, InternalAddress};
-pub use filter_state::{FilterState, FilterValue, LifeSpan};
+pub use filter_state::{FilterState, FilterValue, LifeSpan, Reach, Sharing};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use flow::BackedUp;
 pub use stream_info::{

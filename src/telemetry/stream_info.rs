@@ -291,6 +291,8 @@ pub struct UpstreamInfo {
     pub remote: Option<Address>,
     /// The handshake of the upstream connection, where it has one.
     pub tls: Option<Arc<TlsInfo>>,
+    /// `%UPSTREAM_FILTER_STATE%`: what filters share with the upstream connection.
+    pub filter_state: FilterState,
     /// `%UPSTREAM_CONNECTION_ID%`.
     pub connection_id: Option<u64>,
     /// `%UPSTREAM_PROTOCOL%`.

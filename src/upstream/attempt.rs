@@ -252,7 +252,8 @@ impl Attempt<'_> {
         let config = &self.host.share.cluster.config;
         let tells_of_clients = self.host.host.transport().is_some_and(|socket| socket.tells_of_clients());
         let has_source = self.info.is_some_and(|info| original_source(&info.connection).is_some());
-        let tells = tells_of_clients || has_source;
+        let shares = self.info.is_some_and(|info| info.connection.filter_state.borrow().is_shared());
+        let tells = tells_of_clients || has_source || shares;
         let is_everybody = config.pooling.is_none() && config.http.server_name.is_none() && !tells;
         if is_everybody { None } else { self.own_pool_key(head) }
     }
@@ -263,7 +264,7 @@ impl Attempt<'_> {
         let is_own = pooling.is_some_and(|pooling| pooling.per_downstream_connection);
         let downstream = self.info.filter(|_| is_own).map(|info| info.connection.id);
         let key = PoolKey { downstream, options: self.transport_options(head) };
-        (key != PoolKey::default()).then_some(key)
+        (key.downstream.is_some() || key.options.is_some()).then_some(key)
     }
 
     /// What the request means for the transport socket. Envoy: nothing, where it came on no connection.
@@ -343,6 +344,7 @@ impl Attempt<'_> {
         upstream.remote = Some(record.remote());
         upstream.local = record.local();
         upstream.tls = record.tls();
+        upstream.filter_state = record.shared();
     }
 }
 

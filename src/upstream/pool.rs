@@ -35,8 +35,8 @@ pub(crate) struct HostPools {
     keyed: RefCell<Vec<Keyed>>,
 }
 
-/// Whose connections a pool holds, where it is not for everybody.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Whose connections a pool holds, where it may not be for everybody.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PoolKey {
     /// The connection that the requests come on, where no other may share theirs.
     pub(crate) downstream: Option<u64>,
@@ -69,6 +69,22 @@ pub(crate) struct PoolPlace {
     is_taken: Cell<bool>,
 }
 
+// === impl PoolKey ===
+
+impl PartialEq for PoolKey {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = match (&self.options, &other.options) {
+            (Some(one), Some(other)) => one == other,
+            // What is said to the transport socket need not part pools.
+            (Some(one), None) | (None, Some(one)) => **one == TransportOptions::default(),
+            (None, None) => true,
+        };
+        self.downstream == other.downstream && is_same
+    }
+}
+
+impl Eq for PoolKey {}
+
 // === impl HostPools ===
 
 impl HostPools {
@@ -80,7 +96,8 @@ impl HostPools {
         priority: Priority,
         key: Option<PoolKey>,
     ) -> Result<Rc<Http1Pool>, PoolOverflow> {
-        if let Some(key) = key {
+        let key = key.unwrap_or_default();
+        if key != PoolKey::default() {
             let make = |place| Pool::Http1(Http1Pool::new(host.clone(), place));
             return self.keyed(share, priority, key, make, |pool| match pool {
                 Pool::Http1(pool) => Some(pool.clone()),
@@ -91,7 +108,7 @@ impl HostPools {
         if let Some(pool) = &*slot.borrow() {
             return Ok(pool.clone());
         }
-        let pool = Http1Pool::new(host.clone(), self.place(share, priority, None)?);
+        let pool = Http1Pool::new(host.clone(), self.place(share, priority, key.options)?);
         *slot.borrow_mut() = Some(pool.clone());
         Ok(pool)
     }
@@ -104,7 +121,8 @@ impl HostPools {
         priority: Priority,
         key: Option<PoolKey>,
     ) -> Result<Rc<Http2Pool>, PoolOverflow> {
-        if let Some(key) = key {
+        let key = key.unwrap_or_default();
+        if key != PoolKey::default() {
             let make = |place| Pool::Http2(Http2Pool::new(host.clone(), place));
             return self.keyed(share, priority, key, make, |pool| match pool {
                 Pool::Http1(_) | Pool::Mixed(_) => None,
@@ -115,7 +133,7 @@ impl HostPools {
         if let Some(pool) = &*slot.borrow() {
             return Ok(pool.clone());
         }
-        let pool = Http2Pool::new(host.clone(), self.place(share, priority, None)?);
+        let pool = Http2Pool::new(host.clone(), self.place(share, priority, key.options)?);
         *slot.borrow_mut() = Some(pool.clone());
         Ok(pool)
     }

@@ -10,7 +10,7 @@ use nuncio_config::tls::Alpn;
 use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::{Io, Passed};
 use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_internal, connect_udp};
-use nuncio_telemetry::{Address, InternalAddress, Protocol, Timeline, TlsInfo};
+use nuncio_telemetry::{Address, FilterState, InternalAddress, Protocol, Timeline, TlsInfo};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
@@ -331,11 +331,11 @@ impl ConnectionRecord {
 
     /// Connects to a listener of this process.
     async fn connect_internal(&self, listener: &Arc<InternalAddress>) -> Result<Connected, ConnectError> {
-        let metadata =
-            self.host.transport().and_then(|socket| socket.internal()).map(|socket| {
-                socket.passed(self.host.metadata.as_deref(), self.share.cluster.config.metadata.as_deref())
-            });
-        let passed = Passed { metadata: metadata.unwrap_or_default() };
+        let passed = self.host.transport().and_then(|socket| socket.internal()).map(|socket| Passed {
+            metadata: socket.passed(self.host.metadata.as_deref(), self.share.cluster.config.metadata.as_deref()),
+            filter_state: self.shared(),
+        });
+        let passed = passed.unwrap_or_default();
         match self.share.env.worker() {
             Some(worker) => connect_internal(&worker.internal, listener, passed),
             None => connect(&Address::Internal(listener.clone()), ConnectOptions::default()).await,
@@ -374,6 +374,11 @@ impl ConnectionRecord {
         let tls = self.tls.take();
         self.tls.set(tls.clone());
         tls
+    }
+
+    /// Filter state that goes with it.
+    pub(crate) fn shared(&self) -> FilterState {
+        self.transport.as_deref().map(|options| options.shared.0.clone()).unwrap_or_default()
     }
 
     /// Its own address, once connected.

@@ -32,7 +32,13 @@ pub(crate) struct TransportOptions {
     pub(crate) certified_name: Option<Box<str>>,
     /// In whose name the host is connected to.
     pub(crate) source: Option<OriginalSource>,
+    /// Filter state that goes with the connection.
+    pub(crate) shared: Shared,
 }
+
+/// Filter state that goes with a connection: two are equal if requests with either may go on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shared(pub(crate) FilterState);
 
 /// The ends of a connection that came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,8 +90,10 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let client = Client::of(host, connection, &connection.filter_state.borrow());
-        let mut options = Self { client, source: original_source(connection), ..Self::default() };
+        let state = connection.filter_state.borrow();
+        let client = Client::of(host, connection, &state);
+        let shared = Shared(state.shared());
+        let mut options = Self { client, source: original_source(connection), shared, ..Self::default() };
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -93,19 +101,36 @@ impl TransportOptions {
             options.server_name = (*is_sent && !is_ip).then(|| name.into());
             options.certified_name = is_checked.then(|| name.into());
         }
-        (options != Self::default()).then(|| Rc::new(options))
+        (!options.is_empty()).then(|| Rc::new(options))
     }
 
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
-        let client = Client::of(host, &info.connection, &info.filter_state.borrow());
-        let mut options = Self { client, source: original_source(&info.connection), ..Self::default() };
-        if let Some(FilterValue::Text(name)) = info.filter_state.borrow().get(filter_state::UPSTREAM_SERVER_NAME) {
+        let state = info.filter_state.borrow();
+        let client = Client::of(host, &info.connection, &state);
+        let shared = Shared(state.shared());
+        let mut options = Self { client, source: original_source(&info.connection), shared, ..Self::default() };
+        if let Some(FilterValue::Text(name)) = state.get(filter_state::UPSTREAM_SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
-        (options != Self::default()).then(|| Rc::new(options))
+        (!options.is_empty()).then(|| Rc::new(options))
+    }
+
+    /// Whether there is nothing to say.
+    fn is_empty(&self) -> bool {
+        self.shared.0.is_empty() && *self == Self::default()
     }
 }
+
+// === impl Shared ===
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.may_pool_with(&other.0)
+    }
+}
+
+impl Eq for Shared {}
 
 // === impl Client ===
 

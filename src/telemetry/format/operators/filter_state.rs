@@ -1,6 +1,6 @@
-//! `%FILTER_STATE(key:PLAIN)%`.
+//! `%FILTER_STATE(key:PLAIN)%`, `%UPSTREAM_FILTER_STATE(key:PLAIN)%`.
 
-use crate::format::FormatCx;
+use crate::FilterState;
 use crate::format::escape::push_value;
 
 use super::Written;
@@ -41,8 +41,7 @@ impl FilterStateOp {
         Ok(Self { key: key.into(), style })
     }
 
-    pub(super) fn write(&self, cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Written {
-        let state = cx.info.filter_state.borrow();
+    pub(super) fn write(&self, state: &FilterState, out: &mut Vec<u8>) -> Written {
         let Some(value) = state.get(&self.key) else { return Written::Missing };
         match &self.style {
             Style::Plain => match value.text() {

@@ -167,7 +167,7 @@ const TABLE: &[(&str, Takes, Make)] = &[
     ("RESPONSE_TRAILER", ArgumentAndLength, With(|a| header(Place::Trailers, a))),
     ("STREAM_INFO_REQ", ArgumentAndLength, With(|a| header(Place::Request, a))),
     ("TRAILER", ArgumentAndLength, With(|a| header(Place::Trailers, a))),
-    ("UPSTREAM_FILTER_STATE", ArgumentAndLength, With(upstream_filter_state)),
+    ("UPSTREAM_FILTER_STATE", ArgumentAndLength, With(|a| Ok(Operator::UpstreamFilterState(FilterStateOp::parse(a)?)))),
     ("UPSTREAM_METADATA", Argument, With(|a| metadata(Owner::Host, a))),
     // Others.
     ("CEL", ArgumentAndLength, With(|a| Ok(Operator::Cel(CelOp::parse(a, Typing::Text)?)))),
@@ -310,12 +310,6 @@ fn header(place: Place, argument: &str) -> Result<Operator, String> {
 
 fn metadata(owner: Owner, argument: &str) -> Result<Operator, String> {
     Ok(Operator::Metadata(MetadataOp::parse(owner, argument)))
-}
-
-/// Filters share nothing with connections to hosts: there is no value, as in Envoy where there is none.
-fn upstream_filter_state(argument: &str) -> Result<Operator, String> {
-    FilterStateOp::parse(argument)?;
-    Ok(Operator::Absent)
 }
 
 /// The variable as it is when the format is loaded; `-`, and not a missing value, if it is not set.
