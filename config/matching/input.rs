@@ -293,7 +293,7 @@ impl Input {
                 let state = data.info.filter_state.borrow();
                 let text = state.get(name).and_then(|value| match field.is_empty() {
                     true => value.text(),
-                    false => value.field(field).map(Cow::Borrowed),
+                    false => value.field(field),
                 });
                 text.map(|text| Cow::Owned(text.into_owned().into_bytes()))
             }

@@ -12,6 +12,8 @@ pub const UPSTREAM_SERVER_NAME: &str = "envoy.network.upstream_server_name";
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Number or text: its port.
 pub const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
+/// Address or text: where a cluster of original destinations goes to.
+pub const ORIGINAL_DST_ADDRESS: &str = "envoy.network.transport_socket.original_dst_address";
 /// Address: where a dynamic forward proxy went to.
 pub const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
 /// Fields: values of a PROXY header by their keys.

@@ -10,7 +10,7 @@ use nuncio_filter_api::{Admission, Connection, Flow, LowerCx, NetworkCx, Network
 use nuncio_proto::envoy::extensions::filters::common::set_filter_state::v3 as common;
 use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as Proto;
 use nuncio_telemetry::format::{FormatCx, LineFormat};
-use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue, Reach, Sharing, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, Reach, Sharing, StreamInfo};
 
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.set_filter_state",
@@ -19,7 +19,7 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
 };
 
 /// The names whose values Envoy can make from text, those alone that something here reads.
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "envoy.string",
     filter_state::TCP_PROXY_CLUSTER,
     filter_state::TCP_PROXY_IDLE_TIMEOUT,
@@ -27,6 +27,7 @@ const KNOWN: [&str; 8] = [
     filter_state::UPSTREAM_SERVER_NAME,
     filter_state::DYNAMIC_HOST,
     filter_state::DYNAMIC_PORT,
+    filter_state::ORIGINAL_DST_ADDRESS,
     HASHABLE,
 ];
 /// A text that keeps connections to hosts apart, where it is shared with them.
@@ -41,8 +42,18 @@ struct SetFilterState {
 pub(crate) struct Value {
     key: Arc<str>,
     format: LineFormat,
+    kind: Kind,
     skips_empty: bool,
     sharing: Sharing,
+}
+
+/// What is made of the text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    HashableText,
+    /// An IP address and a port. Envoy: what is none leaves nothing.
+    Address,
 }
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
@@ -109,19 +120,29 @@ impl Value {
         if !KNOWN.contains(&factory.as_str()) {
             return Err(cx.invalid(format!("'{factory}' does not have an object factory")));
         }
-        let parts_pools = factory == HASHABLE;
+        let kind = match factory.as_str() {
+            HASHABLE => Kind::HashableText,
+            filter_state::ORIGINAL_DST_ADDRESS => Kind::Address,
+            _ => Kind::Text,
+        };
         let Some(ValueProto::FormatString(format)) = value else { return Err(cx.invalid("a value is required")) };
         let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
-        let sharing = Sharing { reach: reach?, parts_pools };
-        Ok(Self { key: key.into(), format: format?.format, skips_empty: skip_if_empty, sharing })
+        let sharing = Sharing { reach: reach?, parts_pools: kind != Kind::Text };
+        Ok(Self { key: key.into(), format: format?.format, kind, skips_empty: skip_if_empty, sharing })
     }
 
     /// The value for the connection of `cx`, if it is to be left.
     pub(crate) fn text(&self, cx: &FormatCx<'_>) -> Option<FilterValue> {
         let mut text = Vec::new();
         self.format.write(cx, &mut text);
-        let is_left = !text.is_empty() || !self.skips_empty;
-        is_left.then(|| FilterValue::Text(String::from_utf8_lossy(&text).into()))
+        if text.is_empty() && self.skips_empty {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&text);
+        match self.kind {
+            Kind::Text | Kind::HashableText => Some(FilterValue::Text(text.into())),
+            Kind::Address => text.parse().ok().map(|address| FilterValue::Address(Address::Ip(address))),
+        }
     }
 
     /// Leaves it.

@@ -163,9 +163,14 @@ impl FilterValue {
         }
     }
 
-    /// The text of one of its fields.
-    pub fn field(&self, name: &str) -> Option<&str> {
-        if let Self::Fields(fields) = self { fields.get(name).map(|text| &**text) } else { None }
+    /// The text of one of its fields; an address has `ip` and `port`.
+    pub fn field(&self, name: &str) -> Option<Cow<'_, str>> {
+        match (self, name) {
+            (Self::Fields(fields), _) => fields.get(name).map(|text| Cow::Borrowed(&**text)),
+            (Self::Address(address), "ip") => address.ip().map(|ip| Cow::Owned(ip.to_string())),
+            (Self::Address(address), "port") => address.port().map(|port| Cow::Owned(port.to_string())),
+            _ => None,
+        }
     }
 
     /// As JSON; `None` for what Envoy has no message of.
@@ -245,6 +250,9 @@ mod tests {
         let address = FilterValue::Address(Address::Ip("10.0.0.1:80".parse().expect("it is one")));
         assert_eq!(address.ip(), "10.0.0.1".parse().ok());
         assert_eq!(address.text().as_deref(), Some("10.0.0.1:80"));
+        assert_eq!(address.field("ip").as_deref(), Some("10.0.0.1"));
+        assert_eq!(address.field("port").as_deref(), Some("80"));
+        assert_eq!(address.field("x"), None);
         assert_eq!(FilterValue::Text("10.0.0.1".into()).ip(), None);
         assert_eq!(FilterValue::Object(Rc::new(())).text(), None);
     }

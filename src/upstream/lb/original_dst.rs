@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_config::cluster::{Endpoint, OriginalDst};
+use nuncio_filter_api::filter_state::ORIGINAL_DST_ADDRESS;
 use nuncio_telemetry::{Address, FilterValue, StreamInfo};
 use serde_json::Value;
 
@@ -18,9 +19,6 @@ pub(super) struct OriginalDstBalancer {
     config: Arc<OriginalDst>,
     known: KnownHosts<SocketAddr>,
 }
-
-/// Where filters leave a destination.
-const FILTER_STATE: &str = "envoy.network.transport_socket.original_dst_address";
 
 // === impl OriginalDstBalancer ===
 
@@ -60,7 +58,7 @@ fn destination(config: &OriginalDst, cx: &PickContext<'_>, share: &ClusterShare)
 }
 
 fn left_by_filters(info: &StreamInfo) -> Option<Address> {
-    match info.filter_state.borrow().get(FILTER_STATE)? {
+    match info.filter_state.borrow().get(ORIGINAL_DST_ADDRESS)? {
         FilterValue::Address(address) => Some(address.clone()),
         FilterValue::Text(text) => text.parse().ok().map(Address::Ip),
         FilterValue::Number(_) | FilterValue::Flag(_) | FilterValue::Fields(_) | FilterValue::Object(_) => None,

@@ -67,7 +67,7 @@ fn what_filters_left_comes_before_the_header_and_the_port_before_all() {
         fixture.ask_for("10.0.0.1:80");
         assert_eq!(fixture.picked().as_deref(), Some("10.0.0.1:99"));
         let left = FilterValue::Address(Address::Ip("10.0.0.2:80".parse().unwrap()));
-        fixture.info.filter_state.borrow_mut().set(FILTER_STATE, left, LifeSpan::Request);
+        fixture.info.filter_state.borrow_mut().set(ORIGINAL_DST_ADDRESS, left, LifeSpan::Request);
         assert_eq!(fixture.picked().as_deref(), Some("10.0.0.2:99"));
     });
 }
