@@ -1,11 +1,15 @@
 //! `bootstrap.v3.Bootstrap`: what the process starts with.
 
 mod admin;
+mod authorities;
 mod cluster_manager;
+mod dynamic;
 mod runtime;
 
 pub use admin::AdminConfig;
+pub use authorities::Authorities;
 pub use cluster_manager::{ClusterManagerConfig, LocalCluster};
+pub use dynamic::DynamicResources;
 pub use runtime::{
     RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, lower_runtime, runtime_value,
 };
@@ -24,8 +28,6 @@ use nuncio_telemetry::NodeInfo;
 
 use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
-use crate::control_plane::ControlPlane;
-use crate::discovery::{ConfigSource, Origin};
 use crate::grpc::GrpcServiceConfig;
 use crate::listener::ListenerConfig;
 use crate::load::StaticClusters;
@@ -68,17 +70,6 @@ pub struct BootstrapConfig {
     pub without_effect: Vec<String>,
 }
 
-/// Where clusters and listeners come from that are not in the bootstrap.
-#[derive(Clone, Debug, Default)]
-pub struct DynamicResources {
-    /// Of clusters.
-    pub cds: Option<ConfigSource>,
-    /// Of listeners.
-    pub lds: Option<ConfigSource>,
-    /// The server that all are asked of whose source is ADS.
-    pub ads: Option<Arc<ControlPlane>>,
-}
-
 /// The names by which a node calls itself, for the environment of lowering; the command line overrides them.
 pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
     let Some(node) = &bootstrap.node else { return NodeNames::default() };
@@ -112,10 +103,10 @@ impl BootstrapConfig {
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         // node: its names are in the environment of lowering, its locality counts for clusters, the rest is for control
-        // planes, as are node_context_params. stats_flush: without sinks nothing is flushed but what admin computes when asked.
+        // planes. stats_flush: without sinks nothing is flushed but what admin computes when asked.
         let proto::Bootstrap {
             node,
-            node_context_params: _,
+            node_context_params,
             static_resources,
             dynamic_resources,
             cluster_manager,
@@ -164,9 +155,9 @@ impl BootstrapConfig {
         note("perf_tracing_file_path", !perf_tracing_file_path.is_empty());
         let stats_eviction_interval = stats_eviction;
         let refused = refuse_set!(cx; flags_path, stats_sinks, watchdog, watchdogs,
-            tracing, overload_manager, enable_dispatcher_stats, fatal_actions, config_sources, default_config_source,
-            certificate_provider_instances, inline_headers, xds_delegate_extension, xds_config_tracker_extension,
-            application_log_config, enable_worker_cpu_affinity, stats_eviction_interval);
+            tracing, overload_manager, enable_dispatcher_stats, fatal_actions, certificate_provider_instances,
+            inline_headers, xds_delegate_extension, xds_config_tracker_extension, application_log_config,
+            enable_worker_cpu_affinity, stats_eviction_interval);
         let defaults = [
             only_name("header_prefix", &header_prefix, "x-envoy", cx),
             only_name("default_socket_interface", &default_socket_interface, DEFAULT_SOCKET_INTERFACE, cx),
@@ -188,6 +179,8 @@ impl BootstrapConfig {
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
+        declare(clusters, cx);
+        let authorities = Authorities::lower(config_sources, default_config_source, cx);
         let resources =
             cx.at("static_resources", |cx| lower_static(static_resources.unwrap_or_default(), clusters, cx));
         // Their servers are static clusters.
@@ -206,46 +199,24 @@ impl BootstrapConfig {
             let local = cluster_manager.local_cluster.as_ref();
             local.map_or(Ok(()), |local| cx.at("local_cluster_name", |cx| local.check(&clusters, cx)))
         })?;
+        let runtime = runtime?.unwrap_or_default();
+        let (authorities, context_params) = (authorities?.guarded(&runtime), node_context_params);
         Ok(Self {
             admin: admin?.flatten(),
             listeners,
             clusters,
             secrets,
             changed_secrets,
-            dynamic_resources: dynamic?.unwrap_or_default(),
+            dynamic_resources: DynamicResources { authorities, context_params, ..dynamic?.unwrap_or_default() },
             node: node.unwrap_or_default(),
             cluster_manager,
             load_stats: load_stats?,
             hds: hds?,
-            runtime: runtime?.unwrap_or_default(),
+            runtime,
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
             server_version: stats_server_version_override.map(|v| v.value),
             without_effect,
         })
-    }
-}
-
-impl DynamicResources {
-    fn lower(proto: proto::bootstrap::DynamicResources, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let proto::bootstrap::DynamicResources {
-            lds_config,
-            lds_resources_locator,
-            cds_config,
-            cds_resources_locator,
-            ads_config,
-        } = proto;
-        let refused = refuse_set!(cx; lds_resources_locator, cds_resources_locator);
-        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower);
-        let lds = cx.opt("lds_config", lds_config, ConfigSource::lower);
-        let cds = cx.opt("cds_config", cds_config, ConfigSource::lower);
-        refused?;
-        let this = Self { cds: cds?, lds: lds?, ads: ads?.map(Arc::new) };
-        for (field, source) in [("cds_config", &this.cds), ("lds_config", &this.lds)] {
-            if this.ads.is_none() && source.as_ref().is_some_and(|source| source.origin == Origin::Ads) {
-                return Err(cx.at(field, |cx| cx.invalid("ads needs ads_config beside it")));
-            }
-        }
-        Ok(this)
     }
 }
 
@@ -313,6 +284,14 @@ struct Resources {
     changed_secrets: Vec<Arc<Secret>>,
 }
 
+/// A server that a cluster asks for its secrets may be a later one.
+fn declare(loaded: &StaticClusters, cx: &LowerCx<'_>) {
+    for encoded in loaded.encoded() {
+        let name = resource_name(encoded).unwrap_or_default();
+        cx.env.clusters.declare(&cx.env.clusters.intern(&name));
+    }
+}
+
 fn lower_static(
     resources: proto::bootstrap::StaticResources,
     loaded: &StaticClusters,
@@ -322,11 +301,6 @@ fn lower_static(
     debug_assert!(clusters.is_empty(), "the loader keeps clusters apart");
     let known = StaticSecrets::of(cx.env);
     let changed_secrets = known.lower(secrets, cx);
-    // A server that a cluster asks for its secrets may be a later one.
-    for encoded in loaded.encoded() {
-        let name = resource_name(encoded).unwrap_or_default();
-        cx.env.clusters.declare(&cx.env.clusters.intern(&name));
-    }
     let names = unique_names("listeners", listeners.iter().map(|l| &*l.name), cx);
     // Clusters first: what listeners refer to. All are declared, also where one is refused: routes that name it are not
     // at fault.

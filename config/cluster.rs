@@ -12,6 +12,7 @@ mod happy_eyeballs;
 mod health_check;
 mod http;
 mod lb;
+mod leds;
 mod load_metrics;
 mod original_dst;
 mod outlier;
@@ -49,6 +50,7 @@ pub use lb::{
     LocalityBasis, LocalityLb, Metric, OverrideHostLb, OwnReports, RingHashFunction, RuntimeNumber, SelectorFallback,
     SlowStart, SubsetFallback, SubsetLb, SubsetSelector, ZoneAware,
 };
+pub use leds::{LedsLocality, lower_local_endpoint};
 pub use load_metrics::LoadMetric;
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierKeys, SuccessRate};
@@ -262,7 +264,8 @@ impl ClusterConfig {
         let discovery = discovery?;
         let (tcp_keepalive, happy_eyeballs) = connection?.unwrap_or_default();
         let mut health_checks = health_check?.into_iter().map(Arc::new);
-        let endpoint::Assignment { mut endpoints, policy: assignment } = assignment?;
+        // LEDS is refused where endpoints are not discovered.
+        let endpoint::Assignment { mut endpoints, leds: _, policy: assignment } = assignment?;
         for addresses in endpoints.iter_mut().filter_map(|endpoint| endpoint.addresses.as_mut()) {
             *addresses = happy_eyeballs.sort(addresses).into();
         }

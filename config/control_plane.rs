@@ -6,9 +6,10 @@ use std::time::Duration;
 use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
+use nuncio_proto::envoy::extensions::config::validators::minimum_clusters::v3::MinimumClustersValidator;
 
 use crate::grpc::GrpcServiceConfig;
-use crate::protocol::{duration, non_zero};
+use crate::protocol::{duration, extension, non_zero};
 use crate::refuse_set;
 
 /// Envoy's defaults of `rate_limit_settings`.
@@ -28,6 +29,10 @@ pub struct ControlPlane {
     pub rate_limit: Option<RateLimitConfig>,
     /// Whether only the first message of a stream tells who is asking.
     pub node_on_first_message_only: bool,
+    /// Updates that would leave fewer clusters are refused.
+    pub min_clusters: u32,
+    /// Whether one stream is for resources of all kinds.
+    pub is_aggregated: bool,
 }
 
 /// A server that is polled (`api_type: REST`).
@@ -91,7 +96,10 @@ impl ControlPlane {
             set_node_on_first_message_only,
             config_validators,
         } = proto;
-        let refused = refuse_set!(cx; config_validators);
+        let validators = cx.each("config_validators", config_validators, |validator, cx| {
+            let MinimumClustersValidator { min_clusters_num } = extension(validator, cx)?;
+            Ok(min_clusters_num)
+        });
         let rate_limit = cx.opt("rate_limit_settings", rate_limit_settings, RateLimitConfig::lower);
         let services = lower_services(grpc_services, &cluster_names, cx);
         let dialect = match api_type {
@@ -101,12 +109,13 @@ impl ControlPlane {
                 Err(cx.at("api_type", |cx| cx.invalid("one of REST, GRPC and DELTA_GRPC is required")))
             }
         };
-        refused?;
         Ok(Self {
+            min_clusters: validators?.into_iter().max().unwrap_or_default(),
             services: services?,
             dialect: dialect?,
             rate_limit: rate_limit?,
             node_on_first_message_only: set_node_on_first_message_only,
+            is_aggregated: matches!(api_type, ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc),
         })
     }
 }

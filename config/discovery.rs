@@ -125,14 +125,21 @@ impl Origin {
                 if matches!(source.api_type(), ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) {
                     return Ok(Self::Ads);
                 }
-                let key = source.encode_to_vec();
-                let plane = cx.at("api_config_source", |cx| Plane::lower(source, cx))?;
-                Ok(Self::Server(Arc::new(Server { plane, key })))
+                cx.at("api_config_source", |cx| Self::lower_server(source, cx))
             }
             Some(Specifier::Ads(core::AggregatedConfigSource {})) => Ok(Self::Ads),
             Some(Specifier::Self_(_)) => Err(cx.at("self", |cx| cx.not_implemented("discovery from the same server"))),
             None => Err(cx.invalid("one of path_config_source, api_config_source, ads and self is required")),
         }
+    }
+}
+
+impl Origin {
+    /// A server of its own.
+    pub(crate) fn lower_server(source: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let key = source.encode_to_vec();
+        let plane = Plane::lower(source, cx)?;
+        Ok(Self::Server(Arc::new(Server { plane, key })))
     }
 }
 

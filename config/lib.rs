@@ -34,6 +34,7 @@ pub mod tls;
 pub mod transport_socket;
 pub mod udp_route;
 pub mod value;
+pub mod xdstp;
 
 #[cfg(test)]
 mod testing;

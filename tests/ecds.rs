@@ -136,7 +136,7 @@ async fn a_filter_is_followed(way: Way) {
             assert!(Instant::now() < until, "{way:?}\n{}", proxy.log());
         }
     }
-    let scope = if way.is_aggregated { "" } else { "extension_config_discovery." };
+    let scope = if way.is_aggregated { "" } else { "extension_config_discovery.http_filter.http." };
     assert_eq!(proxy.stat(&format!("{scope}control_plane.connected_state")).await, 1, "{way:?}");
 }
 

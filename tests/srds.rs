@@ -118,7 +118,7 @@ async fn scopes_are_followed(way: Way) {
     plane.remove(Kind::Scope, "two");
     wait_for_status(&proxy, "b", 404).await;
     proxy.wait_for_stat("http.in.scoped_rds.scoped.all_scopes", 2).await;
-    let scope = if way.is_aggregated { "" } else { "scoped_rds." };
+    let scope = if way.is_aggregated { "" } else { "http.in.scoped_rds.scoped." };
     assert_eq!(proxy.stat(&format!("{scope}control_plane.connected_state")).await, 1, "{way:?}");
 }
 

@@ -3,10 +3,14 @@
 mod bad;
 mod cache;
 mod google;
+mod leds;
 mod live;
+mod pages;
+mod plane;
 mod random;
 mod rest;
 mod status;
+mod xdstp;
 
 use super::support::client;
 use super::support::control_plane::{Asked, ControlPlane, Kind, cluster_at};

@@ -13,9 +13,10 @@ use nuncio_proto::envoy::config::bootstrap::v3::runtime_layer::{DiskLayer, Layer
 use nuncio_proto::envoy::service::runtime::v3::Runtime;
 use nuncio_proto::google::protobuf::{Struct, Value, value::Kind};
 
+use super::authorities::GUARD;
 use crate::discovery::ConfigSource;
 
-/// Keys below these guard changes inside Envoy; they mean nothing to another proxy.
+/// Keys below these guard changes inside Envoy; they mean nothing to another proxy, but for [`GUARD`].
 const FEATURE_GUARDS: [&str; 2] = ["envoy.reloadable_features.", "envoy.restart_features."];
 
 /// The values of a layer by key.
@@ -105,7 +106,8 @@ impl RuntimeConfig {
                 Some(LayerSpecifier::StaticLayer(fields)) => {
                     let mut values = BTreeMap::new();
                     cx.at("static_layer", |cx| lower_struct(fields, "", &mut values, cx))?;
-                    let is_guard = |key: &str| FEATURE_GUARDS.iter().any(|guard| key.starts_with(guard));
+                    let is_guard =
+                        |key: &str| key != GUARD && FEATURE_GUARDS.iter().any(|guard| key.starts_with(guard));
                     let guards = values.keys().filter(|key| is_guard(key));
                     without_effect.extend(guards.map(|key| format!("the runtime key {key}")));
                     RuntimeLayerKind::Static(values)

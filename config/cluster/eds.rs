@@ -5,8 +5,9 @@ use nuncio_proto::envoy::config::cluster::v3 as pb;
 use nuncio_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 
 use super::endpoint::{Assignment, lower_assignment};
-use super::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint};
+use super::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint, LedsLocality};
 use crate::discovery::ConfigSource;
+use crate::xdstp::is_xdstp;
 
 /// `eds_cluster_config`
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct EdsConfig {
 pub struct ClusterAssignment {
     /// The endpoints, in order.
     pub endpoints: Box<[Endpoint]>,
+    /// Localities whose endpoints are discovered one by one.
+    pub leds: Box<[LedsLocality]>,
     /// How the load is spread over their priorities and localities.
     pub policy: AssignmentPolicy,
 }
@@ -42,6 +45,10 @@ impl EdsConfig {
                 return Err(cx.at("eds_config", |cx| cx.invalid("is required")));
             };
             let source = cx.at("eds_config", |cx| ConfigSource::lower(source, cx))?;
+            if service_name.is_empty() && is_xdstp(&cluster.name) {
+                let reason = "must be set if Cluster resource has an xdstp name";
+                return Err(cx.at("service_name", |cx| cx.invalid(reason)));
+            }
             let told_name: Option<Arc<str>> = (!service_name.is_empty()).then(|| (**service_name).into());
             let service_name = told_name.clone().unwrap_or_else(|| (*cluster.name).into());
             Ok(Self { service_name, told_name, source })
@@ -55,8 +62,8 @@ impl ClusterAssignment {
     /// Lowers what discovery gives for a cluster.
     pub fn lower(proto: ClusterLoadAssignment, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // As in a static cluster, an endpoint is an address: nobody resolves names.
-        let Assignment { endpoints, policy } = lower_assignment(proto, Some(&Discovery::Static), cx)?;
-        Ok(Self { endpoints: endpoints.into(), policy })
+        let Assignment { endpoints, leds, policy } = lower_assignment(proto, Some(&Discovery::Static), cx)?;
+        Ok(Self { endpoints: endpoints.into(), leds: leds.into(), policy })
     }
 
     /// Why a cluster cannot use it.

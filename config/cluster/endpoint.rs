@@ -12,7 +12,7 @@ use nuncio_proto::envoy::r#type::v3::FractionalPercent;
 use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_telemetry::{Address, Metadata};
 
-use super::{Discovery, EndpointCheck};
+use super::{Discovery, EndpointCheck, LedsLocality};
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration};
 use crate::proxy_tlv::lower_fixed;
@@ -110,6 +110,8 @@ pub struct LocalityWeight {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Assignment {
     pub(super) endpoints: Vec<Endpoint>,
+    /// Localities whose endpoints are discovered one by one.
+    pub(super) leds: Vec<LedsLocality>,
     pub(super) policy: AssignmentPolicy,
 }
 
@@ -170,9 +172,7 @@ pub(super) fn lower(
     };
     cx.at("load_assignment", |cx| {
         let localities = proto.endpoints.len();
-        if !matches!(discovery, None | Some(Discovery::Eds(_))) {
-            refuse_leds(&proto.endpoints, cx)?;
-        }
+        refuse_leds(&proto.endpoints, cx)?;
         let assignment = lower_assignment(proto, discovery, cx)?;
         check_count(assignment, localities, discovery, cx)
     })
@@ -185,13 +185,14 @@ pub(super) fn lower_assignment(
     cx: &mut LowerCx<'_>,
 ) -> Result<Assignment, Refused> {
     // Envoy knows no endpoints by their names.
-    let pb::ClusterLoadAssignment { cluster_name: _, endpoints, named_endpoints: _, policy } = proto;
+    let pb::ClusterLoadAssignment { cluster_name, endpoints, named_endpoints: _, policy } = proto;
     let policy = cx.opt("policy", policy, AssignmentPolicy::lower)?.unwrap_or_default();
-    let mut assignment = Assignment { endpoints: Vec::new(), policy };
-    let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, discovery, cx))?;
+    let mut assignment = Assignment { endpoints: Vec::new(), leds: Vec::new(), policy };
+    let lowered = cx.each("endpoints", endpoints, |l, cx| LocalityEndpoints::lower(l, &cluster_name, discovery, cx))?;
     let mut weights = Vec::new();
-    for LocalityEndpoints { endpoints, weight } in lowered {
+    for LocalityEndpoints { endpoints, leds, weight } in lowered {
         assignment.endpoints.extend(endpoints);
+        assignment.leds.extend(leds);
         weights.extend(weight);
     }
     assignment.policy.locality_weights = weights.into();
@@ -328,6 +329,7 @@ const PROXY_PROTOCOL: &str = "envoy.transport_sockets.proxy_protocol";
 /// The endpoints of one locality at one priority.
 struct LocalityEndpoints {
     endpoints: Vec<Endpoint>,
+    leds: Option<LedsLocality>,
     weight: Option<LocalityWeight>,
 }
 
@@ -336,6 +338,7 @@ struct LocalityEndpoints {
 impl LocalityEndpoints {
     fn lower(
         proto: pb::LocalityLbEndpoints,
+        cluster: &str,
         discovery: Option<&Discovery>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
@@ -351,29 +354,42 @@ impl LocalityEndpoints {
         } = proto;
         let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new);
         let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
-        let lb_config_field = match &lb_config {
-            Some(LbConfig::LedsClusterLocalityConfig(_)) => "leds_cluster_locality_config",
-            _ => "load_balancer_endpoints",
-        };
-        cx.unsupported(lb_config_field, &lb_config)?;
         let locality = locality.and_then(Locality::lower).map(Arc::new);
         let place = Place { locality: &locality, metadata: &metadata, proxy: &proxy, priority };
+        let leds = match lb_config {
+            None => None,
+            Some(LbConfig::LoadBalancerEndpoints(list)) => {
+                cx.unsupported("load_balancer_endpoints", &Some(list))?;
+                None
+            }
+            Some(LbConfig::LedsClusterLocalityConfig(leds)) if !lb_endpoints.is_empty() => {
+                let reason = format!(
+                    "A ClusterLoadAssignment for cluster {cluster} cannot include both LEDS (resource: {}) and a list \
+                     of endpoints.",
+                    leds.leds_collection_name
+                );
+                return Err(cx.invalid(reason));
+            }
+            Some(LbConfig::LedsClusterLocalityConfig(leds)) => {
+                Some(cx.at("leds_cluster_locality_config", |cx| LedsLocality::lower(leds, place, cx))?)
+            }
+        };
         let endpoints = cx.each("lb_endpoints", lb_endpoints, |e, cx| lower_endpoint(e, place, discovery, cx))?;
         let weight = load_balancing_weight.map(|w| LocalityWeight { locality, priority, weight: w.value });
-        Ok(Self { endpoints, weight })
+        Ok(Self { endpoints, leds, weight })
     }
 }
 
 /// What the endpoints of a locality have in common.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    locality: &'a Option<Arc<Locality>>,
-    metadata: &'a Option<Arc<Metadata>>,
-    proxy: &'a Option<Arc<Address>>,
-    priority: u32,
+pub(super) struct Place<'a> {
+    pub(super) locality: &'a Option<Arc<Locality>>,
+    pub(super) metadata: &'a Option<Arc<Metadata>>,
+    pub(super) proxy: &'a Option<Arc<Address>>,
+    pub(super) priority: u32,
 }
 
-fn lower_endpoint(
+pub(super) fn lower_endpoint(
     proto: pb::LbEndpoint,
     place: Place<'_>,
     discovery: Option<&Discovery>,

@@ -124,15 +124,28 @@ fn a_logical_dns_cluster_has_one_endpoint() {
 }
 
 #[test]
-fn endpoints_discovered_one_by_one_are_not_implemented_where_they_can_be() {
-    let mut proto = assignment(&["127.0.0.1"]);
-    let leds = endpoint::LedsClusterLocalityConfig::default();
-    proto.endpoints[0].lb_config = Some(endpoint::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(leds));
-    let env = crate::testing::env();
-    let mut cx = LowerCx::new(&env);
-    assert!(ClusterAssignment::lower(proto, &mut cx).is_err());
-    let said: Vec<String> = cx.finish().iter().map(Invalid::to_string).collect();
-    assert_eq!(said, ["endpoints[0].leds_cluster_locality_config: not implemented yet"]);
+fn endpoints_discovered_one_by_one_are_a_collection_and_nothing_beside() {
+    let refused = |hosts: &[&str], name: &str| {
+        let mut proto = assignment(hosts);
+        proto.cluster_name = "c".to_owned();
+        let leds = endpoint::LedsClusterLocalityConfig { leds_collection_name: name.to_owned(), leds_config: None };
+        proto.endpoints[0].lb_config = Some(endpoint::locality_lb_endpoints::LbConfig::LedsClusterLocalityConfig(leds));
+        let env = crate::testing::env();
+        let mut cx = LowerCx::new(&env);
+        assert!(ClusterAssignment::lower(proto, &mut cx).is_err());
+        cx.finish().iter().map(Invalid::to_string).collect::<Vec<_>>()
+    };
+    let both = "endpoints[0]: A ClusterLoadAssignment for cluster c cannot include both LEDS (resource: x) and a list of \
+                endpoints.";
+    assert_eq!(refused(&["127.0.0.1"], "x"), [both]);
+    let path = "endpoints[0].leds_cluster_locality_config";
+    assert_eq!(
+        refused(&[], "x"),
+        [
+            format!("{path}.leds_collection_name: x does not have a xdstp:, http: or file: scheme"),
+            format!("{path}.leds_config: is required")
+        ]
+    );
 }
 
 #[test]

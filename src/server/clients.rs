@@ -1,5 +1,6 @@
 //! The services that the process asks by itself, on the control thread.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use crate::health_discovery::HealthDelegate;
 use crate::load_reports::LoadReporter;
-use crate::update::Updates;
+use crate::update::{Kind, Updates};
 use crate::worker::Shared;
 use crate::xds::Sources;
 
@@ -28,6 +29,8 @@ pub(crate) struct Servers<'a> {
     pub(crate) load_stats: Option<GrpcServiceConfig>,
     pub(crate) hds: Option<GrpcServiceConfig>,
     pub(crate) unknown: UnknownFields,
+    /// What is asked for in the place of all that there is.
+    pub(crate) collections: Arc<BTreeMap<Kind, String>>,
 }
 
 /// Those who ask.
@@ -39,13 +42,14 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn new(servers: Servers<'_>) -> Self {
-        let Servers { env, shared, updates, node, ads, load_stats, hds, unknown } = servers;
+        let Servers { env, shared, updates, node, ads, load_stats, hds, unknown, collections } = servers;
         let upstreams = Rc::new(WorkerClusters::new(shared.clusters.clone(), Rng::from_entropy()));
         let reporter =
             load_stats.map(|service| LoadReporter::new(shared, env, upstreams.clone(), service.target, &node));
         let delegate = hds.map(|service| HealthDelegate::new(shared, env, upstreams.clone(), service.target, &node));
         let (updates, store) = (updates.clone(), shared.store.clone());
-        Self { sources: Sources { updates, upstreams, store, node, ads, unknown }, reporter, delegate }
+        let sources = Sources { updates, upstreams, store, node, ads, unknown, collections };
+        Self { sources, reporter, delegate }
     }
 
     /// Has them begin, each as a task.

@@ -36,7 +36,7 @@ use crate::stats;
 use crate::update::{Cache, Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
 use crate::worker::Shared;
-use crate::xds::identify;
+use crate::xds::{collections, identify};
 
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
@@ -188,12 +188,14 @@ impl Control {
             Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap, runtime });
         let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
         put_all(&listeners, &config.listeners).await?;
-        let ads = config.dynamic_resources.ads.clone();
+        let (node, mut dynamic) = (identify(config.node), config.dynamic_resources);
+        dynamic.identify(&node);
+        let (ads, collections) = (dynamic.ads.clone(), collections(&dynamic));
         let (updater, updates, initial) = Updater::new(Parts {
             env: env.clone(),
             shared: shared.clone(),
             listeners: listeners.clone(),
-            dynamic: config.dynamic_resources,
+            dynamic,
             statics,
             unknown: unknown_dynamic(&options),
             cache: open_cache(&options)?,
@@ -205,11 +207,12 @@ impl Control {
             env: &env,
             shared: &shared,
             updates: &updates,
-            node: identify(config.node),
+            node,
             ads,
             load_stats: config.load_stats,
             hds: config.hds,
             unknown: unknown_dynamic(&options),
+            collections,
         });
         let (sender, requests) = mpsc::channel(REQUESTS);
         let mut flush = interval(config.stats_flush_interval);

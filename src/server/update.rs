@@ -15,7 +15,8 @@
 //! A source serves the [`Target`]s of some [`Origin`]s and does all the I/O; nothing here knows how bytes travel.
 //!
 //! 1. It follows [`Updates::subscriptions`]. Each [`Target`] is wanted for as long as it is listed: `name: None` is
-//!    the wildcard (CDS, LDS, SRDS); else one resource by its name (EDS, RDS). New targets come with listeners and clusters
+//!    the wildcard (CDS, LDS, SRDS); else one resource by its name (EDS, RDS), or those of a collection (LEDS). New targets
+//!    come with listeners and clusters
 //!    that need them, and go when the last of those is gone. Targets are sorted so that clusters come before endpoints,
 //!    listeners and routes: asking and applying in this order is make-before-break.
 //! 2. Whenever it asks, or asks anew, it says so with [`Updates::attempt`].
@@ -49,6 +50,7 @@ use nuncio_config::discovery::Origin;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::protocol::resource_name;
 use nuncio_config::secret::Secret;
+use nuncio_config::xdstp::is_member;
 use nuncio_filter_api::{Invalid, InvalidKind};
 use nuncio_proto::google::protobuf::Any;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -56,7 +58,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(crate) use apply::{Initial, Parts, Updater};
 pub(crate) use cache::Cache;
 pub(crate) use records::{Accepted, Failed, Id, Record, Records};
-pub(crate) use status::{Answer, BOUNDS, Latency, Status};
+pub(crate) use stats::PlaneCounted;
+pub(crate) use status::{Answer, BOUNDS, Latency, PlaneState, Status};
 
 /// Messages that may wait for the control thread; those who send more wait.
 const MESSAGES: usize = 64;
@@ -70,6 +73,8 @@ pub(crate) enum Kind {
     Cluster,
     /// EDS
     Endpoints,
+    /// LEDS
+    LocalityEndpoints,
     /// SDS
     Secret,
     /// LDS
@@ -132,6 +137,8 @@ pub(crate) struct Outcome {
     pub(crate) accepted: Vec<String>,
     /// What is wrong with each of the others, by paths from the resource.
     pub(crate) rejected: Vec<Rejected>,
+    /// Why nothing of the push was looked at.
+    pub(crate) refused: Option<String>,
 }
 
 /// A resource that was rejected.
@@ -157,6 +164,7 @@ pub(crate) enum Phase {
 }
 
 enum Message {
+    Plane(Kind, Origin, PlaneState),
     Push(Push, oneshot::Sender<Outcome>),
     Attempt(Target),
     Failed(Target),
@@ -192,10 +200,11 @@ pub(crate) struct Updates {
 
 impl Kind {
     /// All that there are.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Runtime,
         Self::Cluster,
         Self::Endpoints,
+        Self::LocalityEndpoints,
         Self::Secret,
         Self::Listener,
         Self::Extension,
@@ -210,6 +219,7 @@ impl Kind {
             Self::Runtime => "envoy.service.runtime.v3.Runtime",
             Self::Cluster => "envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::LocalityEndpoints => "envoy.config.endpoint.v3.LbEndpoint",
             Self::Secret => "envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "envoy.config.listener.v3.Listener",
             Self::Extension => "envoy.config.core.v3.TypedExtensionConfig",
@@ -225,6 +235,7 @@ impl Kind {
             Self::Runtime => "RTDS",
             Self::Cluster => "CDS",
             Self::Endpoints => "EDS",
+            Self::LocalityEndpoints => "LEDS",
             Self::Secret => "SDS",
             Self::Listener => "LDS",
             Self::Extension => "ECDS",
@@ -240,6 +251,7 @@ impl Kind {
             Self::Runtime => "runtime",
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
+            Self::LocalityEndpoints => "endpoint",
             Self::Secret => "secret",
             Self::Listener => "listener",
             Self::Extension => "extension config",
@@ -251,6 +263,18 @@ impl Kind {
 }
 
 // === impl Target ===
+
+impl Target {
+    fn is_of(&self, kind: Kind, origin: &Origin) -> bool {
+        self.kind == kind && self.origin == *origin
+    }
+
+    /// Whether a resource of this name is a part of it, or the whole.
+    fn covers(&self, name: &str) -> bool {
+        let Some(asked) = self.name.as_deref() else { return true };
+        asked == name || is_member(asked, name)
+    }
+}
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -293,10 +317,18 @@ impl Removed {
 // === impl Outcome ===
 
 impl Outcome {
+    /// Whether all of it was accepted.
+    fn is_accepted(&self) -> bool {
+        self.rejected.is_empty() && self.refused.is_none()
+    }
+
     /// Why not everything was accepted, in one text; `None` where it was.
     pub(crate) fn error_detail(&self, kind: Kind) -> Option<String> {
-        if self.rejected.is_empty() {
+        if self.is_accepted() {
             return None;
+        }
+        if let Some(refused) = &self.refused {
+            return Some(refused.clone());
         }
         let each: Vec<_> = self.rejected.iter().map(|r| format!("{}: {}", r.name, details(&r.reasons))).collect();
         Some(format!("Error adding/updating {}(s) {}", kind.noun(), each.join("\n")))
@@ -339,6 +371,11 @@ impl Updates {
     /// A source got something for `target` that is something else.
     pub(crate) async fn rejected(&self, target: &Target) {
         self.tell(Message::Rejected(target.clone())).await;
+    }
+
+    /// The state of a stream that is for one kind alone.
+    pub(crate) async fn plane(&self, kind: Kind, origin: &Origin, state: PlaneState) {
+        self.tell(Message::Plane(kind, origin.clone(), state)).await;
     }
 
     /// Goes on with the start; returns when it is known what is wanted.

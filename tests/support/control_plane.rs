@@ -11,7 +11,8 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use nuncio_config::load::{Format, Loader, Source, UnknownFields};
-use nuncio_proto::envoy::config::core::v3::TypedExtensionConfig;
+use nuncio_config::xdstp::collection_of;
+use nuncio_proto::envoy::config::core::v3::{self as core, TypedExtensionConfig};
 use nuncio_proto::envoy::config::{
     cluster::v3 as cluster, endpoint::v3 as endpoint, listener::v3 as listener, route::v3 as route,
 };
@@ -33,6 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) enum Kind {
     Cluster,
     Endpoints,
+    LocalityEndpoint,
     Listener,
     Routes,
     Secret,
@@ -47,6 +49,7 @@ impl Kind {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::LocalityEndpoint => "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -67,6 +70,7 @@ impl Kind {
         match self {
             Self::Cluster => encode::<cluster::Cluster>(yaml),
             Self::Endpoints => encode::<endpoint::ClusterLoadAssignment>(yaml),
+            Self::LocalityEndpoint => encode::<endpoint::LbEndpoint>(yaml),
             Self::Listener => encode::<listener::Listener>(yaml),
             Self::Secret => encode::<tls::Secret>(yaml),
             Self::Routes => encode::<route::RouteConfiguration>(yaml),
@@ -141,14 +145,19 @@ impl Way {
 
 /// The cluster `xds` of a control plane that is, or will be, at this port, as an item of `static_resources.clusters`.
 pub(crate) fn cluster_at(port: u16) -> String {
+    named_cluster_at("xds", port)
+}
+
+/// The same under another name.
+pub(crate) fn named_cluster_at(name: &str, port: u16) -> String {
     format!(
-        "- name: xds
+        "- name: {name}
   connect_timeout: 1s
   typed_extension_protocol_options:
     envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
       '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
       explicit_http_config: {{ http2_protocol_options: {{}} }}
-  load_assignment: {{ cluster_name: xds, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
+  load_assignment: {{ cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
 "
     )
 }
@@ -178,6 +187,19 @@ struct State {
     raw: Vec<DiscoveryResponse>,
     /// Names, all types together, of which delta streams say that there is no such thing.
     denied: BTreeSet<String>,
+    /// What it calls itself.
+    identifier: String,
+}
+
+impl State {
+    fn itself(&self) -> Option<core::ControlPlane> {
+        Some(core::ControlPlane { identifier: self.identifier.clone() }).filter(|it| !it.identifier.is_empty())
+    }
+}
+
+/// Whether a resource is wanted by its name, or as one of a collection: `xdstp://authority/type/folder/*?context`.
+fn is_asked_for(names: &BTreeSet<String>, name: &str) -> bool {
+    names.contains(name) || collection_of(name).is_some_and(|collection| names.contains(&collection))
 }
 
 impl ControlPlane {
@@ -252,6 +274,11 @@ impl ControlPlane {
     /// Has every SotW stream send this as it is.
     pub(crate) fn send(&self, response: DiscoveryResponse) {
         self.change(|state| state.raw.push(response));
+    }
+
+    /// Has its responses tell what it calls itself.
+    pub(crate) fn set_identifier(&self, identifier: &str) {
+        self.change(|state| state.identifier = identifier.to_owned());
     }
 
     /// Ends all streams that are open.
@@ -429,7 +456,8 @@ impl Dialect for Sotw {
         let mut due = Vec::new();
         for (type_url, of) in &mut self.types {
             let all = state.resources.get(&**type_url).into_iter().flatten();
-            let is_wanted = |name: &String| of.names.is_empty() || of.names.contains("*") || of.names.contains(name);
+            let is_wanted =
+                |name: &String| of.names.is_empty() || of.names.contains("*") || is_asked_for(&of.names, name);
             let wanted: Vec<_> = all.filter(|(name, _)| is_wanted(name)).collect();
             let now: Vec<_> = wanted.iter().map(|(name, (version, _))| ((*name).clone(), *version)).collect();
             if of.sent.as_ref() == Some(&now) || (of.sent.is_none() && now.is_empty()) {
@@ -443,6 +471,7 @@ impl Dialect for Sotw {
                 resources: wanted.into_iter().map(|(_, (_, any))| any.clone()).collect(),
                 type_url: type_url.clone(),
                 nonce: of.nonce.clone(),
+                control_plane: state.itself(),
                 ..Default::default()
             });
         }
@@ -505,7 +534,7 @@ impl Dialect for Delta {
         for name in request.resource_names_subscribe {
             of.is_wildcard |= name == "*";
             // Whoever asks again is sent it again.
-            of.known.remove(&name);
+            of.known.retain(|known, _| *known != name && collection_of(known).is_none_or(|folder| folder != name));
             of.denied.remove(&name);
             of.names.insert(name);
         }
@@ -522,7 +551,7 @@ impl Dialect for Delta {
             let empty = BTreeMap::new();
             let all = state.resources.get(&**type_url).unwrap_or(&empty);
             let wanted: BTreeMap<_, _> =
-                all.iter().filter(|(name, _)| of.is_wildcard || of.names.contains(*name)).collect();
+                all.iter().filter(|(name, _)| of.is_wildcard || is_asked_for(&of.names, name)).collect();
             let changed =
                 wanted.iter().filter(|(name, (version, _))| of.known.get(**name) != Some(&version.to_string()));
             let mut resources: Vec<Resource> = changed
@@ -560,6 +589,7 @@ impl Dialect for Delta {
                 type_url: type_url.clone(),
                 removed_resources: removed,
                 nonce: self.nonce.to_string(),
+                control_plane: state.itself(),
                 ..Default::default()
             });
         }

@@ -1,11 +1,14 @@
 //! What was accepted last serves while the control plane is away (`--xds-cache-dir`).
 
-use super::{DELTA_GRPC, GRPC, Scene, bootstrap_at, cluster, endpoints, filter, listener, routes, runtime};
+use super::{
+    DELTA_GRPC, GRPC, Scene, bootstrap_at, bootstrap_text, cluster, endpoints, filter, listener, routes, runtime,
+};
 use crate::support::DEADLINE;
 use crate::support::client;
 use crate::support::control_plane::{ControlPlane, Kind};
 use crate::support::ports::free_port;
-use crate::support::proxy::Running;
+use crate::support::proxy::{Running, proxy};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -118,7 +121,21 @@ async fn a_cache_that_is_rubbish_is_as_none() {
     for file in std::fs::read_dir(&folder.0).expect("it is there").flatten() {
         std::fs::write(file.path(), [0xff; 64]).expect("it is writable");
     }
-    let proxy = bootstrap_at(free_port(), GRPC).argument(&folder.argument());
-    let started = tokio::time::timeout(Duration::from_millis(500), proxy.start()).await;
-    assert!(started.is_err(), "it waits for its server as ever");
+    // It has looked into the cache, and waits for its server as ever.
+    let port = free_port();
+    let text = bootstrap_text(free_port(), GRPC).replace("port_value: 0", &format!("port_value: {port}"));
+    let text = text.replacen("cds_config: {", "cds_config: { initial_fetch_timeout: 0s,", 1);
+    let text = text.replace("rtds_config: {", "rtds_config: { initial_fetch_timeout: 0s,");
+    let starting = tokio::spawn(proxy(text).argument(&folder.argument()).run());
+    let admin = SocketAddr::from(([127, 0, 0, 1], port));
+    let page = async |path: &str| client::get(admin, path).await.map(|response| response.text()).unwrap_or_default();
+    wait_until("it asks for its layer", async || page("/xds").await.contains("last failure")).await;
+    for _ in 0..20 {
+        assert_ne!(page("/ready").await, "LIVE\n");
+        assert!(!starting.is_finished() && !page("/ready").await.contains("from the cache"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Dropping it would leave the process behind.
+    starting.abort();
+    assert!(starting.await.is_err(), "it never was ready");
 }

@@ -36,6 +36,56 @@ fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
 }
 
 #[test]
+fn who_speaks_for_an_authority_is_an_aggregated_server() {
+    let cluster = "static_resources: { clusters: [{ name: x }] }";
+    let api = |kind: &str| {
+        format!("api_config_source: {{ api_type: {kind}, grpc_services: [{{ envoy_grpc: {{ cluster_name: x }} }}] }}")
+    };
+    let good = api("AGGREGATED_GRPC");
+    refused(
+        &format!(
+            "{{ {cluster}, config_sources: [{{ {good} }}, {{ authorities: [{{ name: a }}], {good} }}, \
+             {{ authorities: [{{ name: b }}, {{ name: a }}], {good} }}, {{ authorities: [{{ name: c }}], {} }}, \
+             {{ authorities: [{{ name: d }}], ads: {{}} }}], default_config_source: {{ {} }} }}",
+            api("DELTA_GRPC"),
+            api("GRPC")
+        ),
+        &[
+            "config_sources[0].authorities: xdstp-based non-default config source must have at least one authority.",
+            "config_sources[2].authorities: xdstp-based config source authority a is configured more than once in an \
+             xdstp-based config source.",
+            "config_sources[3].api_config_source.api_type: xdstp-based config source authority only supports \
+             AGGREGATED_GRPC and AGGREGATED_DELTA_GRPC types.",
+            "config_sources[4]: Only api_config_source type is currently supported for xdstp-based config sources.",
+            "default_config_source.api_config_source.api_type: xdstp-based config source authority only supports \
+             AGGREGATED_GRPC and AGGREGATED_DELTA_GRPC types.",
+        ],
+    );
+}
+
+#[test]
+fn a_locator_is_a_collection_of_a_source_that_can_be_asked_for_it() {
+    let clusters = "static_resources: { clusters: [{ name: x }] }";
+    let api = |kind: &str| {
+        format!(
+            "{{ api_config_source: {{ api_type: {kind}, grpc_services: [{{ envoy_grpc: {{ cluster_name: x }} }}] }} }}"
+        )
+    };
+    let collection = "xdstp://a/envoy.config.cluster.v3.Cluster/*";
+    let check = |cds: &str, locator: &str, reason: &str| {
+        let dynamic = format!("dynamic_resources: {{ {cds} cds_resources_locator: '{locator}' }}");
+        let reason = format!("dynamic_resources.cds_resources_locator: {reason}");
+        refused(&format!("{{ {clusters}, {dynamic} }}"), &[&reason]);
+    };
+    check("", collection, "needs a config source beside it");
+    let only = "only ADS and gRPC that tell changes (DELTA_GRPC) can be asked for collections";
+    check(&format!("cds_config: {},", api("GRPC")), collection, only);
+    let delta = format!("cds_config: {},", api("DELTA_GRPC"));
+    check(&delta, "xdstp://a/T/*", "xdstp:// type does not match envoy.config.cluster.v3.Cluster in xdstp://a/T/*");
+    check(&delta, "foo", "foo does not have a xdstp:, http: or file: scheme");
+}
+
+#[test]
 fn the_local_cluster_is_one_of_the_static_ones() {
     let local = "cluster_manager: { local_cluster_name: c }";
     refused(&format!("{{ {local} }}"), &["cluster_manager.local_cluster_name: local cluster 'c' must be defined"]);

@@ -3,6 +3,7 @@
 mod clusters;
 mod extensions;
 mod fallback;
+mod leds;
 mod listeners;
 mod on_demand;
 mod runtime;
@@ -31,6 +32,7 @@ use tracing::{info, warn};
 
 use self::extensions::give_extension;
 use self::fallback::Fallback;
+pub(super) use self::leds::Composites;
 use self::on_demand::answer_cluster;
 use self::scopes::{check_scopes, give_scopes};
 use self::secrets::{SecretFiles, give_secret};
@@ -51,6 +53,8 @@ use crate::worker::Shared;
 
 /// How long tables that nobody has any more are kept at least.
 const REST: Duration = Duration::from_secs(1);
+/// Envoy's text.
+const TOO_FEW_CLUSTERS: &str = "CDS update attempts to reduce clusters below configured minimum.";
 
 /// What an [`Updater`] works with.
 pub(crate) struct Parts {
@@ -77,6 +81,7 @@ pub(crate) struct Updater {
     old_tables: RefCell<Vec<Arc<RouteTable>>>,
     /// When those are freed that nobody has any more.
     free_at: Option<Instant>,
+    composites: Composites,
 }
 
 /// What the server waits for before it serves.
@@ -135,6 +140,7 @@ impl Updater {
             fallback,
             old_tables: RefCell::default(),
             free_at: None,
+            composites: Composites::default(),
         };
         (updater, updates, initial)
     }
@@ -181,6 +187,7 @@ impl Updater {
 
     async fn handle(&mut self, message: Message) {
         match message {
+            Message::Plane(kind, origin, state) => self.targets.note_plane(kind, origin, state),
             Message::Push(push, done) => {
                 self.fallback.note_push(&push);
                 self.records().set_cached(push.kind, &push.origin, false);
@@ -240,15 +247,17 @@ impl Updater {
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         own_services::reconcile(&self.parts.env, &self.parts.shared.clusters);
         let Applied { outcome, is_change, single } = match prepared.kind {
+            Kind::Cluster if self.leaves_too_few(&prepared) => Applied::refused(TOO_FEW_CLUSTERS),
             Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
                 self.apply_single(prepared).await
             }
             Kind::Cluster => self.apply_clusters(prepared).await,
+            Kind::LocalityEndpoints => self.apply_locality_endpoints(prepared),
             Kind::Scope => self.apply_scopes(prepared),
             Kind::VirtualHost => self.apply_virtual_hosts(prepared).await,
             Kind::Listener => self.apply_listeners(prepared).await,
         };
-        if is_change || outcome.rejected.is_empty() {
+        if is_change || outcome.is_accepted() {
             self.records().set_version(whole.kind, &version);
         }
         if is_change {
@@ -265,7 +274,7 @@ impl Updater {
             Some(is_change) => Event::Accepted { version: &version, took, is_change },
             None => Event::Rejected,
         };
-        let of_list = (whole, outcome.rejected.is_empty().then_some(is_change));
+        let of_list = (whole, outcome.is_accepted().then_some(is_change));
         for (target, is_change) in std::iter::once(of_list).chain(single) {
             self.targets.note(&target, event(is_change));
             self.settle(&target);
@@ -295,6 +304,7 @@ impl Updater {
             clusters_go_on |= self.give_to_late(target, &watched.users, &records);
         }
         drop(records);
+        let Parts { env, shared, .. } = &self.parts;
         check_scopes(env);
         if clusters_go_on {
             shared.clusters.note_secrets();
@@ -307,7 +317,8 @@ impl Updater {
     fn follow_clusters(&mut self) {
         let shared = self.parts.shared.clone();
         if self.phase >= Phase::Clusters {
-            let touched = self.targets.follow_clusters(shared.clusters.snapshot(), &shared.store);
+            let dynamic = &self.parts.dynamic;
+            let touched = self.targets.follow_clusters(shared.clusters.snapshot(), dynamic, &shared.store);
             let mut records = lock(&shared.records);
             for target in &touched {
                 match (self.targets.find(target), &target.name) {
@@ -321,6 +332,8 @@ impl Updater {
                     _ => {}
                 }
             }
+            drop(records);
+            self.follow_collections();
         }
         if let Some(wanted) = self.targets.news() {
             self.wanted.send_replace(Arc::new(wanted));
@@ -364,9 +377,12 @@ impl Updater {
         let id = Id { name: name.clone(), origin: target.origin.clone() };
         let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
         let kept = record.map(|accepted| &accepted.kept);
-        for cluster in users.clusters.iter().filter(|cluster| !cluster.is_assigned()) {
+        let waiting = users.clusters.iter().filter(|cluster| target.kind == Kind::Endpoints && !cluster.is_assigned());
+        for cluster in waiting {
             match kept {
-                Some(Kept::Endpoints(assignment)) => cluster.assign(assignment),
+                Some(Kept::Endpoints(assignment)) if assignment.leds.is_empty() => cluster.assign(assignment),
+                // As soon as the others of its endpoints are there.
+                Some(Kept::Endpoints(_)) => {}
                 _ => cluster.give_up_waiting(),
             }
         }
@@ -415,6 +431,11 @@ impl Updater {
                 Some(name) => users.on_demand.iter().for_each(|slot| answer_cluster(&slot, name, &self.parts)),
             },
             Kind::Listener => self.initial.listeners.set(),
+            Kind::LocalityEndpoints => {
+                self.composites.note_change(target);
+                self.compose();
+            }
+            Kind::Endpoints if self.composites.holds(target) => {}
             Kind::Endpoints => {
                 let waiting = users.clusters.iter().filter(|cluster| !cluster.is_assigned());
                 waiting.for_each(|cluster| cluster.give_up_waiting());
@@ -474,5 +495,9 @@ impl Updater {
 impl Applied {
     fn nothing() -> Self {
         Self { outcome: Outcome::default(), is_change: false, single: Vec::new() }
+    }
+
+    fn refused(reason: &str) -> Self {
+        Self { outcome: Outcome { refused: Some(reason.to_owned()), ..Outcome::default() }, ..Self::nothing() }
     }
 }

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::sync::{Arc, Mutex};
 
 use nuncio_config::bootstrap::{RuntimeValues, lower_runtime};
-use nuncio_config::cluster::{ClusterAssignment, ClusterConfig};
+use nuncio_config::cluster::{ClusterAssignment, ClusterConfig, Endpoint, lower_local_endpoint};
 use nuncio_config::discovery::Origin;
 use nuncio_config::extension::lower_extension;
 use nuncio_config::listener::ListenerConfig;
@@ -49,6 +49,7 @@ pub(super) enum Lowered {
     Listener(Arc<ListenerConfig>),
     Routes(Arc<RouteTable>),
     Endpoints(Arc<ClusterAssignment>),
+    LocalityEndpoint(Arc<Endpoint>),
     Secret(Arc<Secret>),
     Extension(Arc<Any>),
     Scope(Arc<ScopeConfig>),
@@ -133,6 +134,11 @@ impl Lowering<'_> {
             Kind::Endpoints => {
                 let message = self.load(any)?;
                 self.run(|cx| ClusterAssignment::lower(message, cx)).map(|config| Lowered::Endpoints(Arc::new(config)))
+            }
+            Kind::LocalityEndpoints => {
+                let message = self.load(any)?;
+                let lower = |cx: &mut LowerCx<'_>| lower_local_endpoint(message, cx);
+                self.run(lower).map(|endpoint| Lowered::LocalityEndpoint(Arc::new(endpoint)))
             }
             Kind::Secret => {
                 let message = self.load(any)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use nuncio_config::cluster::ClusterAssignment;
+use nuncio_config::cluster::{ClusterAssignment, Endpoint};
 use nuncio_config::discovery::Origin;
 use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
@@ -62,6 +62,7 @@ pub(crate) struct Failed {
 pub(super) enum Kept {
     Nothing,
     Endpoints(Arc<ClusterAssignment>),
+    LocalityEndpoint(Arc<Endpoint>),
     Routes(Arc<RouteTable>),
     Secret(Arc<Secret>),
     Extension(Arc<Any>),

@@ -11,6 +11,7 @@ use nuncio_telemetry::stats::catalogue::{
 use nuncio_telemetry::stats::{Scope, Store, TextReadout};
 use nuncio_upstream::Cluster;
 
+use super::PlaneState;
 use super::lowering::hash;
 
 /// The stats of one target.
@@ -22,7 +23,29 @@ pub(super) enum Counted {
     Endpoints(Vec<EndpointsCounted>),
 }
 
+nuncio_telemetry::stats! {
+    /// `control_plane`, alone for streams of all kinds and else under what is counted of a target.
+    pub(crate) struct ControlPlaneStats {
+        /// 1 while there is a stream.
+        connected_state: Gauge,
+        /// Requests that wait for a token of the rate limit.
+        pending_requests: Gauge,
+        /// Requests that the rate limit held back.
+        rate_limit_enforced: Counter,
+    }
+}
+
+/// What is counted of a stream.
+pub(crate) struct PlaneCounted {
+    stats: ControlPlaneStats,
+    identifier: TextReadout,
+    /// How often it was held back when it was told last.
+    enforced: u64,
+}
+
 pub(super) struct ListCounted {
+    scope: Scope,
+    plane: Option<PlaneCounted>,
     stats: SubscriptionStats,
     version: TextReadout,
     reload: Option<ReloadStats>,
@@ -34,6 +57,8 @@ pub(super) struct ListCounted {
 
 pub(super) struct EndpointsCounted {
     cluster: Arc<Cluster>,
+    scope: Scope,
+    plane: Option<PlaneCounted>,
     stats: EndpointSubscriptionStats,
     version: TextReadout,
 }
@@ -107,9 +132,19 @@ impl Counted {
                 cluster: cluster.clone(),
                 stats: EndpointSubscriptionStats::new(&scope),
                 version: scope.text_readout("version_text"),
+                plane: None,
+                scope,
             }
         };
         Self::Endpoints(clusters.iter().map(counted).collect())
+    }
+
+    pub(super) fn locality_endpoints(clusters: &[Arc<Cluster>], store: &Store) -> Self {
+        let counted = |cluster: &Arc<Cluster>| {
+            let scope = store.scope(&format!("cluster.{}", cluster.config.observable_name)).scope("leds");
+            ListCounted { _empty: Some(RouteSubscriptionStats::new(&scope)), ..ListCounted::new(&scope) }
+        };
+        Self::Several(clusters.iter().map(counted).collect())
     }
 
     pub(super) fn note(&self, event: Event<'_>) {
@@ -121,11 +156,46 @@ impl Counted {
     }
 }
 
+impl Counted {
+    /// Takes over the state of the stream by which the target is asked for.
+    pub(super) fn show(&mut self, state: &PlaneState) {
+        let show = |plane: &mut Option<PlaneCounted>, scope: &Scope| {
+            plane.get_or_insert_with(|| PlaneCounted::new(scope)).show(state);
+        };
+        match self {
+            Self::List(ListCounted { plane, scope, .. }) => show(plane, scope),
+            Self::Several(all) => all.iter_mut().for_each(|one| show(&mut one.plane, &one.scope)),
+            Self::Endpoints(all) => all.iter_mut().for_each(|one| show(&mut one.plane, &one.scope)),
+        }
+    }
+}
+
+// === impl PlaneCounted ===
+
+impl PlaneCounted {
+    /// What is counted at `control_plane` of the scope.
+    pub(crate) fn new(scope: &Scope) -> Self {
+        let scope = scope.scope("control_plane");
+        Self { stats: ControlPlaneStats::new(&scope), identifier: scope.text_readout("identifier"), enforced: 0 }
+    }
+
+    pub(crate) fn show(&mut self, state: &PlaneState) {
+        let PlaneState { is_connected, failures: _, pending_requests, rate_limit_enforced, identifier } = state;
+        self.stats.connected_state().set(u64::from(*is_connected));
+        self.stats.pending_requests().set(*pending_requests);
+        self.stats.rate_limit_enforced().add(rate_limit_enforced.saturating_sub(self.enforced));
+        self.enforced = *rate_limit_enforced;
+        self.identifier.set(identifier);
+    }
+}
+
 // === impl ListCounted ===
 
 impl ListCounted {
     fn new(scope: &Scope) -> Self {
         Self {
+            scope: scope.clone(),
+            plane: None,
             stats: SubscriptionStats::new(scope),
             version: scope.text_readout("version_text"),
             reload: None,
@@ -141,7 +211,7 @@ impl ListCounted {
     }
 
     fn note(&self, event: Event<'_>) {
-        let Self { stats, version, reload, secret, extension, _empty } = self;
+        let Self { scope: _, plane: _, stats, version, reload, secret, extension, _empty } = self;
         note_list(stats, version, reload.as_ref(), event);
         if let (Some(secret), Event::RotationFailed) = (secret, event) {
             secret.key_rotation_failed().inc();

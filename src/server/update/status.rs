@@ -39,6 +39,20 @@ pub(crate) struct Latency {
     pub(crate) max: Duration,
 }
 
+/// How it stands with the stream to a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PlaneState {
+    pub(crate) is_connected: bool,
+    /// Streams that broke off, or never were.
+    pub(crate) failures: u64,
+    /// Requests that wait for a token of the rate limit.
+    pub(crate) pending_requests: u64,
+    /// Requests that the rate limit held back.
+    pub(crate) rate_limit_enforced: u64,
+    /// What the server calls itself.
+    pub(crate) identifier: String,
+}
+
 // === impl Status ===
 
 impl Status {

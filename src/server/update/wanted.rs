@@ -10,13 +10,14 @@ use nuncio_config::discovery::{ConfigSource, OnDemandClusters, Origin, RouteSlot
 use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::route::{HostSlot, ScopeSlot};
 use nuncio_config::secret::SecretSlot;
+use nuncio_config::xdstp::{ResourceName, collection_of, is_xdstp};
 use nuncio_filter_api::Slots;
 use nuncio_telemetry::stats::Store;
 use nuncio_upstream::{Cluster, Snapshot};
 use tokio::time::Instant;
 
 use super::stats::{Counted, Event};
-use super::{Kind, Phase, Subscriptions, Target};
+use super::{Kind, Phase, PlaneState, Subscriptions, Target};
 use crate::runtime::Layers;
 
 /// Those who want one target.
@@ -30,7 +31,7 @@ pub(super) struct Users {
     pub(super) hosts: Held<HostSlot>,
     /// Those who asked for one cluster.
     pub(super) on_demand: Held<OnDemandClusters>,
-    initial_fetch_timeout: Option<Duration>,
+    pub(super) initial_fetch_timeout: Option<Duration>,
 }
 
 /// Slots of one kind. They live as long as the listeners and clusters that hold them.
@@ -55,6 +56,8 @@ pub(super) struct Targets {
     is_news: bool,
     /// When those who wait for a first delivery wait no longer.
     deadlines: BTreeMap<Instant, Vec<Target>>,
+    /// How it stands with streams that are for one kind alone.
+    planes: BTreeMap<(Kind, Origin), PlaneState>,
 }
 
 /// Who wants what now, but for the endpoints of clusters.
@@ -66,7 +69,7 @@ pub(super) fn users(
 ) -> BTreeMap<Target, Users> {
     let mut all = BTreeMap::new();
     for (name, source) in runtime.wanted() {
-        entry(&mut all, Kind::Runtime, &source, Some(&name));
+        entry(&mut all, dynamic, Kind::Runtime, &source, Some(&name));
     }
     if phase < Phase::Clusters {
         return all;
@@ -80,33 +83,33 @@ pub(super) fn users(
     list(Kind::Cluster, &dynamic.cds, &mut all);
     for slot in slots.all::<OnDemandClusters>() {
         for name in slot.asked() {
-            entry(&mut all, Kind::Cluster, &slot.source, Some(&name)).on_demand.add(&slot);
+            entry(&mut all, dynamic, Kind::Cluster, &slot.source, Some(&name)).on_demand.add(&slot);
         }
     }
     for slot in slots.all::<SecretSlot>() {
         if let Some(source) = &slot.source {
-            entry(&mut all, Kind::Secret, source, Some(&slot.name)).secrets.add(&slot);
+            entry(&mut all, dynamic, Kind::Secret, source, Some(&slot.name)).secrets.add(&slot);
         }
     }
     for slot in slots.all::<ExtensionSlot>() {
         // Clusters wait for theirs.
         if phase >= Phase::Listeners || slot.category == Category::UpstreamHttpFilter {
-            entry(&mut all, Kind::Extension, &slot.source, Some(&slot.name)).extensions.add(&slot);
+            entry(&mut all, dynamic, Kind::Extension, &slot.source, Some(&slot.name)).extensions.add(&slot);
         }
     }
     if phase >= Phase::Listeners {
         list(Kind::Listener, &dynamic.lds, &mut all);
         for slot in slots.all::<ScopeSlot>() {
-            entry(&mut all, Kind::Scope, &slot.source, None).scopes.add(&slot);
+            entry(&mut all, dynamic, Kind::Scope, &slot.source, None).scopes.add(&slot);
         }
         for slot in slots.all::<HostSlot>() {
-            entry(&mut all, Kind::VirtualHost, &slot.source, None).hosts.add(&slot);
+            entry(&mut all, dynamic, Kind::VirtualHost, &slot.source, None).hosts.add(&slot);
             for name in slot.asked() {
-                entry(&mut all, Kind::VirtualHost, &slot.source, Some(&name)).hosts.add(&slot);
+                entry(&mut all, dynamic, Kind::VirtualHost, &slot.source, Some(&name)).hosts.add(&slot);
             }
         }
         for slot in slots.all::<RouteSlot>() {
-            entry(&mut all, Kind::Routes, &slot.source, Some(&slot.name)).routes.add(&slot);
+            entry(&mut all, dynamic, Kind::Routes, &slot.source, Some(&slot.name)).routes.add(&slot);
         }
     }
     all
@@ -114,12 +117,12 @@ pub(super) fn users(
 
 fn entry<'a>(
     all: &'a mut BTreeMap<Target, Users>,
+    dynamic: &DynamicResources,
     kind: Kind,
     source: &ConfigSource,
     name: Option<&Arc<str>>,
 ) -> &'a mut Users {
-    let target = Target { kind, origin: source.origin.clone(), name: name.cloned() };
-    let users = all.entry(target).or_default();
+    let users = all.entry(target(dynamic, kind, source, name)).or_default();
     users.initial_fetch_timeout = users.initial_fetch_timeout.max(source.initial_fetch_timeout);
     users
 }
@@ -131,10 +134,19 @@ fn eds(cluster: &Cluster) -> Option<&EdsConfig> {
     }
 }
 
-fn endpoints_of(cluster: &Cluster) -> Option<Target> {
+fn endpoints_of(cluster: &Cluster, dynamic: &DynamicResources) -> Option<Target> {
     let eds = eds(cluster)?;
-    let (origin, name) = (eds.source.origin.clone(), Some(eds.service_name.clone()));
-    Some(Target { kind: Kind::Endpoints, origin, name })
+    Some(target(dynamic, Kind::Endpoints, &eds.source, Some(&eds.service_name)))
+}
+
+/// What is asked for, and of whom, where `source` refers to a resource of this name.
+fn target(dynamic: &DynamicResources, kind: Kind, source: &ConfigSource, name: Option<&Arc<str>>) -> Target {
+    let parsed = name.filter(|name| is_xdstp(name)).and_then(|name| ResourceName::parse(name).ok());
+    let Some(parsed) = parsed else { return Target { kind, origin: source.origin.clone(), name: name.cloned() } };
+    // Envoy asks for these alone by their authority.
+    let has_authority = matches!(kind, Kind::Endpoints | Kind::Routes);
+    let of_authority = dynamic.authorities.origin(&parsed).filter(|_| has_authority);
+    Target { kind, origin: of_authority.unwrap_or(&source.origin).clone(), name: Some(parsed.to_string().into()) }
 }
 
 // === impl Users ===
@@ -182,9 +194,28 @@ impl<T> Held<T> {
 impl Targets {
     /// Takes over who wants what, but for the endpoints of clusters; those who are new wait from now on.
     pub(super) fn replace(&mut self, all: BTreeMap<Target, Users>, store: &Store) {
-        let of_clusters = self.watched.remove(&Kind::Endpoints);
-        let mut before = std::mem::take(&mut self.watched);
-        self.watched.extend(of_clusters.map(|all| (Kind::Endpoints, all)));
+        let of_clusters = [Kind::Endpoints, Kind::LocalityEndpoints];
+        let aside: Vec<_> = of_clusters.iter().filter_map(|kind| self.watched.remove_entry(kind)).collect();
+        let before = std::mem::take(&mut self.watched);
+        self.watched.extend(aside);
+        self.put_all(all, before, store);
+        let mut planes = std::mem::take(&mut self.planes);
+        planes.retain(|(kind, origin), _| self.asks(*kind, origin));
+        self.planes = planes;
+    }
+
+    /// The same for the endpoints of localities.
+    pub(super) fn replace_collections(&mut self, all: BTreeMap<Target, Users>, store: &Store) {
+        let before = self.watched.remove(&Kind::LocalityEndpoints).into_iter();
+        self.put_all(all, before.map(|of_kind| (Kind::LocalityEndpoints, of_kind)).collect(), store);
+    }
+
+    fn put_all(
+        &mut self,
+        all: BTreeMap<Target, Users>,
+        mut before: BTreeMap<Kind, BTreeMap<Target, Watched>>,
+        store: &Store,
+    ) {
         for (target, users) in all {
             let known = before.get_mut(&target.kind).and_then(|of_kind| of_kind.remove(&target));
             self.put(target, users, known, store);
@@ -194,16 +225,21 @@ impl Targets {
 
     /// Looks at the clusters that have come and gone since the last time. Tells the targets that others want now than
     /// before, or nobody.
-    pub(super) fn follow_clusters(&mut self, now: Arc<Snapshot>, store: &Store) -> BTreeSet<Target> {
+    pub(super) fn follow_clusters(
+        &mut self,
+        now: Arc<Snapshot>,
+        dynamic: &DynamicResources,
+        store: &Store,
+    ) -> BTreeSet<Target> {
         let before = std::mem::replace(&mut self.clusters, now.clone());
         let mut touched: BTreeMap<Target, Vec<Arc<Cluster>>> = BTreeMap::new();
         for cluster in before.only_here(&now) {
-            let Some(target) = endpoints_of(cluster) else { continue };
+            let Some(target) = endpoints_of(cluster, dynamic) else { continue };
             let left = touched.entry(target).or_insert_with_key(|target| self.clusters_of(target));
             left.retain(|other| !Arc::ptr_eq(other, cluster));
         }
         for cluster in now.only_here(&before) {
-            let Some(target) = endpoints_of(cluster) else { continue };
+            let Some(target) = endpoints_of(cluster, dynamic) else { continue };
             let all = touched.entry(target).or_insert_with_key(|target| self.clusters_of(target));
             all.push(cluster.clone());
         }
@@ -222,7 +258,7 @@ impl Targets {
         targets
     }
 
-    fn clusters_of(&self, target: &Target) -> Vec<Arc<Cluster>> {
+    pub(super) fn clusters_of(&self, target: &Target) -> Vec<Arc<Cluster>> {
         self.users(target).map_or_else(Vec::new, |users| users.clusters.clone())
     }
 
@@ -230,16 +266,35 @@ impl Targets {
     fn put(&mut self, target: Target, users: Users, known: Option<Watched>, store: &Store) {
         let watched = match known {
             Some(known) if known.users.is_same(&users) => known,
-            Some(known) => Watched::new(&target, users, known.is_settled, store),
+            Some(known) => self.watch(&target, users, known.is_settled, store),
             None => {
                 self.is_news = true;
                 if let Some(timeout) = users.initial_fetch_timeout {
                     self.deadlines.entry(Instant::now() + timeout).or_default().push(target.clone());
                 }
-                Watched::new(&target, users, false, store)
+                self.watch(&target, users, false, store)
             }
         };
         self.watched.entry(target.kind).or_default().insert(target, watched);
+    }
+
+    fn watch(&self, target: &Target, users: Users, is_settled: bool, store: &Store) -> Watched {
+        let mut watched = Watched::new(target, users, is_settled, store);
+        if !self.planes.is_empty()
+            && let Some(state) = self.planes.get(&(target.kind, target.origin.clone()))
+        {
+            watched.show(state);
+        }
+        watched
+    }
+
+    /// The stream that all targets of a kind and source share is in this state.
+    pub(super) fn note_plane(&mut self, kind: Kind, origin: Origin, state: PlaneState) {
+        let of_kind = self.watched.get_mut(&kind).into_iter().flatten();
+        for (_, watched) in of_kind.filter(|(target, _)| target.origin == origin) {
+            watched.show(&state);
+        }
+        self.planes.insert((kind, origin), state);
     }
 
     pub(super) fn find(&self, target: &Target) -> Option<&Watched> {
@@ -255,11 +310,24 @@ impl Targets {
         self.find(target).map(|watched| &watched.users)
     }
 
+    /// The target, if it is wanted, of which a resource of this name is a part, or the whole.
+    pub(super) fn covering(&self, kind: Kind, origin: &Origin, name: &str) -> Option<Target> {
+        let target = |name: &str| Target { kind, origin: origin.clone(), name: Some(name.into()) };
+        let itself = Some(target(name)).filter(|target| self.find(target).is_some());
+        let collection = || collection_of(name).map(|name| target(&name));
+        itself.or_else(|| collection().filter(|target| self.find(target).is_some()))
+    }
+
     /// Whether anything of this kind is wanted of the source.
     pub(super) fn asks(&self, kind: Kind, origin: &Origin) -> bool {
         let first = Target { kind, origin: origin.clone(), name: None };
         let next = self.watched.get(&kind).and_then(|of_kind| of_kind.range(first..).next());
         next.is_some_and(|(next, _)| next.origin == *origin)
+    }
+
+    /// Whether anything of this kind is wanted.
+    pub(super) fn wants(&self, kind: Kind) -> bool {
+        self.watched.get(&kind).is_some_and(|of_kind| !of_kind.is_empty())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Target, &Watched)> {
@@ -309,6 +377,12 @@ impl Targets {
 // === impl Watched ===
 
 impl Watched {
+    fn show(&mut self, state: &PlaneState) {
+        if let Some(counted) = &mut self.counted {
+            counted.show(state);
+        }
+    }
+
     fn new(target: &Target, users: Users, is_settled: bool, store: &Store) -> Self {
         let counted = match target.kind {
             Kind::Runtime => Some(Counted::runtime(store)),
@@ -320,6 +394,7 @@ impl Watched {
             Kind::Scope => Some(Counted::scopes(users.scopes.iter())),
             Kind::VirtualHost if target.name.is_some() => None,
             Kind::VirtualHost => Some(Counted::virtual_hosts(users.hosts.iter(), store)),
+            Kind::LocalityEndpoints => Some(Counted::locality_endpoints(&users.clusters, store)),
             Kind::Endpoints => Some(Counted::endpoints(&users.clusters, store)),
             Kind::Routes => users.routes.iter().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };

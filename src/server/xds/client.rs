@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nuncio_filter_api::{ByteStr, GrpcSender, GrpcStream, GrpcTarget, Rng, Upstreams, grpc_frame};
-use nuncio_telemetry::stats::{Scope, TextReadout};
 use prost::Message;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
@@ -15,18 +14,7 @@ use tracing::{debug, warn};
 use super::pace::{Backoff, RateLimit};
 use super::protocol::{Change, Protocol, Received, Update, Verdict};
 use crate::deadline::reached;
-
-nuncio_telemetry::stats! {
-    /// `control_plane`, alone for ADS and under the source of a type else.
-    pub(crate) struct ControlPlaneStats {
-        /// 1 while there is a stream.
-        connected_state: Gauge,
-        /// Requests that wait for a token of the rate limit.
-        pending_requests: Gauge,
-        /// Requests that the rate limit held back.
-        rate_limit_enforced: Counter,
-    }
-}
+use crate::update::{PlaneCounted, PlaneState};
 
 /// A control plane, ready to be called.
 pub(crate) struct Server {
@@ -55,22 +43,12 @@ pub(crate) struct Client<P> {
     server: Server,
     upstreams: Rc<dyn Upstreams>,
     rng: Rng,
-    stats: ControlPlaneStats,
-    identifier: TextReadout,
+    /// Of a stream for all kinds; of others the targets count it.
+    counted: Option<PlaneCounted>,
     /// Not bounded but by what configuration names: whoever applies an update wishes for more within it.
     wishes: mpsc::UnboundedReceiver<Wish>,
     deliveries: mpsc::Sender<Delivery>,
-    state: watch::Sender<StreamState>,
-}
-
-/// How it stands with the stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum StreamState {
-    /// It is there, or about to be.
-    #[default]
-    Open,
-    /// It broke off, or never was.
-    BrokenOff,
+    state: watch::Sender<PlaneState>,
 }
 
 /// Why a stream is over.
@@ -82,19 +60,17 @@ enum Ended {
 }
 
 impl<P: Protocol> Client<P> {
-    /// A client that reports to `scope`, the one that holds `control_plane`.
+    /// A client that counts there itself, where others do not.
     pub(crate) fn new(
         protocol: P,
         server: Server,
         upstreams: Rc<dyn Upstreams>,
-        scope: &Scope,
+        counted: Option<PlaneCounted>,
         wishes: mpsc::UnboundedReceiver<Wish>,
         deliveries: mpsc::Sender<Delivery>,
-        state: watch::Sender<StreamState>,
+        state: watch::Sender<PlaneState>,
     ) -> Self {
-        let scope = scope.scope("control_plane");
-        let (stats, identifier) = (ControlPlaneStats::new(&scope), scope.text_readout("identifier"));
-        Self { protocol, server, upstreams, rng: Rng::from_entropy(), stats, identifier, wishes, deliveries, state }
+        Self { protocol, server, upstreams, rng: Rng::from_entropy(), counted, wishes, deliveries, state }
     }
 
     /// Runs until nobody applies updates any longer.
@@ -105,12 +81,14 @@ impl<P: Protocol> Client<P> {
             self.protocol.connect();
             let target = self.server.services[service].clone();
             let ended = self.serve(&target).await;
-            self.stats.connected_state().set(0);
             let Ended::Stream(status) = ended else { return };
+            self.tell(|state| {
+                state.is_connected = false;
+                state.failures += 1;
+            });
             let cluster = &target.cluster.name;
             warn!(target: "config", %cluster, method = %self.server.method, code = status.code() as i32,
                 reason = status.message(), "stream to the control plane closed");
-            self.state.send_replace(StreamState::BrokenOff);
             service = (service + 1) % self.server.services.len();
             sleep(self.server.backoff.next(&self.rng)).await;
         }
@@ -119,8 +97,7 @@ impl<P: Protocol> Client<P> {
     /// One stream from its begin to its end.
     async fn serve(&mut self, target: &GrpcTarget) -> Ended {
         let (sender, mut stream) = GrpcStream::open(&*self.upstreams, target, self.server.method.clone());
-        self.stats.connected_state().set(1);
-        self.state.send_if_modified(|state| std::mem::replace(state, StreamState::Open) != StreamState::Open);
+        self.tell(|state| state.is_connected = true);
         let mut request = None;
         let mut not_before = None;
         loop {
@@ -152,12 +129,26 @@ impl<P: Protocol> Client<P> {
         }
         let now = Instant::now();
         if let Some(Err(wait)) = self.server.rate_limit.as_mut().map(|limit| limit.take(now)) {
-            self.stats.rate_limit_enforced().inc();
-            self.stats.pending_requests().set(1);
+            self.tell(|state| {
+                state.rate_limit_enforced += 1;
+                state.pending_requests = 1;
+            });
             return (None, now.checked_add(wait));
         }
-        self.stats.pending_requests().set(0);
+        self.tell(|state| state.pending_requests = 0);
         (self.protocol.next_request().map(|request| grpc_frame(&request.encode_to_vec())), None)
+    }
+
+    /// Changes the state of the stream, and tells it where it is another.
+    fn tell(&mut self, change: impl FnOnce(&mut PlaneState)) {
+        let is_new = self.state.send_if_modified(|state| {
+            let before = state.clone();
+            change(state);
+            *state != before
+        });
+        if let Some(counted) = self.counted.as_mut().filter(|_| is_new) {
+            counted.show(&self.state.borrow());
+        }
     }
 
     fn take_wishes(&mut self) {
@@ -183,7 +174,7 @@ impl<P: Protocol> Client<P> {
             }
         };
         if let Some(identifier) = &update.control_plane {
-            self.identifier.set(identifier);
+            self.tell(|state| state.identifier.clone_from(identifier));
         }
         let type_url = update.type_url.clone();
         let (verdict, received) = oneshot::channel();

@@ -1,38 +1,47 @@
 //! From what a stream brought to what is in force.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use nuncio_config::discovery::Origin;
+use nuncio_config::xdstp::{canonical, collection_of};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::client::{Delivery, StreamState};
+use super::client::Delivery;
 use super::protocol::{self, Expiry, Update, Verdict};
 use super::sources::type_url;
 use crate::deadline::reached;
-use crate::update::{Kind, Push, Removed, Resource, Target, Updates};
+use crate::update::{Kind, PlaneState, Push, Removed, Resource, Target, Updates};
 
 /// Applies the updates of one stream.
 pub(super) struct Deliverer {
     updates: Updates,
     origin: Origin,
+    /// What is asked for in the place of all that there is.
+    collections: Arc<BTreeMap<Kind, String>>,
     /// What is wanted of the stream.
     targets: watch::Receiver<BTreeSet<Target>>,
     deliveries: mpsc::Receiver<Delivery>,
-    states: watch::Receiver<StreamState>,
+    states: watch::Receiver<PlaneState>,
+    /// Streams that broke off, as far as the targets know.
+    failures: u64,
+    /// The one kind that the stream is for, if it is.
+    kind: Option<Kind>,
     expiry: Expiry<(Kind, String)>,
 }
 
 impl Deliverer {
     pub(super) fn new(
         updates: Updates,
-        origin: Origin,
+        (origin, kind): (Origin, Option<Kind>),
+        collections: Arc<BTreeMap<Kind, String>>,
         targets: watch::Receiver<BTreeSet<Target>>,
         deliveries: mpsc::Receiver<Delivery>,
-        states: watch::Receiver<StreamState>,
+        states: watch::Receiver<PlaneState>,
     ) -> Self {
-        Self { updates, origin, targets, deliveries, states, expiry: Expiry::default() }
+        Self { updates, origin, collections, targets, deliveries, states, failures: 0, kind, expiry: Expiry::default() }
     }
 
     /// Runs until the stream is gone for good.
@@ -48,7 +57,7 @@ impl Deliverer {
                     None => return,
                 },
                 changed = self.states.changed() => match changed {
-                    Ok(()) => self.note_failures().await,
+                    Ok(()) => self.note_state().await,
                     Err(_) => return,
                 },
                 () = reached(next_death) => self.bury().await,
@@ -78,6 +87,8 @@ impl Deliverer {
             }
             let Some(resource) = named(kind, resource) else { continue };
             match resource {
+                // Envoy: it is passed over.
+                Named::Whole(resource) if !self.is_asked_for(kind, &resource.name) => {}
                 Named::Whole(resource) => {
                     self.expiry.refresh(&(kind, resource.name.clone()), ttl, now);
                     living.push(resource);
@@ -102,8 +113,17 @@ impl Deliverer {
             None => debug!(target: "config", accepted = outcome.accepted.len(), "{} taken over", type_url(kind)),
         }
         let rejected: BTreeSet<&str> = outcome.rejected.iter().map(|r| r.name.as_str()).collect();
-        let accepted = versions.into_iter().filter(|(name, _)| !rejected.contains(name.as_str())).collect();
+        let is_in_force = |name: &str| outcome.refused.is_none() && !rejected.contains(name);
+        let accepted = versions.into_iter().filter(|(name, _)| is_in_force(name)).collect();
         Verdict { accepted, error }
+    }
+
+    /// Whether it is of the collection that is asked for, where that is not all that there is.
+    fn is_asked_for(&self, kind: Kind, name: &str) -> bool {
+        let Some(asked) = self.collections.get(&kind) else { return true };
+        let is_asked = |form: Option<String>| form.is_some_and(|form| form == *asked);
+        let wanted = || Target { kind, origin: self.origin.clone(), name: Some(name.into()) };
+        is_asked(collection_of(name)) || is_asked(canonical(name)) || self.targets.borrow().contains(&wanted())
     }
 
     /// The server has no such resource: whoever waits for it waits no longer.
@@ -115,9 +135,14 @@ impl Deliverer {
         }
     }
 
-    /// A stream broke off: for all that is wanted of it.
-    async fn note_failures(&mut self) {
-        if *self.states.borrow_and_update() != StreamState::BrokenOff {
+    /// Tells those who ask by the stream how it stands with it.
+    async fn note_state(&mut self) {
+        let state = self.states.borrow_and_update().clone();
+        let failures = std::mem::replace(&mut self.failures, state.failures);
+        if let Some(kind) = self.kind {
+            self.updates.plane(kind, &self.origin, state).await;
+        }
+        if failures == self.failures {
             return;
         }
         let targets = self.targets.borrow().clone();
@@ -147,11 +172,18 @@ fn named(kind: Kind, resource: protocol::Resource) -> Option<Named> {
     let protocol::Resource { name, aliases, version, body, ttl: _ } = resource;
     let Some(any) = body else { return name.map(Named::Heartbeat) };
     let found = Resource { aliases, ..Resource::new(any, &version) };
-    Some(Named::Whole(match name {
+    let found = match name {
         // What a virtual host calls itself is unique within its route configuration alone.
         Some(name) if kind == Kind::VirtualHost => Resource { name, ..found },
+        // It calls itself nothing.
+        name if kind == Kind::LocalityEndpoints => Resource { name: name.unwrap_or_default(), ..found },
         // What the resource says of itself counts: the name around it is how it was asked for.
         Some(name) if found.name.is_empty() => Resource { name, ..found },
         _ => found,
+    };
+    let is_asked_by_name = !matches!(kind, Kind::Cluster | Kind::Listener);
+    Some(Named::Whole(match canonical(&found.name).filter(|_| is_asked_by_name) {
+        Some(name) => Resource { name, ..found },
+        None => found,
     }))
 }

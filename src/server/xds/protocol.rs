@@ -33,10 +33,11 @@ const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SCOPE: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
 /// Types in the order in which their requests go out (make before break): a route is of no use before its cluster.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 10] = [
     "type.googleapis.com/envoy.service.runtime.v3.Runtime",
     CLUSTER,
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    "type.googleapis.com/envoy.config.endpoint.v3.LbEndpoint",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     LISTENER,
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",

@@ -178,10 +178,12 @@ fn path(kind: Kind) -> &'static str {
         Kind::Scope => "/v3/discovery:scoped-routes",
         Kind::Cluster => "/v3/discovery:clusters",
         Kind::Endpoints => "/v3/discovery:endpoints",
+        // Asked for by changes alone, which polling does not have.
+        Kind::LocalityEndpoints => "/v3/discovery:locality-endpoints",
         Kind::Secret => "/v3/discovery:secrets",
         Kind::Listener => "/v3/discovery:listeners",
         Kind::Routes => "/v3/discovery:routes",
-        // Asked for by changes alone, which polling does not have.
+        // The same.
         Kind::VirtualHost => "/v3/discovery:virtual-hosts",
     }
 }

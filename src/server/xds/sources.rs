@@ -5,24 +5,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nuncio_config::bootstrap::DynamicResources;
 use nuncio_config::control_plane::{ControlPlane, Dialect, Plane};
 use nuncio_config::discovery::Origin;
 use nuncio_config::grpc::Backoff as BackoffConfig;
 use nuncio_config::load::UnknownFields;
+use nuncio_config::xdstp::ResourceName;
 use nuncio_filter_api::{ByteStr, Upstreams};
 use nuncio_proto::envoy::config::core::v3::{BuildVersion, Node, node::UserAgentVersionType};
 use nuncio_proto::envoy::r#type::v3::SemanticVersion;
-use nuncio_telemetry::stats::{Scope, Store};
+use nuncio_telemetry::stats::Store;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, spawn_local};
 use tracing::warn;
 
-use super::client::{Client, Server, StreamState, Wish};
+use super::client::{Client, Server, Wish};
 use super::delivery::Deliverer;
 use super::pace::{Backoff, RateLimit};
 use super::protocol::{Change, Delta, Identity, Protocol, Sotw, WILDCARD};
 use super::rest::{Pollers, Polling};
-use crate::update::{Kind, Subscriptions, Target, Updates};
+use crate::update::{Kind, PlaneCounted, PlaneState, Subscriptions, Target, Updates};
 
 /// Envoy's default of the pauses between streams.
 const DEFAULT_BACKOFF: BackoffConfig = BackoffConfig { base: Duration::from_millis(500), max: Duration::from_secs(30) };
@@ -43,6 +45,14 @@ pub(crate) fn identify(mut node: Node) -> Node {
     node
 }
 
+/// What is asked for in the place of all that there is.
+pub(crate) fn collections(dynamic: &DynamicResources) -> Arc<BTreeMap<Kind, String>> {
+    let DynamicResources { cds_collection, lds_collection, context, .. } = dynamic;
+    let of_kinds = [(Kind::Cluster, cds_collection), (Kind::Listener, lds_collection)];
+    let asked = |(kind, name): (Kind, &Option<ResourceName>)| Some((kind, name.as_ref()?.within(context).to_string()));
+    Arc::new(of_kinds.into_iter().filter_map(asked).collect())
+}
+
 /// Follows what is wanted of servers, until it is dropped.
 pub(crate) struct Sources {
     pub(crate) updates: Updates,
@@ -53,6 +63,8 @@ pub(crate) struct Sources {
     pub(crate) ads: Option<Arc<ControlPlane>>,
     /// What becomes of unknown fields in JSON.
     pub(crate) unknown: UnknownFields,
+    /// What is asked for in the place of all that there is.
+    pub(crate) collections: Arc<BTreeMap<Kind, String>>,
 }
 
 /// What has a stream of its own: a server, and there a kind unless all go over one.
@@ -106,7 +118,7 @@ impl Sources {
                 Origin::Path { .. } => continue,
                 Origin::Ads => (Origin::Ads, None),
                 Origin::Server(server) => match &server.plane {
-                    Plane::Grpc(_) => (target.origin.clone(), Some(target.kind)),
+                    Plane::Grpc(plane) => (target.origin.clone(), (!plane.is_aggregated).then_some(target.kind)),
                     Plane::Rest(rest) => {
                         polled.insert(target.clone(), rest.clone());
                         continue;
@@ -144,15 +156,21 @@ impl Sources {
         // Those that are gone last: a name that moves from one target to another is never given up.
         for target in wanted.difference(&stream.wanted) {
             self.updates.attempt(target).await;
-            stream.wish(target, Change::Subscribe);
+            stream.wish(target, Change::Subscribe(self.asked(target)));
         }
         for target in stream.wanted.difference(&wanted) {
-            stream.wish(target, Change::Unsubscribe);
+            stream.wish(target, Change::Unsubscribe(self.asked(target)));
         }
         if stream.wanted != wanted {
             stream.shared.send_replace(wanted.clone());
             stream.wanted = wanted;
         }
+    }
+
+    /// The name by which a target is asked for.
+    fn asked(&self, target: &Target) -> String {
+        let collection = || self.collections.get(&target.kind).map(String::as_str);
+        target.name.as_deref().or_else(collection).unwrap_or(WILDCARD).to_owned()
     }
 
     fn open(&self, key: &Key, plane: &ControlPlane) -> Stream {
@@ -164,48 +182,31 @@ impl Sources {
             backoff: Backoff::new(backoff.base, backoff.max),
             rate_limit: plane.rate_limit.map(|limit| RateLimit::new(limit.max_tokens, limit.fill_rate)),
         };
-        let scope = self.scope(key.1);
         let identity = Identity::new(self.node.clone(), plane.node_on_first_message_only);
         match plane.dialect {
-            Dialect::Sotw => self.spawn(key, Sotw::new(identity), server, &scope),
-            Dialect::Delta => self.spawn(key, Delta::new(identity), server, &scope),
+            Dialect::Sotw => self.spawn(key, Sotw::new(identity), server),
+            Dialect::Delta => self.spawn(key, Delta::new(identity), server),
         }
     }
 
-    fn spawn<P: Protocol + 'static>(&self, key: &Key, protocol: P, server: Server, scope: &Scope) -> Stream {
+    fn spawn<P: Protocol + 'static>(&self, key: &Key, protocol: P, server: Server) -> Stream {
         let (wishes, wished) = mpsc::unbounded_channel();
         let (deliveries, delivered) = mpsc::channel(DELIVERIES);
         let (shared, targets) = watch::channel(BTreeSet::new());
-        let (state, states) = watch::channel(StreamState::default());
-        let client = Client::new(protocol, server, self.upstreams.clone(), scope, wished, deliveries, state);
-        let deliverer = Deliverer::new(self.updates.clone(), key.0.clone(), targets, delivered, states);
+        let (state, states) = watch::channel(PlaneState::default());
+        let counted = key.1.is_none().then(|| PlaneCounted::new(&self.store.scope("")));
+        let client = Client::new(protocol, server, self.upstreams.clone(), counted, wished, deliveries, state);
+        let collections = self.collections.clone();
+        let deliverer = Deliverer::new(self.updates.clone(), key.clone(), collections, targets, delivered, states);
         let tasks = [spawn_local(client.run()).abort_handle(), spawn_local(deliverer.run()).abort_handle()];
         Stream { wishes, wanted: BTreeSet::new(), shared, tasks }
-    }
-
-    /// Where Envoy counts what concerns the stream.
-    fn scope(&self, kind: Option<Kind>) -> Scope {
-        let name = match kind {
-            None => return self.store.scope(""),
-            Some(Kind::Runtime) => "runtime",
-            Some(Kind::Cluster) => "cluster_manager.cds",
-            Some(Kind::Listener) => "listener_manager.lds",
-            Some(Kind::Endpoints) => "eds",
-            Some(Kind::Secret) => "sds",
-            Some(Kind::Extension) => "extension_config_discovery",
-            Some(Kind::Scope) => "scoped_rds",
-            Some(Kind::VirtualHost) => "vhds",
-            Some(Kind::Routes) => "rds",
-        };
-        self.store.scope(name)
     }
 }
 
 impl Stream {
-    fn wish(&self, target: &Target, change: fn(String) -> Change) {
-        let name = target.name.as_deref().unwrap_or(WILDCARD).to_owned();
+    fn wish(&self, target: &Target, change: Change) {
         // Its task ends with it.
-        let _ = self.wishes.send((type_url(target.kind), change(name)));
+        let _ = self.wishes.send((type_url(target.kind), change));
     }
 }
 
@@ -221,13 +222,17 @@ fn method(kind: Option<Kind>, dialect: Dialect) -> ByteStr {
         Some(Kind::Runtime) => ("runtime.v3.RuntimeDiscoveryService", "StreamRuntime", "DeltaRuntime"),
         Some(Kind::Cluster) => ("cluster.v3.ClusterDiscoveryService", "StreamClusters", "DeltaClusters"),
         Some(Kind::Endpoints) => ("endpoint.v3.EndpointDiscoveryService", "StreamEndpoints", "DeltaEndpoints"),
+        // Lowering refuses the state of the world for it.
+        Some(Kind::LocalityEndpoints) => {
+            ("endpoint.v3.LocalityEndpointDiscoveryService", "DeltaLocalityEndpoints", "DeltaLocalityEndpoints")
+        }
         Some(Kind::Secret) => ("secret.v3.SecretDiscoveryService", "StreamSecrets", "DeltaSecrets"),
         Some(Kind::Listener) => ("listener.v3.ListenerDiscoveryService", "StreamListeners", "DeltaListeners"),
         Some(Kind::Extension) => {
             ("extension.v3.ExtensionConfigDiscoveryService", "StreamExtensionConfigs", "DeltaExtensionConfigs")
         }
         Some(Kind::Scope) => ("route.v3.ScopedRoutesDiscoveryService", "StreamScopedRoutes", "DeltaScopedRoutes"),
-        // Lowering refuses the state of the world for it.
+        // The same.
         Some(Kind::VirtualHost) => ("route.v3.VirtualHostDiscoveryService", "DeltaVirtualHosts", "DeltaVirtualHosts"),
         Some(Kind::Routes) => ("route.v3.RouteDiscoveryService", "StreamRoutes", "DeltaRoutes"),
     };

@@ -234,7 +234,7 @@ mod tests {
         let stale_after = Some(Duration::from_secs(10));
         let policy = AssignmentPolicy { stale_after, ..AssignmentPolicy::default() };
         let endpoints = [fixed(([127, 0, 0, 1], 80).into())].into();
-        cluster.assign(&ClusterAssignment { endpoints, policy });
+        cluster.assign(&ClusterAssignment { endpoints, leds: Box::default(), policy });
         tokio::time::advance(Duration::from_secs(6)).await;
         cluster.confirm_assignment();
         assert_eq!(merges.due().await, [Due::Look(0)], "when it would have been stale");

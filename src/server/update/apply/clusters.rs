@@ -2,16 +2,38 @@
 
 use std::collections::HashSet;
 
-use nuncio_config::discovery::FoundCluster;
+use nuncio_config::control_plane::Plane;
+use nuncio_config::discovery::{FoundCluster, Origin};
 use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::Kept;
+use crate::update::records::{Id, Kept, Record};
 use crate::update::{Kind, Phase, Target};
 
 impl Updater {
+    /// Whether the clusters of the source would be fewer than they may be (`config_validators`).
+    pub(super) fn leaves_too_few(&self, prepared: &Prepared) -> bool {
+        let min = match &prepared.origin {
+            Origin::Ads => self.parts.dynamic.ads.as_ref().map(|plane| plane.min_clusters),
+            Origin::Server(server) => match &server.plane {
+                Plane::Grpc(plane) => Some(plane.min_clusters),
+                Plane::Rest(_) => None,
+            },
+            Origin::Path { .. } => None,
+        };
+        let Some(min) = min.filter(|min| *min > 0) else { return false };
+        let mut names: HashSet<String> = prepared.entries.iter().map(|entry| entry.resource.name.clone()).collect();
+        let records = self.records();
+        let is_in_force = |(id, record): &(&Id, &Record)| id.origin == prepared.origin && record.accepted.is_some();
+        let before = records.all(Kind::Cluster).filter(is_in_force);
+        let kept = before.filter(|(id, _)| !prepared.removed.takes(&id.name, &names));
+        let kept: Vec<String> = kept.map(|(id, _)| id.name.to_string()).collect();
+        names.extend(kept);
+        names.len() < min as usize
+    }
+
     pub(super) async fn apply_clusters(&mut self, prepared: Prepared) -> Applied {
         let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
         let mut applied = Applied::nothing();

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use nuncio_config::discovery::Origin;
+use nuncio_config::xdstp::collection_of;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -168,7 +169,8 @@ impl Updater {
             let is_whole = of_pair.iter().any(|target| target.name.is_none());
             let wanted: HashSet<&str> = of_pair.iter().filter_map(|target| target.name.as_deref()).collect();
             let mut resources = cached.resources;
-            resources.retain(|resource| is_whole || wanted.contains(&*resource.name));
+            let is_member = |name: &str| collection_of(name).is_some_and(|collection| wanted.contains(&*collection));
+            resources.retain(|one| is_whole || wanted.contains(&*one.name) || is_member(&one.name));
             if resources.is_empty() && !is_whole {
                 continue;
             }

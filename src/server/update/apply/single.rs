@@ -29,6 +29,9 @@ impl Updater {
                     continue;
                 }
             };
+            if let Some(Kept::Endpoints(assignment)) = &kept {
+                self.composites.note(&target, assignment, &self.parts.dynamic.context);
+            }
             applied.is_change |= kept.is_some();
             applied.single.push((target, Some(kept.is_some())));
             applied.outcome.accepted.push(resource.name.clone());
@@ -62,7 +65,9 @@ impl Updater {
                 if let Some(reason) = users.clusters.iter().find_map(|cluster| assignment.refusal(&cluster.config)) {
                     return Err(vec![invalid("", reason)]);
                 }
-                users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
+                if assignment.leds.is_empty() {
+                    users.clusters.iter().for_each(|cluster| cluster.assign(&assignment));
+                }
                 Kept::Endpoints(assignment)
             }
             Lowered::Secret(secret) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nuncio_config::xdstp::collection_of;
 use nuncio_proto::envoy::service::discovery::v3 as proto;
 
 use super::{
@@ -128,6 +129,7 @@ impl Subscription {
             Change::Unsubscribe(name) => {
                 if !self.interest.is_wildcard() {
                     self.versions.remove(&name);
+                    self.versions.retain(|known, _| collection_of(known).is_none_or(|collection| collection != name));
                 }
                 if name == WILDCARD {
                     let names = &self.interest.names;

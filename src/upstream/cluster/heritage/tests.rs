@@ -32,7 +32,8 @@ fn cluster(config: ClusterConfig, before: Option<Arc<Cluster>>) -> Arc<Cluster> 
 }
 
 fn assign(cluster: &Cluster, endpoints: Vec<Endpoint>) -> Vec<Arc<Host>> {
-    cluster.assign(&ClusterAssignment { endpoints: endpoints.into(), policy: AssignmentPolicy::default() });
+    let (endpoints, policy) = (endpoints.into(), AssignmentPolicy::default());
+    cluster.assign(&ClusterAssignment { endpoints, leds: Box::default(), policy });
     cluster.hosts().hosts.to_vec()
 }
 

@@ -1,0 +1,198 @@
+//! LEDS: assignments of which some endpoints are resources of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use nuncio_config::cluster::ClusterAssignment;
+use nuncio_config::discovery::Origin;
+use nuncio_upstream::Cluster;
+use tracing::debug;
+
+use super::{Applied, Updater};
+use crate::update::lowering::{Entry, Lowered, Prepared};
+use crate::update::records::{Kept, Records};
+use crate::update::wanted::{Targets, Users};
+use crate::update::{Kind, Removed, Target};
+
+/// Those that are wanted, by the targets of the assignments.
+#[derive(Default)]
+pub(in crate::update) struct Composites {
+    by_target: BTreeMap<Target, Composite>,
+    /// Those of which something is new.
+    due: BTreeSet<Target>,
+}
+
+struct Composite {
+    assignment: Arc<ClusterAssignment>,
+    /// What each of its localities is made of.
+    collections: Vec<Target>,
+}
+
+// === impl Composites ===
+
+impl Composites {
+    /// Who wants what collection.
+    fn users(&self, targets: &Targets) -> BTreeMap<Target, Users> {
+        let mut all: BTreeMap<Target, Users> = BTreeMap::new();
+        for (target, Composite { assignment, collections }) in &self.by_target {
+            let clusters = targets.clusters_of(target);
+            for (collection, leds) in collections.iter().zip(&assignment.leds) {
+                let users = all.entry(collection.clone()).or_default();
+                users.initial_fetch_timeout = users.initial_fetch_timeout.max(leds.source.initial_fetch_timeout);
+                let is_known = |cluster: &Arc<Cluster>| users.clusters.iter().any(|known| Arc::ptr_eq(known, cluster));
+                let new: Vec<_> = clusters.iter().filter(|cluster| !is_known(cluster)).cloned().collect();
+                users.clusters.extend(new);
+            }
+        }
+        all
+    }
+
+    /// An assignment has come.
+    pub(super) fn note(
+        &mut self,
+        target: &Target,
+        assignment: &Arc<ClusterAssignment>,
+        context: &BTreeMap<String, String>,
+    ) {
+        if assignment.leds.is_empty() {
+            self.by_target.remove(target);
+            return;
+        }
+        let collections = assignment.leds.iter().map(|leds| Target {
+            kind: Kind::LocalityEndpoints,
+            origin: leds.source.origin.clone(),
+            name: Some(leds.collection.within(context).to_string().into()),
+        });
+        let composite = Composite { assignment: assignment.clone(), collections: collections.collect() };
+        self.by_target.insert(target.clone(), composite);
+        self.due.insert(target.clone());
+    }
+
+    /// Something is new in a collection.
+    pub(super) fn note_change(&mut self, collection: &Target) {
+        let concerned = self.by_target.iter().filter(|(_, composite)| composite.collections.contains(collection));
+        self.due.extend(concerned.map(|(target, _)| target.clone()));
+    }
+
+    /// Whether the assignment of this target is one of them.
+    pub(super) fn holds(&self, target: &Target) -> bool {
+        self.by_target.contains_key(target)
+    }
+}
+
+// === impl Composite ===
+
+impl Composite {
+    /// All of its endpoints.
+    fn put_together(&self, records: &Records) -> ClusterAssignment {
+        let ClusterAssignment { endpoints, leds, policy } = &*self.assignment;
+        let mut endpoints = endpoints.to_vec();
+        for (locality, collection) in leds.iter().zip(&self.collections) {
+            for (id, record) in records.all(Kind::LocalityEndpoints) {
+                let Some(Kept::LocalityEndpoint(endpoint)) = record.accepted.as_ref().map(|a| &a.kept) else {
+                    continue;
+                };
+                if id.origin == collection.origin && collection.covers(&id.name) {
+                    endpoints.push(locality.place(endpoint));
+                }
+            }
+        }
+        ClusterAssignment { endpoints: endpoints.into(), leds: Box::default(), policy: policy.clone() }
+    }
+}
+
+impl Updater {
+    /// Endpoints of collections, each for those who want it.
+    pub(super) fn apply_locality_endpoints(&mut self, prepared: Prepared) -> Applied {
+        let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
+        let mut applied = Applied::nothing();
+        // Of each collection: whether it changed; nothing where a part of it was refused.
+        let mut collections: BTreeMap<Target, Option<bool>> = BTreeMap::new();
+        if let Removed::Named(names) = &removed {
+            for name in names {
+                let gone = self.records().retain(kind, |id| id.origin != origin || *id.name != **name);
+                if let Some(target) = self.targets.covering(kind, &origin, name) {
+                    collections.insert(target, Some(!gone.is_empty()));
+                }
+            }
+        }
+        if entries.is_empty() && collections.is_empty() {
+            // The server has answered: there is nothing.
+            collections.extend(self.collections_of(&origin).into_iter().map(|target| (target, Some(false))));
+        }
+        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+            let Some(target) = self.targets.covering(kind, &origin, &resource.name) else {
+                match lowered {
+                    Lowered::Refused(reasons) if resource.name.is_empty() => {
+                        applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                    }
+                    _ => applied.outcome.accepted.push(resource.name),
+                }
+                continue;
+            };
+            let is_changed = collections.entry(target).or_insert(Some(false));
+            match lowered {
+                Lowered::Refused(reasons) => {
+                    *is_changed = None;
+                    applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                    continue;
+                }
+                Lowered::LocalityEndpoint(endpoint) => {
+                    *is_changed = is_changed.map(|_| true);
+                    debug!(target: "config", name = %resource.name, "leds: endpoint added or updated");
+                    self.accept(kind, &origin, resource.clone(), hash, Kept::LocalityEndpoint(endpoint));
+                }
+                _ => self.confirm(kind, &origin, &resource),
+            }
+            applied.outcome.accepted.push(resource.name);
+        }
+        for (target, is_changed) in collections {
+            if is_changed != Some(false) {
+                self.composites.note_change(&target);
+                applied.is_change = true;
+            }
+            applied.single.push((target, is_changed));
+        }
+        applied
+    }
+
+    fn collections_of(&self, origin: &Origin) -> Vec<Target> {
+        let targets = self.targets.iter().map(|(target, _)| target);
+        targets.filter(|target| target.is_of(Kind::LocalityEndpoints, origin)).cloned().collect()
+    }
+
+    /// Looks which collections are wanted now.
+    pub(super) fn follow_collections(&mut self) {
+        if self.composites.by_target.is_empty() && !self.targets.wants(Kind::LocalityEndpoints) {
+            return;
+        }
+        self.composites.by_target.retain(|target, _| self.targets.find(target).is_some());
+        let users = self.composites.users(&self.targets);
+        self.targets.replace_collections(users, &self.parts.shared.store);
+        self.records().retain(Kind::LocalityEndpoints, |id| {
+            self.targets.covering(Kind::LocalityEndpoints, &id.origin, &id.name).is_some()
+        });
+        self.compose();
+    }
+
+    /// Gives clusters their endpoints whose collections have all come, or will not.
+    pub(super) fn compose(&mut self) {
+        let Composites { by_target, due } = &mut self.composites;
+        if by_target.is_empty() {
+            return;
+        }
+        due.retain(|target| by_target.contains_key(target));
+        let is_settled = |target: &Target| self.targets.find(target).is_some_and(|watched| watched.is_settled);
+        for (target, composite) in by_target {
+            let Some(users) = self.targets.users(target) else { continue };
+            let is_due = due.contains(target);
+            let mut waiting = users.clusters.iter().filter(|cluster| is_due || !cluster.is_assigned()).peekable();
+            if waiting.peek().is_none() || !composite.collections.iter().all(is_settled) {
+                continue;
+            }
+            let assignment = composite.put_together(&super::lock(&self.parts.shared.records));
+            waiting.for_each(|cluster| cluster.assign(&assignment));
+            due.remove(target);
+        }
+    }
+}
