@@ -103,10 +103,16 @@ impl ForwardProxy {
         use pb::cluster_config::ClusterImplementationSpecifier as Specifier;
         let pb::ClusterConfig {
             allow_insecure_cluster_options,
-            // Envoy shares connections of TLS alone, which no cluster has yet.
-            allow_coalesced_connections: _,
+            allow_coalesced_connections,
             cluster_implementation_specifier,
         } = proto;
+        if allow_coalesced_connections {
+            // Envoy may share a connection of HTTP/2 over TLS between names that its certificate has.
+            tracing::info!(
+                path = cx.path(),
+                "allow_coalesced_connections has no effect: each name has its connections"
+            );
+        }
         if !allow_insecure_cluster_options {
             check_options(cluster, cx)?;
         }
