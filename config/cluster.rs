@@ -461,10 +461,10 @@ fn lower_connection_options(
         set_local_interface_name_on_upstream_connections,
         happy_eyeballs_config,
     } = proto;
-    cx.unsupported(
-        "set_local_interface_name_on_upstream_connections",
-        &set_local_interface_name_on_upstream_connections,
-    )?;
+    if set_local_interface_name_on_upstream_connections {
+        // Envoy keeps the name for extensions written for it: no stat, no log and no header has it.
+        tracing::info!(path = cx.path(), "set_local_interface_name_on_upstream_connections has no effect");
+    }
     let happy_eyeballs = cx.opt("happy_eyeballs_config", happy_eyeballs_config, HappyEyeballs::lower)?;
     Ok((tcp_keepalive.and_then(TcpKeepalive::lower), happy_eyeballs.unwrap_or_default()))
 }
