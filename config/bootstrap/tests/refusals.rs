@@ -229,15 +229,14 @@ fn a_filter_that_nuncio_lacks_differs_from_one_that_nobody_has() {
 }
 
 #[test]
-fn a_transport_socket_other_than_plain_bytes_is_refused() {
+fn a_tap_around_nothing_is_refused() {
     chains_refused(
         &format!(
             "{{ filters: [{ECHO}], transport_socket: {{ name: t, typed_config: {{ '@type': \
              type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap, common_config: {{ admin_config: \
              {{ config_id: x }} }}, transport_socket: {{ name: r }} }} }} }}"
         ),
-        &["filter_chains[0].transport_socket.typed_config: the transport socket \
-           envoy.extensions.transport_sockets.tap.v3.Tap is not implemented yet"],
+        &["filter_chains[0].transport_socket.typed_config.transport_socket: a typed_config is required"],
     );
 }
 
