@@ -13,7 +13,7 @@ use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_proto::envoy::r#type::v3 as kind;
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue};
-use proto::tcp_proxy::ClusterSpecifier;
+use proto::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions};
 use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
 
@@ -58,9 +58,7 @@ pub(super) struct Config {
     pub(super) max_connect_attempts: u32,
     pub(super) backoff: Option<Backoff>,
     pub(super) logs: Vec<AccessLog>,
-    pub(super) log_interval: Option<Duration>,
-    pub(super) log_on_start: bool,
-    pub(super) log_on_connected: bool,
+    pub(super) log_times: LogTimes,
     /// What hosts are told of clients besides.
     pub(super) tlvs: Box<[AddedTlv]>,
     pub(super) tlv_merge: ProxyProtocolTlvMergePolicy,
@@ -94,6 +92,14 @@ pub(super) struct Target {
 enum HashBy {
     SourceIp,
     FilterState(Box<str>),
+}
+
+/// When a connection is logged, but for its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogTimes {
+    pub(super) interval: Option<Duration>,
+    pub(super) on_start: bool,
+    pub(super) on_connected: bool,
 }
 
 /// `max_downstream_connection_duration`
@@ -156,16 +162,12 @@ impl Config {
         let max_duration = cx.opt(field, max_downstream_connection_duration, duration);
         let backoff = cx.opt("backoff_options", backoff_options, Backoff::lower);
         let logs = cx.each("access_log", access_log, lower_access_log);
-        let deprecated = cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval);
-        let options = access_log_options.unwrap_or_default();
-        let proto::tcp_proxy::TcpAccessLogOptions {
+        let deprecated = TcpAccessLogOptions {
             access_log_flush_interval,
-            flush_access_log_on_connected: on_connected,
-            flush_access_log_on_start: log_on_start,
-        } = options;
-        let interval = cx.at("access_log_options", |cx| {
-            cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)
-        });
+            flush_access_log_on_connected,
+            flush_access_log_on_start: false,
+        };
+        let log_times = LogTimes::lower(access_log_options, deprecated, cx);
         let tlvs = cx.each("proxy_protocol_tlvs", proxy_protocol_tlvs, AddedTlv::lower);
         let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
         let early_data = max_early_data_bytes.map(|most| most.value as usize);
@@ -194,15 +196,13 @@ impl Config {
             max_connect_attempts: max_connect_attempts.map_or(1, |most| most.value),
             backoff: backoff?,
             logs: logs?,
-            log_interval: interval?.or(deprecated?),
             tlvs: tlvs?.into(),
             tlv_merge: ProxyProtocolTlvMergePolicy::try_from(proxy_protocol_tlv_merge_policy).unwrap_or_default(),
             tunnel: tunnel?,
             connects,
             early_data,
             checks_drain: check_drain_close.is_some_and(|check| check.value),
-            log_on_start,
-            log_on_connected: on_connected || flush_access_log_on_connected,
+            log_times: log_times?,
         })
     }
 
@@ -286,6 +286,40 @@ impl HashBy {
     }
 }
 
+// === impl LogTimes ===
+
+impl LogTimes {
+    /// `deprecated`: from the fields of the filter itself. Envoy takes them where there are no options, and not beside
+    /// them.
+    fn lower(
+        options: Option<TcpAccessLogOptions>,
+        deprecated: TcpAccessLogOptions,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Self, Refused> {
+        let Some(options) = options else { return Self::of(deprecated, cx) };
+        for (field, is_set) in [
+            ("flush_access_log_on_connected", deprecated.flush_access_log_on_connected),
+            ("access_log_flush_interval", deprecated.access_log_flush_interval.is_some()),
+        ] {
+            if is_set {
+                let reason = format!("Only one of {field} or access_log_options can be specified.");
+                return Err(cx.at(field, |cx| cx.invalid(reason)));
+            }
+        }
+        cx.at("access_log_options", |cx| Self::of(options, cx))
+    }
+
+    fn of(options: TcpAccessLogOptions, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let TcpAccessLogOptions {
+            access_log_flush_interval,
+            flush_access_log_on_connected: on_connected,
+            flush_access_log_on_start: on_start,
+        } = options;
+        let interval = cx.opt("access_log_flush_interval", access_log_flush_interval, log_interval)?;
+        Ok(Self { interval, on_start, on_connected })
+    }
+}
+
 // === impl MaxDuration ===
 
 impl MaxDuration {
@@ -324,6 +358,36 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    // Deprecated fields are configuration too.
+    #[allow(deprecated)]
+    fn logs_are_configured_in_one_place_or_the_other() {
+        let env = nuncio_filter_api::testing::env();
+        let lower = |change: fn(&mut proto::TcpProxy)| {
+            let mut message = proto::TcpProxy {
+                cluster_specifier: Some(ClusterSpecifier::Cluster("c".to_owned())),
+                ..proto::TcpProxy::default()
+            };
+            change(&mut message);
+            let mut cx = LowerCx::new(&env);
+            Config::lower(message, &mut cx).map(|config| config.log_times).map_err(|Refused| cx.finish()[0].to_string())
+        };
+        let old = lower(|m| m.flush_access_log_on_connected = true).expect("is configured");
+        assert!(old.on_connected && !old.on_start);
+        let refused = lower(|m| {
+            m.flush_access_log_on_connected = true;
+            m.access_log_options = Some(TcpAccessLogOptions::default());
+        });
+        let refused = refused.expect_err("is refused");
+        assert!(refused.contains("Only one of flush_access_log_on_connected or access_log_options"), "{refused}");
+        let refused = lower(|m| {
+            m.access_log_flush_interval = Some(nuncio_proto::google::protobuf::Duration { seconds: 1, nanos: 0 });
+            m.access_log_options = Some(TcpAccessLogOptions::default());
+        });
+        let refused = refused.expect_err("is refused");
+        assert!(refused.contains("Only one of access_log_flush_interval or access_log_options"), "{refused}");
+    }
 
     #[test]
     fn a_pause_grows_up_to_the_longest() {

@@ -80,7 +80,7 @@ impl Session {
 
     /// Serves the connection to its end.
     pub(super) async fn serve(self, mut io: Io) {
-        if self.config.log_on_start {
+        if self.config.log_times.on_start {
             self.log(AccessLogType::TcpConnectionStart);
         }
         let mut deadlines = Deadlines::new(&self);
@@ -126,7 +126,7 @@ impl Session {
 
     async fn relay(&self, io: Io, early: Early, connected: Connected, mut deadlines: Deadlines) {
         let Connected { io: upstream, active } = connected;
-        if self.config.log_on_connected {
+        if self.config.log_times.on_connected {
             self.log(AccessLogType::TcpUpstreamConnected);
         }
         deadlines.touch(self.worker.clock.now());
@@ -235,7 +235,7 @@ impl Deadlines {
             Some(FilterValue::Text(text)) => text.parse().ok().map(Duration::from_millis),
             _ => None,
         };
-        let log_interval = config.log_interval.filter(|_| !config.logs.is_empty());
+        let log_interval = config.log_times.interval.filter(|_| !config.logs.is_empty());
         Self {
             idle_timeout: own.map_or(config.idle_timeout, |own| (!own.is_zero()).then_some(own)),
             active_at: start,
