@@ -1,4 +1,5 @@
-//! Weights that follow from what hosts report of their load (ORCA): those of `client_side_weighted_round_robin`.
+//! What follows from what hosts report of their load (ORCA): the weights of `client_side_weighted_round_robin`, and the
+//! shares of localities (`lb/load_aware.rs`).
 //!
 //! What hosts send by themselves (`orca/stream.rs`) takes the same way.
 //!
@@ -32,35 +33,39 @@ impl Clusters {
     /// `LocalSet`.
     pub async fn run_weights(self: Arc<Self>) {
         let mut changes = self.changes();
-        let mut tasks = JoinSet::new();
-        // By address of the cluster, which is kept here from being used again.
-        let mut running: HashMap<usize, (Arc<Cluster>, AbortHandle)> = HashMap::new();
+        let (mut tasks, mut seen) = (JoinSet::new(), Vec::new());
+        // By number of the cluster's name.
+        let mut running: HashMap<u32, (Arc<Cluster>, AbortHandle)> = HashMap::new();
+        let begin = |tasks: &mut JoinSet<()>, cluster: &Arc<Cluster>| tasks.spawn_local(weigh_forever(cluster.clone()));
         loop {
             let snapshot = self.snapshot();
-            let current: HashMap<usize, &Arc<Cluster>> = snapshot
-                .iter()
-                .filter(|cluster| {
-                    cluster.config.client_weights.is_some() || cluster.config.locality_lb.load_aware().is_some()
-                })
-                .map(|cluster| (Arc::as_ptr(cluster).addr(), cluster))
-                .collect();
-            running.retain(|at, (_, task)| {
-                let stays = current.contains_key(at);
-                if !stays {
+            for id in snapshot.news(&mut seen) {
+                let cluster = snapshot.get(id).filter(|cluster| is_told(cluster));
+                let before = running.get(&id).map(|(before, _)| before);
+                if before.map(Arc::as_ptr) == cluster.map(Arc::as_ptr) {
+                    continue;
+                }
+                if let Some((_, task)) = running.remove(&id) {
                     task.abort();
                 }
-                stays && !task.is_finished()
-            });
-            for (at, cluster) in current {
-                running
-                    .entry(at)
-                    .or_insert_with(|| (cluster.clone(), tasks.spawn_local(weigh_forever(cluster.clone()))));
+                if let Some(cluster) = cluster {
+                    running.insert(id, (cluster.clone(), begin(&mut tasks, cluster)));
+                }
+            }
+            // One that has ended has panicked.
+            for (cluster, task) in running.values_mut().filter(|(_, task)| task.is_finished()) {
+                *task = begin(&mut tasks, cluster);
             }
             while tasks.try_join_next().is_some() {}
             // The sender is in `self`, so that waiting cannot fail.
             let _ = changes.changed().await;
         }
     }
+}
+
+/// Whether anything follows from what its hosts report.
+fn is_told(cluster: &Cluster) -> bool {
+    cluster.config.client_weights.is_some() || cluster.config.locality_lb.load_aware().is_some()
 }
 
 async fn weigh_forever(cluster: Arc<Cluster>) {
