@@ -143,11 +143,15 @@ mod tests {
     use crate::testing::fixed;
     use nuncio_telemetry::stats::Store;
 
+    fn of_endpoints(store: &Store) -> Box<Tracked> {
+        let tracking = Tracking { endpoints: true, ..Tracking::default() };
+        Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for")
+    }
+
     #[test]
     fn hosts_that_are_gone_take_their_stats_with_them() {
         let store = Store::default();
-        let tracking = Tracking { endpoints: true, ..Tracking::default() };
-        let tracked = Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for");
+        let tracked = of_endpoints(&store);
         let at = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let host = |port| Arc::new(Host::new(&fixed(at(port)), at(port).into()));
         let (one, other) = (host(1), host(2));
@@ -166,8 +170,7 @@ mod tests {
     #[test]
     fn hosts_may_be_counted_by_names_of_their_own() {
         let store = Store::default();
-        let tracking = Tracking { endpoints: true, ..Tracking::default() };
-        let tracked = Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for");
+        let tracked = of_endpoints(&store);
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let host = |name: &str| {
             let endpoint = nuncio_config::cluster::Endpoint { observability_name: Some(name.into()), ..fixed(address) };
@@ -184,8 +187,7 @@ mod tests {
     #[test]
     fn hosts_at_one_address_are_counted_together() {
         let store = Store::default();
-        let tracking = Tracking { endpoints: true, ..Tracking::default() };
-        let tracked = Tracked::new(tracking, &store.scope("cluster.c")).expect("it is asked for");
+        let tracked = of_endpoints(&store);
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let hosts = [0, 1].map(|_| Arc::new(Host::new(&fixed(address), address.into())));
         let stats = EndpointStats::new(&store.scope("cluster.c.endpoint").scope("127.0.0.1:1"));

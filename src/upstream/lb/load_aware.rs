@@ -7,7 +7,7 @@
 //! LocalityShares::choose                                        on a worker
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nuncio_config::cluster::{LoadAware, Locality};
@@ -127,7 +127,7 @@ impl LocalityLoad {
         // A poisoned lock means that a number is missing, or is one of before.
         let mut smoothed = self.smoothed.lock().unwrap_or_else(PoisonError::into_inner);
         let before = smoothed.take().unwrap_or_default();
-        let (mut after, mut stale) = (BTreeMap::new(), BTreeMap::new());
+        let (mut after, mut stale) = (BTreeMap::new(), BTreeSet::new());
         let now = Instant::now();
         let (shares, outcome) = self.shares(set, |key, candidates| {
             let prior = before.get(key).copied();
@@ -141,7 +141,7 @@ impl LocalityLoad {
             }
             let is_stale = reported.is_none() && prior.is_some();
             if is_stale {
-                stale.insert((key.priority, key.locality.clone()), ());
+                stale.insert((key.priority, key.locality.clone()));
             }
             Load { hosts: candidates.len() as f64, utilization: utilization.unwrap_or(0.0), is_stale }
         });

@@ -90,10 +90,7 @@ impl TransportOptions {
         head: &RequestHead,
         connection: &ConnectionInfo,
     ) -> Option<Rc<Self>> {
-        let state = connection.filter_state.borrow();
-        let client = Client::of(host, connection, &state);
-        let shared = Shared(state.shared());
-        let mut options = Self { client, source: original_source(connection), shared, ..Self::default() };
+        let mut options = Self::of_connection(host, connection, &connection.filter_state.borrow());
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
@@ -107,13 +104,17 @@ impl TransportOptions {
     /// Those of `host` for what a connection brings that is no HTTP.
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
         let state = info.filter_state.borrow();
-        let client = Client::of(host, &info.connection, &state);
-        let shared = Shared(state.shared());
-        let mut options = Self { client, source: original_source(&info.connection), shared, ..Self::default() };
+        let mut options = Self::of_connection(host, &info.connection, &state);
         if let Some(FilterValue::Text(name)) = state.get(filter_state::UPSTREAM_SERVER_NAME) {
             options.server_name = Some((**name).into());
         }
         (!options.is_empty()).then(|| Rc::new(options))
+    }
+
+    /// What follows from the connection, whatever it carries.
+    fn of_connection(host: &Host, connection: &ConnectionInfo, state: &FilterState) -> Self {
+        let (client, source) = (Client::of(host, connection, state), original_source(connection));
+        Self { client, source, shared: Shared(state.shared()), ..Self::default() }
     }
 
     /// Whether there is nothing to say.

@@ -185,7 +185,8 @@ impl Sessions {
             stats.upstream_cx_none_healthy().add(count);
             if self.config.framing == Framing::Capsules {
                 // Envoy: where there are session filters, it is a session before it has a host.
-                (0..count).for_each(|_| self.note_without_host(key, &self.target(id, share), datagrams.at));
+                let target = self.target(id, share);
+                (0..count).for_each(|_| self.note_without_host(key, &target, datagrams.at));
             }
             return None;
         };
