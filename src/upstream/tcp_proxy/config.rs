@@ -171,17 +171,7 @@ impl Config {
         let tlvs = cx.each("proxy_protocol_tlvs", proxy_protocol_tlvs, AddedTlv::lower);
         let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
         let early_data = max_early_data_bytes.map(|most| most.value as usize);
-        let connects = match UpstreamConnectMode::try_from(upstream_connect_mode) {
-            Ok(UpstreamConnectMode::OnDownstreamData) => Connects::OnData,
-            // Here the handshake is always over by then.
-            Ok(UpstreamConnectMode::Immediate | UpstreamConnectMode::OnDownstreamTlsHandshake) | Err(_) => {
-                Connects::AtOnce
-            }
-        };
-        if upstream_connect_mode != 0 && early_data.is_none() {
-            let reason = "max_early_data_bytes must be set when upstream_connect_mode is not IMMEDIATE";
-            return Err(cx.at("max_early_data_bytes", |cx| cx.invalid(reason)));
-        }
+        let connects = Connects::lower(upstream_connect_mode, early_data, cx);
         let jitter = jitter.map_or(0.0, |percent| percent.value / 100.0);
         let scope = cx.env.stats.scope("tcp").scope(&stat_prefix);
         Ok(Self {
@@ -199,7 +189,7 @@ impl Config {
             tlvs: tlvs?.into(),
             tlv_merge: ProxyProtocolTlvMergePolicy::try_from(proxy_protocol_tlv_merge_policy).unwrap_or_default(),
             tunnel: tunnel?,
-            connects,
+            connects: connects?,
             early_data,
             checks_drain: check_drain_close.is_some_and(|check| check.value),
             log_times: log_times?,
@@ -267,6 +257,23 @@ fn lower_targets(
         return Err(cx.at("weighted_clusters", |cx| cx.invalid("the sum of weights must be greater than 0")));
     }
     Ok(targets.into())
+}
+
+// === impl Connects ===
+
+impl Connects {
+    fn lower(mode: i32, early_data: Option<usize>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let mode = UpstreamConnectMode::try_from(mode).unwrap_or_default();
+        if mode != UpstreamConnectMode::Immediate && early_data.is_none() {
+            let reason = "max_early_data_bytes must be set when upstream_connect_mode is not IMMEDIATE";
+            return Err(cx.at("max_early_data_bytes", |cx| cx.invalid(reason)));
+        }
+        Ok(match mode {
+            UpstreamConnectMode::OnDownstreamData => Self::OnData,
+            // Here the handshake is always over by then.
+            UpstreamConnectMode::Immediate | UpstreamConnectMode::OnDownstreamTlsHandshake => Self::AtOnce,
+        })
+    }
 }
 
 // === impl HashBy ===
