@@ -1,11 +1,10 @@
 //! Hosts are checked for a server (HDS): the same scripted server asks nuncio, and the real Envoy where there is one.
 
-mod server;
-
-use super::parity;
+use super::parity::envoy::programs;
 use super::support::control_plane::cluster_at;
+use super::support::conversation::{self, Streams, Words};
 use super::support::ports::free_port;
-use super::support::proxy::{Proxy, binary, proxy};
+use super::support::proxy::{Proxy, proxy};
 use super::support::upstream::{Answer, http1, refusing};
 use nuncio_config::protocol::to_duration;
 use nuncio_proto::envoy::config::core::v3::address::Address;
@@ -15,13 +14,38 @@ use nuncio_proto::envoy::config::endpoint::v3::Endpoint;
 use nuncio_proto::envoy::service::health::v3 as pb;
 use nuncio_proto::google::protobuf;
 use pb::health_check_request_or_endpoint_health_response::RequestType;
-use server::Server;
-use std::path::PathBuf;
+use pb::health_discovery_service_server as service;
+use pb::{HealthCheckRequestOrEndpointHealthResponse as FromProxy, HealthCheckSpecifier};
 use std::time::Duration;
 use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
 
 /// Between responses.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+type Server = conversation::Server<FromProxy, HealthCheckSpecifier>;
+
+struct Service(Streams<FromProxy, HealthCheckSpecifier>);
+
+#[tonic::async_trait]
+impl service::HealthDiscoveryService for Service {
+    type StreamHealthCheckStream = Words<HealthCheckSpecifier>;
+
+    async fn stream_health_check(
+        &self,
+        request: Request<Streaming<FromProxy>>,
+    ) -> Result<Response<Self::StreamHealthCheckStream>, Status> {
+        Ok(Response::new(self.0.serve(request.into_inner())))
+    }
+
+    async fn fetch_health_check(&self, _: Request<FromProxy>) -> Result<Response<HealthCheckSpecifier>, Status> {
+        Err(Status::unimplemented("nobody polls"))
+    }
+}
+
+async fn server() -> Server {
+    Server::start(|streams| service::HealthDiscoveryServiceServer::new(Service(streams))).await
+}
 
 fn bootstrap(server: u16) -> Proxy {
     let server = cluster_at(server).trim_end().replace('\n', "\n  ");
@@ -37,10 +61,6 @@ static_resources:
 admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
 "
     ))
-}
-
-fn programs() -> impl Iterator<Item = PathBuf> {
-    std::iter::once(binary()).chain(parity::envoy::find())
 }
 
 fn endpoint(port: u16) -> Endpoint {
@@ -77,8 +97,8 @@ fn cluster(name: &str, zones: &[(&str, &[u16])]) -> pb::ClusterHealthCheck {
     }
 }
 
-fn specifier(clusters: Vec<pb::ClusterHealthCheck>) -> pb::HealthCheckSpecifier {
-    pb::HealthCheckSpecifier { cluster_health_checks: clusters, interval: Some(to_duration(INTERVAL)) }
+fn specifier(clusters: Vec<pb::ClusterHealthCheck>) -> HealthCheckSpecifier {
+    HealthCheckSpecifier { cluster_health_checks: clusters, interval: Some(to_duration(INTERVAL)) }
 }
 
 /// Cluster, zone, port and health of each host that a response tells of.
@@ -128,7 +148,7 @@ async fn wait_for(server: &mut Server, expected: &[(&str, &str, u16, HealthStatu
 async fn a_server_is_told_of_the_health_of_the_hosts_that_it_asks_for() {
     use HealthStatus::{Healthy, Timeout, Unhealthy};
     for program in programs() {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let good = http1().start().await;
         let error = Answer::bytes("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
         let (bad, away) = (http1().answer("/", error).start().await, refusing().start().await);
@@ -175,7 +195,7 @@ async fn a_server_is_told_of_the_health_of_the_hosts_that_it_asks_for() {
 #[tokio::test]
 async fn a_stream_that_ends_is_opened_again_and_what_is_wrong_is_refused() {
     for program in programs() {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let running = bootstrap(server.port()).program(&program).run().await;
         server.next().await;
         let mut broken = cluster("a", &[("x", &[1])]);

@@ -1,15 +1,15 @@
 //! A server is told of the load of clusters (LRS): the same scripted server asks nuncio, and the real Envoy where there
 //! is one.
 
-mod server;
-
 use std::time::Duration;
 
-use super::parity;
+use super::parity::envoy::programs;
+use super::support::bootstrap::Pieces;
 use super::support::client;
 use super::support::control_plane::cluster_at;
+use super::support::conversation::{self, Streams, Words};
 use super::support::ports::free_port;
-use super::support::proxy::{Proxy, binary, proxy};
+use super::support::proxy::{Proxy, proxy};
 use super::support::upstream::{Answer, http1};
 use nuncio_config::protocol::{read_duration, to_duration};
 use nuncio_proto::envoy::config::core::v3::address::Address;
@@ -17,52 +17,57 @@ use nuncio_proto::envoy::config::core::v3::socket_address::PortSpecifier;
 use nuncio_proto::envoy::config::endpoint::v3::{
     ClusterStats, EndpointLoadMetricStats, UpstreamEndpointStats, UpstreamLocalityStats,
 };
+use nuncio_proto::envoy::service::load_stats::v3::load_reporting_service_server as service;
 use nuncio_proto::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
-use server::Server;
 use tokio::time::{sleep, timeout};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Between reports.
 const INTERVAL: Duration = Duration::from_millis(300);
 
+type Server = conversation::Server<LoadStatsRequest, LoadStatsResponse>;
+
+struct Service(Streams<LoadStatsRequest, LoadStatsResponse>);
+
+#[tonic::async_trait]
+impl service::LoadReportingService for Service {
+    type StreamLoadStatsStream = Words<LoadStatsResponse>;
+
+    async fn stream_load_stats(
+        &self,
+        request: Request<Streaming<LoadStatsRequest>>,
+    ) -> Result<Response<Self::StreamLoadStatsStream>, Status> {
+        Ok(Response::new(self.0.serve(request.into_inner())))
+    }
+}
+
+async fn server() -> Server {
+    Server::start(|streams| service::LoadReportingServiceServer::new(Service(streams))).await
+}
+
+/// A proxy that tells the server at this port of its load, with these clusters, of which requests name one.
 fn bootstrap(server: u16, clusters: &str) -> Proxy {
-    let server = cluster_at(server).trim_end().replace('\n', "\n  ");
-    proxy(format!(
-        "node: {{ id: me, cluster: us, locality: {{ zone: b }} }}
+    let pieces = Pieces {
+        bootstrap: "node: { id: me, cluster: us, locality: { zone: b } }
 cluster_manager:
   load_stats_config:
     api_type: GRPC
     transport_api_version: V3
-    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
-static_resources:
-  clusters:
-  {server}
-{clusters}
-  listeners:
-  - name: front
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-    filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: front
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ['*']
-              routes: [{{ match: {{ prefix: / }}, route: {{ cluster_header: x-cluster }} }}]
-          http_filters:
-          - name: router
-            typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
+    grpc_services: [{ envoy_grpc: { cluster_name: xds } }]
 "
-    ))
+        .to_owned(),
+        routes: "- { match: { prefix: / }, route: { cluster_header: x-cluster } }\n".to_owned(),
+        cluster: "load_assignment: { cluster_name: up }\n".to_owned(),
+        clusters: cluster_at(server) + clusters,
+        ..Pieces::default()
+    };
+    proxy(pieces.yaml())
 }
 
 /// A static cluster with these `endpoints`, and further fields.
 fn cluster(name: &str, endpoints: &str, further: &str) -> String {
     format!(
-        "  - {{ name: {name}, connect_timeout: 1s, {further} load_assignment: {{ cluster_name: {name}, endpoints: [{endpoints}] }} }}\n"
+        "- {{ name: {name}, connect_timeout: 1s, {further} load_assignment: {{ cluster_name: {name}, endpoints: [{endpoints}] }} }}\n"
     )
 }
 
@@ -83,9 +88,8 @@ fn ask(clusters: &[&str]) -> LoadStatsResponse {
 
 /// Runs a test with nuncio, and with Envoy.
 async fn with_both(test: impl AsyncFn(&dyn Fn(Proxy) -> Proxy)) {
-    test(&|proxy| proxy.program(&binary())).await;
-    if let Some(envoy) = parity::envoy::find() {
-        test(&|proxy| proxy.program(&envoy)).await;
+    for program in programs() {
+        test(&|proxy| proxy.program(&program)).await;
     }
 }
 
@@ -181,7 +185,7 @@ async fn get(at: std::net::SocketAddr, cluster: &str, path: &str) -> u16 {
 #[tokio::test]
 async fn a_server_is_told_of_the_clusters_that_it_asks_for() {
     with_both(async |with| {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let endpoints = [host("a", 0, "$UPSTREAM"), host("b", 0, "$UPSTREAM2"), host("a", 1, "$UPSTREAM")].join(", ");
         let clusters = cluster("told", &endpoints, "") + &cluster("other", &host("a", 0, "$UPSTREAM"), "");
         let error = Answer::bytes("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n");
@@ -233,7 +237,7 @@ async fn a_server_is_told_of_the_clusters_that_it_asks_for() {
 #[tokio::test]
 async fn requests_under_way_are_told_of_as_long_as_they_last() {
     with_both(async |with| {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let slow = http1().answer("/", Answer::ok("late").after(INTERVAL * 4));
         let clusters = cluster("c", &host("a", 0, "$UPSTREAM"), "");
         let running = with(bootstrap(server.port(), &clusters)).upstream(slow).run().await;
@@ -259,14 +263,14 @@ async fn requests_under_way_are_told_of_as_long_as_they_last() {
 #[tokio::test]
 async fn requests_that_no_host_was_to_see_are_told_of_by_category() {
     with_both(async |with| {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let endpoints = |policy: &str| {
             format!(
                 "{{ resources: [{{ '@type': type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment, cluster_name: service, endpoints: [{}], policy: {{ drop_overloads: [{policy}] }} }}] }}",
                 host("a", 0, "$UPSTREAM")
             )
         };
-        let dropped = "  - { name: found, type: EDS, connect_timeout: 1s, eds_cluster_config: { service_name: service, eds_config: { path_config_source: { path: $DIR/eds.yaml } } } }\n";
+        let dropped = "- { name: found, type: EDS, connect_timeout: 1s, eds_cluster_config: { service_name: service, eds_config: { path_config_source: { path: $DIR/eds.yaml } } } }\n";
         let breakers = "circuit_breakers: { thresholds: [{ max_requests: 0 }] },";
         let clusters = dropped.to_owned() + &cluster("full", &host("a", 0, "$UPSTREAM"), breakers);
         let all = endpoints("{ category: shed, drop_percentage: { numerator: 100 } }");
@@ -292,7 +296,7 @@ async fn requests_that_no_host_was_to_see_are_told_of_by_category() {
 #[tokio::test]
 async fn metrics_that_hosts_report_are_passed_on_by_name() {
     with_both(async |with| {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let report = "TEXT cpu_utilization=0.5,named_metrics.a=2,named_metrics.b=3,utilization.x=0.25";
         let answer =
             Answer::bytes(format!("HTTP/1.1 200 OK\r\nendpoint-load-metrics: {report}\r\ncontent-length: 0\r\n\r\n"));
@@ -334,7 +338,7 @@ async fn metrics_that_hosts_report_are_passed_on_by_name() {
 #[tokio::test]
 async fn a_stream_that_ends_is_opened_again_and_nothing_is_lost_meanwhile() {
     with_both(async |with| {
-        let mut server = Server::start().await;
+        let mut server = server().await;
         let clusters = cluster("c", &host("a", 0, "$UPSTREAM"), "");
         let running = with(bootstrap(server.port(), &clusters)).upstream(http1()).run().await;
         server.next().await;

@@ -6,6 +6,7 @@
 pub(crate) mod bootstrap;
 pub(crate) mod client;
 pub(crate) mod control_plane;
+pub(crate) mod conversation;
 pub(crate) mod datagrams;
 pub(crate) mod frames;
 pub(crate) mod h2_client;

@@ -1,6 +1,7 @@
 //! TLS with certificates on both sides, between nuncio and the real Envoy: each as the client of the other.
 
 use super::parity;
+use super::support::bootstrap::Pieces;
 use super::support::client::get;
 use super::support::proxy::{CERTIFICATES, Running, binary, proxy};
 use std::path::Path;
@@ -21,16 +22,16 @@ impl Side<'_> {
         );
         let transport = format!(
             "transport_socket:
-        name: tls
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
-          require_client_certificate: true
-          common_tls_context: {{ {parameters} alpn_protocols: [h2, http/1.1], tls_certificates: [{}, {}], {validation} }}",
+  name: tls
+  typed_config:
+    '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+    require_client_certificate: true
+    common_tls_context: {{ {parameters} alpn_protocols: [h2, http/1.1], tls_certificates: [{}, {}], {validation} }}",
             pair("server"),
             pair("server-rsa")
         );
         let answer = "direct_response: { status: 200, body: { inline_string: served } }, response_headers_to_add: [{ header: { key: x-peer, value: '%DOWNSTREAM_PEER_SUBJECT%' } }, { header: { key: x-tls, value: '%DOWNSTREAM_TLS_VERSION% %PROTOCOL%' } }]";
-        proxy(yaml(&transport, answer, "")).program(self.program).run().await
+        proxy(yaml(transport, answer, String::new())).program(self.program).run().await
     }
 
     async fn ask(&self, port: u16) -> Running {
@@ -39,45 +40,36 @@ impl Side<'_> {
             validation("match_typed_subject_alt_names: [{ san_type: DNS, matcher: { exact: server.test } }]"),
         );
         let cluster = format!(
-            "  clusters:
-  - name: other
-    connect_timeout: 5s
-    load_assignment: {{ cluster_name: other, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    transport_socket:
-      name: tls
-      typed_config:
-        '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        sni: server.test
-        common_tls_context: {{ {parameters} alpn_protocols: [h2], tls_certificates: [{}], {validation} }}
+            "- name: other
+  connect_timeout: 5s
+  load_assignment: {{ cluster_name: other, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}
+  typed_extension_protocol_options:
+    envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+      '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+      explicit_http_config: {{ http2_protocol_options: {{}} }}
+  transport_socket:
+    name: tls
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+      sni: server.test
+      common_tls_context: {{ {parameters} alpn_protocols: [h2], tls_certificates: [{}], {validation} }}
 ",
             pair("client")
         );
-        proxy(yaml("", "route: { cluster: other }", &cluster)).program(self.program).run().await
+        proxy(yaml(String::new(), "route: { cluster: other }", cluster)).program(self.program).run().await
     }
 }
 
-fn yaml(transport: &str, action: &str, clusters: &str) -> String {
-    format!(
-        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
-static_resources:
-  listeners:
-  - name: main
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-    filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          route_config: {{ virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, {action} }}] }}] }}
-          http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
-      {transport}
-{clusters}"
-    )
+/// A bootstrap whose listener has these further fields in its filter chain, and whose one route does this.
+fn yaml(chain: String, action: &str, clusters: String) -> String {
+    let pieces = Pieces {
+        chain,
+        routes: format!("- {{ match: {{ prefix: / }}, {action} }}\n"),
+        cluster: "load_assignment: { cluster_name: up }\n".to_owned(),
+        clusters,
+        ..Pieces::default()
+    };
+    pieces.yaml()
 }
 
 fn validation(names: &str) -> String {

@@ -4,9 +4,12 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use super::parity;
-use super::support::proxy::{CERTIFICATES, Running, binary, proxy};
+use super::parity::envoy::programs;
+use super::support::bootstrap::Pieces;
+use super::support::proxy::{Running, proxy};
+use super::support::{DEADLINE, say};
 
 /// What `openssl s_client` tells of one request; `None` where there is no openssl, which is said.
 fn ask(proxy: &Running, arguments: &[&str]) -> Option<String> {
@@ -16,7 +19,7 @@ fn ask(proxy: &Running, arguments: &[&str]) -> Option<String> {
     let mut client = match client.spawn() {
         Ok(client) => client,
         Err(error) => {
-            eprintln!("!!! SKIPPED: openssl is not there: {error}");
+            say(&format!("SKIPPED: openssl is not there: {error}"));
             return None;
         }
     };
@@ -29,47 +32,39 @@ fn ask(proxy: &Running, arguments: &[&str]) -> Option<String> {
 
 /// A proxy whose listener speaks TLS, with these fields of its context, of `common_tls_context` and of its certificate.
 async fn serve(program: &Path, context: &str, common: &str, certificate: &str) -> Running {
-    let yaml = format!(
-        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}
-static_resources:
-  listeners:
-  - name: main
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
-    filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: main
-          access_log: [{{ name: file, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/access.log, log_format: {{ text_format_source: {{ inline_string: \"%DOWNSTREAM_TLS_SESSION_ID%\\n\" }} }} }} }}]
-          route_config: {{ virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: 200, body: {{ inline_string: served }} }} }}] }}] }}
-          http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
-      transport_socket:
-        name: tls
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
-          {context}
-          common_tls_context:
-            {common}
-            tls_certificates: [{{ certificate_chain: {{ filename: {CERTIFICATES}/server.pem }}, private_key: {{ filename: {CERTIFICATES}/server.key }} {certificate} }}]
+    let log = "{ '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/access.log, log_format: { text_format_source: { inline_string: \"%DOWNSTREAM_TLS_SESSION_ID%\\n\" } } }";
+    let chain = format!(
+        "transport_socket:
+  name: tls
+  typed_config:
+    '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+    {context}
+    common_tls_context:
+      {common}
+      tls_certificates: [{{ certificate_chain: {{ filename: $CERTS/server.pem }}, private_key: {{ filename: $CERTS/server.key }} {certificate} }}]
 "
     );
-    proxy(yaml).program(program).run().await
-}
-
-/// nuncio, and Envoy where there is one.
-fn programs() -> Vec<std::path::PathBuf> {
-    std::iter::once(binary()).chain(parity::envoy::find()).collect()
+    let pieces = Pieces {
+        chain,
+        hcm: format!("access_log: [{{ name: file, typed_config: {log} }}]\n"),
+        routes: "- { match: { prefix: / }, direct_response: { status: 200, body: { inline_string: served } } }\n"
+            .to_owned(),
+        cluster: "load_assignment: { cluster_name: up }\n".to_owned(),
+        ..Pieces::default()
+    };
+    proxy(pieces.yaml()).program(program).run().await
 }
 
 /// The lines of a file, once there are so many.
 async fn lines(proxy: &Running, name: &str, count: usize) -> Vec<String> {
+    let until = Instant::now() + DEADLINE;
     loop {
         let text = std::fs::read_to_string(proxy.dir().join(name)).unwrap_or_default();
         if text.lines().count() >= count {
             return text.lines().map(str::to_owned).collect();
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert!(Instant::now() < until, "no more than {text:?} is in {name}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -121,7 +116,7 @@ async fn a_client_that_asks_for_an_ocsp_response_is_answered_by_policy() {
         for (policy, staple, expected) in &cases {
             let file = match *staple {
                 "" => String::new(),
-                name => format!(", ocsp_staple: {{ filename: {CERTIFICATES}/{name} }}"),
+                name => format!(", ocsp_staple: {{ filename: $CERTS/{name} }}"),
             };
             let proxy = serve(&program, &format!("ocsp_staple_policy: {policy}"), "", &file).await;
             for version in ["-tls1_2", "-tls1_3"] {

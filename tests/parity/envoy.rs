@@ -1,5 +1,6 @@
 //! Finds the Envoy to compare with.
 
+use crate::support::proxy::binary;
 use crate::support::say;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,11 @@ pub(crate) fn find() -> Option<PathBuf> {
         panic!("NUNCIO_REQUIRE_ENVOY=1 and there is no envoy");
     }
     found.clone()
+}
+
+/// nuncio, and Envoy where there is one.
+pub(crate) fn programs() -> impl Iterator<Item = PathBuf> {
+    std::iter::once(binary()).chain(find())
 }
 
 fn search() -> Option<PathBuf> {

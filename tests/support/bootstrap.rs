@@ -8,6 +8,8 @@ pub(crate) struct Pieces {
     pub(crate) listener: String,
     /// Network filters instead of the connection manager, as list items.
     pub(crate) network: String,
+    /// Further fields of the filter chain.
+    pub(crate) chain: String,
     /// Further fields of the connection manager.
     pub(crate) hcm: String,
     /// HTTP filters before the router, as list items.
@@ -71,6 +73,7 @@ static_resources:
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
               <router 14>
+      <chain 6>
   <listeners 2>
   clusters:
   - name: up
@@ -94,8 +97,8 @@ impl Pieces {
         let mut yaml = String::new();
         let mut in_hcm = false;
         for line in TEMPLATE.lines() {
-            // The one list item of the template at this depth ends with the listener.
-            in_hcm = (in_hcm || line == "      - name: http") && line != "  <listeners 2>";
+            // The one list item of the template at this depth ends with the filters.
+            in_hcm = (in_hcm || line == "      - name: http") && line != "      <chain 6>";
             if in_hcm && !self.network.is_empty() {
                 continue;
             }
@@ -109,6 +112,7 @@ impl Pieces {
                 "bootstrap" => self.bootstrap.clone(),
                 "listener" => self.listener.clone(),
                 "network" => self.network.clone(),
+                "chain" => self.chain.clone(),
                 "hcm" => format!("{delayed_close}{}", self.hcm),
                 "routing" if !self.scoped_routes.is_empty() => {
                     format!("scoped_routes:\n{}", indent(&self.scoped_routes, 2))

@@ -1,11 +1,10 @@
 //! A control plane at an address of its own (`google_grpc`), asked by nuncio and by the real Envoy.
 
 use super::{DELTA_GRPC, GRPC, bootstrap_text, cluster, endpoints};
-use crate::parity;
+use crate::parity::envoy::programs;
 use crate::support::DEADLINE;
 use crate::support::control_plane::{ControlPlane, Kind};
-use crate::support::proxy::{Running, binary, proxy};
-use std::path::PathBuf;
+use crate::support::proxy::{Running, proxy};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -19,10 +18,6 @@ fn bootstrap(api_type: &str, target_uri: &str, further: &str) -> String {
     let (_, after) = rest.split_once("static_resources:").expect("it has static resources");
     let (_, admin) = after.split_once("admin:").expect("it has an admin");
     format!("{before}admin:{admin}")
-}
-
-fn programs() -> impl Iterator<Item = PathBuf> {
-    std::iter::once(binary()).chain(parity::envoy::find())
 }
 
 async fn plane() -> ControlPlane {
