@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const SET_FILTER_STATE: &str = "type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config";
 
-/// The names of the counters, and what they are to be.
+/// The counters that tell how connections to clusters that are not there fare, below `tcp.t`.
 const COUNTERS: [&str; 5] = [
     "on_demand_cluster_attempt",
     "on_demand_cluster_success",
@@ -59,7 +59,7 @@ async fn echoed(proxy: &Running, text: &str) -> String {
     }
 }
 
-/// The first line of the log, once it is there.
+/// The log, once there is a line in it.
 async fn logged(proxy: &Running) -> String {
     let until = Instant::now() + DEADLINE;
     loop {

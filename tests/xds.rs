@@ -80,6 +80,14 @@ filter_chains:
     )
 }
 
+/// The same without a filter that is asked for.
+fn plain_listener(port: u16) -> String {
+    let yaml = listener(port);
+    let (before, rest) = yaml.split_once("      - name: found").expect("it has a filter that is found");
+    let (_, router) = rest.split_once("      - name: router").expect("it has a router");
+    format!("{before}      - name: router{router}")
+}
+
 /// The filter `found`, which marks responses.
 fn filter(mark: &str) -> String {
     format!(
@@ -152,18 +160,23 @@ impl Scene {
 
     /// Waits until requests are answered by this body.
     async fn wait_for(&self, body: &str) {
-        let until = tokio::time::Instant::now() + super::support::DEADLINE;
-        loop {
-            let now = match client::get(self.front, "/").await {
-                Ok(response) => response.text(),
-                Err(error) => error.to_string(),
-            };
-            if now == body {
-                return;
-            }
-            assert!(tokio::time::Instant::now() < until, "{now:?} is not {body:?}\n{}", self.proxy.log());
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        wait_for_body(&self.proxy, self.front, body).await;
+    }
+}
+
+/// Waits until requests to this address are answered by this body.
+async fn wait_for_body(proxy: &Running, front: SocketAddr, body: &str) {
+    let until = tokio::time::Instant::now() + super::support::DEADLINE;
+    loop {
+        let now = match client::get(front, "/").await {
+            Ok(response) => response.text(),
+            Err(error) => error.to_string(),
+        };
+        if now == body {
+            return;
         }
+        assert!(tokio::time::Instant::now() < until, "{now:?} is not {body:?}\n{}", proxy.log());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
 

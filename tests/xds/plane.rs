@@ -1,7 +1,7 @@
 //! What is counted of streams to control planes, and what updates must leave. All holds for Envoy 1.40 too, seen by
 //! `NUNCIO_BINARY`.
 
-use super::{cluster, endpoints, listener, routes};
+use super::{cluster, endpoints, plain_listener, routes};
 use crate::support::bootstrap::Pieces;
 use crate::support::control_plane::{Asked, ControlPlane, Kind, WAYS, Way};
 use crate::support::ports::free_port;
@@ -36,10 +36,7 @@ async fn each_subscription_counts_its_stream_and_aggregated_ones_the_one_of_all(
         plane.set(Kind::Cluster, "a", &cluster("a").replace(ads, &source));
         plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
         plane.set(Kind::Routes, "routes", &routes("a"));
-        let listener = listener(free_port()).replace(ads, &source);
-        let (start_of, end) = (listener.find("      - name: found"), listener.find("      - name: router"));
-        let (start_of, end) = (start_of.expect("it has a filter"), end.expect("it has a router"));
-        plane.set(Kind::Listener, "front", &format!("{}{}", &listener[..start_of], &listener[end..]));
+        plane.set(Kind::Listener, "front", &plain_listener(free_port()).replace(ads, &source));
         let proxy = start(&plane, way, "").await;
         proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
         let own = ["cluster_manager.cds.", "listener_manager.lds.", "cluster.a.", "http.front.rds.routes."];

@@ -1,7 +1,7 @@
 //! A control plane that is polled: requests and responses as JSON over HTTP.
 
+use super::wait_for_body;
 use crate::support::DEADLINE;
-use crate::support::client;
 use crate::support::ports::free_port;
 use crate::support::proxy::{Proxy, Running, proxy};
 use crate::support::upstream::http1;
@@ -171,21 +171,6 @@ async fn wait_for_count(proxy: &Running, name: &str, least: u64) {
     let until = Instant::now() + DEADLINE;
     while proxy.stat(name).await < least {
         assert!(Instant::now() < until, "{name} stays below {least}\n{}", proxy.log());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn wait_for_body(proxy: &Running, front: SocketAddr, body: &str) {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let now = match client::get(front, "/").await {
-            Ok(response) => response.text(),
-            Err(error) => error.to_string(),
-        };
-        if now == body {
-            return;
-        }
-        assert!(Instant::now() < until, "{now:?} is not {body:?}\n{}", proxy.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

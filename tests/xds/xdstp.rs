@@ -1,11 +1,10 @@
 //! Resources that are called by `xdstp:` names: collections, one form of a name, and who is asked by its authority. All
 //! holds for Envoy 1.40 too, seen by `NUNCIO_BINARY`.
 
-use super::{DELTA_GRPC, GRPC, listener};
-use crate::support::client;
+use super::{DELTA_GRPC, GRPC, plain_listener, wait_for_body};
 use crate::support::control_plane::{ControlPlane, Kind, named_cluster_at};
 use crate::support::ports::free_port;
-use crate::support::proxy::{Proxy, Running, proxy};
+use crate::support::proxy::{Proxy, proxy};
 use crate::support::upstream::{Upstream, http1};
 use nuncio_proto::envoy::service::discovery::v3::DiscoveryResponse;
 use nuncio_proto::google::protobuf::Any;
@@ -59,18 +58,6 @@ admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }}
     ))
 }
 
-async fn wait_for(proxy: &Running, front: SocketAddr, body: &str) {
-    let until = std::time::Instant::now() + crate::support::DEADLINE;
-    loop {
-        let now = client::get(front, "/").await.map_or_else(|error| error.to_string(), |response| response.text());
-        if now == body {
-            return;
-        }
-        assert!(std::time::Instant::now() < until, "{now:?} is not {body:?}\n{}", proxy.log());
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-}
-
 async fn collections_are_asked_for(api_type: &str, is_aggregated: bool) {
     let plane = ControlPlane::start().await;
     let upstream = http1().route("/", "a").start().await;
@@ -87,11 +74,9 @@ async fn collections_are_asked_for(api_type: &str, is_aggregated: bool) {
     let called = routes.replace("x=1&y=2", "y=2&x=1");
     put_routes(&plane, &routes, &called, &first);
     let front = format!("{LISTENER}/front?xds.node.id=me");
-    let yaml = listener(port).replace("name: front\n", &format!("name: '{front}'\n"));
+    let yaml = plain_listener(port).replace("name: front\n", &format!("name: '{front}'\n"));
     let yaml = yaml.replace("route_config_name: routes", &format!("route_config_name: '{called}'"));
-    let start = yaml.find("      - name: found").expect("it has a filter that is found");
-    let end = yaml.find("      - name: router").expect("it has a router");
-    plane.set(Kind::Listener, &front, &format!("{}{}", &yaml[..start], &yaml[end..]));
+    plane.set(Kind::Listener, &front, &yaml);
     let source = match is_aggregated {
         true => ADS.to_owned(),
         false => format!("{{ resource_api_version: V3, api_config_source: {} }}", api(api_type, "xds")),
@@ -105,7 +90,7 @@ async fn collections_are_asked_for(api_type: &str, is_aggregated: bool) {
         api(api_type, "xds")
     );
     let proxy = bootstrap("node_context_params: [id]", &dynamic, &[plane.cluster()]).run().await;
-    wait_for(&proxy, SocketAddr::from(([127, 0, 0, 1], port)), "a").await;
+    wait_for_body(&proxy, SocketAddr::from(([127, 0, 0, 1], port)), "a").await;
     let names = |kind: Kind| {
         let asked = plane.asked().into_iter();
         asked.filter(|a| a.type_url == kind.type_url()).flat_map(|a| a.names).collect::<std::collections::BTreeSet<_>>()
@@ -167,10 +152,8 @@ async fn authorities_are_asked(api_type: &str) {
     let (endpoints, routes) = (endpoints_of("second.example"), routes_of("elsewhere"));
     put_endpoints(second, &endpoints, &upstream);
     put_routes(default, &routes, &routes, "a");
-    let listener = listener(port).replace("route_config_name: routes", &format!("route_config_name: '{routes}'"));
-    let start = listener.find("      - name: found").expect("it has a filter that is found");
-    let end = listener.find("      - name: router").expect("it has a router");
-    main.set(Kind::Listener, "front", &format!("{}{}", &listener[..start], &listener[end..]));
+    let listener = plain_listener(port).replace("route_config_name: routes", &format!("route_config_name: '{routes}'"));
+    main.set(Kind::Listener, "front", &listener);
     main.set(Kind::Cluster, "a", &cluster("a", &endpoints));
     let top = format!(
         "layered_runtime: {{ layers: [{{ name: s, static_layer: {{ envoy.reloadable_features.xdstp_based_config_singleton_subscriptions: true }} }}] }}
@@ -185,7 +168,7 @@ default_config_source: {{ api_config_source: {} }}",
         [main.cluster(), named_cluster_at("second", second.port()), named_cluster_at("default", default.port())];
     let proxy = bootstrap(&top, &dynamic, &clusters).run().await;
     let front = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for(&proxy, front, "a").await;
+    wait_for_body(&proxy, front, "a").await;
     let kinds = |plane: &ControlPlane| {
         plane.asked().into_iter().map(|asked| asked.type_url).collect::<std::collections::BTreeSet<_>>()
     };
@@ -195,7 +178,7 @@ default_config_source: {{ api_config_source: {} }}",
     // They are followed.
     let other = http1().route("/", "b").start().await;
     put_endpoints(second, &endpoints, &other);
-    wait_for(&proxy, front, "b").await;
+    wait_for_body(&proxy, front, "b").await;
 }
 
 #[tokio::test]
