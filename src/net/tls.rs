@@ -6,19 +6,19 @@ mod reason;
 mod server;
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nuncio_config::tls::{DownstreamTls, ServerSide, Staple, UpstreamTls, Validated, Wishes, certificate_info};
-use nuncio_filter_api::{Io, Transport};
+use nuncio_filter_api::{Io, Transport, forward_write};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
 use rustls::{AlertDescription, CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, client};
 
@@ -27,21 +27,23 @@ use self::server::ServerStream;
 use crate::tls_stats::TlsStats;
 
 /// A connection to a host that has made its handshake.
-struct TlsTransport(client::TlsStream<Io>);
+struct TlsTransport {
+    stream: client::TlsStream<Io>,
+}
 
 impl Transport for TlsTransport {
     fn reset_on_drop(&mut self) {
-        self.0.get_mut().0.reset_on_drop();
+        self.stream.get_mut().0.reset_on_drop();
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.get_mut().0.poll_closed(cx)
+        self.stream.get_mut().0.poll_closed(cx)
     }
 }
 
 impl AsyncRead for TlsTransport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.0).poll_read(cx, buf) {
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
             // Peers that close without close_notify are many; whatever is framed shows whether bytes lack.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             other => other,
@@ -49,31 +51,7 @@ impl AsyncRead for TlsTransport {
     }
 }
 
-impl AsyncWrite for TlsTransport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
+forward_write!(TlsTransport, stream);
 
 /// Why there is no connection. The text is that of `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` and its like.
 #[derive(Debug)]
@@ -173,7 +151,7 @@ pub async fn connect(
     let leaf = &chain[..chain.len().min(1)];
     let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, leaf) };
     stats.made(&made);
-    Ok((Io::new(TlsTransport(stream)), Arc::new(made)))
+    Ok((Io::new(TlsTransport { stream }), Arc::new(made)))
 }
 
 /// The session, what was shown, and the name of the session.
