@@ -1,9 +1,6 @@
 //! What this proxy has of its control planes, as `envoy.service.status.v3.ClientStatusDiscoveryService` tells it. Ours:
 //! Envoy offers the same at `/config_dump` alone, while other clients of xDS are asked by this service.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use nuncio_config::load::redacted;
 use nuncio_proto::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 use nuncio_proto::envoy::service::status::v3::client_config::GenericXdsConfig;
@@ -14,9 +11,9 @@ use tonic::Status;
 
 use super::Admin;
 use super::dump::{any, error_state, timestamp};
-use crate::update::{Kind, Record, lock};
+use crate::update::{Id, Kind, Record, lock};
 
-/// The methods, each with how many messages it takes.
+/// The method that takes one message, and the one that takes any number.
 pub(super) const FETCH: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/FetchClientStatus";
 pub(super) const STREAM: &str = "/envoy.service.status.v3.ClientStatusDiscoveryService/StreamClientStatus";
 
@@ -44,16 +41,12 @@ fn config(admin: &Admin, contents: Contents) -> ClientConfig {
     let bootstrap = admin.bootstrap();
     let mut all = statics(admin, bootstrap.static_resources.unwrap_or_default(), contents);
     let records = lock(&admin.shared.records);
-    let mut known = BTreeSet::new();
-    let mut found = Vec::new();
-    for (kind, id, record) in records.each() {
-        known.insert((kind, id.name.clone(), id.origin.clone()));
-        found.push(of_record(kind, &id.name, record, contents));
-    }
+    let of_record = |(kind, id, record): (Kind, &Id, &Record)| of_record(kind, &id.name, record, contents);
+    let mut found: Vec<_> = records.each().map(of_record).collect();
     // What was asked for and did not come yet.
     for target in admin.wanted.borrow().iter() {
         let Some(name) = &target.name else { continue };
-        if !known.contains(&(target.kind, Arc::from(&**name), target.origin.clone())) {
+        if records.find(target.kind, &Id { name: name.clone(), origin: target.origin.clone() }).is_none() {
             found.push(of(target.kind, name, ClientResourceStatus::Requested));
         }
     }
