@@ -104,3 +104,11 @@ async fn a_tap_that_nobody_could_hear_is_refused() {
         assert!(said.starts_with("HTTP/1.1 400"), "{said}");
     }
 }
+
+#[tokio::test]
+async fn the_endpoint_is_listed_where_there_is_a_tap() {
+    let without = proxy(Pieces::default().yaml()).upstream(http1()).run().await;
+    let help = [tapped().await.admin("/help").await, without.admin("/help").await];
+    assert_eq!(help.map(|help| help.contains("\n  /tap (POST): ")), [true, false]);
+    assert!(without.admin("/tap").await.starts_with("invalid path. admin commands are:"));
+}

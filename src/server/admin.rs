@@ -35,8 +35,9 @@ use crate::control::Request;
 use crate::startup::override_node;
 use crate::update::Subscriptions;
 use crate::worker::Shared;
-use endpoints::{ENDPOINTS, Outcome};
+use endpoints::Outcome;
 use stats::AdminStats;
+use tap::Tapped;
 
 /// What the endpoints answer from.
 pub(crate) struct Admin {
@@ -54,7 +55,14 @@ pub(crate) struct Admin {
 /// The parameters of a request, decoded, in order.
 struct Params(Vec<(String, String)>);
 
-/// An answer.
+/// What a request is answered.
+enum Answer {
+    Reply(Reply),
+    /// Whatever is tapped from now on.
+    Tapped(Tapped),
+}
+
+/// An answer that is there as a whole.
 #[derive(Debug)]
 struct Reply {
     status: StatusCode,
@@ -92,17 +100,17 @@ impl Admin {
 
     /// Whether a request's body has parameters too.
     fn takes_body(method: &Method, path: &str) -> bool {
-        method == Method::POST && [endpoints::EXPLAIN, endpoints::RUNTIME_MODIFY, tap::PATH].contains(&path)
+        method == Method::POST && [endpoints::EXPLAIN, endpoints::RUNTIME_MODIFY, endpoints::TAP].contains(&path)
     }
 
-    async fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Reply {
-        let Some(endpoint) = ENDPOINTS.iter().find(|e| e.path == path) else {
-            let help = format!("invalid path. {}", pages::help_text());
-            return Reply::text(help).status(StatusCode::NOT_FOUND);
+    async fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Answer {
+        let Some(endpoint) = endpoints::served(self).find(|endpoint| endpoint.path == path) else {
+            let help = format!("invalid path. {}", pages::help_text(endpoints::served(self)));
+            return Answer::Reply(Reply::text(help).status(StatusCode::NOT_FOUND));
         };
         if endpoint.mutates && method != Method::POST {
             let refusal = format!("Method {method} not allowed, POST required.");
-            return Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED);
+            return Answer::Reply(Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED));
         }
         let mut params = Params::parse(query);
         if endpoint.path == endpoints::RUNTIME_MODIFY && params.0.is_empty() {
@@ -110,12 +118,13 @@ impl Admin {
         } else if !body.is_empty() && endpoint.path == endpoints::EXPLAIN {
             match explain::parameters(body) {
                 Ok(more) => params.0.extend(more),
-                Err(error) => return Reply::bad_request(error),
+                Err(error) => return Answer::Reply(Reply::bad_request(error)),
             }
         }
         match (endpoint.handle)(self, &params) {
-            Outcome::Reply(reply) => reply,
-            Outcome::Ask(request) => self.ask(request).await,
+            Outcome::Reply(reply) => Answer::Reply(reply),
+            Outcome::Ask(request) => Answer::Reply(self.ask(request).await),
+            Outcome::Tap => tap::attach(self, body).map_or_else(Answer::Reply, Answer::Tapped),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The table of endpoints.
 
-use super::{Admin, Params, Reply, certs, clusters, dump, explain, info, logging, mutate, pages, xds};
+use super::{Admin, Params, Reply, certs, clusters, dump, explain, info, logging, mutate, pages, tap, xds};
 use crate::control::Request;
 
 /// One path of the admin server.
@@ -13,6 +13,8 @@ pub(super) struct Endpoint {
     /// Parameters, each with its help.
     pub(super) params: &'static [(&'static str, &'static str)],
     pub(super) handle: fn(&Admin, &Params) -> Outcome,
+    /// Whether it is there: some come with what is configured.
+    is_served: fn(&Admin) -> bool,
 }
 
 /// What a handler makes of a request.
@@ -21,6 +23,8 @@ pub(super) enum Outcome {
     Reply(Reply),
     /// Something for the control thread, which is answered with OK when it is done.
     Ask(Request),
+    /// What is tapped by what the body says, for as long as the client listens.
+    Tap,
 }
 
 impl From<Reply> for Outcome {
@@ -30,27 +34,38 @@ impl From<Reply> for Outcome {
 }
 
 const fn get(path: &'static str, help: &'static str, handle: fn(&Admin, &Params) -> Outcome) -> Endpoint {
-    Endpoint { path, help, mutates: false, params: &[], handle }
+    Endpoint { path, help, mutates: false, params: &[], handle, is_served: |_| true }
 }
 
 const fn post(path: &'static str, help: &'static str, handle: fn(&Admin, &Params) -> Outcome) -> Endpoint {
-    Endpoint { path, help, mutates: true, params: &[], handle }
+    Endpoint { path, help, mutates: true, params: &[], handle, is_served: |_| true }
 }
 
 impl Endpoint {
     const fn params(self, params: &'static [(&'static str, &'static str)]) -> Self {
         Self { params, ..self }
     }
+
+    const fn served_if(self, is_served: fn(&Admin) -> bool) -> Self {
+        Self { is_served, ..self }
+    }
+}
+
+/// The endpoints that are there.
+pub(super) fn served(admin: &Admin) -> impl Iterator<Item = &'static Endpoint> {
+    ENDPOINTS.iter().filter(|endpoint| (endpoint.is_served)(admin))
 }
 
 /// The endpoint that explains, to which a body may bring the parameters.
 pub(super) const EXPLAIN: &str = "/explain";
 /// The endpoint that changes the runtime, to which a form may bring the parameters.
 pub(super) const RUNTIME_MODIFY: &str = "/runtime_modify";
+/// The endpoint that tells what is tapped, to which the body brings how.
+pub(super) const TAP: &str = "/tap";
 
 /// Every endpoint, in the order in which they are listed.
 pub(super) static ENDPOINTS: &[Endpoint] = &[
-    get("/", "this list as a page", |_, _| pages::home().into()),
+    get("/", "this list as a page", |admin, _| pages::home(served(admin)).into()),
     get("/certs", "certificates in use", |admin, _| certs::certs(admin).into()),
     get("/clusters", "clusters, their hosts and what these did", |admin, params| {
         clusters::clusters(admin, params).into()
@@ -83,7 +98,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
     ),
     post("/healthcheck/fail", "fail health checks and drain", |_, _| Outcome::Ask(Request::HealthFailed(true))),
     post("/healthcheck/ok", "pass health checks again", |_, _| Outcome::Ask(Request::HealthFailed(false))),
-    get("/help", "this list", |_, _| pages::help().into()),
+    get("/help", "this list", |admin, _| pages::help(served(admin)).into()),
     get("/hot_restart_version", "version of the hot-restart protocol", |_, _| info::hot_restart_version().into()),
     get("/init_dump", "what listeners wait for", |admin, params| dump::init_dump(admin, params).into())
         .params(&[("mask", "listener: what listeners wait for")]),
@@ -116,6 +131,7 @@ pub(super) static ENDPOINTS: &[Endpoint] = &[
             ("histogram_buckets", "cumulative or summary"),
         ],
     ),
+    post(TAP, "tell what connections carry, until the client leaves", |_, _| Outcome::Tap).served_if(tap::is_there),
     get("/xds", "what is wanted of each source, and how it answers", |admin, params| xds::xds(admin, params).into())
         .params(&[("format", "text or json")]),
 ];

@@ -30,8 +30,8 @@ use tracing::{info, warn};
 
 use super::grpc::{self, Answers};
 use super::stats::Codec;
-use super::tap::{self, Tapped};
-use super::{Admin, Reply};
+use super::tap::Tapped;
+use super::{Admin, Answer, Reply};
 use crate::startup::StartError;
 
 /// How long a client may take to send a request, or leave its connection idle.
@@ -264,15 +264,12 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
         true => Limited::new(body, MAX_BODY).collect().await.map(Collected::to_bytes).unwrap_or_default(),
         false => Bytes::new(),
     };
-    let reply = match tap::is_there(&admin, path) {
-        true => match tap::attach(&admin, &head.method, &body) {
-            Ok(tapped) => return Ok(respond(&admin, StatusCode::OK, super::TEXT, AnswerBody::Tapped(tapped))),
-            Err(reply) => reply,
-        },
-        false => admin.answer(&head.method, path, query, &body).await,
-    };
-    let Reply { status, content_type, body } = reply;
-    Ok(respond(&admin, status, content_type, AnswerBody::Whole(Full::new(Bytes::from(body.into_owned())))))
+    Ok(match admin.answer(&head.method, path, query, &body).await {
+        Answer::Tapped(tapped) => respond(&admin, StatusCode::OK, super::TEXT, AnswerBody::Tapped(tapped)),
+        Answer::Reply(Reply { status, content_type, body }) => {
+            respond(&admin, status, content_type, AnswerBody::Whole(Full::new(Bytes::from(body.into_owned()))))
+        }
+    })
 }
 
 fn respond(admin: &Admin, status: StatusCode, content_type: &'static str, body: AnswerBody) -> Response<AnswerBody> {

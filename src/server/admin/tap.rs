@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
 use hyper::body::{Body, Frame};
 use nuncio_config::load::{Format, Loader, Source, UnknownFields};
 use nuncio_config::tap::{AttachedTap, has_admin_taps};
@@ -14,9 +13,6 @@ use tokio::time::{Sleep, sleep};
 
 use super::{Admin, Reply};
 
-/// Where it is, once there is a tap to be configured.
-pub(super) const PATH: &str = "/tap";
-
 /// The body of an answer: what is tapped, message by message.
 pub(super) struct Tapped {
     tap: AttachedTap,
@@ -25,17 +21,13 @@ pub(super) struct Tapped {
     timeout: Option<Pin<Box<Sleep>>>,
 }
 
-/// Whether the path is one.
-pub(super) fn is_there(admin: &Admin, path: &str) -> bool {
-    path == PATH && has_admin_taps(&admin.env)
+/// Whether there is a tap to be configured.
+pub(super) fn is_there(admin: &Admin) -> bool {
+    has_admin_taps(&admin.env)
 }
 
 /// Turns the tap on that a request asks for.
-pub(super) fn attach(admin: &Admin, method: &Method, body: &[u8]) -> Result<Tapped, Reply> {
-    if method != Method::POST {
-        let refusal = format!("Method {method} not allowed, POST required.");
-        return Err(Reply::text(refusal).status(StatusCode::METHOD_NOT_ALLOWED));
-    }
+pub(super) fn attach(admin: &Admin, body: &[u8]) -> Result<Tapped, Reply> {
     if body.is_empty() {
         return Err(Reply::bad_request("/tap requires a JSON/YAML body"));
     }
