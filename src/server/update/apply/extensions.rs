@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::{Applied, Updater};
-use crate::update::records::Kept;
+use crate::update::records::{Id, Kept};
 use crate::update::{Kind, Target, invalid};
 
 /// Gives a configuration that came before to one who comes late.
@@ -43,8 +43,7 @@ impl Updater {
             let Some(users) = self.targets.users(&target) else { continue };
             info!(target: "config", "{target} is gone");
             users.extensions.iter().for_each(|slot| slot.remove());
-            let gone = self.records().retain(Kind::Extension, |id| id.origin != *origin || id.name != name);
-            applied.is_change |= !gone.is_empty();
+            applied.is_change |= self.records().forget(Kind::Extension, &Id { name, origin: origin.clone() });
         }
     }
 }

@@ -12,8 +12,10 @@ pub(super) fn answer_cluster(slot: &Arc<OnDemandClusters>, name: &Arc<str>, part
     let clusters = &parts.shared.clusters;
     let (slot, name) = (slot.clone(), name.clone());
     let known = parts.env.clusters.find(&name).map(|cluster| cluster.id);
-    let is_there = |id: u32| clusters.snapshot().all().any(|cluster| cluster.config.name.id == id);
-    let Some(id) = known.filter(|id| is_there(*id)) else { return slot.answer(&name, FoundCluster::Nowhere) };
+    let snapshot = clusters.snapshot();
+    let is_warming = |id: u32| snapshot.warming().any(|cluster| cluster.config.name.id == id);
+    let is_there = |id: &u32| snapshot.get(*id).is_some() || is_warming(*id);
+    let Some(id) = known.filter(is_there) else { return slot.answer(&name, FoundCluster::Nowhere) };
     let clusters = clusters.clone();
     spawn_local(async move {
         clusters.in_use(&[id]).await;

@@ -21,7 +21,7 @@ impl Updater {
                 continue;
             }
             info!(target: "runtime", %name, "rtds: layer removed");
-            self.records().retain(Kind::Runtime, |id: &Id| id.origin != *origin || id.name != name);
+            self.records().forget(Kind::Runtime, &Id { name: name.clone(), origin: origin.clone() });
             self.put_runtime(name, origin, RuntimeValues::new()).await;
             applied.is_change = true;
             applied.single.push((target, Some(true)));

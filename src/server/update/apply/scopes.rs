@@ -48,7 +48,7 @@ impl Updater {
             return applied;
         }
         let present: HashSet<_> = entries.iter().map(|entry| entry.resource.name.clone()).collect();
-        let gone = self.records().retain(kind, |id| id.origin != origin || !removed.takes(&id.name, &present));
+        let gone = self.records().take_out(kind, &origin, &removed, &present);
         applied.is_change = !gone.is_empty();
         for Entry { resource, hash, lowered } in entries {
             applied.outcome.accepted.push(resource.name.clone());

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::{Kept, Records};
+use crate::update::records::{Id, Kept, Records};
 use crate::update::{Kind, Target, invalid};
 
 /// Puts a table in force, also when virtual hosts come to it.
@@ -68,8 +68,10 @@ impl Updater {
             gone.iter().for_each(|name| drop(next.remove(name)));
             self.put_hosts(&slot, next, own, &version, &mut applied).await;
             applied.is_change |= !gone.is_empty();
-            self.records().retain(kind, |id| id.origin != origin || !gone.contains(&id.name));
-            gone.iter().for_each(|name| slot.remove(name));
+            for name in gone {
+                slot.remove(&name);
+                self.records().forget(kind, &Id { name, origin: origin.clone() });
+            }
         }
         // Nobody asks for the others, or does so no longer.
         applied.outcome.accepted.extend(entries.into_iter().map(|(_, entry)| entry.resource.name));
