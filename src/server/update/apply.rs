@@ -11,6 +11,7 @@ mod scopes;
 mod secrets;
 mod single;
 mod statics;
+mod stock;
 mod virtual_hosts;
 
 use std::cell::RefCell;
@@ -28,19 +29,15 @@ use nuncio_filter_api::{Invalid, LowerEnv, Readiness};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::info;
 
-use self::extensions::give_extension;
 use self::fallback::Fallback;
 pub(super) use self::leds::Composites;
-use self::on_demand::answer_cluster;
-use self::scopes::{check_scopes, give_scopes};
-use self::secrets::{SecretFiles, give_secret};
-use self::virtual_hosts::{end_waiting, give_hosts, put_routes};
+use self::secrets::SecretFiles;
 use super::lowering::prepare;
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
-use super::wanted::{Targets, Users, users};
+use super::wanted::Targets;
 use super::{
     Answer, Cache, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
     details, invalid, lock,
@@ -201,16 +198,16 @@ impl Updater {
             }
             Message::Failed(target) => {
                 self.note_failure(&target, Event::Failed);
-                self.settle(&target);
+                self.settle(&[target]);
             }
-            Message::Missing(target) => self.settle(&target),
+            Message::Missing(target) => self.settle(&[target]),
             Message::Unreachable(target) => {
                 self.note_failure(&target, Event::Failed);
                 self.fallback.note_away(&target.origin);
             }
             Message::Rejected(target) => {
                 self.note_failure(&target, Event::Rejected);
-                self.settle(&target);
+                self.settle(&[target]);
             }
             Message::Begin(phase, done) => {
                 self.phase = phase;
@@ -265,7 +262,7 @@ impl Updater {
         }
         match whole.kind {
             // Hosts change nothing of what is wanted, and to look at all takes longer than to give one cluster its own.
-            Kind::Endpoints => self.follow_clusters(),
+            Kind::Endpoints | Kind::LocalityEndpoints => self.follow_clusters(),
             _ => self.take_stock(),
         }
         let took = started.elapsed();
@@ -275,10 +272,12 @@ impl Updater {
             None => Event::Rejected,
         };
         let of_list = (whole, outcome.is_accepted().then_some(is_change));
+        let mut told = Vec::with_capacity(1 + single.len());
         for (target, is_change) in std::iter::once(of_list).chain(single) {
             self.targets.note(&target, event(is_change));
-            self.settle(&target);
+            told.push(target);
         }
+        self.settle(&told);
         outcome
     }
 
@@ -290,175 +289,6 @@ impl Updater {
         let answers = if reason.is_none() { &mut status.acked } else { &mut status.nacked };
         *answers =
             Some(Answer { at: SystemTime::now(), version: version.to_owned(), reason: reason.unwrap_or_default() });
-    }
-
-    /// Looks who wants what now. Those who come late are given what there is.
-    fn take_stock(&mut self) {
-        let Parts { env, shared, dynamic, .. } = &self.parts;
-        let users = users(self.phase, dynamic, &env.slots, &shared.runtime);
-        self.targets.replace(users, &shared.store);
-        let mut records = self.records();
-        self.forget_unwanted(&mut records);
-        let mut clusters_go_on = false;
-        for (target, watched) in self.targets.but_endpoints().filter(|(_, watched)| watched.is_settled) {
-            clusters_go_on |= self.give_to_late(target, &watched.users, &records);
-        }
-        drop(records);
-        let Parts { env, shared, .. } = &self.parts;
-        check_scopes(env);
-        if clusters_go_on {
-            shared.clusters.note_secrets();
-        }
-        self.secret_files.reconcile(&lock(&self.parts.shared.records));
-        self.follow_clusters();
-    }
-
-    /// Looks which clusters have come and gone, and tells what is wanted now.
-    fn follow_clusters(&mut self) {
-        let shared = self.parts.shared.clone();
-        if self.phase >= Phase::Clusters {
-            let dynamic = &self.parts.dynamic;
-            let touched = self.targets.follow_clusters(shared.clusters.snapshot(), dynamic, &shared.store);
-            let mut records = lock(&shared.records);
-            for target in &touched {
-                match (self.targets.find(target), &target.name) {
-                    (Some(watched), _) if watched.is_settled => {
-                        self.give_to_late(target, &watched.users, &records);
-                    }
-                    (None, Some(name)) => {
-                        let id = Id { name: name.clone(), origin: target.origin.clone() };
-                        records.forget(Kind::Endpoints, &id);
-                    }
-                    _ => {}
-                }
-            }
-            drop(records);
-            self.follow_collections();
-        }
-        if let Some(wanted) = self.targets.news() {
-            self.wanted.send_replace(Arc::new(wanted));
-        }
-    }
-
-    /// Forgets what was delivered for targets that nobody wants any more.
-    fn forget_unwanted(&self, records: &mut Records) {
-        let users = |kind: Kind, origin: &Origin, name: Option<&Arc<str>>| {
-            self.targets.users(&Target { kind, origin: origin.clone(), name: name.cloned() })
-        };
-        for kind in [Kind::Runtime, Kind::Secret, Kind::Extension, Kind::Routes] {
-            records.retain(kind, |id| users(kind, &id.origin, Some(&id.name)).is_some());
-        }
-        records.retain(Kind::Scope, |id| users(Kind::Scope, &id.origin, None).is_some());
-        records.retain(Kind::VirtualHost, |id| {
-            let wanting = users(Kind::VirtualHost, &id.origin, None);
-            wanting.is_some_and(|users| users.hosts.iter().any(|slot| slot.is_of(&id.name)))
-        });
-        records.retain_statuses(|kind, origin| self.targets.asks(kind, origin));
-    }
-
-    /// Gives those what there is who began to want a target after its first delivery. Says whether clusters may have
-    /// waited for that.
-    fn give_to_late(&self, target: &Target, users: &Users, records: &Records) -> bool {
-        let env = &self.parts.env;
-        for slot in users.scopes.iter().filter(|slot| !slot.has_come() && !slot.ready.is_set()) {
-            give_scopes(&slot, records, env);
-        }
-        for slot in users.hosts.iter() {
-            match &target.name {
-                None if !slot.ready.is_set() => give_hosts(&slot, records, env),
-                None => {}
-                Some(name) => slot.miss(name),
-            }
-        }
-        let Some(name) = &target.name else { return false };
-        for slot in users.on_demand.iter().filter(|slot| slot.is_awaited(name)) {
-            answer_cluster(&slot, name, &self.parts);
-        }
-        let id = Id { name: name.clone(), origin: target.origin.clone() };
-        let record = records.find(target.kind, &id).and_then(|record| record.accepted.as_ref());
-        let kept = record.map(|accepted| &accepted.kept);
-        let waiting = users.clusters.iter().filter(|cluster| target.kind == Kind::Endpoints && !cluster.is_assigned());
-        for cluster in waiting {
-            match kept {
-                Some(Kept::Endpoints(assignment)) if assignment.leds.is_empty() => cluster.assign(assignment),
-                // As soon as the others of its endpoints are there.
-                Some(Kept::Endpoints(_)) => {}
-                _ => cluster.give_up_waiting(),
-            }
-        }
-        let mut clusters_go_on = false;
-        for slot in users.secrets.iter().filter(|slot| !slot.ready.is_set()) {
-            give_secret(&slot, kept, env);
-            clusters_go_on = true;
-        }
-        for slot in users.extensions.iter().filter(|slot| !slot.ready.is_set()) {
-            give_extension(&slot, kept, env);
-            clusters_go_on = true;
-        }
-        for slot in users.routes.iter().filter(|slot| !slot.ready.is_set()) {
-            if let Some(Kept::Routes(table)) = kept {
-                put_routes(&slot, table);
-            }
-            end_waiting(&slot);
-        }
-        clusters_go_on
-    }
-
-    async fn expire(&mut self) {
-        let expired = self.targets.take_expired(Instant::now());
-        for target in &expired {
-            warn!(target: "config", "initial fetch timed out for {target}");
-            self.targets.note(target, Event::TimedOut);
-            self.fallback.note_away(&target.origin);
-        }
-        self.fall_back().await;
-        for target in expired {
-            self.settle(&target);
-        }
-    }
-
-    /// Those who wait for the first delivery of `target` wait no longer.
-    fn settle(&mut self, target: &Target) {
-        if !self.targets.settle(target) {
-            return;
-        }
-        let Some(users) = self.targets.users(target) else { return };
-        match target.kind {
-            Kind::Runtime if self.targets.are_settled(Kind::Runtime) => self.initial.runtime.set(),
-            Kind::Runtime => {}
-            Kind::Cluster => match &target.name {
-                None => self.initial.clusters.set(),
-                Some(name) => users.on_demand.iter().for_each(|slot| answer_cluster(&slot, name, &self.parts)),
-            },
-            Kind::Listener => self.initial.listeners.set(),
-            Kind::LocalityEndpoints => {
-                self.composites.note_change(target);
-                self.compose();
-            }
-            Kind::Endpoints if self.composites.holds(target) => {}
-            Kind::Endpoints => {
-                let waiting = users.clusters.iter().filter(|cluster| !cluster.is_assigned());
-                waiting.for_each(|cluster| cluster.give_up_waiting());
-            }
-            Kind::Extension => {
-                users.extensions.iter().filter(|slot| !slot.ready.is_set()).for_each(|slot| slot.give_up());
-                // Clusters wait for some of them as they do for secrets.
-                self.parts.shared.clusters.note_secrets();
-            }
-            Kind::Secret => {
-                users.secrets.iter().for_each(|slot| slot.ready.set());
-                self.parts.shared.clusters.note_secrets();
-            }
-            Kind::VirtualHost => match &target.name {
-                None => users.hosts.iter().for_each(|slot| slot.settle()),
-                Some(name) => users.hosts.iter().for_each(|slot| slot.miss(name)),
-            },
-            Kind::Scope => users.scopes.iter().filter(|slot| !slot.has_come()).for_each(|slot| slot.ready.set()),
-            Kind::Routes => {
-                users.routes.iter().for_each(|slot| end_waiting(&slot));
-                check_scopes(&self.parts.env);
-            }
-        }
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {

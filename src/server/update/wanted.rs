@@ -1,41 +1,23 @@
-//! What is wanted of the sources, and by whom.
+//! What is wanted of the sources, since when, and what is counted of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::{Arc, Weak};
+mod users;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::bootstrap::DynamicResources;
-use nuncio_config::cluster::{Discovery, EdsConfig};
-use nuncio_config::discovery::{ConfigSource, OnDemandClusters, Origin, RouteSlot};
-use nuncio_config::extension::{Category, ExtensionSlot};
-use nuncio_config::route::{HostSlot, ScopeSlot};
-use nuncio_config::secret::SecretSlot;
-use nuncio_config::xdstp::{ResourceName, collection_of, is_xdstp};
-use nuncio_filter_api::Slots;
+use nuncio_config::discovery::Origin;
+use nuncio_config::xdstp::collection_of;
 use nuncio_telemetry::stats::Store;
 use nuncio_upstream::{Cluster, Snapshot};
 use tokio::time::Instant;
 
 use super::stats::{Counted, Event};
-use super::{Kind, Phase, PlaneState, Subscriptions, Target};
-use crate::runtime::Layers;
+use super::{Kind, PlaneState, Subscriptions, Target};
+use users::{eds, endpoints_of};
 
-/// Those who want one target.
-#[derive(Default)]
-pub(super) struct Users {
-    pub(super) clusters: Vec<Arc<Cluster>>,
-    pub(super) routes: Held<RouteSlot>,
-    pub(super) secrets: Held<SecretSlot>,
-    pub(super) extensions: Held<ExtensionSlot>,
-    pub(super) scopes: Held<ScopeSlot>,
-    pub(super) hosts: Held<HostSlot>,
-    /// Those who asked for one cluster.
-    pub(super) on_demand: Held<OnDemandClusters>,
-    pub(super) initial_fetch_timeout: Option<Duration>,
-}
-
-/// Slots of one kind. They live as long as the listeners and clusters that hold them.
-pub(super) struct Held<T>(Vec<Weak<T>>);
+pub(super) use users::{Users, users};
 
 /// A target that is wanted.
 pub(super) struct Watched {
@@ -60,135 +42,6 @@ pub(super) struct Targets {
     planes: BTreeMap<(Kind, Origin), PlaneState>,
 }
 
-/// Who wants what now, but for the endpoints of clusters.
-pub(super) fn users(
-    phase: Phase,
-    dynamic: &DynamicResources,
-    slots: &Slots,
-    runtime: &Layers,
-) -> BTreeMap<Target, Users> {
-    let mut all = BTreeMap::new();
-    for (name, source) in runtime.wanted() {
-        entry(&mut all, dynamic, Kind::Runtime, &source, Some(&name));
-    }
-    if phase < Phase::Clusters {
-        return all;
-    }
-    let list = |kind: Kind, source: &Option<ConfigSource>, all: &mut BTreeMap<Target, Users>| {
-        if let Some(ConfigSource { origin, initial_fetch_timeout }) = source {
-            let users = Users { initial_fetch_timeout: *initial_fetch_timeout, ..Users::default() };
-            all.insert(Target { kind, origin: origin.clone(), name: None }, users);
-        }
-    };
-    list(Kind::Cluster, &dynamic.cds, &mut all);
-    for slot in slots.all::<OnDemandClusters>() {
-        for name in slot.asked() {
-            entry(&mut all, dynamic, Kind::Cluster, &slot.source, Some(&name)).on_demand.add(&slot);
-        }
-    }
-    for slot in slots.all::<SecretSlot>() {
-        if let Some(source) = &slot.source {
-            entry(&mut all, dynamic, Kind::Secret, source, Some(&slot.name)).secrets.add(&slot);
-        }
-    }
-    for slot in slots.all::<ExtensionSlot>() {
-        // Clusters wait for theirs.
-        if phase >= Phase::Listeners || slot.category == Category::UpstreamHttpFilter {
-            entry(&mut all, dynamic, Kind::Extension, &slot.source, Some(&slot.name)).extensions.add(&slot);
-        }
-    }
-    if phase >= Phase::Listeners {
-        list(Kind::Listener, &dynamic.lds, &mut all);
-        for slot in slots.all::<ScopeSlot>() {
-            entry(&mut all, dynamic, Kind::Scope, &slot.source, None).scopes.add(&slot);
-        }
-        for slot in slots.all::<HostSlot>() {
-            entry(&mut all, dynamic, Kind::VirtualHost, &slot.source, None).hosts.add(&slot);
-            for name in slot.asked() {
-                entry(&mut all, dynamic, Kind::VirtualHost, &slot.source, Some(&name)).hosts.add(&slot);
-            }
-        }
-        for slot in slots.all::<RouteSlot>() {
-            entry(&mut all, dynamic, Kind::Routes, &slot.source, Some(&slot.name)).routes.add(&slot);
-        }
-    }
-    all
-}
-
-fn entry<'a>(
-    all: &'a mut BTreeMap<Target, Users>,
-    dynamic: &DynamicResources,
-    kind: Kind,
-    source: &ConfigSource,
-    name: Option<&Arc<str>>,
-) -> &'a mut Users {
-    let users = all.entry(target(dynamic, kind, source, name)).or_default();
-    users.initial_fetch_timeout = users.initial_fetch_timeout.max(source.initial_fetch_timeout);
-    users
-}
-
-fn eds(cluster: &Cluster) -> Option<&EdsConfig> {
-    match &cluster.config.discovery {
-        Discovery::Eds(eds) => Some(eds),
-        _ => None,
-    }
-}
-
-fn endpoints_of(cluster: &Cluster, dynamic: &DynamicResources) -> Option<Target> {
-    let eds = eds(cluster)?;
-    Some(target(dynamic, Kind::Endpoints, &eds.source, Some(&eds.service_name)))
-}
-
-/// What is asked for, and of whom, where `source` refers to a resource of this name.
-fn target(dynamic: &DynamicResources, kind: Kind, source: &ConfigSource, name: Option<&Arc<str>>) -> Target {
-    let parsed = name.filter(|name| is_xdstp(name)).and_then(|name| ResourceName::parse(name).ok());
-    let Some(parsed) = parsed else { return Target { kind, origin: source.origin.clone(), name: name.cloned() } };
-    // Envoy asks for these alone by their authority.
-    let has_authority = matches!(kind, Kind::Endpoints | Kind::Routes);
-    let of_authority = dynamic.authorities.origin(&parsed).filter(|_| has_authority);
-    Target { kind, origin: of_authority.unwrap_or(&source.origin).clone(), name: Some(parsed.to_string().into()) }
-}
-
-// === impl Users ===
-
-impl Users {
-    fn is_same(&self, other: &Self) -> bool {
-        self.clusters.len() == other.clusters.len()
-            && self.clusters.iter().zip(&other.clusters).all(|(a, b)| Arc::ptr_eq(a, b))
-            && self.routes.is_same(&other.routes)
-            && self.secrets.is_same(&other.secrets)
-            && self.extensions.is_same(&other.extensions)
-            && self.scopes.is_same(&other.scopes)
-            && self.hosts.is_same(&other.hosts)
-            && self.on_demand.is_same(&other.on_demand)
-    }
-}
-
-// === impl Held ===
-
-impl<T> Default for Held<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> Held<T> {
-    fn add(&mut self, slot: &Arc<T>) {
-        self.0.push(Arc::downgrade(slot));
-    }
-
-    /// Those that somebody still holds.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Arc<T>> {
-        self.0.iter().filter_map(Weak::upgrade)
-    }
-
-    /// Whether these are the same slots, in whatever order.
-    fn is_same(&self, other: &Self) -> bool {
-        let places = |held: &Self| held.0.iter().map(Weak::as_ptr).collect::<HashSet<_>>();
-        self.0.len() == other.0.len() && places(self) == places(other)
-    }
-}
-
 // === impl Targets ===
 
 impl Targets {
@@ -204,10 +57,10 @@ impl Targets {
         self.planes = planes;
     }
 
-    /// The same for the endpoints of localities.
-    pub(super) fn replace_collections(&mut self, all: BTreeMap<Target, Users>, store: &Store) {
+    /// The same for the endpoints of localities. Says whether some are wanted no longer.
+    pub(super) fn replace_collections(&mut self, all: BTreeMap<Target, Users>, store: &Store) -> bool {
         let before = self.watched.remove(&Kind::LocalityEndpoints).into_iter();
-        self.put_all(all, before.map(|of_kind| (Kind::LocalityEndpoints, of_kind)).collect(), store);
+        self.put_all(all, before.map(|of_kind| (Kind::LocalityEndpoints, of_kind)).collect(), store)
     }
 
     fn put_all(
@@ -215,12 +68,14 @@ impl Targets {
         all: BTreeMap<Target, Users>,
         mut before: BTreeMap<Kind, BTreeMap<Target, Watched>>,
         store: &Store,
-    ) {
+    ) -> bool {
         for (target, users) in all {
             let known = before.get_mut(&target.kind).and_then(|of_kind| of_kind.remove(&target));
             self.put(target, users, known, store);
         }
-        self.is_news |= before.values().any(|left| !left.is_empty());
+        let are_gone = before.values().any(|left| !left.is_empty());
+        self.is_news |= are_gone;
+        are_gone
     }
 
     /// Looks at the clusters that have come and gone since the last time. Tells the targets that others want now than
@@ -282,8 +137,9 @@ impl Targets {
         let mut watched = Watched::new(target, users, is_settled, store);
         if !self.planes.is_empty()
             && let Some(state) = self.planes.get(&(target.kind, target.origin.clone()))
+            && let Some(counted) = &mut watched.counted
         {
-            watched.show(state);
+            counted.show(state);
         }
         watched
     }
@@ -292,7 +148,7 @@ impl Targets {
     pub(super) fn note_plane(&mut self, kind: Kind, origin: Origin, state: PlaneState) {
         let of_kind = self.watched.get_mut(&kind).into_iter().flatten();
         for (_, watched) in of_kind.filter(|(target, _)| target.origin == origin) {
-            watched.show(&state);
+            watched.counted.iter_mut().for_each(|counted| counted.show(&state));
         }
         self.planes.insert((kind, origin), state);
     }
@@ -377,12 +233,6 @@ impl Targets {
 // === impl Watched ===
 
 impl Watched {
-    fn show(&mut self, state: &PlaneState) {
-        if let Some(counted) = &mut self.counted {
-            counted.show(state);
-        }
-    }
-
     fn new(target: &Target, users: Users, is_settled: bool, store: &Store) -> Self {
         let counted = match target.kind {
             Kind::Runtime => Some(Counted::runtime(store)),

@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
-use crate::update::records::{Kept, Records};
+use crate::update::records::{Id, Kept, Records};
 use crate::update::wanted::{Targets, Users};
 use crate::update::{Kind, Removed, Target};
 
@@ -110,9 +110,10 @@ impl Updater {
         let mut collections: BTreeMap<Target, Option<bool>> = BTreeMap::new();
         if let Removed::Named(names) = &removed {
             for name in names {
-                let gone = self.records().retain(kind, |id| id.origin != origin || *id.name != **name);
+                let was_there = self.records().forget(kind, &Id { name: name.as_str().into(), origin: origin.clone() });
                 if let Some(target) = self.targets.covering(kind, &origin, name) {
-                    collections.insert(target, Some(!gone.is_empty()));
+                    let is_changed = collections.entry(target).or_insert(Some(false));
+                    *is_changed = is_changed.map(|is_changed| is_changed || was_there);
                 }
             }
         }
@@ -168,10 +169,12 @@ impl Updater {
         }
         self.composites.by_target.retain(|target, _| self.targets.find(target).is_some());
         let users = self.composites.users(&self.targets);
-        self.targets.replace_collections(users, &self.parts.shared.store);
-        self.records().retain(Kind::LocalityEndpoints, |id| {
-            self.targets.covering(Kind::LocalityEndpoints, &id.origin, &id.name).is_some()
-        });
+        // There may be very many endpoints to look at.
+        if self.targets.replace_collections(users, &self.parts.shared.store) {
+            self.records().retain(Kind::LocalityEndpoints, |id| {
+                self.targets.covering(Kind::LocalityEndpoints, &id.origin, &id.name).is_some()
+            });
+        }
         self.compose();
     }
 
