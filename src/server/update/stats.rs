@@ -157,10 +157,20 @@ impl Counted {
 }
 
 impl Counted {
-    /// Takes over the state of the stream by which the target is asked for.
+    /// Takes over the state of the stream by which the target is asked for, of which nothing was told before.
     pub(super) fn show(&mut self, state: &PlaneState) {
+        self.show_since(state, 0);
+    }
+
+    /// The same where others are asked for by the stream already, or this was under the same name: how often requests
+    /// were held back until now is counted there.
+    pub(super) fn join(&mut self, state: &PlaneState) {
+        self.show_since(state, state.rate_limit_enforced);
+    }
+
+    fn show_since(&mut self, state: &PlaneState, enforced: u64) {
         let show = |plane: &mut Option<PlaneCounted>, scope: &Scope| {
-            plane.get_or_insert_with(|| PlaneCounted::new(scope)).show(state);
+            plane.get_or_insert_with(|| PlaneCounted { enforced, ..PlaneCounted::new(scope) }).show(state);
         };
         match self {
             Self::List(ListCounted { plane, scope, .. }) => show(plane, scope),

@@ -139,7 +139,7 @@ impl Targets {
             && let Some(state) = self.planes.get(&(target.kind, target.origin.clone()))
             && let Some(counted) = &mut watched.counted
         {
-            counted.show(state);
+            counted.join(state);
         }
         watched
     }
@@ -249,5 +249,27 @@ impl Watched {
             Kind::Routes => users.routes.iter().next().map(|slot| Counted::routes(&slot.scope, &slot.name)),
         };
         Self { users, counted, is_settled }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::stats::ControlPlaneStats;
+
+    fn layers(names: &[&str]) -> BTreeMap<Target, Users> {
+        let target = |name: &&str| Target { kind: Kind::Runtime, origin: Origin::Ads, name: Some((*name).into()) };
+        names.iter().map(|name| (target(name), Users::default())).collect()
+    }
+
+    #[test]
+    fn requests_that_were_held_back_are_not_counted_again_for_who_comes_later() {
+        let (store, mut targets) = (Store::new(), Targets::default());
+        targets.replace(layers(&["a"]), &store);
+        let state = PlaneState { rate_limit_enforced: 2, ..PlaneState::default() };
+        targets.note_plane(Kind::Runtime, Origin::Ads, state);
+        targets.replace(layers(&["a", "b"]), &store);
+        let counted = ControlPlaneStats::new(&store.scope("runtime").scope("control_plane"));
+        assert_eq!(counted.rate_limit_enforced().value(), 2);
     }
 }
