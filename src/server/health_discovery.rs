@@ -21,12 +21,12 @@ use nuncio_proto::google::protobuf;
 use nuncio_upstream::{Clusters, CoarseHealth, HealthFlag, Host, WorkerClusters};
 use pb::health_check_request_or_endpoint_health_response::RequestType;
 use prost::Message;
-use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 use tracing::warn;
 
 use crate::deadline::reached;
+use crate::task::Task;
 use crate::worker::Shared;
 use crate::xds::sent;
 
@@ -104,8 +104,7 @@ impl HealthDelegate {
 
     /// Runs until it is dropped, within a `LocalSet`.
     pub(crate) async fn run(mut self) {
-        let watch = spawn_local(self.checked.clone().run_health());
-        let _ends_with_this = AbortOnDrop(watch.abort_handle());
+        let _watch = Task::spawn(self.checked.clone().run_health());
         let server = self.clusters.snapshot().get(self.target.cluster.id).cloned();
         if let Some(server) = server {
             server.warmed().await;
@@ -227,15 +226,6 @@ impl HealthDelegate {
         let endpoints_health = localities.flat_map(|locality| locality.endpoints_health.clone()).collect();
         let response = pb::EndpointHealthResponse { endpoints_health, cluster_endpoints_health };
         self.message(RequestType::EndpointHealthResponse(response))
-    }
-}
-
-/// Ends a task with whoever began it.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

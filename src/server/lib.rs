@@ -28,6 +28,7 @@ mod snapshot;
 mod startup;
 mod statics;
 mod stats;
+mod task;
 mod update;
 mod watchdog;
 mod worker;

@@ -229,6 +229,11 @@ impl Kind {
         }
     }
 
+    /// Its type URL.
+    pub(crate) fn type_url(self) -> String {
+        format!("type.googleapis.com/{}", self.message_name())
+    }
+
     /// What its discovery is called.
     pub(crate) fn short(self) -> &'static str {
         match self {

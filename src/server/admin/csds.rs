@@ -78,7 +78,7 @@ fn statics(
 
 fn of(kind: Kind, name: &str, status: ClientResourceStatus) -> GenericXdsConfig {
     GenericXdsConfig {
-        type_url: format!("type.googleapis.com/{}", kind.message_name()),
+        type_url: kind.type_url(),
         name: name.to_owned(),
         client_status: status.into(),
         ..GenericXdsConfig::default()

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
-use http_body::{Body, Frame};
+use http_body::Body;
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -28,9 +28,8 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::grpc::{self, Answers};
+use super::grpc;
 use super::stats::Codec;
-use super::tap::Tapped;
 use super::{Admin, Answer, Reply};
 use crate::startup::StartError;
 
@@ -212,41 +211,8 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
     }
 }
 
-/// The body of an answer.
-enum AnswerBody {
-    Whole(Full<Bytes>),
-    Grpc(Answers),
-    Tapped(Tapped),
-}
-
-impl Body for AnswerBody {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut *self {
-            Self::Whole(body) => Pin::new(body).poll_frame(cx),
-            Self::Grpc(body) => Pin::new(body).poll_frame(cx),
-            Self::Tapped(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_end_stream(),
-            Self::Grpc(body) => body.is_end_stream(),
-            Self::Tapped(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::Whole(body) => body.size_hint(),
-            Self::Grpc(body) => body.size_hint(),
-            Self::Tapped(body) => body.size_hint(),
-        }
-    }
-}
+/// The body of an answer, of whatever endpoint.
+type AnswerBody = Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>;
 
 async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     admin.stats.request_begins(if request.version() == Version::HTTP_2 { Codec::Http2 } else { Codec::Http1 });
@@ -255,7 +221,7 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
     let body = match grpc::respond(&admin, path, body) {
         Ok(response) => {
             admin.stats.request_ends(response.status());
-            return Ok(response.map(AnswerBody::Grpc));
+            return Ok(response.map(|answers| Box::pin(answers) as AnswerBody));
         }
         Err(body) => body,
     };
@@ -265,9 +231,9 @@ async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response
         false => Bytes::new(),
     };
     Ok(match admin.answer(&head.method, path, query, &body).await {
-        Answer::Tapped(tapped) => respond(&admin, StatusCode::OK, super::TEXT, AnswerBody::Tapped(tapped)),
+        Answer::Tapped(tapped) => respond(&admin, StatusCode::OK, super::TEXT, Box::pin(tapped)),
         Answer::Reply(Reply { status, content_type, body }) => {
-            respond(&admin, status, content_type, AnswerBody::Whole(Full::new(Bytes::from(body.into_owned()))))
+            respond(&admin, status, content_type, Box::pin(Full::new(Bytes::from(body.into_owned()))))
         }
     })
 }

@@ -83,7 +83,7 @@ impl Entry<'_> {
         });
         json!({
             "type": kind.short(),
-            "type_url": format!("type.googleapis.com/{}", kind.message_name()),
+            "type_url": kind.type_url(),
             "source": origin.to_string(),
             "subscribed": self.names,
             "resources": self.resources,

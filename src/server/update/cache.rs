@@ -101,7 +101,7 @@ pub(super) fn messages(
         let message = proto::DiscoveryResponse {
             version_info: records.version(*kind).to_owned(),
             resources,
-            type_url: format!("type.googleapis.com/{}", kind.message_name()),
+            type_url: kind.type_url(),
             nonce: origin.identity(),
             ..Default::default()
         };
@@ -112,7 +112,7 @@ pub(super) fn messages(
 
 fn decode(bytes: &[u8], kind: Kind, origin: &Origin) -> Option<Cached> {
     let message = proto::DiscoveryResponse::decode(bytes).ok()?;
-    let type_url = format!("type.googleapis.com/{}", kind.message_name());
+    let type_url = kind.type_url();
     if message.type_url != type_url || message.nonce != origin.identity() {
         return None;
     }

@@ -15,11 +15,12 @@ use nuncio_config::load::{Format, Source, UnknownFields, to_json_line};
 use nuncio_filter_api::{Body, Request, RequestHead, Rng, Scheme, Upstreams};
 use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::service::discovery::v3 as proto;
-use tokio::task::{AbortHandle, spawn_blocking, spawn_local};
+use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
 use super::sources::type_url;
 use crate::files::{Delivery, unexpected};
+use crate::task::Task;
 use crate::update::{Kind, Push, Removed, Target, Updates};
 
 /// Bytes that a response may have. Envoy has no bound.
@@ -37,16 +38,7 @@ pub(super) struct Polling {
 /// The pollers, one for each target.
 pub(super) struct Pollers {
     polling: Polling,
-    running: BTreeMap<Target, Running>,
-}
-
-/// A task that ends with this.
-struct Running(AbortHandle);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    running: BTreeMap<Target, Task>,
 }
 
 struct Poller {
@@ -85,8 +77,7 @@ impl Pollers {
                 version: String::new(),
                 rng: Rng::from_entropy(),
             };
-            let task = spawn_local(poller.run());
-            self.running.insert(target.clone(), Running(task.abort_handle()));
+            self.running.insert(target.clone(), Task::spawn(poller.run()));
         }
     }
 }

@@ -16,7 +16,6 @@ use nuncio_proto::envoy::config::core::v3::{BuildVersion, Node, node::UserAgentV
 use nuncio_proto::envoy::r#type::v3::SemanticVersion;
 use nuncio_telemetry::stats::Store;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, spawn_local};
 use tracing::warn;
 
 use super::client::{Client, Server, Wish};
@@ -24,6 +23,7 @@ use super::delivery::Deliverer;
 use super::pace::{Backoff, RateLimit};
 use super::protocol::{Change, Delta, Identity, Protocol, Sotw, WILDCARD};
 use super::rest::{Pollers, Polling};
+use crate::task::Task;
 use crate::update::{Kind, PlaneCounted, PlaneState, Subscriptions, Target, Updates};
 
 /// Envoy's default of the pauses between streams.
@@ -76,13 +76,7 @@ struct Stream {
     wanted: BTreeSet<Target>,
     /// The same, for whoever tells about the stream as a whole.
     shared: watch::Sender<BTreeSet<Target>>,
-    tasks: [AbortHandle; 2],
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
-    }
+    _tasks: [Task; 2],
 }
 
 impl Sources {
@@ -198,8 +192,8 @@ impl Sources {
         let client = Client::new(protocol, server, self.upstreams.clone(), counted, wished, deliveries, state);
         let collections = self.collections.clone();
         let deliverer = Deliverer::new(self.updates.clone(), key.clone(), collections, targets, delivered, states);
-        let tasks = [spawn_local(client.run()).abort_handle(), spawn_local(deliverer.run()).abort_handle()];
-        Stream { wishes, wanted: BTreeSet::new(), shared, tasks }
+        let _tasks = [Task::spawn(client.run()), Task::spawn(deliverer.run())];
+        Stream { wishes, wanted: BTreeSet::new(), shared, _tasks }
     }
 }
 
@@ -212,7 +206,7 @@ impl Stream {
 
 /// The type URL of a kind.
 pub(super) fn type_url(kind: Kind) -> Arc<str> {
-    format!("type.googleapis.com/{}", kind.message_name()).into()
+    kind.type_url().into()
 }
 
 /// What is called for a kind, or for all of them.
