@@ -78,11 +78,9 @@ impl ServerStream {
     pub(super) async fn handshake(&mut self) -> io::Result<Option<Box<str>>> {
         let mut given = None;
         poll_fn(|cx| self.poll_handshake(&mut given, cx)).await?;
-        // TLS 1.3 only repeats what the client has made up (RFC 8446 §4.1.3).
-        let is_older = self.session.protocol_version() == Some(ProtocolVersion::TLSv1_2);
         // Envoy: a session that will be asked for by its ticket has no name before.
         let is_resumed = self.session.handshake_kind() == Some(HandshakeKind::Resumed);
-        Ok(given.filter(|given| is_older && (is_resumed || !given.has_ticket)).map(|given| given.id))
+        Ok(given.filter(|given| is_resumed || !given.has_ticket).map(|given| given.id))
     }
 
     fn poll_handshake(&mut self, given: &mut Option<SessionId>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -92,7 +90,8 @@ impl ServerStream {
                 let _ = self.poll_send(cx);
                 return Poll::Ready(Err(error));
             }
-            if given.is_none() {
+            // TLS 1.3 only repeats what the client has made up (RFC 8446 §4.1.3).
+            if given.is_none() && self.session.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
                 *given = hello::session_id(self.outgoing.filled());
             }
             self.incoming.settle();
