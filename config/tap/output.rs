@@ -17,6 +17,8 @@ use crate::refuse_set;
 
 /// Bytes of either direction that a trace keeps, where nothing else is said.
 const DEFAULT_LIMIT: u32 = 1024;
+/// Envoy: bytes that events written together have at least, however few are asked for.
+const LEAST_TOGETHER: u32 = 9;
 
 /// `OutputConfig`
 #[derive(Clone, Debug)]
@@ -96,7 +98,7 @@ impl Output {
             max_received: bytes(max_buffered_rx_bytes.map_or(DEFAULT_LIMIT, |v| v.value)),
             max_sent: bytes(max_buffered_tx_bytes.map_or(DEFAULT_LIMIT, |v| v.value)),
             streaming,
-            together: min_streamed_sent_bytes.map(|v| bytes(v.value)).filter(|min| *min > 0),
+            together: min_streamed_sent_bytes.map(|v| bytes(v.value.max(LEAST_TOGETHER))),
         })
     }
 
