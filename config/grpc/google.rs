@@ -49,7 +49,6 @@ struct Uri {
 
 pub(super) fn lower(proto: GoogleGrpc, cx: &mut LowerCx<'_>) -> Result<GrpcTarget, Refused> {
     let key = format!("{} #{:016x}", proto.target_uri, fingerprint(&proto, &[]));
-    // per_stream_buffer_limit_bytes: no more than a few messages wait here in any case.
     let GoogleGrpc {
         target_uri,
         channel_credentials,
@@ -59,11 +58,14 @@ pub(super) fn lower(proto: GoogleGrpc, cx: &mut LowerCx<'_>) -> Result<GrpcTarge
         stat_prefix,
         credentials_factory_name,
         config,
-        per_stream_buffer_limit_bytes: _,
+        per_stream_buffer_limit_bytes,
         channel_args,
     } = proto;
     let refused = refuse_set!(cx; channel_credentials_plugin, call_credentials_plugin, credentials_factory_name, config,
         channel_args);
+    if per_stream_buffer_limit_bytes.is_some() {
+        tracing::info!(path = cx.path(), "per_stream_buffer_limit_bytes has no effect: only a few messages wait");
+    }
     let uri = cx.at("target_uri", |cx| Uri::lower(&target_uri, cx));
     let security = cx.opt("channel_credentials", channel_credentials, Security::lower);
     let calls = cx.each("call_credentials", call_credentials, lower_call);
@@ -73,6 +75,7 @@ pub(super) fn lower(proto: GoogleGrpc, cx: &mut LowerCx<'_>) -> Result<GrpcTarge
         // gRPC: they are shown to nobody who is not known.
         return Err(cx.at("call_credentials", |cx| cx.invalid("need channel_credentials")));
     }
+    security.check_place(&place, cx)?;
     let message = cluster(&key, place, security);
     // A context of its own: what else is lowered now waits for nothing of this.
     let lowered = LowerCx::whole(cx.env, |cx| ClusterConfig::lower(message, cx));
@@ -196,6 +199,15 @@ impl Security {
             Some(GoogleDefault(_)) => Err(cx.at("google_default", |cx| cx.not_implemented("credentials of Google's"))),
             None => Err(cx.invalid("one of ssl_credentials, google_default and local_credentials is required")),
         }
+    }
+
+    /// Envoy makes no connection but to a pipe with credentials that are local: what calls show stays on the machine.
+    fn check_place(&self, place: &Place, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        if *self != Self::Local || matches!(place, Place::Pipe(_)) {
+            return Ok(());
+        }
+        let refuse = |cx: &mut LowerCx<'_>| cx.invalid("are for pipes alone (unix: and unix-abstract:)");
+        Err(cx.at("channel_credentials", |cx| cx.at("local_credentials", refuse)))
     }
 }
 
@@ -403,11 +415,14 @@ mod tests {
         let refused = lowered(GoogleGrpc { call_credentials: token.clone(), ..service("a:1") }).unwrap_err();
         assert_eq!(refused[0].to_string(), "call_credentials: need channel_credentials");
         let local = channel_credentials::CredentialSpecifier::LocalCredentials(GoogleLocalCredentials {});
-        let target = lowered(GoogleGrpc {
-            call_credentials: token,
-            channel_credentials: Some(ChannelCredentials { credential_specifier: Some(local) }),
-            ..service("unix:s")
-        });
-        assert_eq!(target.unwrap().metadata[0].1, "Bearer t");
+        let with_local = |uri: &str| {
+            let channel_credentials = Some(ChannelCredentials { credential_specifier: Some(local.clone()) });
+            lowered(GoogleGrpc { call_credentials: token.clone(), channel_credentials, ..service(uri) })
+        };
+        assert_eq!(with_local("unix:s").unwrap().metadata[0].1, "Bearer t");
+        assert_eq!(
+            with_local("127.0.0.1:1").unwrap_err()[0].to_string(),
+            "channel_credentials.local_credentials: are for pipes alone (unix: and unix-abstract:)"
+        );
     }
 }
