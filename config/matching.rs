@@ -10,11 +10,15 @@ mod ip_ranges;
 mod predicate;
 
 use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::SystemTime;
 
-use nuncio_filter_api::{LowerCx, Refused, RequestHead};
+use http::Method;
+use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
+use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::core::v3::TypedExtensionConfig;
 use nuncio_proto::xds::r#type::matcher::v3 as proto;
-use nuncio_telemetry::{Metadata, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, Metadata, StreamInfo};
 use proto::matcher::matcher_list::FieldMatcher;
 use proto::matcher::matcher_tree::{MatchMap, TreeType};
 use proto::matcher::{MatcherTree, MatcherType, OnMatch as OnMatchMessage, on_match};
@@ -31,10 +35,10 @@ use predicate::Predicate;
 
 /// What a tree is asked about. The response is not there yet.
 #[derive(Clone, Copy)]
-pub(crate) struct MatchingData<'a> {
-    pub(crate) head: &'a RequestHead,
-    pub(crate) info: &'a StreamInfo,
-    pub(crate) host: HostData<'a>,
+struct MatchingData<'a> {
+    head: &'a RequestHead,
+    info: &'a StreamInfo,
+    host: HostData<'a>,
 }
 
 /// What is known of a host, where the tree is asked about one.
@@ -46,7 +50,7 @@ pub(crate) struct HostData<'a> {
 
 /// What would decide is not there yet. Envoy: then nothing matches, not even `on_no_match`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Insufficient;
+struct Insufficient;
 
 /// A tree whose leaves are numbers. A subtree without a match counts as no match of the branch that leads to it.
 #[derive(Debug)]
@@ -81,8 +85,8 @@ pub(crate) struct TreeRules<'f> {
     pub(crate) inputs: Inputs,
     /// Whether `keep_matching` is allowed.
     pub(crate) keep_matching: bool,
-    /// Lowers the action of a leaf to its number.
-    pub(crate) leaf: &'f mut dyn FnMut(TypedExtensionConfig, &mut LowerCx<'_>) -> Result<u32, Refused>,
+    /// Lowers the message of an action to the number of its leaf.
+    pub(crate) leaf: &'f mut dyn FnMut(Any, &mut LowerCx<'_>) -> Result<u32, Refused>,
 }
 
 // === impl Tree ===
@@ -118,8 +122,19 @@ impl Tree {
         matches!(self.branches, Branches::None) && self.otherwise.as_ref().is_none_or(is_leaf)
     }
 
-    /// The leaf for a request.
-    pub(crate) fn find(&self, data: MatchingData<'_>) -> Result<Option<u32>, Insufficient> {
+    /// The leaf for a request; none where nothing matches, or what would is not known yet.
+    pub(crate) fn find_for_request(&self, head: &RequestHead, info: &StreamInfo) -> Option<u32> {
+        self.find(MatchingData { head, info, host: HostData::default() }).ok().flatten()
+    }
+
+    /// The leaf for a connection. There is no request, and the inputs that look at one are refused.
+    pub(crate) fn find_for_connection(&self, connection: Rc<ConnectionInfo>, host: HostData<'_>) -> Option<u32> {
+        let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
+        let info = StreamInfo::of_connection(connection, SystemTime::UNIX_EPOCH);
+        self.find(MatchingData { head: &head, info: &info, host }).ok().flatten()
+    }
+
+    fn find(&self, data: MatchingData<'_>) -> Result<Option<u32>, Insufficient> {
         match (self.branches.find(data)?, &self.otherwise) {
             (None, Some(otherwise)) => otherwise.find(data),
             (found, _) => Ok(found),
@@ -140,7 +155,9 @@ impl OnMatch {
             Some(on_match::OnMatch::Matcher(matcher)) => {
                 cx.at("matcher", |cx| Tree::lower(*matcher, rules, cx)).map(|tree| Self::Tree(Box::new(tree)))
             }
-            Some(on_match::OnMatch::Action(action)) => cx.at("action", |cx| (rules.leaf)(action, cx)).map(Self::Leaf),
+            Some(on_match::OnMatch::Action(action)) => {
+                cx.at("action", |cx| typed_config(action, cx, &mut *rules.leaf)).map(Self::Leaf)
+            }
         };
         lowered.map(|on_match| if keep_matching { Self::PassedOver } else { on_match })
     }
@@ -289,7 +306,7 @@ fn required<T, R>(
 fn typed_config<R>(
     extension: TypedExtensionConfig,
     cx: &mut LowerCx<'_>,
-    lower: impl FnOnce(nuncio_proto::google::protobuf::Any, &mut LowerCx<'_>) -> Result<R, Refused>,
+    lower: impl FnOnce(Any, &mut LowerCx<'_>) -> Result<R, Refused>,
 ) -> Result<R, Refused> {
     let TypedExtensionConfig { name: _, typed_config } = extension;
     required("typed_config", typed_config, cx, lower)

@@ -72,7 +72,7 @@ use plugin::Plugins;
 use split::Split;
 
 use crate::matcher::Field;
-use crate::matching::{HostData, MatchingData, Tree};
+use crate::matching::Tree;
 
 /// A `RouteConfiguration`, ready to run and shared by all workers.
 pub struct RouteTable {
@@ -311,7 +311,7 @@ impl HostRoutes {
         match &self.tree {
             None => Some(&self.routes),
             Some(tree) => {
-                let found = tree.tree.find(MatchingData { head, info, host: HostData::default() }).ok().flatten()?;
+                let found = tree.tree.find_for_request(head, info)?;
                 Some(&tree.sets[found as usize])
             }
         }

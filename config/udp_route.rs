@@ -2,17 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::time::SystemTime;
 
-use http::Method;
-use nuncio_filter_api::{ClusterName, LowerCx, Refused, RequestHead, Scheme};
+use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::udp::udp_proxy::v3::Route;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::r#type::matcher::v3::Matcher;
-use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use nuncio_telemetry::ConnectionInfo;
 use tokio::time::Instant;
 
-use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// A tree of matchers whose leaves are clusters.
@@ -27,19 +25,14 @@ impl UdpRoutes {
     pub fn lower(matcher: Matcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         const ROUTE: &str = "envoy.extensions.filters.udp.udp_proxy.v3.Route";
         let mut clusters = Vec::new();
-        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-            let TypedExtensionConfig { name: _, typed_config } = action;
-            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-            cx.at("typed_config", |cx| {
-                if message_name(&any) != ROUTE {
-                    return Err(
-                        cx.invalid(format!("{} is no action of udp_proxy, which has {ROUTE}", message_name(&any)))
-                    );
-                }
-                let Route { cluster } = any_as(&any, cx)?;
-                clusters.push(cx.env.clusters.intern(&cluster));
-                Ok(u32::try_from(clusters.len() - 1).unwrap_or(u32::MAX))
-            })
+        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+            if message_name(&any) != ROUTE {
+                let reason = format!("{} is no action of udp_proxy, which has {ROUTE}", message_name(&any));
+                return Err(cx.invalid(reason));
+            }
+            let Route { cluster } = any_as(&any, cx)?;
+            clusters.push(cx.env.clusters.intern(&cluster));
+            Ok(u32::try_from(clusters.len() - 1).unwrap_or(u32::MAX))
         };
         let mut rules = TreeRules { inputs: Inputs::Datagram, keep_matching: true, leaf: &mut leaf };
         let tree = Tree::lower(matcher, &mut rules, cx)?;
@@ -48,12 +41,8 @@ impl UdpRoutes {
 
     /// The cluster for what `peer` sends to `local`, if there is one.
     pub fn find(&self, peer: SocketAddr, local: SocketAddr) -> Option<&ClusterName> {
-        // Trees are made for requests: there is none, and the inputs that look at one are refused.
         let connection = ConnectionInfo::new(0, peer.into(), local.into(), Instant::now());
-        let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
-        let info = StreamInfo::of_connection(Rc::new(connection), SystemTime::UNIX_EPOCH);
-        let leaf =
-            self.tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()?;
+        let leaf = self.tree.find_for_connection(Rc::new(connection), HostData::default())?;
         self.clusters.get(leaf as usize)
     }
 

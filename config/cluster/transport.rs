@@ -2,20 +2,18 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use http::Method;
-use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
+use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::cluster::TransportSocketMatch as MatchProto;
 use nuncio_proto::envoy::config::core::v3::TransportSocket as Proto;
 use nuncio_proto::envoy::extensions::matching::common_inputs::transport_socket::v3::TransportSocketNameAction;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::r#type::matcher::v3::Matcher as MatcherProto;
-use nuncio_telemetry::{Address, ConnectionInfo, Metadata, StreamInfo};
+use nuncio_telemetry::{Address, ConnectionInfo, Metadata};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, Tree, TreeRules};
 use crate::metadata::object;
 use crate::protocol::any_as;
 use crate::transport_socket::TransportSocket;
@@ -114,10 +112,8 @@ impl Matcher {
             return Err(cx.invalid(reason));
         }
         let mut leaves = Vec::new();
-        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-            let TypedExtensionConfig { name: _, typed_config } = action;
-            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-            let TransportSocketNameAction { name } = cx.at("typed_config", |cx| any_as(&any, cx))?;
+        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+            let TransportSocketNameAction { name } = any_as(&any, cx)?;
             // Envoy: a name that is not there is the default.
             leaves.push(names.iter().position(|known| *known == name));
             Ok(u32::try_from(leaves.len() - 1).unwrap_or(u32::MAX))
@@ -127,13 +123,10 @@ impl Matcher {
         Ok(Self { tree, leaves: leaves.into() })
     }
 
-    /// Trees are made for requests: there is none yet, and its inputs are refused.
     fn find(&self, host: HostData<'_>) -> Option<usize> {
         let nowhere = Address::Pipe("".into());
         let connection = ConnectionInfo::new(0, nowhere.clone(), nowhere, Instant::now());
-        let info = StreamInfo::of_connection(Rc::new(connection), SystemTime::UNIX_EPOCH);
-        let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
-        let leaf = self.tree.find(MatchingData { head: &head, info: &info, host }).ok().flatten()?;
+        let leaf = self.tree.find_for_connection(Rc::new(connection), host)?;
         *self.leaves.get(leaf as usize)?
     }
 }

@@ -3,19 +3,16 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use http::Method;
-use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
+use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::listener::v3 as proto;
-use nuncio_proto::google::protobuf::StringValue;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::google::protobuf::{Any, StringValue};
 use nuncio_proto::xds::r#type::matcher::v3::Matcher;
-use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use nuncio_telemetry::ConnectionInfo;
 
 use super::FilterChainConfig;
 use super::chain_match::{Criteria, Table};
-use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, Tree, TreeRules};
 use crate::protocol::any_as;
 
 /// The filter chains of a listener.
@@ -166,10 +163,8 @@ fn lower_tree(matcher: Matcher, chains: &[Arc<FilterChainConfig>], cx: &mut Lowe
         }
     });
     let mut leaves = Vec::new();
-    let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-        let TypedExtensionConfig { name: _, typed_config } = action;
-        let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-        let StringValue { value } = cx.at("typed_config", |cx| any_as(&any, cx))?;
+    let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+        let StringValue { value } = any_as(&any, cx)?;
         leaves.push(by_name.get(&*value).copied());
         Ok(u32::try_from(leaves.len() - 1).unwrap_or(u32::MAX))
     };
@@ -178,14 +173,11 @@ fn lower_tree(matcher: Matcher, chains: &[Arc<FilterChainConfig>], cx: &mut Lowe
     refused.map(|()| Choice::Tree(tree, leaves.into()))
 }
 
-/// Trees are made for requests: there is none yet, and its inputs are refused.
 fn find_leaf(tree: &Tree, connection: &ConnectionInfo) -> Option<u32> {
     let ConnectionInfo { id, remote, local, start, .. } = connection;
     let mut known = ConnectionInfo::new(*id, remote.clone(), local.clone(), *start);
     known.direct_remote = connection.direct_remote.clone();
     *known.server_name.get_mut() = connection.server_name.borrow().clone();
     known.inspected = connection.inspected.clone();
-    let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
-    let info = StreamInfo::of_connection(Rc::new(known), SystemTime::UNIX_EPOCH);
-    tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()
+    tree.find_for_connection(Rc::new(known), HostData::default())
 }

@@ -2,17 +2,15 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use http::Method;
-use nuncio_filter_api::{LowerCx, Refused, RequestHead, Scheme};
+use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::rbac::v3 as proto;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::r#type::matcher::v3::Matcher;
-use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use nuncio_telemetry::ConnectionInfo;
 
 use super::{Action, Decision, Rbac};
-use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{HostData, Inputs, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// What decides about connections.
@@ -67,10 +65,8 @@ impl Engine {
 impl RbacTree {
     fn lower(matcher: Matcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let mut outcomes = Vec::new();
-        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-            let TypedExtensionConfig { name: _, typed_config } = action;
-            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-            outcomes.push(cx.at("typed_config", |cx| Outcome::lower(&any, cx))?);
+        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+            outcomes.push(Outcome::lower(&any, cx)?);
             Ok(u32::try_from(outcomes.len() - 1).unwrap_or(u32::MAX))
         };
         let mut rules = TreeRules { inputs: Inputs::Established, keep_matching: false, leaf: &mut leaf };
@@ -80,7 +76,8 @@ impl RbacTree {
 
     /// Envoy: what finds no action is not allowed.
     fn decide(&self, info: &Rc<ConnectionInfo>) -> Decision {
-        let Some(Outcome { name, action }) = self.find(info) else {
+        let leaf = self.tree.find_for_connection(info.clone(), HostData::default());
+        let Some(Outcome { name, action }) = leaf.and_then(|leaf| self.outcomes.get(leaf as usize)) else {
             return Decision { is_allowed: false, policy: None, is_logged: None };
         };
         let has_logs = self.outcomes.iter().any(|outcome| outcome.action == Action::Log);
@@ -90,21 +87,12 @@ impl RbacTree {
             is_logged: has_logs.then_some(*action == Action::Log),
         }
     }
-
-    fn find(&self, info: &Rc<ConnectionInfo>) -> Option<&Outcome> {
-        // Trees are made for requests: there is none, and the inputs that look at one are refused.
-        let head = RequestHead::new(Method::GET, Scheme::Http, "".into(), "/".into());
-        let info = StreamInfo::of_connection(info.clone(), SystemTime::UNIX_EPOCH);
-        let leaf =
-            self.tree.find(MatchingData { head: &head, info: &info, host: HostData::default() }).ok().flatten()?;
-        self.outcomes.get(leaf as usize)
-    }
 }
 
 // === impl Outcome ===
 
 impl Outcome {
-    fn lower(any: &nuncio_proto::google::protobuf::Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    fn lower(any: &Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         const ACTION: &str = "envoy.config.rbac.v3.Action";
         if message_name(any) != ACTION {
             return Err(cx.invalid(format!("{} is no action of rbac, which has {ACTION}", message_name(any))));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::route::v3 as proto;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
+use nuncio_proto::google::protobuf::Any;
 use nuncio_proto::xds::r#type::matcher::v3::Matcher;
 use proto::route::Action as RouteOneof;
 
@@ -173,18 +173,15 @@ impl TableBuilder {
         cx: &mut LowerCx<'_>,
     ) -> Result<Box<HostTree>, Refused> {
         let mut sets = Vec::new();
-        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-            let TypedExtensionConfig { name: _, typed_config } = action;
-            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-            let set = cx.at("typed_config", |cx| {
-                if message_name(&any) == "envoy.config.route.v3.RouteList" {
+        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+            let set = match message_name(&any) {
+                "envoy.config.route.v3.RouteList" => {
                     let proto::RouteList { routes } = any_as(&any, cx)?;
-                    return self.add_routes(routes, host, cx);
+                    self.add_routes(routes, host, cx)
                 }
-                let route = any_as(&any, cx)?;
-                self.add_route(route, host, cx).map(|route| RouteSet::new(vec![route]))
-            })?;
-            sets.push(set);
+                _ => self.add_route(any_as(&any, cx)?, host, cx).map(|route| RouteSet::new(vec![route])),
+            };
+            sets.push(set?);
             Ok(to_number(sets.len() - 1))
         };
         // Envoy: `keep_matching` is for trees whose actions are passed over by whoever asks.

@@ -9,12 +9,11 @@ use nuncio_proto::envoy::extensions::router::cluster_specifiers::matcher::v3::{
     ClusterAction, MatcherClusterSpecifier,
 };
 use nuncio_proto::google::protobuf::Any;
-use nuncio_proto::xds::core::v3::TypedExtensionConfig;
 use nuncio_telemetry::StreamInfo;
 use proto::route::Action as RouteOneof;
 use proto::route_action::ClusterSpecifier;
 
-use crate::matching::{HostData, Inputs, MatchingData, Tree, TreeRules};
+use crate::matching::{Inputs, Tree, TreeRules};
 use crate::protocol::{any_as, message_name};
 
 /// A plugin that is configured, or is optional and unknown: Envoy passes over the routes of such a one.
@@ -105,17 +104,13 @@ fn lower_typed(any: &Any, is_optional: bool, cx: &mut LowerCx<'_>) -> Result<Plu
 impl ClusterMatcher {
     fn lower(message: nuncio_proto::xds::r#type::matcher::v3::Matcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let mut clusters = Vec::new();
-        let mut leaf = |action: TypedExtensionConfig, cx: &mut LowerCx<'_>| {
-            let TypedExtensionConfig { name: _, typed_config } = action;
-            let any = typed_config.ok_or_else(|| cx.at("typed_config", |cx| cx.invalid("is required")))?;
-            cx.at("typed_config", |cx| {
-                let ClusterAction { cluster } = any_as(&any, cx)?;
-                if cluster.is_empty() {
-                    return Err(cx.at("cluster", |cx| cx.invalid("must not be empty")));
-                }
-                clusters.push(cx.env.clusters.intern(&cluster));
-                Ok(super::lower::to_number(clusters.len() - 1))
-            })
+        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+            let ClusterAction { cluster } = any_as(&any, cx)?;
+            if cluster.is_empty() {
+                return Err(cx.at("cluster", |cx| cx.invalid("must not be empty")));
+            }
+            clusters.push(cx.env.clusters.intern(&cluster));
+            Ok(super::lower::to_number(clusters.len() - 1))
         };
         let mut rules = TreeRules { inputs: Inputs::Request, keep_matching: true, leaf: &mut leaf };
         let tree = Tree::lower(message, &mut rules, cx)?;
@@ -124,7 +119,7 @@ impl ClusterMatcher {
 
     /// The cluster of a request; none where nothing matches, or what would is not known yet.
     pub fn find(&self, head: &RequestHead, info: &StreamInfo) -> Option<&ClusterName> {
-        let found = self.tree.find(MatchingData { head, info, host: HostData::default() }).ok().flatten()?;
+        let found = self.tree.find_for_request(head, info)?;
         self.clusters.get(found as usize)
     }
 }
