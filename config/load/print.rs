@@ -8,7 +8,7 @@ mod text;
 pub use text::to_text;
 
 use super::check::{Fields, any_parts};
-use super::redact::REDACTED;
+use super::redact::{Hidden, redact};
 use super::rules::{Nanos, Value};
 use super::schema::{Field, Kind, Known, Label, Message, Schemas};
 use super::wire::Raw;
@@ -41,8 +41,9 @@ pub fn to_json_line<T: prost::Message + prost::Name>(message: &T) -> String {
 /// As [`to_json`] without defaults, with what is not to be shown redacted, in messages of any depth.
 pub fn to_redacted_json<T: prost::Message + prost::Name>(message: &T) -> String {
     let mut printer = Printer::new(Schemas::default(), Layout::Indented, Defaults::Omit);
-    printer.secrecy = Secrecy::Redact;
-    printer.print(message);
+    let schema = printer.schema_of::<T>();
+    let shown = redact(&schema, &message.encode_to_vec(), Hidden::Marked, &mut printer.schemas);
+    printer.message(&schema, &shown);
     printer.out
 }
 
@@ -86,36 +87,28 @@ enum Layout {
     Line,
 }
 
-/// What becomes of fields that are not to be shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Secrecy {
-    /// They are shown.
-    Show,
-    /// They are redacted.
-    Redact,
-    /// All that is printed now lies within such a field.
-    Within,
-}
-
 struct Printer {
     schemas: Schemas,
     out: String,
     layout: Layout,
     indent: usize,
     defaults: Defaults,
-    secrecy: Secrecy,
 }
 
 // === impl Printer ===
 
 impl Printer {
     fn new(schemas: Schemas, layout: Layout, defaults: Defaults) -> Self {
-        Self { schemas, out: String::new(), layout, indent: 0, defaults, secrecy: Secrecy::Show }
+        Self { schemas, out: String::new(), layout, indent: 0, defaults }
     }
 
     fn print<T: prost::Message + prost::Name>(&mut self, message: &T) {
-        let schema = self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
+        let schema = self.schema_of::<T>();
         self.message(&schema, &message.encode_to_vec());
+    }
+
+    fn schema_of<T: prost::Name>(&mut self) -> Arc<Message> {
+        self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described")
     }
 
     /// A message in the form that the mapping gives to its type. Bytes that are no message print as an empty one; none
@@ -138,23 +131,14 @@ impl Printer {
     }
 
     fn fields(&mut self, message: &Message, fields: &Fields<'_>, first: &mut bool) {
-        for (index, field) in message.fields.iter().enumerate() {
+        for index in 0..message.fields.len() {
             let index = u16::try_from(index).expect("schemas number fields by u16");
-            let around = self.secrecy;
-            if field.is_sensitive && around == Secrecy::Redact {
-                self.secrecy = Secrecy::Within;
-            }
             self.field(message, fields, index, first);
-            self.secrecy = around;
         }
     }
 
     fn field(&mut self, message: &Message, fields: &Fields<'_>, index: u16, first: &mut bool) {
         let field = &message.fields[usize::from(index)];
-        // Envoy: what is no text is left out.
-        if self.secrecy == Secrecy::Within && !matches!(field.kind, Kind::String | Kind::Bytes | Kind::Message(_)) {
-            return;
-        }
         match field.label {
             Label::Single => match fields.single(index) {
                 Some(raw) if field.has_presence || *raw != Raw::default_of(field.kind) => {
@@ -186,8 +170,6 @@ impl Printer {
                 let message = self.schemas.message(id);
                 self.message(&message, bytes);
             }
-            (Kind::String, _) if self.secrecy == Secrecy::Within => self.text(REDACTED),
-            (Kind::Bytes, _) if self.secrecy == Secrecy::Within => self.text(&STANDARD.encode(REDACTED)),
             (Kind::Enum(id), Raw::Varint(number)) => self.enum_value(*number as i32, id),
             (kind, raw) => match raw.value(kind) {
                 // The mapping writes what a double cannot hold exactly as text.
