@@ -134,6 +134,22 @@ fn json(value: Value) -> serde_json::Value {
     }
 }
 
+/// The value with whole numbers that have no fraction: Envoy writes 1.0 as 1.
+pub(crate) fn whole_numbers(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    /// Below it all whole numbers fit.
+    const LIMIT: f64 = i64::MAX as f64;
+    match value {
+        Value::Number(number) => match number.as_f64() {
+            Some(whole) if whole.fract() == 0.0 && whole.abs() < LIMIT => Value::from(whole as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(values) => values.into_iter().map(whole_numbers).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, whole_numbers(value))).collect(),
+        Value::Null | Value::Bool(_) | Value::String(_) => value,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@ use std::fmt;
 use nuncio_proto::envoy::config::core::v3::{Node, node::UserAgentVersionType};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
+use crate::metadata::{object, whole_numbers};
+
 /// What Envoy writes out in no part of a name.
 const ALWAYS: AsciiSet = CONTROLS.add(b'~').add(b'%').add(b'#');
 const IN_AUTHORITY: AsciiSet = ALWAYS.add(b'/').add(b'?');
@@ -94,8 +96,8 @@ pub fn node_context(params: &[String], node: &Node) -> BTreeMap<String, String> 
             "locality.sub_zone" => locality.sub_zone.clone(),
             "metadata" | "user_agent_build_version.metadata" => {
                 let metadata = if param == "metadata" { &node.metadata } else { &build.metadata };
-                let fields = crate::metadata::object(metadata.clone().unwrap_or_default());
-                let named = |(key, value)| (format!("xds.node.{param}.{key}"), plain_numbers(value).to_string());
+                let fields = object(metadata.clone().unwrap_or_default());
+                let named = |(key, value)| (format!("xds.node.{param}.{key}"), whole_numbers(value).to_string());
                 context.extend(fields.into_iter().map(named));
                 continue;
             }
@@ -105,22 +107,6 @@ pub fn node_context(params: &[String], node: &Node) -> BTreeMap<String, String> 
         context.insert(format!("xds.node.{param}"), text);
     }
     context
-}
-
-/// Whole numbers without a fraction, as protobuf writes them.
-fn plain_numbers(value: serde_json::Value) -> serde_json::Value {
-    use serde_json::Value;
-    match value {
-        Value::Number(number) => match number.as_f64() {
-            Some(whole) if whole.fract() == 0.0 => {
-                format!("{whole:.0}").parse::<i64>().map_or(Value::Number(number), Value::from)
-            }
-            _ => Value::Number(number),
-        },
-        Value::Array(values) => values.into_iter().map(plain_numbers).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, plain_numbers(value))).collect(),
-        other => other,
-    }
 }
 
 // === impl ResourceName ===

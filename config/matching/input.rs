@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{Insufficient, MatchingData, typed_config, unknown};
 use crate::matcher::{Field, first_decoded_value};
+use crate::metadata::whole_numbers;
 use crate::protocol::{any_as, message_name};
 
 /// Which inputs a tree may look at.
@@ -310,7 +311,7 @@ impl Input {
                 };
                 value_at(metadata, namespace, path).map(|value| match value {
                     Value::String(text) => Cow::Borrowed(text.as_bytes()),
-                    other => with_whole_numbers(other).to_string().into_bytes().into(),
+                    other => whole_numbers(other.clone()).to_string().into_bytes().into(),
                 })
             }
             Self::Metadata(..) | Self::Attributes | Self::Missing => None,
@@ -337,21 +338,6 @@ impl Said {
             Self::Subject => peer.subject.clone(),
         };
         (!said.is_empty()).then_some(said)
-    }
-}
-
-/// Envoy writes 1.0 as 1.
-fn with_whole_numbers(value: &Value) -> Value {
-    /// Whole numbers up to here are all different.
-    const GREATEST: f64 = 1e15;
-    match value {
-        Value::Number(number) => match number.as_f64() {
-            Some(number) if number.fract() == 0.0 && number.abs() < GREATEST => Value::from(number as i64),
-            _ => value.clone(),
-        },
-        Value::Array(values) => values.iter().map(with_whole_numbers).collect(),
-        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), with_whole_numbers(value))).collect(),
-        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
     }
 }
 
