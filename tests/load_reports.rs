@@ -19,7 +19,7 @@ use nuncio_proto::envoy::config::endpoint::v3::{
 };
 use nuncio_proto::envoy::service::load_stats::v3::load_reporting_service_server as service;
 use nuncio_proto::envoy::service::load_stats::v3::{LoadStatsRequest, LoadStatsResponse};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Between reports.
@@ -137,17 +137,18 @@ fn merge(into: &mut ClusterStats, from: ClusterStats) {
 
 /// `zone/priority: success error active issued` of each locality, in the order in which they are told.
 fn localities(stats: &ClusterStats) -> Vec<String> {
-    let line = |of: &UpstreamLocalityStats| {
+    let places = stats.upstream_locality_stats.iter().map(|of| {
         let zone = of.locality.as_ref().map_or("-", |locality| &locality.zone);
-        let counts = [
-            of.total_successful_requests,
-            of.total_error_requests,
-            of.total_requests_in_progress,
-            of.total_issued_requests,
-        ];
-        format!("{zone}/{}: {counts:?}", of.priority)
-    };
-    stats.upstream_locality_stats.iter().map(line).collect()
+        format!("{zone}/{}", of.priority)
+    });
+    places.zip(counts(stats)).map(|(place, counts)| format!("{place}: {counts:?}")).collect()
+}
+
+fn counts(stats: &ClusterStats) -> impl Iterator<Item = [u64; 4]> {
+    stats.upstream_locality_stats.iter().map(|of| {
+        let ended = [of.total_successful_requests, of.total_error_requests];
+        [ended[0], ended[1], of.total_requests_in_progress, of.total_issued_requests]
+    })
 }
 
 /// As [`localities`], of hosts by their ports.
@@ -246,16 +247,20 @@ async fn requests_under_way_are_told_of_as_long_as_they_last() {
         running.wait_for_stat("load_reporter.requests", 1).await;
         let address = running.addr();
         let asked = tokio::spawn(async move { get(address, "c", "/").await });
-        let mut seen: Vec<String> = Vec::new();
-        while !seen.iter().any(|line| line == "a/0: [1, 0, 0, 0]") {
-            let report = timeout(super::support::DEADLINE, server.next()).await.expect("reports go on");
+        let until = tokio::time::Instant::now() + super::support::DEADLINE;
+        // Successes, errors, requests under way and issued ones of each report; some may have come together.
+        let mut seen: Vec<[u64; 4]> = Vec::new();
+        while !seen.iter().any(|[ok, ..]| *ok == 1) {
+            let report = timeout_at(until, server.next()).await.unwrap_or_else(|_| panic!("no end is told: {seen:?}"));
             let names: Vec<&str> = report.cluster_stats.iter().map(|stats| &*stats.cluster_name).collect();
             assert!(names.contains(&"c") && names.contains(&"xds"), "{names:?}");
-            seen.extend(report.cluster_stats.iter().filter(|of| of.cluster_name == "c").flat_map(localities));
+            seen.extend(report.cluster_stats.iter().filter(|of| of.cluster_name == "c").flat_map(counts));
         }
         assert_eq!(asked.await.unwrap(), 200);
-        assert_eq!(seen.first().map(String::as_str), Some("a/0: [0, 0, 1, 1]"), "{seen:?}");
-        assert!(seen.iter().any(|line| line == "a/0: [0, 0, 1, 0]"), "{seen:?}");
+        assert_eq!(seen.iter().map(|[.., issued]| issued).sum::<u64>(), 1, "{seen:?}");
+        assert!(seen.iter().all(|[_, errors, ..]| *errors == 0), "{seen:?}");
+        assert!(seen.contains(&[0, 0, 1, 0]), "told of again while it lasts: {seen:?}");
+        assert_eq!(seen.last().map(|of| of[2]), Some(0), "{seen:?}");
     })
     .await;
 }

@@ -16,6 +16,7 @@ pub(crate) mod ports;
 pub(crate) mod proxy;
 pub(crate) mod split;
 pub(crate) mod upstream;
+pub(crate) mod watch;
 
 use std::io::Write;
 use std::time::Duration;

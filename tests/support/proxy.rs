@@ -3,12 +3,14 @@
 use super::name_server::{NameServer, Table};
 use super::ports::free_port;
 use super::upstream::{Script, Upstream};
+use super::watch::{lock, watch};
 use super::{DEADLINE, client, datagrams};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Certificates, `$CERTS` of a bootstrap.
@@ -150,7 +152,7 @@ impl Proxy {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", self.program.display()));
-        let mut process = Process { child, dir };
+        let mut process = Process { child: watch(child), dir };
         let admin = process.ready(self.ready).await?;
         let listeners = listeners(admin).await;
         Ok(Running { process, admin, listeners, upstreams, name_server })
@@ -317,17 +319,17 @@ impl Running {
 
     /// The number of the process.
     pub(crate) fn pid(&self) -> u32 {
-        self.process.child.id()
+        self.process.pid()
     }
 
     /// How many files and sockets the process has open.
     pub(crate) fn open_files(&self) -> usize {
-        let folder = format!("/proc/{}/fd", self.process.child.id());
+        let folder = format!("/proc/{}/fd", self.pid());
         std::fs::read_dir(folder).expect("the process is there").count()
     }
 
     fn proc(&self, file: &str) -> String {
-        std::fs::read_to_string(format!("/proc/{}/{file}", self.process.child.id())).expect("the process is there")
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("the process is there")
     }
 
     /// Sends a signal to the process.
@@ -345,7 +347,7 @@ impl Running {
     pub(crate) async fn wait(&mut self) -> ExitStatus {
         let until = Instant::now() + DEADLINE;
         loop {
-            if let Some(status) = self.process.child.try_wait().expect("the child is ours") {
+            if let Some(status) = lock(&self.process.child).try_wait().expect("the child is ours") {
                 return status;
             }
             assert!(Instant::now() < until, "still running\n{}", self.log());
@@ -355,16 +357,20 @@ impl Running {
 }
 
 struct Process {
-    child: Child,
+    child: Arc<Mutex<Child>>,
     dir: Dir,
 }
 
 impl Process {
+    fn pid(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
     /// Waits for the admin address and for this answer of `/ready`.
     async fn ready(&mut self, wanted: u16) -> Result<SocketAddr, NotStarted> {
         let until = Instant::now() + DEADLINE;
         loop {
-            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+            if let Some(status) = lock(&self.child).try_wait().expect("the child is ours") {
                 return Err(NotStarted { status, log: self.log() });
             }
             let address = std::fs::read_to_string(self.dir.0.join("admin")).unwrap_or_default();
@@ -383,7 +389,7 @@ impl Process {
     }
 
     fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).expect("a pid fits pid_t");
+        let pid = i32::try_from(self.pid()).expect("a pid fits pid_t");
         // SAFETY: kill takes two integers; the child was not waited for yet, so that its pid is still its own.
         unsafe { libc::kill(pid, signal) };
     }
@@ -391,9 +397,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+        let mut child = lock(&self.child);
+        if let Ok(None) = child.try_wait() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
