@@ -21,10 +21,17 @@ use crate::bind::{BindError, BoundSocket};
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionIds(Arc<Numbers>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Numbers {
     next: AtomicU64,
     open: AtomicU64,
+}
+
+impl Default for Numbers {
+    /// From 1, since messages cannot tell 0 from no number; Envoy gives the first ones to those who look at `/ready`.
+    fn default() -> Self {
+        Self { next: AtomicU64::new(1), open: AtomicU64::new(0) }
+    }
 }
 
 impl ConnectionIds {
