@@ -10,6 +10,7 @@ mod plane;
 mod random;
 mod rest;
 mod status;
+mod warming;
 mod xdstp;
 
 use super::support::client;

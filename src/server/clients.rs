@@ -47,8 +47,8 @@ impl Clients {
         let reporter =
             load_stats.map(|service| LoadReporter::new(shared, env, upstreams.clone(), service.target, &node));
         let delegate = hds.map(|service| HealthDelegate::new(shared, env, upstreams.clone(), service.target, &node));
-        let (updates, store) = (updates.clone(), shared.store.clone());
-        let sources = Sources { updates, upstreams, store, node, ads, unknown, collections };
+        let (updates, store, warming) = (updates.clone(), shared.store.clone(), shared.clusters.warming());
+        let sources = Sources { updates, upstreams, store, node, ads, unknown, collections, warming };
         Self { sources, reporter, delegate }
     }
 

@@ -34,6 +34,8 @@ pub struct Clusters {
     retired: Mutex<Vec<Arc<Cluster>>>,
     /// Tells discovery of a new snapshot.
     changed: watch::Sender<()>,
+    /// Whether there are clusters that wait beside the others.
+    warming: watch::Sender<bool>,
     /// A cluster that waits beside the others may be ready.
     on_warm: Arc<Notify>,
     store: Store,
@@ -110,6 +112,7 @@ impl Clusters {
             writer: Mutex::new(()),
             retired: Mutex::default(),
             changed: watch::Sender::new(()),
+            warming: watch::Sender::new(false),
             on_warm: Arc::default(),
             store: store.clone(),
             bind: bind.map(Arc::new),
@@ -294,6 +297,7 @@ impl Clusters {
     fn publish(&self, next: Snapshot) {
         self.stats.active_clusters().set(next.in_use as u64);
         self.stats.warming_clusters().set(next.warming.len() as u64);
+        let will_warm = !next.warming.is_empty();
         let next = Arc::new(next);
         let before = self.snapshot.swap(next.clone());
         let gone = before.only_here(&next).cloned();
@@ -301,6 +305,12 @@ impl Clusters {
         self.on_warm.notify_one();
         self.generation.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
+        self.warming.send_if_modified(|is_warming| std::mem::replace(is_warming, will_warm) != will_warm);
+    }
+
+    /// Whether there are clusters that wait until they can be used.
+    pub fn warming(&self) -> watch::Receiver<bool> {
+        self.warming.subscribe()
     }
 
     /// The clusters now.
@@ -494,11 +504,12 @@ mod tests {
         assert_eq!((clusters.stats.warming_clusters().value(), clusters.stats.cluster_modified().value()), (1, 1));
         let second = clusters.snapshot().warming().next().unwrap().clone();
         let warming = tokio::spawn(clusters.clone().run_warming());
+        assert!(*clusters.warming().borrow());
         second.finish_warming();
         while clusters.snapshot().warming().next().is_some() {
             tokio::task::yield_now().await;
         }
-        assert!(Arc::ptr_eq(&second, clusters.snapshot().get(0).unwrap()));
+        assert!(Arc::ptr_eq(&second, clusters.snapshot().get(0).unwrap()) && !*clusters.warming().borrow());
         clusters.warm_up([checked()]);
         assert_eq!(clusters.remove_all([0, 7]), 1);
         assert_eq!(clusters.snapshot().all().count(), 0);

@@ -11,7 +11,7 @@ use crate::support::upstream::http1;
 const VALIDATOR: &str = "config_validators: [{ name: envoy.config.validators.minimum_clusters, typed_config: { '@type': type.googleapis.com/envoy.extensions.config.validators.minimum_clusters.v3.MinimumClustersValidator, min_clusters_num: 2 } }]";
 
 /// A proxy that asks this plane in this way for clusters and listeners, and whoever they refer to.
-async fn start(plane: &ControlPlane, way: Way, further: &str) -> Running {
+pub(super) async fn start(plane: &ControlPlane, way: Way, further: &str) -> Running {
     let source = way.source("").replace("{ api_type", &format!("{{ {further} api_type"));
     let ads = way.ads().replace("{ api_type", &format!("{{ {further} api_type"));
     let ads = if way.is_aggregated { format!("{ads}, ") } else { String::new() };

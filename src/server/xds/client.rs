@@ -12,7 +12,7 @@ use tonic::Status;
 use tracing::{debug, warn};
 
 use super::pace::{Backoff, RateLimit};
-use super::protocol::{Change, Protocol, Received, Update, Verdict};
+use super::protocol::{CLUSTER, Change, Protocol, Received, Update, Verdict};
 use crate::deadline::reached;
 use crate::update::{PlaneCounted, PlaneState};
 
@@ -26,6 +26,8 @@ pub(crate) struct Server {
     pub(crate) backoff: Backoff,
     /// Pace of the requests.
     pub(crate) rate_limit: Option<RateLimit>,
+    /// Where it is asked for clusters among all else: whether some of them cannot be used yet.
+    pub(crate) warming: Option<watch::Receiver<bool>>,
 }
 
 /// A change of what is wanted, with the type it is about.
@@ -102,6 +104,7 @@ impl<P: Protocol> Client<P> {
         let mut not_before = None;
         loop {
             self.take_wishes();
+            self.hold_clusters();
             if request.is_none() && not_before.is_none_or(|at| at <= Instant::now()) {
                 (request, not_before) = self.next_request();
             }
@@ -112,6 +115,7 @@ impl<P: Protocol> Client<P> {
                 },
                 () = sent(&sender, &mut request), if request.is_some() => {}
                 () = reached(not_before), if not_before.is_some() => not_before = None,
+                () = changed(&mut self.server.warming) => {}
                 message = stream.next() => match message {
                     Ok(message) => if let Err(ended) = self.receive(&message).await {
                         return ended;
@@ -120,6 +124,12 @@ impl<P: Protocol> Client<P> {
                 },
             }
         }
+    }
+
+    /// Envoy: clusters are acknowledged when all of them can be used, so that the server may send their routes then.
+    fn hold_clusters(&mut self) {
+        let is_warming = self.server.warming.as_mut().is_some_and(|warming| *warming.borrow_and_update());
+        self.protocol.hold(is_warming.then_some(CLUSTER));
     }
 
     /// The next request that is due, framed; or until when the rate limit holds it back.
@@ -183,6 +193,17 @@ impl<P: Protocol> Client<P> {
         let lost = |_| Verdict { error: Some("the update could not be applied".into()), ..Verdict::default() };
         self.protocol.settle(&type_url, received.await.unwrap_or_else(lost));
         Ok(())
+    }
+}
+
+/// Waits for a change of what is watched, if anything is.
+async fn changed(watched: &mut Option<watch::Receiver<bool>>) {
+    let is_gone = match watched {
+        Some(watched) => watched.changed().await.is_err(),
+        None => true,
+    };
+    if is_gone {
+        std::future::pending().await
     }
 }
 

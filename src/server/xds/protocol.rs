@@ -29,7 +29,7 @@ use nuncio_proto::google::rpc::Status;
 const INVALID_ARGUMENT: i32 = 3;
 /// The name that stands for all resources of a type.
 pub(crate) const WILDCARD: &str = "*";
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SCOPE: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
 /// Types in the order in which their requests go out (make before break): a route is of no use before its cluster.
@@ -67,6 +67,8 @@ pub(crate) trait Protocol {
     fn receive(&mut self, response: Self::Response) -> Received;
     /// How the last update of this type ended.
     fn settle(&mut self, type_url: &str, verdict: Verdict);
+    /// From now on nothing is sent of this type, and of the others all that is due.
+    fn hold(&mut self, type_url: Option<&'static str>);
 }
 
 /// A change of what is wanted.

@@ -65,6 +65,8 @@ pub(crate) struct Sources {
     pub(crate) unknown: UnknownFields,
     /// What is asked for in the place of all that there is.
     pub(crate) collections: Arc<BTreeMap<Kind, String>>,
+    /// Whether there are clusters that cannot be used yet.
+    pub(crate) warming: watch::Receiver<bool>,
 }
 
 /// What has a stream of its own: a server, and there a kind unless all go over one.
@@ -175,6 +177,7 @@ impl Sources {
             method: method(key.1, plane.dialect),
             backoff: Backoff::new(backoff.base, backoff.max),
             rate_limit: plane.rate_limit.map(|limit| RateLimit::new(limit.max_tokens, limit.fill_rate)),
+            warming: (key.0 == Origin::Ads).then(|| self.warming.clone()),
         };
         let identity = Identity::new(self.node.clone(), plane.node_on_first_message_only);
         match plane.dialect {

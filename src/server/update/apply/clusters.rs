@@ -62,8 +62,9 @@ impl Updater {
             applied.outcome.accepted.push(resource.name);
         }
         let changed = configs.len();
-        let (clusters, is_live) = (self.parts.shared.clusters.clone(), self.phase == Phase::Live);
-        let update = move || if is_live { clusters.warm_up(configs) } else { clusters.update(configs) };
+        // Envoy: once the first clusters are known, those that follow wait, though listeners are awaited still.
+        let (clusters, is_up) = (self.parts.shared.clusters.clone(), self.phase >= Phase::Listeners);
+        let update = move || if is_up { clusters.warm_up(configs) } else { clusters.update(configs) };
         if changed > 0 {
             // Making many takes a while. A panic in it was logged, and has changed nothing.
             let _ = spawn_blocking(update).await;

@@ -1,6 +1,6 @@
 //! Incremental xDS: requests and responses tell changes, and each resource has a version of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use nuncio_config::xdstp::collection_of;
@@ -16,6 +16,7 @@ use super::{
 pub(crate) struct Delta {
     identity: Identity,
     types: ByType<Subscription>,
+    held: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -29,13 +30,13 @@ struct Subscription {
     unsubscribe: BTreeSet<String>,
     /// Nonce and removed names of the response that waits for its verdict.
     offered: Option<(String, Vec<String>)>,
-    /// The answer that is due: a nonce, and the error of a NACK.
-    answer: Option<(String, Option<String>)>,
+    /// The answers that are due: each a nonce, and the error of a NACK.
+    answers: VecDeque<(String, Option<String>)>,
 }
 
 impl Delta {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, types: ByType::default() }
+        Self { identity, types: ByType::default(), held: None }
     }
 }
 
@@ -55,11 +56,14 @@ impl Protocol for Delta {
     }
 
     fn is_due(&mut self) -> bool {
-        self.types.iter_mut().any(|(_, s)| s.is_due())
+        let held = self.held;
+        self.types.iter_mut().any(|(type_url, s)| s.is_due() && held != Some(&**type_url))
     }
 
     fn next_request(&mut self) -> Option<proto::DeltaDiscoveryRequest> {
-        let (type_url, subscription) = self.types.iter_mut().find(|(_, s)| s.is_due())?;
+        let held = self.held;
+        let mut due = self.types.iter_mut().filter(|(_, s)| s.is_due());
+        let (type_url, subscription) = due.find(|(type_url, _)| held != Some(&***type_url))?;
         let request = subscription.request(type_url);
         Some(proto::DeltaDiscoveryRequest { node: self.identity.for_message(), ..request })
     }
@@ -80,7 +84,7 @@ impl Protocol for Delta {
         removed_resources.extend(removed_resource_names.into_iter().map(|n| n.name));
         let resources: Vec<Resource> = resources.into_iter().map(Resource::new).collect();
         if let Some(reason) = contradiction(&type_url, &resources, &removed_resources) {
-            subscription.answer = Some((nonce, Some(reason.clone())));
+            subscription.answers.push_back((nonce, Some(reason.clone())));
             return Received::Refused { type_url, reason };
         }
         subscription.offered = Some((nonce, removed_resources.clone()));
@@ -102,7 +106,11 @@ impl Protocol for Delta {
             subscription.versions.remove(&name);
         }
         subscription.versions.extend(verdict.accepted);
-        subscription.answer = Some((nonce, verdict.error));
+        subscription.answers.push_back((nonce, verdict.error));
+    }
+
+    fn hold(&mut self, type_url: Option<&'static str>) {
+        self.held = type_url;
     }
 }
 
@@ -112,7 +120,7 @@ impl Subscription {
         self.subscribe.clear();
         self.unsubscribe.clear();
         self.offered = None;
-        self.answer = None;
+        self.answers.clear();
     }
 
     fn change(&mut self, change: Change) {
@@ -148,7 +156,7 @@ impl Subscription {
         }
         let has_changes = !self.subscribe.is_empty() || !self.unsubscribe.is_empty();
         match self.was_told {
-            true => has_changes || self.answer.is_some(),
+            true => has_changes || !self.answers.is_empty(),
             false => !self.interest.names.is_empty(),
         }
     }
@@ -156,7 +164,7 @@ impl Subscription {
     /// The request that is due, but for the node.
     fn request(&mut self, type_url: &str) -> proto::DeltaDiscoveryRequest {
         let mut request = proto::DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..Default::default() };
-        if let Some((nonce, error)) = self.answer.take() {
+        if let Some((nonce, error)) = self.answers.pop_front() {
             request.response_nonce = nonce;
             request.error_detail = error.map(nack);
         }

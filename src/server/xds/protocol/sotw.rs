@@ -20,6 +20,7 @@ const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 pub(crate) struct Sotw {
     identity: Identity,
     types: ByType<Subscription>,
+    held: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ impl Subscription {
 
 impl Sotw {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, types: ByType::default() }
+        Self { identity, types: ByType::default(), held: None }
     }
 }
 
@@ -66,11 +67,14 @@ impl Protocol for Sotw {
     }
 
     fn is_due(&mut self) -> bool {
-        self.types.iter_mut().any(|(_, s)| s.is_next())
+        let held = self.held;
+        self.types.iter_mut().any(|(type_url, s)| s.is_next() && held != Some(&**type_url))
     }
 
     fn next_request(&mut self) -> Option<proto::DiscoveryRequest> {
-        let (type_url, subscription) = self.types.iter_mut().find(|(_, s)| s.is_next())?;
+        let held = self.held;
+        let mut due = self.types.iter_mut().filter(|(_, s)| s.is_next());
+        let (type_url, subscription) = due.find(|(type_url, _)| held != Some(&***type_url))?;
         subscription.is_due = false;
         Some(proto::DiscoveryRequest {
             version_info: subscription.version.clone(),
@@ -124,8 +128,16 @@ impl Protocol for Sotw {
         subscription.is_due = true;
         match verdict.error {
             Some(error) => subscription.error = Some(nack(error)),
-            None => subscription.version = offered,
+            None => {
+                // What was refused before, and was not told yet, is not what this answer is about.
+                subscription.error = None;
+                subscription.version = offered;
+            }
         }
+    }
+
+    fn hold(&mut self, type_url: Option<&'static str>) {
+        self.held = type_url;
     }
 }
 

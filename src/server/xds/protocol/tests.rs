@@ -289,3 +289,38 @@ fn what_lives_for_a_time_dies_unless_it_is_refreshed() {
     expiry.forget(&"a");
     assert_eq!((expiry.next(), expiry.expired(now + second * 9)), (None, None));
 }
+
+#[test]
+fn what_is_held_back_of_a_state_of_the_world_is_one_answer_in_the_end() {
+    let mut stream = sotw();
+    stream.hold(Some(CDS));
+    stream.receive(response(CDS, "7", "n1"));
+    stream.settle(CDS, refused("cluster a: no"));
+    stream.change(&EDS.into(), subscribe("a"));
+    assert_eq!(stream.next_request().unwrap().type_url, EDS, "others go on");
+    assert!(!stream.is_due() && stream.next_request().is_none());
+    stream.receive(response(CDS, "8", "n2"));
+    stream.settle(CDS, Verdict::default());
+    stream.hold(None);
+    let answer = stream.next_request().unwrap();
+    assert_eq!((answer.version_info.as_str(), answer.response_nonce.as_str()), ("8", "n2"));
+    assert_eq!((answer.error_detail, stream.next_request()), (None, None));
+}
+
+#[test]
+fn changes_that_are_held_back_are_answered_one_after_the_other() {
+    let mut stream = Delta::new(identity());
+    stream.change(&CDS.into(), subscribe(WILDCARD));
+    stream.connect();
+    stream.next_request();
+    stream.hold(Some(CDS));
+    for (nonce, verdict) in [("n1", accepted(&[])), ("n2", refused("no"))] {
+        stream.receive(delta(CDS, &["a"], &[], nonce));
+        stream.settle(CDS, verdict);
+        assert!(!stream.is_due() && stream.next_request().is_none());
+    }
+    stream.hold(None);
+    let answers: Vec<_> = std::iter::from_fn(|| stream.next_request()).collect();
+    let told: Vec<_> = answers.iter().map(|a| (a.response_nonce.as_str(), a.error_detail.is_some())).collect();
+    assert_eq!(told, [("n1", false), ("n2", true)]);
+}
