@@ -7,6 +7,7 @@ mod dns;
 mod eds;
 mod endpoint;
 mod error_matcher;
+mod filters;
 mod forward_proxy;
 mod happy_eyeballs;
 mod health_check;
@@ -16,6 +17,7 @@ mod leds;
 mod load_metrics;
 mod original_dst;
 mod outlier;
+mod policies;
 mod pooling;
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ pub use leds::{LedsLocality, lower_local_endpoint};
 pub use load_metrics::LoadMetric;
 pub use original_dst::OriginalDst;
 pub use outlier::{Consecutive, FailurePercentage, OutlierDetection, OutlierKeys, SuccessRate};
+pub use policies::RequestPolicies;
 pub use pooling::{Pooling, UpstreamPool};
 pub use tracking::Tracking;
 pub use transport::{TransportSocketMatch, TransportSockets, transport_fields};
@@ -378,7 +381,7 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
     let refusals = [
         cx.unsupported("stats_matcher", stats_matcher),
         cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
-        cx.unsupported("filters", filters),
+        filters::refuse(filters, cx),
         cx.unsupported("queuing_policies", queuing_policies),
     ];
     refusals.into_iter().collect()

@@ -48,6 +48,7 @@ scenario_files! {
     cluster_aggregate
     cluster_forward_proxy
     cluster_original_dst
+    cluster_policies
     codec
     config_dump
     discovered

@@ -14,7 +14,7 @@ use nuncio_proto::envoy::extensions::upstreams::http::v3::http_protocol_options:
 use nuncio_proto::envoy::extensions::upstreams::tcp::v3::TcpProtocolOptions;
 use nuncio_proto::google::protobuf::{Any, UInt32Value};
 
-use super::ErrorMatcher;
+use super::{ErrorMatcher, RequestPolicies};
 use crate::http_chain::HttpChain;
 use crate::protocol::{CommonOptions, Http1Options, Http2Options, any_as, message_name};
 use crate::route::HashPolicies;
@@ -45,6 +45,8 @@ pub struct UpstreamHttp {
     pub filters: Option<Arc<HttpChain>>,
     /// Which responses outlier detection takes for errors, where it is not for their status.
     pub error_matcher: Option<Arc<ErrorMatcher>>,
+    /// What takes the place of the policies of routes.
+    pub policies: Option<Arc<RequestPolicies>>,
 }
 
 /// What a host is called in TLS, where that goes by the request.
@@ -133,10 +135,15 @@ impl UpstreamHttp {
             retry_policy,
             upstream_protocol_options,
         } = proto;
-        let supported = crate::refuse_set!(cx; header_validation_config, request_mirror_policies, retry_policy);
+        let validator = header_validation_config.map_or(Ok(()), |validator| {
+            // Envoy 1.40 as it is released has none of these extensions.
+            let reason = format!("header validator extensions are not supported: {}", validator.name);
+            Err(cx.at("header_validation_config", |cx| cx.invalid(reason)))
+        });
         let error_matcher = cx.opt("outlier_detection", outlier_detection, lower_error_matcher);
         let server_name = ServerName::lower(upstream_http_protocol_options, cx);
         let hash = HashPolicies::lower("hash_policy", hash_policy, cx);
+        let policies = RequestPolicies::lower(retry_policy, request_mirror_policies, cx);
         let filters = lower_filters(http_filters, stat_name, cx);
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
         let versions = match upstream_protocol_options {
@@ -149,7 +156,7 @@ impl UpstreamHttp {
             Some(UpstreamProtocolOptions::AutoConfig(config)) => cx.at("auto_config", |cx| lower_auto(config, cx)),
             None => Err(cx.invalid("upstream_protocol_options is required")),
         };
-        supported?;
+        validator?;
         let (common, (protocol, http1, http2)) = (common?, versions?);
         Ok(Self {
             protocol,
@@ -160,6 +167,7 @@ impl UpstreamHttp {
             filters: filters?,
             server_name: server_name?,
             error_matcher: error_matcher?.map(Arc::new),
+            policies: policies?,
         })
     }
 
@@ -192,6 +200,7 @@ impl UpstreamHttp {
             http2: http2?,
             hash: None,
             error_matcher: None,
+            policies: None,
             filters: None,
             server_name: server_name?,
         })

@@ -168,10 +168,70 @@ fn hosts_are_counted_by_names_of_their_own_unless_found_by_dns() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
-    proto.filters = vec![Default::default()];
+    proto.per_connection_buffer_high_watermark_timeout = Some(Default::default());
     proto.queuing_policies = Some(Default::default());
     let said = refusals(proto);
-    assert_eq!(said, ["filters: not implemented yet", "queuing_policies: not implemented yet"]);
+    let refused = ["per_connection_buffer_high_watermark_timeout", "queuing_policies"];
+    assert_eq!(said, refused.map(|field| format!("{field}: not implemented yet")));
+}
+
+#[test]
+fn filters_of_listeners_are_none_of_clusters() {
+    use nuncio_proto::envoy::extensions::filters::network::echo::v3::Echo;
+    let any = protobuf::Any { type_url: Echo::type_url(), value: Vec::new() };
+    let discovered = core::ExtensionConfigSource { type_urls: vec![Echo::type_url()], ..Default::default() };
+    let filter = pb::Filter { name: "echo".to_owned(), ..Default::default() };
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.filters = vec![
+        pb::Filter { typed_config: Some(any), ..filter.clone() },
+        pb::Filter { config_discovery: Some(discovered), ..filter.clone() },
+        filter,
+    ];
+    let echo = "envoy.extensions.filters.network.echo.v3.Echo is no network filter of clusters";
+    let said = [
+        format!("filters[0].typed_config: {echo}"),
+        format!("filters[1].config_discovery.type_urls: {echo}"),
+        "filters[2]: echo is no network filter of clusters".to_owned(),
+    ];
+    assert_eq!(refusals(proto), said);
+}
+
+#[test]
+fn a_cluster_may_have_policies_of_its_own() {
+    use nuncio_proto::envoy::config::route::v3 as route;
+    let explicit = upstreams::http_protocol_options::ExplicitHttpConfig {
+        protocol_config: Some(
+            upstreams::http_protocol_options::explicit_http_config::ProtocolConfig::HttpProtocolOptions(
+                Default::default(),
+            ),
+        ),
+    };
+    let mut options = upstreams::HttpProtocolOptions {
+        retry_policy: Some(route::RetryPolicy { retry_on: "5xx".to_owned(), ..Default::default() }),
+        upstream_protocol_options: Some(upstreams::http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(
+            explicit,
+        )),
+        ..Default::default()
+    };
+    let with = |options: &upstreams::HttpProtocolOptions| {
+        let any =
+            protobuf::Any { type_url: upstreams::HttpProtocolOptions::type_url(), value: options.encode_to_vec() };
+        let mut proto = cluster(&["127.0.0.1"]);
+        proto.typed_extension_protocol_options = [(upstreams::HttpProtocolOptions::full_name(), any)].into();
+        proto
+    };
+    let policies = lower(with(&options)).expect("it is sound").http.policies.clone().expect("there is one");
+    assert_eq!(policies.retry.as_ref().map(|retry| retry.num_retries), Some(1));
+    assert!(policies.mirrors.is_empty());
+    options.retry_policy = None;
+    assert!(lower(with(&options)).expect("it is sound").http.policies.is_none());
+    options.request_mirror_policies = vec![Default::default()];
+    options.header_validation_config = Some(core::TypedExtensionConfig { name: "v".to_owned(), typed_config: None });
+    let said = refusals(with(&options)).join("\n");
+    for part in ["header_validation_config: header validator extensions are not", "request_mirror_policies[0]: exactly"]
+    {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
 }
 
 #[test]

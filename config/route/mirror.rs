@@ -32,7 +32,7 @@ enum Host {
 const SUFFIX: &str = "-shadow";
 
 impl MirrorPolicy {
-    pub(super) fn lower(message: proto::RequestMirrorPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(crate) fn lower(message: proto::RequestMirrorPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::RequestMirrorPolicy {
             cluster,
             cluster_header,

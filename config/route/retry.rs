@@ -225,7 +225,7 @@ impl RateLimitedBackOff {
 // === impl RetryPolicy ===
 
 impl RetryPolicy {
-    pub(super) fn lower(message: proto::RetryPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    pub(crate) fn lower(message: proto::RetryPolicy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::RetryPolicy {
             retry_on,
             num_retries,

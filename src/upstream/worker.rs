@@ -13,7 +13,8 @@ use futures_util::future::LocalBoxFuture;
 use nuncio_config::cluster::{ClusterConfig, UpstreamProtocol};
 use nuncio_config::metadata::MetadataMatch;
 use nuncio_config::protocol::{HeaderCase, Http1Options};
-use nuncio_filter_api::{Clock, Rng, Worker};
+use nuncio_config::route::MirrorPolicy;
+use nuncio_filter_api::{Clock, ClusterName, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_net::TlsStats;
 use nuncio_telemetry::stats::ResponseCodes;
@@ -282,6 +283,16 @@ impl WorkerCluster {
         let balanced = RefCell::new(Rc::new(balanced));
         let provided = provided(&shared.cluster.config);
         Self { shared: Rc::new(shared), balanced, known, provided }
+    }
+
+    /// Its name and number.
+    pub(crate) fn name(&self) -> &ClusterName {
+        &self.shared.cluster.config.name
+    }
+
+    /// Where copies of its requests go in place of where their routes say.
+    pub(crate) fn own_mirrors(&self) -> &[MirrorPolicy] {
+        self.shared.cluster.config.http.policies.as_deref().map_or(&[], |policies| &policies.mirrors)
     }
 
     /// Chooses the host for a request.

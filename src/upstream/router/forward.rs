@@ -17,6 +17,7 @@ use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo, WantedHost};
 use super::body::{Counted, Success, UpstreamBody};
 use super::counts::Counts;
 use super::deadline::Deadline;
+use super::mirror::Been;
 use super::numbers::small_number;
 use super::replay::Replay;
 use super::retry::Retries;
@@ -82,9 +83,10 @@ impl Config {
         self.check_strict_headers(&request.head)?;
         // Taken out of the request with what else was meant for this proxy alone.
         let rules = &cluster.shared.cluster.rules;
+        let policies = cluster.shared.cluster.config.http.policies.clone();
+        let policy = policies.as_deref().and_then(|own| own.retry.as_ref()).or_else(|| entry.retry_policy());
         let mut retries =
-            Retries::new(entry.retry_policy(), &request.head, info.internal.get(), forward.priority, rules)
-                .map(Box::new);
+            Retries::new(policy, &request.head, info.internal.get(), forward.priority, rules).map(Box::new);
         let timeouts = self.timeouts(entry, forward, &mut request.head, &info, &clusters.env().timeout_value);
         let counts = Counts::of(entry, &request.head, &info);
         let mut deadline = Deadline::new(&cluster.shared, &info, timeouts, &request.head);
@@ -217,13 +219,14 @@ impl Forwarding<'_> {
 
     /// Starts the copies of the request for other clusters. A tunnel has none: nobody would talk to its other end.
     fn mirror(&self, request: &mut Request, cx: &StreamCx) {
-        let policies = self.entry.mirror_policies();
+        let own = self.cluster.own_mirrors();
+        let policies = if own.is_empty() { self.entry.mirror_policies() } else { own };
         if policies.is_empty() || tunnel::asks_for_tunnel(&request.head) {
             return;
         }
+        let been = (!own.is_empty()).then(|| Been { cluster: self.cluster.name().id, before: None });
         let deadline = self.timeouts.response.map(|timeout| self.worker.clock.now() + timeout);
-        let body = std::mem::take(&mut request.body);
-        request.body = self.config.mirror(policies, &request.head, body, deadline, cx);
+        self.config.mirror(policies, request, deadline, been.as_ref(), cx);
     }
 
     /// What `head`, which is sent, asks of its host.

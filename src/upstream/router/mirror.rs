@@ -1,104 +1,132 @@
 //! Copies of requests for other clusters (`request_mirror_policies`). A copy outlives the stream that it is of, but no
 //! time-out, and it is dropped rather than waited for.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+mod tee;
+
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http::{HeaderName, HeaderValue};
 use nuncio_config::cluster::Priority;
 use nuncio_config::route::MirrorPolicy;
-use nuncio_filter_api::{Body, BodyError, Request, RequestHead, StreamCx};
-use nuncio_telemetry::{ResponseFlag, StreamInfo};
+use nuncio_filter_api::{Body, Request, RequestHead, StreamCx, Worker};
+use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use tokio::time::Instant;
 
+use super::counts::Counts;
+use super::replay::Replay;
+use super::retry::{Decision, Retries};
 use super::{Config, format_cx};
-use crate::attempt::{Attempt, UpstreamFilters};
+use crate::attempt::{Answered, Attempt, UpstreamFilters};
 use crate::failure::Failure;
 use crate::lb::PickContext;
 use crate::pool::connection::millis;
-use crate::worker::{WorkerCluster, WorkerClusters};
+use crate::worker::{WorkerCluster, WorkerClusters, WorkerHost};
+use tee::Tee;
 
 static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// The shortest time that a host is told of.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// A copy on its way.
 struct Copy {
     config: Arc<Config>,
     cluster: Rc<WorkerCluster>,
-    request: Option<Request>,
-    filters: Option<Box<UpstreamFilters>>,
+    /// The client's.
+    connection: Rc<ConnectionInfo>,
+    worker: Rc<Worker>,
+    buffer_limit: usize,
     begin: Instant,
     deadline: Option<Instant>,
 }
 
-/// A body that is read twice: what its reader takes is put into the queues of the copies.
-struct Tee {
-    body: Body,
-    copies: Vec<Rc<RefCell<Queue>>>,
+/// The clusters whose own policies a request was copied by on its way. Envoy lets a copy come back to one of them, and
+/// be copied for ever.
+pub(super) struct Been<'a> {
+    pub(super) cluster: u32,
+    pub(super) before: Option<&'a Self>,
 }
 
-/// What a copy has not read yet.
-struct Queue {
-    frames: VecDeque<Frame<Bytes>>,
-    /// Bytes in `frames`, at most `limit`: the buffer limit of the stream.
-    bytes: u64,
-    limit: u64,
-    remaining: Option<u64>,
-    state: State,
-    reader: Option<Waker>,
+/// What became of one attempt to send a copy.
+struct Tried {
+    host: Option<Rc<WorkerHost>>,
+    outcome: Result<Answered, Failure>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Open,
-    Ended,
-    /// The body broke off, or the copy does not keep up.
-    Broken,
-}
+// === impl Been ===
 
-struct Reader(Rc<RefCell<Queue>>);
+impl Been<'_> {
+    fn has(been: Option<&Self>, cluster: u32) -> bool {
+        been.is_some_and(|been| been.cluster == cluster || Self::has(been.before, cluster))
+    }
+}
 
 impl Config {
-    /// Starts the copies of a request that goes upstream with `head`; `body` is what the stream is to send.
+    /// Starts the copies of a request that goes upstream.
     pub(super) fn mirror(
         self: &Arc<Self>,
         policies: &[MirrorPolicy],
-        head: &RequestHead,
-        mut body: Body,
+        request: &mut Request,
         deadline: Option<Instant>,
+        been: Option<&Been<'_>>,
         cx: &StreamCx,
-    ) -> Body {
-        let clusters = WorkerClusters::of(&cx.worker);
-        let whole = if body.is_end() { Some(Bytes::new()) } else { body.take_full() };
+    ) {
+        for (copy, request) in self.copies(policies, request, deadline, been, cx) {
+            tokio::task::spawn_local(copy.run(request));
+        }
+    }
+
+    /// The copies, each before those that are made of it. `request` feeds their bodies from then on.
+    fn copies(
+        self: &Arc<Self>,
+        policies: &[MirrorPolicy],
+        request: &mut Request,
+        deadline: Option<Instant>,
+        been: Option<&Been<'_>>,
+        cx: &StreamCx,
+    ) -> Vec<(Copy, Request)> {
         let mut copies = Vec::new();
+        let clusters = WorkerClusters::of(&cx.worker);
+        let mut body = std::mem::take(&mut request.body);
+        let whole = if body.is_end() { Some(Bytes::new()) } else { body.take_full() };
+        let mut tee = Tee::new(body);
         for policy in policies.iter().filter(|policy| policy.applies(cx.random)) {
-            let Some(cluster) = self.cluster_named(&policy.cluster, head, &clusters) else { continue };
-            let Some(head) = self.copy_head(policy, head, cx) else { continue };
+            let Some(cluster) = self.cluster_named(&policy.cluster, &request.head, &clusters) else { continue };
+            let Some(head) = self.copy_head(policy, &request.head, cx) else { continue };
             let body = match &whole {
                 Some(bytes) => Body::full(bytes.clone()),
-                None => {
-                    let queue = Queue::new(body.remaining(), cx.buffer_limit as u64);
-                    copies.push(queue.clone());
-                    Body::stream(Reader(queue))
-                }
+                None => tee.copy(cx.buffer_limit as u64),
             };
-            let (request, begin) = (Some(Request { head, body }), cx.worker.clock.now());
-            let filters = copy_filters(&cluster, cx);
-            let copy = Copy { config: self.clone(), cluster, request, filters, begin, deadline };
-            tokio::task::spawn_local(copy.run());
+            let mut request = Request { head, body };
+            let (own, id) = (cluster.own_mirrors(), cluster.name().id);
+            let further = match own {
+                [] => Vec::new(),
+                _ if Been::has(been, id) => Vec::new(),
+                own => self.copies(own, &mut request, deadline, Some(&Been { cluster: id, before: been }), cx),
+            };
+            let copy = Copy {
+                config: self.clone(),
+                cluster,
+                connection: cx.info.connection.clone(),
+                worker: cx.worker.clone(),
+                buffer_limit: cx.buffer_limit,
+                begin: cx.worker.clock.now(),
+                deadline,
+            };
+            copies.push((copy, request));
+            copies.extend(further);
         }
-        match whole {
+        request.body = match whole {
             Some(bytes) => Body::full(bytes),
-            None if copies.is_empty() => body,
-            None => Body::stream(Tee { body, copies }),
-        }
+            None => tee.into_body(),
+        };
+        copies
     }
 
     /// Envoy: a copy is a request that this proxy makes by itself, inside, and for whom it forwards.
@@ -115,26 +143,14 @@ impl Config {
     }
 }
 
-/// Envoy: a copy has no route, and passes the filters of its cluster alone.
-fn copy_filters(cluster: &WorkerCluster, cx: &StreamCx) -> Option<Box<UpstreamFilters>> {
-    let chain = cluster.shared.cluster.config.http.filters.as_ref()?;
-    UpstreamFilters::new(chain, || {
-        let now = cx.worker.clock.now();
-        let info = StreamInfo::new(cx.info.connection.clone(), now, cx.worker.clock.wall(now));
-        StreamCx::without_route(Rc::new(info), cx.worker.clone(), cx.buffer_limit)
-    })
-}
-
 // === impl Copy ===
 
 impl Copy {
     /// Sends the copy, reads the response to its end, and counts.
-    async fn run(mut self) {
-        let (filters, request) = (self.filters.take(), self.request.take());
-        let Some(mut request) = request else { return };
+    async fn run(self, mut request: Request) {
         let mut timer = self.cluster.shared.env.timers.timer();
         let deadline = self.deadline;
-        let mut exchange = pin!(self.exchange(filters, &mut request));
+        let mut exchange = pin!(self.exchange(&mut request));
         let outcome = poll_fn(|task| match exchange.as_mut().poll(task) {
             Poll::Ready(done) => Poll::Ready(done),
             Poll::Pending => match deadline {
@@ -144,7 +160,7 @@ impl Copy {
         })
         .await;
         if let Err(failure) = outcome {
-            tracing::debug!(cluster = %self.cluster.shared.cluster.config.name.name, details = %failure.details(),
+            tracing::debug!(cluster = %self.cluster.name().name, details = %failure.details(),
                 "a mirrored request failed");
             if matches!(failure, Failure::Timeout) {
                 self.cluster.shared.cluster.stats.upstream_rq_timeout().inc();
@@ -155,24 +171,104 @@ impl Copy {
         }
     }
 
-    async fn exchange(&self, filters: Option<Box<UpstreamFilters>>, request: &mut Request) -> Result<(), Failure> {
+    async fn exchange(&self, request: &mut Request) -> Result<(), Failure> {
         let shared = &self.cluster.shared;
-        let Some(host) = self.cluster.pick(&PickContext { head: Some(&request.head), ..PickContext::default() }) else {
-            shared.cluster.stats.upstream_cx_none_healthy().inc();
-            return Err(Failure::NoHealthyHost);
+        let policies = shared.cluster.config.http.policies.clone();
+        let policy = policies.as_deref().and_then(|policies| policies.retry.as_ref());
+        // What the client asked for ended where the request was copied.
+        let retries = Retries::new(policy, &request.head, false, Priority::Default, &shared.cluster.rules);
+        let tried = match retries {
+            None => {
+                let host = self.cluster.pick(&pick_context(&request.head));
+                self.attempt(host, request).await
+            }
+            Some(retries) => self.run_again(request, retries).await,
+        };
+        self.conclude(tried).await
+    }
+
+    /// Envoy: a copy has no route, and is sent again as its cluster has it alone.
+    async fn run_again(&self, request: &mut Request, mut retries: Retries<'_>) -> Tried {
+        let shared = &self.cluster.shared;
+        let replay = Replay::new(std::mem::take(&mut request.body), self.buffer_limit as u64);
+        loop {
+            let host = retries.pick(&self.cluster, pick_context(&request.head));
+            request.body = replay.body();
+            let tried = self.attempt(host, request).await;
+            if replay.is_abandoned() {
+                shared.cluster.stats.retry_or_shadow_abandoned().inc();
+                return tried;
+            }
+            let (clock, counts) = (&self.worker.clock, Counts::default());
+            let decision = match &tried.outcome {
+                Ok(answered) => {
+                    retries.after_response(&answered.response.head, shared, &counts, clock.wall(clock.now()))
+                }
+                Err(failure) => retries.after_failure(failure, !matches!(failure, Failure::Pool(_)), shared, &counts),
+            };
+            let Decision::After(wait) = decision else { return tried };
+            self.give_up(tried);
+            self.wait(wait).await;
+            retries.count(shared);
+            let left = self.deadline.map(|at| at.saturating_duration_since(clock.now()).max(MILLISECOND));
+            self.config.tell_expected(left, &mut request.head, &shared.env.timeout_value);
+        }
+    }
+
+    async fn wait(&self, wait: Duration) {
+        let until = self.worker.clock.now() + wait;
+        let mut timer = self.cluster.shared.env.timers.timer();
+        poll_fn(|task| timer.poll_reached(until, task)).await;
+    }
+
+    async fn attempt(&self, host: Option<Rc<WorkerHost>>, request: &mut Request) -> Tried {
+        let Some(host) = host else {
+            self.cluster.shared.cluster.stats.upstream_cx_none_healthy().inc();
+            return Tried { host: None, outcome: Err(Failure::NoHealthyHost) };
         };
         let attempt = Attempt { host: &host, priority: Priority::Default, info: None, informational: None };
-        let outcome = match filters {
+        let outcome = match self.filters() {
             None => attempt.run(&request.head, &mut request.body).await,
             Some(filters) => attempt.run_filtered(filters, request).await,
         };
-        let answered = outcome.inspect_err(|_| host.host.stats.rq_error.inc())?;
+        Tried { host: Some(host), outcome }
+    }
+
+    /// Envoy: a copy has no route, and passes the filters of its cluster alone.
+    fn filters(&self) -> Option<Box<UpstreamFilters>> {
+        let chain = self.cluster.shared.cluster.config.http.filters.as_ref()?;
+        UpstreamFilters::new(chain, || {
+            let now = self.worker.clock.now();
+            let info = StreamInfo::new(self.connection.clone(), now, self.worker.clock.wall(now));
+            StreamCx::without_route(Rc::new(info), self.worker.clone(), self.buffer_limit)
+        })
+    }
+
+    /// Counts an attempt whose outcome is not the last.
+    fn give_up(&self, tried: Tried) {
+        if let Some(host) = &tried.host {
+            host.host.stats.rq_error.inc();
+        }
+        let Ok(answered) = tried.outcome else { return };
+        if self.config.dynamic_stats {
+            self.cluster.shared.charge_retried(answered.response.head.status.as_u16());
+        }
+        // A response without body leaves its connection as it was.
+        if answered.response.body.is_end() {
+            answered.active.end();
+        }
+    }
+
+    async fn conclude(&self, Tried { host, outcome }: Tried) -> Result<(), Failure> {
+        let shared = &self.cluster.shared;
+        let stats = host.as_ref().map(|host| &host.host.stats);
+        let answered = outcome.inspect_err(|_| stats.iter().for_each(|stats| stats.rq_error.inc()))?;
         let status = answered.response.head.status;
         self.count_status(status.as_u16());
-        match status.is_server_error() {
-            true => host.host.stats.rq_error.inc(),
-            false => host.host.stats.rq_success.inc(),
-        }
+        stats.iter().for_each(|stats| match status.is_server_error() {
+            true => stats.rq_error.inc(),
+            false => stats.rq_success.inc(),
+        });
         let mut body = answered.response.body;
         while !body.is_end() {
             match body.next().await {
@@ -199,161 +295,6 @@ impl Copy {
     }
 }
 
-// === impl Tee ===
-
-impl HttpBody for Tee {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let polled = std::task::ready!(this.body.poll_next(cx));
-        match &polled {
-            Some(Ok(frame)) => this.copies.iter().for_each(|copy| copy.borrow_mut().put(frame)),
-            Some(Err(_)) => this.close(State::Broken),
-            None => this.close(State::Ended),
-        }
-        if this.body.is_end() {
-            this.close(State::Ended);
-        }
-        Poll::Ready(polled)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-impl Tee {
-    fn close(&mut self, state: State) {
-        for copy in self.copies.drain(..) {
-            copy.borrow_mut().close(state);
-        }
-    }
-}
-
-/// A body that is given up is given up for the copies too.
-impl Drop for Tee {
-    fn drop(&mut self) {
-        self.close(State::Broken);
-    }
-}
-
-// === impl Queue ===
-
-impl Queue {
-    fn new(remaining: Option<u64>, limit: u64) -> Rc<RefCell<Self>> {
-        let frames = VecDeque::new();
-        Rc::new(RefCell::new(Self { frames, bytes: 0, limit, remaining, state: State::Open, reader: None }))
-    }
-
-    fn put(&mut self, frame: &Frame<Bytes>) {
-        let copy = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => {
-                self.bytes += data.len() as u64;
-                Frame::data(data.clone())
-            }
-            (None, Some(trailers)) => Frame::trailers(HeaderMap::clone(trailers)),
-            (None, None) => return,
-        };
-        if self.bytes > self.limit {
-            self.close(State::Broken);
-        }
-        if self.state == State::Open {
-            self.frames.push_back(copy);
-            self.wake();
-        }
-    }
-
-    fn close(&mut self, state: State) {
-        if self.state == State::Open {
-            self.state = state;
-        }
-        if self.state == State::Broken {
-            self.frames = VecDeque::new();
-        }
-        self.wake();
-    }
-
-    fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-}
-
-// === impl Reader ===
-
-impl HttpBody for Reader {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut queue = self.0.borrow_mut();
-        if let Some(frame) = queue.frames.pop_front() {
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            queue.bytes -= length;
-            queue.remaining = queue.remaining.map(|left| left.saturating_sub(length));
-            return Poll::Ready(Some(Ok(frame)));
-        }
-        match queue.state {
-            State::Ended => Poll::Ready(None),
-            State::Broken => {
-                let flag = ResponseFlag::DownstreamConnectionTermination;
-                Poll::Ready(Some(Err(BodyError::new(flag, "mirrored_request_broke_off"))))
-            }
-            State::Open => {
-                queue.reader = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let queue = self.0.borrow();
-        queue.frames.is_empty() && queue.state == State::Ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.borrow().remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Puts these pieces into a queue of `limit` bytes while nobody reads, and reads it then.
-    async fn through(limit: u64, pieces: &[&'static str], end: State) -> Result<String, BodyError> {
-        let queue = Queue::new(None, limit);
-        for piece in pieces {
-            queue.borrow_mut().put(&Frame::data(Bytes::from_static(piece.as_bytes())));
-        }
-        queue.borrow_mut().close(end);
-        let mut body = Body::stream(Reader(queue));
-        let mut text = String::new();
-        while let Some(frame) = body.next().await {
-            text += std::str::from_utf8(frame?.data_ref().expect("there are no trailers")).expect("it was text");
-        }
-        Ok(text)
-    }
-
-    #[tokio::test]
-    async fn a_copy_reads_what_the_stream_read() {
-        assert_eq!(through(10, &["ab", "c"], State::Ended).await.unwrap(), "abc");
-    }
-
-    #[tokio::test]
-    async fn a_copy_that_does_not_keep_up_is_given_up() {
-        assert!(through(2, &["ab", "c"], State::Ended).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn a_copy_of_a_body_that_broke_off_breaks_off() {
-        assert!(through(10, &["ab"], State::Broken).await.is_err());
-    }
+fn pick_context(head: &RequestHead) -> PickContext<'_> {
+    PickContext { head: Some(head), ..PickContext::default() }
 }

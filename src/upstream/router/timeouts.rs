@@ -113,7 +113,8 @@ impl Config {
         timeouts.tell_grpc(forward, elapsed, head, info);
     }
 
-    fn tell_expected(&self, expected: Option<Duration>, head: &mut RequestHead, numbers: &LastNumber) {
+    /// Tells the host how long it may take.
+    pub(super) fn tell_expected(&self, expected: Option<Duration>, head: &mut RequestHead, numbers: &LastNumber) {
         if let (Some(timeout), EnvoyHeaders::Add) = (expected, self.envoy_headers) {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             let _ = head.headers.try_insert(&EXPECTED_TIMEOUT, numbers.value(millis));
