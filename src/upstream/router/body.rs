@@ -1,3 +1,4 @@
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -237,4 +238,18 @@ impl Stream {
             }
         }
     }
+}
+
+/// Reads what there is of a body that goes nowhere, up to about `limit` bytes: a client whose request is complete keeps
+/// its connection.
+pub(super) async fn read_what_came(body: &mut Body, limit: usize) {
+    let mut left = limit;
+    poll_fn(|task| {
+        while left > 0 && !body.is_end() {
+            let Poll::Ready(Some(Ok(frame))) = body.poll_next(task) else { break };
+            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+        }
+        Poll::Ready(())
+    })
+    .await;
 }

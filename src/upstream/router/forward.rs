@@ -14,7 +14,7 @@ use nuncio_config::route::{Action, Cluster as RouteCluster, EnvoyHeaders, Forwar
 use nuncio_filter_api::{LocalReply, Reply, Request, RequestHead, Response, RouteRef, StreamCx, Verdict, Worker};
 use nuncio_telemetry::{Protocol, StreamInfo, UpstreamInfo, WantedHost};
 
-use super::body::{Counted, Success, UpstreamBody};
+use super::body::{Counted, Success, UpstreamBody, read_what_came};
 use super::counts::Counts;
 use super::deadline::Deadline;
 use super::mirror::Been;
@@ -334,6 +334,10 @@ impl Forwarding<'_> {
         }
         self.count_attempt(self.info);
         if let Err(failure) = &answered {
+            // Envoy has read what came meanwhile, unless it never went as far as to wait for a connection.
+            if !failure.is_overflow() {
+                read_what_came(&mut request.body, cx.buffer_limit).await;
+            }
             // Nobody reads on a request that no host took.
             drop(std::mem::take(&mut request.body));
             self.note_expiry(&host, self.info, failure);
