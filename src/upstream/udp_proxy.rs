@@ -7,6 +7,7 @@
 
 mod config;
 mod direct;
+mod filters;
 mod log;
 mod session;
 mod sessions;

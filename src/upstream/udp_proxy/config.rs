@@ -4,18 +4,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use nuncio_config::access_log::lower as lower_access_log;
-use nuncio_config::extension::unknown;
 use nuncio_config::listener::UdpSocketConfig;
-use nuncio_config::protocol::{duration, message_name};
+use nuncio_config::protocol::duration;
 use nuncio_config::udp_route::UdpRoutes;
 use nuncio_filter_api::{ClusterName, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::udp::udp_proxy::v3 as proto;
 use nuncio_telemetry::access_log::AccessLog;
-use proto::udp_proxy_config::{
-    HashPolicy, RouteSpecifier, SessionFilter, UdpAccessLogOptions, hash_policy, session_filter,
-};
+use proto::udp_proxy_config::{HashPolicy, RouteSpecifier, UdpAccessLogOptions, hash_policy};
 use twox_hash::XxHash64;
 
+use super::filters::SessionFilters;
 use super::tunnel::TunnelConfig;
 use crate::tcp_proxy::log_interval;
 
@@ -65,15 +63,7 @@ pub(super) struct Config {
     pub(super) log_interval: Option<Duration>,
     pub(super) log_on_connected: bool,
     pub(super) tunnel: Option<TunnelConfig>,
-    pub(super) framing: Framing,
-}
-
-/// What stands around the datagrams that hosts get and give: what session filters there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    Plain,
-    /// Capsules (RFC 9297): `http_capsule`.
-    Capsules,
+    pub(super) filters: SessionFilters,
 }
 
 #[derive(Debug)]
@@ -128,11 +118,11 @@ impl Config {
             route_specifier,
         } = message;
         let tunnel = cx.opt("tunneling_config", tunneling_config, TunnelConfig::lower);
-        let framing = Framing::lower(session_filters, cx);
+        let filters = SessionFilters::lower(session_filters, cx);
         if use_per_packet_load_balancing {
-            let reason = match (&tunnel, &framing) {
+            let reason = match (&tunnel, &filters) {
                 (Ok(Some(_)), _) => Some("Only one of use_per_packet_load_balancing or tunneling_config can be used."),
-                (_, Ok(Framing::Capsules)) => {
+                (_, Ok(filters)) if !filters.is_empty() => {
                     Some("Only one of use_per_packet_load_balancing or session_filters can be used.")
                 }
                 _ => None,
@@ -169,7 +159,7 @@ impl Config {
             log_interval: log_interval?,
             log_on_connected,
             tunnel: tunnel?,
-            framing: framing?,
+            filters: filters?,
         })
     }
 
@@ -187,36 +177,6 @@ impl Config {
             HashBy::SourceIp => XxHash64::oneshot(0, peer.ip().to_string().as_bytes()),
             HashBy::Fixed(hash) => hash,
         })
-    }
-}
-
-// === impl Framing ===
-
-impl Framing {
-    fn lower(filters: Vec<SessionFilter>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        const CAPSULES: &str = "envoy.extensions.filters.udp.udp_proxy.session.http_capsule.v3.FilterConfig";
-        let lowered = cx.each("session_filters", filters, |filter, cx| {
-            let SessionFilter { name: _, config_type } = filter;
-            let any = match config_type {
-                Some(session_filter::ConfigType::TypedConfig(any)) => any,
-                Some(session_filter::ConfigType::ConfigDiscovery(_)) => {
-                    return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of session filters")));
-                }
-                None => return Err(cx.invalid("typed_config is required")),
-            };
-            cx.at("typed_config", |cx| match message_name(&any) {
-                CAPSULES => Ok(Self::Capsules),
-                other => {
-                    let (kind, reason) = unknown("session filter", other, [CAPSULES].into_iter());
-                    Err(cx.record(kind, reason))
-                }
-            })
-        })?;
-        match &lowered[..] {
-            [] => Ok(Self::Plain),
-            [one] => Ok(*one),
-            _ => Err(cx.at("session_filters", |cx| cx.not_implemented("capsules in capsules"))),
-        }
     }
 }
 

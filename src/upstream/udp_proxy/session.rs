@@ -14,8 +14,8 @@ use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::config::Framing;
 use super::direct::Direct;
+use super::filters::Framing;
 use super::log::{SessionCounts, SessionLog};
 use super::sessions::{Key, Sessions, Target};
 use super::tunnelled::Tunnelled;
@@ -97,7 +97,7 @@ impl Session {
             log.note_host(&direct.host.host);
         }
         let session = Rc::new(Self {
-            capsules: (config.framing == Framing::Capsules).then(RefCell::default),
+            capsules: (config.filters.framing == Framing::Capsules).then(RefCell::default),
             active_at: Cell::new(now),
             counts: SessionCounts::default(),
             log,

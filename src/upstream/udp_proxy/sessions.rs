@@ -9,10 +9,11 @@ use std::sync::Arc;
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::{Datagrams, UdpCx};
 use nuncio_net::{Receiver, Sender};
+use nuncio_telemetry::ResponseFlag;
 use nuncio_telemetry::format::AccessLogType;
 use tokio::time::Instant;
 
-use super::config::{Balance, Config, Framing, UdpClusterStats};
+use super::config::{Balance, Config, UdpClusterStats};
 use super::log::{SessionCounts, SessionLog, log_proxy};
 use super::session::{Carrier, Session};
 use crate::host::CoarseHealth;
@@ -55,8 +56,12 @@ pub(super) struct Target {
 
 impl Sessions {
     pub(super) fn new(config: Arc<Config>, cx: UdpCx) -> Self {
+        let clusters = WorkerClusters::of(&cx.worker);
+        for forward in &config.filters.forward {
+            clusters.env().clusters.dns_caches().cache(&forward.cache);
+        }
         Self {
-            clusters: WorkerClusters::of(&cx.worker),
+            clusters,
             started: cx.worker.clock.now(),
             receiver: RefCell::new(Receiver::of_connected(&config.socket)),
             config,
@@ -172,7 +177,7 @@ impl Sessions {
         // The limit first: those who are turned away in masses cost as little as can be. Envoy counts them as sessions.
         if limits.is_exhausted(Resource::Connections) {
             stats.upstream_cx_overflow().add(count);
-            self.config.stats.downstream_sess_total().add(count);
+            self.note_refused(key, (id, share), datagrams, Some(ResponseFlag::UpstreamOverflow));
             return None;
         }
         if self.config.tunnel.is_some() {
@@ -183,10 +188,9 @@ impl Sessions {
         }
         let Some(host) = host.or_else(|| self.pick(cluster, key.peer)) else {
             stats.upstream_cx_none_healthy().add(count);
-            if self.config.framing == Framing::Capsules {
+            if !self.config.filters.is_empty() {
                 // Envoy: where there are session filters, it is a session before it has a host.
-                let target = self.target(id, share);
-                (0..count).for_each(|_| self.note_without_host(key, &target, datagrams.at));
+                self.note_refused(key, (id, share), datagrams, None);
             }
             return None;
         };
@@ -196,12 +200,24 @@ impl Sessions {
         Some(session)
     }
 
-    /// Counts and logs a session that ends as it begins.
-    fn note_without_host(&self, key: Key, target: &Target, at: Instant) {
-        self.config.stats.downstream_sess_total().inc();
-        if !self.config.logs.is_empty() {
-            let log = SessionLog::new(self.clusters.env().clusters.next_session_id(), self, key, at);
-            log.write(self, target, &SessionCounts::default(), None, AccessLogType::UdpSessionEnd);
+    /// Counts and logs sessions that end as they begin, one for each of the datagrams.
+    fn note_refused(
+        &self,
+        key: Key,
+        (id, share): (u32, &Rc<ClusterShare>),
+        datagrams: &Datagrams<'_>,
+        flag: Option<ResponseFlag>,
+    ) {
+        self.config.stats.downstream_sess_total().add(datagrams.payloads.len() as u64);
+        if self.config.logs.is_empty() {
+            return;
+        }
+        let target = self.target(id, share);
+        for _ in datagrams.payloads {
+            let session = self.clusters.env().clusters.next_session_id();
+            let log = SessionLog::new(session, self, key, datagrams.at);
+            flag.into_iter().for_each(|flag| log.info.flag(flag));
+            log.write(self, &target, &SessionCounts::default(), None, AccessLogType::UdpSessionEnd);
         }
     }
 
