@@ -30,11 +30,11 @@ const SUITES_12: [(&str, SupportedCipherSuite); 6] = [
     ("ECDHE-RSA-AES256-GCM-SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
 ];
 /// Groups by BoringSSL's names.
-const GROUPS: [(&str, &dyn SupportedKxGroup); 4] = [
-    ("X25519MLKEM768", group::X25519MLKEM768),
-    ("X25519", group::X25519),
-    ("P-256", group::SECP256R1),
-    ("P-384", group::SECP384R1),
+const GROUPS: [(&str, &str, &dyn SupportedKxGroup); 4] = [
+    ("X25519MLKEM768", "X25519MLKEM768", group::X25519MLKEM768),
+    ("X25519", "x25519", group::X25519),
+    ("P-256", "prime256v1", group::SECP256R1),
+    ("P-384", "secp384r1", group::SECP384R1),
 ];
 /// How many of `GROUPS` are offered where none are named.
 const DEFAULT_GROUPS: usize = 3;
@@ -57,8 +57,9 @@ impl Parameters {
         let refused = refuse_set!(cx; signature_algorithms, compliance_policies);
         let minimum = cx.at("tls_minimum_protocol_version", |cx| Version::lower(tls_minimum_protocol_version, cx));
         let maximum = cx.at("tls_maximum_protocol_version", |cx| Version::lower(tls_maximum_protocol_version, cx));
-        let suites = lower_suites(&cipher_suites, cx);
-        let groups = cx.each("ecdh_curves", ecdh_curves, |name, cx| lower_group(&name, cx));
+        let is_only_13 = matches!(minimum, Ok(Some(Version::Tls13)));
+        let suites = lower_suites(&cipher_suites, !is_only_13, cx);
+        let groups = lower_groups(&ecdh_curves, cx);
         refused?;
         let (minimum, maximum) = (minimum?.unwrap_or(Version::Tls12), maximum?);
         // A minimum that is set carries the maximum with it.
@@ -70,7 +71,7 @@ impl Parameters {
         let in_range = |v: &Version| (minimum..=maximum).contains(v);
         let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
         let groups = groups?;
-        let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(_, group)| *group).collect();
+        let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(.., group)| *group).collect();
         let provider = CryptoProvider {
             cipher_suites: SUITES_13.into_iter().chain(suites?).collect(),
             kx_groups: if groups.is_empty() { default() } else { groups },
@@ -109,35 +110,64 @@ impl Version {
     }
 }
 
-/// The suites of TLS 1.2; suites in brackets are equally good, which here means: in the order given.
-fn lower_suites(names: &[String], cx: &mut LowerCx<'_>) -> Result<Vec<SupportedCipherSuite>, Refused> {
-    if names.is_empty() {
+/// The suites of TLS 1.2; suites in brackets are equally good, which here means: in the order given. Those that are not
+/// spoken are left out where others remain: who lists them, as Istio does, offers them to clients that know no better.
+fn lower_suites(
+    entries: &[String],
+    is_needed: bool,
+    cx: &mut LowerCx<'_>,
+) -> Result<Vec<SupportedCipherSuite>, Refused> {
+    // Envoy splits an entry at colons too, as OpenSSL's lists are written.
+    let names = |entry: &str| -> Vec<String> {
+        let entries =
+            entry.split([':', ',']).map(|e| e.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(e));
+        entries.flat_map(|group| group.split('|')).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    };
+    let entries: Vec<_> = entries.iter().map(|entry| names(entry)).collect();
+    if entries.iter().all(Vec::is_empty) {
         return Ok(SUITES_12.iter().map(|(_, suite)| *suite).collect());
     }
-    let each = cx.each("cipher_suites", names, |entry, cx| {
-        let group = entry.strip_prefix('[').and_then(|e| e.strip_suffix(']'));
-        // Envoy splits an entry at colons too, as OpenSSL's lists are written.
-        let names = group.map_or_else(|| entry.split([':', ',']).collect(), |g| g.split('|').collect::<Vec<_>>());
-        names.into_iter().map(|name| lower_suite(name, cx)).collect::<Result<Vec<_>, _>>()
+    let has_spoken = entries.iter().flatten().any(|name| spoken_suite(name).is_some());
+    let each = cx.each("cipher_suites", entries, |names, cx| {
+        let mut suites = Vec::new();
+        for name in names {
+            match spoken_suite(&name) {
+                Some(suite) => suites.push(suite),
+                None if is_weak(&name) && (has_spoken || !is_needed) => {
+                    tracing::warn!(path = cx.path(), name, "{WEAK}: this cipher suite is left out");
+                }
+                None if is_weak(&name) => return Err(cx.invalid(format!("{name:?} has {WEAK}"))),
+                None => {
+                    return Err(cx.invalid(format!("{name:?} is not a cipher suite of TLS 1.2 that is spoken here")));
+                }
+            }
+        }
+        Ok(suites)
     });
     Ok(each?.concat())
 }
 
-fn lower_suite(name: &str, cx: &mut LowerCx<'_>) -> Result<SupportedCipherSuite, Refused> {
+fn spoken_suite(name: &str) -> Option<SupportedCipherSuite> {
     let iana = |suite: SupportedCipherSuite| format!("{:?}", suite.suite());
-    let found = SUITES_12.iter().find(|(known, suite)| *known == name || iana(*suite) == name);
-    if let Some((_, suite)) = found {
-        return Ok(*suite);
-    }
-    let is_weak = name.ends_with("-SHA") || name.contains("CBC") || name.starts_with("AES") || name.contains("3DES");
-    let reason = match is_weak {
-        true => format!("{name:?} has CBC or RSA key exchange, which are broken and not spoken"),
-        false => format!("{name:?} is not a cipher suite of TLS 1.2 that is spoken here"),
-    };
-    Err(cx.invalid(reason))
+    SUITES_12.iter().find(|(known, suite)| *known == name || iana(*suite) == name).map(|(_, suite)| *suite)
+}
+
+const WEAK: &str = "CBC or RSA key exchange, which are broken and not spoken";
+
+fn is_weak(name: &str) -> bool {
+    let is_listed = name.ends_with("-SHA") || name.contains("CBC") || name.starts_with("AES") || name.contains("3DES");
+    is_listed || name.starts_with("TLS_RSA_WITH_")
+}
+
+/// Envoy joins the entries with colons, and BoringSSL takes them apart: an entry may be several.
+fn lower_groups(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Vec<&'static dyn SupportedKxGroup>, Refused> {
+    let each = cx.each("ecdh_curves", entries, |entry, cx| {
+        entry.split(':').map(|name| lower_group(name, cx)).collect::<Result<Vec<_>, _>>()
+    });
+    Ok(each?.concat())
 }
 
 fn lower_group(name: &str, cx: &mut LowerCx<'_>) -> Result<&'static dyn SupportedKxGroup, Refused> {
-    let found = GROUPS.iter().find(|(known, _)| *known == name);
-    found.map(|(_, group)| *group).ok_or_else(|| cx.invalid(format!("{name:?} is not a group that is spoken here")))
+    let found = GROUPS.iter().find(|(known, other, _)| *known == name || *other == name);
+    found.map(|(.., group)| *group).ok_or_else(|| cx.invalid(format!("{name:?} is not a group that is spoken here")))
 }

@@ -62,17 +62,45 @@ fn what_is_broken_is_refused_with_the_reason() {
     assert_eq!(refused, "tls_params.ecdh_curves[1]: \"P-521\" is not a group that is spoken here");
 }
 
+/// Suites of TLS 1.2 and groups that are offered.
+fn offered(change: impl FnOnce(&mut pb::TlsParameters)) -> (Vec<String>, Vec<String>) {
+    let tls = lower(server(parameters(change))).expect("it is fine");
+    let side = tls.current().expect("no secret is missing");
+    let server = side.server(None, None);
+    let provider = server.crypto_provider();
+    let suites = provider.cipher_suites[3..].iter().map(|suite| format!("{:?}", suite.suite()));
+    (suites.collect(), provider.kx_groups.iter().map(|group| format!("{:?}", group.name())).collect())
+}
+
 #[test]
 fn suites_may_stand_in_brackets_and_groups_in_their_order() {
-    let suites = vec!["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-RSA-AES128-GCM-SHA256]".into()];
-    let tls = lower(server(parameters(|p| p.cipher_suites = suites))).expect("it is fine");
-    let side = tls.current().expect("no secret is missing");
-    let names: Vec<_> =
-        side.server(None, None).crypto_provider().cipher_suites.iter().map(|s| format!("{:?}", s.suite())).collect();
-    assert_eq!(names[3..], ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
-    let groups: Vec<_> =
-        side.server(None, None).crypto_provider().kx_groups.iter().map(|g| format!("{:?}", g.name())).collect();
-    assert_eq!(groups, ["X25519MLKEM768", "X25519", "secp256r1"]);
+    let both = ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+    for list in [
+        &["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-RSA-AES128-GCM-SHA256]"][..],
+        &["[ECDHE-ECDSA-AES128-GCM-SHA256]:ECDHE-RSA-AES128-GCM-SHA256"],
+        &["ECDHE-ECDSA-AES128-GCM-SHA256", "", "ECDHE-RSA-AES128-GCM-SHA256"],
+    ] {
+        let (suites, groups) = offered(|p| p.cipher_suites = list.iter().map(|&entry| entry.into()).collect());
+        assert_eq!((&suites[..], &groups[..]), (&both.map(String::from)[..], &GROUPS.map(String::from)[..]));
+    }
+    assert_eq!(offered(|p| p.cipher_suites = vec![String::new()]).0.len(), 6, "an empty text is no list");
+    let curves = vec!["P-384:x25519".into(), "prime256v1".into()];
+    assert_eq!(offered(|p| p.ecdh_curves = curves).1, ["secp384r1", "X25519", "secp256r1"]);
+}
+
+const GROUPS: [&str; 3] = ["X25519MLKEM768", "X25519", "secp256r1"];
+
+#[test]
+fn suites_that_are_broken_are_left_out_where_others_remain() {
+    let list = ["ECDHE-RSA-AES256-GCM-SHA384", "AES256-GCM-SHA384", "AES128-SHA"].map(String::from);
+    assert_eq!(offered(|p| p.cipher_suites = list.into()).0, ["TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"]);
+    let (suites, _) = offered(|p| {
+        p.cipher_suites = vec!["AES128-SHA".into()];
+        p.tls_minimum_protocol_version = TlsProtocol::TlSv13.into();
+    });
+    assert!(suites.is_empty(), "TLS 1.3 needs none of them");
+    let refused = refusal(parameters(|p| p.cipher_suites = vec!["ECDHE-RSA-AES256-GCM-SHA384:NONE".into()]));
+    assert!(refused.starts_with("tls_params.cipher_suites[0]: \"NONE\" is not"), "{refused}");
 }
 
 #[test]
