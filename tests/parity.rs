@@ -119,6 +119,7 @@ scenario_files! {
     syntax
     tap
     tcp_connect
+    tcp_handshake
     tcp_proxy
     tcp_tunnel
     tls

@@ -19,6 +19,12 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
         Poll::Pending
     }
 
+    /// Ready once its handshake is made, where it has one that reads and writes make otherwise.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let _ = cx;
+        Poll::Ready(Ok(()))
+    }
+
     /// The socket, where its bytes are those of the transport: the kernel may then move them itself. `None` where
     /// anything stands between, if only for now.
     fn socket(&self) -> Option<&TcpStream> {
@@ -51,6 +57,11 @@ impl Io {
     /// See [`Transport::poll_closed`].
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.poll_closed(cx)
+    }
+
+    /// See [`Transport::poll_handshake`].
+    pub fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_handshake(cx)
     }
 
     /// See [`Transport::socket`].

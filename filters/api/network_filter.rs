@@ -51,6 +51,12 @@ pub trait NetworkFilter: Any + Send + Sync {
     /// perhaps wrapped. Dropping the future closes the connection.
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow>;
 
+    /// Whether it is run before the handshake of TLS, if all of its chain are: of that it asks nothing, and the handshake
+    /// is made as the connection is read or written.
+    fn precedes_handshake(&self) -> bool {
+        false
+    }
+
     /// Whether it must be the last of its chain.
     fn is_terminal(&self) -> bool;
 

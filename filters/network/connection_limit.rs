@@ -75,6 +75,10 @@ impl NetworkFilter for ConnectionLimit {
         Box::pin(std::future::ready(Flow::Next(connection)))
     }
 
+    fn precedes_handshake(&self) -> bool {
+        true
+    }
+
     fn is_terminal(&self) -> bool {
         false
     }

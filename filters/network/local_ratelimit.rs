@@ -77,6 +77,10 @@ impl NetworkFilter for LocalRateLimit {
         Box::pin(std::future::ready(Flow::Next(connection)))
     }
 
+    fn precedes_handshake(&self) -> bool {
+        true
+    }
+
     fn is_terminal(&self) -> bool {
         false
     }

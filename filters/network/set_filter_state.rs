@@ -79,6 +79,10 @@ impl NetworkFilter for SetFilterState {
         Box::pin(std::future::ready(Flow::Next(connection)))
     }
 
+    fn precedes_handshake(&self) -> bool {
+        self.on_handshake.is_empty()
+    }
+
     fn is_terminal(&self) -> bool {
         false
     }

@@ -37,6 +37,10 @@ impl NetworkFilter for SniCluster {
         Box::pin(std::future::ready(Flow::Next(connection)))
     }
 
+    fn precedes_handshake(&self) -> bool {
+        true
+    }
+
     fn is_terminal(&self) -> bool {
         false
     }

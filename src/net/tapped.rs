@@ -36,6 +36,10 @@ impl Transport for Tapped {
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.io.poll_closed(cx)
     }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_handshake(cx)
+    }
 }
 
 impl AsyncRead for Tapped {

@@ -1,6 +1,7 @@
 //! Handshakes of TLS, and connections that have made one.
 
 mod buffer;
+mod deferred;
 mod hello;
 mod reason;
 mod server;
@@ -10,7 +11,6 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use nuncio_config::tls::{DownstreamTls, ServerSide, Staple, UpstreamTls, Validated, Wishes, certificate_info};
 use nuncio_filter_api::{Io, Transport, forward_write};
@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, client};
 
 use self::buffer::Buffer;
+pub(crate) use self::deferred::Deferred;
 use self::server::ServerStream;
 use crate::tls_stats::TlsStats;
 
@@ -68,6 +69,13 @@ pub enum TlsError {
     Failed(io::Error),
 }
 
+impl TlsError {
+    /// Whether the connection ended, of which Envoy says nothing.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+    }
+}
+
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,7 +95,7 @@ impl std::error::Error for TlsError {}
 /// Makes the handshake of a connection that was accepted, and tells `info` what it learnt.
 pub(crate) async fn accept(
     tls: &DownstreamTls,
-    timeout: Option<Duration>,
+    until: Option<Instant>,
     io: Io,
     info: &ConnectionInfo,
     stats: &TlsStats,
@@ -98,15 +106,19 @@ pub(crate) async fn accept(
         return Err(TlsError::NoSecret);
     };
     let handshake = handshake(&side, io, info, stats);
-    let done = match timeout {
-        Some(timeout) => tokio::time::timeout(timeout, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
+    let done = match until {
+        Some(until) => tokio::time::timeout_at(until, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
     };
     let (stream, local, session_id) = done.inspect_err(|error| {
         stats.failed(error);
         match error {
-            // Envoy: it is no failure of TLS.
-            TlsError::TimedOut => *info.termination_details.borrow_mut() = Some(error.to_string().into()),
+            // Envoy: it is no failure of TLS, nor is it one that a client leaves.
+            TlsError::TimedOut => {
+                *info.termination_details.borrow_mut() = Some(error.to_string().into());
+                info.local_close_reason.set(Some("transport_socket_timeout"));
+            }
+            _ if error.is_end() => {}
             _ => *info.transport_failure.borrow_mut() = Some(error.to_string().into()),
         }
     })?;

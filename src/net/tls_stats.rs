@@ -1,5 +1,7 @@
 //! What is counted of handshakes: `listener.<address>.ssl` and `cluster.<name>.ssl`.
 
+use std::io;
+
 use nuncio_config::tls::{Staple, Unbelieved};
 use nuncio_telemetry::TlsInfo;
 use nuncio_telemetry::stats::Scope;
@@ -85,6 +87,8 @@ impl TlsStats {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::NoCertificatesPresented) => self.stats.fail_verify_no_cert().inc(),
             Some(error @ Error::InvalidCertificate(_)) => self.unbelieved(error),
+            // Envoy: that a connection ended, or what the kernel said of it, is no error of TLS.
+            None if error.kind() != io::ErrorKind::InvalidData => {}
             _ => self.stats.connection_error().inc(),
         }
     }

@@ -54,6 +54,10 @@ impl NetworkFilter for TcpProxy {
         })
     }
 
+    fn precedes_handshake(&self) -> bool {
+        true
+    }
+
     fn is_terminal(&self) -> bool {
         true
     }

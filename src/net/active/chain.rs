@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nuncio_config::listener::{FilterChainConfig, ListenerConfig};
 use nuncio_config::tap::TappedConnection;
-use nuncio_filter_api::{Admission, Connection, Drain, Flow, NetworkCx, NetworkFilter, Worker};
+use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::catalogue::{ListenerStats, ListenerWorkerStats};
@@ -19,8 +19,7 @@ use tracing::debug;
 
 use crate::balance::Balancer;
 use crate::listener::{FilterChain, OpenConnections};
-use crate::tls;
-use crate::tls::TlsError;
+use crate::tls::{self, Deferred, TlsError};
 use crate::tls_stats::TlsStats;
 use crate::{CountedTcp, Listener, Tapped};
 
@@ -126,7 +125,7 @@ impl Chain {
     }
 
     /// The filter-chain runner: one filter after the other, until one has served the connection.
-    async fn run_filters(&self, frame: &Frame, mut connection: Connection) {
+    async fn run_filters(&self, frame: &Rc<Frame>, mut connection: Connection) {
         let mut filters = &self.filters;
         let stand_ins;
         if self.has_stand_ins {
@@ -148,22 +147,19 @@ impl Chain {
             },
             false => Vec::new(),
         };
-        let FilterChainConfig { tls, handshake_timeout, tcp_stats, tap, .. } = &*self.chain.config;
+        let FilterChainConfig { tls, tcp_stats, tap, .. } = &*self.chain.config;
         if let Some(stats) = tcp_stats {
             connection.io = CountedTcp::wrap(connection.io, stats);
         }
-        if let Some(tls) = tls {
+        if tls.is_some() {
             let Connection { io, info } = connection;
-            match Box::pin(tls::accept(tls, *handshake_timeout, io, &info, &frame.tls_stats)).await {
-                Ok(io) => connection = Connection { io, info },
-                Err(error) => {
-                    if matches!(error, TlsError::TimedOut) {
-                        frame.stats.downstream_cx_transport_socket_connect_timeout().inc();
-                    }
-                    debug!(listener = %frame.name, id = info.id, %error, "handshake failed");
-                    return;
-                }
-            }
+            let handshake = accept_tls(self.chain.clone(), frame.clone(), io, info.clone());
+            let io = match filters.iter().all(|filter| filter.precedes_handshake()) {
+                true => Ok(Io::new(Deferred::new(handshake))),
+                false => Box::pin(handshake).await,
+            };
+            let Ok(io) = io else { return };
+            connection = Connection { io, info };
         }
         if let Some(tap) = tap {
             let Connection { io, info } = connection;
@@ -184,6 +180,25 @@ impl Chain {
                 Flow::Done => return,
             }
         }
+    }
+}
+
+/// Makes the handshake of a connection that has got this chain, in the time that it has from now on.
+fn accept_tls(
+    chain: Arc<FilterChain>,
+    frame: Rc<Frame>,
+    io: Io,
+    info: Rc<ConnectionInfo>,
+) -> impl Future<Output = Result<Io, TlsError>> + 'static {
+    let until = chain.config.handshake_timeout.map(|timeout| frame.worker.clock.now() + timeout);
+    async move {
+        let Some(tls) = &chain.config.tls else { return Ok(io) };
+        tls::accept(tls, until, io, &info, &frame.tls_stats).await.inspect_err(|error| {
+            if matches!(error, TlsError::TimedOut) {
+                frame.stats.downstream_cx_transport_socket_connect_timeout().inc();
+            }
+            debug!(listener = %frame.name, id = info.id, %error, "handshake failed");
+        })
     }
 }
 

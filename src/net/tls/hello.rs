@@ -19,18 +19,27 @@ const STATUS_REQUEST: u16 = 5;
 /// The extension by which a server promises a ticket (RFC 5077 §3.2).
 const SESSION_TICKET: u16 = 35;
 
-/// Reads the ClientHello; its bytes stay in `incoming`. Whoever does not speak TLS is not answered in it, as by Envoy.
+/// Reads the ClientHello; its bytes stay in `incoming`. Whoever speaks HTTP instead is not answered, as by Envoy.
 pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accepted> {
     let mut acceptor = Acceptor::default();
+    let mut fed = 0;
     loop {
         let before = incoming.filled().len();
         if poll_fn(|cx| incoming.poll_fill(io, cx)).await? == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "tls handshake eof"));
         }
-        if incoming.filled()[0] != HANDSHAKE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what_it_is(incoming.filled()[0])));
+        if before < RECORD {
+            // Of fewer bytes nobody can tell what they begin.
+            let Some(start) = incoming.filled().first_chunk() else { continue };
+            if let Some((reason, alert)) = no_handshake(start) {
+                if let Some(alert) = alert {
+                    let _ = io.write_all(&first_alert(alert)).await;
+                }
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            }
         }
-        let mut came = &incoming.filled()[before..];
+        let mut came = &incoming.filled()[fed..];
+        fed = incoming.filled().len();
         while !came.is_empty() {
             let (error, told) = match acceptor.read_tls(&mut came).map(|_| acceptor.accept()) {
                 Ok(Ok(Some(accepted))) => return Ok(accepted),
@@ -54,6 +63,11 @@ pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accep
 /// A record of an alert, while nothing is encrypted (RFC 8446 §6).
 pub(super) fn fatal_alert(description: AlertDescription) -> [u8; 7] {
     [21, 3, 3, 0, 2, 2, description.into()]
+}
+
+/// The same before it is known which version is spoken.
+fn first_alert(description: AlertDescription) -> [u8; 7] {
+    [21, 3, 1, 0, 2, 2, description.into()]
 }
 
 /// What is told a client whose first message is none, of which rustls says nothing.
@@ -135,12 +149,22 @@ fn prefixed(bytes: &[u8], width: usize) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length.iter().fold(0, |all, byte| all << 8 | usize::from(*byte)))
 }
 
-/// What BoringSSL says of whoever begins otherwise; methods of HTTP are told by their first letter.
-fn what_it_is(first: u8) -> &'static str {
-    match first {
-        b'G' | b'H' | b'P' => "268435612:SSL routines:OPENSSL_internal:HTTP_REQUEST",
-        b'C' => "268435613:SSL routines:OPENSSL_internal:HTTPS_PROXY_REQUEST",
-        _ => "268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER",
+/// What BoringSSL says of bytes that begin no handshake, and answers them. HTTP is not answered.
+fn no_handshake(start: &[u8; RECORD]) -> Option<(&'static str, Option<AlertDescription>)> {
+    match start {
+        [b'G', b'E', b'T', b' ', _] | b"POST " | b"HEAD " | [b'P', b'U', b'T', b' ', _] => {
+            Some(("268435612:SSL routines:OPENSSL_internal:HTTP_REQUEST", None))
+        }
+        b"CONNE" => Some(("268435611:SSL routines:OPENSSL_internal:HTTPS_PROXY_REQUEST", None)),
+        [HANDSHAKE, 3, ..] => None,
+        [_, 3, ..] => {
+            let alert = Some(AlertDescription::UnexpectedMessage);
+            Some(("268435681:SSL routines:OPENSSL_internal:UNEXPECTED_RECORD", alert))
+        }
+        _ => {
+            let alert = Some(AlertDescription::ProtocolVersion);
+            Some(("268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER", alert))
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl PoolFailure {
     /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`, if there is any.
     pub(crate) fn transport_failure(&self) -> Option<&Arc<str>> {
         match self {
-            Self::Local(reason) | Self::Remote(reason) => Some(reason),
+            Self::Local(reason) | Self::Remote(reason) => Some(reason).filter(|reason| !reason.is_empty()),
             Self::Overflow | Self::Timeout => None,
         }
     }
@@ -118,7 +118,10 @@ impl PoolFailure {
 
 impl From<&ConnectError> for PoolFailure {
     fn from(error: &ConnectError) -> Self {
-        let reason = error.to_string().into();
+        let reason = match error {
+            ConnectError::Tls(error) if error.is_end() => "".into(),
+            _ => error.to_string().into(),
+        };
         match error {
             ConnectError::Bind { .. } => Self::Local(reason),
             ConnectError::Immediate { .. } | ConnectError::Delayed(_) | ConnectError::Tls(_) => Self::Remote(reason),

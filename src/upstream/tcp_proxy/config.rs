@@ -74,7 +74,9 @@ pub(super) struct Config {
 /// `upstream_connect_mode`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Connects {
+    /// Before the handshake of TLS, where there is one.
     AtOnce,
+    OnHandshake,
     /// When the client has sent something.
     OnData,
 }
@@ -269,9 +271,9 @@ impl Connects {
             return Err(cx.at("max_early_data_bytes", |cx| cx.invalid(reason)));
         }
         Ok(match mode {
+            UpstreamConnectMode::Immediate => Self::AtOnce,
+            UpstreamConnectMode::OnDownstreamTlsHandshake => Self::OnHandshake,
             UpstreamConnectMode::OnDownstreamData => Self::OnData,
-            // Here the handshake is always over by then.
-            UpstreamConnectMode::Immediate | UpstreamConnectMode::OnDownstreamTlsHandshake => Self::AtOnce,
         })
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Early {
 
 /// What was waited for of a client.
 enum Awaited {
-    Data,
+    Enough,
     Nothing,
 }
 
@@ -85,20 +85,29 @@ impl Session {
         }
         let mut deadlines = Deadlines::new(&self);
         let mut early = Early::default();
-        if self.config.connects == Connects::OnData {
-            match self.wait_for_data(&mut io, &mut early, &mut deadlines).await {
-                Ok(Awaited::Data) => {}
-                Ok(Awaited::Nothing) => return,
-                Err(expired) => return self.expire(expired),
-            }
+        let awaited = match self.config.connects {
+            Connects::AtOnce => Ok(Awaited::Enough),
+            Connects::OnHandshake => self.wait_for_handshake(&mut io, &mut deadlines).await,
+            Connects::OnData => self.wait_for_data(&mut io, &mut early, &mut deadlines).await,
+        };
+        match awaited {
+            Ok(Awaited::Enough) => {}
+            Ok(Awaited::Nothing) => return,
+            Err(expired) => return self.expire(expired),
         }
         let connected = {
             let mut connecting = std::pin::pin!(self.connect());
-            poll_fn(|cx| match connecting.as_mut().poll(cx) {
-                Poll::Ready(connected) => Poll::Ready(Ok(connected)),
-                Poll::Pending if early.poll_read(&self, &mut io, cx).is_err() => Poll::Ready(Ok(None)),
-                // Before there is a host nothing is idle.
-                Poll::Pending => deadlines.poll_end(&self, cx).map(Err),
+            poll_fn(|cx| {
+                // Envoy: the handshake waits for nobody.
+                if matches!(io.poll_handshake(cx), Poll::Ready(Err(_))) {
+                    return Poll::Ready(Ok(None));
+                }
+                match connecting.as_mut().poll(cx) {
+                    Poll::Ready(connected) => Poll::Ready(Ok(connected)),
+                    Poll::Pending if early.poll_read(&self, &mut io, cx).is_err() => Poll::Ready(Ok(None)),
+                    // Before there is a host nothing is idle.
+                    Poll::Pending => deadlines.poll_end(&self, cx).map(Err),
+                }
             })
             .await
         };
@@ -107,6 +116,15 @@ impl Session {
             Ok(None) => {}
             Err(expired) => self.expire(expired),
         }
+    }
+
+    async fn wait_for_handshake(&self, io: &mut Io, deadlines: &mut Deadlines) -> Result<Awaited, Expired> {
+        poll_fn(|cx| match io.poll_handshake(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(Awaited::Enough)),
+            Poll::Ready(Err(_)) => Poll::Ready(Ok(Awaited::Nothing)),
+            Poll::Pending => deadlines.poll_end(self, cx).map(Err),
+        })
+        .await
     }
 
     /// Waits for the first bytes of the client. Envoy: one that sends its last instead is waited for all the same.
@@ -118,7 +136,7 @@ impl Session {
     ) -> Result<Awaited, Expired> {
         poll_fn(|cx| match early.poll_read(self, io, cx) {
             Err(Left) => Poll::Ready(Ok(Awaited::Nothing)),
-            Ok(()) if !early.bytes.is_empty() => Poll::Ready(Ok(Awaited::Data)),
+            Ok(()) if !early.bytes.is_empty() => Poll::Ready(Ok(Awaited::Enough)),
             Ok(()) => deadlines.poll_end(self, cx).map(Err),
         })
         .await
