@@ -1,6 +1,6 @@
 """Drives nuncio through a life of configuration from a server on grpcio with xds-protos (mode grpc) or from sovereign,
 which is polled (mode rest): it starts two upstreams, the control plane and nuncio, pushes one state after the other,
-and looks at what a client sees."""
+and looks at what a client sees. Mode services: other services than discovery, on grpcio too (services.py)."""
 
 import argparse
 import http.client
@@ -30,7 +30,7 @@ PREFIX = "type.googleapis.com/"
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mode", choices=["grpc", "rest"], required=True)
+    parser.add_argument("--mode", choices=["grpc", "rest", "services"], required=True)
     parser.add_argument("--nuncio", required=True, help="the binary to drive")
     parser.add_argument("--certificates", required=True, help="folder of server.pem, client.pem and their keys")
     return parser.parse_args()
@@ -228,6 +228,15 @@ def new_cluster(source, name, **more):
     return {"name": name, "type": "EDS", "connect_timeout": "1s", "eds_cluster_config": {"eds_config": source}, **more}
 
 
+def new_server(name, port, http2=True):
+    cluster = {"name": name, "connect_timeout": "1s", "load_assignment": new_endpoints(name, port)}
+    if http2:
+        options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+        explicit = {"@type": PREFIX + options, "explicit_http_config": {"http2_protocol_options": {}}}
+        cluster["typed_extension_protocol_options"] = {options: explicit}
+    return cluster
+
+
 def new_endpoints(name, port):
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     return {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}]}
@@ -264,18 +273,10 @@ def new_secret(folder, name):
 
 
 class Nuncio:
-    def __init__(self, binary, plane):
+    def __init__(self, binary, plane, more_clusters=(), **more):
         address = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}  # noqa: E731
         self.port = free_port()
-        cluster = {
-            "name": "xds",
-            "connect_timeout": "1s",
-            "load_assignment": new_endpoints("xds", plane.port),
-        }
-        if plane.http2:
-            options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-            http2 = {"@type": PREFIX + options, "explicit_http_config": {"http2_protocol_options": {}}}
-            cluster["typed_extension_protocol_options"] = {options: http2}
+        clusters = [new_server("xds", plane.port, plane.http2), *more_clusters]
         dynamic = {"cds_config": plane.source, "lds_config": plane.source}
         if plane.ads:
             dynamic["ads_config"] = plane.ads
@@ -283,7 +284,8 @@ class Nuncio:
             "node": {"id": "interop", "cluster": "interop"},
             "admin": {"address": address(self.port)},
             "dynamic_resources": dynamic,
-            "static_resources": {"clusters": [cluster]},
+            "static_resources": {"clusters": clusters},
+            **more,
         }
         arguments = ["--config-yaml", json.dumps(bootstrap), "--concurrency", "1", "-l", "warn", "--use-dynamic-base-id"]
         self.process = subprocess.Popen([binary, *arguments])
@@ -369,6 +371,10 @@ def live(plane, nuncio_at, certificates):
 
 def main():
     arguments = parse_arguments()
+    if arguments.mode == "services":
+        import services
+
+        return services.live(arguments.nuncio)
     plane = {"grpc": Grpc, "rest": Rest}[arguments.mode]()
     try:
         live(plane, lambda plane: Nuncio(arguments.nuncio, plane), arguments.certificates)
