@@ -92,7 +92,7 @@ pub fn node_names(bootstrap: &proto::Bootstrap) -> NodeNames {
 /// Whether aggregated discovery tells changes, for the environment of lowering.
 pub fn is_ads_delta(bootstrap: &proto::Bootstrap) -> bool {
     let ads = bootstrap.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
-    ads.is_some_and(|ads| matches!(ads.api_type(), ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc))
+    ads.is_some_and(|ads| ads.api_type() == ApiType::DeltaGrpc)
 }
 
 impl BootstrapConfig {

@@ -120,6 +120,18 @@ impl ControlPlane {
     }
 }
 
+impl ControlPlane {
+    /// Lowers the message where it cannot stand for the stream of all: it is that stream, or one beside it.
+    pub fn lower_itself(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        match proto.api_type() {
+            ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc => {
+                Err(cx.at("api_type", |cx| cx.invalid("must be of non-aggregated gRPC: GRPC or DELTA_GRPC")))
+            }
+            _ => Self::lower(proto, cx),
+        }
+    }
+}
+
 impl RestServer {
     /// Lowers the message.
     pub fn lower(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
@@ -230,7 +242,7 @@ mod tests {
         let env = crate::testing::env();
         env.clusters.declare(&env.clusters.intern("xds"));
         let mut cx = LowerCx::new(&env);
-        ControlPlane::lower(proto, &mut cx).map_err(|Refused| cx.finish())
+        ControlPlane::lower_itself(proto, &mut cx).map_err(|Refused| cx.finish())
     }
 
     fn grpc(api_type: ApiType, cluster: &str) -> core::ApiConfigSource {
@@ -259,6 +271,14 @@ mod tests {
     fn polling_is_for_single_kinds() {
         let refused = lower(grpc(ApiType::Rest, "xds")).unwrap_err();
         assert!(refused[0].to_string().starts_with("api_type: REST is for single kinds"), "{}", refused[0]);
+    }
+
+    #[test]
+    fn the_stream_of_all_does_not_stand_for_itself() {
+        for api_type in [ApiType::AggregatedGrpc, ApiType::AggregatedDeltaGrpc] {
+            let refused = lower(grpc(api_type, "xds")).unwrap_err();
+            assert_eq!(refused[0].to_string(), "api_type: must be of non-aggregated gRPC: GRPC or DELTA_GRPC");
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl LocalCluster {
 /// A service that is no source of configuration though it is told of as one (`load_stats_config`, `hds_config`). Of what
 /// else the message says Envoy heeds nothing.
 pub(super) fn lower_service(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<GrpcServiceConfig, Refused> {
-    let mut services = ControlPlane::lower(proto, cx)?.services;
+    let mut services = ControlPlane::lower_itself(proto, cx)?.services;
     match (services.pop(), services.is_empty()) {
         (Some(service), true) => Ok(service),
         _ => Err(cx.at("grpc_services", |cx| cx.invalid("must have no more than one"))),

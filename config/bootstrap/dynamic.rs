@@ -44,7 +44,7 @@ impl DynamicResources {
             cds_resources_locator,
             ads_config,
         } = proto;
-        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower);
+        let ads = cx.opt("ads_config", ads_config, ControlPlane::lower_itself);
         let lds = cx.opt("lds_config", lds_config, ConfigSource::lower);
         let cds = cx.opt("cds_config", cds_config, ConfigSource::lower);
         let (lds, cds) = (lds?, cds?);
