@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::cli::Options;
 use crate::control::Request;
+use crate::node::identify;
 use crate::startup::override_node;
 use crate::update::Subscriptions;
 use crate::worker::Shared;
@@ -94,7 +95,7 @@ impl Admin {
         // What the loader checked decodes.
         let mut bootstrap = Bootstrap::decode(self.shared.bootstrap.load().loaded.bootstrap()).unwrap_or_default();
         override_node(&mut bootstrap, &self.options);
-        bootstrap.node = Some(info::node(bootstrap.node.take(), &self.env.registry));
+        bootstrap.node = Some(identify(bootstrap.node.take().unwrap_or_default(), &self.env.registry));
         bootstrap
     }
 

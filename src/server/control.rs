@@ -27,6 +27,7 @@ use crate::deadline::reached;
 use crate::files;
 use crate::listeners::{ListenerManager, takes_part};
 use crate::logs::Logs;
+use crate::node::identify;
 use crate::own_services;
 use crate::reload::{self, Reloader};
 use crate::runtime::{self, Layers};
@@ -36,7 +37,7 @@ use crate::stats;
 use crate::update::{Cache, Initial, Parts, Phase, Updater, Updates};
 use crate::watchdog::Watchdog;
 use crate::worker::Shared;
-use crate::xds::{collections, identify};
+use crate::xds::collections;
 
 /// `server.state` while listeners serve.
 const LIVE: u8 = 0;
@@ -188,7 +189,7 @@ impl Control {
             Arc::new(Shared { store, state, clusters, snapshot, stats, watchdog, records, bootstrap, runtime });
         let listeners = ListenerManager::new(shared.clone(), &options, env.concurrency);
         put_all(&listeners, &config.listeners).await?;
-        let (node, mut dynamic) = (identify(config.node), config.dynamic_resources);
+        let (node, mut dynamic) = (identify(config.node, &env.registry), config.dynamic_resources);
         dynamic.identify(&node);
         let (ads, collections) = (dynamic.ads.clone(), collections(&dynamic));
         let (updater, updates, initial) = Updater::new(Parts {

@@ -18,6 +18,7 @@ mod listeners;
 mod load_reports;
 mod logs;
 mod memory;
+mod node;
 mod own_services;
 mod panics;
 mod registry;

@@ -5,13 +5,13 @@ use nuncio_filter_api::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Regi
 use crate::Extensions;
 
 /// Category of network filters in `--disable-extensions`.
-const NETWORK: &str = "envoy.filters.network";
+pub(crate) const NETWORK: &str = "envoy.filters.network";
 /// Category of listener filters in `--disable-extensions`.
-const LISTENER: &str = "envoy.filters.listener";
+pub(crate) const LISTENER: &str = "envoy.filters.listener";
 /// Category of UDP listener filters in `--disable-extensions`.
-const UDP: &str = "envoy.filters.udp_listener";
+pub(crate) const UDP: &str = "envoy.filters.udp_listener";
 /// Category of HTTP filters in `--disable-extensions`.
-const HTTP: &str = "envoy.filters.http";
+pub(crate) const HTTP: &str = "envoy.filters.http";
 
 /// All extensions, `more` included, less those that `disabled` names as `category/name`. Names of none are given back.
 pub(crate) fn registry(more: Extensions, disabled: &[String]) -> (Registry, Vec<String>) {

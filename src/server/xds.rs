@@ -13,4 +13,4 @@ mod rest;
 mod sources;
 
 pub(crate) use client::sent;
-pub(crate) use sources::{Sources, collections, identify};
+pub(crate) use sources::{Sources, collections};

@@ -1,19 +1,17 @@
 //! Endpoints that tell about the process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use http::StatusCode;
 use nuncio_config::address::to_proto;
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_config::tls::contexts_in_use;
-use nuncio_filter_api::{Registry, ServerState};
+use nuncio_filter_api::ServerState;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::admin::v3::command_line_options::{
     DrainStrategy as ProtoDrainStrategy, IpVersion as ProtoIpVersion, Mode as ProtoMode,
 };
-use nuncio_proto::envoy::config::core::v3 as core;
-use nuncio_proto::envoy::r#type::v3::SemanticVersion;
-use nuncio_proto::google::protobuf::{Duration, Struct, Value, value::Kind};
+use nuncio_proto::google::protobuf::Duration;
 use nuncio_telemetry::stats::render::{Format, Query, render};
 
 use super::{Admin, Params, Reply, TEXT};
@@ -22,9 +20,6 @@ use crate::memory::Memory;
 use crate::runtime::Entry;
 use crate::stats;
 use crate::update::lock;
-
-/// The release of Envoy whose configuration and behaviour this is, for whoever decides by `user_agent_build_version`.
-const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
 
 /// What Envoy says instead of a version where hot restart is off.
 const NO_HOT_RESTART: &str = "disabled";
@@ -148,35 +143,6 @@ pub(super) fn server_info(admin: &Admin) -> Reply {
 
 fn duration(seconds: u64) -> Duration {
     Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
-}
-
-/// The node as a control plane sees it: as configured, and what it runs.
-pub(super) fn node(configured: Option<core::Node>, registry: &Registry) -> core::Node {
-    let version = Value { kind: Some(Kind::StringValue(cli::version())) };
-    let metadata = Struct { fields: HashMap::from([("nuncio.version".to_owned(), version)]) };
-    let build = core::BuildVersion { version: Some(ENVOY_VERSION), metadata: Some(metadata) };
-    let network = registry.network.iter().copied().flatten();
-    let listener = registry.listener.iter().copied().flatten();
-    let http = registry.http.iter().copied().flatten();
-    let extensions = network
-        .map(|row| extension("envoy.filters.network", row.name, row.config))
-        .chain(listener.map(|row| extension("envoy.filters.listener", row.name, row.config)))
-        .chain(http.map(|row| extension("envoy.filters.http", row.name, row.config)));
-    core::Node {
-        user_agent_name: "envoy".to_owned(),
-        user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build)),
-        extensions: extensions.collect(),
-        ..configured.unwrap_or_default()
-    }
-}
-
-fn extension(category: &str, name: &str, config: &str) -> core::Extension {
-    core::Extension {
-        name: name.to_owned(),
-        category: category.to_owned(),
-        type_urls: vec![config.to_owned()],
-        ..core::Extension::default()
-    }
 }
 
 fn command_line_options(options: &Options, concurrency: usize) -> proto::CommandLineOptions {

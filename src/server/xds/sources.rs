@@ -12,8 +12,7 @@ use nuncio_config::grpc::Backoff as BackoffConfig;
 use nuncio_config::load::UnknownFields;
 use nuncio_config::xdstp::ResourceName;
 use nuncio_filter_api::{ByteStr, Upstreams};
-use nuncio_proto::envoy::config::core::v3::{BuildVersion, Node, node::UserAgentVersionType};
-use nuncio_proto::envoy::r#type::v3::SemanticVersion;
+use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_telemetry::stats::Store;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
@@ -30,21 +29,6 @@ use crate::update::{Kind, PlaneCounted, PlaneState, Subscriptions, Target, Updat
 const DEFAULT_BACKOFF: BackoffConfig = BackoffConfig { base: Duration::from_millis(500), max: Duration::from_secs(30) };
 /// Updates that may wait to be applied; the stream rests meanwhile.
 const DELIVERIES: usize = 1;
-/// The release of Envoy whose features we have: control planes look at it.
-const ENVOY_VERSION: SemanticVersion = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
-/// What Envoy says of itself that holds for us too.
-const CLIENT_FEATURES: [&str; 1] = ["envoy.lb.does_not_support_overprovisioning"];
-
-/// Completes what a node says of itself.
-pub(crate) fn identify(mut node: Node) -> Node {
-    // Control planes that know features by name and version of the proxy know Envoy's.
-    node.user_agent_name = "envoy".to_owned();
-    let version = BuildVersion { version: Some(ENVOY_VERSION), metadata: None };
-    node.user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(version));
-    node.client_features = CLIENT_FEATURES.map(str::to_owned).into();
-    node
-}
-
 /// What is asked for in the place of all that there is.
 pub(crate) fn collections(dynamic: &DynamicResources) -> Arc<BTreeMap<Kind, String>> {
     let DynamicResources { cds_collection, lds_collection, context, .. } = dynamic;
