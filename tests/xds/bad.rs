@@ -1,6 +1,6 @@
 //! What a control plane that is broken sends: it is told why, and what was in force serves on.
 
-use super::{GRPC, Scene, bootstrap_text, cluster, endpoints, listener};
+use super::{GRPC, Scene, bootstrap_text, cluster, endpoints, listener, routes};
 use crate::support::DEADLINE;
 use crate::support::client;
 use crate::support::control_plane::Kind;
@@ -66,7 +66,37 @@ async fn a_name_that_comes_twice_is_refused() {
 
 #[tokio::test]
 async fn a_resource_without_a_name_is_refused() {
-    refused(Kind::Cluster, beside(vec![named("")]), "needs a name").await;
+    refused(Kind::Cluster, beside(vec![named("")]), "name: value length must be at least 1 characters").await;
+}
+
+/// What cannot be told apart by a name may be any of those that are wanted.
+#[tokio::test]
+async fn what_was_asked_for_by_name_is_refused_where_it_has_none() {
+    for (kind, stat) in [(Kind::Endpoints, "cluster.a"), (Kind::Routes, "http.front.rds.routes")] {
+        for value in [Vec::new(), vec![0xff; 3]] {
+            let scene = Scene::new(GRPC).await;
+            scene.plane.send(response(kind, "broken", vec![any(kind, value)]));
+            let nack = scene.plane.wait_for(kind, |asked| asked.nonce == "broken").await;
+            assert!(nack.error.is_some_and(|error| !error.is_empty()), "{kind:?}");
+            scene.proxy.wait_for_stat(&format!("{stat}.update_rejected"), 1).await;
+            assert_eq!(scene.get().await.text(), "a");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_by_name_may_come_twice() {
+    let scene = Scene::new(GRPC).await;
+    for (kind, first, second) in [
+        (Kind::Endpoints, endpoints("a", scene.b.port()), endpoints("a", scene.a.port())),
+        (Kind::Routes, routes("a"), routes("none")),
+    ] {
+        let both = [first, second].map(|yaml| any(kind, kind.encode(&yaml)));
+        scene.plane.send(response(kind, "twice", both.into()));
+        let answer = scene.plane.wait_for(kind, |asked| asked.nonce == "twice").await;
+        assert_eq!(answer.error, None);
+    }
+    scene.wait_for("b").await;
 }
 
 #[tokio::test]

@@ -170,3 +170,35 @@ async fn endpoints_beside_a_collection_are_refused() {
 async fn a_collection_of_endpoints_is_not_asked_for_as_the_state_of_the_world() {
     refused(GRPC, &locality("z", ADS, &collection("one")), "leds_config: only ADS and gRPC that tell changes").await;
 }
+
+/// Envoy 1.40 ends itself over the first of them, so that this is ours alone.
+#[tokio::test]
+async fn endpoints_whose_weights_are_too_much_together_are_refused() {
+    let scene = Scene::new(DELTA_GRPC).await;
+    let (x, y) = (http1().route("/", "x").start().await, http1().route("/", "y").start().await);
+    put(&scene, "one", "1", &x, "load_balancing_weight: 4294967295");
+    put(&scene, "two", "1", &y, "load_balancing_weight: 1");
+    let first = locality("z", ADS, &collection("one"));
+    let second = |priority: u32| {
+        let of_priority = format!("{{ priority: {priority},");
+        locality("w", ADS, &collection("two")).replacen('{', &of_priority, 1)
+    };
+    scene.plane.set(Kind::Endpoints, "c", &assignment(&[first.clone(), second(1)]));
+    scene.plane.set(Kind::Cluster, "c", &format!("{}\nlb_policy: RING_HASH", super::cluster("c")));
+    scene.proxy.wait_for_stat("cluster.c.membership_total", 2).await;
+    let refusal = "The sum of weights of all upstream hosts in a locality exceeds 4294967295";
+    // One more endpoint, and two localities that come together.
+    put(&scene, "one", "2", &y, "load_balancing_weight: 1");
+    let nack = scene.plane.wait_for(Kind::LocalityEndpoint, |asked| asked.error.is_some()).await;
+    assert!(nack.error.is_some_and(|error| error.contains("one/2") && error.contains(refusal)));
+    scene.proxy.wait_for_stat("cluster.c.leds.update_rejected", 1).await;
+    scene.plane.remove(Kind::LocalityEndpoint, &format!("{FOLDER}/one/2"));
+    scene.plane.set(Kind::Endpoints, "c", &assignment(&[first, second(0)]));
+    let nack = scene.plane.wait_for(Kind::Endpoints, |asked| asked.error.is_some()).await;
+    assert!(nack.error.is_some_and(|error| error.contains(refusal)));
+    assert_eq!(scene.proxy.stat("cluster.c.membership_total").await, 2);
+    // What fits is taken again.
+    put(&scene, "one", "1", &x, "load_balancing_weight: 1");
+    put(&scene, "one", "2", &http1().start().await, "load_balancing_weight: 1");
+    scene.proxy.wait_for_stat("cluster.c.membership_total", 3).await;
+}

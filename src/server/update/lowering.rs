@@ -65,7 +65,11 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
     for resource in resources {
         let hash = hash(&resource.any.value);
         let lowered = if resource.name.is_empty() {
-            Lowered::Refused(vec![invalid("name", "a resource needs a name".to_owned())])
+            // What is wrong beyond that tells more: mostly it cannot be decoded.
+            let nameless = || vec![invalid("name", "a resource needs a name".to_owned())];
+            Lowered::Refused(lowering.lower(&resource.any).map_or_else(|reasons| reasons, |_| nameless()))
+        } else if is_seen_by_name(kind, &origin) && seen.contains(&resource.name) {
+            continue;
         } else if !seen.insert(resource.name.clone()) {
             let reason = format!("duplicate {} {} found", kind.noun(), resource.name);
             Lowered::Refused(vec![invalid("name", reason)])
@@ -97,6 +101,12 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = XxHash64::with_seed(0);
     hasher.write(bytes);
     hasher.finish()
+}
+
+/// Envoy: what comes over a stream is looked up by the name that was asked for, so that a second one is never seen.
+fn is_seen_by_name(kind: Kind, origin: &Origin) -> bool {
+    let is_by_name = matches!(kind, Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes);
+    is_by_name && origin.is_streamed()
 }
 
 fn is_known(resource: &Resource, hash: u64, kind: Kind, origin: &Origin, records: &Mutex<Records>) -> bool {

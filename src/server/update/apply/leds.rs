@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use nuncio_config::cluster::ClusterAssignment;
+use nuncio_config::cluster::{ClusterAssignment, Endpoint};
 use nuncio_config::discovery::Origin;
 use nuncio_upstream::Cluster;
 use tracing::debug;
@@ -12,7 +12,7 @@ use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept, Records};
 use crate::update::wanted::{Targets, Users};
-use crate::update::{Kind, Removed, Target};
+use crate::update::{Kind, Removed, Target, invalid};
 
 /// Those that are wanted, by the targets of the assignments.
 #[derive(Default)]
@@ -27,6 +27,9 @@ struct Composite {
     /// What each of its localities is made of.
     collections: Vec<Target>,
 }
+
+/// Endpoints by the names of their resources.
+type Members = BTreeMap<Arc<str>, Arc<Endpoint>>;
 
 // === impl Composites ===
 
@@ -58,13 +61,7 @@ impl Composites {
             self.by_target.remove(target);
             return;
         }
-        let collections = assignment.leds.iter().map(|leds| Target {
-            kind: Kind::LocalityEndpoints,
-            origin: leds.source.origin.clone(),
-            name: Some(leds.collection.within(context).to_string().into()),
-        });
-        let composite = Composite { assignment: assignment.clone(), collections: collections.collect() };
-        self.by_target.insert(target.clone(), composite);
+        self.by_target.insert(target.clone(), Composite::new(assignment, context));
         self.due.insert(target.clone());
     }
 
@@ -83,22 +80,35 @@ impl Composites {
 // === impl Composite ===
 
 impl Composite {
-    /// All of its endpoints.
-    fn put_together(&self, records: &Records) -> ClusterAssignment {
+    fn new(assignment: &Arc<ClusterAssignment>, context: &BTreeMap<String, String>) -> Self {
+        let collections = assignment.leds.iter().map(|leds| Target {
+            kind: Kind::LocalityEndpoints,
+            origin: leds.source.origin.clone(),
+            name: Some(leds.collection.within(context).to_string().into()),
+        });
+        Self { assignment: assignment.clone(), collections: collections.collect() }
+    }
+
+    /// All of its endpoints, those of each collection as they are found.
+    fn put_together(&self, find: impl Fn(&Target) -> Members) -> ClusterAssignment {
         let ClusterAssignment { endpoints, leds, policy } = &*self.assignment;
         let mut endpoints = endpoints.to_vec();
         for (locality, collection) in leds.iter().zip(&self.collections) {
-            for (id, record) in records.all(Kind::LocalityEndpoints) {
-                let Some(Kept::LocalityEndpoint(endpoint)) = record.accepted.as_ref().map(|a| &a.kept) else {
-                    continue;
-                };
-                if id.origin == collection.origin && collection.covers(&id.name) {
-                    endpoints.push(locality.place(endpoint));
-                }
-            }
+            endpoints.extend(find(collection).values().map(|endpoint| locality.place(endpoint)));
         }
         ClusterAssignment { endpoints: endpoints.into(), leds: Box::default(), policy: policy.clone() }
     }
+}
+
+/// The endpoints of a collection that are in force.
+fn members(records: &Records, collection: &Target) -> Members {
+    let of_source = records.all(Kind::LocalityEndpoints).filter(|(id, _)| id.origin == collection.origin);
+    let of_collection = of_source.filter(|(id, _)| collection.covers(&id.name));
+    let kept = of_collection.filter_map(|(id, record)| match &record.accepted.as_ref()?.kept {
+        Kept::LocalityEndpoint(endpoint) => Some((id.name.clone(), endpoint.clone())),
+        _ => None,
+    });
+    kept.collect()
 }
 
 impl Updater {
@@ -121,6 +131,7 @@ impl Updater {
             // The server has answered: there is nothing.
             collections.extend(self.collections_of(&origin).into_iter().map(|target| (target, Some(false))));
         }
+        let too_much = self.too_much(&origin, &entries);
         for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
             let Some(target) = self.targets.covering(kind, &origin, &resource.name) else {
                 match lowered {
@@ -131,6 +142,8 @@ impl Updater {
                 }
                 continue;
             };
+            let reason = too_much.get(&target).filter(|_| matches!(lowered, Lowered::LocalityEndpoint(_)));
+            let lowered = reason.map_or(lowered, |reason| Lowered::Refused(vec![invalid("", reason.clone())]));
             let is_changed = collections.entry(target).or_insert(Some(false));
             match lowered {
                 Lowered::Refused(reasons) => {
@@ -155,6 +168,50 @@ impl Updater {
             applied.single.push((target, is_changed));
         }
         applied
+    }
+
+    /// The collections that would be more than a cluster can take, and why. Envoy does not survive them.
+    fn too_much(&self, origin: &Origin, entries: &[Entry]) -> BTreeMap<Target, String> {
+        let mut refused = BTreeMap::new();
+        let new = |collection: &Target| -> Members {
+            let of_collection =
+                entries.iter().filter(|entry| collection.origin == *origin && collection.covers(&entry.resource.name));
+            let lowered = of_collection.filter_map(|entry| match &entry.lowered {
+                Lowered::LocalityEndpoint(endpoint) => Some((entry.resource.name.as_str().into(), endpoint.clone())),
+                _ => None,
+            });
+            lowered.collect()
+        };
+        let records = self.records();
+        for (target, composite) in &self.composites.by_target {
+            let clusters = self.targets.clusters_of(target);
+            // Nobody else minds, and to look takes a while.
+            if !clusters.iter().any(|cluster| cluster.config.lb.is_by_hash()) {
+                continue;
+            }
+            let touched = || composite.collections.iter().filter(|collection| !new(collection).is_empty());
+            let next = |collection: &Target| members(&records, collection).into_iter().chain(new(collection)).collect();
+            let reason = touched().next().and_then(|_| {
+                let assignment = composite.put_together(next);
+                clusters.iter().find_map(|cluster| assignment.refusal(&cluster.config))
+            });
+            if let Some(reason) = reason {
+                refused.extend(touched().map(|collection| (collection.clone(), reason.clone())));
+            }
+        }
+        refused
+    }
+
+    /// Why clusters cannot take an assignment with what has come of its collections.
+    pub(super) fn refusal_of_composite(
+        &self,
+        assignment: &Arc<ClusterAssignment>,
+        clusters: &[Arc<Cluster>],
+    ) -> Option<String> {
+        let composite = Composite::new(assignment, &self.parts.dynamic.context);
+        let records = self.records();
+        let whole = composite.put_together(|collection| members(&records, collection));
+        clusters.iter().find_map(|cluster| whole.refusal(&cluster.config))
     }
 
     fn collections_of(&self, origin: &Origin) -> Vec<Target> {
@@ -193,7 +250,9 @@ impl Updater {
             if waiting.peek().is_none() || !composite.collections.iter().all(is_settled) {
                 continue;
             }
-            let assignment = composite.put_together(&super::lock(&self.parts.shared.records));
+            let records = super::lock(&self.parts.shared.records);
+            let assignment = composite.put_together(|collection| members(&records, collection));
+            drop(records);
             waiting.for_each(|cluster| cluster.assign(&assignment));
             due.remove(target);
         }

@@ -1,5 +1,7 @@
 //! Resources that are asked for by their names: RTDS, EDS, SDS, ECDS and RDS.
 
+use std::collections::HashSet;
+
 use nuncio_filter_api::Invalid;
 use tracing::info;
 
@@ -16,6 +18,11 @@ impl Updater {
         let mut applied = Applied::nothing();
         for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
             let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            if let (Lowered::Refused(reasons), true) = (&lowered, resource.name.is_empty()) {
+                let reasons = reasons.clone();
+                applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
+                continue;
+            }
             if self.targets.find(&target).is_none() {
                 // Nobody asked for it, or does so no longer.
                 applied.outcome.accepted.push(resource.name);
@@ -40,6 +47,12 @@ impl Updater {
                 None => self.confirm(kind, &origin, &resource),
             }
         }
+        if applied.outcome.rejected.iter().any(|rejected| rejected.name.is_empty()) {
+            // It may be any of those that the push does not name.
+            let told: HashSet<Target> = applied.single.iter().map(|(target, _)| target.clone()).collect();
+            let others = self.targets.iter().map(|(target, _)| target).filter(|target| target.is_of(kind, &origin));
+            applied.single.extend(others.filter(|target| !told.contains(target)).map(|target| (target.clone(), None)));
+        }
         // What is gone of the others stays in force, as in Envoy.
         if let Removed::Named(names) = removed {
             match kind {
@@ -62,7 +75,11 @@ impl Updater {
                 Kept::Nothing
             }
             Lowered::Endpoints(assignment) => {
-                if let Some(reason) = users.clusters.iter().find_map(|cluster| assignment.refusal(&cluster.config)) {
+                let refusal = match assignment.leds.is_empty() {
+                    true => users.clusters.iter().find_map(|cluster| assignment.refusal(&cluster.config)),
+                    false => self.refusal_of_composite(&assignment, &users.clusters),
+                };
+                if let Some(reason) = refusal {
                     return Err(vec![invalid("", reason)]);
                 }
                 if assignment.leds.is_empty() {
