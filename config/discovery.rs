@@ -135,6 +135,15 @@ impl Origin {
 }
 
 impl Origin {
+    /// Whether it tells of changes by itself.
+    pub fn is_streamed(&self) -> bool {
+        match self {
+            Self::Ads => true,
+            Self::Server(server) => matches!(server.plane, Plane::Grpc(_)),
+            Self::Path { .. } => false,
+        }
+    }
+
     /// A server of its own.
     pub(crate) fn lower_server(source: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let key = source.encode_to_vec();

@@ -193,6 +193,19 @@ async fn a_server_is_told_of_the_health_of_the_hosts_that_it_asks_for() {
 }
 
 #[tokio::test]
+async fn a_host_that_is_degraded_is_told_of_so() {
+    for program in programs() {
+        let mut server = server().await;
+        let degraded = Answer::bytes("HTTP/1.1 200 OK\r\nx-envoy-degraded: true\r\ncontent-length: 0\r\n\r\n");
+        let degraded = http1().answer("/", degraded).start().await;
+        let _running = bootstrap(server.port()).program(&program).run().await;
+        server.next().await;
+        server.say(specifier(vec![cluster("a", &[("x", &[degraded.port()])])]));
+        wait_for(&mut server, &[("a", "x", degraded.port(), HealthStatus::Unhealthy)]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_ends_is_opened_again_and_what_is_wrong_is_refused() {
     for program in programs() {
         let mut server = server().await;

@@ -196,6 +196,7 @@ async fn routes_from_discovery_ask_for_virtual_hosts() {
     let rds = format!("          rds: {{ route_config_name: r, config_source: {source} }}\n");
     let proxy = proxy(format!("{}{rds}{}", &yaml[..at], &yaml[end..])).run().await;
     assert_eq!(status_of(&proxy, "a.test").await, 201, "{}", proxy.log());
+    proxy.wait_for_stat("http.in.rds.vhds.r.config_reload", 1).await;
     plane.set(Kind::Routes, "r", &table(202));
     wait_for_status_of(&proxy, "own.test", 202).await;
     assert_eq!(status_of(&proxy, "a.test").await, 201, "what has come stays");

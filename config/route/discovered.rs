@@ -1,15 +1,16 @@
 //! Virtual hosts that are given by discovery (VHDS).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use nuncio_filter_api::{Invalid, LowerCx, LowerEnv, Readiness, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
+use nuncio_telemetry::stats::{Scope, Store};
 use tokio::sync::Notify;
 
 use super::RouteTable;
-use crate::discovery::ConfigSource;
+use crate::discovery::{ConfigSource, RouteSlot};
 
 /// Virtual hosts by the names of their resources: `<route configuration>/<name>`.
 pub type DiscoveredHosts = BTreeMap<Arc<str>, Arc<proto::VirtualHost>>;
@@ -22,6 +23,8 @@ pub struct HostSlot {
     pub source: ConfigSource,
     /// Whether the first have come, or are known not to.
     pub ready: Arc<Readiness>,
+    /// `http.<stat_prefix>` of the connection manager that asked first, where its routes are discovered too.
+    scope: OnceLock<Scope>,
     state: Mutex<State>,
     teller: Arc<Notify>,
 }
@@ -86,6 +89,7 @@ impl HostSlot {
             name: name.into(),
             ready: Readiness::new(format!("target StaticRouteConfigProvider local-init-target {name}")),
             source,
+            scope: OnceLock::new(),
             state: Mutex::default(),
             teller: env.slots.teller(),
         })
@@ -94,6 +98,18 @@ impl HostSlot {
     /// Whether a resource is one of its virtual hosts.
     pub fn is_of(&self, resource: &str) -> bool {
         resource.rsplit_once('/').is_some_and(|(routes, _)| *routes == *self.name)
+    }
+
+    /// Where they are counted.
+    pub fn stats_scope(&self, store: &Store) -> Scope {
+        let scope = self.scope.get().map_or_else(|| store.scope("vhds"), |scope| scope.scope("rds").scope("vhds"));
+        scope.scope(&self.name)
+    }
+
+    /// The same as `attach` for routes that are discovered.
+    pub fn attach_discovered(&self, routes: &RouteSlot) {
+        self.scope.get_or_init(|| routes.scope.clone());
+        self.attach(&routes.table);
     }
 
     /// Has the table there changed with the virtual hosts.

@@ -1,7 +1,7 @@
 //! What is counted of streams to control planes, and what updates must leave. All holds for Envoy 1.40 too, seen by
 //! `NUNCIO_BINARY`.
 
-use super::{cluster, endpoints, plain_listener, routes};
+use super::{cluster, endpoints, filter, listener, plain_listener, routes};
 use crate::support::bootstrap::Pieces;
 use crate::support::control_plane::{Asked, ControlPlane, Kind, WAYS, Way};
 use crate::support::ports::free_port;
@@ -58,6 +58,87 @@ async fn each_subscription_counts_its_stream_and_aggregated_ones_the_one_of_all(
             .await;
         for prefix in &expected {
             proxy.wait_for_stat(&format!("{prefix}control_plane.connected_state"), 1).await;
+        }
+    }
+}
+
+/// A connection manager that has its routes by scopes, and one of its filters, from this source.
+fn scoped_listener(port: u16, source: &str) -> String {
+    let yaml = listener(port).replace("{ ads: {}, resource_api_version: V3 }", source);
+    let rds = format!("rds: {{ route_config_name: routes, config_source: {source} }}");
+    let builder = "{ fragments: [{ header_value_extractor: { name: x-scope, index: 0 } }] }";
+    let scoped = format!(
+        "scoped_routes: {{ name: scoped, scope_key_builder: {builder}, rds_config_source: {source}, scoped_rds: {{ scoped_rds_config_source: {source} }} }}"
+    );
+    yaml.replace(&rds, &scoped)
+}
+
+#[tokio::test]
+async fn scopes_and_filters_count_their_streams_and_updates() {
+    const FILTER: &str = "extension_config_discovery.http_filter.found.";
+    for way in WAYS {
+        let plane = ControlPlane::start().await;
+        plane.set_identifier("plane 7");
+        let source = way.source("");
+        plane.set(
+            Kind::Scope,
+            "s",
+            "name: s\nroute_configuration_name: routes\nkey: { fragments: [{ string_key: k }] }",
+        );
+        plane.set(Kind::Routes, "routes", &routes("xds"));
+        plane.set(Kind::Extension, "found", &filter("first"));
+        plane.set(Kind::Listener, "front", &scoped_listener(free_port(), &source));
+        plane.set(Kind::Cluster, "a", "name: a\nconnect_timeout: 1s");
+        let proxy = start(&plane, way, "").await;
+        proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+        proxy.wait_for_stat(&format!("{FILTER}update_success"), 1).await;
+        let own = [FILTER, "http.front.rds.routes.", "http.front.scoped_rds.scoped."];
+        for prefix in if way.is_aggregated { vec![""] } else { own.to_vec() } {
+            proxy.wait_for_stat(&format!("{prefix}control_plane.connected_state"), 1).await;
+        }
+        let stats = proxy.stats().await;
+        for prefix in own {
+            let count = |name: &str| stats.iter().filter(|(n, _)| n.starts_with(prefix) && n.contains(name)).count();
+            assert_eq!(count("control_plane."), if way.is_aggregated { 0 } else { 4 }, "{way:?} {prefix}: {stats:#?}");
+        }
+        plane.set(Kind::Extension, "found", &filter("second"));
+        proxy.wait_for_stat(&format!("{FILTER}update_success"), 2).await;
+        plane.disconnect();
+        for prefix in own {
+            proxy.wait_for_stat(&format!("{prefix}update_failure"), 1).await;
+        }
+        assert_eq!(proxy.stat(&format!("{FILTER}config_fail")).await, 0, "who is away has refused nothing");
+    }
+}
+
+#[tokio::test]
+async fn each_end_of_an_update_is_an_attempt() {
+    for way in WAYS {
+        let plane = ControlPlane::start().await;
+        let upstream = http1().start().await;
+        let (source, ads) = (way.source(""), "{ ads: {}, resource_api_version: V3 }");
+        plane.set(Kind::Cluster, "a", &cluster("a").replace(ads, &source));
+        plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
+        plane.set(Kind::Routes, "routes", &routes("a"));
+        plane.set(Kind::Listener, "front", &plain_listener(free_port()).replace(ads, &source));
+        let proxy = start(&plane, way, "").await;
+        proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+        plane.set(Kind::Routes, "routes", &format!("{}\nvalidate_clusters: false", routes("a")));
+        proxy.wait_for_stat("http.front.rds.routes.update_success", 2).await;
+        plane.set_bytes(Kind::Cluster, "broken", vec![0xff]);
+        proxy.wait_for_stat("cluster_manager.cds.update_rejected", 1).await;
+        plane.remove(Kind::Cluster, "broken");
+        proxy.wait_for_stat("cluster_manager.cds.update_success", 2).await;
+        plane.disconnect();
+        proxy.wait_for_stat("http.front.rds.routes.update_failure", 1).await;
+        proxy.wait_for_stat("http.front.rds.routes.update_success", if way.is_delta() { 2 } else { 3 }).await;
+        let stats = proxy.stats().await;
+        let stat =
+            |name: String| stats.iter().find(|(n, _)| *n == name).and_then(|(_, v)| v.parse::<u64>().ok()).unwrap_or(0);
+        for of in ["cluster_manager.cds", "listener_manager.lds", "cluster.a", "http.front.rds.routes"] {
+            let ends = ["update_success", "update_failure", "update_rejected", "init_fetch_timeout"]
+                .map(|end| stat(format!("{of}.{end}")));
+            assert_eq!(stat(format!("{of}.update_attempt")), 1 + ends.iter().sum::<u64>(), "{way:?} {of}: {ends:?}");
         }
     }
 }

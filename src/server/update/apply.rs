@@ -202,7 +202,7 @@ impl Updater {
             }
             Message::Missing(target) => self.settle(&[target]),
             Message::Unreachable(target) => {
-                self.note_failure(&target, Event::Failed);
+                self.note_failure(&target, Event::Unreachable);
                 self.fallback.note_away(&target.origin);
             }
             Message::Rejected(target) => {

@@ -69,6 +69,8 @@ pub(super) enum Event<'a> {
     Attempt,
     TimedOut,
     Failed,
+    /// The stream broke off. Whoever waits goes on waiting.
+    Unreachable,
     Rejected,
     /// Files of a secret have another content, which cannot be used.
     RotationFailed,
@@ -77,6 +79,15 @@ pub(super) enum Event<'a> {
         took: Duration,
         is_change: bool,
     },
+}
+
+// === impl Event ===
+
+impl Event<'_> {
+    /// Whether it tells what came of an attempt.
+    pub(super) fn ends_attempt(self) -> bool {
+        !matches!(self, Self::Attempt | Self::RotationFailed)
+    }
 }
 
 // === impl Counted ===
@@ -104,7 +115,7 @@ impl Counted {
     }
 
     pub(super) fn virtual_hosts(slots: impl Iterator<Item = Arc<HostSlot>>, store: &Store) -> Self {
-        let counted = |slot: Arc<HostSlot>| ListCounted::of_routes(&store.scope("vhds").scope(&slot.name));
+        let counted = |slot: Arc<HostSlot>| ListCounted::of_routes(&slot.stats_scope(store));
         Self::Several(slots.map(counted).collect())
     }
 
@@ -236,7 +247,7 @@ fn note_extension(stats: &ExtensionStats, event: Event<'_>) {
     match event {
         Event::Accepted { is_change: true, .. } => stats.config_reload().inc(),
         Event::Failed | Event::Rejected | Event::TimedOut => stats.config_fail().inc(),
-        Event::Attempt | Event::RotationFailed | Event::Accepted { .. } => {}
+        Event::Attempt | Event::Unreachable | Event::RotationFailed | Event::Accepted { .. } => {}
     }
 }
 
@@ -244,7 +255,7 @@ fn note_list(stats: &SubscriptionStats, text: &TextReadout, reload: Option<&Relo
     match event {
         Event::Attempt => stats.update_attempt().inc(),
         Event::TimedOut => stats.init_fetch_timeout().inc(),
-        Event::Failed => stats.update_failure().inc(),
+        Event::Failed | Event::Unreachable => stats.update_failure().inc(),
         Event::Rejected => stats.update_rejected().inc(),
         Event::RotationFailed => {}
         Event::Accepted { version, took, is_change } => {
@@ -267,7 +278,7 @@ impl EndpointsCounted {
         match event {
             Event::Attempt => of_cluster.update_attempt().inc(),
             Event::TimedOut => self.stats.init_fetch_timeout().inc(),
-            Event::Failed => of_cluster.update_failure().inc(),
+            Event::Failed | Event::Unreachable => of_cluster.update_failure().inc(),
             Event::Rejected => self.stats.update_rejected().inc(),
             Event::RotationFailed => {}
             Event::Accepted { version, took, is_change: _ } => {

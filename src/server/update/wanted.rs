@@ -213,6 +213,10 @@ impl Targets {
     pub(super) fn note(&self, target: &Target, event: Event<'_>) {
         if let Some(counted) = self.find(target).and_then(|watched| watched.counted.as_ref()) {
             counted.note(event);
+            // Envoy: nobody asks for what comes over a stream, so that each end of an update stands for an attempt.
+            if target.origin.is_streamed() && event.ends_attempt() {
+                counted.note(Event::Attempt);
+            }
         }
     }
 

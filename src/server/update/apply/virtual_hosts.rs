@@ -18,7 +18,7 @@ use crate::update::{Kind, Target, invalid};
 pub(super) fn put_routes(slot: &RouteSlot, table: &Arc<RouteTable>) {
     slot.table.store(table.clone());
     if let Some(hosts) = table.discovered_hosts() {
-        hosts.attach(&slot.table);
+        hosts.attach_discovered(slot);
     }
     end_waiting(slot);
 }
