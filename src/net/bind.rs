@@ -35,19 +35,29 @@ pub struct BoundSocket {
 }
 
 impl BoundSocket {
-    /// Binds `count` sockets to the address of `config`, all to the same port where the kernel chooses it. With one
-    /// socket the port is not shared with other processes; a unix-domain address always has but one.
-    pub fn bind(config: &ListenSocket, count: usize) -> Result<Self, BindError> {
+    /// Binds one socket to the address of `config`, which is shared with nobody.
+    pub fn bind(config: &ListenSocket) -> Result<Self, BindError> {
+        Self::bind_all(config, 1, false)
+    }
+
+    /// Binds `count` sockets to the address of `config`, all to the same port where the kernel chooses it. Others may
+    /// bind it too: another process, or the listener that takes the place of this one. A unix-domain address always has
+    /// but one socket.
+    pub fn bind_shared(config: &ListenSocket, count: usize) -> Result<Self, BindError> {
+        Self::bind_all(config, count, true)
+    }
+
+    fn bind_all(config: &ListenSocket, count: usize, reuse_port: bool) -> Result<Self, BindError> {
         let Address::Ip(wanted) = config.address.address else {
             let socket = bind_pipe(&config.address, config)?;
             return Ok(Self { local: config.address.address.clone(), sockets: vec![socket], config: config.clone() });
         };
-        let first = bind_there(wanted, config, count > 1)?;
+        let first = bind_there(wanted, config, reuse_port)?;
         let local = first.local_addr().and_then(|a| a.as_socket().ok_or(io::ErrorKind::Unsupported.into()));
         let local = local.map_err(|source| error(config, "read the bound address of", source))?;
         let mut sockets = vec![first];
         for _ in 1..count {
-            sockets.push(bind_there(local, config, true)?);
+            sockets.push(bind_there(local, config, reuse_port)?);
         }
         Ok(Self { local: local.into(), sockets, config: config.clone() })
     }

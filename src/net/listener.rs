@@ -125,7 +125,10 @@ impl Listener {
                     return bound.share();
                 }
             }
-            BoundSocket::bind(socket, count)
+            match config.reuse_port {
+                true => BoundSocket::bind_shared(socket, count),
+                false => BoundSocket::bind(socket),
+            }
         };
         let sockets = config.sockets.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
         let exact = config.balance == ConnectionBalance::Exact;

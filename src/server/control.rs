@@ -177,7 +177,7 @@ impl Control {
         runtime.configure(config.runtime);
         let state = Arc::new(ServerState::default());
         state.set_state(PRE_INITIALIZING);
-        let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket, 1)).transpose();
+        let admin = config.admin.as_ref().map(|a| BoundSocket::bind(&a.socket)).transpose();
         let admin = admin.map_err(StartError::Admin)?;
         let clusters = Clusters::managed(&store, &env.runtime, config.cluster_manager);
         clusters.update(config.clusters);

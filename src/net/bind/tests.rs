@@ -48,7 +48,7 @@ impl Drop for Path {
 fn accepted_sockets_inherit_nodelay_and_keepalive() {
     let mut config = socket("127.0.0.1:0");
     config.keepalive = Some(TcpKeepalive { probes: Some(4), time: Some(70), interval: Some(8) });
-    let bound = BoundSocket::bind(&config, 1).unwrap();
+    let bound = BoundSocket::bind(&config).unwrap();
     bound.listen().unwrap();
     let Address::Ip(address) = *bound.local() else { panic!("an IP address was bound") };
     let _client = std::net::TcpStream::connect(address).unwrap();
@@ -67,7 +67,7 @@ fn socket_options_are_set_in_their_phase_and_on_their_ip_version() {
         option(libc::SOL_TCP, libc::TCP_DEFER_ACCEPT, 5, SocketPhase::Listening),
         SocketOption { ipv4: false, ..option(libc::SOL_IPV6, libc::IPV6_V6ONLY, 1, SocketPhase::Bound) },
     ];
-    let bound = BoundSocket::bind(&config, 1).unwrap();
+    let bound = BoundSocket::bind(&config).unwrap();
     bound.listen().unwrap();
     // The kernel doubles what is asked for.
     assert_eq!(bound.socket_of(0).unwrap().recv_buffer_size().unwrap(), 100_000);
@@ -77,13 +77,13 @@ fn socket_options_are_set_in_their_phase_and_on_their_ip_version() {
 fn an_option_that_the_kernel_refuses_is_told() {
     let mut config = socket("127.0.0.1:0");
     config.options = vec![option(libc::SOL_TCP, 9999, 1, SocketPhase::Bound)];
-    let error = BoundSocket::bind(&config, 1).unwrap_err();
+    let error = BoundSocket::bind(&config).unwrap_err();
     assert!(error.to_string().starts_with("cannot set a socket option of 127.0.0.1:0: "), "{error}");
 }
 
 #[test]
 fn nobody_can_connect_before_listening_begins() {
-    let bound = BoundSocket::bind(&socket("127.0.0.1:0"), 2).unwrap();
+    let bound = BoundSocket::bind_shared(&socket("127.0.0.1:0"), 2).unwrap();
     let Address::Ip(address) = *bound.local() else { panic!("an IP address was bound") };
     assert!(std::net::TcpStream::connect(address).is_err());
     bound.listen().unwrap();
@@ -95,7 +95,7 @@ fn ipv6_takes_ipv4_connections_only_if_told_to() {
     for compat in [false, true] {
         let mut config = socket("[::]:0");
         config.address.ipv4_compat = compat;
-        let Ok(bound) = BoundSocket::bind(&config, 1) else { return };
+        let Ok(bound) = BoundSocket::bind(&config) else { return };
         bound.listen().unwrap();
         let port = bound.local().port().unwrap();
         assert_eq!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), compat);
@@ -108,19 +108,28 @@ fn a_stale_socket_is_replaced_and_a_file_is_not() {
     drop(UnixListener::bind(&path.0).unwrap());
     let mut config = socket(&path.0);
     config.address.mode = Some(0o640);
-    let bound = BoundSocket::bind(&config, 4).unwrap();
+    let bound = BoundSocket::bind_shared(&config, 4).unwrap();
     bound.listen().unwrap();
     assert!(UnixStream::connect(&path.0).is_ok());
     assert_eq!(std::fs::metadata(&path.0).unwrap().permissions().mode() & 0o777, 0o640);
     drop(bound);
     std::fs::remove_file(&path.0).unwrap();
     std::fs::write(&path.0, "precious").unwrap();
-    assert!(BoundSocket::bind(&socket(&path.0), 1).is_err());
+    assert!(BoundSocket::bind(&socket(&path.0)).is_err());
     assert_eq!(std::fs::read_to_string(&path.0).unwrap(), "precious");
 }
 
 #[test]
 fn a_path_that_cannot_be_made_is_named() {
-    let error = BoundSocket::bind(&socket("/nowhere/at/all"), 1).unwrap_err();
+    let error = BoundSocket::bind(&socket("/nowhere/at/all")).unwrap_err();
     assert!(error.to_string().starts_with("cannot bind /nowhere/at/all: "), "{error}");
+}
+
+#[test]
+fn an_address_that_is_shared_may_be_bound_by_the_next_listener_too() {
+    let bound = BoundSocket::bind_shared(&socket("127.0.0.1:0"), 1).unwrap();
+    bound.listen().unwrap();
+    let mut config = socket(&bound.local().to_string());
+    config.backlog = Some(5);
+    assert!(BoundSocket::bind_shared(&config, 1).is_ok() && BoundSocket::bind(&config).is_err());
 }
