@@ -69,11 +69,14 @@ impl Parameters {
             return Err(cx.at("tls_minimum_protocol_version", |cx| cx.invalid(reason)));
         }
         let in_range = |v: &Version| (minimum..=maximum).contains(v);
+        // A suite that no version has is not offered.
+        let suites_13 = if in_range(&Version::Tls13) { &SUITES_13[..] } else { &[] };
+        let suites_12 = suites?.into_iter().filter(|_| in_range(&Version::Tls12));
         let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
         let groups = groups?;
         let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(.., group)| *group).collect();
         let provider = CryptoProvider {
-            cipher_suites: SUITES_13.into_iter().chain(suites?).collect(),
+            cipher_suites: suites_13.iter().copied().chain(suites_12).collect(),
             kx_groups: if groups.is_empty() { default() } else { groups },
             ..aws_lc_rs::default_provider()
         };
