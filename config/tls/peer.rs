@@ -35,8 +35,8 @@ pub(super) enum NameCheck {
     AsCalled,
     /// The same, which the request has chosen.
     AsCalledByRequest,
-    /// The request has chosen another.
-    Fixed(Box<str>),
+    /// The request has chosen others, one of which it has to be.
+    Fixed(Box<[Box<str>]>),
 }
 
 // === impl Servers ===
@@ -109,11 +109,12 @@ impl ServerCertVerifier for Servers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let called = server_name.to_str();
+        let asked = [Box::from(&*called)];
         let wanted = match &self.name {
             NameCheck::None => None,
             NameCheck::AsCalled => Some(Wanted::AsCalled(&called)),
-            NameCheck::AsCalledByRequest => Some(Wanted::ByRequest(&called)),
-            NameCheck::Fixed(name) => Some(Wanted::ByRequest(name)),
+            NameCheck::AsCalledByRequest => Some(Wanted::ByRequest(&asked)),
+            NameCheck::Fixed(names) => Some(Wanted::ByRequest(names)),
         };
         let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, wanted);
         match checked {

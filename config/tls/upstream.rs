@@ -65,8 +65,8 @@ pub struct Wishes<'a> {
     pub host_name: &'a str,
     /// The name that the server is asked for, in place of that of the configuration.
     pub server_name: Option<&'a str>,
-    /// The name that its certificate must have besides.
-    pub certified_name: Option<&'a str>,
+    /// Names one of which its certificate must have besides.
+    pub certified_names: &'a [Box<str>],
     /// Protocols to be spoken.
     pub alpn: Alpn<'a>,
 }
@@ -187,7 +187,7 @@ impl ClientSide {
     /// What the handshake of one connection is made with, and what the server is called in it.
     pub fn handshake(&self, wishes: &Wishes<'_>) -> (Arc<ClientConfig>, ServerName<'static>) {
         let asked = self.asked_name(wishes);
-        let own = wishes.certified_name.map(|name| self.verifier(name, asked.as_ref()));
+        let own = (!wishes.certified_names.is_empty()).then(|| self.verifier(wishes.certified_names, asked.as_ref()));
         let mut client = self.client.clone();
         match wishes.alpn {
             Alpn::AsConfigured => {}
@@ -216,12 +216,12 @@ impl ClientSide {
         }
     }
 
-    /// One that wants `name`. Sessions are kept by their verifier: where it is the name that is asked for anyway, the
-    /// verifier is the same for all.
-    fn verifier(&self, name: &str, asked: Option<&ServerName<'_>>) -> Arc<Servers> {
-        match asked {
-            Some(asked) if asked.to_str() == name => self.by_name.clone(),
-            _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(name.into()))),
+    /// One that wants one of `names`. Sessions are kept by their verifier: where it is the name that is asked for anyway,
+    /// the verifier is the same for all.
+    fn verifier(&self, names: &[Box<str>], asked: Option<&ServerName<'_>>) -> Arc<Servers> {
+        match (names, asked) {
+            ([name], Some(asked)) if *asked.to_str() == **name => self.by_name.clone(),
+            _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(names.into()))),
         }
     }
 }

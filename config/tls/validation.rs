@@ -80,8 +80,8 @@ impl From<Unbelieved> for Error {
 pub(super) enum Wanted<'a> {
     /// It is what the handshake calls it.
     AsCalled(&'a str),
-    /// The request wants it.
-    ByRequest(&'a str),
+    /// The request wants it, or another of these.
+    ByRequest(&'a [Box<str>]),
 }
 
 /// Which side the peer is.
@@ -261,8 +261,10 @@ impl Validation {
             |name: &str| names.dns.iter().any(|n| super::san::covers(n, name)) || names.ip.iter().any(|ip| ip == name);
         let is_named = self.names.is_empty() || self.names.iter().any(|rule| rule.matches(&names));
         match wanted {
-            Some(Wanted::ByRequest(name)) if !has_name(name) => {
-                return Err(Unbelieved::Wanted { expected: name.into(), names: names.all }.into());
+            Some(Wanted::ByRequest(wanted))
+                if !wanted.iter().any(|name| has_name(name) || names.uri.iter().any(|uri| **uri == **name)) =>
+            {
+                return Err(Unbelieved::Wanted { expected: wanted.join(", ").into(), names: names.all }.into());
             }
             Some(Wanted::AsCalled(name)) if !has_name(name) => return Err(Unbelieved::Names(names.all).into()),
             _ if !is_named && self.domains.is_some() => return Err(Unbelieved::Identity.into()),

@@ -8,6 +8,10 @@ pub const TCP_PROXY_IDLE_TIMEOUT: &str = "envoy.tcp_proxy.per_connection_idle_ti
 pub const TCP_PROXY_DISABLE_TUNNELING: &str = "envoy.tcp_proxy.disable_tunneling";
 /// Text: what hosts are asked for in TLS.
 pub const UPSTREAM_SERVER_NAME: &str = "envoy.network.upstream_server_name";
+/// Text: the protocols that hosts are offered in TLS, with commas between them.
+pub const APPLICATION_PROTOCOLS: &str = "envoy.network.application_protocols";
+/// Text: names one of which the certificates of hosts must have, with commas between them.
+pub const UPSTREAM_SUBJECT_ALT_NAMES: &str = "envoy.network.upstream_subject_alt_names";
 /// Text: the host that a dynamic forward proxy goes to.
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Number or text: its port.

@@ -19,12 +19,14 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
 };
 
 /// The names whose values Envoy can make from text, those alone that something here reads.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 11] = [
     "envoy.string",
     filter_state::TCP_PROXY_CLUSTER,
     filter_state::TCP_PROXY_IDLE_TIMEOUT,
     filter_state::TCP_PROXY_DISABLE_TUNNELING,
     filter_state::UPSTREAM_SERVER_NAME,
+    filter_state::APPLICATION_PROTOCOLS,
+    filter_state::UPSTREAM_SUBJECT_ALT_NAMES,
     filter_state::DYNAMIC_HOST,
     filter_state::DYNAMIC_PORT,
     filter_state::ORIGINAL_DST_ADDRESS,

@@ -24,7 +24,7 @@ use crate::pool::http1::Http1Pool;
 use crate::pool::http2::{Http2Lease, Http2Pool};
 use crate::pool::mixed::MixedPool;
 use crate::pool::tcp;
-use crate::pool::transport::{TransportOptions, original_source};
+use crate::pool::transport::{TransportOptions, has_overrides, original_source};
 use crate::pool::{PoolKey, PoolOverflow};
 use crate::router::Watch;
 use crate::udp_tunnel;
@@ -253,7 +253,10 @@ impl Attempt<'_> {
         let tells_of_clients = self.host.host.transport().is_some_and(|socket| socket.tells_of_clients());
         let has_source = self.info.is_some_and(|info| original_source(&info.connection).is_some());
         let shares = self.info.is_some_and(|info| info.connection.filter_state.borrow().is_shared());
-        let tells = tells_of_clients || has_source || shares;
+        let overrides = self.info.is_some_and(|info| {
+            has_overrides(&info.connection.filter_state.borrow()) || has_overrides(&info.filter_state.borrow())
+        });
+        let tells = tells_of_clients || has_source || shares || overrides;
         let is_everybody = config.pooling.is_none() && config.http.server_name.is_none() && !tells;
         if is_everybody { None } else { self.own_pool_key(head) }
     }
@@ -270,7 +273,7 @@ impl Attempt<'_> {
     /// What the request means for the transport socket. Envoy: nothing, where it came on no connection.
     fn transport_options(&self, head: &RequestHead) -> Option<Rc<TransportOptions>> {
         let http = &self.host.share.cluster.config.http;
-        TransportOptions::of(&self.host.host, http, head, &self.info?.connection)
+        TransportOptions::of(&self.host.host, http, head, self.info?)
     }
 
     /// What an HTTP/2 stream that gets no response means for its connection.

@@ -28,8 +28,10 @@ pub(crate) struct TransportOptions {
     pub(crate) client: Option<Client>,
     /// What the host is asked for in TLS. Envoy: sockets without TLS are kept apart by it as well.
     pub(crate) server_name: Option<Box<str>>,
-    /// What its certificate must be of.
-    pub(crate) certified_name: Option<Box<str>>,
+    /// What its certificate must be of, where there are any.
+    pub(crate) certified_names: Box<[Box<str>]>,
+    /// Protocols that TLS offers, where there are any, in place of others.
+    pub(crate) alpn: Box<[Box<[u8]>]>,
     /// In whose name the host is connected to.
     pub(crate) source: Option<OriginalSource>,
     /// Filter state that goes with the connection.
@@ -84,19 +86,21 @@ pub(crate) struct Begun {
 
 impl TransportOptions {
     /// Those of `host` for a request with this head that came on `connection`. `None`: there is nothing to say.
-    pub(crate) fn of(
-        host: &Host,
-        http: &UpstreamHttp,
-        head: &RequestHead,
-        connection: &ConnectionInfo,
-    ) -> Option<Rc<Self>> {
-        let mut options = Self::of_connection(host, connection, &connection.filter_state.borrow());
+    pub(crate) fn of(host: &Host, http: &UpstreamHttp, head: &RequestHead, info: &StreamInfo) -> Option<Rc<Self>> {
+        let state = info.connection.filter_state.borrow();
+        let mut options = Self::of_connection(host, &info.connection, &state);
+        options.take_overrides(&state);
+        options.take_overrides(&info.filter_state.borrow());
         if let Some(ServerName { is_sent, is_checked, header }) = &http.server_name {
             let named = header.as_ref().and_then(|name| head.headers.get(name)?.to_str().ok());
             let (name, is_ip) = host_of(named.filter(|name| !name.is_empty()).unwrap_or(&head.authority));
             // RFC 6066 §3: an address is no name.
-            options.server_name = (*is_sent && !is_ip).then(|| name.into());
-            options.certified_name = is_checked.then(|| name.into());
+            if *is_sent && !is_ip && options.server_name.is_none() {
+                options.server_name = Some(name.into());
+            }
+            if *is_checked && options.certified_names.is_empty() {
+                options.certified_names = [name.into()].into();
+            }
         }
         (!options.is_empty()).then(|| Rc::new(options))
     }
@@ -105,9 +109,7 @@ impl TransportOptions {
     pub(crate) fn of_bytes(host: &Host, info: &StreamInfo) -> Option<Rc<Self>> {
         let state = info.filter_state.borrow();
         let mut options = Self::of_connection(host, &info.connection, &state);
-        if let Some(FilterValue::Text(name)) = state.get(filter_state::UPSTREAM_SERVER_NAME) {
-            options.server_name = Some((**name).into());
-        }
+        options.take_overrides(&state);
         (!options.is_empty()).then(|| Rc::new(options))
     }
 
@@ -115,6 +117,23 @@ impl TransportOptions {
     fn of_connection(host: &Host, connection: &ConnectionInfo, state: &FilterState) -> Self {
         let (client, source) = (Client::of(host, connection, state), original_source(connection));
         Self { client, source, shared: Shared(state.shared()), ..Self::default() }
+    }
+
+    /// Takes what filters say of TLS in place of the configuration.
+    fn take_overrides(&mut self, state: &FilterState) {
+        let text = |name| match state.get(name) {
+            Some(FilterValue::Text(text)) => Some(text),
+            _ => None,
+        };
+        if let Some(name) = text(filter_state::UPSTREAM_SERVER_NAME) {
+            self.server_name = Some((**name).into());
+        }
+        if let Some(names) = text(filter_state::UPSTREAM_SUBJECT_ALT_NAMES) {
+            self.certified_names = names.split(',').map(Box::from).collect();
+        }
+        if let Some(protocols) = text(filter_state::APPLICATION_PROTOCOLS) {
+            self.alpn = protocols.split(',').map(|protocol| protocol.as_bytes().into()).collect();
+        }
     }
 
     /// Whether there is nothing to say.
@@ -143,6 +162,17 @@ impl Client {
         let tlvs = || proxy_tlvs(state).filter(|tlvs| !tlvs.0.is_empty());
         is_told.then(|| Self { source: source.clone(), destination: destination.clone(), tlvs: tlvs() })
     }
+}
+
+/// Whether filters say anything of TLS in place of the configuration.
+#[inline]
+pub(crate) fn has_overrides(state: &FilterState) -> bool {
+    const NAMES: [&str; 3] = [
+        filter_state::UPSTREAM_SERVER_NAME,
+        filter_state::UPSTREAM_SUBJECT_ALT_NAMES,
+        filter_state::APPLICATION_PROTOCOLS,
+    ];
+    !state.is_empty() && NAMES.iter().any(|name| state.get(name).is_some())
 }
 
 /// In whose name hosts are connected to for a connection, if not in our own.
@@ -282,8 +312,11 @@ impl<'a> Beginning<'a> {
         Wishes {
             host_name: self.host_name,
             server_name: self.options.and_then(|options| options.server_name.as_deref()),
-            certified_name: self.options.and_then(|options| options.certified_name.as_deref()),
-            alpn: self.alpn,
+            certified_names: self.options.map_or(&[][..], |options| &options.certified_names),
+            alpn: match self.options {
+                Some(options) if !options.alpn.is_empty() => Alpn::Only(&options.alpn),
+                _ => self.alpn,
+            },
         }
     }
 }
