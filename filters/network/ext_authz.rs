@@ -2,6 +2,7 @@
 
 mod checked;
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use nuncio_config::metadata::object;
 use nuncio_filter_api::{Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as Proto;
+use nuncio_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use nuncio_proto::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, attribute_context};
-use nuncio_telemetry::{Address, CertificateInfo, ConnectionInfo, ResponseFlag};
+use nuncio_telemetry::{Address, CertificateInfo, ConnectionInfo, FilterValue, LifeSpan, ResponseFlag};
 
 use crate::grpc_call::{GrpcCall, check_version};
 use checked::Checked;
@@ -55,11 +57,16 @@ struct ExtAuthz {
     /// What of the metadata of a connection is told.
     namespaces: Vec<String>,
     enabled: Option<MetadataMatcher>,
+    /// What is told of ourselves.
+    labels: HashMap<String, String>,
+    /// `shadow_mode`: what the service says is noted, and not obeyed.
+    is_shadow: bool,
 }
 
 enum Verdict {
     Allowed,
-    Denied,
+    /// With this status of HTTP.
+    Denied(i32),
     Failed,
 }
 
@@ -79,11 +86,10 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         shadow_mode,
     } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
     let refused: Result<(), Refused> = [
-        cx.unsupported("bootstrap_metadata_labels_key", &bootstrap_metadata_labels_key),
         cx.unsupported("send_tls_alert_on_denial", &send_tls_alert_on_denial),
-        cx.unsupported("shadow_mode", &shadow_mode),
         cx.unsupported("typed_metadata_context_namespaces", &typed_metadata_context_namespaces),
-        check_version(transport_api_version, cx),
+        // Envoy: what is not said is v3.
+        if transport_api_version == 0 { Ok(()) } else { check_version(transport_api_version, cx) },
     ]
     .into_iter()
     .collect();
@@ -99,6 +105,8 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         tells_server_name: include_tls_session,
         namespaces: metadata_context_namespaces,
         enabled: enabled?,
+        labels: labels(&bootstrap_metadata_labels_key, cx),
+        is_shadow: shadow_mode,
     }))
 }
 
@@ -125,24 +133,30 @@ impl ExtAuthz {
             return true;
         }
         let verdict = self.ask(info, cx).await;
+        if self.is_shadow {
+            info.filter_state.borrow_mut().set(METADATA, verdict.noted(), LifeSpan::Connection);
+        }
         let details = match verdict {
             Verdict::Allowed => {
                 self.stats.ok().inc();
                 return true;
             }
-            Verdict::Denied => {
+            Verdict::Denied(_) => {
                 self.stats.denied().inc();
                 "ext_authz_denied"
             }
             Verdict::Failed => {
                 self.stats.error().inc();
-                if self.allows_on_failure {
+                if self.allows_on_failure && !self.is_shadow {
                     self.stats.failure_mode_allowed().inc();
                     return true;
                 }
                 "ext_authz_error"
             }
         };
+        if self.is_shadow {
+            return true;
+        }
         self.stats.cx_closed().inc();
         info.flags.set(info.flags.get().union(ResponseFlag::UnauthorizedExternalService.into()));
         info.details.set(Some(details));
@@ -158,9 +172,13 @@ impl ExtAuthz {
         if let Some(fields) = answer.dynamic_metadata.map(object).filter(|fields| !fields.is_empty()) {
             info.metadata.borrow_mut().get_or_insert_default().insert(METADATA.into(), fields);
         }
+        let denied = match answer.http_response {
+            Some(HttpResponse::DeniedResponse(denied)) => denied.status.map(|status| status.code),
+            _ => None,
+        };
         match answer.status.map_or(0, |status| status.code) {
             0 => Verdict::Allowed,
-            _ => Verdict::Denied,
+            _ => Verdict::Denied(denied.filter(|code| *code != 0).unwrap_or(403)),
         }
     }
 
@@ -176,7 +194,10 @@ impl ExtAuthz {
         CheckRequest {
             attributes: Some(AttributeContext {
                 source: Some(source),
-                destination: Some(peer(&info.local, tls.and_then(|tls| tls.local.as_deref()))),
+                destination: Some(attribute_context::Peer {
+                    labels: self.labels.clone(),
+                    ..peer(&info.local, tls.and_then(|tls| tls.local.as_deref()))
+                }),
                 tls_session: tls_session.map(|sni| attribute_context::TlsSession { sni }),
                 metadata_context: self.metadata(info),
                 ..AttributeContext::default()
@@ -192,6 +213,27 @@ impl ExtAuthz {
         });
         Some(nuncio_config::metadata::to_proto(&told.unwrap_or_default()))
     }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// As Envoy's filter state tells it.
+    fn noted(&self) -> FilterValue {
+        FilterValue::Text(match self {
+            Self::Allowed => r#"{"check_result":"OK"}"#.into(),
+            Self::Denied(code) => format!(r#"{{"check_result":"DENIED","status_code":{code}}}"#).into(),
+            Self::Failed => r#"{"check_result":"ERROR"}"#.into(),
+        })
+    }
+}
+
+/// The texts under `key` in the metadata of the node.
+fn labels(key: &str, cx: &LowerCx<'_>) -> HashMap<String, String> {
+    let metadata = cx.env.node.info.metadata.as_ref();
+    let labels = metadata.and_then(|metadata| metadata.get(key)?.as_object());
+    let labels = labels.into_iter().flatten();
+    labels.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 /// Envoy: whose certificate it is, it is known by its URI, or else its subject.

@@ -34,16 +34,24 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 struct LocalRateLimit {
     stats: LocalRateLimitStats,
-    bucket: TokenBucket,
+    bucket: Arc<SharedBucket>,
     is_enabled: RuntimeFlag,
 }
+
+/// The bucket of a filter, or of several (`share_key`).
+struct SharedBucket(TokenBucket);
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
     let Proto { stat_prefix, token_bucket, runtime_enabled, share_key } =
         prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    cx.unsupported("share_key", &share_key)?;
-    let bucket = cx.opt("token_bucket", token_bucket, bucket)?;
-    let bucket = bucket.ok_or_else(|| cx.at("token_bucket", |cx| cx.invalid("is required")))?;
+    let encoded = token_bucket.as_ref().map(prost::Message::encode_to_vec).unwrap_or_default();
+    let made = cx.opt("token_bucket", token_bucket, bucket)?;
+    let made = SharedBucket(made.ok_or_else(|| cx.at("token_bucket", |cx| cx.invalid("is required")))?);
+    // Envoy: those are one whose key and bucket are the same.
+    let bucket = match share_key.is_empty() {
+        true => Arc::new(made),
+        false => cx.env.slots.share(&format!("{share_key} {encoded:?}"), || made),
+    };
     let stats = LocalRateLimitStats::new(&cx.env.stats.scope("local_rate_limit").scope(&stat_prefix));
     Ok(Arc::new(LocalRateLimit { stats, bucket, is_enabled: RuntimeFlag::lower(runtime_enabled, cx) }))
 }
@@ -63,7 +71,7 @@ pub(crate) fn bucket(proto: BucketProto, cx: &mut LowerCx<'_>) -> Result<TokenBu
 
 impl NetworkFilter for LocalRateLimit {
     fn admit(&self, info: &Rc<ConnectionInfo>, cx: &NetworkCx) -> Admission {
-        if !self.is_enabled.is_set() || self.bucket.take(cx.worker.clock.now()) {
+        if !self.is_enabled.is_set() || self.bucket.0.take(cx.worker.clock.now()) {
             return Admission::Pass;
         }
         self.stats.rate_limited().inc();

@@ -92,8 +92,10 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
     let rules = Engine::lower_network(("rules", rules), ("matcher", matcher), cx);
     let shadow = Engine::lower_network(("shadow_rules", shadow_rules), ("shadow_matcher", shadow_matcher), cx);
     let delay_deny = cx.opt("delay_deny", delay_deny, duration)?.and_then(non_zero);
-    let scope = cx.env.stats.scope(&format!("{stat_prefix}rbac"));
-    let shadow_scope = cx.env.stats.scope(&format!("{stat_prefix}rbac.{shadow_rules_stat_prefix}"));
+    // Envoy: the prefix may end with a dot of its own.
+    let dot = if stat_prefix.is_empty() || stat_prefix.ends_with('.') { "" } else { "." };
+    let scope = cx.env.stats.scope(&format!("{stat_prefix}{dot}rbac"));
+    let shadow_scope = cx.env.stats.scope(&format!("{stat_prefix}{dot}rbac.{shadow_rules_stat_prefix}"));
     Ok(Arc::new(Filter {
         stats: RbacStats::new(&scope),
         shadow_stats: ShadowStats::new(&shadow_scope),

@@ -91,6 +91,13 @@ impl FilterState {
         self.put(Entry { name: name.into(), value, life_span: LifeSpan::Connection, sharing });
     }
 
+    /// Takes over what `other` has and this does not.
+    pub fn adopt(&mut self, other: &Self) {
+        for entry in other.0.iter().filter(|entry| self.get(&entry.name).is_none()).cloned().collect::<Vec<_>>() {
+            self.0.push(entry);
+        }
+    }
+
     fn put(&mut self, entry: Entry) {
         match self.0.iter_mut().find(|known| known.name == entry.name) {
             Some(known) => *known = entry,

@@ -333,9 +333,13 @@ fn flags_and_details_are_printed_for_grep() {
 fn hostile_server_names_are_marked_and_cleaned() {
     // CVE-2024-45808: text that the client chose must not forge log lines.
     let x = Exchange::proxied();
-    for (sni, expected) in
-        [("a.example-1.com", "a.example-1.com"), ("a\n\"b", "invalid:a__b"), ("", "-"), ("é.x", "invalid:__.x")]
-    {
+    for (sni, expected) in [
+        ("a.example-1.com", "a.example-1.com"),
+        ("outbound_.80_._.a", "outbound_.80_._.a"),
+        ("a\n\"b", "invalid:a__b"),
+        ("", "-"),
+        ("é.x", "invalid:__.x"),
+    ] {
         *x.info.connection.server_name.borrow_mut() = Some(sni.into());
         check_text(&x, "REQUESTED_SERVER_NAME", expected);
     }

@@ -179,6 +179,7 @@ impl Session {
     /// Notes what filters have said of the connection since it began.
     fn take_over_from_filters(&self) {
         let Self { info, .. } = self;
+        info.filter_state.borrow_mut().adopt(&info.connection.filter_state.borrow());
         info.flags.set(info.flags.get().union(info.connection.flags.get()));
         if let Some(details) = info.connection.details.get() {
             info.set_details(details);

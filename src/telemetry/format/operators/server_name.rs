@@ -74,7 +74,7 @@ impl Host {
 fn push_sni(cx: &FormatCx<'_>, out: &mut Vec<u8>) -> Option<()> {
     let name = cx.info.connection.server_name.borrow();
     let name = name.as_deref().filter(|n| !n.is_empty())?;
-    let usual = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-');
+    let usual = |c: &u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
     if !name.bytes().all(|c| usual(&c)) {
         out.extend_from_slice(b"invalid:");
     }
