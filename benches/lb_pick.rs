@@ -1,13 +1,18 @@
-//! Time to choose a host, by policy and number of hosts; and what a change of one host costs: first the thread that
-//! makes it, then each worker with its next choice.
+//! Time to choose a host, by policy and number of hosts; and for how long a change of one host has a thread run: first
+//! the one that makes it, then each worker with its next choice.
 //!
-//! `cargo bench -p nuncio-upstream --bench lb_pick`
+//! `cargo bench -p nuncio-upstream --bench lb_pick [-- NAME [CHANGES]]`: those whose names contain this, with so many
+//! changes each. The allocator is that of the process, and so is the runtime around a change, which has threads for what
+//! need not be done at once.
 
 #![allow(clippy::print_stdout, reason = "a bench prints what it measured")]
 
+#[path = "../src/allocator.rs"]
+mod allocator;
+
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nuncio_config::cluster::ClusterConfig;
 use nuncio_config::metadata::MetadataMatch;
@@ -21,8 +26,11 @@ use nuncio_upstream::{Clusters, Host, WorkerClusters};
 use proto::cluster::lb_subset_config::LbSubsetSelector;
 use proto::cluster::{LbPolicy, LbSubsetConfig};
 
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
+
 const ROUNDS: u32 = 100_000;
-const CHANGES: usize = 15;
+const CHANGES: usize = 31;
 const POLICIES: [(&str, LbPolicy); 5] = [
     ("round_robin", LbPolicy::RoundRobin),
     ("least_request", LbPolicy::LeastRequest),
@@ -33,25 +41,43 @@ const POLICIES: [(&str, LbPolicy); 5] = [
 /// Fallback to any host.
 const ANY: i32 = 1;
 
+/// What was asked for on the command line.
+struct Asked {
+    name: String,
+    changes: usize,
+}
+
 fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let name = arguments.next().unwrap_or_default();
+    let changes = arguments.next().and_then(|changes| changes.parse().ok()).unwrap_or(CHANGES);
+    let asked = Asked { name, changes };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("the process may have a runtime");
+    let _within = runtime.enter();
     for count in [10, 1_000, 100_000] {
         for (name, policy) in POLICIES {
-            bench(name, cluster(policy, count, |_| 1), None);
+            bench(&asked, name, cluster(policy, count, |_| 1), None);
             // Random knows no weights.
             if policy != LbPolicy::Random {
-                bench(&format!("{name}_weighted"), cluster(policy, count, |i| i as u32 % 100 + 1), None);
+                let name = format!("{name}_weighted");
+                bench(&asked, &name, cluster(policy, count, |i| i as u32 % 100 + 1), None);
             }
         }
         let subset_selectors = vec![LbSubsetSelector { keys: vec!["stage".into()], ..Default::default() }];
         let config = LbSubsetConfig { fallback_policy: ANY, subset_selectors, ..Default::default() };
         let of_subsets =
             proto::Cluster { lb_subset_config: Some(config), ..cluster(LbPolicy::RoundRobin, count, |_| 1) };
-        bench("subset", of_subsets, MetadataMatch::lower(stage(3)));
+        bench(&asked, "subset", of_subsets, MetadataMatch::lower(stage(3)));
     }
 }
 
 /// Prints what a choice costs, and what a change.
-fn bench(name: &str, cluster: proto::Cluster, asked: Option<MetadataMatch>) {
+fn bench(asked: &Asked, name: &str, cluster: proto::Cluster, metadata: Option<MetadataMatch>) {
+    let count = cluster.load_assignment.as_ref().map_or(0, |all| all.endpoints[0].lb_endpoints.len());
+    let name = format!("lb_pick_{name}/{count}");
+    if !name.contains(&asked.name) {
+        return;
+    }
     let env = nuncio_filter_api::testing::env();
     let mut cx = LowerCx::new(&env);
     let config = ClusterConfig::lower(cluster, &mut cx).unwrap_or_else(|_| panic!("{:?}", cx.finish()));
@@ -59,7 +85,7 @@ fn bench(name: &str, cluster: proto::Cluster, asked: Option<MetadataMatch>) {
     let clusters = Clusters::new(&Store::new(), None);
     clusters.update([config]);
     let worker = WorkerClusters::new(clusters.clone(), Rng::seeded(1));
-    let choose = |hash| worker.choose(id, Some(hash), asked.as_ref()).expect("there are hosts");
+    let choose = |hash| worker.choose(id, Some(hash), metadata.as_ref()).expect("there are hosts");
     let mut best = f64::MAX;
     for _ in 0..3 {
         let start = Instant::now();
@@ -69,24 +95,32 @@ fn bench(name: &str, cluster: proto::Cluster, asked: Option<MetadataMatch>) {
         best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
     }
     let cluster = clusters.snapshot().get(id).expect("it was added").clone();
-    let count = cluster.hosts().hosts.len();
     let (mut change, mut rebuild) = (Vec::new(), Vec::new());
-    for _ in 0..CHANGES {
+    for _ in 0..asked.changes {
         let mut hosts = cluster.hosts().hosts.to_vec();
         let address = hosts[count / 2].address();
         hosts[count / 2] = Arc::new(Host::new(&spare, address));
-        let start = Instant::now();
+        // What the change before has left to others is done.
+        std::thread::sleep(Duration::from_millis(5));
+        let start = thread_time();
         cluster.set_hosts(hosts);
-        change.push(start.elapsed());
-        let start = Instant::now();
+        change.push(thread_time() - start);
+        let start = thread_time();
         black_box(choose(1));
-        rebuild.push(start.elapsed());
+        rebuild.push(thread_time() - start);
     }
     change.sort_unstable();
     rebuild.sort_unstable();
-    let name = format!("lb_pick_{name}/{count}");
-    let micros = |times: &[std::time::Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
+    let micros = |times: &[Duration]| times[times.len() / 2].as_secs_f64() * 1e6;
     println!("{name:<38} {best:>8.1} ns  change {:>10.1} us  worker {:>8.1} us", micros(&change), micros(&rebuild));
+}
+
+/// How long this thread has run: what it costs, whatever else the machine does.
+fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes into `time`, which outlives the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn cluster(policy: LbPolicy, count: usize, weight: impl Fn(usize) -> u32) -> proto::Cluster {

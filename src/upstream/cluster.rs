@@ -18,6 +18,7 @@ use nuncio_config::transport_socket::TransportSocket;
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use serde_json::{Map, Value};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -445,9 +446,15 @@ impl Cluster {
         const MANY: usize = 1024;
         // As in `lock`.
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.retain(|set| Arc::strong_count(set) > 1);
+        let free: Vec<_> = retired.extract_if(.., |set| Arc::strong_count(set) == 1).collect();
         if set.hosts.len() > MANY {
             retired.push(set);
+        }
+        drop(retired);
+        // Nor to whoever changes the hosts, where another thread can be had: it would be a third of the time.
+        match Handle::try_current() {
+            Ok(runtime) if !free.is_empty() => _ = runtime.spawn_blocking(|| drop(free)),
+            _ => {}
         }
     }
 

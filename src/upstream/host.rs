@@ -118,6 +118,11 @@ pub struct HostCounter(AtomicU64);
 #[derive(Debug, Default)]
 pub struct HostGauge(AtomicU64);
 
+/// How often the flags or the weight of any host have changed: as long as it is the same, so is what was read of all, and
+/// a change of one in 100,000 needs no look at the others. One for the process, since a host does not know the sets that
+/// it is in. Nothing else depends on it.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
 /// In the order of their numbers.
 const HEALTHS: [Health; 6] =
     [Health::Unknown, Health::Healthy, Health::Unhealthy, Health::Draining, Health::Timeout, Health::Degraded];
@@ -244,7 +249,7 @@ impl Host {
         let configured = HealthFlags::configured(health);
         let next = |bits| Some(HealthFlags::from_bits(bits).with_configured(configured).bits());
         let before = self.flags.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        before.is_ok_and(|bits| next(bits) != Some(bits))
+        noted(before.is_ok_and(|bits| next(bits) != Some(bits)))
     }
 
     /// Its address, or the first of them.
@@ -265,7 +270,7 @@ impl Host {
     /// Sets its share of the load; it counts once the set of hosts is made anew. False if it was the same.
     pub(crate) fn set_weight(&self, weight: u32) -> bool {
         let weight = weight.max(1);
-        self.weight.swap(weight, Ordering::Relaxed) != weight
+        noted(self.weight.swap(weight, Ordering::Relaxed) != weight)
     }
 
     /// Takes over the weight that discovery gives it. False if that is nothing new.
@@ -292,13 +297,13 @@ impl Host {
     /// Sets a flag. False if it was set already.
     pub fn set_flag(&self, flag: HealthFlag) -> bool {
         let bit = HealthFlags::from(flag).bits();
-        self.flags.fetch_or(bit, Ordering::AcqRel) & bit == 0
+        noted(self.flags.fetch_or(bit, Ordering::AcqRel) & bit == 0)
     }
 
     /// Clears a flag. False if it was not set.
     pub fn clear_flag(&self, flag: HealthFlag) -> bool {
         let bit = HealthFlags::from(flag).bits();
-        self.flags.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        noted(self.flags.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
     }
 
     /// What load balancing makes of its flags.
@@ -436,6 +441,20 @@ impl Host {
         let metadata = self.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
         metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
     }
+}
+
+/// How often the flags or the weight of any host have changed. What is read of hosts after it is asked is theirs until
+/// it is another.
+pub(crate) fn changes() -> u64 {
+    CHANGES.load(Ordering::Acquire)
+}
+
+/// Counts a change, if it is one, after it was made.
+fn noted(is_change: bool) -> bool {
+    if is_change {
+        CHANGES.fetch_add(1, Ordering::Release);
+    }
+    is_change
 }
 
 fn named(endpoint: &Endpoint, name: &Arc<str>) -> Arc<str> {

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod change;
+mod ends;
 mod facts;
 mod groups;
 mod load;
@@ -21,6 +22,7 @@ use crate::host::Host;
 use crate::lb::LocalityShares;
 use addresses::Addresses;
 use change::{Change, Known};
+use ends::are_same;
 
 pub(crate) use facts::Facts;
 pub(crate) use groups::Before;
@@ -89,7 +91,8 @@ pub(crate) enum Localities<'a> {
 impl HostSet {
     /// The set of `hosts`, which are in any order.
     pub(crate) fn new(mut hosts: Vec<Arc<Host>>, layout: Layout<'_>) -> Self {
-        let facts = Facts::of(&mut hosts, layout.localities != Localities::Ignored);
+        let before = layout.before.map(Self::known);
+        let facts = Facts::of(&mut hosts, layout.localities != Localities::Ignored, before);
         Self::of_sorted(hosts.into(), facts, layout)
     }
 
@@ -149,10 +152,7 @@ impl HostSet {
 
     /// In how many priorities the hosts are others than those `before`: Envoy takes each for a change of its own.
     pub(crate) fn changed_priorities(&self, before: &Self) -> u64 {
-        let differs = |priority: usize| {
-            let (now, then) = (self.hosts_of(priority), before.hosts_of(priority));
-            now.len() != then.len() || now.iter().zip(then).any(|(a, b)| !Arc::ptr_eq(a, b))
-        };
+        let differs = |priority: usize| !are_same(self.hosts_of(priority), before.hosts_of(priority));
         (0..self.groups.priorities.len().max(before.groups.priorities.len()))
             .filter(|priority| differs(*priority))
             .count() as u64

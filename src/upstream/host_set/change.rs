@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::ends::Ends;
 use super::{ByAddress, Facts};
 use crate::host::Host;
 
@@ -35,11 +36,7 @@ pub(super) struct Known<'a> {
 
 impl Change {
     pub(super) fn between(old: Known<'_>, new: Known<'_>) -> Self {
-        let same = |(a, b): &(&Arc<Host>, &Arc<Host>)| Arc::ptr_eq(a, b);
-        let start = old.hosts.iter().zip(new.hosts).take_while(same).count();
-        let rest = old.hosts[start..].iter().rev().zip(new.hosts[start..].iter().rev());
-        let end = rest.take_while(same).count();
-        let (old_end, new_end) = (old.hosts.len() - end, new.hosts.len() - end);
+        let Ends { start, old_end, new_end } = Ends::between(old.hosts, new.hosts);
         let address = |host: &Arc<Host>| Arc::as_ptr(host).addr();
         let middle = (start as u32..).zip(&old.hosts[start..old_end]);
         let mut before: HashMap<usize, u32, ByAddress> = middle.map(|(place, host)| (address(host), place)).collect();

@@ -6,14 +6,19 @@ use std::sync::Arc;
 use nuncio_config::cluster::Locality;
 
 use super::ByAddress;
-use crate::host::{CoarseHealth, Host};
+use super::change::Known;
+use super::ends::Ends;
+use crate::host::{self, CoarseHealth, Host};
 
 /// As hosts are in a set.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
     hosts: Box<[Fact]>,
-    /// By [`Fact::locality`]; empty where localities do not count.
+    /// By [`Fact::locality`]; empty where localities do not count. A set that follows another may have some without
+    /// hosts.
     localities: Box<[Option<Arc<Locality>>]>,
+    /// Of all hosts, before these were looked at.
+    changes: u64,
 }
 
 /// Of one host.
@@ -42,8 +47,16 @@ struct Numbers<'a> {
 // === impl Facts ===
 
 impl Facts {
-    /// Those of `hosts`, which are put in order of priority; within a priority their order remains.
-    pub(super) fn of(hosts: &mut [Arc<Host>], has_localities: bool) -> Self {
+    /// Those of `hosts`, which are put in order of priority; within a priority their order remains. Of hosts that were in
+    /// the set `before`, what is known is taken over where nothing has changed since.
+    pub(super) fn of(hosts: &mut [Arc<Host>], has_localities: bool, before: Option<Known<'_>>) -> Self {
+        let changes = host::changes();
+        if let Some(before) = before
+            && before.facts.changes == changes
+            && let Some(facts) = Self::after(before, hosts, has_localities)
+        {
+            return facts;
+        }
         let mut numbers = Numbers::default();
         let mut facts: Vec<Fact> = hosts.iter().map(|host| Fact::of(host)).collect();
         if !facts.is_sorted_by_key(|fact| fact.priority) {
@@ -55,13 +68,38 @@ impl Facts {
                 fact.locality = numbers.number(host.locality.as_ref());
             }
         }
-        Self { hosts: facts.into(), localities: numbers.found.into() }
+        Self { hosts: facts.into(), localities: numbers.found.into(), changes }
+    }
+
+    /// Those of hosts after a set of which nothing else is known now. `None` where all are better looked at.
+    fn after(before: Known<'_>, hosts: &[Arc<Host>], has_localities: bool) -> Option<Self> {
+        let Self { hosts: known, localities, changes } = before.facts;
+        if localities.is_empty() == has_localities {
+            return None;
+        }
+        let Ends { start, old_end, new_end } = Ends::between(before.hosts, hosts);
+        let mut numbers = Numbers::after(localities);
+        let mut facts = Vec::with_capacity(hosts.len());
+        facts.extend_from_slice(&known[..start]);
+        facts.extend(hosts[start..new_end].iter().map(|host| {
+            let locality = if has_localities { numbers.number(host.locality.as_ref()) } else { 0 };
+            Fact { locality, ..Fact::of(host) }
+        }));
+        facts.extend_from_slice(&known[old_end..]);
+        let with_neighbours = start.saturating_sub(1)..hosts.len().min(new_end + 1);
+        let is_in_order = facts[with_neighbours].is_sorted_by_key(|fact| fact.priority);
+        // Localities without hosts are not to become ever more.
+        let is_tidy = numbers.found.len() <= hosts.len();
+        let localities = numbers.found.into();
+        (is_in_order && is_tidy).then(|| Self { hosts: facts.into(), localities, changes: *changes })
     }
 
     /// Those of hosts that are in order, as they are now.
     pub(super) fn of_sorted(hosts: &[Arc<Host>], before: &Self) -> Self {
+        let changes = host::changes();
         let now = |(host, before): (&Arc<Host>, &Fact)| Fact { locality: before.locality, ..Fact::of(host) };
-        Self { hosts: hosts.iter().zip(&before.hosts).map(now).collect(), localities: before.localities.clone() }
+        let localities = before.localities.clone();
+        Self { hosts: hosts.iter().zip(&before.hosts).map(now).collect(), localities, changes }
     }
 
     /// By place.
@@ -107,6 +145,12 @@ impl Fact {
 // === impl Numbers ===
 
 impl<'a> Numbers<'a> {
+    /// After those of localities that have numbers already.
+    fn after(localities: &'a [Option<Arc<Locality>>]) -> Self {
+        let by_value = localities.iter().map(Option::as_ref).zip(0..).collect();
+        Self { by_value, found: localities.to_vec(), ..Self::default() }
+    }
+
     fn number(&mut self, locality: Option<&'a Arc<Locality>>) -> u32 {
         let address = locality.map_or(0, |locality| Arc::as_ptr(locality).addr());
         if let Some((last, number)) = self.last

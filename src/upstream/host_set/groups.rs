@@ -49,6 +49,10 @@ impl HostGroups {
 
     /// Makes what workers would make for themselves, where it takes time.
     pub(super) fn prepare(&self, facts: &Facts) {
+        if self.tables.is_some() {
+            // Nobody takes turns.
+            return;
+        }
         for priority in &self.priorities {
             priority.healthy.first_turns(facts);
         }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
+use super::ends::Ends;
 use crate::host::Host;
 
 /// The last hosts that a cluster has lost.
@@ -26,12 +27,8 @@ pub(crate) struct AddressHasher(u64);
 
 /// Those of `these` that are not among `others`.
 pub(crate) fn only_in<'a>(these: &'a [Arc<Host>], others: &[Arc<Host>]) -> Vec<&'a Arc<Host>> {
-    // Mostly few are others.
-    let same = |(a, b): &(&Arc<Host>, &Arc<Host>)| Arc::ptr_eq(a, b);
-    let start = these.iter().zip(others).take_while(same).count();
-    let (these, others) = (&these[start..], &others[start..]);
-    let end = these.iter().rev().zip(others.iter().rev()).take_while(same).count();
-    let (these, others) = (&these[..these.len() - end], &others[..others.len() - end]);
+    let Ends { start, old_end, new_end } = Ends::between(these, others);
+    let (these, others) = (&these[start..old_end], &others[start..new_end]);
     let address = |host: &Arc<Host>| Arc::as_ptr(host).addr();
     let others: HashSet<usize, ByAddress> = others.iter().map(address).collect();
     these.iter().filter(|host| !others.contains(&address(host))).collect()

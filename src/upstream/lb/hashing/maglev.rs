@@ -1,7 +1,8 @@
 use twox_hash::XxHash64;
 
 use super::Counts;
-use super::kept::{Kept, Listed, NEW};
+use super::Weighted;
+use super::kept::{Kept, Listed};
 
 /// Hosts take the places of a table in turn, each in an order of its own, until all are taken.
 #[derive(Debug)]
@@ -30,13 +31,19 @@ struct Walk {
     skip: u32,
 }
 
+/// A table that is being filled.
+struct FreeTable {
+    places: Vec<u32>,
+    /// A bit for each place that is taken: most of the work is to look for one that is free.
+    taken: Vec<u64>,
+}
+
 /// A host that takes places.
 struct Taker {
     host: u32,
     count: u32,
-    /// The place that it asks for next, and how far away the one after is.
-    next: u32,
-    skip: u32,
+    /// From the place that it asks for next.
+    walk: Walk,
     weight: f64,
     /// It takes a place in the round in which its weight has grown to this.
     target: f64,
@@ -61,41 +68,27 @@ impl Maglev {
             order.sort_by(|&a, &b| keys[a as usize].cmp(&keys[b as usize]));
             order
         });
-        let walk = |host: usize| match before.map(|(before, kept)| (before, kept.before()[host])) {
-            Some((before, old)) if old != NEW => before.walks[old as usize],
-            _ => Walk::new(&listed.key(host), size),
+        let new_walk = |host: usize| Walk::new(&listed.key(host), size);
+        let walks: Box<[Walk]> = match before {
+            Some((before, kept)) => kept.carry_over(&before.walks, new_walk).into(),
+            None => (0..hosts.len()).map(new_walk).collect(),
         };
-        let walks: Box<[Walk]> = (0..hosts.len()).map(walk).collect();
-        let heaviest = hosts.iter().map(|host| host.weight).fold(0.0, f64::max);
-        let taker = |&host: &u32| {
-            let Walk { first, skip } = walks[host as usize];
-            Taker { host, count: 0, next: first, skip, weight: hosts[host as usize].weight, target: 0.0 }
-        };
-        let mut takers: Vec<Taker> = order.iter().map(taker).collect();
-        let table = fill(size as usize, heaviest, &mut takers);
-        let counts = Counts {
-            size,
-            least: takers.iter().map(|taker| taker.count.into()).fold(size, u64::min),
-            most: takers.iter().map(|taker| taker.count.into()).fold(0, u64::max),
-        };
-        Self { places: Places::new(table, hosts.len()), order: order.into(), walks, counts }
+        let mut table = FreeTable::new(size as usize);
+        let (least, most) = table.fill(&order, &walks, hosts);
+        let counts = Counts { size, least, most };
+        Self { places: Places::new(table.places, hosts.len()), order: order.into(), walks, counts }
     }
 
     /// The order of the hosts after this one's. `None` where that is better made anew.
     fn order_after(&self, kept: &Kept<'_>, listed: Listed<'_>) -> Option<Vec<u32>> {
-        let numbers = (0..).zip(kept.before());
-        let new: Vec<u32> = numbers.clone().filter(|(_, old)| **old == NEW).map(|(number, _)| number).collect();
+        let new: Vec<u32> = kept.come().collect();
         // Equal keys are in the order of their hosts.
-        if new.len() * MOST > kept.before().len() || !kept.is_in_order() {
+        if new.len() * MOST > listed.hosts.len() || !kept.is_in_order() {
             return None;
         }
-        let mut number_of = vec![FREE; self.order.len()];
-        for (number, &old) in numbers.filter(|(_, old)| **old != NEW) {
-            number_of[old as usize] = number;
-        }
-        let mut order: Vec<u32> =
-            self.order.iter().map(|old| number_of[*old as usize]).filter(|number| *number != FREE).collect();
-        order.reserve_exact(new.len());
+        let number_now = kept.numbers_now();
+        let mut order = Vec::with_capacity(self.order.len() + new.len());
+        order.extend(self.order.iter().filter_map(|old| number_now.of(*old)));
         for number in new {
             let own = (listed.key(number as usize), number);
             let at = order.partition_point(|other| (listed.key(*other as usize), *other) < own);
@@ -128,32 +121,58 @@ impl Places {
     }
 }
 
-fn fill(size: usize, heaviest: f64, takers: &mut [Taker]) -> Vec<u32> {
-    let mut table = vec![FREE; size];
-    // A bit for each place that is taken: most of the work is to look for one that is free.
-    let mut taken = vec![0_u64; size.div_ceil(64)];
-    let mut left = size;
-    for round in 1_u32.. {
-        for taker in takers.iter_mut() {
-            if left == 0 {
-                return table;
-            }
-            // The heaviest takes a place in every round.
-            if f64::from(round) * taker.weight < taker.target {
-                continue;
-            }
-            taker.target += heaviest;
-            while taken[taker.next as usize / 64] >> (taker.next % 64) & 1 == 1 {
-                taker.step(size);
-            }
-            taken[taker.next as usize / 64] |= 1 << (taker.next % 64);
-            table[taker.next as usize] = taker.host;
-            taker.step(size);
-            taker.count += 1;
-            left -= 1;
-        }
+// === impl FreeTable ===
+
+impl FreeTable {
+    fn new(size: usize) -> Self {
+        Self { places: vec![FREE; size], taken: vec![0; size.div_ceil(64)] }
     }
-    table
+
+    /// Has the hosts take all places, in this order. Tells the least that one has, and the most.
+    fn fill(&mut self, order: &[u32], walks: &[Walk], hosts: &[Weighted]) -> (u64, u64) {
+        let size = self.places.len();
+        // In the first round each takes one, whatever its weight.
+        if order.len() >= size {
+            order[..size].iter().for_each(|&host| _ = self.take(host, walks[host as usize]));
+            return (u64::from(order.len() == size), 1);
+        }
+        // The heaviest takes a place in every round.
+        let heaviest = hosts.iter().map(|host| host.weight).fold(0.0, f64::max);
+        let mut takers: Vec<Taker> = Vec::with_capacity(order.len());
+        for &host in order {
+            let walk = self.take(host, walks[host as usize]);
+            takers.push(Taker { host, count: 1, walk, weight: hosts[host as usize].weight, target: heaviest });
+        }
+        let mut left = size - order.len();
+        for round in 2_u32.. {
+            for taker in &mut takers {
+                if left == 0 {
+                    let counts = || takers.iter().map(|taker| u64::from(taker.count));
+                    return (counts().fold(u64::MAX, u64::min), counts().fold(0, u64::max));
+                }
+                if f64::from(round) * taker.weight < taker.target {
+                    continue;
+                }
+                taker.target += heaviest;
+                taker.walk = self.take(taker.host, taker.walk);
+                taker.count += 1;
+                left -= 1;
+            }
+        }
+        unreachable!("the heaviest takes a place in every round")
+    }
+
+    /// Gives a host the next free place of its walk; returns what is left of that.
+    fn take(&mut self, host: u32, mut walk: Walk) -> Walk {
+        let size = self.places.len();
+        while self.taken[walk.first as usize / 64] >> (walk.first % 64) & 1 == 1 {
+            walk.step(size);
+        }
+        self.taken[walk.first as usize / 64] |= 1 << (walk.first % 64);
+        self.places[walk.first as usize] = host;
+        walk.step(size);
+        walk
+    }
 }
 
 // === impl Walk ===
@@ -165,13 +184,9 @@ impl Walk {
         // Lowering allows no table of more places than a u32 counts.
         Self { first: first as u32, skip: skip as u32 }
     }
-}
 
-// === impl Taker ===
-
-impl Taker {
     fn step(&mut self, size: usize) {
-        let next = self.next as usize + self.skip as usize;
-        self.next = if next < size { next } else { next - size } as u32;
+        let next = self.first as usize + self.skip as usize;
+        self.first = if next < size { next } else { next - size } as u32;
     }
 }

@@ -114,7 +114,8 @@ impl Ring {
         }
         let mut next = self.hosts.len() as u32;
         let mut members = Vec::with_capacity(counted.len());
-        for (host, (&places, &old)) in counted.iter().zip(kept.before()).enumerate() {
+        for (host, &places) in counted.iter().enumerate() {
+            let old = kept.before(host);
             let number = match self.members.get(old as usize).filter(|_| old != NEW) {
                 Some(member) => {
                     if member.places > places {
@@ -238,9 +239,7 @@ impl Change {
             let is_here = |place: &Place| piece_of(place.hash, shift) == piece;
             let (gone_here, gone_later) = gone.split_at(gone.partition_point(is_here));
             let (come_here, come_later) = come.split_at(come.partition_point(is_here));
-            let stays = next[piece].iter().filter(|place| gone_here.binary_search(place).is_err());
-            let mut here: Vec<Place> = stays.chain(come_here).copied().collect();
-            here.sort_unstable();
+            let here = merged(&next[piece], gone_here, come_here);
             if here.windows(2).any(|pair| pair[0].hash == pair[1].hash) {
                 return None;
             }
@@ -249,4 +248,26 @@ impl Change {
         }
         Some(next)
     }
+}
+
+/// The places of a piece without those that go and with those that come. All are in order.
+fn merged(places: &[Place], mut gone: &[Place], come: &[Place]) -> Vec<Place> {
+    let mut merged = Vec::with_capacity(places.len() + come.len());
+    let mut rest = places;
+    let mut push_until = |end: Option<&Place>, merged: &mut Vec<Place>| {
+        let (mut here, later) = rest.split_at(end.map_or(rest.len(), |end| rest.partition_point(|place| place < end)));
+        rest = later;
+        while let Some((first, others)) = gone.split_first() {
+            let Ok(at) = here.binary_search(first) else { break };
+            merged.extend_from_slice(&here[..at]);
+            (here, gone) = (&here[at + 1..], others);
+        }
+        merged.extend_from_slice(here);
+    };
+    for place in come {
+        push_until(Some(place), &mut merged);
+        merged.push(*place);
+    }
+    push_until(None, &mut merged);
+    merged
 }
