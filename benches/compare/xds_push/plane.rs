@@ -35,6 +35,8 @@ struct Answer {
 
 pub(crate) struct Plane {
     pub(crate) port: u16,
+    /// Of its thread.
+    id: Receiver<libc::pid_t>,
     shared: Arc<Shared>,
     answers: Receiver<Answer>,
 }
@@ -66,10 +68,12 @@ impl Plane {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         listener.set_nonblocking(true).expect("sockets can be told so");
         let port = listener.local_addr().expect("it is bound").port();
-        let (sender, answers) = channel();
+        let ((sender, answers), (tell_id, id)) = (channel(), channel());
         let shared = Arc::new(Shared { dialect, world, state: Mutex::default(), answers: sender });
         let served = shared.clone();
         std::thread::spawn(move || {
+            // SAFETY: it has no precondition. Nobody waits for it before all runs.
+            let _ = tell_id.send(unsafe { libc::gettid() });
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads are to be had");
             runtime.block_on(async {
@@ -80,7 +84,15 @@ impl Plane {
                 }
             });
         });
-        Self { port, shared, answers }
+        Self { port, id, shared, answers }
+    }
+
+    /// Whatever else wants the core that it runs on gets it. A real one is on another machine.
+    pub(crate) fn give_way(&self) {
+        let id = self.id.recv().expect("its thread runs");
+        // SAFETY: it takes numbers. Anybody may be nicer than he was.
+        let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, id as _, 19) };
+        assert_eq!(done, 0, "a thread may give way");
     }
 
     /// A response with these resources; for the state of the world they are all that there are.
@@ -96,7 +108,7 @@ impl Plane {
     }
 
     /// Sends them one after the other, and tells how long it takes until the first is acknowledged. Returns once all are.
-    pub(crate) fn push(&self, responses: &[&Encoded]) -> Duration {
+    pub(crate) fn push(&self, responses: &[Encoded]) -> Duration {
         let started = Instant::now();
         responses.iter().for_each(|response| self.send(response));
         let mut pending: BTreeSet<&str> = responses.iter().map(|response| &*response.nonce).collect();
