@@ -29,6 +29,7 @@ mod response_head;
 mod server;
 mod settings;
 mod target;
+mod turn;
 mod write;
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 /// Bytes read at once while it is unknown how many will come.
 const SCRATCH: usize = 16 * 1024;
-/// Bytes read at once of a body that is known to be large.
-const BULK: usize = 64 * 1024;
+/// Bytes read at once of a body that is known to be large: 10 MiB take a third less CPU than by 64 KiB, most of it the
+/// kernel's for waking peers.
+const BULK: usize = 256 * 1024;
 /// Room below which a body buffer is replaced rather than filled up: half a read is worth no allocation.
 const MIN_ROOM: usize = BULK / 2;
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, RequestForm, SendFraming};
 use crate::h1::settings::{ClientSettings, HeaderFormat};
+use crate::h1::turn::Turn;
 use crate::h1::write::WriteQueue;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +127,7 @@ impl Upload {
         if matches!(self.state, State::Done | State::Refused) {
             return Ok(());
         }
+        let mut turn = Turn::default();
         loop {
             if let Err(error) = self.pull(queue, cx, info) {
                 // What a client sent into a tunnel before it left is still the host's; a request that breaks off is not.
@@ -138,6 +140,7 @@ impl Upload {
                 self.finish(io, cx);
                 return Ok(());
             }
+            let queued = queue.len();
             match queue.poll_write(io, cx) {
                 Poll::Pending => {
                     if self.state == State::Sending && self.backed_up.is_none() && self.has_enough(queue) {
@@ -145,7 +148,12 @@ impl Upload {
                     }
                     return Ok(());
                 }
-                Poll::Ready(Ok(())) => self.backed_up = None,
+                Poll::Ready(Ok(())) => {
+                    self.backed_up = None;
+                    if self.state == State::Sending && turn.is_over(queued, cx) {
+                        return Ok(());
+                    }
+                }
                 Poll::Ready(Err(error)) => {
                     self.refused(queue, &error);
                     return Ok(());

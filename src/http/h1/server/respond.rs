@@ -12,6 +12,7 @@ use nuncio_telemetry::Protocol;
 use super::inner::Inner;
 use crate::h1::encode::{self, BodySender, LengthMismatch, NameCase, ResponseForm, SendFraming};
 use crate::h1::request_head::Tunnel;
+use crate::h1::turn::Turn;
 
 /// Whether a connection is kept for another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +137,7 @@ impl<'a> Sending<'a> {
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<Persistence, RespondError>> {
+        let mut turn = Turn::default();
         loop {
             self.pull(cx);
             let mut connection = self.inner.borrow_mut();
@@ -147,10 +149,14 @@ impl<'a> Sending<'a> {
                 ready!(connection.poll_disconnected(cx));
                 return Poll::Ready(Err(RespondError::Disconnected(io::ErrorKind::ConnectionReset.into())));
             }
+            let queued = connection.queue.len();
             if let Poll::Ready(flushed) = connection.poll_flush(cx) {
                 flushed.map_err(RespondError::Disconnected)?;
                 if std::mem::take(&mut self.is_paused) {
                     connection.info.iter().for_each(|info| info.resume_response());
+                }
+                if self.ended.is_none() && turn.is_over(queued, cx) {
+                    return Poll::Pending;
                 }
                 continue;
             }
