@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 mod allocator;
+mod copy;
 
 #[global_allocator]
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
