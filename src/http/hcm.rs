@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 use nuncio_config::discovery::RouteSlot;
@@ -27,6 +27,7 @@ use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use tokio::time::Instant;
 
 use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
+use self::sniff::{Spoken, replayed};
 use self::stream::Origin;
 use crate::local_reply::LocalReplies;
 
@@ -92,18 +93,24 @@ pub(crate) struct Http {
 impl NetworkFilter for Hcm {
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow> {
         Box::pin(async move {
-            let Connection { io, info } = connection;
+            let Connection { mut io, info } = connection;
             let http = Rc::new(Http::new(self, info, cx));
             let alpn = http.connection.tls.borrow().as_ref().map(|tls| tls.alpn.clone());
             let active = http.hcm.stats.connection(alpn.is_some());
-            match http.hcm.codec.codec {
-                CodecType::Http1 => h1::serve(http, io, Bytes::new(), active).await,
-                CodecType::Http2 => h2::serve(http, io, active).await,
+            let spoken = match http.hcm.codec.codec {
+                CodecType::Http1 => Spoken::Http1(Bytes::new()),
+                CodecType::Http2 => Spoken::Http2(BytesMut::new()),
                 CodecType::Auto => match alpn.flatten().as_deref() {
-                    Some("h2") => h2::serve(http, io, active).await,
-                    Some("http/1.1" | "http/1.0") => h1::serve(http, io, Bytes::new(), active).await,
-                    _ => sniff::serve(http, io, active).await,
+                    Some("h2") => Spoken::Http2(BytesMut::new()),
+                    Some("http/1.1" | "http/1.0") => Spoken::Http1(Bytes::new()),
+                    _ => sniff::read(&http, &mut io, &active).await,
                 },
+            };
+            match spoken {
+                Spoken::Http1(first) => h1::serve(http, io, first, active).await,
+                // Boxed, since it is many times as large as that of HTTP/1, which would take as much.
+                Spoken::Http2(first) => Box::pin(h2::serve(http, replayed(first, io), active)).await,
+                Spoken::Nothing => {}
             }
             Flow::Done
         })

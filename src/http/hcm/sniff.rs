@@ -4,15 +4,14 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use nuncio_filter_api::{Io, Transport, forward_write};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::Http;
 use super::stats::{ActiveConnection, Closed};
-use super::{Http, h1, h2};
 use crate::timer::earlier;
 
 /// How HTTP/2 connections begin (RFC 9113 §3.4), as far as no HTTP/1 request can.
@@ -21,27 +20,40 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Bytes read at first: most requests whole, so that they need no second read.
 const FIRST_READ: usize = 4096;
 
-/// Reads until the protocol is known, then serves it.
-pub(super) async fn serve(http: Rc<Http>, mut io: Io, active: ActiveConnection) {
+/// What a connection turned out to speak, with what was read of it.
+pub(super) enum Spoken {
+    Http1(Bytes),
+    Http2(BytesMut),
+    Nothing,
+}
+
+/// Reads until the protocol is known.
+pub(super) async fn read(http: &Http, io: &mut Io, active: &ActiveConnection) -> Spoken {
     let mut first = BytesMut::new();
     let common = &http.hcm.codec.common;
     // Envoy: a connection without a codec has nothing to drain, and is closed at once.
     let idle = common.idle_timeout.map(|idle| active.start() + idle);
     let age = http.age(active.start());
-    let read = read_preface(&mut io, &mut first);
+    let read = read_preface(io, &mut first);
     let read = match earlier(idle, age) {
         Some(deadline) => tokio::time::timeout_at(deadline, read).await,
         None => Ok(read.await),
     };
     match read {
-        Ok(Ok(true)) => h2::serve(http, Io::new(Replayed { first, io }), active).await,
-        Ok(Ok(false)) if !first.is_empty() => h1::serve(http, io, first.freeze(), active).await,
-        Ok(Ok(false) | Err(_)) => {}
+        Ok(Ok(true)) => Spoken::Http2(first),
+        Ok(Ok(false)) if !first.is_empty() => Spoken::Http1(first.freeze()),
+        Ok(Ok(false) | Err(_)) => Spoken::Nothing,
         Err(_) => {
             active.closed_by(Closed::Local);
             http.hcm.stats.timed_out(age);
+            Spoken::Nothing
         }
     }
+}
+
+/// The transport of which these were read already.
+pub(super) fn replayed(first: BytesMut, io: Io) -> Io {
+    if first.is_empty() { io } else { Io::new(Replayed { first, io }) }
 }
 
 /// Whether the bytes that arrive first are HTTP/2's preface.
