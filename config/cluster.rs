@@ -217,9 +217,11 @@ impl ClusterConfig {
             &proto.name,
             cx,
         );
+        let hostname = cx.at("common_lb_config", |cx| {
+            lb::check_hostname(proto.common_lb_config.as_ref(), proto.cluster_discovery_type.as_ref(), cx)
+        });
         let common_lb = cx.opt("common_lb_config", proto.common_lb_config, CommonLb::lower);
         if let (Ok(discovery), Ok(lb)) = (&discovery, &lb) {
-            cx.at("common_lb_config", |cx| lb.check_hostname(discovery, cx))?;
             cx.at("lb_policy", |cx| lb.check_provided(discovery, &proto.name, cx))?;
             if let Ok(assignment) = &assignment {
                 cx.at("load_assignment", |cx| lb.check_weights(assignment, cx))?;
@@ -249,7 +251,7 @@ impl ClusterConfig {
         let bind = cx.opt("upstream_bind_config", proto.upstream_bind_config, BindConfig::lower);
         let connection =
             cx.opt("upstream_connection_options", proto.upstream_connection_options, lower_connection_options);
-        let metadata = cx.opt("metadata", proto.metadata, lower_metadata);
+        let metadata = proto.metadata.and_then(lower_metadata);
         let upstream_pool = cx.opt("upstream_config", proto.upstream_config, UpstreamPool::lower);
         let scope = cx.env.stats.scope("cluster").scope(&observable_name);
         let transport = cx.in_scope(scope, |cx| {
@@ -264,6 +266,7 @@ impl ClusterConfig {
         let tracking = Tracking::lower(proto.track_timeout_budgets, proto.track_cluster_stats);
         let pooling = Pooling::lower(proto.preconnect_policy, proto.connection_pool_per_downstream_connection, cx);
         supported?;
+        hostname?;
         let discovery = discovery?;
         let (tcp_keepalive, happy_eyeballs) = connection?.unwrap_or_default();
         let mut health_checks = health_check?.into_iter().map(Arc::new);
@@ -308,7 +311,7 @@ impl ClusterConfig {
             tcp_keepalive,
             happy_eyeballs,
             wait_for_warm: proto.wait_for_warm_on_init.is_none_or(|v| v.value),
-            metadata: metadata?.flatten(),
+            metadata,
             connections,
             pooling: pooling?.map(Arc::new),
             transport: transport?.map(Arc::new),
@@ -446,6 +449,7 @@ fn lower_custom(
 fn lower_named(name: &str, cluster: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<Discovery, Refused> {
     match name {
         "envoy.cluster.static" => Ok(Discovery::Static),
+        "envoy.cluster.original_dst" => Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower(cluster, cx)?))),
         "envoy.cluster.strict_dns" => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(cluster, cx)?))),
         "envoy.cluster.logical_dns" => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(cluster, cx)?))),
         _ => {

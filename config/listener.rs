@@ -255,7 +255,7 @@ impl ListenerConfig {
                 if v.value == 0 { Err(cx.invalid("must be greater than 0")) } else { Ok(v.value) }
             },
         );
-        let metadata = cx.opt("metadata", metadata, lower_metadata);
+        let metadata = metadata.and_then(lower_metadata);
         waits_for.extend(cx.take_waits());
         let limits = ConnectionLimits::lower(&name, ignore_global_conn_limit, cx);
         refused?;
@@ -282,7 +282,7 @@ impl ListenerConfig {
             drain_type: drain_type?,
             direction: direction?,
             origin: Origin { direction: traffic_direction.into(), node: cx.env.node.info.clone() },
-            metadata: metadata?.flatten(),
+            metadata,
             waits_for,
             use_original_dst,
             unbound: unbound.into(),

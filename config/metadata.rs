@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as pb;
 use nuncio_proto::google::protobuf::value::Kind;
 use nuncio_proto::google::protobuf::{ListValue, Struct, Value};
@@ -87,11 +86,12 @@ impl MetadataMatch {
 }
 
 /// Lowers the metadata of a cluster, endpoint or route to plain JSON objects. `None` where there is none.
-pub fn lower_metadata(proto: pb::Metadata, cx: &mut LowerCx<'_>) -> Result<Option<Arc<Metadata>>, Refused> {
-    let pb::Metadata { filter_metadata, typed_filter_metadata } = proto;
-    cx.unsupported("typed_filter_metadata", &typed_filter_metadata)?;
+pub fn lower_metadata(proto: pb::Metadata) -> Option<Arc<Metadata>> {
+    // Messages among it are for who knows them by their names, and passed over by all others, as in Envoy. Those that
+    // nuncio knows were taken out before.
+    let pb::Metadata { filter_metadata, typed_filter_metadata: _ } = proto;
     let metadata: Metadata = filter_metadata.into_iter().map(|(name, fields)| (name.into(), object(fields))).collect();
-    Ok((!metadata.is_empty()).then(|| Arc::new(metadata)))
+    (!metadata.is_empty()).then(|| Arc::new(metadata))
 }
 
 /// The message that `metadata` was lowered from.

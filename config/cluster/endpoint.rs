@@ -353,7 +353,7 @@ impl LocalityEndpoints {
             lb_config,
         } = proto;
         let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new);
-        let metadata = cx.opt("metadata", metadata, lower_metadata)?.flatten();
+        let metadata = metadata.and_then(lower_metadata);
         let locality = locality.and_then(Locality::lower).map(Arc::new);
         let place = Place { locality: &locality, metadata: &metadata, proxy: &proxy, priority };
         let leds = match lb_config {
@@ -452,8 +452,7 @@ fn lower_own_metadata(
             cx.each("added_tlvs", added_tlvs, lower_fixed)
         })
     });
-    let metadata = lower_metadata(proto, cx)?;
-    Ok((metadata, tlvs?.unwrap_or_default().into()))
+    Ok((lower_metadata(proto), tlvs?.unwrap_or_default().into()))
 }
 
 fn lower_address(

@@ -25,6 +25,10 @@ const TYPED_KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 /// The key of `typed_extension_protocol_options` for TCP.
 const TCP_KEY: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 
+/// The names by which Envoy knows the options of both.
+const NAMES: [&str; 4] =
+    [TYPED_KEY, TCP_KEY, "envoy.upstreams.http.http_protocol_options", "envoy.upstreams.tcp.tcp_protocol_options"];
+
 /// How nuncio speaks HTTP to the hosts of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamHttp {
@@ -256,6 +260,9 @@ fn typed_options(
     let mut found = None;
     for (key, any) in proto {
         cx.at_key(key, |cx| match message_name(any) {
+            TYPED_KEY | TCP_KEY if !NAMES.contains(&key.as_str()) => Err(cx.invalid(format!(
+                "Didn't find a registered network or http filter or protocol options implementation for name: '{key}'"
+            ))),
             TYPED_KEY => any_as(any, cx).map(|options| found = Some(options)),
             TCP_KEY => {
                 // It is of connections that carry no stream. Those for tunnels are made when there is one.

@@ -80,6 +80,7 @@ impl LoweredLb {
     ) -> Result<Self, Refused> {
         // Envoy: the list replaces lb_policy where it is given.
         if let Some(list) = list {
+            refuse_older(common, subset, cx)?;
             return cx.at("load_balancing_policy", |cx| {
                 Self::lower_list(list, cluster, cx, |names| {
                     format!(
@@ -98,19 +99,6 @@ impl LoweredLb {
             None => None,
         };
         Ok(Self { subset: subset.map(Box::new), slow_start: slow_start?, ..Self::new(policy?, locality) })
-    }
-
-    /// Hosts have names where DNS gave them, as Envoy sees it.
-    pub(super) fn check_hostname(&self, discovery: &Discovery, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-        let kind = match (&self.policy, discovery) {
-            (LbPolicy::Hashing(hashing), Discovery::Static) if hashing.use_hostname => "static",
-            (LbPolicy::Hashing(hashing), Discovery::LogicalDns(_)) if hashing.use_hostname => "logical_dns",
-            (LbPolicy::Hashing(hashing), Discovery::Eds(_)) if hashing.use_hostname => "eds",
-            _ => return Ok(()),
-        };
-        Err(cx.invalid(format!(
-            "Cannot use hostname for consistent hashing loadbalancing for cluster of type: 'envoy.cluster.{kind}'"
-        )))
     }
 
     /// Whether the policy can work with the weights that are configured.
@@ -261,6 +249,52 @@ impl LoweredLb {
         };
         Ok(Some(lowered))
     }
+}
+
+/// Envoy: what the list says is not said by older fields too.
+fn refuse_older(
+    common: Option<&pb::CommonLbConfig>,
+    subset: Option<&pb::LbSubsetConfig>,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    const COMMON: &str = "cluster: load_balancing_policy cannot be combined with partial fields (zone_aware_lb_config, \
+                          locality_weighted_lb_config, consistent_hashing_lb_config) of common_lb_config";
+    if subset.is_some() {
+        let reason = "cluster: load_balancing_policy cannot be combined with lb_subset_config";
+        return Err(cx.at("lb_subset_config", |cx| cx.invalid(reason)));
+    }
+    let is_older = |common: &pb::CommonLbConfig| {
+        common.locality_config_specifier.is_some() || common.consistent_hashing_lb_config.is_some()
+    };
+    match common.is_some_and(is_older) {
+        true => Err(cx.at("common_lb_config", |cx| cx.invalid(COMMON))),
+        false => Ok(()),
+    }
+}
+
+/// Hosts have names where DNS gave them, as Envoy sees it, which asks no more than the type of the cluster, and nothing
+/// where a policy in the list says that names count.
+pub(super) fn check_hostname(
+    common: Option<&pb::CommonLbConfig>,
+    kind: Option<&pb::ClusterDiscoveryType>,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    let config = common.and_then(|common| common.consistent_hashing_lb_config);
+    if !config.is_some_and(|config| config.use_hostname_for_hashing) {
+        return Ok(());
+    }
+    let kind = match kind {
+        None => "envoy.cluster.static",
+        Some(pb::ClusterDiscoveryType::ClusterType(_)) => "",
+        Some(pb::ClusterDiscoveryType::Type(kind)) => match pb::DiscoveryType::try_from(*kind) {
+            Ok(pb::DiscoveryType::StrictDns) => return Ok(()),
+            Ok(pb::DiscoveryType::LogicalDns) => "envoy.cluster.logical_dns",
+            Ok(pb::DiscoveryType::Eds) => "envoy.cluster.eds",
+            Ok(pb::DiscoveryType::OriginalDst) => "envoy.cluster.original_dst",
+            Ok(pb::DiscoveryType::Static) | Err(_) => "envoy.cluster.static",
+        },
+    };
+    Err(cx.invalid(format!("Cannot use hostname for consistent hashing loadbalancing for cluster of type: '{kind}'")))
 }
 
 // === impl LbPolicy ===

@@ -77,7 +77,7 @@ impl FilterChainConfig {
                 .collect();
             lowered.into_iter().collect::<Result<Arc<[_]>, Refused>>()
         });
-        let metadata = cx.opt("metadata", metadata, lower_metadata);
+        let metadata = metadata.and_then(lower_metadata);
         let timeout = cx.opt("transport_socket_connect_timeout", transport_socket_connect_timeout, duration);
         refused?;
         let Transport { tls, tcp_stats, tap } = transport?.unwrap_or_default();
@@ -88,7 +88,7 @@ impl FilterChainConfig {
             tcp_stats,
             tap,
             handshake_timeout: timeout?.and_then(non_zero),
-            metadata: metadata?.flatten(),
+            metadata,
             waits_for: cx.take_waits(),
             fingerprint,
         })

@@ -105,7 +105,7 @@ impl Config {
         let internal_only =
             cx.each("internal_only_headers", internal_only_headers, |n, cx| crate::value::header_name(&n, cx));
         let mirrors = cx.each("request_mirror_policies", request_mirror_policies, MirrorPolicy::lower);
-        let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        let metadata = metadata.and_then(crate::metadata::lower_metadata);
         let plugins = Plugins::lower(cluster_specifier_plugins, cx);
         let host_field = Some(vhost_header).filter(|name| !name.is_empty());
         let host_field = cx.opt("vhost_header", host_field, |name, cx| Field::lower(&name, cx));
@@ -128,7 +128,7 @@ impl Config {
                 .into(),
             internal_only_headers: internal_only?.into(),
             validate_clusters: validate_clusters.map(|v| v.value),
-            metadata: metadata?.flatten(),
+            metadata,
             plugins: plugins?,
             names: cx.env.clusters.clone(),
         })
@@ -249,7 +249,7 @@ impl TableBuilder {
         };
         let level = Level::lower(level, cx);
         let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit);
-        let metadata = cx.opt("metadata", metadata, crate::metadata::lower_metadata);
+        let metadata = metadata.and_then(crate::metadata::lower_metadata);
         let template = matched.as_ref().ok().and_then(Match::template);
         let action = self.lower_action(action, template, cx);
         supported?;
@@ -267,7 +267,7 @@ impl TableBuilder {
             replaced: matched.replaced(),
             stats: (!stat_prefix.is_empty()).then(|| RouteStats::of_route(&host.name, &stat_prefix, cx)),
             buffer_limit,
-            metadata: metadata?.flatten(),
+            metadata,
             decorator: decorator.map(Decorator::lower),
         });
         Ok((matched, self.add_entries(route, targets)))

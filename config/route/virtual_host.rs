@@ -79,7 +79,7 @@ impl VirtualHost {
         let mirrors = cx.each("request_mirror_policies", host.request_mirror_policies, MirrorPolicy::lower);
         let retry = cx.opt("retry_policy", host.retry_policy, RetryPolicy::lower);
         let rate_limits = cx.each("rate_limits", host.rate_limits, RateLimit::lower);
-        let metadata = cx.opt("metadata", host.metadata, crate::metadata::lower_metadata);
+        let metadata = host.metadata.and_then(crate::metadata::lower_metadata);
         let cors = cx.opt("cors", host.cors, super::filter_config::lower_cors);
         let lower = || {
             supported?;
@@ -87,7 +87,7 @@ impl VirtualHost {
                 name: host.name.into(),
                 include_request_attempt_count: host.include_request_attempt_count,
                 include_attempt_count_in_response: host.include_attempt_count_in_response,
-                metadata: metadata?.flatten(),
+                metadata,
                 include_is_timeout_retry: host.include_is_timeout_retry_header,
                 virtual_clusters: virtual_clusters?,
                 mirrors: Some(mirrors?).filter(|own| !own.is_empty()).map_or(config.mirrors.clone(), Vec::into),

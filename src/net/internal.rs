@@ -61,14 +61,16 @@ pub(crate) fn pair(limit: usize) -> (InternalTransport, InternalTransport) {
 }
 
 /// Connects to the internal listener of `address`.
-pub fn connect_internal(
+pub async fn connect_internal(
     listeners: &InternalListeners,
     address: &Arc<InternalAddress>,
     passed: Passed,
 ) -> Result<Connected, ConnectError> {
     let Some(listener) = listeners.find(&address.listener) else { return Err(nobody(address)) };
     let mut io = listener.connect(address, passed);
-    // Envoy: who is turned away at once finds nobody there.
+    // The task that serves the connection has its turn, and then it is as Envoy has it: who is turned away at once
+    // finds nobody there.
+    tokio::task::yield_now().await;
     match io.poll_closed(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(()) => Err(nobody(address)),
         Poll::Pending => Ok(Connected { io, local: Some(Address::internal(CLIENT, "")) }),

@@ -340,7 +340,7 @@ impl ConnectionRecord {
         });
         let passed = passed.unwrap_or_default();
         match self.share.env.worker() {
-            Some(worker) => connect_internal(&worker.internal, listener, passed),
+            Some(worker) => connect_internal(&worker.internal, listener, passed).await,
             None => connect(&Address::Internal(listener.clone()), ConnectOptions::default()).await,
         }
     }
