@@ -92,6 +92,11 @@ impl TransportSockets {
         self.default.knows_alpn() && self.matches.iter().all(|socket| socket.socket.knows_alpn())
     }
 
+    /// Whether hosts may be spoken to in TLS.
+    pub fn have_tls(&self) -> bool {
+        self.default.knows_alpn() || self.matches.iter().any(|socket| socket.socket.knows_alpn())
+    }
+
     /// The one at a place that `choose` gave.
     pub fn get(&self, at: Option<usize>) -> &Arc<TransportSocket> {
         at.map_or(&self.default, |at| &self.matches[at].socket)

@@ -77,6 +77,9 @@ impl ActiveListener {
         if let Some(before) = before {
             before.chains = known.into_values().collect();
         }
+        if chains.iter().any(|chain| chain.chain.config.tls.is_some()) {
+            frame.tls_stats();
+        }
         let shared = Rc::new(Shared {
             frame,
             chains: chains.clone(),

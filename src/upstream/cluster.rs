@@ -15,6 +15,7 @@ use nuncio_config::cluster::{
     TransportSockets,
 };
 use nuncio_config::transport_socket::TransportSocket;
+use nuncio_net::TlsStats;
 use nuncio_telemetry::stats::catalogue::ClusterStats;
 use nuncio_telemetry::stats::{Scope, Store};
 use serde_json::{Map, Value};
@@ -81,6 +82,8 @@ pub struct Cluster {
     health: Option<Box<HealthShare>>,
     /// As `transport_socket_matches`.
     transport_stats: Box<[MatchStats]>,
+    /// Kept so that what workers count is there before the first handshake.
+    _tls_stats: Option<TlsStats>,
     /// What is counted besides what always is.
     pub(crate) tracked: Option<Box<Tracked>>,
     /// Who sees to it that what is held back is told; `None`: nothing is.
@@ -150,6 +153,8 @@ impl Cluster {
         let tracked = Tracked::new(config.tracking, &scope);
         let load_aware = config.locality_lb.load_aware();
         let locality_load = load_aware.map(|config| Box::new(LocalityLoad::new(config.clone(), &scope)));
+        let has_tls = config.transport.as_deref().is_some_and(TransportSockets::have_tls);
+        let tls_stats = has_tls.then(|| TlsStats::new(&scope));
         let by_address = matches!(config.discovery, Discovery::OriginalDst(_)).then(Box::default);
         let empty = HostSet::new(Vec::new(), layout(&config, &config.assignment, local.as_deref(), &scope, &rules));
         let cluster = Self {
@@ -175,6 +180,7 @@ impl Cluster {
             sub_clusters: OnceLock::new(),
             health,
             transport_stats,
+            _tls_stats: tls_stats,
             tracked,
             merges,
             locality_load,

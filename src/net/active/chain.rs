@@ -1,7 +1,7 @@
 //! A filter chain as one worker runs it, with the connections that have got it.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use nuncio_config::tap::TappedConnection;
 use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::FormatCx;
+use nuncio_telemetry::stats::Scope;
 use nuncio_telemetry::stats::catalogue::{ListenerStats, ListenerWorkerStats};
 use nuncio_telemetry::{ConnectionInfo, StreamInfo};
 use slab::Slab;
@@ -26,9 +27,11 @@ use crate::{CountedTcp, Listener, Tapped};
 /// What connections hold of their listener. It goes on where nothing but filter chains changes.
 pub(super) struct Frame {
     worker: Rc<Worker>,
+    scope: Scope,
     stats: ListenerStats,
     worker_stats: ListenerWorkerStats,
-    tls_stats: TlsStats,
+    /// Where a chain has TLS.
+    tls_stats: OnceCell<TlsStats>,
     pub(super) access_logs: Arc<[AccessLog]>,
     buffer_limit: u32,
     balancer: Option<Arc<Balancer>>,
@@ -65,15 +68,21 @@ impl Frame {
         let ListenerConfig { scope, name, access_logs, buffer_limit, .. } = &*listener.config;
         Self {
             worker: worker.clone(),
+            scope: scope.clone(),
             stats: listener.stats.clone(),
             worker_stats: ListenerWorkerStats::new(&scope.scope(&format!("worker_{}", worker.index))),
-            tls_stats: TlsStats::new(scope),
+            tls_stats: OnceCell::new(),
             access_logs: access_logs.clone(),
             buffer_limit: *buffer_limit,
             balancer: listener.balancer.clone(),
             open: listener.open.clone(),
             name: (**name).into(),
         }
+    }
+
+    /// What counts handshakes. Envoy: a listener without TLS has no such stats.
+    pub(super) fn tls_stats(&self) -> &TlsStats {
+        self.tls_stats.get_or_init(|| TlsStats::new(&self.scope))
     }
 
     /// A connection of this worker ended, or never began.
@@ -193,7 +202,7 @@ fn accept_tls(
     let until = chain.config.handshake_timeout.map(|timeout| frame.worker.clock.now() + timeout);
     async move {
         let Some(tls) = &chain.config.tls else { return Ok(io) };
-        tls::accept(tls, until, io, &info, &frame.tls_stats).await.inspect_err(|error| {
+        tls::accept(tls, until, io, &info, frame.tls_stats()).await.inspect_err(|error| {
             if matches!(error, TlsError::TimedOut) {
                 frame.stats.downstream_cx_transport_socket_connect_timeout().inc();
             }

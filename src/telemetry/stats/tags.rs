@@ -23,7 +23,7 @@ pub(super) struct Suffix<'a> {
 }
 
 /// A tag is the token at `$`; `*` is any one token, and a rule holds for names that go on after it.
-const RULES: [(&str, &str); 10] = [
+const RULES: [(&str, &str); 16] = [
     ("envoy.http_user_agent", "http.*.user_agent.$"),
     ("envoy.virtual_cluster", "vhost.*.vcluster.$"),
     ("envoy.fault_downstream_cluster", "http.*.fault.$"),
@@ -34,6 +34,12 @@ const RULES: [(&str, &str); 10] = [
     ("envoy.http_conn_manager_prefix", "http.$"),
     ("envoy.virtual_host", "vhost.$"),
     ("envoy.route", "vhost.*.route.$"),
+    ("envoy.dns_filter_prefix", "dns_filter.$"),
+    ("envoy.connection_limit_prefix", "connection_limit.$"),
+    ("envoy.local_http_ratelimit_prefix", "$.http_local_rate_limit"),
+    ("envoy.local_network_ratelimit_prefix", "local_rate_limit.$"),
+    ("envoy.local_listener_ratelimit_prefix", "listener_local_ratelimit.$"),
+    ("envoy.rbac_prefix", "$.rbac"),
 ];
 
 impl<'a> Prefix<'a> {
@@ -50,6 +56,8 @@ impl<'a> Prefix<'a> {
         tags.extend(tagged.iter().map(|(tag, at)| (*tag, tokens[*at])));
         tagged.iter().for_each(|(_, at)| tokens[*at] = "");
         of_cluster(prefix, &mut tokens, &mut tags);
+        of_certificate(&mut tokens, &mut tags);
+        of_proxy_protocol(&mut tokens, &mut tags);
         tokens.retain(|token| !token.is_empty());
         let value = |tag, value| if tag == ENDPOINT { address(value) } else { Cow::Borrowed(value) };
         let tags = tags.into_iter().map(|(tag, text)| (tag, value(tag, text))).collect();
@@ -136,6 +144,24 @@ fn of_cluster<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'sta
     }
 }
 
+/// `....ssl.certificate.<name>`
+fn of_certificate<'a>(tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    if let ["listener" | "cluster", .., "ssl", "certificate", name] = tokens {
+        tags.push(("envoy.tls_certificate", std::mem::take(name)));
+    }
+}
+
+/// `proxy_proto.[<prefix>.]versions.v<version>`
+fn of_proxy_protocol<'a>(tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+    let ["proxy_proto", prefix @ .., versions @ "versions", version] = tokens else { return };
+    let Some(number) = version.strip_prefix('v') else { return };
+    if let [one] = prefix {
+        tags.push(("envoy.proxy_protocol_prefix", std::mem::take(one)));
+    }
+    tags.push(("envoy.proxy_protocol_version", number));
+    (*versions, *version) = ("", "");
+}
+
 /// An address of which a name has made `1.2.3.4_80`, or `[__1]_80`.
 fn address(name: &str) -> Cow<'_, str> {
     let tokens: Vec<&str> = name.split('.').collect();
@@ -203,6 +229,14 @@ mod tests {
         );
         check("vhost.v.vcluster.x", "vhost.vcluster", &[("virtual_cluster", "x"), ("virtual_host", "v")]);
         check("vhost.v.route.x", "vhost.route", &[("virtual_host", "v"), ("route", "x")]);
+        check("r.rbac", "rbac", &[("rbac_prefix", "r")]);
+        check("connection_limit.c", "connection_limit", &[("connection_limit_prefix", "c")]);
+        check("in.http_local_rate_limit", "http_local_rate_limit", &[("local_http_ratelimit_prefix", "in")]);
+        check("proxy_proto.versions.v1", "proxy_proto", &[("proxy_protocol_version", "1")]);
+        let of_proxy = [("proxy_protocol_prefix", "p"), ("proxy_protocol_version", "2")];
+        check("proxy_proto.p.versions.v2", "proxy_proto", &of_proxy);
+        let of_certificate = [("listener_address", "l"), ("tls_certificate", "c_1")];
+        check("listener.l.ssl.certificate.c_1", "listener.ssl.certificate", &of_certificate);
     }
 
     #[test]

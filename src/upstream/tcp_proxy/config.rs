@@ -25,6 +25,7 @@ nuncio_telemetry::stats! {
     pub(super) struct TcpProxyStats {
         downstream_cx_total: Counter,
         downstream_cx_no_route: Counter,
+        downstream_cx_drain_close: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_rx_bytes_buffered: Gauge,
         downstream_cx_tx_bytes_total: Counter,

@@ -189,6 +189,7 @@ impl<'a> Relay<'a> {
                 }
             }
             Ended::Drained => {
+                self.session.config.stats.downstream_cx_drain_close().inc();
                 info.connection.local_close_reason.set(Some("tcp_proxy_drain_close"));
                 self.active.record.closed_by.set(ClosedBy::Us);
             }
