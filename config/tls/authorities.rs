@@ -13,7 +13,7 @@ use rustls::pki_types::{
 };
 use rustls::{CertificateError, DistinguishedName, Error};
 use webpki::{
-    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage, OwnedCertRevocationList,
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
     RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
 };
 
@@ -144,7 +144,11 @@ impl Authorities {
         let depth = if self.only_leaf { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
         let revocation = RevocationOptionsBuilder::new(&lists)
             .ok()
-            .map(|builder| builder.with_depth(depth).with_status_policy(UnknownStatusPolicy::Deny).build());
+            .map(|builder| builder.with_depth(depth).with_status_policy(UnknownStatusPolicy::Deny))
+            .map(|builder| {
+                // What is revoked since is not in a list that is too old.
+                builder.with_expiration_policy(ExpirationPolicy::Enforce).build()
+            });
         let path = |path: &webpki::VerifiedPath<'_>| {
             let length = path.intermediate_certificates().count();
             match max_depth.is_some_and(|max| length > max as usize) {
@@ -195,10 +199,20 @@ fn is_in_time(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     Ok(())
 }
 
-/// The time of the certificate's life that is next to now.
-pub(super) fn within(parsed: &x509_parser::certificate::X509Certificate<'_>, now: UnixTime) -> UnixTime {
+/// The time of the certificate's life, and of that of those that vouch for it, that is next to now.
+pub(super) fn within(
+    parsed: &x509_parser::certificate::X509Certificate<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> UnixTime {
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
-    let (start, end) = (seconds(parsed.validity().not_before), seconds(parsed.validity().not_after));
+    let life =
+        |validity: &x509_parser::certificate::Validity| (seconds(validity.not_before), seconds(validity.not_after));
+    let (start, end) = life(parsed.validity());
+    let others = intermediates.iter().filter_map(|der| Some(life(Parsed::new(der).ok()?.0.validity())));
+    let common = others.fold((start, end), |(from, to), other| (from.max(other.0), to.min(other.1)));
+    // Where they never lived at one time, its own life counts.
+    let (start, end) = if common.0 <= common.1 { common } else { (start, end) };
     UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().min(end).max(start)))
 }
 
@@ -211,6 +225,7 @@ fn pki_error(error: webpki::Error) -> Error {
         Pki::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         Pki::UnknownIssuer => CertificateError::UnknownIssuer,
         Pki::CertRevoked => CertificateError::Revoked,
+        Pki::CrlExpired { .. } => CertificateError::ExpiredRevocationList,
         Pki::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus,
         Pki::InvalidSignatureForPublicKey => CertificateError::BadSignature,
         other => CertificateError::Other(rustls::OtherError(Arc::new(other))),

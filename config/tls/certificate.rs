@@ -184,7 +184,10 @@ fn load(
     provider: &CryptoProvider,
     cx: &mut LowerCx<'_>,
 ) -> Result<Arc<dyn SigningKey>, Refused> {
-    provider.key_provider.load_private_key(key).map_err(|e| cx.invalid(format!("cannot be used: {e}")))
+    provider.key_provider.load_private_key(key).map_err(|e| {
+        let known = "keys of RSA with 2048 bits or more, of ECDSA on P-256, P-384 and P-521, and of Ed25519 can be";
+        cx.invalid(format!("cannot be used: {known} ({e})"))
+    })
 }
 
 /// Whether the key is that of the first certificate, as far as the key can tell.

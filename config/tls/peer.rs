@@ -39,6 +39,15 @@ pub(super) enum NameCheck {
     Fixed(Box<[Box<str>]>),
 }
 
+/// What a server is called whose name is not sent: rustls has it called something.
+pub(super) fn nameless() -> ServerName<'static> {
+    ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into())
+}
+
+fn is_nameless(name: &ServerName<'_>) -> bool {
+    *name == nameless()
+}
+
 // === impl Servers ===
 
 impl Servers {
@@ -112,6 +121,8 @@ impl ServerCertVerifier for Servers {
         let asked = [Box::from(&*called)];
         let wanted = match &self.name {
             NameCheck::None => None,
+            // Envoy: who is called nothing may be called anything.
+            NameCheck::AsCalled if is_nameless(server_name) => None,
             NameCheck::AsCalled => Some(Wanted::AsCalled(&called)),
             NameCheck::AsCalledByRequest => Some(Wanted::ByRequest(&asked)),
             NameCheck::Fixed(names) => Some(Wanted::ByRequest(names)),

@@ -1,6 +1,5 @@
 //! `UpstreamTlsContext`: we are the client.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -17,7 +16,7 @@ use super::downstream::Common;
 use super::in_use::HasCertificates;
 use super::live::Live;
 use super::parameters::Version;
-use super::peer::{NameCheck, Servers};
+use super::peer::{NameCheck, Servers, nameless};
 use super::references::References;
 use super::validation::Validation;
 
@@ -203,7 +202,7 @@ impl ClientSide {
             Arc::make_mut(&mut client).dangerous().set_certificate_verifier(verifier);
         }
         // Where a server has no name that can be sent, the handshake names none.
-        (client, asked.unwrap_or_else(|| ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into())))
+        (client, asked.unwrap_or_else(nameless))
     }
 
     /// The name that a server is asked for.

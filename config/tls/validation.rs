@@ -251,7 +251,7 @@ impl Validation {
         let Parsed(parsed) = Parsed::new(leaf).map_err(unreadable)?;
         check_key_usage(&parsed, peer)?;
         let names = Names::of(&parsed);
-        let now = if self.accepts_expired { within(&parsed, now) } else { now };
+        let now = if self.accepts_expired { within(&parsed, intermediates, now) } else { now };
         if let Some(domains) = &self.domains {
             domains.check(leaf, (&parsed, &names), intermediates, now, peer)?;
         } else if let Some(authorities) = &self.authorities {

@@ -66,6 +66,9 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not yet valid",
         CertificateError::Revoked => "certificate revocation check against provided CRLs failed: certificate revoked",
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+            "certificate revocation check against provided CRLs failed: CRL has expired"
+        }
         CertificateError::UnknownRevocationStatus => {
             "certificate revocation check against provided CRLs failed: unable to get certificate CRL"
         }
