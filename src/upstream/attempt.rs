@@ -323,7 +323,7 @@ impl Attempt<'_> {
         let mut upstream = info.upstream.borrow_mut();
         upstream.host = Some(host.address());
         upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
-        upstream.host_metadata = host.metadata.clone();
+        upstream.host_metadata = host.metadata();
         upstream.chosen = Some(ChosenHost::new(self.host.clone()));
     }
 

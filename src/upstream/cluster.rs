@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::dynamic::DynamicHosts;
 use crate::health::HealthShare;
-use crate::host::{CoarseHealth, Host};
+use crate::host::{CoarseHealth, Description, Host};
 use crate::host_set::{Hashing, HostSet, Layout, Localities, only_in};
 use crate::lb::LocalityLoad;
 use crate::lb::forward_proxy::ForwardProxyShare;
@@ -249,7 +249,7 @@ impl Cluster {
     pub fn set_hosts(&self, hosts: Vec<Arc<Host>>) {
         let mut writer = self.lock();
         writer.inherited = None;
-        self.replace_hosts(hosts, &HashSet::new());
+        self.replace_hosts(hosts, &HashSet::new(), Anew::No);
     }
 
     /// Takes over what endpoint discovery says. Hosts that stay keep their health, connections and counts.
@@ -266,7 +266,7 @@ impl Cluster {
     }
 
     /// Replaces the hosts; those of `inherited` are not new.
-    fn replace_hosts(&self, hosts: Vec<Arc<Host>>, inherited: &HashSet<*const Host>) {
+    fn replace_hosts(&self, hosts: Vec<Arc<Host>>, inherited: &HashSet<*const Host>, anew: Anew) {
         let before = self.hosts.load();
         let new = only_in(&hosts, &before.hosts);
         self.choose_transports(new.iter().copied());
@@ -279,7 +279,7 @@ impl Cluster {
             }
         }
         self.note_for_balance(&hosts);
-        let set = self.with_layout(|layout| HostSet::new(hosts, layout));
+        let set = self.with_layout(anew, |layout| HostSet::new(hosts, layout));
         let changed = set.changed_priorities(&before);
         self.stats.membership_change().add(changed);
         self.note_members(changed as usize);
@@ -299,7 +299,7 @@ impl Cluster {
             return;
         };
         for host in hosts {
-            self.count_match(choose_transport(sockets, host));
+            self.count_match(choose_transport(sockets, host, &host.description()));
             self.equip(host);
         }
     }
@@ -307,7 +307,7 @@ impl Cluster {
     /// Gives a host its transport socket, where it has none.
     pub(crate) fn equip(&self, host: &Host) {
         if let Some(sockets) = &self.config.transport {
-            host.set_transport(|| sockets.get(choose_transport(sockets, host)).clone());
+            host.set_transport(|| sockets.get(choose_transport(sockets, host, &host.description())).clone());
         }
     }
 
@@ -349,14 +349,28 @@ impl Cluster {
     fn refresh(&self) {
         let before = self.hosts.load();
         self.note_for_balance(&before.hosts);
-        let set = self.with_layout(|layout| before.refreshed(layout));
+        let set = self.with_layout(Anew::No, |layout| before.refreshed(layout));
         match self.holds_back(set.groups.priorities.len()) {
             true => self.show(&set),
             false => self.publish(set),
         }
+        self.drain_connections_of_changed(&before);
+    }
+
+    /// An assignment says otherwise what hosts are worth that stay. Envoy merges what checks find out alone.
+    fn tell_assigned(&self, anew: Anew) {
+        let before = self.hosts.load();
+        self.note_for_balance(&before.hosts);
+        let set = self.with_layout(anew, |layout| before.refreshed(layout));
+        self.note_members(set.groups.priorities.len());
+        self.publish(set);
+        self.drain_connections_of_changed(&before);
+    }
+
+    fn drain_connections_of_changed(&self, before: &HostSet) {
         // Envoy: a host set with other health is another host set.
         if self.config.common_lb.close_connections_on_host_set_change {
-            self.drain_connections(&before);
+            self.drain_connections(before);
         }
     }
 
@@ -365,7 +379,7 @@ impl Cluster {
         let _writer = self.lock();
         let before = self.hosts.load();
         if orca::weigh(config, &before.hosts, Instant::now()) {
-            self.publish(self.with_layout(|layout| before.refreshed(layout)));
+            self.publish(self.with_layout(Anew::No, |layout| before.refreshed(layout)));
         }
     }
 
@@ -395,16 +409,16 @@ impl Cluster {
         }
     }
 
-    fn with_layout(&self, make: impl FnOnce(Layout<'_>) -> HostSet) -> HostSet {
+    fn with_layout(&self, anew: Anew, make: impl FnOnce(Layout<'_>) -> HostSet) -> HostSet {
         let policy = self.policy.load();
         let policy = policy.as_deref().unwrap_or(&self.config.assignment);
         let dropped = policy.drop_overload.as_ref().map_or(0, |drop| drop.millionths);
         self.dropped.store(dropped, Ordering::Relaxed);
         let (before, scope) = (self.hosts.load(), self.scope());
-        make(Layout {
-            before: Some(&before),
-            ..layout(&self.config, policy, self.local.as_deref(), &scope, &self.rules)
-        })
+        let layout = layout(&self.config, policy, self.local.as_deref(), &scope, &self.rules);
+        // Only they look at what hosts are described by.
+        let is_anew = anew == Anew::Yes && (layout.subset.is_some() || layout.hashing.is_some());
+        make(Layout { before: (!is_anew).then_some(&before), ..layout })
     }
 
     fn lock(&self) -> MutexGuard<'_, Writer> {
@@ -426,8 +440,8 @@ impl Cluster {
             self.stats.lb_subsets_created().add(created * counted);
             self.stats.lb_subsets_removed().add(removed * counted);
         }
-        // Envoy keeps this gauge for STRICT_DNS alone, and never below 1.
-        if matches!(self.config.discovery, Discovery::StrictDns(_)) {
+        // Envoy keeps this gauge for these alone, and never below 1.
+        if matches!(self.config.discovery, Discovery::StrictDns(_) | Discovery::Eds(_)) {
             self.stats.max_host_weight().set(set.max_weight().max(1).into());
         }
         if self.config.override_host.is_some() {
@@ -564,7 +578,14 @@ fn scope(store: &Store, config: &ClusterConfig) -> Scope {
     store.scope(&format!("cluster.{}", config.observable_name))
 }
 
-/// The place of the transport socket of a host.
-fn choose_transport(sockets: &TransportSockets, host: &Host) -> Option<usize> {
-    sockets.of_host(host.metadata.as_deref(), host.locality_metadata.as_deref())
+/// Whether what is made of hosts is made without regard to what was made of them before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anew {
+    No,
+    Yes,
+}
+
+/// The place of the transport socket of a host where it is described so.
+fn choose_transport(sockets: &TransportSockets, host: &Host, described: &Description) -> Option<usize> {
+    sockets.of_host(described.metadata.as_deref(), host.locality_metadata.as_deref())
 }

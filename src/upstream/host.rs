@@ -1,4 +1,5 @@
 mod balance;
+mod description;
 mod flags;
 mod metrics;
 mod signal;
@@ -8,16 +9,17 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use nuncio_config::cluster::{
     ClientWeights, Endpoint, EndpointAddress, EndpointCheck, HappyEyeballs, Health, Locality,
 };
 use nuncio_config::transport_socket::TransportSocket;
-use nuncio_filter_api::filter_state::ProxyTlv;
 use nuncio_telemetry::{Address, Metadata};
 use tokio::time::Instant;
 
 use crate::outlier::Monitor;
 use balance::Balance;
+pub(crate) use description::Description;
 
 pub use flags::{HealthFlag, HealthFlags};
 pub use metrics::{HostMetrics, MetricSum};
@@ -40,8 +42,6 @@ pub struct Host {
     /// Where it stands.
     pub locality: Option<Arc<Locality>>,
     address: Address,
-    /// Where it has several: all of them, in the order in which they are tried.
-    addresses: Option<Arc<[SocketAddr]>>,
     /// The proxy that is connected to in its place.
     pub(crate) proxy: Option<Arc<Address>>,
     /// Name of the host: as configured, or the name that DNS resolved; empty if it has none.
@@ -50,12 +50,10 @@ pub struct Host {
     pub(crate) observability_name: Option<Arc<str>>,
     /// What discovery says of its health: the place among [`HEALTHS`].
     discovered: AtomicU8,
-    /// Metadata of the endpoint.
-    pub metadata: Option<Arc<Metadata>>,
-    /// What it is told of clients besides what others are.
-    pub(crate) tlvs: Arc<[ProxyTlv]>,
     /// Metadata of its locality.
     pub(crate) locality_metadata: Option<Arc<Metadata>>,
+    /// What discovery may say otherwise while it stays.
+    description: ArcSwap<Description>,
     /// What carries the bytes of connections to it, where they are not sent as they are.
     transport: OnceLock<Arc<TransportSocket>>,
     /// How it is checked otherwise than its cluster says.
@@ -173,11 +171,11 @@ impl Host {
             proxy,
             observability_name,
         } = endpoint;
+        let description = Description { metadata: metadata.clone(), tlvs: tlvs.clone(), addresses };
         Self {
             proxy: proxy.clone(),
             observability_name: observability_name.clone(),
             address,
-            addresses,
             hostname,
             weight: AtomicU32::new(*weight),
             assigned_weight: AtomicU32::new(*weight),
@@ -190,9 +188,8 @@ impl Host {
             failures: AtomicU32::new(0),
             signals: Mutex::default(),
             locality: locality.clone(),
-            metadata: metadata.clone(),
-            tlvs: tlvs.clone(),
             locality_metadata: locality_metadata.clone(),
+            description: ArcSwap::new(description.shared()),
             transport: OnceLock::new(),
             metrics: HostMetrics::default(),
             stats: HostStats::default(),
@@ -209,7 +206,7 @@ impl Host {
         host
     }
 
-    /// Whether it is what `endpoint` says, but for health and weight, which may change under it.
+    /// Whether it is what `endpoint` says, but for health, weight and description, which may change under it.
     pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
         let Endpoint {
             address,
@@ -218,21 +215,18 @@ impl Host {
             health: _,
             locality,
             priority,
-            metadata,
-            tlvs,
+            metadata: _,
+            tlvs: _,
             locality_metadata,
             check,
-            addresses,
+            addresses: _,
             proxy,
             observability_name,
         } = endpoint;
         matches!(address, EndpointAddress::Fixed(address) if *address == self.address)
-            && *addresses == self.addresses
             && *hostname == self.hostname
             && *priority == self.priority
             && *locality == self.locality
-            && *metadata == self.metadata
-            && *tlvs == self.tlvs
             && *locality_metadata == self.locality_metadata
             && *check == self.check
             && *proxy == self.proxy
@@ -257,9 +251,20 @@ impl Host {
         self.address.clone()
     }
 
-    /// Where it has several: all of them, in the order in which they are tried.
-    pub(crate) fn addresses(&self) -> Option<&[SocketAddr]> {
-        self.addresses.as_deref()
+    /// What discovery says of it now.
+    #[inline]
+    pub(crate) fn description(&self) -> Guard<Arc<Description>> {
+        self.description.load()
+    }
+
+    /// Metadata of the endpoint.
+    pub fn metadata(&self) -> Option<Arc<Metadata>> {
+        self.description().metadata.clone()
+    }
+
+    /// Takes over another description of it.
+    pub(crate) fn describe(&self, description: Description) {
+        self.description.store(description.shared());
     }
 
     /// Its share of the load, at least 1.
@@ -282,7 +287,7 @@ impl Host {
     pub(crate) fn is_at(&self, addresses: &[SocketAddr]) -> bool {
         let is_first = addresses.first().is_some_and(|first| self.address == Address::Ip(*first));
         is_first
-            && match &self.addresses {
+            && match &self.description().addresses {
                 None => addresses.len() == 1,
                 Some(own) => own.len() == addresses.len() && own.iter().all(|address| addresses.contains(address)),
             }
@@ -438,7 +443,8 @@ impl Host {
 
     /// Whether its metadata calls it a canary.
     pub fn is_canary(&self) -> bool {
-        let metadata = self.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
+        let description = self.description();
+        let metadata = description.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
         metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
     }
 }

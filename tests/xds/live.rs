@@ -287,6 +287,36 @@ async fn a_host_that_stays_keeps_its_connections() {
     scene.proxy.wait_for_stat("cluster.a.update_success", 4).await;
     assert_eq!(scene.get().await.text(), "a");
     assert_eq!(connections(&scene.a), [0]);
+    // Nor does what is said of it make it another one.
+    let changes = scene.proxy.stat("cluster.a.membership_change").await;
+    let described = "lb_endpoints: [{ metadata: { filter_metadata: { envoy.lb: { canary: true } } },";
+    scene.plane.set(Kind::Endpoints, "a", &endpoints("a", a).replace("lb_endpoints: [{", described));
+    scene.proxy.wait_for_stat("cluster.a.update_success", 5).await;
+    assert_eq!(scene.get().await.text(), "a");
+    assert_eq!(connections(&scene.a), [0]);
+    assert!(scene.proxy.admin("/clusters").await.contains("::canary::true"));
+    assert_eq!(scene.proxy.stat("cluster.a.membership_change").await, changes);
+    assert_eq!(scene.proxy.stat("cluster.a.upstream_cx_total").await, 2);
+}
+
+#[tokio::test]
+async fn what_an_assignment_says_of_health_counts_at_once() {
+    let scene = Scene::new(GRPC).await;
+    let (a, b) = (scene.a.port(), scene.b.port());
+    scene.plane.set(Kind::Endpoints, "a", &two_endpoints("a", [a, b]));
+    scene.wait_for("b").await;
+    // Several changes within `update_merge_window`, which holds back what checks find out alone.
+    for (updates, health) in (3..).zip(["DRAINING", "HEALTHY", "UNHEALTHY", "HEALTHY", "DRAINING"]) {
+        let told = two_endpoints("a", [a, b]).replace("}, {", &format!("}}, {{ health_status: {health}, "));
+        scene.plane.set(Kind::Endpoints, "a", &told);
+        scene.proxy.wait_for_stat("cluster.a.update_success", updates).await;
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            answers.push(scene.get().await.text());
+        }
+        assert_eq!(answers.contains(&"b".to_owned()), health == "HEALTHY", "{health}: {answers:?}");
+    }
+    assert_eq!(scene.proxy.stat("cluster_manager.cluster_updated_via_merge").await, 0);
 }
 
 fn checked(name: &str, further: &str) -> String {

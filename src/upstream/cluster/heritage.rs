@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use nuncio_config::cluster::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint, EndpointAddress};
+use nuncio_config::cluster::{AssignmentPolicy, ClusterConfig, Discovery, Endpoint, EndpointAddress, TransportSockets};
 use nuncio_telemetry::Address;
 
-use super::Cluster;
+use super::{Anew, Cluster, choose_transport};
 use crate::discovery::outlives_its_name;
-use crate::host::{HealthFlag, Host};
+use crate::host::{Description, HealthFlag, Host};
 use crate::host_set::HostSet;
 
 /// Whether the hosts of a cluster can go on in the one that replaces it. What checks or ejects them writes to them: it
@@ -28,7 +28,8 @@ impl Cluster {
         let mut writer = self.lock();
         let inherited = writer.inherited.take();
         let current = self.hosts();
-        let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some());
+        let sockets = self.config.transport.as_deref();
+        let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some(), sockets);
         let is_discovered = matches!(self.config.discovery, Discovery::Eds(_));
         let mut seen = HashSet::new();
         for endpoint in endpoints {
@@ -59,9 +60,9 @@ impl Cluster {
         // Of those who are there already, something is known that was not.
         let is_of_those_there = is_discovered && is_same && !is_policy_new && inherited.is_none();
         if is_of_those_there && next.hosts.iter().zip(&*current.hosts).all(|(a, b)| Arc::ptr_eq(a, b)) {
-            return self.refresh();
+            return self.tell_assigned(next.anew);
         }
-        self.replace_hosts(next.hosts, &next.known);
+        self.replace_hosts(next.hosts, &next.known, next.anew);
     }
 
     /// Lets go of hosts that discovery has no longer, once their checks fail. False if there is none.
@@ -77,7 +78,11 @@ impl Cluster {
         if !current.hosts.iter().any(leaves) {
             return false;
         }
-        self.replace_hosts(current.hosts.iter().filter(|host| !leaves(host)).cloned().collect(), &HashSet::new());
+        self.replace_hosts(
+            current.hosts.iter().filter(|host| !leaves(host)).cloned().collect(),
+            &HashSet::new(),
+            Anew::No,
+        );
         true
     }
 }
@@ -90,24 +95,34 @@ struct Hosts<'a> {
     hosts: Vec<Arc<Host>>,
     /// Those whose health is known.
     known: HashSet<*const Host>,
-    /// Whether health or weight of one that stays is another.
+    /// Whether something else is said of one that stays.
     has_news: bool,
+    /// Whether that is what tables are made by.
+    anew: Anew,
+    sockets: Option<&'a TransportSockets>,
 }
 
 impl<'a> Hosts<'a> {
-    fn new(before: &'a HostSet, is_inherited: bool) -> Self {
+    fn new(before: &'a HostSet, is_inherited: bool, sockets: Option<&'a TransportSockets>) -> Self {
         Self {
             by_address: before.hosts.iter().map(|host| (host.address(), host)).collect(),
             is_inherited,
             hosts: Vec::new(),
             known: HashSet::new(),
             has_news: false,
+            anew: Anew::No,
+            sockets,
         }
     }
 
     fn add(&mut self, endpoint: &Endpoint, address: &Address) {
         let host = match self.by_address.remove(address) {
-            Some(before) if before.is_of(endpoint) && !(self.is_inherited && is_ejected(before)) => {
+            Some(before) if self.stays(before, endpoint) => {
+                let description = Description::of(endpoint);
+                if **before.description() != description {
+                    before.describe(description);
+                    (self.has_news, self.anew) = (true, Anew::Yes);
+                }
                 let returns = before.clear_flag(HealthFlag::PendingDynamicRemoval);
                 self.has_news |= before.set_configured(endpoint.health) || returns;
                 self.has_news |= before.set_assigned_weight(endpoint.weight);
@@ -122,6 +137,16 @@ impl<'a> Hosts<'a> {
             None => Arc::new(Host::new(endpoint, address.clone())),
         };
         self.hosts.push(host);
+    }
+
+    /// Whether a host goes on as this endpoint. Envoy leaves it the connections that it has even where its metadata
+    /// wants another transport socket for those to come; here such a host is another one.
+    fn stays(&self, host: &Host, endpoint: &Endpoint) -> bool {
+        let has_same_socket = self.sockets.is_none_or(|sockets| {
+            let described = Description::of(endpoint);
+            choose_transport(sockets, host, &host.description()) == choose_transport(sockets, host, &described)
+        });
+        host.is_of(endpoint) && has_same_socket && !(self.is_inherited && is_ejected(host))
     }
 
     /// Envoy: a host that discovery has no longer stays while its health checks pass.

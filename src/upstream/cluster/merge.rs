@@ -13,7 +13,7 @@ use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Cluster;
+use super::{Anew, Cluster};
 use crate::timer::until;
 
 /// When which clusters are to do what. One for all, so that a cluster needs no timer of its own.
@@ -164,7 +164,7 @@ impl Cluster {
         if let Some(merges) = self.merges.as_ref().filter(|_| is_pending) {
             let before = self.hosts.load();
             merges.stats.cluster_updated_via_merge().add(before.groups.priorities.len() as u64);
-            self.publish(self.with_layout(|layout| before.refreshed(layout)));
+            self.publish(self.with_layout(Anew::No, |layout| before.refreshed(layout)));
         }
     }
 }

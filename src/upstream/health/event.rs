@@ -58,7 +58,7 @@ fn message(checker: &Checker, cluster: &str, host: &Host, event: Event, now: Sys
         host: Some(to_proto(&host.address())),
         cluster_name: cluster.to_owned(),
         timestamp: Some(timestamp(now)),
-        metadata: host.metadata.as_deref().map(nuncio_config::metadata::to_proto),
+        metadata: host.metadata().as_deref().map(nuncio_config::metadata::to_proto),
         locality: Some(core::Locality {
             region: name(|l| &l.region),
             zone: name(|l| &l.zone),

@@ -94,7 +94,7 @@ pub(super) fn with_context(target: &Target, protocol: Protocol, f: impl FnOnce(&
         upstream.cluster = Some(target.cluster.config.observable_name.clone());
         upstream.cluster_raw = Some(target.cluster.config.name.name.clone());
         upstream.host = Some(address);
-        upstream.host_metadata = target.host.metadata.clone();
+        upstream.host_metadata = target.host.metadata();
     }
     f(&FormatCx::new(&info, now, wall));
 }

@@ -116,12 +116,13 @@ impl Target {
     async fn begin_transport(&self, address: &Address, connected: Connected) -> Result<Connected, ConnectError> {
         let Some(socket) = self.transport() else { return Ok(connected) };
         let host = self.address();
+        let tlvs = self.host.description().tlvs.clone();
         let beginning = Beginning {
             remote: address,
             proxied: self.host.proxy().map(|_| &host),
             has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
-            tlvs: &self.host.tlvs,
+            tlvs: &tlvs,
             options: None,
             numbered: None,
             alpn: if self.config.alpn.is_empty() { Alpn::AsConfigured } else { Alpn::Only(&self.config.alpn) },

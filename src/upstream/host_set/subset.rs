@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::change::{Change, Known};
 use super::groups::Before;
 use super::{HostGroups, HostSet, Layout, Localities};
-use crate::host::Host;
+use crate::host::{Description, Host};
 
 /// Subsets of a host set by metadata. Their places are those of the whole set.
 #[derive(Debug)]
@@ -360,12 +360,13 @@ fn needs(config: &SubsetLb, fallback: SubsetFallback) -> bool {
         || (fallback == SubsetFallback::Any && config.panic_mode_any)
 }
 
-fn fields(host: &Host) -> Option<&serde_json::Map<String, Value>> {
-    host.metadata.as_ref()?.get("envoy.lb")
+/// The fields of its metadata that subsets are made by.
+fn fields(description: &Description) -> Option<&serde_json::Map<String, Value>> {
+    description.metadata.as_ref()?.get("envoy.lb")
 }
 
 fn has(host: &Host, name: &str, wanted: &Value, config: &SubsetLb) -> bool {
-    match fields(host).and_then(|fields| fields.get(name)) {
+    match fields(&host.description()).and_then(|fields| fields.get(name)) {
         Some(Value::Array(values)) if config.list_as_any => values.contains(wanted),
         Some(value) => value == wanted,
         None => false,
@@ -375,7 +376,8 @@ fn has(host: &Host, name: &str, wanted: &Value, config: &SubsetLb) -> bool {
 /// The keys of the subsets that a selector puts a host in: none if it lacks a field, several if lists stand for their
 /// values.
 fn keys(selector: &SubsetSelector, host: &Host, list_as_any: bool) -> Vec<Box<str>> {
-    let Some(fields) = fields(host) else { return Vec::new() };
+    let description = host.description();
+    let Some(fields) = fields(&description) else { return Vec::new() };
     let mut keys = vec![String::new()];
     for name in &selector.keys {
         let values = match fields.get(&**name) {

@@ -180,7 +180,8 @@ fn of_localities(
 
 /// A host is hashed by `hash_key` of its metadata, or else by its name or address.
 fn key(host: &Host, config: &HashingLb) -> Box<str> {
-    let metadata = host.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
+    let description = host.description();
+    let metadata = description.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
     let own = metadata.and_then(|m| m.get("hash_key")).and_then(|key| key.as_str());
     match own.filter(|key| !key.is_empty()) {
         Some(key) => key.into(),

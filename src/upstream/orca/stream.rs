@@ -199,12 +199,13 @@ impl Session {
         let Some(socket) = self.cluster.choose_transport(&self.host, &own.transport_criteria) else {
             return Ok(connected.io);
         };
+        let tlvs = self.host.description().tlvs.clone();
         let beginning = Beginning {
             remote: self.host.proxy().unwrap_or(address),
             proxied: self.host.proxy().map(|_| address),
             has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
-            tlvs: &self.host.tlvs,
+            tlvs: &tlvs,
             options: None,
             numbered: None,
             alpn: Alpn::Only(&own.alpn),

@@ -290,12 +290,13 @@ impl ConnectionRecord {
 
     async fn begin_transport(&self, socket: &TransportSocket, connected: Connected) -> Result<Begun, ConnectError> {
         let host = self.host.address();
+        let tlvs = self.host.description().tlvs.clone();
         let beginning = Beginning {
             remote: &self.remote(),
             proxied: self.host.proxy().map(|_| &host),
             has_own_proxy: self.host.proxy.is_some(),
             host_name: &self.host.hostname,
-            tlvs: &self.host.tlvs,
+            tlvs: &tlvs,
             options: self.transport.as_deref(),
             numbered: Some((self.id, self.share.env.rng.u64())),
             alpn: Alpn::Default(match self.carries {
@@ -316,7 +317,8 @@ impl ConnectionRecord {
             self.remote.replace(proxy.clone());
             return Ok(connected);
         }
-        let Some(addresses) = self.host.addresses() else {
+        let addresses = self.host.description().addresses.clone();
+        let Some(addresses) = addresses.as_deref() else {
             return match self.host.address() {
                 Address::Internal(listener) => self.connect_internal(&listener).await,
                 address => connect(&address, options).await,
@@ -335,7 +337,7 @@ impl ConnectionRecord {
     /// Connects to a listener of this process.
     async fn connect_internal(&self, listener: &Arc<InternalAddress>) -> Result<Connected, ConnectError> {
         let passed = self.host.transport().and_then(|socket| socket.internal()).map(|socket| Passed {
-            metadata: socket.passed(self.host.metadata.as_deref(), self.share.cluster.config.metadata.as_deref()),
+            metadata: socket.passed(self.host.metadata().as_deref(), self.share.cluster.config.metadata.as_deref()),
             filter_state: self.shared(),
         });
         let passed = passed.unwrap_or_default();

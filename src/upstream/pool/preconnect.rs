@@ -69,7 +69,7 @@ fn may_be_expected(share: &ClusterShare, pooling: &Pooling, host: &Host) -> bool
     if host.health() != CoarseHealth::Healthy {
         return false;
     }
-    let is_eligible = pooling.eligible.as_ref().is_none_or(|matcher| matcher.matches(host.metadata.as_deref()));
+    let is_eligible = pooling.eligible.as_ref().is_none_or(|matcher| matcher.matches(host.metadata().as_deref()));
     if !is_eligible {
         share.cluster.stats.upstream_cx_preconnect_skipped().inc();
     }

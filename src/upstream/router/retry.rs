@@ -139,7 +139,7 @@ impl<'a> Retries<'a> {
             policy.avoided_hosts.iter().any(|avoided| match avoided {
                 AvoidedHosts::Previous => self.tried.iter().any(|tried| std::ptr::eq(&**tried, host)),
                 AvoidedHosts::Canary => host.is_canary(),
-                AvoidedHosts::WithMetadata(wanted) => wanted.is_met_by(host.metadata.as_deref()),
+                AvoidedHosts::WithMetadata(wanted) => wanted.is_met_by(host.metadata().as_deref()),
             })
         })
     }

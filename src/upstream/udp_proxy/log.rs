@@ -65,7 +65,7 @@ impl SessionLog {
         let mut upstream = self.info.upstream.borrow_mut();
         upstream.host = Some(address.clone());
         upstream.remote = Some(address);
-        upstream.host_metadata = host.metadata.clone();
+        upstream.host_metadata = host.metadata();
     }
 
     pub(super) fn write(

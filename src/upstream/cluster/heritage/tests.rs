@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
 
-use nuncio_config::cluster::{ClusterAssignment, EdsConfig, Health};
+use nuncio_config::cluster::{ClusterAssignment, EdsConfig, Health, SubsetLb, SubsetSelector};
 use nuncio_config::discovery::{ConfigSource, Origin};
+use nuncio_config::metadata::subset_key;
+use nuncio_telemetry::Metadata;
 use nuncio_telemetry::stats::Store;
 
 use super::*;
@@ -49,6 +51,30 @@ fn a_host_that_stays_is_the_same_host_whatever_its_health() {
     assert_eq!((cluster.hosts().hosts.len(), cluster.hosts().healthy()), (2, 1));
     let again = assign(&cluster, vec![at(2), at(3)]);
     assert!(Arc::ptr_eq(&before[1], &again[0]) && cluster.hosts().healthy() == 2);
+}
+
+#[test]
+fn a_host_stays_whatever_is_said_of_it_and_is_found_by_that() {
+    let lb = |value: &str| {
+        let fields = serde_json::json!({ "version": value }).as_object().cloned();
+        Some(Arc::new(Metadata::from([(Arc::from("envoy.lb"), fields.expect("an object"))])))
+    };
+    let selector = SubsetSelector { keys: ["version".into()].into(), fallback: None, single_host: false };
+    let subset = SubsetLb { selectors: [selector].into(), ..SubsetLb::default() };
+    let cluster = cluster(ClusterConfig { subset: Some(Box::new(subset)), ..eds() }, None);
+    let of = |value: &str| Endpoint { metadata: lb(value), ..at(2) };
+    let key = |value: &str| subset_key(std::iter::once(("version", &serde_json::json!(value))));
+    let found =
+        |value: &str| cluster.hosts().subsets.as_ref().is_some_and(|subsets| subsets.find(&key(value)).is_some());
+    let before = assign(&cluster, vec![at(1), of("1")]);
+    before[1].set_flag(HealthFlag::FailedOutlierCheck);
+    let changes = cluster.stats.membership_change().value();
+    let after = assign(&cluster, vec![at(1), of("2")]);
+    assert!(Arc::ptr_eq(&before[1], &after[1]) && after[1].flags().has(HealthFlag::FailedOutlierCheck));
+    assert_eq!(after[1].metadata(), lb("2"));
+    assert!(found("2") && !found("1"));
+    assert_eq!(cluster.stats.membership_change().value(), changes);
+    assert!(assign(&cluster, vec![at(1)]).len() == 1 && !found("2"));
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn subsets_without_a_changed_host_are_shared() {
     let mut hosts: Vec<_> = (0..200).map(|_| any_host(&mut rng)).collect();
     let before = HostSet::new(hosts.clone(), base);
     let is_of =
-        |host: &Host, value| host.metadata.as_ref().is_some_and(|m| m["envoy.lb"].get("a") == Some(&json!(value)));
+        |host: &Host, value| host.metadata().as_ref().is_some_and(|m| m["envoy.lb"].get("a") == Some(&json!(value)));
     let place = hosts.iter().position(|host| is_of(host, 1)).expect("there are hosts of all kinds");
     let is_like = |other: &Arc<Host>| is_of(other, 1) && other.priority == hosts[place].priority;
     let other = std::iter::repeat_with(|| any_host(&mut rng)).find(is_like).expect("sooner or later");

@@ -1,0 +1,30 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+
+use nuncio_config::cluster::Endpoint;
+use nuncio_filter_api::filter_state::ProxyTlv;
+use nuncio_telemetry::Metadata;
+
+/// What is said of a host that stays the same host when something else is said.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Description {
+    /// Metadata of the endpoint.
+    pub(crate) metadata: Option<Arc<Metadata>>,
+    /// What it is told of clients besides what others are.
+    pub(crate) tlvs: Arc<[ProxyTlv]>,
+    /// Where it has several: all of its addresses, in the order in which they are tried.
+    pub(crate) addresses: Option<Arc<[SocketAddr]>>,
+}
+
+impl Description {
+    pub(crate) fn of(endpoint: &Endpoint) -> Self {
+        let Endpoint { metadata, tlvs, addresses, .. } = endpoint;
+        Self { metadata: metadata.clone(), tlvs: tlvs.clone(), addresses: addresses.clone() }
+    }
+
+    /// Hosts of which nothing is said share that.
+    pub(super) fn shared(self) -> Arc<Self> {
+        static NOTHING: LazyLock<Arc<Description>> = LazyLock::new(Arc::default);
+        if self == **NOTHING { NOTHING.clone() } else { Arc::new(self) }
+    }
+}
