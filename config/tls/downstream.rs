@@ -7,6 +7,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use nuncio_telemetry::CertificateInfo;
+use prost::Message;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
@@ -62,6 +63,8 @@ struct Parts {
     ignores_client_order: bool,
     /// Of all that the message says.
     fingerprint: u64,
+    /// Of what it says clients are held against.
+    rules: [u8; 32],
 }
 
 /// What became of holding a client's certificate against what is configured.
@@ -112,6 +115,7 @@ impl DownstreamTls {
 impl Parts {
     fn lower(proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // prefer_client_ciphers: ours is the order of preference unless set.
+        let rules = rules(&proto);
         let fingerprint = fingerprint(&proto, &[]);
         let pb::DownstreamTlsContext {
             common_tls_context,
@@ -140,6 +144,7 @@ impl Parts {
             is_stateful: !disable_stateful_session_resumption,
             ignores_client_order: !prefer_client_ciphers,
             fingerprint,
+            rules,
         })
     }
 }
@@ -164,11 +169,14 @@ impl ServerSide {
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_protocol_versions(&parameters.versions);
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
-        let verifies = parts.requires_certificate || validation.is_any();
+        let bound_to = bound_to(parts.rules, &validation, &certificates);
+        let verifies = parts.requires_certificate || validation.is_any() || validation.accepts_untrusted();
         let validation = Arc::new(validation);
         let clients = Clients {
             hints: validation.hints(),
-            is_required: parts.requires_certificate || validation.needs_certificate(),
+            // Envoy: whoever takes any certificate takes none as well.
+            is_required: !validation.accepts_untrusted()
+                && (parts.requires_certificate || validation.needs_certificate()),
             validation: validation.clone(),
             provider,
         };
@@ -191,7 +199,7 @@ impl ServerSide {
                 let tickets = tickets.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?;
                 server.ticketer = Arc::new(tickets);
             }
-            Tickets::Shared(keys) => server.ticketer = Arc::new(TimedTickets::new(keys, lifetime)),
+            Tickets::Shared(keys) => server.ticketer = Arc::new(TimedTickets::new(keys, lifetime, bound_to)),
         }
         let logged = key_log.map(|log| {
             let mut logged = server.clone();
@@ -208,6 +216,31 @@ impl ServerSide {
             all: certificates,
         })
     }
+}
+
+/// Of all that the message says of what clients are held against.
+fn rules(proto: &pb::DownstreamTlsContext) -> [u8; 32] {
+    let common = proto.common_tls_context.as_ref();
+    let validation = pb::CommonTlsContext {
+        validation_context_type: common.and_then(|common| common.validation_context_type.clone()),
+        ..pb::CommonTlsContext::default()
+    };
+    let is_required = proto.require_client_certificate.is_some_and(|v| v.value);
+    sha256(&[validation.encode_to_vec(), vec![u8::from(is_required)]].concat())
+}
+
+/// What sessions of clients are good for, as Envoy has it: sides that hold them against the same, and show certificates
+/// of the same names, which may change like all certificates.
+fn bound_to(rules: [u8; 32], validation: &Validation, certificates: &[Arc<Certificate>]) -> [u8; 32] {
+    let mut bytes = [rules, validation.digest()].concat();
+    for info in certificates.iter().filter_map(|certificate| certificate.info.as_ref()) {
+        let names = [&info.dns_sans, &info.uri_sans, &info.ip_sans].into_iter().flatten();
+        for name in [&info.subject, &info.issuer].into_iter().chain(names) {
+            bytes.extend_from_slice(&(name.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+    }
+    sha256(&bytes)
 }
 
 fn check_certificates(certificates: &[Arc<Certificate>], staples: Policy, cx: &mut LowerCx<'_>) -> Result<(), Refused> {

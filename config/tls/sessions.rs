@@ -15,12 +15,16 @@ pub(super) const DEFAULT_LIFETIME: u32 = 2 * 60 * 60;
 const REMEMBERED: usize = 256;
 /// Seconds since 1970 stand before what is kept.
 const TIME: usize = 8;
+/// Before them stands what a ticket is bound to.
+const BOUND: usize = 32;
 
-/// Tickets that are good for so long.
+/// Tickets that are good for so long, where clients are held against the same as when they were made: whoever resumes
+/// a session is not asked for a certificate again, and sides with other rules may have the same keys.
 #[derive(Debug)]
 pub(super) struct TimedTickets {
     made_by: Arc<dyn ProducesTickets>,
     lifetime: u32,
+    bound_to: [u8; BOUND],
 }
 
 /// Sessions that are remembered for so long.
@@ -31,8 +35,8 @@ pub(super) struct TimedSessions {
 }
 
 impl TimedTickets {
-    pub(super) fn new(keys: TicketKeys, lifetime: u32) -> Self {
-        Self { made_by: Arc::new(keys), lifetime }
+    pub(super) fn new(keys: TicketKeys, lifetime: u32, bound_to: [u8; BOUND]) -> Self {
+        Self { made_by: Arc::new(keys), lifetime, bound_to }
     }
 
     /// With keys of their own, which change as often as sessions end.
@@ -41,7 +45,8 @@ impl TimedTickets {
             let keys = TicketKeys::random().ok_or(rustls::crypto::GetRandomFailed)?;
             Ok(Box::new(keys))
         });
-        Ok(Self { made_by: Arc::new(keys?), lifetime })
+        // Nobody else has them.
+        Ok(Self { made_by: Arc::new(keys?), lifetime, bound_to: [0; BOUND] })
     }
 }
 
@@ -55,11 +60,13 @@ impl ProducesTickets for TimedTickets {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.made_by.encrypt(&dated(plain))
+        self.made_by.encrypt(&[&self.bound_to[..], &dated(plain)].concat())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        fresh(self.made_by.decrypt(ticket)?, self.lifetime)
+        let opened = self.made_by.decrypt(ticket)?;
+        let (bound_to, session) = opened.split_first_chunk::<BOUND>()?;
+        if *bound_to == self.bound_to { fresh(session, self.lifetime) } else { None }
     }
 }
 
@@ -75,11 +82,11 @@ impl StoresServerSessions for TimedSessions {
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        fresh(self.kept_by.get(key)?, self.lifetime)
+        fresh(&self.kept_by.get(key)?, self.lifetime)
     }
 
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        fresh(self.kept_by.take(key)?, self.lifetime)
+        fresh(&self.kept_by.take(key)?, self.lifetime)
     }
 
     fn can_cache(&self) -> bool {
@@ -92,7 +99,7 @@ fn dated(session: &[u8]) -> Vec<u8> {
 }
 
 /// The session, unless it is too old.
-fn fresh(dated: Vec<u8>, lifetime: u32) -> Option<Vec<u8>> {
+fn fresh(dated: &[u8], lifetime: u32) -> Option<Vec<u8>> {
     let (time, session) = dated.split_first_chunk::<TIME>()?;
     let age = UnixTime::now().as_secs().saturating_sub(u64::from_be_bytes(*time));
     (age <= u64::from(lifetime)).then(|| session.to_vec())
@@ -113,6 +120,16 @@ mod tests {
         assert!(sessions.put(b"a".to_vec(), b"session".to_vec()));
         assert_eq!(sessions.get(b"a"), Some(b"session".to_vec()));
         let at = |seconds_ago: u64| [&(UnixTime::now().as_secs() - seconds_ago).to_be_bytes()[..], b"old"].concat();
-        assert_eq!((fresh(at(50), 60), fresh(at(70), 60), fresh(vec![0; 7], 60)), (Some(b"old".to_vec()), None, None));
+        let ages = (fresh(&at(50), 60), fresh(&at(70), 60), fresh(&[0; 7], 60));
+        assert_eq!(ages, (Some(b"old".to_vec()), None, None));
+    }
+
+    #[test]
+    fn a_ticket_is_good_where_clients_are_held_against_the_same() {
+        let keys: Arc<dyn ProducesTickets> = Arc::new(TicketKeys::random().unwrap());
+        let with = |bound_to| TimedTickets { made_by: keys.clone(), lifetime: 60, bound_to };
+        let [open, closed, same] = [[1; BOUND], [2; BOUND], [1; BOUND]].map(with);
+        let ticket = open.encrypt(b"a session").unwrap();
+        assert_eq!((same.decrypt(&ticket), closed.decrypt(&ticket)), (Some(b"a session".to_vec()), None));
     }
 }

@@ -170,7 +170,8 @@ impl Validation {
             keys: keys?,
             accepts_expired: allow_expired_certificate,
             accepts_untrusted,
-            max_depth: max_verify_depth.map(|v| v.value),
+            // Envoy: the authority itself counts, and 0 is as 1.
+            max_depth: max_verify_depth.map(|v| v.value.saturating_sub(1)),
             hides_authorities: suppress_client_ca_list,
         })
     }
