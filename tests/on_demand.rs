@@ -181,7 +181,16 @@ async fn a_request_to_an_unknown_host_waits_for_its_virtual_host() {
 
 #[tokio::test]
 async fn routes_from_discovery_ask_for_virtual_hosts() {
+    for gives_all in [false, true] {
+        routes_ask_for_virtual_hosts(gives_all).await;
+    }
+}
+
+async fn routes_ask_for_virtual_hosts(gives_all: bool) {
     let (way, plane) = (WAYS[1], ControlPlane::start().await);
+    if gives_all {
+        plane.give_all_hosts();
+    }
     let source = way.source("");
     let table = |status: u16| {
         format!(
@@ -197,6 +206,10 @@ async fn routes_from_discovery_ask_for_virtual_hosts() {
     let proxy = proxy(format!("{}{rds}{}", &yaml[..at], &yaml[end..])).run().await;
     assert_eq!(status_of(&proxy, "a.test").await, 201, "{}", proxy.log());
     proxy.wait_for_stat("http.in.rds.vhds.r.config_reload", 1).await;
+    let asked = plane.asked();
+    let by_name =
+        asked.iter().filter(|asked| asked.type_url == Kind::VirtualHost.type_url() && !asked.names.is_empty());
+    assert_eq!(by_name.count(), usize::from(!gives_all), "what came with the first response is not asked for");
     plane.set(Kind::Routes, "r", &table(202));
     wait_for_status_of(&proxy, "own.test", 202).await;
     assert_eq!(status_of(&proxy, "a.test").await, 201, "what has come stays");

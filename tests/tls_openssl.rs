@@ -91,6 +91,29 @@ async fn a_session_is_named_in_logs_as_the_client_knows_it() {
     }
 }
 
+/// Two sides of the same keys, of which the second wants certificates of its clients.
+#[tokio::test]
+async fn a_session_is_resumed_only_where_clients_are_held_against_the_same() {
+    let keys = format!("session_ticket_keys: {{ keys: [{{ inline_string: {} }}] }}", "k".repeat(80));
+    let closed = format!("{keys}\n    require_client_certificate: true");
+    let trusted = "validation_context: { trusted_ca: { filename: $CERTS/ca.pem } }";
+    for program in programs() {
+        for version in ["-tls1_2", "-tls1_3"] {
+            let open = serve(&program, &keys, "", "").await;
+            let again = serve(&program, &keys, "", "").await;
+            let closed = serve(&program, &closed, trusted, "").await;
+            let saved = open.dir().join("session");
+            let saved = saved.to_str().expect("it is text");
+            let Some(first) = ask(&open, &[version, "-sess_out", saved]) else { return };
+            assert!(first.contains("served") && first.contains("New, "), "{first}");
+            let resumed = ask(&again, &[version, "-sess_in", saved]).unwrap_or_default();
+            assert!(resumed.contains("served") && resumed.contains("Reused, "), "{version}: {resumed}");
+            let refused = ask(&closed, &[version, "-sess_in", saved]).unwrap_or_default();
+            assert!(!refused.contains("served") && !refused.contains("Reused, "), "{version}: {refused}");
+        }
+    }
+}
+
 /// What a client is given that asks for an OCSP response.
 #[derive(Debug, PartialEq, Eq)]
 enum Stapled {

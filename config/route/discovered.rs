@@ -106,12 +106,6 @@ impl HostSlot {
         scope.scope(&self.name)
     }
 
-    /// The same as `attach` for routes that are discovered.
-    pub fn attach_discovered(&self, routes: &RouteSlot) {
-        self.scope.get_or_init(|| routes.scope.clone());
-        self.attach(&routes.table);
-    }
-
     /// Has the table there changed with the virtual hosts.
     pub fn attach(&self, table: &Arc<ArcSwap<RouteTable>>) {
         let mut state = self.lock();
@@ -119,6 +113,17 @@ impl HostSlot {
         if !state.tables.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(table))) {
             state.tables.push(Arc::downgrade(table));
         }
+    }
+
+    /// The same as `attach` for routes that are discovered, perhaps before the virtual hosts came.
+    pub fn attach_discovered(&self, routes: &RouteSlot, env: &LowerEnv) -> Result<(), Vec<Invalid>> {
+        self.scope.get_or_init(|| routes.scope.clone());
+        self.attach(&routes.table);
+        let is_without = self.lock().hosts.is_empty();
+        if !is_without && let Some(remade) = remade(&routes.table.load(), env)? {
+            routes.table.store(Arc::new(remade));
+        }
+        Ok(())
     }
 
     /// Ends the waiting of `readiness` when the first virtual hosts are there.

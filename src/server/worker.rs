@@ -14,7 +14,7 @@ use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ServerStats;
 use nuncio_upstream::{Clusters, WorkerClusters};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tracing::{error, info};
 
 use crate::runtime::Layers;
@@ -110,7 +110,7 @@ fn serve(index: usize, shared: &Shared, commands: &mut mpsc::Receiver<Command>) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let tasks = LocalSet::new();
     let served = tasks.block_on(&runtime, async {
-        tokio::task::spawn_local(shared.watchdog.watch(&format!("worker_{index}"), "workers").run());
+        spawn_local(shared.watchdog.watch(&format!("worker_{index}"), "workers").run());
         let mut active = Active::start(index, shared)?;
         active.obey(commands).await;
         Ok(())
@@ -132,6 +132,7 @@ impl Active {
     fn start(index: usize, shared: &Shared) -> io::Result<Self> {
         let worker = Rc::new(Worker::new(index, Rng::from_entropy(), shared.state.clone()));
         WorkerClusters::serve(shared.clusters.clone(), Rng::from_entropy(), &worker);
+        spawn_local(WorkerClusters::follow(shared.clusters.clone(), Rc::downgrade(&worker)));
         let mut active = Self { worker, listeners: Vec::new(), directory: Rc::default() };
         for listener in &shared.snapshot.load().listeners {
             active.run(listener, None)?;

@@ -162,6 +162,23 @@ impl WorkerClusters {
         worker.set_upstreams(view);
     }
 
+    /// Lets go of clusters as they change, for as long as the worker runs: one that nobody asks for any more would
+    /// keep its connections until the next request.
+    pub async fn follow(clusters: Arc<Clusters>, worker: Weak<Worker>) {
+        let mut changes = clusters.changes();
+        while changes.changed().await.is_ok() {
+            let Some(worker) = worker.upgrade() else { return };
+            let view = Self::of(&worker);
+            if view.generation.get() != clusters.generation() {
+                view.refresh();
+            }
+            while !view.outdated.borrow().is_empty() {
+                view.renew_some();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
     /// Those of `worker`, which the server gave it.
     pub(crate) fn of(worker: &Worker) -> Rc<Self> {
         let upstreams: Rc<dyn Any> = worker.upstreams().clone();

@@ -189,6 +189,8 @@ struct State {
     denied: BTreeSet<String>,
     /// What it calls itself.
     identifier: String,
+    /// Whether those who ask for virtual hosts are given all of them.
+    gives_all_hosts: bool,
 }
 
 impl State {
@@ -258,6 +260,11 @@ impl ControlPlane {
         self.change(|state| {
             state.denied.insert(name.to_owned());
         });
+    }
+
+    /// Gives all virtual hosts to those who ask for any.
+    pub(crate) fn give_all_hosts(&self) {
+        self.change(|state| state.gives_all_hosts = true);
     }
 
     /// Puts a resource in the place of another, at once.
@@ -550,8 +557,9 @@ impl Dialect for Delta {
         for (type_url, of) in &mut self.types {
             let empty = BTreeMap::new();
             let all = state.resources.get(&**type_url).unwrap_or(&empty);
+            let takes_all = of.is_wildcard || (of.is_of_hosts && state.gives_all_hosts);
             let wanted: BTreeMap<_, _> =
-                all.iter().filter(|(name, _)| of.is_wildcard || is_asked_for(&of.names, name)).collect();
+                all.iter().filter(|(name, _)| takes_all || is_asked_for(&of.names, name)).collect();
             let changed =
                 wanted.iter().filter(|(name, (version, _))| of.known.get(**name) != Some(&version.to_string()));
             let mut resources: Vec<Resource> = changed

@@ -300,6 +300,37 @@ async fn a_host_that_stays_keeps_its_connections() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_is_gone_leaves_nothing_behind_where_no_request_comes() {
+    let scene = Scene::new(GRPC).await;
+    let changed = cluster("c").replace("connect_timeout:", "max_requests_per_connection: 7\nconnect_timeout:");
+    for next in [Some(changed), None] {
+        scene.plane.set(Kind::Endpoints, "c", &endpoints("c", scene.b.port()));
+        scene.plane.set(Kind::Cluster, "c", &cluster("c"));
+        scene.plane.set(Kind::Routes, "routes", &routes("c"));
+        scene.wait_for("b").await;
+        scene.plane.set(Kind::Routes, "routes", &routes("a"));
+        scene.wait_for("a").await;
+        assert_eq!(scene.proxy.stat("cluster.c.upstream_cx_active").await, 1);
+        match &next {
+            Some(changed) => scene.plane.set(Kind::Cluster, "c", changed),
+            None => scene.plane.remove(Kind::Cluster, "c"),
+        }
+        // Nobody asks for anything from here on.
+        let until = Instant::now() + DEADLINE;
+        while scene.proxy.stat("cluster.c.upstream_cx_active").await != 0 {
+            assert!(Instant::now() < until, "its connection is open");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if next.is_none() {
+            while scene.proxy.admin("/stats").await.contains("cluster.c.") {
+                assert!(Instant::now() < until, "it is still counted");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_an_assignment_says_of_health_counts_at_once() {
     let scene = Scene::new(GRPC).await;
     let (a, b) = (scene.a.port(), scene.b.port());

@@ -100,7 +100,7 @@ impl Updater {
             Lowered::Routes(table) => {
                 for slot in users.routes.iter() {
                     self.old_tables.borrow_mut().push(slot.table.load_full());
-                    put_routes(&slot, &table);
+                    put_routes(&slot, &table, &self.parts.env);
                 }
                 Kept::Routes(table)
             }

@@ -124,7 +124,7 @@ impl Updater {
         }
         for slot in users.routes.iter().filter(|slot| !slot.ready.is_set()) {
             if let Some(Kept::Routes(table)) = kept {
-                put_routes(&slot, table);
+                put_routes(&slot, table, env);
             }
             end_waiting(&slot);
         }

@@ -15,10 +15,12 @@ use crate::update::records::{Id, Kept, Records};
 use crate::update::{Kind, Target, invalid};
 
 /// Puts a table in force, also when virtual hosts come to it.
-pub(super) fn put_routes(slot: &RouteSlot, table: &Arc<RouteTable>) {
+pub(super) fn put_routes(slot: &RouteSlot, table: &Arc<RouteTable>, env: &LowerEnv) {
     slot.table.store(table.clone());
-    if let Some(hosts) = table.discovered_hosts() {
-        hosts.attach_discovered(slot);
+    if let Some(hosts) = table.discovered_hosts()
+        && let Err(reasons) = hosts.attach_discovered(slot, env)
+    {
+        warn!(target: "config", name = %slot.name, ?reasons, "virtual hosts cannot be used");
     }
     end_waiting(slot);
 }
