@@ -12,6 +12,8 @@ use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Con
 use nuncio_telemetry::format::{FormatCx, LineFormat};
 use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, Reach, Sharing, StreamInfo};
 
+use crate::listener::original_dst::{ORIGINAL_LOCAL_ADDRESS, ORIGINAL_REMOTE_ADDRESS};
+
 pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
     name: "envoy.filters.network.set_filter_state",
     config: "envoy.extensions.filters.network.set_filter_state.v3.Config",
@@ -19,8 +21,9 @@ pub(crate) const ROW: NetworkFilterRow = NetworkFilterRow {
 };
 
 /// The names whose values Envoy can make from text, those alone that something here reads.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 14] = [
     "envoy.string",
+    TRUTH,
     filter_state::TCP_PROXY_CLUSTER,
     filter_state::TCP_PROXY_IDLE_TIMEOUT,
     filter_state::TCP_PROXY_DISABLE_TUNNELING,
@@ -30,10 +33,14 @@ const KNOWN: [&str; 11] = [
     filter_state::DYNAMIC_HOST,
     filter_state::DYNAMIC_PORT,
     filter_state::ORIGINAL_DST_ADDRESS,
+    ORIGINAL_LOCAL_ADDRESS,
+    ORIGINAL_REMOTE_ADDRESS,
     HASHABLE,
 ];
 /// A text that keeps connections to hosts apart, where it is shared with them.
 const HASHABLE: &str = "envoy.hashable_string";
+/// Yes or no, in one of several words.
+const TRUTH: &str = "envoy.bool";
 
 struct SetFilterState {
     on_new_connection: Box<[Value]>,
@@ -49,13 +56,21 @@ pub(crate) struct Value {
     sharing: Sharing,
 }
 
-/// What is made of the text.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is made of the text. Envoy: text that is none of its kind leaves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
     HashableText,
-    /// An IP address and a port. Envoy: what is none leaves nothing.
+    /// An IP address and a port.
     Address,
+    /// 32 bits.
+    Number,
+    /// 64 bits, which Envoy writes as text.
+    LongNumber,
+    /// Yes or no, in any word for it.
+    Truth,
+    /// Whether it is `true`.
+    Flag,
 }
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, Refused> {
@@ -101,6 +116,49 @@ fn set(values: &[Value], info: &Rc<ConnectionInfo>, cx: &NetworkCx) {
     }
 }
 
+impl Kind {
+    fn of(factory: &str) -> Self {
+        match factory {
+            HASHABLE => Self::HashableText,
+            TRUTH => Self::Truth,
+            filter_state::TCP_PROXY_DISABLE_TUNNELING => Self::Flag,
+            filter_state::TCP_PROXY_IDLE_TIMEOUT => Self::LongNumber,
+            filter_state::DYNAMIC_PORT => Self::Number,
+            filter_state::ORIGINAL_DST_ADDRESS | ORIGINAL_LOCAL_ADDRESS | ORIGINAL_REMOTE_ADDRESS => Self::Address,
+            _ => Self::Text,
+        }
+    }
+
+    /// Whether connections to hosts are for equal values alone.
+    fn parts_pools(self) -> bool {
+        match self {
+            Self::HashableText | Self::Address => true,
+            Self::Text | Self::Number | Self::LongNumber | Self::Truth | Self::Flag => false,
+        }
+    }
+
+    fn make(self, text: &str) -> Option<FilterValue> {
+        match self {
+            Self::Text | Self::HashableText => Some(FilterValue::Text(text.into())),
+            Self::Address => text.parse().ok().map(|address| FilterValue::Address(Address::Ip(address))),
+            Self::Number => text.parse().ok().map(FilterValue::Number),
+            Self::LongNumber => text.parse().ok().map(|number: u64| FilterValue::Text(number.to_string().into())),
+            Self::Truth => truth(text).map(FilterValue::Flag),
+            Self::Flag => Some(FilterValue::Flag(text == "true")),
+        }
+    }
+}
+
+/// The words that Envoy's library takes for true and false.
+fn truth(text: &str) -> Option<bool> {
+    let is = |words: [&str; 5]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    match (is(["true", "t", "yes", "y", "1"]), is(["false", "f", "no", "n", "0"])) {
+        (true, _) => Some(true),
+        (_, true) => Some(false),
+        _ => None,
+    }
+}
+
 impl Value {
     // Deprecated fields are configuration too.
     #[allow(deprecated)]
@@ -126,14 +184,10 @@ impl Value {
         if !KNOWN.contains(&factory.as_str()) {
             return Err(cx.invalid(format!("'{factory}' does not have an object factory")));
         }
-        let kind = match factory.as_str() {
-            HASHABLE => Kind::HashableText,
-            filter_state::ORIGINAL_DST_ADDRESS => Kind::Address,
-            _ => Kind::Text,
-        };
+        let kind = Kind::of(factory);
         let Some(ValueProto::FormatString(format)) = value else { return Err(cx.invalid("a value is required")) };
         let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
-        let sharing = Sharing { reach: reach?, parts_pools: kind != Kind::Text };
+        let sharing = Sharing { reach: reach?, parts_pools: kind.parts_pools() };
         Ok(Self { key: key.into(), format: format?.format, kind, skips_empty: skip_if_empty, sharing })
     }
 
@@ -144,15 +198,36 @@ impl Value {
         if text.is_empty() && self.skips_empty {
             return None;
         }
-        let text = String::from_utf8_lossy(&text);
-        match self.kind {
-            Kind::Text | Kind::HashableText => Some(FilterValue::Text(text.into())),
-            Kind::Address => text.parse().ok().map(|address| FilterValue::Address(Address::Ip(address))),
-        }
+        self.kind.make(&String::from_utf8_lossy(&text))
     }
 
     /// Leaves it.
     pub(crate) fn leave(&self, text: FilterValue, state: &mut FilterState) {
         state.share(self.key.to_string(), text, self.sharing);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_what_its_reader_knows() {
+        let check = |factory: &str, text: &str, expected: Option<&str>| {
+            let made = Kind::of(factory).make(text);
+            let shown = made.as_ref().and_then(FilterValue::text);
+            assert_eq!(shown.as_deref(), expected, "{text} for {factory}");
+        };
+        check("envoy.string", "x", Some("x"));
+        check(TRUTH, "Yes", Some("true"));
+        check(TRUTH, "0", Some("false"));
+        check(TRUTH, "maybe", None);
+        check(filter_state::TCP_PROXY_DISABLE_TUNNELING, "1", Some("false"));
+        check(filter_state::TCP_PROXY_IDLE_TIMEOUT, "77", Some("77"));
+        check(filter_state::TCP_PROXY_IDLE_TIMEOUT, "x", None);
+        check(filter_state::DYNAMIC_PORT, "8080", Some("8080"));
+        check(filter_state::DYNAMIC_PORT, "-1", None);
+        check(ORIGINAL_LOCAL_ADDRESS, "10.0.0.1:80", Some("10.0.0.1:80"));
+        check(ORIGINAL_REMOTE_ADDRESS, "10.0.0.1", None);
     }
 }

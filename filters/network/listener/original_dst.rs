@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as Proto;
-use nuncio_telemetry::Address;
+use nuncio_telemetry::{Address, FilterValue};
 
 const NAME: &str = "envoy.filters.listener.original_dst";
+/// Filter state: where a connection without a socket was going.
+pub(crate) const ORIGINAL_LOCAL_ADDRESS: &str = "envoy.filters.listener.original_dst.local_ip";
+/// Filter state: where it came from.
+pub(crate) const ORIGINAL_REMOTE_ADDRESS: &str = "envoy.filters.listener.original_dst.remote_ip";
 
 pub(crate) const ROW: ListenerFilterRow =
     ListenerFilterRow { name: NAME, config: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst", lower };
@@ -21,18 +25,31 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
 
 impl ListenerFilter for OriginalDst {
     fn inspect<'a>(&'a self, incoming: &'a mut Incoming) -> Inspection<'a> {
-        if let Some(original) = incoming.original_destination().or_else(|| told(incoming)) {
-            incoming.local = original.into();
+        let is_internal = matches!(incoming.local, Address::Internal(_));
+        let original = incoming.original_destination().map(Address::from);
+        if let Some(original) = original.or_else(|| told(incoming).filter(|_| is_internal)) {
+            incoming.local = original;
             incoming.is_local_restored = true;
+        }
+        if let Some(remote) = left(incoming, ORIGINAL_REMOTE_ADDRESS).filter(|_| is_internal) {
+            incoming.remote = remote;
         }
         Inspection::Done(Ok(()))
     }
 }
 
-/// Where a connection without a socket is to go: as who makes it says in metadata that goes with it.
-fn told(incoming: &Incoming) -> Option<SocketAddr> {
-    let Address::Internal(_) = incoming.local else { return None };
-    incoming.inspected.as_ref()?.metadata.get(NAME)?.get("local")?.as_str()?.parse().ok()
+/// Where a connection without a socket is to go: as who makes it says in metadata that goes with it, or else in filter
+/// state.
+fn told(incoming: &Incoming) -> Option<Address> {
+    let metadata = || incoming.inspected.as_ref()?.metadata.get(NAME)?.get("local")?.as_str()?.parse().ok();
+    metadata().map(|address: SocketAddr| address.into()).or_else(|| left(incoming, ORIGINAL_LOCAL_ADDRESS))
+}
+
+fn left(incoming: &Incoming, name: &str) -> Option<Address> {
+    match incoming.inspected.as_ref()?.filter_state.get(name)? {
+        FilterValue::Address(address) => Some(address.clone()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
