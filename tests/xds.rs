@@ -11,6 +11,7 @@ mod random;
 mod rest;
 mod status;
 mod warming;
+mod withdrawn;
 mod xdstp;
 
 use super::support::client;

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nuncio_config::address::ListenAddress;
@@ -17,7 +17,7 @@ use nuncio_config::listener::{DrainType, ListenerConfig, TrafficDirection};
 use nuncio_filter_api::{DrainState, Readiness};
 use nuncio_net::{BindError, ConnectionIds, Listener};
 use nuncio_telemetry::stats::catalogue::ListenerManagerStats;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tracing::{error, info};
@@ -51,6 +51,8 @@ pub(crate) struct ListenerManager {
     is_live: Cell<bool>,
     /// Told when a listener is gone for good, and what it held with it.
     gone: Notify,
+    /// Told when the lists have changed.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -75,6 +77,7 @@ impl ListenerManager {
             lists: RefCell::default(),
             is_live: Cell::new(false),
             gone: Notify::new(),
+            changes: watch::Sender::new(()),
         })
     }
 
@@ -112,7 +115,8 @@ impl ListenerManager {
         lists.warming.retain(|other| other.config.name != listener.config.name);
         lists.warming.push(listener.clone());
         self.publish(&lists);
-        spawn_local(self.clone().warm(listener));
+        let readiness = listener.config.waits().cloned().collect();
+        spawn_local(self.clone().warm(Arc::downgrade(&listener), readiness));
         Ok(())
     }
 
@@ -131,15 +135,31 @@ impl ListenerManager {
         Ok(())
     }
 
-    async fn warm(self: Rc<Self>, listener: Arc<Listener>) {
-        for readiness in listener.config.waits() {
-            readiness.wait().await;
-        }
-        if self.lists.borrow().warming.iter().any(|other| Arc::ptr_eq(other, &listener)) {
-            let name = listener.config.name.clone();
-            if let Err(error) = self.activate(listener).await {
-                self.stats.listener_create_failure().inc();
-                error!(target: "config", listener = %name, %error, "listener cannot begin to listen");
+    /// Has a listener accept once all that it waits for is there, unless it is taken back before. Until then the lists
+    /// alone hold it: with it go its sockets and what it asks for.
+    async fn warm(self: Rc<Self>, listener: Weak<Listener>, readiness: Vec<Arc<Readiness>>) {
+        let mut changes = self.changes.subscribe();
+        let mut ready = std::pin::pin!(async {
+            for readiness in readiness {
+                readiness.wait().await;
+            }
+        });
+        loop {
+            let is_ready = tokio::select! {
+                () = &mut ready => true,
+                // The sender is in `self`, so that waiting cannot fail.
+                _ = changes.changed() => false,
+            };
+            let find =
+                |lists: &Lists| lists.warming.iter().find(|other| Arc::as_ptr(other) == listener.as_ptr()).cloned();
+            let Some(found) = find(&self.lists.borrow()) else { return };
+            if is_ready {
+                let name = found.config.name.clone();
+                if let Err(error) = self.activate(found).await {
+                    self.stats.listener_create_failure().inc();
+                    error!(target: "config", listener = %name, %error, "listener cannot begin to listen");
+                }
+                return;
             }
         }
     }
@@ -345,6 +365,7 @@ impl ListenerManager {
             warming: lists.warming.clone(),
             draining: lists.draining.clone(),
         }));
+        self.changes.send_replace(());
     }
 }
 

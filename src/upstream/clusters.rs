@@ -36,6 +36,8 @@ pub struct Clusters {
     changed: watch::Sender<()>,
     /// Whether there are clusters that wait beside the others.
     warming: watch::Sender<bool>,
+    /// Told when clusters are gone for good, and what they held with them.
+    freed: Notify,
     /// A cluster that waits beside the others may be ready.
     on_warm: Arc<Notify>,
     store: Store,
@@ -113,6 +115,7 @@ impl Clusters {
             retired: Mutex::default(),
             changed: watch::Sender::new(()),
             warming: watch::Sender::new(false),
+            freed: Notify::new(),
             on_warm: Arc::default(),
             store: store.clone(),
             bind: bind.map(Arc::new),
@@ -230,11 +233,19 @@ impl Clusters {
                 () = until(free_at) => {
                     free_at = None;
                     let free: Vec<_> = self.retired().extract_if(.., |one| Arc::strong_count(one) == 1).collect();
-                    // A panic was logged.
-                    let _ = spawn_blocking(|| drop(free)).await;
+                    if !free.is_empty() {
+                        // A panic was logged.
+                        let _ = spawn_blocking(|| drop(free)).await;
+                        self.freed.notify_one();
+                    }
                 }
             }
         }
+    }
+
+    /// Waits until clusters are gone for good, and what they held with them.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     fn retired(&self) -> MutexGuard<'_, Vec<Arc<Cluster>>> {

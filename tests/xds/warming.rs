@@ -150,7 +150,7 @@ async fn a_cluster_is_used_without_endpoints_when_its_time_for_them_is_over() {
 }
 
 /// A cluster that believes those whom a secret tells.
-fn safe(source: &str) -> String {
+pub(super) fn safe(source: &str) -> String {
     let context = format!("{{ validation_context_sds_secret_config: {{ name: ca, sds_config: {source} }} }}");
     format!(
         "name: safe

@@ -154,13 +154,14 @@ impl Updater {
     }
 
     async fn turn(&mut self) -> bool {
-        let env = self.parts.env.clone();
+        let (env, clusters) = (self.parts.env.clone(), self.parts.shared.clusters.clone());
         tokio::select! {
             message = self.messages.recv() => match message {
                 Some(message) => self.handle(message).await,
                 None => return false,
             },
             () = self.parts.listeners.gone() => self.take_stock(),
+            () = clusters.freed() => self.take_stock(),
             () = env.slots.told() => self.take_stock(),
             folder = self.secret_files.moved() => self.rotate(&folder).await,
             () = reached(self.targets.next_deadline()) => self.expire().await,

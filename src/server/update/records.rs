@@ -1,6 +1,6 @@
 //! What discovery has delivered so far.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,12 +17,17 @@ use super::{Kind, Removed, Resource, Status};
 #[derive(Default)]
 pub(crate) struct Records {
     by_kind: HashMap<Kind, BTreeMap<Id, Record>>,
+    /// Those of which nothing was ever accepted, in the order in which they were refused.
+    refused: HashMap<Kind, VecDeque<Id>>,
     /// Version of the last push of which something was applied.
     versions: HashMap<Kind, String>,
     statuses: BTreeMap<(Kind, Origin), Status>,
     /// What came from the cache, and not from its source since.
     cached: BTreeSet<(Kind, Origin)>,
 }
+
+/// How many resources of a kind are kept of which nothing was ever accepted: a server may send others for ever.
+const MAX_REFUSED: usize = 256;
 
 /// A resource of a source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,7 +153,20 @@ impl Records {
 
     pub(super) fn fail(&mut self, kind: Kind, id: Id, failed: Failed) {
         let all = self.by_kind.entry(kind).or_default();
-        all.entry(id).or_insert(Record::EMPTY).failed = Some(failed);
+        let record = all.entry(id.clone()).or_insert(Record::EMPTY);
+        let is_new = record.accepted.is_none() && record.failed.is_none();
+        record.failed = Some(failed);
+        if !is_new {
+            return;
+        }
+        let refused = self.refused.entry(kind).or_default();
+        refused.push_back(id);
+        while refused.len() > MAX_REFUSED {
+            let Some(oldest) = refused.pop_front() else { return };
+            if all.get(&oldest).is_some_and(|record| record.accepted.is_none()) {
+                all.remove(&oldest);
+            }
+        }
     }
 
     /// Forgets one. False where there was none.
@@ -191,4 +209,40 @@ impl Records {
 
 impl Record {
     const EMPTY: Self = Self { accepted: None, before: None, failed: None };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_was_never_accepted_so_much_is_kept_and_no_more() {
+        let id = |name: String| Id { name: name.into(), origin: Origin::Ads };
+        let failed = || Failed {
+            any: Any::default(),
+            version: String::new(),
+            at: SystemTime::UNIX_EPOCH,
+            details: "no".to_owned(),
+        };
+        let mut records = Records::default();
+        let accepted = Accepted {
+            resource: Resource {
+                name: "good".into(),
+                aliases: Vec::new(),
+                version: String::new(),
+                any: Any::default(),
+            },
+            hash: 0,
+            updated: SystemTime::UNIX_EPOCH,
+            kept: Kept::Nothing,
+        };
+        records.accept(Kind::Cluster, id("good".into()), accepted);
+        records.fail(Kind::Cluster, id("good".into()), failed());
+        for number in 0..2 * MAX_REFUSED {
+            records.fail(Kind::Cluster, id(format!("bad {number}")), failed());
+        }
+        let kept: Vec<&str> = records.all(Kind::Cluster).map(|(id, _)| &*id.name).collect();
+        assert_eq!(kept.len(), 1 + MAX_REFUSED);
+        assert!(kept.contains(&"good") && kept.contains(&"bad 511") && !kept.contains(&"bad 255"), "{kept:?}");
+    }
 }

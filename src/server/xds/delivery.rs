@@ -102,7 +102,10 @@ impl Deliverer {
         let versions: Vec<(String, String)> = living.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
         for name in &removed {
             self.expiry.forget(&(kind, name.clone()));
-            self.give_up(kind, name).await;
+            // Envoy passes over it for these: a server may say so before it has heard of them.
+            if !matches!(kind, Kind::Routes | Kind::Extension) {
+                self.give_up(kind, name).await;
+            }
         }
         let removed = if is_whole { Removed::AllBut(beating) } else { Removed::Named(removed) };
         let push = Push { kind, origin: self.origin.clone(), version, resources: living, removed };
