@@ -23,7 +23,7 @@ pub(super) struct Suffix<'a> {
 }
 
 /// A tag is the token at `$`; `*` is any one token, and a rule holds for names that go on after it.
-const RULES: [(&str, &str); 16] = [
+const RULES: [(&str, &str); 17] = [
     ("envoy.http_user_agent", "http.*.user_agent.$"),
     ("envoy.virtual_cluster", "vhost.*.vcluster.$"),
     ("envoy.fault_downstream_cluster", "http.*.fault.$"),
@@ -40,6 +40,7 @@ const RULES: [(&str, &str); 16] = [
     ("envoy.local_network_ratelimit_prefix", "local_rate_limit.$"),
     ("envoy.local_listener_ratelimit_prefix", "listener_local_ratelimit.$"),
     ("envoy.rbac_prefix", "$.rbac"),
+    ("envoy.xds_resource_name", "sds.$"),
 ];
 
 impl<'a> Prefix<'a> {
@@ -120,11 +121,16 @@ fn worker<'a>(at: usize, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &
     }
 }
 
-/// `http.<prefix>.rds.<route configuration>`, whose name may have dots.
+/// `http.<prefix>.rds.<route configuration>` or `http.<prefix>.scoped_rds.<name>`; both names may have dots.
 fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
-    if tokens.len() > 3 && tokens[2] == "rds" {
+    let tag = match tokens.get(2) {
+        Some(&"rds") => "envoy.rds_route_config",
+        Some(&"scoped_rds") => "envoy.scoped_rds_config",
+        _ => return,
+    };
+    if tokens.len() > 3 {
         let start = tokens[..3].iter().map(|token| token.len() + 1).sum::<usize>();
-        tags.push(("envoy.rds_route_config", &prefix[start..]));
+        tags.push((tag, &prefix[start..]));
         tokens[3..].fill("");
     }
 }
@@ -227,6 +233,9 @@ mod tests {
             "http.fault",
             &[("fault_downstream_cluster", "k"), ("http_conn_manager_prefix", "in")],
         );
+        let of_scopes = [("scoped_rds_config", "x.y"), ("http_conn_manager_prefix", "in")];
+        check("http.in.scoped_rds.x.y", "http.scoped_rds", &of_scopes);
+        check("sds.a.b", "sds.b", &[("xds_resource_name", "a")]);
         check("vhost.v.vcluster.x", "vhost.vcluster", &[("virtual_cluster", "x"), ("virtual_host", "v")]);
         check("vhost.v.route.x", "vhost.route", &[("virtual_host", "v"), ("route", "x")]);
         check("r.rbac", "rbac", &[("rbac_prefix", "r")]);
