@@ -6,26 +6,35 @@
 mod authorities;
 mod by_name;
 mod certificate;
+mod chain;
+mod constraints;
 mod der;
+mod dn;
 mod downstream;
+mod flaw;
 mod in_use;
 mod info;
 mod key_log;
+mod link;
 mod live;
 mod ocsp;
 mod parameters;
 mod password;
 mod peer;
 mod references;
+mod revocation;
 mod san;
 mod sessions;
+mod signature;
 mod spiffe;
 #[cfg(test)]
 mod tests;
 mod upstream;
 mod validation;
+mod witness;
 
 pub use downstream::{DownstreamTls, ServerSide, Validated};
+pub use flaw::{Flaw, FlawAt};
 pub use in_use::{
     CertificateInUse, ContextInUse, contexts_in_use, days_until, days_until_first_end,
     seconds_until_first_response_ends,
@@ -34,6 +43,7 @@ pub use info::certificate_info;
 pub use ocsp::Staple;
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;
+pub use witness::Witness;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;

@@ -129,6 +129,7 @@ scenario_files! {
     tls_chain
     tls_peers
     tls_spiffe
+    tls_trust
     transport_socket
     transport_tls
     udp_proxy

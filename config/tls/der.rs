@@ -6,14 +6,19 @@ pub(super) struct Der<'a>(&'a [u8]);
 
 pub(super) const BOOLEAN: u8 = 0x01;
 pub(super) const INTEGER: u8 = 0x02;
+pub(super) const BITS: u8 = 0x03;
 pub(super) const OCTETS: u8 = 0x04;
 pub(super) const NULL: u8 = 0x05;
 pub(super) const OID: u8 = 0x06;
 pub(super) const ENUMERATED: u8 = 0x0a;
 pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
+pub(super) const UTC_TIME: u8 = 0x17;
 pub(super) const GENERALIZED_TIME: u8 = 0x18;
 /// `[0] EXPLICIT`
 pub(super) const EXPLICIT_0: u8 = 0xa0;
+/// `[1] EXPLICIT`
+pub(super) const EXPLICIT_1: u8 = 0xa1;
 /// `[0] IMPLICIT` of something primitive.
 pub(super) const IMPLICIT_0: u8 = 0x80;
 
@@ -111,6 +116,18 @@ pub(super) fn generalized_time(content: &[u8]) -> Option<i64> {
     Some(((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
+/// Seconds since 1970 of a time in either form (RFC 5280 §4.1.2.5); the older has two digits for the year.
+pub(super) fn time((tag, content): (u8, &[u8])) -> Option<i64> {
+    match tag {
+        GENERALIZED_TIME => generalized_time(content),
+        UTC_TIME => {
+            let century = if *content.first()? >= b'5' { b"19" } else { b"20" };
+            generalized_time(&[&century[..], content].concat())
+        }
+        _ => None,
+    }
+}
+
 /// In the Gregorian calendar, with years that begin in March so that the leap day is the last.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
@@ -147,6 +164,8 @@ mod tests {
         {
             assert_eq!(generalized_time(text.as_bytes()), Some(seconds), "{text}");
         }
+        assert_eq!(time((UTC_TIME, b"000301000001Z")), Some(951_868_801));
+        assert_eq!(time((UTC_TIME, b"600101000000Z")), Some(-315_619_200));
         for text in ["", "20001301000000Z", "20000101000000", "2000010100000aZ", "19700101000000.1Z"] {
             assert_eq!(generalized_time(text.as_bytes()), None, "{text}");
         }

@@ -377,10 +377,7 @@ impl Common {
             .map_or_else(|_| rustls::crypto::aws_lc_rs::default_provider().into(), |p| p.provider.clone());
         let certificates =
             cx.each("tls_certificates", tls_certificates, |proto, cx| certificate::lower(proto, &provider, cx));
-        let alpn = cx.each("alpn_protocols", alpn_protocols, |name, cx| match name.len() {
-            1..=255 => Ok(name.into_bytes()),
-            _ => Err(cx.invalid("a protocol's name has 1 to 255 bytes")),
-        });
+        let alpn = cx.each("alpn_protocols", alpn_protocols, |names, cx| lower_alpn(&names, cx));
         let validation = match validation_context_type {
             None => Ok(Validation::default()),
             Some(ValidationContextType::ValidationContext(proto)) => {
@@ -391,6 +388,15 @@ impl Common {
         let key_log = cx.opt("key_log", key_log, KeyLog::lower);
         refused?;
         let (parameters, certificates, validation) = (parameters?, certificates?, validation?);
-        Ok(Self { parameters, certificates, alpn: alpn?, validation, key_log: key_log? })
+        Ok(Self { parameters, certificates, alpn: alpn?.concat(), validation, key_log: key_log? })
+    }
+}
+
+/// Envoy: an entry may be a list, and names nothing where it is empty.
+fn lower_alpn(names: &str, cx: &mut LowerCx<'_>) -> Result<Vec<Vec<u8>>, Refused> {
+    let names = names.split(',').filter(|name| !name.is_empty());
+    match names.clone().all(|name| name.len() <= 255) {
+        true => Ok(names.map(|name| name.as_bytes().to_vec()).collect()),
+        false => Err(cx.invalid("a protocol's name has 1 to 255 bytes")),
     }
 }

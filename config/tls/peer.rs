@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use super::signature;
 use super::validation::{Peer, Validation, Wanted};
+use super::witness::Witness;
 
 /// Verifies the certificates of clients.
 #[derive(Debug)]
@@ -65,7 +67,8 @@ macro_rules! signatures_by_provider {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+            Witness::of_signature(dss.scheme);
+            signature::verify_tls12(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn verify_tls13_signature(
@@ -74,7 +77,8 @@ macro_rules! signatures_by_provider {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+            Witness::of_signature(dss.scheme);
+            signature::verify_tls13(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -100,7 +104,10 @@ impl ClientCertVerifier for Clients {
     ) -> Result<ClientCertVerified, Error> {
         let checked = self.validation.check(end_entity, intermediates, now, Peer::Client, None);
         match checked {
-            Err(error) if !self.validation.accepts_untrusted() => Err(error),
+            Err(error) if !self.validation.accepts_untrusted() => {
+                Witness::of_refused(end_entity, intermediates);
+                Err(error)
+            }
             _ => Ok(ClientCertVerified::assertion()),
         }
     }
@@ -129,7 +136,10 @@ impl ServerCertVerifier for Servers {
         };
         let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, wanted);
         match checked {
-            Err(error) if !self.validation.accepts_untrusted() => Err(error),
+            Err(error) if !self.validation.accepts_untrusted() => {
+                Witness::of_refused(end_entity, intermediates);
+                Err(error)
+            }
             _ => Ok(ServerCertVerified::assertion()),
         }
     }

@@ -8,12 +8,13 @@ use nuncio_proto::envoy::config::core::v3::DataSource;
 use nuncio_proto::envoy::config::core::v3::data_source::Specifier;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::Error;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 
 use super::authorities::{Authorities, MAX_PEM};
 use super::certificate::path_of;
+use super::chain::When;
 use super::san::Names;
 use super::validation::{Peer, Unbelieved, sha256};
 use crate::value::data_source;
@@ -62,7 +63,7 @@ impl TrustDomains {
         leaf: &CertificateDer<'_>,
         (parsed, names): (&X509Certificate<'_>, &Names),
         intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
+        now: When,
         peer: Peer,
     ) -> Result<(), Error> {
         // X.509-SVID §4.1 and §4.3: who signs others is no workload.

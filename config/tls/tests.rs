@@ -104,6 +104,16 @@ fn suites_that_are_broken_are_left_out_where_others_remain() {
 }
 
 #[test]
+fn an_entry_of_protocols_may_be_a_list() {
+    let protocols = ["h2,http/1.1", "", "a"].map(str::to_owned).to_vec();
+    let tls = lower(server(|common| common.alpn_protocols = protocols)).expect("it is fine");
+    let side = tls.current().expect("no secret is missing");
+    assert_eq!(side.server(None, None).alpn_protocols, [&b"h2"[..], b"http/1.1", b"a"]);
+    let refused = refusal(|common| common.alpn_protocols = vec![format!("h2,{}", "a".repeat(256))]);
+    assert_eq!(refused, "alpn_protocols[0]: a protocol's name has 1 to 255 bytes");
+}
+
+#[test]
 fn contexts_that_say_the_same_are_one() {
     let env = crate::testing::env();
     let lower = |proto| {

@@ -12,8 +12,10 @@ use prost::{Message, Name};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, DistinguishedName, Error};
 
-use super::authorities::{Authorities, lower_revocations, within};
+use super::authorities::Authorities;
+use super::chain::When;
 use super::info::{certificate_info, from_hex};
+use super::revocation;
 use super::san::{Names, Parsed, SanMatcher};
 use super::spiffe::TrustDomains;
 use crate::protocol::message_name;
@@ -120,7 +122,7 @@ impl Validation {
             }
             (given, _) => given,
         };
-        let revocations = cx.opt("crl", crl, lower_revocations);
+        let revocations = cx.opt("crl", crl, revocation::lower);
         let keys = cx.each("verify_certificate_spki", verify_certificate_spki, |text, cx| spki(&text, cx));
         let hashes = cx.each("verify_certificate_hash", verify_certificate_hash, |text, cx| hash(&text, cx));
         let typed = cx.each("match_typed_subject_alt_names", match_typed_subject_alt_names, SanMatcher::lower);
@@ -252,7 +254,7 @@ impl Validation {
         let Parsed(parsed) = Parsed::new(leaf).map_err(unreadable)?;
         check_key_usage(&parsed, peer)?;
         let names = Names::of(&parsed);
-        let now = if self.accepts_expired { within(&parsed, intermediates, now) } else { now };
+        let now = When { now: i64::try_from(now.as_secs()).unwrap_or(i64::MAX), is_ignored: self.accepts_expired };
         if let Some(domains) = &self.domains {
             domains.check(leaf, (&parsed, &names), intermediates, now, peer)?;
         } else if let Some(authorities) = &self.authorities {

@@ -7,12 +7,15 @@ mod reason;
 mod server;
 
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use nuncio_config::tls::{DownstreamTls, ServerSide, Staple, UpstreamTls, Validated, Wishes, certificate_info};
+use nuncio_config::tls::{
+    DownstreamTls, FlawAt, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
+};
 use nuncio_filter_api::{Io, Transport, forward_write};
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -66,13 +69,32 @@ pub enum TlsError {
     /// There is no certificate that could be shown with the OCSP response that it has to come with.
     NoCertificate,
     /// The handshake failed.
-    Failed(io::Error),
+    Failed {
+        /// Why, as rustls or the kernel has it.
+        source: io::Error,
+        /// What is wrong with the peer's chain, where it is that.
+        flaw: Option<FlawAt>,
+    },
+}
+
+impl From<io::Error> for TlsError {
+    fn from(source: io::Error) -> Self {
+        Self::Failed { source, flaw: None }
+    }
 }
 
 impl TlsError {
     /// Whether the connection ended, of which Envoy says nothing.
     pub fn is_end(&self) -> bool {
-        matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::UnexpectedEof)
+        matches!(self, Self::Failed { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof)
+    }
+
+    /// The same, with what was seen of the peer.
+    fn because_of(mut self, witness: &Witness) -> Self {
+        if let Self::Failed { flaw, .. } = &mut self {
+            *flaw = witness.flaw;
+        }
+        self
     }
 }
 
@@ -85,7 +107,7 @@ impl fmt::Display for TlsError {
             Self::NoCertificate => {
                 f.write_str("TLS_error:|268435589:SSL routines:OPENSSL_internal:CONNECTION_REJECTED:TLS_error_end")
             }
-            Self::Failed(error) => write!(f, "TLS_error:|{}:TLS_error_end", reason::of(error)),
+            Self::Failed { source, flaw } => write!(f, "TLS_error:|{}:TLS_error_end", reason::of(source, *flaw)),
         }
     }
 }
@@ -105,26 +127,26 @@ pub(crate) async fn accept(
         *info.transport_failure.borrow_mut() = Some(TlsError::NoSecret.to_string().into());
         return Err(TlsError::NoSecret);
     };
-    let handshake = handshake(&side, io, info, stats);
+    let mut seen = Seen::default();
+    let handshake = handshake(&side, io, info, stats, &mut seen);
     let done = match until {
         Some(until) => tokio::time::timeout_at(until, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
     };
-    let (stream, local, session_id) = done.inspect_err(|error| {
-        stats.failed(error);
-        match error {
-            // Envoy: it is no failure of TLS, nor is it one that a client leaves.
-            TlsError::TimedOut => {
-                *info.termination_details.borrow_mut() = Some(error.to_string().into());
-                info.local_close_reason.set(Some("transport_socket_timeout"));
-            }
-            _ if error.is_end() => {}
-            _ => *info.transport_failure.borrow_mut() = Some(error.to_string().into()),
+    let (stream, session_id) = match done {
+        Ok(done) => done,
+        Err(error) => {
+            let error = error.because_of(&seen.witness);
+            note_failure(&error, info, stats);
+            note_refused(&side, seen, info);
+            return Err(error);
         }
-    })?;
+    };
     let session = stream.session();
     let chain = session.peer_certificates().unwrap_or_default();
     let validated = side.validate(chain);
+    // What it found is known.
+    drop(Witness::take());
     if let Validated::Failed(error) = &validated {
         stats.unbelieved(error);
     }
@@ -132,10 +154,40 @@ pub(crate) async fn accept(
     let made = of_session(session, chain);
     let issuer = chain.first().and_then(|leaf| side.issuer_of(leaf, &chain[1..]));
     let completed = Some(Instant::now());
-    let made = TlsInfo { is_validated, local, session_id, issuer, completed, ..made };
-    stats.made(&made);
+    let made = TlsInfo { is_validated, local: seen.local, session_id, issuer, completed, ..made };
+    stats.made(&made, seen.witness.scheme);
     *info.tls.borrow_mut() = Some(Arc::new(made));
     Ok(Io::new(stream))
+}
+
+fn note_failure(error: &TlsError, info: &ConnectionInfo, stats: &TlsStats) {
+    stats.failed(error);
+    match error {
+        // Envoy: it is no failure of TLS, nor is it one that a client leaves.
+        TlsError::TimedOut => {
+            *info.termination_details.borrow_mut() = Some(error.to_string().into());
+            info.local_close_reason.set(Some("transport_socket_timeout"));
+        }
+        _ if error.is_end() => {}
+        _ => *info.transport_failure.borrow_mut() = Some(error.to_string().into()),
+    }
+}
+
+/// Tells logs who has not believed whom.
+fn note_refused(side: &ServerSide, seen: Seen, info: &ConnectionInfo) {
+    let Seen { local, witness, begun } = seen;
+    let leaf = witness.refused.first();
+    if local.is_none() && leaf.is_none() {
+        return;
+    }
+    let others = witness.refused.get(1..).unwrap_or_default();
+    *info.tls.borrow_mut() = Some(Arc::new(TlsInfo {
+        local,
+        peer: leaf.and_then(certificate_info).map(Arc::new),
+        intermediates: others.iter().filter_map(certificate_info).map(Arc::new).collect(),
+        issuer: leaf.and_then(|leaf| side.issuer_of(leaf, others)),
+        ..begun.unwrap_or_default()
+    }));
 }
 
 /// Makes the handshake of a connection to a host, and tells what it learnt.
@@ -155,33 +207,47 @@ pub async fn connect(
         ServerName::DnsName(name) => Some(name.as_ref().into()),
         _ => None,
     };
-    let stream = connector.connect(name, io).await.map_err(TlsError::Failed);
+    let (mut connecting, mut witness) = (connector.connect(name, io), Witness::default());
+    let connected = poll_fn(|cx| {
+        let polled = Pin::new(&mut connecting).poll(cx);
+        witness.add(Witness::take());
+        polled
+    });
+    let stream = connected.await.map_err(|error| TlsError::from(error).because_of(&witness));
     let stream = stream.inspect_err(|error| stats.failed(error))?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
     // Nobody asks for the rest of a host's chain.
     let leaf = &chain[..chain.len().min(1)];
     let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, leaf) };
-    stats.made(&made);
+    stats.made(&made, witness.scheme);
     Ok((Io::new(TlsTransport { stream }), Arc::new(made)))
 }
 
-/// The session, what was shown, and the name of the session.
-type Handshaken = (ServerStream, Option<Arc<CertificateInfo>>, Option<Box<str>>);
+/// What a handshake has brought, also one that failed.
+#[derive(Default)]
+struct Seen {
+    /// What the client was shown.
+    local: Option<Arc<CertificateInfo>>,
+    witness: Witness,
+    /// What had been agreed upon when it failed.
+    begun: Option<TlsInfo>,
+}
 
 async fn handshake(
     tls: &ServerSide,
     mut io: Io,
     info: &ConnectionInfo,
     stats: &TlsStats,
-) -> Result<Handshaken, TlsError> {
+    seen: &mut Seen,
+) -> Result<(ServerStream, Option<Box<str>>), TlsError> {
     let mut incoming = Buffer::default();
-    let accepted = hello::read(&mut io, &mut incoming).await.map_err(TlsError::Failed)?;
+    let accepted = hello::read(&mut io, &mut incoming).await?;
     let hello = accepted.client_hello();
     if tls.requires_sni && hello.server_name().is_none() {
         return Err(TlsError::NoServerName);
     }
-    let local = tls.certificate_for(&hello);
+    seen.local = tls.certificate_for(&hello);
     if hello::asks_for_status(incoming.filled()) {
         let staple = tls.staple_for(&hello);
         stats.asked_for_status(staple);
@@ -193,9 +259,15 @@ async fn handshake(
     let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
     // It was read to choose by; the session reads it anew.
     drop(accepted);
-    let mut stream = ServerStream::new(io, server, incoming).map_err(TlsError::Failed)?;
-    let session_id = stream.handshake().await.map_err(TlsError::Failed)?;
-    Ok((stream, local, session_id))
+    let mut stream = ServerStream::new(io, server, incoming)?;
+    match stream.handshake(&mut seen.witness).await {
+        Ok(session_id) => Ok((stream, session_id)),
+        Err(error) => {
+            let session = stream.session();
+            seen.begun = session.negotiated_cipher_suite().map(|_| of_session(session, &[]));
+            Err(error.into())
+        }
+    }
 }
 
 /// Ends a handshake for which there is no certificate.

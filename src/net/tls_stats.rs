@@ -1,11 +1,12 @@
 //! What is counted of handshakes: `listener.<address>.ssl` and `cluster.<name>.ssl`.
 
 use std::io;
+use std::sync::{Arc, OnceLock};
 
 use nuncio_config::tls::{Staple, Unbelieved};
 use nuncio_telemetry::TlsInfo;
-use nuncio_telemetry::stats::Scope;
-use rustls::{CertificateError, Error};
+use nuncio_telemetry::stats::{CounterHandle, Scope};
+use rustls::{CertificateError, Error, SignatureScheme};
 
 use crate::tls::TlsError;
 
@@ -42,6 +43,56 @@ fn unbelieved(error: &Error) -> Option<&Unbelieved> {
 pub struct TlsStats {
     stats: SslStats,
     scope: Scope,
+    /// The counters of `SHOWN`, which are there from the first handshake on that they count.
+    shown: Arc<[OnceLock<CounterHandle>; SHOWN.len()]>,
+}
+
+/// What handshakes agree upon.
+const SHOWN: [(&str, &str); 27] = [
+    ("ciphers", "TLS_AES_128_GCM_SHA256"),
+    ("ciphers", "TLS_AES_256_GCM_SHA384"),
+    ("ciphers", "TLS_CHACHA20_POLY1305_SHA256"),
+    ("ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    ("ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    ("ciphers", "ECDHE-ECDSA-CHACHA20-POLY1305"),
+    ("ciphers", "ECDHE-RSA-AES128-GCM-SHA256"),
+    ("ciphers", "ECDHE-RSA-AES256-GCM-SHA384"),
+    ("ciphers", "ECDHE-RSA-CHACHA20-POLY1305"),
+    ("versions", "TLSv1.2"),
+    ("versions", "TLSv1.3"),
+    ("curves", "X25519"),
+    ("curves", "P-256"),
+    ("curves", "P-384"),
+    ("curves", "P-521"),
+    ("curves", "X25519MLKEM768"),
+    ("curves", "MLKEM1024"),
+    ("sigalgs", "ecdsa_secp256r1_sha256"),
+    ("sigalgs", "ecdsa_secp384r1_sha384"),
+    ("sigalgs", "ecdsa_secp521r1_sha512"),
+    ("sigalgs", "ed25519"),
+    ("sigalgs", "rsa_pss_rsae_sha256"),
+    ("sigalgs", "rsa_pss_rsae_sha384"),
+    ("sigalgs", "rsa_pss_rsae_sha512"),
+    ("sigalgs", "rsa_pkcs1_sha256"),
+    ("sigalgs", "rsa_pkcs1_sha384"),
+    ("sigalgs", "rsa_pkcs1_sha512"),
+];
+
+/// The name that BoringSSL has for it.
+fn scheme_name(scheme: SignatureScheme) -> &'static str {
+    match scheme {
+        SignatureScheme::ECDSA_NISTP256_SHA256 => "ecdsa_secp256r1_sha256",
+        SignatureScheme::ECDSA_NISTP384_SHA384 => "ecdsa_secp384r1_sha384",
+        SignatureScheme::ECDSA_NISTP521_SHA512 => "ecdsa_secp521r1_sha512",
+        SignatureScheme::ED25519 => "ed25519",
+        SignatureScheme::RSA_PSS_SHA256 => "rsa_pss_rsae_sha256",
+        SignatureScheme::RSA_PSS_SHA384 => "rsa_pss_rsae_sha384",
+        SignatureScheme::RSA_PSS_SHA512 => "rsa_pss_rsae_sha512",
+        SignatureScheme::RSA_PKCS1_SHA256 => "rsa_pkcs1_sha256",
+        SignatureScheme::RSA_PKCS1_SHA384 => "rsa_pkcs1_sha384",
+        SignatureScheme::RSA_PKCS1_SHA512 => "rsa_pkcs1_sha512",
+        _ => "",
+    }
 }
 
 impl TlsStats {
@@ -49,10 +100,11 @@ impl TlsStats {
     #[must_use]
     pub fn new(scope: &Scope) -> Self {
         let scope = scope.scope("ssl");
-        Self { stats: SslStats::new(&scope), scope }
+        Self { stats: SslStats::new(&scope), scope, shown: Arc::new([const { OnceLock::new() }; SHOWN.len()]) }
     }
 
-    pub(crate) fn made(&self, info: &TlsInfo) {
+    /// A handshake has succeeded; `scheme` is how the peer has signed it.
+    pub(crate) fn made(&self, info: &TlsInfo, scheme: Option<SignatureScheme>) {
         self.stats.handshake().inc();
         if info.is_resumed {
             self.stats.session_reused().inc();
@@ -60,9 +112,11 @@ impl TlsStats {
         if info.peer.is_none() {
             self.stats.no_certificate().inc();
         }
-        for (kind, value) in [("ciphers", info.cipher), ("versions", info.version), ("curves", info.group)] {
-            if !value.is_empty() {
-                self.scope.scope(kind).counter(value).inc();
+        let sign = scheme.map_or("", scheme_name);
+        for shown in [("ciphers", info.cipher), ("versions", info.version), ("curves", info.group), ("sigalgs", sign)] {
+            if let Some(at) = SHOWN.iter().position(|known| *known == shown) {
+                let (kind, value) = shown;
+                self.shown[at].get_or_init(|| self.scope.scope(kind).counter(value)).inc();
             }
         }
     }
@@ -79,7 +133,7 @@ impl TlsStats {
 
     pub(crate) fn failed(&self, error: &TlsError) {
         let error = match error {
-            TlsError::Failed(error) => error,
+            TlsError::Failed { source, .. } => source,
             // They are counted where the secrets are, and by the listener.
             TlsError::NoSecret | TlsError::TimedOut => return,
             TlsError::NoServerName | TlsError::NoCertificate => return self.stats.connection_error().inc(),

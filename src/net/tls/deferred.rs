@@ -32,7 +32,7 @@ impl Deferred {
                 Err(error) => {
                     *self = Self::Failed;
                     return Poll::Ready(Err(match error {
-                        TlsError::Failed(error) => error,
+                        TlsError::Failed { source, flaw: _ } => source,
                         other => io::Error::other(other),
                     }));
                 }

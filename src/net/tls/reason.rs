@@ -2,11 +2,13 @@
 
 use std::io;
 
-use nuncio_config::tls::Unbelieved;
+use nuncio_config::tls::{Flaw, FlawAt, Unbelieved};
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// Number of BoringSSL's errors of TLS: the library, shifted, to which the reason is added.
 const SSL: u32 = 16 << 24;
+/// The same of the kernel's, to which the number of the error is added.
+const SYSTEM: i32 = 2 << 24;
 /// Reasons that are alerts of the peer begin here.
 const ALERTS: u32 = 1000;
 const CERTIFICATE_VERIFY_FAILED: u32 = 125;
@@ -15,14 +17,20 @@ const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
 const UNSUPPORTED_PROTOCOL: u32 = 240;
 const KEY_USAGE_BIT_INCORRECT: u32 = 302;
 
-pub(super) fn of(error: &io::Error) -> String {
+pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
+    if let Some(number) = error.raw_os_error() {
+        let text = error.to_string();
+        let text = text.rfind(" (os error ").map_or(&*text, |end| &text[..end]);
+        return format!("{}:system library:OPENSSL_internal:{text}", SYSTEM + number);
+    }
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(Error::AlertReceived(alert)) => ssl(ALERTS + u32::from(u8::from(*alert)), alert_name(*alert)),
         Some(Error::InvalidCertificate(reason)) if is_key_usage(reason) => {
             ssl(KEY_USAGE_BIT_INCORRECT, "KEY_USAGE_BIT_INCORRECT")
         }
         Some(Error::InvalidCertificate(reason)) => {
-            let name = format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {}", certificate(reason));
+            let told = flaw.map_or_else(|| certificate(reason), |flaw| flaw.to_string());
+            let name = format!("CERTIFICATE_VERIFY_FAILED:verify cert failed: {told}");
             ssl(CERTIFICATE_VERIFY_FAILED, &name)
         }
         Some(Error::NoCertificatesPresented) => {
@@ -60,31 +68,18 @@ fn is_key_usage(error: &CertificateError) -> bool {
     matches!(other.0.downcast_ref(), Some(Unbelieved::KeyUsage))
 }
 
+/// What is wrong with a certificate where its chain is in order, or was not looked at.
 fn certificate(error: &CertificateError) -> String {
-    let text = match error {
-        CertificateError::UnknownIssuer => "unable to get local issuer certificate",
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "certificate is not yet valid",
-        CertificateError::Revoked => "certificate revocation check against provided CRLs failed: certificate revoked",
-        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
-            "certificate revocation check against provided CRLs failed: CRL has expired"
-        }
-        CertificateError::UnknownRevocationStatus => {
-            "certificate revocation check against provided CRLs failed: unable to get certificate CRL"
-        }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "unsupported certificate purpose"
-        }
-        CertificateError::BadSignature => "certificate signature failure",
-        CertificateError::Other(other) => {
-            return match other.0.downcast_ref() {
-                Some(Unbelieved::NotOfDomain(reason)) => certificate(reason),
-                _ => other.0.to_string(),
-            };
-        }
-        other => return other.to_string(),
-    };
-    format!("X509_verify_cert: certificate verification error at depth 0: {text}")
+    match error {
+        // What its key is for is seen before its chain.
+        CertificateError::InvalidPurpose => FlawAt { depth: 0, flaw: Flaw::Purpose }.to_string(),
+        CertificateError::BadSignature => FlawAt { depth: 0, flaw: Flaw::Signature }.to_string(),
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(Unbelieved::NotOfDomain(reason)) => certificate(reason),
+            _ => other.0.to_string(),
+        },
+        other => other.to_string(),
+    }
 }
 
 fn alert_name(alert: AlertDescription) -> &'static str {

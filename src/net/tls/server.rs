@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use nuncio_config::tls::Witness;
 use nuncio_filter_api::{Io, Transport};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
@@ -75,17 +76,24 @@ impl ServerStream {
     }
 
     /// Makes the handshake; tells the name of the session, where it has one.
-    pub(super) async fn handshake(&mut self) -> io::Result<Option<Box<str>>> {
+    pub(super) async fn handshake(&mut self, witness: &mut Witness) -> io::Result<Option<Box<str>>> {
         let mut given = None;
-        poll_fn(|cx| self.poll_handshake(&mut given, cx)).await?;
+        poll_fn(|cx| self.poll_handshake(&mut given, witness, cx)).await?;
         // Envoy: a session that will be asked for by its ticket has no name before.
         let is_resumed = self.session.handshake_kind() == Some(HandshakeKind::Resumed);
         Ok(given.filter(|given| is_resumed || !given.has_ticket).map(|given| given.id))
     }
 
-    fn poll_handshake(&mut self, given: &mut Option<SessionId>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_handshake(
+        &mut self,
+        given: &mut Option<SessionId>,
+        witness: &mut Witness,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
-            if let Err(error) = self.advance(&mut Want::Handshake) {
+            let advanced = self.advance(&mut Want::Handshake);
+            witness.add(Witness::take());
+            if let Err(error) = advanced {
                 // The client is told by an alert if it takes it at once.
                 let _ = self.poll_send(cx);
                 return Poll::Ready(Err(error));

@@ -2,6 +2,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use nuncio_config::tls::Witness;
 use nuncio_filter_api::Io;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -38,7 +39,7 @@ async fn accept(transport: InternalTransport) -> std::io::Result<ServerStream> {
     let (mut io, mut incoming) = (Io::new(transport), Buffer::default());
     drop(hello::read(&mut io, &mut incoming).await?);
     let mut stream = ServerStream::new(io, server_config(), incoming)?;
-    stream.handshake().await?;
+    stream.handshake(&mut Witness::default()).await?;
     Ok(stream)
 }
 
