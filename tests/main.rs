@@ -39,6 +39,7 @@ mod sds;
 mod soak;
 mod socket_options;
 mod srds;
+mod stalled;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tap;

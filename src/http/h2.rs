@@ -4,6 +4,7 @@ mod body;
 pub mod client;
 mod meter;
 mod trailers;
+mod upload;
 
 pub(crate) use body::{BodyEvents, H2Body};
 pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};

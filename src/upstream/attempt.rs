@@ -285,6 +285,14 @@ impl Attempt<'_> {
                 self.host.share.http2_stats().rx_reset().inc();
                 active.end();
             }
+            ExchangeFailure::TooManyHeaders => {
+                self.host.share.http2_stats().header_overflow().inc();
+                active.end_by_our_reset();
+            }
+            ExchangeFailure::HeadersTooLarge => {
+                self.host.share.http2_stats().header_list_size_too_large().inc();
+                active.end_by_our_reset();
+            }
             ExchangeFailure::GoneAway => active.end(),
             ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
             _ => {}
@@ -444,6 +452,13 @@ impl ActiveRequest {
     /// The response has ended as it should.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
+    }
+
+    /// The codec has reset the stream for what the host sent. Envoy: the cluster takes it for the host's doing.
+    fn end_by_our_reset(&self) {
+        self.share.cluster.stats.upstream_rq_rx_reset().inc();
+        self.share.http2_stats().tx_reset().inc();
+        self.end();
     }
 
     /// The host has reset the stream of the request.

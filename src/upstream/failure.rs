@@ -190,7 +190,9 @@ impl From<ExchangeFailure> for Failure {
         match failure {
             ExchangeFailure::Closed | ExchangeFailure::Io(_) => Self::ConnectionTermination,
             ExchangeFailure::Protocol(_) => Self::Protocol,
-            ExchangeFailure::Reset => Self::RemoteReset,
+            ExchangeFailure::Reset | ExchangeFailure::TooManyHeaders | ExchangeFailure::HeadersTooLarge => {
+                Self::RemoteReset
+            }
             ExchangeFailure::Refused | ExchangeFailure::GoneAway => Self::RefusedStream,
             ExchangeFailure::RequestBody(error) => Self::RequestBody(error),
         }

@@ -83,6 +83,12 @@ pub enum ExchangeFailure {
     /// The upstream refused the stream unprocessed (HTTP/2 REFUSED_STREAM, flag `UR`).
     #[error("remote refused stream reset")]
     Refused,
+    /// The response has more fields than it may (HTTP/2, flag `UR`: so Envoy tells of streams that it resets itself).
+    #[error("remote reset: too many headers")]
+    TooManyHeaders,
+    /// The fields of the response are too large (HTTP/2, flag `UR`).
+    #[error("remote reset: headers too large")]
+    HeadersTooLarge,
     /// The upstream went away without the stream, which it did not process (HTTP/2 GOAWAY, flag `UR`).
     #[error("remote refused stream reset")]
     GoneAway,

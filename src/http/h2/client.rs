@@ -6,21 +6,22 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
 use http::header::{CONNECTION, TE, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use nuncio_config::protocol::Http2Options;
+use nuncio_config::protocol::{CommonOptions, Http2Options};
 use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead, Response, ResponseHead};
-use nuncio_telemetry::{BackedUp, ResponseFlag, StreamInfo};
+use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
 use super::body::{BodyEvents, H2Body};
+use super::upload::Upload;
 use crate::h1::{ExchangeError, ExchangeFailure, RequestSent};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -30,18 +31,64 @@ const SEND_BUFFER: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct H2Client {
     send: SendRequest<Bytes>,
+    limits: ResponseLimits,
+    /// What of one request may wait for the peer's window.
+    buffer_limit: usize,
+}
+
+/// How large the head of a response may be.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponseLimits {
+    /// Bytes of names and values (`max_response_headers_kb`).
+    pub bytes: usize,
+    /// Fields (`max_headers_count`).
+    pub count: usize,
+}
+
+impl From<&CommonOptions> for ResponseLimits {
+    fn from(options: &CommonOptions) -> Self {
+        /// Envoy's limit of a response's headers.
+        const DEFAULT_BYTES: usize = 60 * 1024;
+        Self { bytes: options.max_response_headers.unwrap_or(DEFAULT_BYTES), count: options.max_headers_count }
+    }
+}
+
+impl Default for ResponseLimits {
+    fn default() -> Self {
+        (&CommonOptions::default()).into()
+    }
+}
+
+impl ResponseLimits {
+    /// What the h2 crate is to decode before it gives up. It does not tell why it does: what is beyond a limit by less
+    /// than this is found here.
+    fn decoded(self) -> u32 {
+        const MORE: usize = 64 * 1024;
+        u32::try_from(self.bytes.saturating_mul(2).saturating_add(MORE)).unwrap_or(u32::MAX)
+    }
+
+    /// Why Envoy's codec would not take this head, if it would not.
+    fn fault(self, headers: &HeaderMap) -> Option<ExchangeFailure> {
+        // Envoy: `:status` is one of them, and comes first.
+        const STATUS: usize = ":status200".len();
+        if headers.len() + 1 > self.count {
+            return Some(ExchangeFailure::TooManyHeaders);
+        }
+        let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+        (bytes + STATUS > self.bytes).then_some(ExchangeFailure::HeadersTooLarge)
+    }
 }
 
 /// Drives a connection: to be polled by a task of its own until it ends.
 pub type Driver = Connection<Io, Bytes>;
 
 impl H2Client {
-    /// Begins a connection over `io`. `max_response_headers` is in bytes, and so is `buffer_limit`: what of one stream
-    /// may wait for the peer's window (`per_connection_buffer_limit_bytes`).
+    /// Begins a connection over `io`. `buffer_limit` is in bytes: what of one request may wait for the peer's window
+    /// (`per_connection_buffer_limit_bytes`).
     pub async fn handshake(
         io: Io,
         options: &Http2Options,
-        max_response_headers: usize,
+        limits: ResponseLimits,
         buffer_limit: usize,
     ) -> Result<(Self, Driver), h2::Error> {
         let mut builder = Builder::new();
@@ -49,11 +96,11 @@ impl H2Client {
             .initial_window_size(options.initial_stream_window_size)
             .initial_connection_window_size(options.initial_connection_window_size)
             .header_table_size(options.hpack_table_size)
-            .max_header_list_size(u32::try_from(max_response_headers).unwrap_or(u32::MAX))
+            .max_header_list_size(limits.decoded())
             .max_send_buffer_size(SEND_BUFFER.min(buffer_limit))
             .enable_push(false);
         let (send, driver) = builder.handshake(io).await?;
-        Ok((Self { send }, driver))
+        Ok((Self { send, limits, buffer_limit }, driver))
     }
 
     /// Streams that the peer lets us have at once (its SETTINGS_MAX_CONCURRENT_STREAMS).
@@ -81,7 +128,7 @@ impl H2Client {
     ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
         let request = request(head);
         let upgrade = head.protocol.clone();
-        let mut send = self.send.clone();
+        let Self { mut send, limits, buffer_limit } = self.clone();
         async move {
             if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
                 return Err(unsent(failure(&error), body));
@@ -98,8 +145,8 @@ impl H2Client {
             if let (Some(info), true) = (&info, end) {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
-            let upload = Upload::new(stream, body, end, info.clone());
-            Exchange { response, upload, info, upgrade, informational, had_interim: false }.run().await
+            let upload = Upload::new(stream, body, end, info.clone(), buffer_limit);
+            Exchange { response, upload, limits, info, upgrade, informational, had_interim: false }.run().await
         }
     }
 }
@@ -161,6 +208,7 @@ fn failure(error: &h2::Error) -> ExchangeFailure {
 struct Exchange {
     response: ResponseFuture,
     upload: Upload,
+    limits: ResponseLimits,
     info: Option<Rc<StreamInfo>>,
     /// The protocol asked for by an extended CONNECT.
     upgrade: Option<ByteStr>,
@@ -179,6 +227,13 @@ impl Exchange {
             Pin::new(&mut self.response).poll(cx).map_err(|e| failure(&e))
         })
         .await;
+        let answered = answered.and_then(|response| match self.limits.fault(response.headers()) {
+            None => Ok(response),
+            Some(fault) => {
+                self.upload.reset(Reason::INTERNAL_ERROR);
+                Err(fault)
+            }
+        });
         match answered {
             Ok(response) => Ok(self.respond(response)),
             Err(failure) => Err(ExchangeError {
@@ -236,108 +291,6 @@ fn switch_protocols(head: &mut ResponseHead, protocol: &ByteStr) {
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// The sending half of an exchange.
-struct Upload {
-    stream: SendStream<Bytes>,
-    body: Body,
-    /// Data that waits for the peer's window.
-    pending: Bytes,
-    /// The pending data is the last.
-    last: bool,
-    consumed: bool,
-    done: bool,
-    info: Option<Rc<StreamInfo>>,
-    /// No more of the body is pulled for now: the peer's window is closed.
-    backed_up: Option<BackedUp>,
-}
-
-impl Upload {
-    fn new(stream: SendStream<Bytes>, body: Body, done: bool, info: Option<Rc<StreamInfo>>) -> Self {
-        Self { stream, body, pending: Bytes::new(), last: false, consumed: false, done, info, backed_up: None }
-    }
-
-    fn is_done(&self) -> bool {
-        self.done
-    }
-
-    fn sent(&self) -> RequestSent {
-        if self.done { RequestSent::Whole } else { RequestSent::Partly }
-    }
-
-    fn into_body(self) -> Option<Body> {
-        (!self.consumed).then_some(self.body)
-    }
-
-    /// Sends what can be sent now. A peer that takes no more may still answer, so that is no error.
-    fn advance(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
-        while !self.done {
-            if !self.pending.is_empty() {
-                if self.send_pending(cx).is_pending() {
-                    if !self.last && self.backed_up.is_none() {
-                        self.backed_up = self.info.as_ref().map(BackedUp::new);
-                    }
-                    return Ok(());
-                }
-                self.backed_up = None;
-                continue;
-            }
-            let Poll::Ready(frame) = self.body.poll_next(cx) else { return Ok(()) };
-            self.consumed = true;
-            match frame.transpose()? {
-                None => self.end(|stream| stream.send_data(Bytes::new(), true)),
-                Some(frame) => match frame.into_data() {
-                    Ok(data) if data.is_empty() => {}
-                    Ok(data) => {
-                        self.last = self.body.is_end();
-                        self.pending = data;
-                    }
-                    Err(frame) => {
-                        let trailers = frame.into_trailers().unwrap_or_default();
-                        self.end(|stream| stream.send_trailers(trailers));
-                    }
-                },
-            }
-        }
-        Ok(())
-    }
-
-    /// Ready once something was sent, or nothing can be any more.
-    fn send_pending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.stream.reserve_capacity(self.pending.len());
-        let granted = match self.stream.capacity() {
-            0 => match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(n)) => n,
-                Some(Err(_)) | None => {
-                    self.done = true;
-                    return Poll::Ready(());
-                }
-            },
-            n => n,
-        };
-        let part = self.pending.split_to(granted.min(self.pending.len()));
-        let last = self.last && self.pending.is_empty();
-        let sent = self.stream.send_data(part, last);
-        if last {
-            self.note_end();
-        }
-        self.done = last || sent.is_err();
-        Poll::Ready(())
-    }
-
-    fn end(&mut self, send: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>) {
-        // It fails only if the peer has reset the stream, which the response tells better.
-        let _ = send(&mut self.stream);
-        self.done = true;
-        self.note_end();
-    }
-
-    fn note_end(&self) {
-        if let Some(info) = &self.info {
-            info.times.upstream_request_end.set(Some(Instant::now()));
-        }
-    }
 }
 
 struct ResponseBody {

@@ -212,11 +212,9 @@ impl HttpConnection {
 
 impl Http2 {
     async fn begin(io: Io, target: &Target) -> Option<Self> {
-        /// Envoy's limit of a response's headers.
-        const DEFAULT_HEADERS_BYTES: usize = 60 * 1024;
         let config = &target.cluster.config;
-        let max_headers = config.http.common.max_response_headers.unwrap_or(DEFAULT_HEADERS_BYTES);
-        let begun = H2Client::handshake(io, &config.http.http2, max_headers, config.buffer_limit as usize).await;
+        let (http, limit) = (&config.http, config.buffer_limit as usize);
+        let begun = H2Client::handshake(io, &http.http2, (&http.common).into(), limit).await;
         let (client, driver) = begun.ok()?;
         let driver = tokio::task::spawn_local(async move {
             // Streams tell what goes wrong.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use nuncio_config::cluster::OwnReports;
 use nuncio_config::tls::Alpn;
 use nuncio_filter_api::{Body, ByteStr, Io, RequestHead, Response, Scheme, grpc_frame};
-use nuncio_http::h2::client::H2Client;
+use nuncio_http::h2::client::{H2Client, ResponseLimits};
 use nuncio_net::{ConnectError, ConnectOptions, TlsStats, connect};
 use nuncio_telemetry::Address;
 use prost::Message;
@@ -165,15 +165,14 @@ impl Session {
 
     /// A connection of its own, with the task that drives it.
     async fn begin(&self, own: &OwnReports) -> Option<(H2Client, DriverTask)> {
-        /// Envoy's limit of a response's headers.
-        const MAX_HEADERS: usize = 60 * 1024;
         let config = &self.cluster.config;
         let address = self.address(own);
         let log = |error: &ConnectError| {
             tracing::debug!(cluster = %config.name.name, host = %address, %error, "load reports cannot be asked for");
         };
         let io = self.connect(&address, own).await.inspect_err(log).ok()?;
-        let begun = H2Client::handshake(io, &config.http.http2, MAX_HEADERS, config.buffer_limit as usize).await;
+        let limit = config.buffer_limit as usize;
+        let begun = H2Client::handshake(io, &config.http.http2, ResponseLimits::default(), limit).await;
         let (client, driver) = begun.ok()?;
         let task = tokio::task::spawn_local(async move {
             // Streams tell what goes wrong.

@@ -203,12 +203,9 @@ impl Http2Pool {
 
     /// Opens the connection for requests, and drives it to its end.
     async fn begin(self: Rc<Self>, io: Io, record: Rc<ConnectionRecord>) {
-        /// Envoy's limit of a response's headers.
-        const DEFAULT_HEADERS_BYTES: usize = 60 * 1024;
         let http = &self.share.cluster.config.http;
-        let max_headers = http.common.max_response_headers.unwrap_or(DEFAULT_HEADERS_BYTES);
         let limit = self.share.cluster.config.buffer_limit as usize;
-        let (client, driver) = match H2Client::handshake(io, &http.http2, max_headers, limit).await {
+        let (client, driver) = match H2Client::handshake(io, &http.http2, (&http.common).into(), limit).await {
             Ok(begun) => begun,
             Err(error) => {
                 self.queue.fail(&PoolFailure::Remote(error.to_string().into()));

@@ -50,7 +50,11 @@ fn exchange(parts: &[&[u8]], after: After, request: Request, settings: &Arc<Clie
     let mut line = match send(connection, request, options).now_or_never() {
         None => "waits".to_owned(),
         Some(Err(error)) => match error.failure {
-            ExchangeFailure::Reset | ExchangeFailure::Refused | ExchangeFailure::GoneAway => {
+            ExchangeFailure::Reset
+            | ExchangeFailure::Refused
+            | ExchangeFailure::TooManyHeaders
+            | ExchangeFailure::HeadersTooLarge
+            | ExchangeFailure::GoneAway => {
                 unreachable!("HTTP/1 has no streams")
             }
             ExchangeFailure::Closed => "closed".to_owned(),
