@@ -78,9 +78,9 @@ pub(super) struct Check {
     log: EventLog,
 }
 
-/// The sessions of a watch, each with its task.
-#[derive(Default)]
+/// The sessions of a watch, each with its task. They end with it.
 struct Sessions {
+    watch: Rc<ClusterWatch>,
     tasks: JoinSet<()>,
     by_host: HashMap<*const Host, HostSessions>,
 }
@@ -148,7 +148,7 @@ impl ClusterWatch {
     /// Watches until it is dropped.
     pub(super) async fn run(self: Rc<Self>) {
         let Some(share) = self.cluster.health() else { return };
-        let mut sessions = Sessions::default();
+        let mut sessions = Sessions::new(&self);
         let mut rested = Instant::now();
         let mut interval_end = share.outlier.as_ref().map(|outlier| Instant::now() + interval(outlier));
         loop {
@@ -182,7 +182,7 @@ impl ClusterWatch {
             detector.borrow_mut().set_hosts(&set.hosts);
         }
         let Some(checks) = &self.checks else { return };
-        sessions.reconcile(self, &set.hosts);
+        sessions.reconcile(&set.hosts);
         if are_known && checks.pending.get().is_none() {
             checks.pending.set(Some(sessions.by_host.len() * checks.all.len()));
         }
@@ -300,17 +300,16 @@ async fn alarm(outlier: Option<&OutlierShare>) {
 // === impl Sessions ===
 
 impl Sessions {
-    fn reconcile(&mut self, watch: &Rc<ClusterWatch>, hosts: &[Arc<Host>]) {
+    fn new(watch: &Rc<ClusterWatch>) -> Self {
+        Self { watch: watch.clone(), tasks: JoinSet::new(), by_host: HashMap::new() }
+    }
+
+    fn reconcile(&mut self, hosts: &[Arc<Host>]) {
         let present: std::collections::HashSet<_> = hosts.iter().map(Arc::as_ptr).collect();
         let gone = |host: &*const Host, _: &mut _| !present.contains(host);
+        let watch = self.watch.clone();
         let checks = watch.checks();
-        for (_, HostSessions { host, all }) in self.by_host.extract_if(gone) {
-            for (session, task) in all {
-                task.abort();
-                session.end();
-            }
-            checks.note_flags(Some(host.flags()), None);
-        }
+        self.by_host.extract_if(gone).for_each(|(_, sessions)| sessions.end(checks));
         for host in hosts.iter().filter(|host| !host.is_never_checked()) {
             if self.by_host.contains_key(&Arc::as_ptr(host)) {
                 continue;
@@ -326,5 +325,27 @@ impl Sessions {
             let all = spawned.collect();
             self.by_host.insert(Arc::as_ptr(host), HostSessions { host: host.clone(), all });
         }
+    }
+}
+
+/// The gauges go on with the cluster that takes the place of this one.
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        if let Some(checks) = &self.watch.checks {
+            self.by_host.drain().for_each(|(_, sessions)| sessions.end(checks));
+        }
+    }
+}
+
+// === impl HostSessions ===
+
+impl HostSessions {
+    fn end(self, checks: &Checks) {
+        let Self { host, all } = self;
+        for (session, task) in all {
+            task.abort();
+            session.end();
+        }
+        checks.note_flags(Some(host.flags()), None);
     }
 }
