@@ -1,6 +1,7 @@
 use std::process::ExitCode;
 
 mod allocator;
+#[cfg(target_env = "gnu")]
 mod copy;
 
 #[global_allocator]
