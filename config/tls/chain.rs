@@ -17,7 +17,7 @@ use super::validation::Peer;
 /// Most certificates between the peer's and the authority's where nothing is set, as in BoringSSL.
 const DEFAULT_DEPTH: u32 = 100;
 /// Signatures that are tried to find out which of several issuers of one name it was.
-const MOST_TRIED: u32 = 100;
+const MOST_TRIED: u32 = 8;
 
 /// What a chain is held against.
 #[derive(Clone, Copy)]
@@ -142,11 +142,11 @@ impl<'a> Judge<'a> {
             if !link.is_for(self.peer) || (depth == 0 && !link.has_key_for(self.peer)) {
                 return flawed(Flaw::Purpose);
             }
-            // It counts neither itself nor the peer's certificate, of which `authorities` is one.
-            if depth > 1 && !link.is_self_issued() && link.most_below().is_some_and(|most| authorities > most + 1) {
+            // RFC 5280 §4.2.1.9: neither the peer's certificate counts nor those by which an authority goes on.
+            if depth > 0 && link.most_below().is_some_and(|most| authorities > most) {
                 return flawed(Flaw::PathLength);
             }
-            authorities += usize::from(!link.is_self_issued());
+            authorities += usize::from(depth > 0 && !link.is_self_issued());
         }
         Ok(())
     }
@@ -157,8 +157,10 @@ impl<'a> Judge<'a> {
             return Ok(());
         }
         let most = if self.trusted.only_leaf { 1 } else { chain.links.len() };
-        for (depth, pair) in chain.links.windows(2).take(most).enumerate() {
-            let checked = revocation::check(lists, &pair[0], &pair[1], self.when.now, self.known);
+        for (depth, link) in chain.links.iter().take(most).enumerate() {
+            // Nobody stands above the last: it answers for itself, or there is no list of whoever issued it.
+            let issuer = chain.links.get(depth + 1).unwrap_or(link);
+            let checked = revocation::check(lists, link, issuer, self.when.now, self.known);
             checked.map_err(|flaw| FlawAt { depth, flaw })?;
         }
         Ok(())
@@ -198,5 +200,10 @@ fn check_names(chain: &Chain<'_>) -> Result<(), FlawAt> {
             constraints.allow(&link.names()).map_err(|flaw| FlawAt { depth, flaw })?;
         }
     }
-    Ok(())
+    // No constraint looks at common names, which stand for hosts where there are no other names.
+    let is_bound = chain.links[1..].iter().any(|link| link.constraints().is_some());
+    match is_bound && chain.links[0].is_host_by_common_name() {
+        true => Err(FlawAt { depth: 0, flaw: Flaw::NoNames }),
+        false => Ok(()),
+    }
 }

@@ -9,6 +9,8 @@ const MAIL: u8 = 0x81;
 const DNS: u8 = 0x82;
 const DIRECTORY: u8 = 0xa4;
 const URI: u8 = 0x86;
+/// All kinds: others, also these in another form, are not read by all alike.
+const KINDS: [u8; 9] = [0xa0, MAIL, DNS, 0xa3, DIRECTORY, 0xa5, URI, 0x87, 0x88];
 /// `emailAddress` in the name of a subject: 1.2.840.113549.1.9.1
 const EMAIL_ADDRESS: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01];
 /// Comparisons that a certificate may cost: as many as with BoringSSL.
@@ -35,7 +37,7 @@ pub(super) fn names_of(extension: &[u8]) -> Option<Vec<Name<'_>>> {
     let mut names = Der::new(extension).inside(der::SEQUENCE)?;
     let mut all = Vec::new();
     while !names.is_empty() {
-        all.push(names.any()?);
+        all.push(names.any().filter(|(kind, _)| KINDS.contains(kind))?);
     }
     Some(all)
 }
@@ -82,13 +84,13 @@ impl<'a> NameConstraints<'a> {
     fn allows(&self, name: Name<'_>) -> Result<(), Flaw> {
         let mut permitted = None;
         for tree in self.permitted.iter().filter(|tree| tree.base.0 == name.0) {
-            permitted = Some(permitted == Some(true) || tree.covers(name)?);
+            permitted = Some(permitted == Some(true) || tree.covers(name, false)?);
         }
         if permitted == Some(false) {
             return Err(Flaw::NotPermitted);
         }
         for tree in self.excluded.iter().filter(|tree| tree.base.0 == name.0) {
-            if tree.covers(name)? {
+            if tree.covers(name, true)? {
                 return Err(Flaw::Excluded);
             }
         }
@@ -100,22 +102,23 @@ fn subtrees(mut list: Der<'_>) -> Option<Vec<Subtree<'_>>> {
     let mut all = Vec::new();
     while !list.is_empty() {
         let mut tree = list.inside(der::SEQUENCE)?;
-        all.push(Subtree { base: tree.any()?, has_bounds: !tree.is_empty() });
+        let base = tree.any().filter(|(kind, _)| KINDS.contains(kind))?;
+        all.push(Subtree { base, has_bounds: !tree.is_empty() });
     }
     Some(all)
 }
 
 impl Subtree<'_> {
     /// Whether a name of the same kind is in it.
-    fn covers(&self, (kind, name): Name<'_>) -> Result<bool, Flaw> {
+    fn covers(&self, (kind, name): Name<'_>, excludes: bool) -> Result<bool, Flaw> {
         if self.has_bounds {
             return Err(Flaw::SubtreeBounds);
         }
         let base = self.base.1;
         match kind {
             DIRECTORY => dn::is_within(name, base).ok_or(Flaw::NameSyntax),
-            DNS => Ok(covers_host(base, name)),
-            MAIL => covers_mail(base, name).ok_or(Flaw::NameSyntax),
+            DNS => Ok(covers_host(base, name) || (excludes && stands_for(name, base))),
+            MAIL => covers_mail(base, name, excludes).ok_or(Flaw::NameSyntax),
             URI => covers_uri(base, name).ok_or(Flaw::NameSyntax),
             _ => Err(Flaw::ConstraintKind),
         }
@@ -132,6 +135,13 @@ fn covers_host(base: &[u8], name: &[u8]) -> bool {
     is_at_label && name[before..].eq_ignore_ascii_case(base)
 }
 
+/// Whether a name with a wildcard stands for this host among others.
+fn stands_for(name: &[u8], host: &[u8]) -> bool {
+    let [name, host] = [name, host].map(|text| text.strip_suffix(b".").unwrap_or(text));
+    let parent = host.iter().position(|byte| *byte == b'.').map(|dot| &host[dot + 1..]);
+    name.strip_prefix(b"*.").zip(parent).is_some_and(|(rest, parent)| rest.eq_ignore_ascii_case(parent))
+}
+
 /// A host, or all hosts below one.
 fn covers_exactly(base: &[u8], host: &[u8]) -> bool {
     match base.starts_with(b".") {
@@ -140,12 +150,19 @@ fn covers_exactly(base: &[u8], host: &[u8]) -> bool {
     }
 }
 
-fn covers_mail(base: &[u8], address: &[u8]) -> Option<bool> {
-    let at = |text: &[u8]| text.iter().rposition(|byte| *byte == b'@');
+fn covers_mail(base: &[u8], address: &[u8], excludes: bool) -> Option<bool> {
+    let at = |text: &[u8]| text.iter().position(|byte| *byte == b'@');
     let here = at(address)?;
     let (user, host) = (&address[..here], &address[here + 1..]);
+    let is_host = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let is_user = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(byte);
+    if user.is_empty() || host.is_empty() || !user.iter().all(is_user) || !host.iter().all(is_host) {
+        return None;
+    }
+    // In what is forbidden capitals do not count: nobody says whether they do.
+    let is_user = |base: &[u8]| if excludes { base.eq_ignore_ascii_case(user) } else { base == user };
     Some(match at(base) {
-        Some(there) => (there == 0 || base[..there] == *user) && host.eq_ignore_ascii_case(&base[there + 1..]),
+        Some(there) => (there == 0 || is_user(&base[..there])) && host.eq_ignore_ascii_case(&base[there + 1..]),
         None => covers_exactly(base, host),
     })
 }
@@ -180,7 +197,6 @@ mod tests {
             (MAIL, "b.c", "a@x.b.c", false),
             (MAIL, ".b.c", "a@x.b.c", true),
             (MAIL, "a@b.c", "a@b.C", true),
-            (MAIL, "a@b.c", "A@b.c", false),
             (URI, "td", "spiffe://td/a", true),
             (URI, "td", "spiffe://x.td/a", false),
             (URI, ".td", "spiffe://x.td:80", true),
@@ -191,6 +207,28 @@ mod tests {
             let allowed = constraints(&[], &[(kind, base.as_bytes())]).allow(&[(kind, name.as_bytes())]);
             assert_eq!(allowed, if covers { Err(Flaw::Excluded) } else { Ok(()) }, "{base} {name}");
         }
+    }
+
+    #[test]
+    fn what_is_excluded_is_so_in_any_spelling() {
+        let permitted = |base: &str, kind, name: &str| {
+            constraints(&[(kind, base.as_bytes())], &[]).allow(&[(kind, name.as_bytes())])
+        };
+        let excluded = |base: &str, kind, name: &str| {
+            constraints(&[], &[(kind, base.as_bytes())]).allow(&[(kind, name.as_bytes())])
+        };
+        assert_eq!(permitted("a@b.c", MAIL, "A@b.c"), Err(Flaw::NotPermitted));
+        assert_eq!(excluded("a@b.c", MAIL, "A@b.c"), Err(Flaw::Excluded));
+        assert_eq!(excluded("evil.com", DNS, "*.com"), Err(Flaw::Excluded));
+        assert_eq!(excluded("evil.com", DNS, "*.org"), Ok(()));
+        assert_eq!(permitted("evil.com", DNS, "*.com"), Err(Flaw::NotPermitted));
+        assert_eq!(permitted("good.com", MAIL, "x@evil.com@good.com"), Err(Flaw::NameSyntax));
+    }
+
+    #[test]
+    fn names_of_kinds_in_another_form_are_none() {
+        let names = |tag: u8| names_of(&[0x30, 3, tag, 1, b'b']).map(|names| names.len()).unwrap_or_default();
+        assert_eq!([DNS, 0xa2, 0x02].map(names), [1, 0, 0]);
     }
 
     #[test]

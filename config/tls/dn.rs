@@ -34,7 +34,10 @@ fn parts(name: &[u8]) -> Option<Vec<Vec<u8>>> {
         while !set.is_empty() {
             let mut pair = set.inside(der::SEQUENCE)?;
             let (kind, (tag, value)) = (pair.tagged(der::OID)?, pair.any()?);
-            let (tag, value) = text(tag, value).map_or((tag, value.to_vec()), |text| (UTF8, folded(&text)));
+            let (tag, value) = match is_text(tag) {
+                true => (UTF8, folded(&text(tag, value)?)),
+                false => (tag, value.to_vec()),
+            };
             attributes.push([&lengthy(kind), &[tag][..], &lengthy(&value)].concat());
         }
         attributes.sort();
@@ -48,11 +51,15 @@ fn lengthy(bytes: &[u8]) -> Vec<u8> {
     [&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()[..], bytes].concat()
 }
 
-/// The value as text, where it is some.
+fn is_text(tag: u8) -> bool {
+    [UTF8, PRINTABLE, TELETEX, IA5, VISIBLE, UNIVERSAL, BMP].contains(&tag)
+}
+
+/// The value as text. Of what has one byte for a letter BoringSSL takes each for the letter of that number.
 fn text(tag: u8, value: &[u8]) -> Option<String> {
     match tag {
-        UTF8 | PRINTABLE | IA5 | VISIBLE => std::str::from_utf8(value).ok().map(str::to_owned),
-        TELETEX => Some(value.iter().map(|byte| char::from(*byte)).collect()),
+        UTF8 => std::str::from_utf8(value).ok().map(str::to_owned),
+        PRINTABLE | IA5 | VISIBLE | TELETEX => Some(value.iter().map(|byte| char::from(*byte)).collect()),
         BMP => {
             let (units, []) = value.as_chunks::<2>() else { return None };
             char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit))).collect::<Result<_, _>>().ok()

@@ -294,15 +294,20 @@ impl ServerSide {
         self.validation.issuer_of(leaf, intermediates)
     }
 
+    /// Whether clients are served that are not believed.
+    pub fn accepts_untrusted(&self) -> bool {
+        self.validation.accepts_untrusted()
+    }
+
     /// Whether a client's chain passes all that it is held against. The handshake lets others through only where
     /// untrusted clients are accepted.
-    pub fn validate(&self, chain: &[CertificateDer<'_>]) -> Validated {
+    pub fn validate(&self, chain: &[CertificateDer<'_>], is_resumed: bool) -> Validated {
         let Some((leaf, intermediates)) = chain.split_first() else { return Validated::Nothing };
         if !self.validation.is_any() {
             return Validated::Nothing;
         }
-        // The handshake has done so already where it fails by it.
-        if !self.validation.accepts_untrusted() {
+        // The handshake has done so already where it fails by it, unless it has gone on with an old session.
+        if !self.validation.accepts_untrusted() && !is_resumed {
             return Validated::Passed;
         }
         match self.validation.check(leaf, intermediates, UnixTime::now(), Peer::Client, None) {

@@ -58,6 +58,9 @@ pub enum Flaw {
     /// A name has no form that could be held against what an authority may issue for.
     #[error("unsupported or invalid name syntax")]
     NameSyntax,
+    /// An authority is bound to names, and only a common name, which is not held against them, says which host it is.
+    #[error("Issuer has name constraints but leaf has no SANs")]
+    NoNames,
     /// So many names that nobody holds them against what an authority may issue for.
     #[error("unspecified certificate verification error")]
     TooMuch,
@@ -136,6 +139,7 @@ impl From<Flaw> for CertificateError {
             | Flaw::SubtreeBounds
             | Flaw::ConstraintKind
             | Flaw::NameSyntax
+            | Flaw::NoNames
             | Flaw::TooMuch
             | Flaw::ListUsage => Self::Other(rustls::OtherError(Arc::new(flaw))),
         }

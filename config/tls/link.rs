@@ -7,7 +7,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Name;
+use x509_parser::x509::{X509Name, X509Version};
 
 use super::constraints::{self, Name, NameConstraints};
 use super::der::{self, Der};
@@ -59,9 +59,17 @@ impl<'a> Link<'a> {
         let (rest, parsed) = X509Certificate::from_der(der).ok()?;
         let signed = Signed::read(der)?;
         // RFC 5280 §4.1.1.2: both places say the same.
-        if !rest.is_empty() || parsed.signature_algorithm != parsed.tbs_certificate.signature {
+        let tbs = &parsed.tbs_certificate;
+        if !rest.is_empty() || parsed.signature_algorithm != tbs.signature {
             return None;
         }
+        // RFC 5280 §4.1.2.1: older ones have no extensions.
+        if tbs.version.0 > X509Version::V3.0 || (tbs.version != X509Version::V3 && !tbs.extensions().is_empty()) {
+            return None;
+        }
+        // What one reader takes for a name, and another does not, is none.
+        let none = [der::SEQUENCE, 0];
+        dn::is_within(tbs.subject.as_raw(), &none).and(dn::is_within(tbs.issuer.as_raw(), &none))?;
         let key = PublicKey::read(parsed.tbs_certificate.subject_pki.raw)?;
         let [subject, issuer] = [&parsed.tbs_certificate.subject, &parsed.tbs_certificate.issuer].map(canonical);
         let says = Extensions::read(&parsed);
@@ -175,6 +183,21 @@ impl<'a> Link<'a> {
         constraints::all_names(self.parsed.subject().as_raw(), &self.says.names)
     }
 
+    /// Whether it has no alternative names, and a common one that could be a host's.
+    pub(super) fn is_host_by_common_name(&self) -> bool {
+        let is_host = |name: &[u8]| {
+            let name = name.strip_suffix(b".").unwrap_or(name);
+            let name = name.strip_prefix(b"*.").unwrap_or(name);
+            let is_label = |label: &[u8]| {
+                let is_fine = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b':');
+                !label.is_empty() && label[0] != b'-' && label.iter().all(is_fine)
+            };
+            name.split(|byte| *byte == b'.').all(is_label)
+        };
+        let has_names = self.parsed.extensions().iter().any(|e| e.oid == oid::OID_X509_EXT_SUBJECT_ALT_NAME);
+        !has_names && self.parsed.subject().iter_common_name().any(|name| is_host(name.as_slice()))
+    }
+
     /// Where lists are found that are about it.
     pub(super) fn list_names(&self) -> &[Name<'a>] {
         &self.says.list_names
@@ -191,6 +214,9 @@ impl<'a> Extensions<'a> {
         for extension in all {
             let taken = says.take(&extension.oid, extension.parsed_extension(), extension.value);
             says.is_invalid |= taken == Some(false);
+            let mut value = Der::new(extension.value);
+            let is_one = value.any().is_some() && value.is_empty();
+            says.is_invalid |= !is_one && (taken.is_some() || is_read_anyway(&extension.oid));
             // Those that BoringSSL looks at; of policies nothing comes where none is asked for.
             let is_known = taken.is_some_and(|known| known)
                 || extension.oid == oid::OID_X509_EXT_CERTIFICATE_POLICIES
@@ -233,7 +259,7 @@ impl<'a> Extensions<'a> {
             }
             ParsedExtension::PolicyConstraints(policy) => {
                 self.wants_policy = policy.require_explicit_policy.is_some();
-                Some(true)
+                Some(policy.require_explicit_policy.is_some() || policy.inhibit_policy_mapping.is_some())
             }
             // They are never critical.
             ParsedExtension::SubjectKeyIdentifier(id) => {
@@ -296,7 +322,8 @@ fn list_names(extension: &[u8]) -> Option<Vec<Name<'_>>> {
     while !points.is_empty() {
         let mut point = points.inside(der::SEQUENCE)?;
         let full = point.inside(der::EXPLICIT_0).and_then(|mut name| name.inside(der::EXPLICIT_0));
-        if let Some(mut names) = full {
+        // What is about some reasons alone, or comes from somebody else, is no such list.
+        if let Some(mut names) = full.filter(|_| point.is_empty()) {
             all.extend(std::iter::from_fn(|| names.any()));
         }
     }

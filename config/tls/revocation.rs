@@ -166,9 +166,8 @@ impl Scope {
             false => !self.only_authorities,
         };
         let is_named = self.names.as_ref().is_none_or(|names| {
-            let points = certificate.list_names();
-            // A certificate that names no list may be in any.
-            points.is_empty() || points.iter().any(|point| names.iter().any(|(k, n)| (*k, &n[..]) == *point))
+            // A list for those that name it says nothing of one that names none.
+            certificate.list_names().iter().any(|point| names.iter().any(|(k, n)| (*k, &n[..]) == *point))
         });
         is_of_kind && is_named
     }

@@ -6,9 +6,9 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
 use rustls::ClientConfig;
-use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
@@ -18,7 +18,7 @@ use super::live::Live;
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers, nameless};
 use super::references::References;
-use super::validation::Validation;
+use super::validation::{Peer, Validation};
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
 const DEFAULT_SESSIONS: usize = 1;
@@ -47,6 +47,7 @@ pub struct ClientSide {
     /// The certificate that servers are shown if they ask.
     pub own: Option<Arc<CertificateInfo>>,
     certificate: Option<Arc<Certificate>>,
+    sessions: Option<Arc<dyn ClientSessionStore>>,
 }
 
 /// What a client's context says beside what both sides have.
@@ -157,10 +158,9 @@ impl Client {
             None => builder.with_no_client_auth(),
         };
         client.alpn_protocols = alpn;
-        client.resumption = match self.sessions {
-            0 => Resumption::disabled(),
-            sessions => Resumption::in_memory_sessions(sessions),
-        };
+        let sessions = (self.sessions > 0)
+            .then(|| Arc::new(ClientSessionMemoryCache::new(self.sessions)) as Arc<dyn ClientSessionStore>);
+        client.resumption = sessions.clone().map_or_else(Resumption::disabled, Resumption::store);
         match key_log {
             None => {}
             Some(log) if log.is_for_all() => client.key_log = log.file,
@@ -178,6 +178,7 @@ impl Client {
             by_host_name: self.by_host_name,
             own: certificate.as_ref().and_then(|own| own.info.clone()),
             certificate,
+            sessions,
         })
     }
 }
@@ -203,6 +204,22 @@ impl ClientSide {
         }
         // Where a server has no name that can be sent, the handshake names none.
         (client, asked.unwrap_or_else(nameless))
+    }
+
+    /// Holds the chain of a server whose session was resumed against what is configured: rustls does so with new ones
+    /// alone, and certificates end, as lists of revocations do. Its name was seen to by the same verifier.
+    pub fn check_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'static>) -> Result<(), rustls::Error> {
+        let Some((leaf, others)) = chain.split_first() else { return Ok(()) };
+        let checked = self.validation.check(leaf, others, UnixTime::now(), Peer::Server, None);
+        if checked.is_ok() || self.validation.accepts_untrusted() {
+            return Ok(());
+        }
+        // The next handshake is a whole one.
+        if let Some(sessions) = &self.sessions {
+            sessions.remove_tls12_session(name);
+            while sessions.take_tls13_ticket(name).is_some() {}
+        }
+        checked
     }
 
     /// The name that a server is asked for.

@@ -144,10 +144,16 @@ pub(crate) async fn accept(
     };
     let session = stream.session();
     let chain = session.peer_certificates().unwrap_or_default();
-    let validated = side.validate(chain);
+    let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+    let validated = side.validate(chain, is_resumed);
     // What it found is known.
     drop(Witness::take());
     if let Validated::Failed(error) = &validated {
+        if !side.accepts_untrusted() {
+            let error = TlsError::from(io::Error::new(io::ErrorKind::InvalidData, error.clone()));
+            note_failure(&error, info, stats);
+            return Err(error);
+        }
         stats.unbelieved(error);
     }
     let is_validated = matches!(validated, Validated::Passed);
@@ -207,7 +213,7 @@ pub async fn connect(
         ServerName::DnsName(name) => Some(name.as_ref().into()),
         _ => None,
     };
-    let (mut connecting, mut witness) = (connector.connect(name, io), Witness::default());
+    let (mut connecting, mut witness) = (connector.connect(name.clone(), io), Witness::default());
     let connected = poll_fn(|cx| {
         let polled = Pin::new(&mut connecting).poll(cx);
         witness.add(Witness::take());
@@ -217,6 +223,12 @@ pub async fn connect(
     let stream = stream.inspect_err(|error| stats.failed(error))?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
+    if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+        let checked = side.check_again(chain, &name);
+        let checked = checked.map_err(|e| TlsError::from(io::Error::new(io::ErrorKind::InvalidData, e)));
+        witness.add(Witness::take());
+        checked.map_err(|error| error.because_of(&witness)).inspect_err(|error| stats.failed(error))?;
+    }
     // Nobody asks for the rest of a host's chain.
     let leaf = &chain[..chain.len().min(1)];
     let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, leaf) };
