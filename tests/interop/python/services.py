@@ -32,14 +32,15 @@ class Loads(lrs_pb2_grpc.LoadReportingServiceServicer):
     """Keeps the reports that come."""
 
     def __init__(self):
-        self.nodes, self.issued = [], {}
+        self.nodes, self.issued, self.reports = [], {}, 0
 
     def StreamLoadStats(self, requests, context):
-        for request in requests:
-            if request.HasField("node"):
+        for number, request in enumerate(requests):
+            if number == 0:
                 self.nodes.append(request.node.id)
                 interval = duration_pb2.Duration(nanos=200_000_000)
                 yield lrs_pb2.LoadStatsResponse(send_all_clusters=True, load_reporting_interval=interval)
+            self.reports += 1
             for cluster in request.cluster_stats:
                 issued = sum(locality.total_issued_requests for locality in cluster.upstream_locality_stats)
                 self.issued[cluster.cluster_name] = self.issued.get(cluster.cluster_name, 0) + issued
@@ -163,6 +164,8 @@ def live(binary):
         expect("all of it comes", "a", lambda: get(front))
         csds(nuncio, push)
         expect("LRS is told who reports", "interop", lambda: loads.nodes)
+        # Requests count from when the server has said what it wants to know.
+        expect("LRS is told at intervals", True, lambda: [loads.reports > 1])
         before = loads.issued.get("one", 0)
         for _ in range(7):
             get(front)
