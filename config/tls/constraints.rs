@@ -7,7 +7,7 @@ use super::flaw::Flaw;
 /// Kinds of names (RFC 5280 §4.2.1.6), as they are tagged.
 const MAIL: u8 = 0x81;
 const DNS: u8 = 0x82;
-const DIRECTORY: u8 = 0xa4;
+pub(super) const DIRECTORY: u8 = 0xa4;
 const URI: u8 = 0x86;
 /// All kinds: others, also these in another form, are not read by all alike.
 const KINDS: [u8; 9] = [0xa0, MAIL, DNS, 0xa3, DIRECTORY, 0xa5, URI, 0x87, 0x88];

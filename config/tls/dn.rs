@@ -16,7 +16,12 @@ const BMP: u8 = 0x1e;
 /// A name in DER, such that names that are the same have the same bytes. Of a name that cannot be read it is that
 /// name.
 pub(super) fn canonical(name: &[u8]) -> Cow<'_, [u8]> {
-    parts(name).map_or(Cow::Borrowed(name), |parts| Cow::Owned(parts.concat()))
+    read(name).map_or(Cow::Borrowed(name), Cow::Owned)
+}
+
+/// The same of a name that can be read.
+pub(super) fn read(name: &[u8]) -> Option<Vec<u8>> {
+    parts(name).map(|parts| parts.concat())
 }
 
 /// Whether `name` is `base` or stands below it.

@@ -1,13 +1,11 @@
 //! A certificate as a link of a chain: what of it counts there (RFC 5280 §4).
 
-use std::borrow::Cow;
-
 use rustls::pki_types::SignatureVerificationAlgorithm;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{KeyUsage, ParsedExtension};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::{X509Name, X509Version};
+use x509_parser::x509::X509Version;
 
 use super::constraints::{self, Name, NameConstraints};
 use super::der::{self, Der};
@@ -23,8 +21,8 @@ pub(super) struct Link<'a> {
     key: PublicKey<'a>,
     says: Extensions<'a>,
     /// Names as they are compared.
-    subject: Cow<'a, [u8]>,
-    issuer: Cow<'a, [u8]>,
+    subject: Vec<u8>,
+    issuer: Vec<u8>,
 }
 
 /// What the extensions say.
@@ -68,10 +66,8 @@ impl<'a> Link<'a> {
             return None;
         }
         // What one reader takes for a name, and another does not, is none.
-        let none = [der::SEQUENCE, 0];
-        dn::is_within(tbs.subject.as_raw(), &none).and(dn::is_within(tbs.issuer.as_raw(), &none))?;
-        let key = PublicKey::read(parsed.tbs_certificate.subject_pki.raw)?;
-        let [subject, issuer] = [&parsed.tbs_certificate.subject, &parsed.tbs_certificate.issuer].map(canonical);
+        let (subject, issuer) = (dn::read(tbs.subject.as_raw())?, dn::read(tbs.issuer.as_raw())?);
+        let key = PublicKey::read(tbs.subject_pki.raw)?;
         let says = Extensions::read(&parsed);
         Some(Self { der, parsed, signed, key, says, subject, issuer })
     }
@@ -111,7 +107,7 @@ impl<'a> Link<'a> {
         self.issuer == issuer.subject
             && (id.is_none() || issuer.says.subject_key.is_none() || *id == issuer.says.subject_key)
             && serial.is_none_or(|serial| serial == issuer.serial())
-            && named.is_none_or(|named| dn::canonical(named) == issuer.issuer)
+            && named.is_none_or(|named| *dn::canonical(named) == *issuer.issuer)
             && issuer.may_sign_certificates()
     }
 
@@ -276,10 +272,6 @@ impl<'a> Extensions<'a> {
     }
 }
 
-fn canonical<'a>(name: &X509Name<'a>) -> Cow<'a, [u8]> {
-    dn::canonical(name.as_raw())
-}
-
 /// Whether an extension counts, so that what cannot be read of it makes the certificate one that cannot be used.
 fn is_read_anyway(kind: &oid::Oid<'_>) -> bool {
     [
@@ -298,14 +290,15 @@ impl<'a> IssuerKey<'a> {
         /// `[1]` and `[2]` of the extension.
         const ISSUER: u8 = 0xa1;
         const SERIAL: u8 = 0x82;
-        const DIRECTORY: u8 = 0xa4;
         let mut key = Self { id, ..Self::default() };
         let Some(mut parts) = Der::new(extension).inside(der::SEQUENCE) else { return key };
         while let Some((tag, content)) = parts.any() {
             match tag {
                 ISSUER => {
                     let mut names = Der::new(content);
-                    key.issuer = std::iter::from_fn(|| names.any()).find(|name| name.0 == DIRECTORY).map(|name| name.1);
+                    key.issuer = std::iter::from_fn(|| names.any())
+                        .find(|name| name.0 == constraints::DIRECTORY)
+                        .map(|name| name.1);
                 }
                 SERIAL => key.serial = Some(content),
                 _ => {}

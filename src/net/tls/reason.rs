@@ -46,17 +46,8 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::Tls13RequiredForQuic,
         )) => ssl(UNSUPPORTED_PROTOCOL, "UNSUPPORTED_PROTOCOL"),
-        _ => error.raw_os_error().map_or_else(|| error.to_string(), |number| system(number, error)),
+        _ => error.to_string(),
     }
-}
-
-/// What the kernel said.
-fn system(number: i32, error: &io::Error) -> String {
-    /// Number of the library that BoringSSL takes the kernel for.
-    const SYSTEM: i32 = 2 << 24;
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    format!("{}:system library:OPENSSL_internal:{text}", SYSTEM + number)
 }
 
 fn ssl(reason: u32, name: &str) -> String {
