@@ -118,9 +118,8 @@ impl<'a> Hosts<'a> {
     fn add(&mut self, endpoint: &Endpoint, address: &Address) {
         let host = match self.by_address.remove(address) {
             Some(before) if self.stays(before, endpoint) => {
-                let description = Description::of(endpoint);
-                if **before.description() != description {
-                    before.describe(description);
+                if !before.description().is_of(endpoint) {
+                    before.describe(Description::of(endpoint));
                     (self.has_news, self.anew) = (true, Anew::Yes);
                 }
                 let returns = before.clear_flag(HealthFlag::PendingDynamicRemoval);
@@ -142,11 +141,15 @@ impl<'a> Hosts<'a> {
     /// Whether a host goes on as this endpoint. Envoy leaves it the connections that it has even where its metadata
     /// wants another transport socket for those to come; here such a host is another one.
     fn stays(&self, host: &Host, endpoint: &Endpoint) -> bool {
-        let has_same_socket = self.sockets.is_none_or(|sockets| {
-            let described = Description::of(endpoint);
-            choose_transport(sockets, host, &host.description()) == choose_transport(sockets, host, &described)
-        });
-        host.is_of(endpoint) && has_same_socket && !(self.is_inherited && is_ejected(host))
+        let has_same_socket = || {
+            let described = host.description();
+            described.is_of(endpoint)
+                || self.sockets.is_none_or(|sockets| {
+                    let next = Description::of(endpoint);
+                    choose_transport(sockets, host, &described) == choose_transport(sockets, host, &next)
+                })
+        };
+        host.is_of(endpoint) && !(self.is_inherited && is_ejected(host)) && has_same_socket()
     }
 
     /// Envoy: a host that discovery has no longer stays while its health checks pass.

@@ -17,6 +17,12 @@ pub(crate) struct Description {
 }
 
 impl Description {
+    /// Whether it is what `endpoint` says.
+    pub(crate) fn is_of(&self, endpoint: &Endpoint) -> bool {
+        let Endpoint { metadata, tlvs, addresses, .. } = endpoint;
+        self.metadata == *metadata && self.tlvs == *tlvs && self.addresses == *addresses
+    }
+
     pub(crate) fn of(endpoint: &Endpoint) -> Self {
         let Endpoint { metadata, tlvs, addresses, .. } = endpoint;
         Self { metadata: metadata.clone(), tlvs: tlvs.clone(), addresses: addresses.clone() }
