@@ -31,7 +31,7 @@ pub struct HostSlot {
 
 #[derive(Default)]
 struct State {
-    hosts: DiscoveredHosts,
+    hosts: Arc<DiscoveredHosts>,
     /// Where the tables are in force that are made of them.
     tables: Vec<Weak<ArcSwap<RouteTable>>>,
     /// What requests have asked for, by `<route configuration>/<host>`.
@@ -50,6 +50,8 @@ struct Asked {
 pub(super) struct Origin {
     pub(super) slot: Arc<HostSlot>,
     base: proto::RouteConfiguration,
+    /// Those that it was given.
+    hosts: Arc<DiscoveredHosts>,
 }
 
 // === impl Origin ===
@@ -76,8 +78,9 @@ impl Origin {
         let slot = HostSlot::share(&message.name, source, cx.env);
         cx.wait_for(slot.ready.clone());
         let base = message.clone();
-        message.virtual_hosts.extend(slot.lock().hosts.values().map(|host| proto::VirtualHost::clone(host)));
-        Ok(Some(Self { slot, base }))
+        let hosts = slot.lock().hosts.clone();
+        message.virtual_hosts.extend(hosts.values().map(|host| proto::VirtualHost::clone(host)));
+        Ok(Some(Self { slot, base, hosts }))
     }
 }
 
@@ -115,12 +118,13 @@ impl HostSlot {
         }
     }
 
-    /// The same as `attach` for routes that are discovered, perhaps before the virtual hosts came.
+    /// The same as `attach` for routes that are discovered, whose table may be of other virtual hosts than there are now.
     pub fn attach_discovered(&self, routes: &RouteSlot, env: &LowerEnv) -> Result<(), Vec<Invalid>> {
         self.scope.get_or_init(|| routes.scope.clone());
         self.attach(&routes.table);
-        let is_without = self.lock().hosts.is_empty();
-        if !is_without && let Some(remade) = remade(&routes.table.load(), env)? {
+        let (table, hosts) = (routes.table.load(), self.lock().hosts.clone());
+        let is_current = table.discovered.as_ref().is_none_or(|origin| Arc::ptr_eq(&origin.hosts, &hosts));
+        if !is_current && let Some(remade) = remade(&table, env)? {
             routes.table.store(Arc::new(remade));
         }
         Ok(())
@@ -146,7 +150,7 @@ impl HostSlot {
         let (before, tables) = {
             let mut state = self.lock();
             let tables: Vec<_> = state.tables.iter().filter_map(Weak::upgrade).collect();
-            (std::mem::replace(&mut state.hosts, hosts), tables)
+            (std::mem::replace(&mut state.hosts, Arc::new(hosts)), tables)
         };
         match tables.iter().map(|table| remade(&table.load(), env)).collect::<Result<Vec<_>, _>>() {
             Ok(remade) => {
