@@ -200,34 +200,45 @@ impl Interest {
 
 /// The subscriptions of a stream by type, in the order of their requests.
 #[derive(Debug)]
-struct ByType<T>(Vec<(Arc<str>, T)>);
+struct ByType<T> {
+    all: Vec<(Arc<str>, T)>,
+    /// Of which nothing is sent for now.
+    held: Option<&'static str>,
+}
 
 impl<T> Default for ByType<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { all: Vec::new(), held: None }
     }
 }
 
 impl<T: Default> ByType<T> {
     fn find(&mut self, type_url: &str) -> Option<(&Arc<str>, &mut T)> {
-        self.0.iter_mut().find(|(known, _)| **known == *type_url).map(|(known, value)| (&*known, value))
+        self.all.iter_mut().find(|(known, _)| **known == *type_url).map(|(known, value)| (&*known, value))
     }
 
     fn find_or_add(&mut self, type_url: &Arc<str>) -> &mut T {
         let rank = |of: &str| ORDER.iter().position(|t| *t == of).unwrap_or(ORDER.len());
-        let at = match self.0.iter().position(|(known, _)| known == type_url) {
+        let at = match self.all.iter().position(|(known, _)| known == type_url) {
             Some(at) => at,
             None => {
-                let at = self.0.partition_point(|(known, _)| rank(known) <= rank(type_url));
-                self.0.insert(at, (type_url.clone(), T::default()));
+                let at = self.all.partition_point(|(known, _)| rank(known) <= rank(type_url));
+                self.all.insert(at, (type_url.clone(), T::default()));
                 at
             }
         };
-        &mut self.0[at].1
+        &mut self.all[at].1
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut T)> {
-        self.0.iter_mut().map(|(type_url, value)| (&*type_url, value))
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.all.iter_mut().map(|(_, value)| value)
+    }
+
+    /// Those of which something may be sent now.
+    fn sendable(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut T)> {
+        let held = self.held;
+        let sendable = self.all.iter_mut().filter(move |(type_url, _)| held != Some(&**type_url));
+        sendable.map(|(type_url, value)| (&*type_url, value))
     }
 }
 

@@ -16,7 +16,6 @@ use super::{
 pub(crate) struct Delta {
     identity: Identity,
     types: ByType<Subscription>,
-    held: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +35,7 @@ struct Subscription {
 
 impl Delta {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, types: ByType::default(), held: None }
+        Self { identity, types: ByType::default() }
     }
 }
 
@@ -46,7 +45,7 @@ impl Protocol for Delta {
 
     fn connect(&mut self) {
         self.identity.connect();
-        for (_, subscription) in self.types.iter_mut() {
+        for subscription in self.types.values_mut() {
             subscription.connect();
         }
     }
@@ -56,14 +55,11 @@ impl Protocol for Delta {
     }
 
     fn is_due(&mut self) -> bool {
-        let held = self.held;
-        self.types.iter_mut().any(|(type_url, s)| s.is_due() && held != Some(&**type_url))
+        self.types.sendable().any(|(_, s)| s.is_due())
     }
 
     fn next_request(&mut self) -> Option<proto::DeltaDiscoveryRequest> {
-        let held = self.held;
-        let mut due = self.types.iter_mut().filter(|(_, s)| s.is_due());
-        let (type_url, subscription) = due.find(|(type_url, _)| held != Some(&***type_url))?;
+        let (type_url, subscription) = self.types.sendable().find(|(_, s)| s.is_due())?;
         let request = subscription.request(type_url);
         Some(proto::DeltaDiscoveryRequest { node: self.identity.for_message(), ..request })
     }
@@ -110,7 +106,7 @@ impl Protocol for Delta {
     }
 
     fn hold(&mut self, type_url: Option<&'static str>) {
-        self.held = type_url;
+        self.types.held = type_url;
     }
 }
 

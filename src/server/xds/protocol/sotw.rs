@@ -20,7 +20,6 @@ const WRAPPER: &str = "type.googleapis.com/envoy.service.discovery.v3.Resource";
 pub(crate) struct Sotw {
     identity: Identity,
     types: ByType<Subscription>,
-    held: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +42,7 @@ impl Subscription {
 
 impl Sotw {
     pub(crate) fn new(identity: Identity) -> Self {
-        Self { identity, types: ByType::default(), held: None }
+        Self { identity, types: ByType::default() }
     }
 }
 
@@ -53,7 +52,7 @@ impl Protocol for Sotw {
 
     fn connect(&mut self) {
         self.identity.connect();
-        for (_, subscription) in self.types.iter_mut() {
+        for subscription in self.types.values_mut() {
             subscription.nonce.clear();
             subscription.offered = None;
             subscription.error = None;
@@ -67,14 +66,11 @@ impl Protocol for Sotw {
     }
 
     fn is_due(&mut self) -> bool {
-        let held = self.held;
-        self.types.iter_mut().any(|(type_url, s)| s.is_next() && held != Some(&**type_url))
+        self.types.sendable().any(|(_, s)| s.is_next())
     }
 
     fn next_request(&mut self) -> Option<proto::DiscoveryRequest> {
-        let held = self.held;
-        let mut due = self.types.iter_mut().filter(|(_, s)| s.is_next());
-        let (type_url, subscription) = due.find(|(type_url, _)| held != Some(&***type_url))?;
+        let (type_url, subscription) = self.types.sendable().find(|(_, s)| s.is_next())?;
         subscription.is_due = false;
         Some(proto::DiscoveryRequest {
             version_info: subscription.version.clone(),
@@ -137,7 +133,7 @@ impl Protocol for Sotw {
     }
 
     fn hold(&mut self, type_url: Option<&'static str>) {
-        self.held = type_url;
+        self.types.held = type_url;
     }
 }
 
