@@ -118,9 +118,7 @@ impl ControlPlane {
             is_aggregated: matches!(api_type, ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc),
         })
     }
-}
 
-impl ControlPlane {
     /// Lowers the message where it cannot stand for the stream of all: it is that stream, or one beside it.
     pub fn lower_itself(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         match proto.api_type() {

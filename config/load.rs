@@ -34,6 +34,7 @@ pub use source::{Format, Place, Problem, Source, Sources, Warning, WarningKind};
 pub use split::StaticClusters;
 pub use tree::Position;
 pub use value::yaml_value;
+pub(crate) use wire::type_name;
 
 use encode::encode;
 use findings::Findings;

@@ -7,6 +7,7 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::google::protobuf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use crate::load::type_name;
 use crate::matcher::StringMatcher;
 
 /// What becomes of a header whose name has an underscore.
@@ -239,7 +240,7 @@ pub fn any_as<T: prost::Message + prost::Name + Default>(
 
 /// The full message name in the type URL of `any`.
 pub fn message_name(any: &protobuf::Any) -> &str {
-    any.type_url.rsplit('/').next().unwrap_or_default()
+    type_name(&any.type_url)
 }
 
 /// The name of an encoded resource: the string in the field numbered 1, which is the name in each kind of resource.

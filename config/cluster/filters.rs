@@ -2,8 +2,8 @@
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::cluster::v3::Filter;
-use nuncio_proto::google::protobuf::Any;
 
+use crate::load::type_name;
 use crate::protocol::message_name;
 
 /// Refuses each by name. Envoy 1.40 has a single one, of reverse tunnels, which nuncio has not; no network filter of
@@ -14,7 +14,7 @@ pub(super) fn refuse(filters: &[Filter], cx: &mut LowerCx<'_>) -> Result<(), Ref
         match (typed_config, config_discovery) {
             (Some(any), None) => Err(cx.at("typed_config", |cx| refuse_type(message_name(any), cx))),
             (None, Some(source)) => {
-                let names: Vec<_> = source.type_urls.iter().map(|url| message_of(url)).collect();
+                let names: Vec<_> = source.type_urls.iter().map(|url| type_name(url)).collect();
                 Err(cx.at("config_discovery", |cx| cx.at("type_urls", |cx| refuse_type(&names.join(", "), cx))))
             }
             (Some(_), Some(_)) => Err(cx.invalid("only one of typed_config or config_discovery can be used")),
@@ -23,10 +23,6 @@ pub(super) fn refuse(filters: &[Filter], cx: &mut LowerCx<'_>) -> Result<(), Ref
         }
     });
     refused.map(drop)
-}
-
-fn message_of(url: &str) -> String {
-    message_name(&Any { type_url: url.to_owned(), value: Vec::new() }).to_owned()
 }
 
 fn refuse_type(name: &str, cx: &mut LowerCx<'_>) -> Refused {

@@ -94,7 +94,7 @@ impl<'a> Raw<'a> {
 }
 
 /// The full name of the message that a type URL names.
-pub(super) fn type_name(url: &str) -> &str {
+pub(crate) fn type_name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
 }
 

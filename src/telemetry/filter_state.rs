@@ -93,8 +93,10 @@ impl FilterState {
 
     /// Takes over what `other` has and this does not.
     pub fn adopt(&mut self, other: &Self) {
-        for entry in other.0.iter().filter(|entry| self.get(&entry.name).is_none()).cloned().collect::<Vec<_>>() {
-            self.0.push(entry);
+        for entry in &other.0 {
+            if self.get(&entry.name).is_none() {
+                self.0.push(entry.clone());
+            }
         }
     }
 
