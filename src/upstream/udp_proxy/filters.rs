@@ -99,8 +99,10 @@ impl ForwardProxy {
     fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         use forward::filter_config::ImplementationSpecifier;
         let message = forward::FilterConfig::decode(bytes).map_err(|e| cx.invalid(format!("does not decode: {e}")))?;
-        // What may wait for the name server: nothing does (see above).
-        let forward::FilterConfig { stat_prefix, buffer_options: _, implementation_specifier } = message;
+        let forward::FilterConfig { stat_prefix, buffer_options, implementation_specifier } = message;
+        if buffer_options.is_some() {
+            tracing::info!(path = cx.path(), "buffer_options has no effect: no session waits for the name server");
+        }
         let Some(ImplementationSpecifier::DnsCacheConfig(cache)) = implementation_specifier else {
             return Err(cx.at("dns_cache_config", |cx| cx.invalid("is required")));
         };
