@@ -1,6 +1,6 @@
 //! Clients that leave while their request is under way: the proxy learns of it at once, whatever it has not read.
 
-use crate::support::bootstrap::Pieces;
+use crate::support::bootstrap::{ENDS_LOGGED, Pieces};
 use crate::support::frames::{DATA, Frames, RST_STREAM};
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
@@ -35,19 +35,11 @@ async fn before_deaf(port: u16) -> Running {
             "- name: deaf\n  connect_timeout: 60s\n  per_connection_buffer_limit_bytes: 32768\n  load_assignment: {{ \
              cluster_name: deaf, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {endpoint} }} }}] }}] }}\n"
         ),
-        hcm: ACCESS_LOG.to_owned(),
+        hcm: ENDS_LOGGED.to_owned(),
         ..Pieces::default()
     };
     run(&pieces, http1()).await
 }
-
-const ACCESS_LOG: &str = r#"access_log:
-- name: file
-  typed_config:
-    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-    path: $DIR/access.log
-    log_format: { text_format_source: { inline_string: "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n" } }
-"#;
 
 async fn leave(mut client: TcpStream, how: Leaves) -> Option<TcpStream> {
     match how {
@@ -69,19 +61,7 @@ async fn check_noticed(proxy: &Running) {
     }
     proxy.wait_for_stat("cluster.deaf.upstream_rq_active", 0).await;
     proxy.wait_for_stat("cluster.deaf.upstream_rq_pending_active", 0).await;
-    assert_eq!(log(proxy).await, "0 DC downstream_remote_disconnect\n");
-}
-
-/// The access log, which is written a moment after the stream's end.
-async fn log(proxy: &Running) -> String {
-    for _ in 0..200 {
-        let log = proxy.file("access.log");
-        if !log.is_empty() {
-            return log;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    String::new()
+    assert_eq!(proxy.file_once_written("access.log").await, "0 DC downstream_remote_disconnect\n");
 }
 
 /// Writes until nobody takes more.
@@ -131,7 +111,7 @@ async fn a_client_that_leaves_is_noticed_behind_bytes_that_nobody_reads() {
 #[tokio::test]
 async fn a_client_that_leaves_is_noticed_while_the_response_is_blocked() {
     let large = Answer::ok(&"x".repeat(32 << 20));
-    let pieces = Pieces { hcm: ACCESS_LOG.to_owned(), ..Pieces::default() };
+    let pieces = Pieces { hcm: ENDS_LOGGED.to_owned(), ..Pieces::default() };
     let proxy = run(&pieces, http1().answer("/", large)).await;
     let mut client = TcpStream::connect(proxy.addr()).await.expect("the proxy accepts");
     client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy reads");
@@ -140,7 +120,7 @@ async fn a_client_that_leaves_is_noticed_while_the_response_is_blocked() {
     let _client = leave(client, Leaves::HalfCloses).await;
     proxy.wait_for_stat("http.in.downstream_rq_active", 0).await;
     assert_eq!(proxy.stat("http.in.downstream_cx_destroy_remote_active_rq").await, 1);
-    assert_eq!(log(&proxy).await, "200 DC downstream_remote_disconnect\n");
+    assert_eq!(proxy.file_once_written("access.log").await, "200 DC downstream_remote_disconnect\n");
 }
 
 /// Over HTTP/2 the windows bound what is read ahead; what ends the stream is read all the same.
@@ -160,5 +140,5 @@ async fn an_http2_stream_that_is_reset_is_noticed_while_the_upload_is_blocked() 
     proxy.wait_for_stat("http.in.downstream_rq_active", 0).await;
     proxy.wait_for_stat("cluster.deaf.upstream_rq_active", 0).await;
     assert_eq!(proxy.stat("cluster.deaf.upstream_cx_destroy_local_with_active_rq").await, 1);
-    assert!(log(&proxy).await.starts_with("0 DR "));
+    assert!(proxy.file_once_written("access.log").await.starts_with("0 DR "));
 }

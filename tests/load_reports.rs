@@ -254,7 +254,10 @@ async fn requests_under_way_are_told_of_as_long_as_they_last() {
             let report = timeout_at(until, server.next()).await.unwrap_or_else(|_| panic!("no end is told: {seen:?}"));
             let names: Vec<&str> = report.cluster_stats.iter().map(|stats| &*stats.cluster_name).collect();
             assert!(names.contains(&"c") && names.contains(&"xds"), "{names:?}");
-            seen.extend(report.cluster_stats.iter().filter(|of| of.cluster_name == "c").flat_map(counts));
+            for of in report.cluster_stats.iter().filter(|of| of.cluster_name == "c") {
+                assert!(localities(of).iter().all(|line| line.starts_with("a/0: ")), "{of:?}");
+                seen.extend(counts(of));
+            }
         }
         assert_eq!(asked.await.unwrap(), 200);
         assert_eq!(seen.iter().map(|[.., issued]| issued).sum::<u64>(), 1, "{seen:?}");

@@ -1,21 +1,12 @@
 //! Hosts that take nothing more: what bounds a stream bounds it all the same.
 
-use crate::support::bootstrap::Pieces;
+use crate::support::bootstrap::{ENDS_LOGGED, Pieces};
 use crate::support::client::fetch;
 use crate::support::frames::{SETTINGS, encode};
 use crate::support::proxy::{Running, proxy};
 use crate::support::upstream::http1;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-
-const ACCESS_LOG: &str = r#"access_log:
-- name: file
-  typed_config:
-    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
-    path: $DIR/access.log
-    log_format: { text_format_source: { inline_string: "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n" } }
-"#;
 
 /// A proxy before an HTTP/2 host that gives no stream more than its first window, and never answers.
 async fn before_mute(route: &str) -> Running {
@@ -31,7 +22,7 @@ async fn before_mute(route: &str) -> Running {
     });
     let endpoint = format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
     let pieces = Pieces {
-        hcm: ACCESS_LOG.to_owned(),
+        hcm: ENDS_LOGGED.to_owned(),
         routes: format!("- match: {{ prefix: / }}\n  route: {{ cluster: mute, {route} }}\n"),
         clusters: format!(
             "- name: mute\n  connect_timeout: 60s\n  http2_protocol_options: {{}}\n  load_assignment: {{ cluster_name: \
@@ -44,18 +35,6 @@ async fn before_mute(route: &str) -> Running {
 
 fn post(bytes: usize) -> String {
     format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n{}", "x".repeat(bytes))
-}
-
-/// The access log, which is written a moment after the stream's end.
-async fn log(proxy: &Running) -> String {
-    for _ in 0..1000 {
-        let log = proxy.file("access.log");
-        if !log.is_empty() {
-            return log;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    String::new()
 }
 
 /// More than the window of the host, and less than may be buffered: the request is complete.
@@ -76,7 +55,7 @@ async fn time_outs_hold_while_the_upload_waits_for_a_window() {
         let proxy = before_mute(route).await;
         let response = fetch(proxy.addr(), &post(300_000)).await.expect("the proxy answers");
         assert_eq!(response.status(), 504, "{route}");
-        assert_eq!(log(&proxy).await.trim_end(), details, "{route}");
+        assert_eq!(proxy.file_once_written("access.log").await.trim_end(), details, "{route}");
         proxy.wait_for_stat("cluster.mute.upstream_rq_active", 0).await;
     }
 }
@@ -90,5 +69,5 @@ async fn a_client_that_leaves_is_noticed_while_its_upload_waits_for_a_window() {
     drop(client);
     proxy.wait_for_stat("cluster.mute.upstream_rq_active", 0).await;
     proxy.wait_for_stat("http.in.downstream_rq_active", 0).await;
-    assert_eq!(log(&proxy).await, "0 DC downstream_remote_disconnect\n");
+    assert_eq!(proxy.file_once_written("access.log").await, "0 DC downstream_remote_disconnect\n");
 }

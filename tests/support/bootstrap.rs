@@ -38,6 +38,15 @@ pub(crate) struct Pieces {
     pub(crate) http2_upstream: bool,
 }
 
+/// For `Pieces::hcm`: has `$DIR/access.log` tell how each stream ended.
+pub(crate) const ENDS_LOGGED: &str = r#"access_log:
+- name: file
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
+    path: $DIR/access.log
+    log_format: { text_format_source: { inline_string: "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%\n" } }
+"#;
+
 const HTTP2_UPSTREAM: &str = r#"typed_extension_protocol_options:
   envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions

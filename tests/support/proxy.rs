@@ -291,6 +291,18 @@ impl Running {
         super::http1::latin1(&std::fs::read(self.process.dir.0.join(name)).unwrap_or_default())
     }
 
+    /// The same once it holds anything: logs are written a moment after what they tell of.
+    pub(crate) async fn file_once_written(&self, name: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let file = self.file(name);
+            if !file.is_empty() || Instant::now() > until {
+                return file;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// What the process wrote to its standard output and error.
     pub(crate) fn log(&self) -> String {
         self.file("log")

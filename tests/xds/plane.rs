@@ -11,7 +11,7 @@ use crate::support::upstream::http1;
 const VALIDATOR: &str = "config_validators: [{ name: envoy.config.validators.minimum_clusters, typed_config: { '@type': type.googleapis.com/envoy.extensions.config.validators.minimum_clusters.v3.MinimumClustersValidator, min_clusters_num: 2 } }]";
 
 /// A proxy that asks this plane in this way for clusters and listeners, and whoever they refer to.
-pub(super) async fn start(plane: &ControlPlane, way: Way, further: &str) -> Running {
+async fn start(plane: &ControlPlane, way: Way, further: &str) -> Running {
     let source = way.source("").replace("{ api_type", &format!("{{ {further} api_type"));
     let ads = way.ads().replace("{ api_type", &format!("{{ {further} api_type"));
     let ads = if way.is_aggregated { format!("{ads}, ") } else { String::new() };
@@ -25,20 +25,29 @@ pub(super) async fn start(plane: &ControlPlane, way: Way, further: &str) -> Runn
     proxy(pieces.yaml().replace("$UPSTREAM", "1")).run().await
 }
 
+/// What asks for more over aggregated discovery does so in this way.
+pub(super) fn found(way: Way, yaml: &str) -> String {
+    yaml.replace("{ ads: {}, resource_api_version: V3 }", &way.source(""))
+}
+
+/// A proxy that has been given cluster `a` with this port, and a listener with routes to it.
+pub(super) async fn start_with_cluster(plane: &ControlPlane, way: Way, port: u16) -> Running {
+    plane.set(Kind::Cluster, "a", &found(way, &cluster("a")));
+    plane.set(Kind::Endpoints, "a", &endpoints("a", port));
+    plane.set(Kind::Routes, "routes", &routes("a"));
+    plane.set(Kind::Listener, "front", &found(way, &plain_listener(free_port())));
+    let proxy = start(plane, way, "").await;
+    proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+    proxy
+}
+
 #[tokio::test]
 async fn each_subscription_counts_its_stream_and_aggregated_ones_the_one_of_all() {
     for way in WAYS {
         let plane = ControlPlane::start().await;
         plane.set_identifier("plane 7");
         let upstream = http1().start().await;
-        let source = way.source("");
-        let ads = "{ ads: {}, resource_api_version: V3 }";
-        plane.set(Kind::Cluster, "a", &cluster("a").replace(ads, &source));
-        plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
-        plane.set(Kind::Routes, "routes", &routes("a"));
-        plane.set(Kind::Listener, "front", &plain_listener(free_port()).replace(ads, &source));
-        let proxy = start(&plane, way, "").await;
-        proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+        let proxy = start_with_cluster(&plane, way, upstream.port()).await;
         let own = ["cluster_manager.cds.", "listener_manager.lds.", "cluster.a.", "http.front.rds.routes."];
         let expected = if way.is_aggregated { vec![""] } else { own.to_vec() };
         for prefix in &expected {
@@ -116,13 +125,7 @@ async fn each_end_of_an_update_is_an_attempt() {
     for way in WAYS {
         let plane = ControlPlane::start().await;
         let upstream = http1().start().await;
-        let (source, ads) = (way.source(""), "{ ads: {}, resource_api_version: V3 }");
-        plane.set(Kind::Cluster, "a", &cluster("a").replace(ads, &source));
-        plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
-        plane.set(Kind::Routes, "routes", &routes("a"));
-        plane.set(Kind::Listener, "front", &plain_listener(free_port()).replace(ads, &source));
-        let proxy = start(&plane, way, "").await;
-        proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+        let proxy = start_with_cluster(&plane, way, upstream.port()).await;
         plane.set(Kind::Routes, "routes", &format!("{}\nvalidate_clusters: false", routes("a")));
         proxy.wait_for_stat("http.front.rds.routes.update_success", 2).await;
         plane.set_bytes(Kind::Cluster, "broken", vec![0xff]);

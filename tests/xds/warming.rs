@@ -1,10 +1,9 @@
 //! When clusters are acknowledged that cannot be used yet. All holds for Envoy 1.40 too, seen by `NUNCIO_BINARY`.
 
-use super::plane::start;
-use super::{cluster, endpoints, plain_listener, routes};
+use super::plane::{found, start_with_cluster};
+use super::{cluster, endpoints};
 use crate::support::DEADLINE;
 use crate::support::control_plane::{Asked, ControlPlane, Kind, WAYS, Way};
-use crate::support::ports::free_port;
 use crate::support::proxy::{CERTIFICATES, Running};
 use crate::support::upstream::{Answer, Then, Upstream, http1};
 use std::time::{Duration, Instant};
@@ -28,12 +27,7 @@ impl Scene {
     async fn new(way: Way) -> Self {
         let plane = ControlPlane::start().await;
         let a = http1().route("/", "a").start().await;
-        plane.set(Kind::Cluster, "a", &found(way, &cluster("a")));
-        plane.set(Kind::Endpoints, "a", &endpoints("a", a.port()));
-        plane.set(Kind::Routes, "routes", &routes("a"));
-        plane.set(Kind::Listener, "front", &found(way, &plain_listener(free_port())));
-        let proxy = start(&plane, way, "").await;
-        proxy.wait_for_stat("http.front.rds.routes.update_success", 1).await;
+        let proxy = start_with_cluster(&plane, way, a.port()).await;
         plane.wait_for(Kind::Cluster, |asked| !asked.nonce.is_empty()).await;
         let before = plane.asked().len();
         Self { plane, way, proxy, a, before }
@@ -87,9 +81,10 @@ impl Scene {
     }
 }
 
-/// What asks for more over aggregated discovery does so in this way.
-fn found(way: Way, yaml: &str) -> String {
-    yaml.replace("{ ads: {}, resource_api_version: V3 }", &way.source(""))
+/// How many answers two pushes have once nothing holds them back: the state of the world is acknowledged as it is; of
+/// changes each has its own.
+fn answers_to_two(way: Way) -> usize {
+    if way.is_aggregated && !way.is_delta() { 1 } else { 2 }
 }
 
 fn number(nonce: &str) -> u64 {
@@ -111,8 +106,7 @@ async fn clusters_are_acknowledged_once_all_of_them_can_be_used() {
         scene.holds_back(2).await;
         scene.give("later");
         scene.proxy.wait_for_stat(WARMING, 0).await;
-        // The state of the world is acknowledged as it is; of changes each has its own answer.
-        let answers = scene.wait_for_answers(if way.is_aggregated && !way.is_delta() { 1 } else { 2 }).await;
+        let answers = scene.wait_for_answers(answers_to_two(way)).await;
         assert!(answers.iter().all(|answer| answer.error.is_none()), "{answers:#?}");
         assert!(answers.iter().map(|answer| number(&answer.nonce)).is_sorted_by(|a, b| a < b), "{answers:#?}");
         scene.plane.remove(Kind::Cluster, "late");
@@ -130,7 +124,7 @@ async fn a_cluster_that_goes_before_it_can_be_used_holds_nothing_back_any_more()
         scene.holds_back(1).await;
         scene.plane.remove(Kind::Cluster, "late");
         scene.proxy.wait_for_stat(WARMING, 0).await;
-        scene.wait_for_answers(if way.is_aggregated && !way.is_delta() { 1 } else { 2 }).await;
+        scene.wait_for_answers(answers_to_two(way)).await;
     }
 }
 
@@ -204,7 +198,7 @@ async fn what_is_refused_meanwhile_is_told_with_the_rest() {
         scene.holds_back(2).await;
         scene.give("late");
         scene.proxy.wait_for_stat(WARMING, 0).await;
-        let answers = scene.wait_for_answers(if way.is_aggregated && !way.is_delta() { 1 } else { 2 }).await;
+        let answers = scene.wait_for_answers(answers_to_two(way)).await;
         let last = &answers[answers.len() - 1];
         assert!(last.error.is_some(), "{way:?}: {answers:#?}");
     }
