@@ -92,6 +92,7 @@ scenario_files! {
     repeated_responses
     pools
     pools_closed
+    proxy_status
     proxy_tlv
     rbac_matcher
     request_id

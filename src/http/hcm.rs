@@ -39,6 +39,7 @@ mod h1;
 mod h2;
 mod lower;
 mod preview;
+mod proxy_status;
 mod request_head;
 mod response_head;
 mod sniff;

@@ -2,9 +2,23 @@
 
 use bytes::Bytes;
 use http::HeaderValue;
-use nuncio_filter_api::Rng;
+use nuncio_config::protocol::any_as;
+use nuncio_filter_api::{LowerCx, Refused, Rng};
+use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3::RequestIdExtension;
+use nuncio_proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Lowers `request_id_extension`, of which the default is the one there is.
+pub(crate) fn lower(extension: RequestIdExtension, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let RequestIdExtension { typed_config } = extension;
+    cx.opt("typed_config", typed_config, |any, cx| {
+        // Envoy: both speak of what is done where a request is traced, which none is.
+        let UuidRequestIdConfig { pack_trace_reason: _, use_request_id_for_trace_sampling: _ } = any_as(&any, cx)?;
+        Ok(())
+    })?;
+    Ok(())
+}
 
 /// A new version-4 UUID (RFC 9562 §5.4).
 pub fn generate(rng: &Rng) -> HeaderValue {

@@ -1,6 +1,7 @@
 //! The connection manager's configuration, lowered.
 
 use super::client_cert::ForwardClientCert;
+use super::proxy_status::ProxyStatus;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -98,6 +99,7 @@ pub(crate) struct HeadOptions {
     pub(crate) user_agent: Option<HeaderValue>,
     pub(crate) service_node: Option<HeaderValue>,
     pub(crate) proxy_100_continue: bool,
+    pub(crate) proxy_status: Option<ProxyStatus>,
 }
 
 /// What is done to paths. Envoy: what the runtime says of it is asked when the listener is made, when the runtime is

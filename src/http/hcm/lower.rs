@@ -22,10 +22,11 @@ use super::client_cert::ForwardClientCert;
 use super::config::{
     ClientAddress, CodecOptions, CodecType, HeadOptions, PathRules, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
+use super::proxy_status::ProxyStatus;
 use super::upgrade::{Upgrade, Upgrades};
 use super::{Hcm, Routes, stats};
-use crate::h1;
 use crate::local_reply::LocalReplies;
+use crate::{h1, request_id};
 
 /// The connection manager's row in the table of network filters.
 pub static ROW: NetworkFilterRow = NetworkFilterRow {
@@ -129,9 +130,7 @@ impl Hcm {
                 "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
                 &represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
             ),
-            cx.unsupported("request_id_extension", &request_id_extension),
             cx.unsupported("path_normalization_options", &path_normalization_options),
-            cx.unsupported("proxy_status_config", &proxy_status_config),
             // By default hosts are told of the client that a PROXY header told of.
             cx.unsupported(
                 "add_proxy_protocol_connection_state",
@@ -165,6 +164,8 @@ impl Hcm {
         let request_headers = cx.opt("request_headers_timeout", request_headers_timeout, duration);
         let drain = cx.opt("drain_timeout", drain_timeout, duration);
         let delayed_close = cx.opt("delayed_close_timeout", delayed_close_timeout, duration);
+        let proxy_status = cx.opt("proxy_status_config", proxy_status_config, ProxyStatus::lower);
+        let request_id = cx.opt("request_id_extension", request_id_extension, request_id::lower);
         let via = header_value("via", &via, cx);
         let server_name = if server_name.is_set() { server_name } else { SERVER_NAME.to_owned() };
         let server_name = header_value("server_name", &server_name, cx);
@@ -175,6 +176,7 @@ impl Hcm {
             cx.invalid("strip_matching_host_port and strip_any_host_port exclude each other");
         }
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
+        request_id?;
         let user_agent = add_user_agent.is_some_and(|b| b.value);
         let node = &cx.env.node;
         let (cluster, id) = (node.cluster.clone(), node.id.clone());
@@ -223,6 +225,7 @@ impl Hcm {
             user_agent: if user_agent { header_value("add_user_agent", &cluster, cx)? } else { None },
             service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
             proxy_100_continue,
+            proxy_status: proxy_status?,
         };
         let timeouts = Timeouts {
             stream_idle: stream_idle?.map_or(Some(STREAM_IDLE), non_zero),
@@ -361,7 +364,7 @@ fn lower_scheme(scheme: core::SchemeHeaderTransformation, cx: &mut LowerCx<'_>) 
     Scheme::parse(scheme.as_bytes()).ok_or_else(|| cx.invalid("must be http or https"))
 }
 
-fn header_value(field: &str, value: &str, cx: &mut LowerCx<'_>) -> Result<Option<HeaderValue>, Refused> {
+pub(super) fn header_value(field: &str, value: &str, cx: &mut LowerCx<'_>) -> Result<Option<HeaderValue>, Refused> {
     if value.is_empty() {
         return Ok(None);
     }

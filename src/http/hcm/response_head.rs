@@ -54,6 +54,9 @@ pub(crate) fn finalize(head: &mut ResponseHead, request: &RequestHead, http: &Ht
     if wanted && let Some(id) = request.headers.get(name::REQUEST_ID) {
         headers.insert(name::REQUEST_ID, id.clone());
     }
+    if let Some(proxy_status) = &options.proxy_status {
+        proxy_status.apply(head, &options.server_name, info);
+    }
 }
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {

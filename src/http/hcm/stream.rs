@@ -127,15 +127,18 @@ impl Stream {
                 Some(Step::Done(Ok(()))) => continue,
                 Some(Step::Done(Err(reply))) => return reply,
                 Some(Step::Wait(waiting)) => waiting,
-                // The chain's last filter always answers; lowering checked that it is terminal.
-                None => {
-                    return LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into();
-                }
+                None => break,
             };
             if let Err(reply) = waiting.await {
                 return reply;
             }
         }
+        // Envoy: without any filter only a time-out answers.
+        if self.http.hcm.chain.is_empty() {
+            return std::future::pending().await;
+        }
+        // The chain's last filter always answers; lowering checked that it is terminal.
+        LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "filter_chain_not_terminated").into()
     }
 
     /// Processes the head, finds the route and the filters.
