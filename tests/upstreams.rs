@@ -189,7 +189,10 @@ async fn a_client_that_takes_no_more_is_waited_for() {
         return;
     }
     let body = "x".repeat(20_000_000);
+    // A client that is so slow is cut off by the default time-out.
+    let routes = "- match: { prefix: / }\n  route: { cluster: up, timeout: 0s }\n".to_owned();
     for (pieces, upstream) in [(Pieces::default(), http1()), (http2_pieces(), http2())] {
+        let pieces = Pieces { routes: routes.clone(), ..pieces };
         let proxy = proxy(pieces.yaml()).upstream(upstream.route("/", &body)).run().await;
         let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
         client.send(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy reads");

@@ -44,15 +44,17 @@ impl Drop for BackedUp {
 }
 
 impl StreamInfo {
-    /// Counts that no more of the response is read for now: its client takes no more.
+    /// Notes and counts that no more of the response is read for now: its client takes no more.
     #[cold]
     pub fn pause_response(&self) {
+        self.is_response_paused.set(true);
         self.of_cluster(|stats| stats.upstream_flow_control_paused_reading_total().inc());
     }
 
-    /// Counts that the response goes on. Envoy: one that ends while it waits is not counted here.
+    /// Notes and counts that the response goes on. Envoy: one that ends while it waits is not counted here.
     #[cold]
     pub fn resume_response(&self) {
+        self.is_response_paused.set(false);
         self.of_cluster(|stats| stats.upstream_flow_control_resumed_reading_total().inc());
     }
 

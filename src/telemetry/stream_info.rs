@@ -406,6 +406,8 @@ pub struct StreamInfo {
     pub max_duration: Cell<Option<Option<Duration>>>,
     /// Whether a health-check filter answered.
     pub health_check: Cell<bool>,
+    /// No more of the response is read for now: its client takes no more.
+    pub is_response_paused: Cell<bool>,
     /// An access log will be written: what only logs look at is worth noting.
     pub is_logged: Cell<bool>,
     /// The trailers as sent, or as they would be where the client takes none; boxed because most streams have none.
@@ -464,6 +466,7 @@ impl StreamInfo {
             flush_timeout: Cell::new(None),
             max_duration: Cell::new(None),
             health_check: Cell::new(false),
+            is_response_paused: Cell::new(false),
             is_logged: Cell::new(false),
             response_trailers: RefCell::new(None),
             metadata: RefCell::new(None),

@@ -1,5 +1,6 @@
 //! `envoy.filters.http.router`: sends a request where its route says.
 
+mod ahead;
 mod attempts;
 mod body;
 mod counts;

@@ -4,13 +4,14 @@ mod head;
 mod interim;
 mod keepalive;
 mod request_body;
+mod response_body;
 mod streams;
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 use http::{Method, StatusCode};
 use nuncio_config::protocol::UnderscoresAction;
-use nuncio_filter_api::{Body, BodyError, ByteStr, Io, Reply, RequestHead, ResponseHead, Scheme};
+use nuncio_filter_api::{Body, ByteStr, Io, Reply, RequestHead, ResponseHead, Scheme};
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -27,6 +28,7 @@ use head::{host, join_cookies};
 use interim::{Interim, send_interim};
 use keepalive::KeepaliveState;
 use request_body::{Abandoned, RequestBody};
+use response_body::Unsent;
 use streams::{Active, Streams};
 
 use super::Http;
@@ -462,101 +464,6 @@ impl Server {
         }
         is_early
     }
-
-    async fn send_body(
-        &self,
-        send: &mut SendStream<Bytes>,
-        body: &mut Body,
-        info: &StreamInfo,
-        deadline: &mut Deadline,
-    ) -> Result<(), Unsent> {
-        loop {
-            let frame = poll_fn(|cx| {
-                if let Poll::Ready(frame) = body.poll_next(cx) {
-                    return Poll::Ready(frame.transpose().map_err(Unsent::Upstream));
-                }
-                poll_stopped(send, deadline, cx)
-            })
-            .await?;
-            let Some(frame) = frame else {
-                return send.send_data(Bytes::new(), true).map_err(|_| Unsent::Downstream);
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    info.bytes_sent.set(info.bytes_sent.get() + data.len() as u64);
-                    let end = body.is_end();
-                    self.send_data(send, data, end, info, deadline).await?;
-                    if end {
-                        return Ok(());
-                    }
-                }
-                Err(frame) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    info.note_trailers(&trailers);
-                    return send.send_trailers(trailers).map_err(|_| Unsent::Downstream);
-                }
-            }
-        }
-    }
-
-    /// Sends `data` as the peer's windows allow.
-    async fn send_data(
-        &self,
-        send: &mut SendStream<Bytes>,
-        mut data: Bytes,
-        end: bool,
-        info: &StreamInfo,
-        deadline: &mut Deadline,
-    ) -> Result<(), Unsent> {
-        if data.is_empty() && !end {
-            return Ok(());
-        }
-        let mut is_paused = false;
-        loop {
-            if !data.is_empty() {
-                send.reserve_capacity(data.len());
-            }
-            if data.is_empty() || send.capacity() >= data.len() {
-                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
-                if is_paused {
-                    info.resume_response();
-                }
-                return send.send_data(data, end).map_err(|_| Unsent::Downstream);
-            }
-            if end {
-                deadline.flush();
-            }
-            let granted = poll_fn(|cx| match send.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(n))) => Poll::Ready(Ok(n)),
-                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(Unsent::Downstream)),
-                Poll::Ready(None) => Poll::Ready(Err(Unsent::Downstream)),
-                Poll::Pending => {
-                    if !end && !std::mem::replace(&mut is_paused, true) {
-                        info.pause_response();
-                    }
-                    poll_stopped(send, deadline, cx)
-                }
-            })
-            .await?;
-            if granted > 0 && granted < data.len() {
-                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
-                let part = data.split_to(granted);
-                send.send_data(part, false).map_err(|_| Unsent::Downstream)?;
-            }
-        }
-    }
-}
-
-/// Whether the peer or a time-out ends the sending.
-fn poll_stopped<T>(
-    send: &mut SendStream<Bytes>,
-    deadline: &mut Deadline,
-    cx: &mut Context<'_>,
-) -> Poll<Result<T, Unsent>> {
-    if send.poll_reset(cx).is_ready() {
-        return Poll::Ready(Err(Unsent::Downstream));
-    }
-    deadline.poll_expired(cx).map(|e| Err(Unsent::Expired(e)))
 }
 
 enum Event {
@@ -590,10 +497,4 @@ fn guarded<T>(
         }
         deadline.poll_expired(cx).map(|e| Err(Stopped::Expired(e)))
     })
-}
-
-enum Unsent {
-    Upstream(BodyError),
-    Downstream,
-    Expired(Expired),
 }

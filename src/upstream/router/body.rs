@@ -2,7 +2,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::header_rules::join_repeated_trailers;
 use nuncio_filter_api::{Body, BodyError, Request, ResponseHead};
 use nuncio_telemetry::{Protocol, ResponseFlag};
+use tokio::time::Instant;
 
 use super::Config;
+use super::ahead::Ahead;
 use super::counts::Counts;
 use super::deadline::Deadline;
 use super::watch;
@@ -22,9 +24,18 @@ use crate::pool::connection::millis;
 use crate::worker::ClusterShare;
 
 /// The body of a response, which notes its end and is bounded by the time-outs of its stream.
+///
+/// A client that takes nothing for a while does not keep its host waiting: what fits into the buffers is read, so that a
+/// response that does is complete, and any other is bounded by its time-outs.
 pub(super) struct UpstreamBody {
     body: Body,
     stream: Option<Stream>,
+    /// Since when the client takes nothing.
+    paused: Option<Instant>,
+    /// What was read meanwhile.
+    ahead: Option<Box<Ahead>>,
+    /// Bytes that may be read so.
+    limit: usize,
 }
 
 struct Stream {
@@ -77,7 +88,13 @@ impl Success {
 
 impl UpstreamBody {
     /// Follows `body` to its end. A body that is here as a whole has ended.
-    pub(super) fn wrap(mut body: Body, counted: Counted, active: ActiveRequest, deadline: Deadline) -> Body {
+    pub(super) fn wrap(
+        mut body: Body,
+        counted: Counted,
+        active: ActiveRequest,
+        deadline: Deadline,
+        limit: usize,
+    ) -> Body {
         let mut stream = Stream { counted, active, deadline };
         let full = body.take_full();
         if let (Some(watch), Some(full)) = (&mut stream.active.watch, &full) {
@@ -89,35 +106,28 @@ impl UpstreamBody {
             stream.end();
             return full.map_or(body, Body::full);
         }
-        Body::stream(Self { body, stream: Some(stream) })
+        Body::stream(Self { body, stream: Some(stream), paused: None, ahead: None, limit })
     }
 
     fn expire(&mut self, failure: &Failure) -> BodyError {
         self.body = Body::empty();
+        self.ahead = None;
         if let Some(stream) = self.stream.take() {
             stream.expire(failure);
         }
         BodyError::new(failure.flag(), failure.details())
     }
-}
 
-impl HttpBody for UpstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        let mut frame = match this.body.poll_next(cx) {
+    /// The next frame of the host, of which is noted what is to be noted.
+    fn poll_host(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+        let mut frame = match self.body.poll_next(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
                 if let Some(watch) = &mut stream.active.watch {
                     watch.poll(cx);
                 }
-                return match stream.deadline.poll_expired(cx) {
-                    Poll::Ready(failure) => Poll::Ready(Some(Err(this.expire(&failure)))),
-                    Poll::Pending => Poll::Pending,
-                };
+                return Poll::Pending;
             }
         };
         stream.deadline.progressed(&stream.active.share.env.clock);
@@ -131,34 +141,84 @@ impl HttpBody for UpstreamBody {
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
-            join_repeated_trailers(trailers);
-            stream.active.note_load(trailers);
-            if stream.counted.success == Success::Later {
-                stream.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
-                match stream.counted.success {
-                    Success::Yes => stream.active.host.stats.rq_success.inc(),
-                    _ => stream.active.host.stats.rq_error.inc(),
-                }
-            }
+            stream.note_trailers(trailers);
         }
         if let Some(Err(error)) = &frame {
-            if let Some(stream) = this.stream.take() {
+            if let Some(stream) = self.stream.take() {
                 stream.fail(error);
             }
-        } else if (frame.is_none() || this.body.is_end())
-            && let Some(stream) = this.stream.take()
+        } else if (frame.is_none() || self.body.is_end())
+            && let Some(stream) = self.stream.take()
         {
             stream.end();
         }
         Poll::Ready(frame)
     }
 
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        stream.deadline.poll_expired(cx).map(|failure| self.expire(&failure))
+    }
+
+    /// Ready where time ran out while the client takes nothing.
+    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        /// A client that is only slower than its host takes something within this.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        let now = stream.active.share.env.clock.now();
+        let until = *self.paused.get_or_insert(now) + PATIENCE;
+        if now < until
+            && let Some(failure) = ready!(stream.deadline.poll_expired_or(until, cx))
+        {
+            return Poll::Ready(self.expire(&failure));
+        }
+        let info = stream.deadline.info();
+        let mut ahead = self.ahead.take().unwrap_or_else(|| Box::new(Ahead::new(info.clone())));
+        while ahead.cost < self.limit
+            && let Poll::Ready(Some(frame)) = self.poll_host(cx)
+        {
+            ahead.push(frame);
+        }
+        self.ahead = Some(ahead);
+        self.poll_expired(cx)
+    }
+}
+
+impl HttpBody for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if this.stream.as_ref().is_some_and(|stream| stream.deadline.info().is_response_paused.get()) {
+            return this.poll_paused(cx).map(|error| Some(Err(error)));
+        }
+        this.paused = None;
+        if let Some(ahead) = &mut this.ahead {
+            if ahead.info.is_response_paused.get() {
+                return Poll::Pending;
+            }
+            match ahead.pop() {
+                Some(frame) => return Poll::Ready(Some(frame)),
+                None => this.ahead = None,
+            }
+        }
+        match this.poll_host(cx) {
+            Poll::Pending => this.poll_expired(cx).map(|error| Some(Err(error))),
+            ready => ready,
+        }
+    }
+
     fn is_end_stream(&self) -> bool {
-        self.body.is_end()
+        self.ahead.as_ref().is_none_or(|ahead| ahead.frames.is_empty()) && self.body.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        match (&self.ahead, self.body.remaining()) {
+            (None, _) => self.body.size_hint(),
+            (Some(ahead), Some(left)) => SizeHint::with_exact(left.saturating_add(ahead.bytes())),
+            (Some(_), None) => SizeHint::default(),
+        }
     }
 }
 
@@ -208,6 +268,18 @@ impl Stream {
             && self.active.record.protocol() != Some(Protocol::Http2)
         {
             self.active.share.cluster.stats.upstream_cx_protocol_error().inc();
+        }
+    }
+
+    fn note_trailers(&mut self, trailers: &mut HeaderMap) {
+        join_repeated_trailers(trailers);
+        self.active.note_load(trailers);
+        if self.counted.success == Success::Later {
+            self.counted.success = Success::of_grpc(trailers).unwrap_or(Success::No);
+            match self.counted.success {
+                Success::Yes => self.active.host.stats.rq_success.inc(),
+                _ => self.active.host.stats.rq_error.inc(),
+            }
         }
     }
 

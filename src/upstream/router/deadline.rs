@@ -81,6 +81,14 @@ impl Deadline {
         }
     }
 
+    /// As `poll_expired`, and ready with `None` at `earlier`, where that is earlier.
+    pub(super) fn poll_expired_or(&mut self, earlier: Instant, cx: &mut Context<'_>) -> Poll<Option<Failure>> {
+        match self.next() {
+            Some((at, failure)) if at <= earlier => self.timer.poll_reached(at, cx).map(|()| Some(failure)),
+            _ => self.timer.poll_reached(earlier, cx).map(|()| None),
+        }
+    }
+
     fn next(&self) -> Option<(Instant, Failure)> {
         let times = &self.info.times;
         // Envoy: the time of the response begins when the request has been received to its end.

@@ -403,7 +403,7 @@ impl Forwarding<'_> {
             success,
             timeout: self.timeouts.response,
         };
-        response.body = UpstreamBody::wrap(response.body, counted, active, deadline);
+        response.body = UpstreamBody::wrap(response.body, counted, active, deadline, cx.buffer_limit);
         response
     }
 

@@ -5,7 +5,9 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use nuncio_filter_api::{Body, BodyError, ByteStr, OriginalResponse, ResponseHead};
 use nuncio_telemetry::Protocol;
 
@@ -60,6 +62,8 @@ pub struct Sending<'a> {
     ended: Option<Result<(), RespondError>>,
     /// No more of the body is pulled for now: the client takes no more.
     is_paused: bool,
+    /// A piece of the body was taken all the same.
+    is_overdrawn: bool,
 }
 
 impl Future for Sending<'_> {
@@ -118,6 +122,7 @@ impl<'a> Sending<'a> {
             persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
             ended: if framing == SendFraming::None { Some(Ok(())) } else { None },
             is_paused: false,
+            is_overdrawn: false,
         }
     }
 
@@ -133,13 +138,14 @@ impl<'a> Sending<'a> {
             persistence: Persistence::Close,
             ended: Some(Err(error)),
             is_paused: false,
+            is_overdrawn: false,
         }
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<Persistence, RespondError>> {
         let mut turn = Turn::default();
         loop {
-            self.pull(cx);
+            let pulled = self.pull(cx);
             let mut connection = self.inner.borrow_mut();
             if connection.queue.is_empty() {
                 if let Some(ended) = self.ended.take() {
@@ -160,9 +166,18 @@ impl<'a> Sending<'a> {
                 }
                 continue;
             }
-            if !self.is_paused && self.ended.is_none() && connection.queue.is_full() {
-                self.is_paused = true;
-                connection.info.iter().for_each(|info| info.pause_response());
+            if self.ended.is_none() && pulled.is_ready() {
+                // A part of it was written: whoever waits for the client waits with a full queue, or for the body too.
+                if !connection.queue.is_full() {
+                    continue;
+                }
+                self.pause(&connection);
+                // The record tells the body that it is paused: without one it would go on.
+                if connection.info.is_some() {
+                    drop(connection);
+                    self.look_at_paused(cx)?;
+                    connection = self.inner.borrow_mut();
+                }
             }
             // A client that takes nothing may have left as well: no write would tell of its orderly end.
             ready!(connection.poll_disconnected(cx));
@@ -170,24 +185,64 @@ impl<'a> Sending<'a> {
         }
     }
 
-    /// Takes from the body what is there, up to what the queue should hold.
-    fn pull(&mut self, cx: &mut Context<'_>) {
-        while self.ended.is_none() && !self.inner.borrow().queue.is_full() {
+    /// Takes from the body what is there, up to what the queue should hold. Pending where the body has no more for now.
+    fn pull(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.ended.is_none() && self.has_room() {
             // Not borrowed here: the body may pull the request through this connection.
-            let ended = match self.body.poll_next(cx) {
-                Poll::Pending => return,
-                Poll::Ready(None) => Some(self.end(None)),
-                Poll::Ready(Some(Err(error))) => Some(Err(RespondError::Body(error))),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.data(data),
-                    Err(frame) => Some(self.end(frame.into_trailers().ok().as_ref())),
-                },
-            };
-            self.ended = ended;
+            let polled = ready!(self.body.poll_next(cx));
+            self.take(polled);
+        }
+        Poll::Ready(())
+    }
+
+    fn has_room(&mut self) -> bool {
+        let connection = self.inner.borrow();
+        let has_room = !connection.queue.is_full();
+        if has_room && self.is_paused {
+            connection.info.iter().for_each(|info| info.is_response_paused.set(false));
+            self.is_overdrawn = false;
+        }
+        has_room
+    }
+
+    fn pause(&mut self, connection: &Inner) {
+        let is_first = !std::mem::replace(&mut self.is_paused, true);
+        if let Some(info) = &connection.info {
+            match is_first {
+                true => info.pause_response(),
+                false => info.is_response_paused.set(true),
+            }
         }
     }
 
-    fn data(&mut self, data: bytes::Bytes) -> Option<Result<(), RespondError>> {
+    /// Lets the body end while the client takes nothing: what has time-outs of its own gives out nothing else then.
+    /// From any other body one piece is taken at most.
+    fn look_at_paused(&mut self, cx: &mut Context<'_>) -> Result<(), RespondError> {
+        if self.is_overdrawn {
+            return Ok(());
+        }
+        let Poll::Ready(polled) = self.body.poll_next(cx) else { return Ok(()) };
+        self.is_overdrawn = true;
+        self.take(polled);
+        match self.ended.take_if(|ended| ended.is_err()) {
+            // What is queued is given up: nobody knows when it would be written.
+            Some(ended) => self.finish(&mut self.inner.borrow_mut(), ended).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, polled: Option<Result<Frame<Bytes>, BodyError>>) {
+        self.ended = match polled {
+            None => Some(self.end(None)),
+            Some(Err(error)) => Some(Err(RespondError::Body(error))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => self.data(data),
+                Err(frame) => Some(self.end(frame.into_trailers().ok().as_ref())),
+            },
+        };
+    }
+
+    fn data(&mut self, data: Bytes) -> Option<Result<(), RespondError>> {
         let len = data.len() as u64;
         let mut connection = self.inner.borrow_mut();
         let wire = match self.sender.data(data, &mut connection.queue) {
