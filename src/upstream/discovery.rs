@@ -295,7 +295,7 @@ impl Target {
 /// Whether a host stays although discovery has it no longer: its health checks, which know it better, pass.
 pub(crate) fn outlives_its_name(cluster: &Cluster, host: &Host) -> bool {
     let trusts_checks = cluster.config.health_check.is_some() && !cluster.config.ignore_health_on_host_removal;
-    let stays = trusts_checks && host.health() != CoarseHealth::Unhealthy;
+    let stays = trusts_checks && !host.is_never_checked() && host.health() != CoarseHealth::Unhealthy;
     if stays {
         host.set_flag(HealthFlag::PendingDynamicRemoval);
     }

@@ -233,6 +233,14 @@ impl Host {
             && *observability_name == self.observability_name
     }
 
+    /// Whether it is checked where and if `endpoint` says so.
+    pub(crate) fn is_checked_as(&self, endpoint: &Endpoint) -> bool {
+        let checked = |check: Option<&EndpointCheck>| {
+            check.map_or((false, None, None), |check| (check.is_disabled, check.address.clone(), check.port))
+        };
+        checked(self.check()) == checked(endpoint.check.as_deref())
+    }
+
     fn discovered(&self) -> Health {
         HEALTHS.get(usize::from(self.discovered.load(Ordering::Acquire))).copied().unwrap_or_default()
     }

@@ -1,5 +1,6 @@
 //! Hosts that stay the same while the configuration of their cluster changes.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -28,8 +29,7 @@ impl Cluster {
         let mut writer = self.lock();
         let inherited = writer.inherited.take();
         let current = self.hosts();
-        let sockets = self.config.transport.as_deref();
-        let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some(), sockets);
+        let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some(), &self.config);
         let is_discovered = matches!(self.config.discovery, Discovery::Eds(_));
         let mut seen = HashSet::new();
         for endpoint in endpoints {
@@ -90,8 +90,12 @@ impl Cluster {
 /// Hosts being chosen from those before.
 struct Hosts<'a> {
     by_address: HashMap<Address, &'a Arc<Host>>,
+    /// Those at an address that is another host's.
+    superseded: Vec<&'a Arc<Host>>,
     /// Whether those before are of another cluster.
     is_inherited: bool,
+    /// Whether they are checked actively.
+    is_checked: bool,
     hosts: Vec<Arc<Host>>,
     /// Those whose health is known.
     known: HashSet<*const Host>,
@@ -103,15 +107,29 @@ struct Hosts<'a> {
 }
 
 impl<'a> Hosts<'a> {
-    fn new(before: &'a HostSet, is_inherited: bool, sockets: Option<&'a TransportSockets>) -> Self {
+    fn new(before: &'a HostSet, is_inherited: bool, config: &'a ClusterConfig) -> Self {
+        let mut by_address = HashMap::with_capacity(before.hosts.len());
+        let mut superseded = Vec::new();
+        for host in before.hosts.iter() {
+            match by_address.entry(host.address()) {
+                Entry::Vacant(place) => _ = place.insert(host),
+                Entry::Occupied(mut place) if place.get().flags().has(HealthFlag::PendingDynamicRemoval) => {
+                    superseded.push(place.insert(host));
+                }
+                Entry::Occupied(_) => superseded.push(host),
+            }
+        }
+        let is_checked = config.health_check.is_some();
         Self {
-            by_address: before.hosts.iter().map(|host| (host.address(), host)).collect(),
+            by_address,
+            superseded,
             is_inherited,
+            is_checked,
             hosts: Vec::new(),
             known: HashSet::new(),
             has_news: false,
             anew: Anew::No,
-            sockets,
+            sockets: config.transport.as_deref(),
         }
     }
 
@@ -127,6 +145,11 @@ impl<'a> Hosts<'a> {
                 self.has_news |= before.set_assigned_weight(endpoint.weight);
                 self.known.insert(Arc::as_ptr(before));
                 before.clone()
+            }
+            // Envoy: what its checks found is not what others would find. It stays beside while they pass.
+            Some(before) if self.is_checked && !before.is_checked_as(endpoint) => {
+                self.superseded.push(before);
+                Arc::new(Host::new(endpoint, address.clone()))
             }
             Some(before) => {
                 let host = Arc::new(Host::succeeding(endpoint, address.clone(), before));
@@ -155,7 +178,8 @@ impl<'a> Hosts<'a> {
     /// Envoy: a host that discovery has no longer stays while its health checks pass.
     fn keep_those_that_pass(&mut self, cluster: &Cluster) {
         let left = std::mem::take(&mut self.by_address);
-        self.hosts.extend(left.into_values().filter(|host| outlives_its_name(cluster, host)).cloned());
+        let left = left.into_values().chain(std::mem::take(&mut self.superseded));
+        self.hosts.extend(left.filter(|host| outlives_its_name(cluster, host)).cloned());
     }
 }
 
