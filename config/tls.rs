@@ -12,6 +12,8 @@ mod der;
 mod dn;
 mod downstream;
 mod flaw;
+#[cfg(test)]
+mod forged;
 mod in_use;
 mod info;
 mod key_log;
@@ -21,6 +23,7 @@ mod ocsp;
 mod parameters;
 mod password;
 mod peer;
+mod policies;
 mod references;
 mod revocation;
 mod san;

@@ -128,6 +128,7 @@ scenario_files! {
     transport_auto
     transport_http_proxy
     tls_chain
+    tls_lists
     tls_peers
     tls_spiffe
     tls_trust

@@ -72,7 +72,7 @@ impl Authorities {
         Ok(Self::new(all.filter(|der| Link::read(der).is_some()).collect(), &path, sha256(&bytes)))
     }
 
-    fn new(certificates: Vec<CertificateDer<'static>>, path: &str, digest: [u8; 32]) -> Self {
+    pub(super) fn new(certificates: Vec<CertificateDer<'static>>, path: &str, digest: [u8; 32]) -> Self {
         let mut by_subject = HashMap::<_, Vec<usize>>::new();
         for (i, link) in certificates.iter().enumerate().filter_map(|(i, der)| Some((i, Link::read(der)?))) {
             by_subject.entry(link.subject().into()).or_default().push(i);

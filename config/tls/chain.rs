@@ -4,6 +4,9 @@
 //! Why not webpki: it looks at neither the dates nor the key usage of authorities, and refuses much that is in use:
 //! peers whose certificate says that it is an authority's, critical policies, constraints of URIs, long chains.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
@@ -56,6 +59,9 @@ impl<'a> Judge<'a> {
         check_names(&chain)?;
         // The authority that is trusted speaks of others alone.
         let below = &chain.links[..chain.links.len() - 1];
+        if let Some(depth) = below.iter().rposition(Link::has_bad_policies) {
+            return Err(FlawAt { depth, flaw: Flaw::PolicyExtension });
+        }
         let policy = below.iter().position(Link::wants_policy);
         policy.map_or(Ok(()), |depth| Err(FlawAt { depth, flaw: Flaw::Policy }))
     }
@@ -65,14 +71,15 @@ impl<'a> Judge<'a> {
         let most = most.saturating_add(2);
         let mut links = vec![leaf];
         // Those that are trusted come first, so that a chain is no longer than it must be.
-        while links.len() < most {
+        let mut issuers = loop {
             let last = &links[links.len() - 1];
-            if last.is_self_signed() || self.trusted.issuers_of(last).iter().any(|issuer| last.is_issued_by(issuer)) {
-                break;
+            let issuers = self.trusted_issuers(last);
+            if links.len() >= most || last.is_self_signed() || issuers.iter().any(|one| last.is_issued_by(one)) {
+                break issuers;
             }
-            let Some(next) = self.choose(last, &others, &tries) else { break };
+            let Some(next) = self.choose(last, &others, &tries) else { break issuers };
             links.push(others.remove(next));
-        }
+        };
         let mut root = None;
         if links[links.len() - 1].is_self_signed() {
             match links.len() {
@@ -80,16 +87,13 @@ impl<'a> Judge<'a> {
                 1 => return Err(FlawAt { depth: 0, flaw: Flaw::SelfSigned }),
                 _ => root = links.pop(),
             }
+            issuers = self.trusted_issuers(&links[links.len() - 1]);
         }
         let untrusted = links.len();
         while links.len() < most {
-            let last = &links[links.len() - 1];
-            if last.is_self_signed() {
-                break;
-            }
-            let mut issuers = self.trusted.issuers_of(last);
-            let Some(next) = self.choose(last, &issuers, &tries) else { break };
+            let Some(next) = self.choose(&links[links.len() - 1], &issuers, &tries) else { break };
             links.push(issuers.swap_remove(next));
+            issuers = self.trusted_issuers(&links[links.len() - 1]);
         }
         if links.len() > untrusted {
             return Ok(Chain { links, untrusted });
@@ -102,6 +106,14 @@ impl<'a> Judge<'a> {
             true => FlawAt { depth: links.len(), flaw: Flaw::SelfSignedInChain },
             false => FlawAt { depth: links.len() - 1, flaw: Flaw::UnknownIssuer },
         })
+    }
+
+    /// Those that are trusted and may have issued it. One that has signed itself needs none.
+    fn trusted_issuers(&self, certificate: &Link<'_>) -> Vec<Link<'a>> {
+        match certificate.is_self_signed() {
+            true => Vec::new(),
+            false => self.trusted.issuers_of(certificate),
+        }
     }
 
     /// The one that issued a certificate. Where several say so, one that has signed it and is valid; where none has, the
@@ -157,10 +169,8 @@ impl<'a> Judge<'a> {
             return Ok(());
         }
         let most = if self.trusted.only_leaf { 1 } else { chain.links.len() };
-        for (depth, link) in chain.links.iter().take(most).enumerate() {
-            // Nobody stands above the last: it answers for itself, or there is no list of whoever issued it.
-            let issuer = chain.links.get(depth + 1).unwrap_or(link);
-            let checked = revocation::check(lists, link, issuer, self.when.now, self.known);
+        for depth in 0..most {
+            let checked = revocation::check(lists, &chain.links, depth, self.when, self.known);
             checked.map_err(|flaw| FlawAt { depth, flaw })?;
         }
         Ok(())

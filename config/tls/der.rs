@@ -110,7 +110,13 @@ pub(super) fn generalized_time(content: &[u8]) -> Option<i64> {
     let part = |at: std::ops::Range<usize>| text[at].parse::<i64>().ok();
     let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
     let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=12).contains(&month) || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     Some(((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
@@ -166,7 +172,16 @@ mod tests {
         }
         assert_eq!(time((UTC_TIME, b"000301000001Z")), Some(951_868_801));
         assert_eq!(time((UTC_TIME, b"600101000000Z")), Some(-315_619_200));
-        for text in ["", "20001301000000Z", "20000101000000", "2000010100000aZ", "19700101000000.1Z"] {
+        for text in [
+            "",
+            "20010229000000Z",
+            "20000431000000Z",
+            "20000101000060Z",
+            "20001301000000Z",
+            "20000101000000",
+            "2000010100000aZ",
+            "19700101000000.1Z",
+        ] {
             assert_eq!(generalized_time(text.as_bytes()), None, "{text}");
         }
     }

@@ -43,6 +43,9 @@ pub enum Flaw {
     /// It wants policies, which are not spoken here.
     #[error("no explicit policy")]
     Policy,
+    /// What it says of policies cannot be read.
+    #[error("invalid or inconsistent certificate policy extension")]
+    PolicyExtension,
     /// An authority may not issue for its name.
     #[error("permitted subtree violation")]
     NotPermitted,
@@ -79,23 +82,21 @@ pub enum Flaw {
     /// Its issuer must not sign lists.
     #[error("key usage does not include CRL signing")]
     ListUsage,
+    /// The list is about other certificates.
+    #[error("Different CRL scope")]
+    ListScope,
+    /// The list says something that counts, and that is not known.
+    #[error("unhandled critical CRL extension")]
+    ListExtension,
     /// It is revoked.
     #[error("certificate revoked")]
     Revoked,
 }
 
 impl Flaw {
-    /// Whether it is the lists of revocations that tell of it.
+    /// Whether Envoy says that it is the lists of revocations that tell of it.
     fn is_of_lists(self) -> bool {
-        matches!(
-            self,
-            Self::NoList
-                | Self::ListExpired
-                | Self::ListNotYetValid
-                | Self::ListSignature
-                | Self::ListUsage
-                | Self::Revoked
-        )
+        matches!(self, Self::NoList | Self::ListExpired | Self::ListNotYetValid | Self::Revoked)
     }
 }
 
@@ -141,7 +142,10 @@ impl From<Flaw> for CertificateError {
             | Flaw::NameSyntax
             | Flaw::NoNames
             | Flaw::TooMuch
-            | Flaw::ListUsage => Self::Other(rustls::OtherError(Arc::new(flaw))),
+            | Flaw::ListUsage
+            | Flaw::ListScope
+            | Flaw::ListExtension
+            | Flaw::PolicyExtension => Self::Other(rustls::OtherError(Arc::new(flaw))),
         }
     }
 }

@@ -10,6 +10,7 @@ use x509_parser::x509::X509Version;
 use super::constraints::{self, Name, NameConstraints};
 use super::der::{self, Der};
 use super::dn;
+use super::policies;
 use super::signature::{PublicKey, Signed};
 use super::validation::Peer;
 
@@ -20,6 +21,8 @@ pub(super) struct Link<'a> {
     signed: Signed<'a>,
     key: PublicKey<'a>,
     says: Extensions<'a>,
+    /// Seconds since 1970 between which it is valid.
+    validity: (i64, i64),
     /// Names as they are compared.
     subject: Vec<u8>,
     issuer: Vec<u8>,
@@ -39,6 +42,7 @@ struct Extensions<'a> {
     constraints: Option<NameConstraints<'a>>,
     list_names: Vec<Name<'a>>,
     wants_policy: bool,
+    has_bad_policies: bool,
     has_unknown: bool,
     /// What counts cannot be read, or stands here twice.
     is_invalid: bool,
@@ -46,7 +50,7 @@ struct Extensions<'a> {
 
 /// How a certificate tells which of several keys or certificates of its issuer is meant (RFC 5280 §4.2.1.1).
 #[derive(Debug, Default)]
-struct IssuerKey<'a> {
+pub(super) struct IssuerKey<'a> {
     id: Option<&'a [u8]>,
     serial: Option<&'a [u8]>,
     issuer: Option<&'a [u8]>,
@@ -68,8 +72,12 @@ impl<'a> Link<'a> {
         // What one reader takes for a name, and another does not, is none.
         let (subject, issuer) = (dn::read(tbs.subject.as_raw())?, dn::read(tbs.issuer.as_raw())?);
         let key = PublicKey::read(tbs.subject_pki.raw)?;
+        let validity = validity(signed.content)?;
+        if !is_minimal(parsed.raw_serial()) {
+            return None;
+        }
         let says = Extensions::read(&parsed);
-        Some(Self { der, parsed, signed, key, says, subject, issuer })
+        Some(Self { der, parsed, signed, key, says, validity, subject, issuer })
     }
 
     /// The name of its subject, as names are compared.
@@ -93,8 +101,7 @@ impl<'a> Link<'a> {
 
     /// Seconds since 1970 between which it is valid.
     pub(super) fn validity(&self) -> (i64, i64) {
-        let validity = self.parsed.validity();
-        (validity.not_before.timestamp(), validity.not_after.timestamp())
+        self.validity
     }
 
     pub(super) fn is_self_signed(&self) -> bool {
@@ -103,12 +110,7 @@ impl<'a> Link<'a> {
 
     /// Whether it says that this is who issued it. The signature proves it.
     pub(super) fn is_issued_by(&self, issuer: &Link<'_>) -> bool {
-        let IssuerKey { id, serial, issuer: named } = &self.says.issuer_key;
-        self.issuer == issuer.subject
-            && (id.is_none() || issuer.says.subject_key.is_none() || *id == issuer.says.subject_key)
-            && serial.is_none_or(|serial| serial == issuer.serial())
-            && named.is_none_or(|named| *dn::canonical(named) == *issuer.issuer)
-            && issuer.may_sign_certificates()
+        self.issuer == issuer.subject && self.says.issuer_key.fits(issuer) && issuer.may_sign_certificates()
     }
 
     /// Whether it was signed by that key.
@@ -170,6 +172,11 @@ impl<'a> Link<'a> {
         self.says.wants_policy
     }
 
+    /// Whether what it says of policies cannot be read.
+    pub(super) fn has_bad_policies(&self) -> bool {
+        self.says.has_bad_policies
+    }
+
     pub(super) fn constraints(&self) -> Option<&NameConstraints<'a>> {
         self.says.constraints.as_ref()
     }
@@ -213,6 +220,7 @@ impl<'a> Extensions<'a> {
             let mut value = Der::new(extension.value);
             let is_one = value.any().is_some() && value.is_empty();
             says.is_invalid |= !is_one && (taken.is_some() || is_read_anyway(&extension.oid));
+            says.has_bad_policies |= !policies::are_readable(&extension.oid, extension.value);
             // Those that BoringSSL looks at; of policies nothing comes where none is asked for.
             let is_known = taken.is_some_and(|known| known)
                 || extension.oid == oid::OID_X509_EXT_CERTIFICATE_POLICIES
@@ -236,8 +244,10 @@ impl<'a> Extensions<'a> {
             return Some(is_read);
         }
         if *kind == oid::OID_X509_EXT_CRL_DISTRIBUTION_POINTS {
-            self.list_names = list_names(value).unwrap_or_default();
-            return None;
+            let names = list_names(value);
+            let is_unreadable = names.is_none();
+            self.list_names = names.unwrap_or_default();
+            return is_unreadable.then_some(false);
         }
         match parsed {
             ParsedExtension::BasicConstraints(basic) => {
@@ -262,8 +272,8 @@ impl<'a> Extensions<'a> {
                 self.subject_key = Some(id.0);
                 None
             }
-            ParsedExtension::AuthorityKeyIdentifier(id) => {
-                self.issuer_key = IssuerKey::read(value, id.key_identifier.as_ref().map(|id| id.0));
+            ParsedExtension::AuthorityKeyIdentifier(_) => {
+                self.issuer_key = IssuerKey::read(value);
                 None
             }
             ParsedExtension::ParseError { .. } => is_read_anyway(kind).then_some(false),
@@ -286,14 +296,16 @@ fn is_read_anyway(kind: &oid::Oid<'_>) -> bool {
 }
 
 impl<'a> IssuerKey<'a> {
-    fn read(extension: &'a [u8], id: Option<&'a [u8]>) -> Self {
-        /// `[1]` and `[2]` of the extension.
+    /// What of the extension can be read.
+    pub(super) fn read(extension: &'a [u8]) -> Self {
+        /// `[0]`, `[1]` and `[2]` of the extension.
         const ISSUER: u8 = 0xa1;
         const SERIAL: u8 = 0x82;
-        let mut key = Self { id, ..Self::default() };
+        let mut key = Self::default();
         let Some(mut parts) = Der::new(extension).inside(der::SEQUENCE) else { return key };
         while let Some((tag, content)) = parts.any() {
             match tag {
+                der::IMPLICIT_0 => key.id = Some(content),
                 ISSUER => {
                     let mut names = Der::new(content);
                     key.issuer = std::iter::from_fn(|| names.any())
@@ -306,6 +318,43 @@ impl<'a> IssuerKey<'a> {
         }
         key
     }
+
+    /// Whether the extension holds nothing else.
+    pub(super) fn is_readable(extension: &[u8]) -> bool {
+        let mut outer = Der::new(extension);
+        let Some(mut parts) = outer.inside(der::SEQUENCE).filter(|_| outer.is_empty()) else { return false };
+        parts.optional(der::IMPLICIT_0);
+        parts.optional(der::EXPLICIT_1);
+        parts.optional(0x82);
+        parts.is_empty()
+    }
+
+    /// Whether it may mean this issuer.
+    pub(super) fn fits(&self, issuer: &Link<'_>) -> bool {
+        let Self { id, serial, issuer: named } = self;
+        (id.is_none() || issuer.says.subject_key.is_none() || *id == issuer.says.subject_key)
+            && serial.is_none_or(|serial| serial == issuer.serial())
+            && named.is_none_or(|named| *dn::canonical(named) == *issuer.issuer)
+    }
+}
+
+/// Between when a certificate is valid, of what of it is signed. x509-parser takes times that have no seconds, or that are
+/// not in UTC (RFC 5280 §4.1.2.5).
+fn validity(content: &[u8]) -> Option<(i64, i64)> {
+    let mut parts = Der::new(content).inside(der::SEQUENCE)?;
+    parts.optional(der::EXPLICIT_0);
+    // Serial number, algorithm and issuer.
+    for _ in 0..3 {
+        parts.any()?;
+    }
+    let mut times = parts.inside(der::SEQUENCE)?;
+    let validity = (der::time(times.any()?)?, der::time(times.any()?)?);
+    times.is_empty().then_some(validity)
+}
+
+/// Whether the content of an integer is as short as it can be (X.690 §8.3.2).
+pub(super) fn is_minimal(integer: &[u8]) -> bool {
+    !matches!(integer, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..])
 }
 
 /// The full names of all points where lists are found (RFC 5280 §4.2.1.13).

@@ -1,16 +1,19 @@
-//! Lists of certificates that their authorities have revoked (RFC 5280 §5).
+//! Lists of certificates that their authorities have revoked (RFC 5280 §5), read and chosen as BoringSSL does.
+
+mod list;
+#[cfg(test)]
+mod tests;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::DataSource;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateRevocationListDer, SignatureVerificationAlgorithm};
-use webpki::OwnedCertRevocationList;
 
+use self::list::Scope;
 use super::authorities::MAX_PEM;
-use super::der::{self, Der};
-use super::dn;
+use super::chain::When;
 use super::flaw::Flaw;
-use super::link::Link;
+use super::link::{IssuerKey, Link};
 use super::signature::Signed;
 use super::validation::sha256;
 use crate::value::data_source;
@@ -18,25 +21,31 @@ use crate::value::data_source;
 /// What an authority has revoked.
 #[derive(Debug)]
 pub(super) struct Revocations {
-    /// Finds serial numbers.
-    list: webpki::CertRevocationList<'static>,
     /// The list as it was signed.
     whole: Box<[u8]>,
     /// As names are compared.
     issuer: Box<[u8]>,
+    /// The extension that tells which key of the issuer has signed.
+    issuer_key: Option<Box<[u8]>>,
     this_update: i64,
     next_update: Option<i64>,
     scope: Scope,
+    /// The list, or one of its entries, says something that counts and that is not known.
+    has_critical: bool,
+    /// Whether both places that tell how it was signed say the same.
+    is_consistent: bool,
+    /// Where in it the serial numbers stand, in order of the numbers' bytes.
+    serials: Box<[(u32, u32)]>,
 }
 
-/// The certificates that a list is about (RFC 5280 §5.2.5). What is about some reasons alone, or about certificates of
-/// other issuers, was refused when it was read.
-#[derive(Debug, Default)]
-struct Scope {
-    only_users: bool,
-    only_authorities: bool,
-    /// The list is one of several: that which is found by one of these names.
-    names: Option<Vec<(u8, Box<[u8]>)>>,
+/// How well a list says what became of a certificate: what comes first counts most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fit {
+    is_understood: bool,
+    is_in_scope: bool,
+    is_in_time: bool,
+    /// The issuer of the certificate has signed it, and not another of that name further up.
+    is_of_issuer: bool,
 }
 
 /// The lists in a file, and its digest.
@@ -53,122 +62,102 @@ pub(super) fn lower(source: DataSource, cx: &mut LowerCx<'_>) -> Result<(Vec<Rev
 pub(super) fn read_all(pem: &[u8], cx: &mut LowerCx<'_>) -> Result<Vec<Revocations>, Refused> {
     let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|e| cx.invalid(format!("is no PEM: {e}")))?;
-    let all: Result<Vec<_>, _> = all.iter().map(|der| Revocations::read(der)).collect();
-    all.map_err(|e| cx.invalid(format!("holds a list of revocations that cannot be read: {e}")))
+    let all: Option<Vec<_>> = all.iter().map(|der| Revocations::read(der)).collect();
+    all.ok_or_else(|| cx.invalid("holds a list of revocations that cannot be read"))
+}
+
+/// Whether the certificate at `depth` of a chain is among those that its issuer has revoked. There has to be a list that
+/// says it is not.
+pub(super) fn check(
+    lists: &[Revocations],
+    links: &[Link<'_>],
+    depth: usize,
+    when: When,
+    known: &[&dyn SignatureVerificationAlgorithm],
+) -> Result<(), Flaw> {
+    let mut best: Option<(Fit, &Revocations, &Link<'_>)> = None;
+    for list in lists {
+        let Some((fit, issuer)) = list.fit(links, depth, when) else { continue };
+        // The newest of those that are as good.
+        let is_better =
+            best.is_none_or(|(other, than, _)| fit > other || (fit == other && list.this_update > than.this_update));
+        if is_better {
+            best = Some((fit, list, issuer));
+        }
+    }
+    let (fit, list, issuer) = best.ok_or(Flaw::NoList)?;
+    list.check(fit, issuer, when, known)?;
+    match list.names(links[depth].serial()) {
+        true => Err(Flaw::Revoked),
+        false => Ok(()),
+    }
 }
 
 impl Revocations {
-    fn read(whole: &[u8]) -> Result<Self, webpki::Error> {
-        let list = OwnedCertRevocationList::from_der(whole)?.into();
-        let mut head = Der::new(whole).inside(der::SEQUENCE).and_then(|mut list| list.inside(der::SEQUENCE));
-        let head = head.as_mut().ok_or(webpki::Error::BadDer)?;
-        Self::of_parts(list, whole, head).ok_or(webpki::Error::BadDer)
-    }
-
-    /// Reads the head of the list, which is in order: it was read before.
-    fn of_parts(list: webpki::CertRevocationList<'static>, whole: &[u8], head: &mut Der<'_>) -> Option<Self> {
-        // Version and algorithm.
-        head.optional(der::INTEGER);
-        head.tagged(der::SEQUENCE)?;
-        let (issuer, this_update) = (dn::canonical(head.whole()?).into(), der::time(head.any()?)?);
-        let next_update = [der::UTC_TIME, der::GENERALIZED_TIME]
-            .into_iter()
-            .find_map(|tag| head.optional(tag).map(|content| der::time((tag, content))));
-        let scope = list.issuing_distribution_point().map_or_else(|| Some(Scope::default()), Scope::read)?;
-        Some(Self { list, whole: whole.into(), issuer, this_update, next_update: next_update.flatten(), scope })
-    }
-
-    fn is_about(&self, certificate: &Link<'_>) -> bool {
-        *self.issuer == *certificate.issuer() && self.scope.includes(certificate)
+    /// How well it says what became of the certificate at `depth`, and whose list it is; `None`: not at all.
+    fn fit<'a, 'b>(&self, links: &'a [Link<'b>], depth: usize, when: When) -> Option<(Fit, &'a Link<'b>)> {
+        if self.scope.is_not_spoken || *self.issuer != *links[depth].issuer() {
+            return None;
+        }
+        let key = self.issuer_key.as_deref().map(IssuerKey::read).unwrap_or_default();
+        // Nobody stands above the last: it answers for itself, or there is no list of whoever issued it.
+        let next = (depth + 1).min(links.len() - 1);
+        let (is_of_issuer, issuer) = match key.fits(&links[next]) {
+            true => (true, &links[next]),
+            false => {
+                let is_issuer = |link: &&Link<'_>| *link.subject() == *self.issuer && key.fits(link);
+                (false, links[next + 1..].iter().find(is_issuer)?)
+            }
+        };
+        let fit = Fit {
+            is_understood: !self.has_critical,
+            is_in_scope: self.scope.includes(&links[depth]),
+            is_in_time: self.check_time(when).is_ok(),
+            is_of_issuer,
+        };
+        Some((fit, issuer))
     }
 
     /// Whether the list can be believed now.
-    fn check(&self, issuer: &Link<'_>, now: i64, known: &[&dyn SignatureVerificationAlgorithm]) -> Result<(), Flaw> {
+    fn check(
+        &self,
+        fit: Fit,
+        issuer: &Link<'_>,
+        when: When,
+        known: &[&dyn SignatureVerificationAlgorithm],
+    ) -> Result<(), Flaw> {
         if !issuer.may_sign_lists() {
             return Err(Flaw::ListUsage);
         }
-        if self.this_update > now {
+        if !fit.is_in_scope {
+            return Err(Flaw::ListScope);
+        }
+        self.check_time(when)?;
+        let is_signed = || Signed::read(&self.whole).is_some_and(|signed| issuer.has_signed(signed, known));
+        if !self.is_consistent || !is_signed() {
+            return Err(Flaw::ListSignature);
+        }
+        match fit.is_understood {
+            true => Ok(()),
+            false => Err(Flaw::ListExtension),
+        }
+    }
+
+    fn check_time(&self, when: When) -> Result<(), Flaw> {
+        if when.is_ignored {
+            return Ok(());
+        }
+        if self.this_update > when.now {
             return Err(Flaw::ListNotYetValid);
         }
-        if self.next_update.is_some_and(|next| next < now) {
-            return Err(Flaw::ListExpired);
-        }
-        match Signed::read(&self.whole).is_some_and(|signed| issuer.has_signed(signed, known)) {
-            true => Ok(()),
-            false => Err(Flaw::ListSignature),
+        match self.next_update.is_some_and(|next| next < when.now) {
+            true => Err(Flaw::ListExpired),
+            false => Ok(()),
         }
     }
-}
 
-/// Whether a certificate is among those that its issuer has revoked. There has to be a list that says it is not.
-pub(super) fn check(
-    lists: &[Revocations],
-    certificate: &Link<'_>,
-    issuer: &Link<'_>,
-    now: i64,
-    known: &[&dyn SignatureVerificationAlgorithm],
-) -> Result<(), Flaw> {
-    let mut about: Vec<&Revocations> = lists.iter().filter(|list| list.is_about(certificate)).collect();
-    // The newest counts; among several of one name there may be those of others that have the same.
-    about.sort_by_key(|list| std::cmp::Reverse(list.this_update));
-    let mut flaw = None;
-    for list in about {
-        match list.check(issuer, now, known) {
-            Ok(()) => {
-                return match list.list.find_serial(certificate.serial()) {
-                    Ok(None) => Ok(()),
-                    Ok(Some(_)) | Err(_) => Err(Flaw::Revoked),
-                };
-            }
-            Err(found) => flaw = flaw.or(Some(found)),
-        }
-    }
-    Err(flaw.unwrap_or(Flaw::NoList))
-}
-
-impl Scope {
-    fn read(point: &[u8]) -> Option<Self> {
-        /// `[0]`, `[1]` and `[2]` of the extension, and `fullName` of the first.
-        const POINT: u8 = 0xa0;
-        const ONLY_USERS: u8 = 0x81;
-        const ONLY_AUTHORITIES: u8 = 0x82;
-        const FULL_NAME: u8 = 0xa0;
-        let mut parts = Der::new(point);
-        // Some give the content alone.
-        if let Some(inside) = parts.inside(der::SEQUENCE) {
-            parts = inside;
-        }
-        let mut scope = Self::default();
-        while !parts.is_empty() {
-            let (tag, content) = parts.any()?;
-            let is_set = content.iter().any(|byte| *byte != 0);
-            match tag {
-                POINT => {
-                    let mut names = Der::new(content).inside(FULL_NAME)?;
-                    let mut all = Vec::new();
-                    while !names.is_empty() {
-                        let (kind, name) = names.any()?;
-                        all.push((kind, name.into()));
-                    }
-                    scope.names = Some(all);
-                }
-                ONLY_USERS => scope.only_users = is_set,
-                ONLY_AUTHORITIES => scope.only_authorities = is_set,
-                _ => return None,
-            }
-        }
-        Some(scope)
-    }
-
-    fn includes(&self, certificate: &Link<'_>) -> bool {
-        let is_of_kind = match certificate.is_authority() {
-            true => !self.only_users,
-            false => !self.only_authorities,
-        };
-        let is_named = self.names.as_ref().is_none_or(|names| {
-            // A list for those that name it says nothing of one that names none.
-            certificate.list_names().iter().any(|point| names.iter().any(|(k, n)| (*k, &n[..]) == *point))
-        });
-        is_of_kind && is_named
+    /// Whether it has this serial number.
+    fn names(&self, serial: &[u8]) -> bool {
+        self.serials.binary_search_by(|place| self.at(*place).cmp(serial)).is_ok()
     }
 }

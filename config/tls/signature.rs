@@ -32,6 +32,11 @@ impl<'a> Signed<'a> {
         Some(Self { content, algorithm, signature: whole_bytes(parts.tagged(der::BITS)?)? })
     }
 
+    /// Whether it tells that it was signed in this way.
+    pub(super) fn is_of(&self, algorithm: &[u8]) -> bool {
+        self.algorithm == algorithm
+    }
+
     /// Whether the owner of this key has signed it.
     pub(super) fn is_by(&self, key: PublicKey<'_>, algorithms: &[&dyn SignatureVerificationAlgorithm]) -> bool {
         let fits = |known: &&&dyn SignatureVerificationAlgorithm| {
