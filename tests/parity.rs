@@ -79,6 +79,7 @@ scenario_files! {
     lb_zone
     listener_filters
     listener_handoff
+    listener_log
     listener_update
     local_reply
     matching

@@ -217,6 +217,7 @@ impl AsyncRead for Guarded {
             if matches!(self.state, State::Passed) {
                 return Poll::Ready(Ok(()));
             }
+            self.info.withheld.set((buf.filled().len() - before) as u64);
             buf.set_filled(before);
         }
         if let State::Denied(Some(delay)) = &mut self.state {

@@ -23,7 +23,7 @@ use nuncio_filter_api::{
 };
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
-use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
 use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
@@ -67,6 +67,9 @@ pub(crate) struct Hcm {
     /// What loopback peers are called in X-Forwarded-For.
     pub(crate) local_ip: ByteStr,
 }
+
+/// `%DOWNSTREAM_LOCAL_CLOSE_REASON%` of connections that have nothing more to do.
+const CLOSED_WHEN_DRAINED: &str = "deferred_close_on_drained_connection";
 
 /// `route_specifier`
 pub(crate) enum Routes {
@@ -173,6 +176,18 @@ impl Http {
     /// Whether connections are to be ended with their next response.
     pub(crate) fn is_draining(&self) -> bool {
         self.drain.is_draining()
+    }
+
+    /// The client breaks the rules of HTTP: its connection ends by that.
+    fn note_protocol_error(&self) {
+        let flags = &self.connection.flags;
+        flags.set(flags.get().union(ResponseFlag::DownstreamProtocolError.into()));
+    }
+
+    /// The client did not close the connection in the time that it was given.
+    fn delayed_close(&self) {
+        self.hcm.stats.http.downstream_cx_delayed_close_timeout().inc();
+        self.connection.local_close_reason.set(Some("triggered_delayed_close_timeout"));
     }
 
     /// Counts a request; whether it is the last that `max_requests_per_connection` allows.

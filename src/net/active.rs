@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_filter_api::{Connection, InternalListener, Io, Passed, Worker};
+use nuncio_telemetry::access_log::ConnectionLog;
 use nuncio_telemetry::{
     Address, CloseType, ConnectionInfo, Inspected, Origin, ResponseFlag, ResponseFlags, StreamInfo,
 };
@@ -272,6 +273,9 @@ impl Shared {
             filter_state: RefCell::new(state.unwrap_or_default()),
             inspected,
             http: OnceCell::new(),
+            protocol: Cell::new(None),
+            log: self.frame.logs.clone().map(|logs| Box::new(ConnectionLog::new(logs))),
+            withheld: Cell::new(0),
         }
     }
 

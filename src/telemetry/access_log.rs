@@ -4,6 +4,7 @@
 //! for a disk or a reader; what is buffered is bounded, and what does not fit is dropped by whole lines and counted.
 //! Start reading at [`AccessLog`]; [`FileManager`] opens the files.
 
+mod connection;
 mod destination;
 mod file;
 mod filter;
@@ -13,6 +14,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use connection::{ConnectionLog, ListenerLogs};
 pub use destination::{Destination, OpenError};
 pub use file::LogFile;
 pub use filter::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, MetadataPredicate, Sampling, Setting};

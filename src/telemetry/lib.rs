@@ -22,8 +22,8 @@ pub use filter_state::{FilterState, FilterValue, LifeSpan, Reach, Sharing};
 pub use flags::{ResponseFlag, ResponseFlags};
 pub use flow::BackedUp;
 pub use stream_info::{
-    ChosenHost, CloseType, ConnectionInfo, HostFacts, Inspected, Metadata, NodeInfo, Origin, OriginalSource, Protocol,
-    RouteNames, RoutePlace, StreamInfo, UpstreamInfo, WantedHost,
+    ChosenHost, CloseType, ConnectionInfo, FailedHost, HostFacts, Inspected, Metadata, NodeInfo, Origin,
+    OriginalSource, Protocol, RouteNames, RoutePlace, StreamInfo, UpstreamInfo, WantedHost,
 };
 pub use timeline::Timeline;
 pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use crate::access_log::ConnectionLog;
 use crate::stats::catalogue::{ClusterStats, HttpStats};
 use crate::{Address, FilterState, ResponseFlag, ResponseFlags, Timeline, TlsInfo};
 
@@ -114,6 +115,12 @@ pub struct ConnectionInfo {
     pub inspected: Option<Box<Inspected>>,
     /// What its connection manager counts, where it has one.
     pub http: OnceCell<HttpStats>,
+    /// `%PROTOCOL%` of the connection itself.
+    pub protocol: Cell<Option<Protocol>>,
+    /// What its listener logs of it, where that has access logs.
+    pub log: Option<Box<ConnectionLog>>,
+    /// Bytes that a network filter has taken from the client and given to nobody.
+    pub withheld: Cell<u64>,
 }
 
 /// What is the same for all connections of a listener.
@@ -261,6 +268,9 @@ impl ConnectionInfo {
             filter_state: RefCell::default(),
             inspected: None,
             http: OnceCell::new(),
+            protocol: Cell::new(None),
+            log: None,
+            withheld: Cell::new(0),
         }
     }
 
@@ -295,6 +305,10 @@ pub struct UpstreamInfo {
     pub filter_state: FilterState,
     /// `%UPSTREAM_CONNECTION_ID%`.
     pub connection_id: Option<u64>,
+    /// Hosts that were tried before and could not be connected to. Envoy: a request is told of the last one alone.
+    pub failed: Vec<FailedHost>,
+    /// What is connected to is told of before it is, as where bytes are no HTTP.
+    pub is_of_bytes: bool,
     /// `%UPSTREAM_PROTOCOL%`.
     pub protocol: Option<Protocol>,
     /// Statuses of the interim responses that are not counted yet, the first few of them.
@@ -327,6 +341,15 @@ pub struct UpstreamInfo {
     pub decompressed_header_bytes_sent: u64,
     /// See `decompressed_header_bytes_sent`.
     pub decompressed_header_bytes_received: u64,
+}
+
+/// A host that could not be connected to.
+#[derive(Clone, Debug)]
+pub struct FailedHost {
+    /// Its address.
+    pub host: Address,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
 }
 
 /// Interim responses that are counted of one response: a host may send any number of them.
@@ -482,11 +505,21 @@ impl StreamInfo {
         info.flags.set(info.connection.flags.get());
         *info.details.get_mut() = info.connection.details.get().map(Cow::Borrowed);
         *info.metadata.get_mut() = info.connection.metadata.borrow().clone();
-        if let Some(inspected) = &info.connection.inspected {
-            let mut failure = info.connection.transport_failure.borrow_mut();
+        info.protocol.set(info.connection.protocol.get());
+        if let Some(log) = &info.connection.log {
+            info.bytes_received.set(log.bytes_received.get());
+            info.bytes_sent.set(log.bytes_sent.get());
+        }
+        info.note_inspected();
+        info
+    }
+
+    /// Tells of the connection what listener filters have found amiss.
+    pub fn note_inspected(&self) {
+        if let Some(inspected) = &self.connection.inspected {
+            let mut failure = self.connection.transport_failure.borrow_mut();
             *failure = failure.take().or_else(|| inspected.transport_failure.map(Into::into));
         }
-        info
     }
 
     /// Forgets all but what concerns the client: its request is handled anew from `now` on.

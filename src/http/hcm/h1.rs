@@ -17,10 +17,10 @@ use nuncio_filter_api::{Body, ByteStr, Io, LocalReply, Reply, RequestHead, Respo
 use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
-use super::Http;
 use super::deadline::{Deadline, Expired};
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
+use super::{CLOSED_WHEN_DRAINED, Http};
 use crate::h1::{BadRequest, IncomingRequest, Persistence, Readiness, RespondError, ServerConnection};
 use crate::timer::{LazyTimer, earlier};
 
@@ -113,6 +113,7 @@ impl H1 {
                 }
                 None if self.draining.is_some() => {
                     self.active.closed_by(Closed::Local);
+                    self.http.connection.local_close_reason.set(Some(CLOSED_WHEN_DRAINED));
                     return Wait::Closed;
                 }
                 // Envoy: a request that crosses this on its way is answered still, for as long as the drain time.
@@ -150,6 +151,7 @@ impl H1 {
         match self.read_head(now).await {
             Some(Ok(())) => {}
             Some(Err(bad)) => {
+                self.http.note_protocol_error();
                 let stats = &self.http.hcm.stats.http;
                 stats.downstream_cx_protocol_error().inc();
                 // Envoy answers before the request is complete, and then takes the broken codec for a reset.
@@ -157,6 +159,7 @@ impl H1 {
                 return Box::pin(self.refuse(bad_request(bad), info)).await;
             }
             None => {
+                self.http.connection.protocol.set(Some(Protocol::Http11));
                 self.http.hcm.stats.http.downstream_rq_header_timeout().inc();
                 let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
                 return Box::pin(self.refuse(reply.body("request header timeout"), info)).await;
@@ -168,6 +171,7 @@ impl H1 {
         {
             let info = info;
             let Some(mut request) = self.codec.take_request() else {
+                self.http.connection.protocol.set(Some(Protocol::Http11));
                 let stream = self.unknown(info);
                 self.left(&stream);
                 return Next::Gone;
@@ -227,6 +231,7 @@ impl H1 {
     /// Begins a request; tells whether its connection may go on after it.
     fn begin(&mut self, request: &mut IncomingRequest, info: &Rc<StreamInfo>) -> Persistence {
         info.protocol.set(Some(request.head.version));
+        self.http.connection.protocol.set(Some(request.head.version));
         if !self.http.hcm.logs.is_empty() {
             info.times.request_headers_end.set(Some(self.http.worker.clock.now()));
         }
@@ -301,6 +306,7 @@ impl H1 {
     fn faulty(&self, reply: Reply) -> Reply {
         match self.codec.request_fault() {
             Some(bad) => {
+                self.http.note_protocol_error();
                 self.http.hcm.stats.http.downstream_cx_protocol_error().inc();
                 bad_request(bad).into()
             }
@@ -445,6 +451,9 @@ impl H1 {
     /// that nothing more will come; then as there the client has `delayed_close_timeout` to close.
     async fn close(self, closer: Closer) {
         let (stats, timeout) = (&self.http.hcm.stats.http, self.http.hcm.timeouts.delayed_close);
+        if !self.http.connection.flags.get().has(ResponseFlag::DownstreamProtocolError) {
+            self.http.connection.local_close_reason.set(Some(CLOSED_WHEN_DRAINED));
+        }
         if timeout.is_zero() || self.codec.shutdown().await.is_err() {
             return;
         }
@@ -452,7 +461,7 @@ impl H1 {
         match tokio::time::timeout(timeout, self.codec.closed_by_client(&dropped)).await {
             Ok(()) if closer == Closer::First => self.active.closed_by(Closed::Remote),
             Ok(()) => {}
-            Err(_) => stats.downstream_cx_delayed_close_timeout().inc(),
+            Err(_) => self.http.delayed_close(),
         }
         stats.downstream_cx_rx_bytes_total().add(dropped.get());
     }

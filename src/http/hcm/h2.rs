@@ -1,5 +1,6 @@
 //! A downstream HTTP/2 connection: a task for each stream, so that the panic of one is the end of one.
 
+mod closing;
 mod head;
 mod interim;
 mod keepalive;
@@ -12,7 +13,6 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
@@ -24,6 +24,7 @@ use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use closing::{close, within};
 use head::{host, join_cookies};
 use interim::{Interim, send_interim};
 use keepalive::KeepaliveState;
@@ -31,11 +32,11 @@ use request_body::{Abandoned, RequestBody};
 use response_body::Unsent;
 use streams::{Active, Streams};
 
-use super::Http;
 use super::deadline::{Deadline, Expired};
 use super::request_head::has_underscore;
 use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
+use super::{CLOSED_WHEN_DRAINED, Http};
 use crate::h1::is_authority;
 use crate::h2::{FrameMeter, H2Body, Limits, Metered};
 use crate::timer::{LazyTimer, earlier};
@@ -72,10 +73,12 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     let connection = match within(idle, handshake).await {
         Some(Ok(connection)) => connection,
         Some(Err(_)) | None => {
+            http.note_protocol_error();
             http.hcm.stats.protocol_error(&metered);
             return close(&http, &metered, &active).await;
         }
     };
+    http.connection.protocol.set(Some(Protocol::Http2));
     let server = Rc::new(Server {
         http: http.clone(),
         metered: metered.clone(),
@@ -88,25 +91,6 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     server.clone().run(connection, &active).await;
     server.count_unfinished(&active);
     close(&http, &metered, &active).await;
-}
-
-/// Lets the peer close first, for as long as `delayed_close_timeout` allows.
-async fn close(http: &Http, metered: &Metered, active: &ActiveConnection) {
-    let timeout = http.hcm.timeouts.delayed_close;
-    if timeout.is_zero() {
-        return;
-    }
-    match tokio::time::timeout(timeout, metered.close()).await {
-        Ok(_) => active.closed_by(Closed::Remote),
-        Err(_) => http.hcm.stats.http.downstream_cx_delayed_close_timeout().inc(),
-    }
-}
-
-async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
-    match limit {
-        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
-        None => Some(future.await),
-    }
 }
 
 /// What the connection and its streams share.
@@ -157,12 +141,16 @@ impl Server {
                 Event::Accepted(Some(Err(e))) => return self.failed(&e, active),
                 Event::Accepted(None) => return,
                 Event::Dead => {
+                    self.http.connection.local_close_reason.set(Some("http2_ping_timeout"));
                     self.http.hcm.stats.http2.keepalive_timeout().inc();
                     active.closed_by(Closed::Local);
                     return connection.abrupt_shutdown(Reason::NO_ERROR);
                 }
                 // A connection that drained for as long as it may is closed with what it still carries.
-                Event::Drain if draining.is_some() => return active.closed_by(Closed::Local),
+                Event::Drain if draining.is_some() => {
+                    self.http.connection.local_close_reason.set(Some(CLOSED_WHEN_DRAINED));
+                    return active.closed_by(Closed::Local);
+                }
                 Event::Drain => {
                     // A listener that drains is no time-out.
                     if !self.http.is_draining() {
@@ -209,6 +197,11 @@ impl Server {
             active.closed_by(Closed::Remote);
         } else {
             active.closed_by(Closed::Local);
+            self.http.note_protocol_error();
+            if self.accepted.get() == 0 {
+                // Envoy: nothing that HTTP/2 would allow has come.
+                self.http.connection.protocol.set(None);
+            }
             self.http.hcm.stats.protocol_error(&self.metered);
         }
     }

@@ -45,7 +45,8 @@ pub(super) async fn read(http: &Http, io: &mut Io, active: &ActiveConnection) ->
         Ok(Ok(false) | Err(_)) => Spoken::Nothing,
         Err(_) => {
             active.closed_by(Closed::Local);
-            http.hcm.stats.timed_out(age);
+            let is_old = http.hcm.stats.timed_out(age);
+            http.connection.local_close_reason.set(Some(if is_old { "duration_timeout" } else { "on_idle_timeout" }));
             Spoken::Nothing
         }
     }

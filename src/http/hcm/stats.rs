@@ -62,13 +62,15 @@ impl HcmStats {
         }
     }
 
-    /// A connection reached the end of its life at `age`, if that is past, or else was idle for too long.
-    pub(crate) fn timed_out(&self, age: Option<Instant>) {
-        if age.is_some_and(|age| Instant::now() >= age) {
-            self.http.downstream_cx_max_duration_reached().inc();
-        } else {
-            self.http.downstream_cx_idle_timeout().inc();
+    /// A connection reached the end of its life at `age`, if that is past, or else was idle for too long; whether it is
+    /// the former.
+    pub(crate) fn timed_out(&self, age: Option<Instant>) -> bool {
+        let is_old = age.is_some_and(|age| Instant::now() >= age);
+        match is_old {
+            true => self.http.downstream_cx_max_duration_reached().inc(),
+            false => self.http.downstream_cx_idle_timeout().inc(),
         }
+        is_old
     }
 
     /// A request head arrived.

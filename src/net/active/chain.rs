@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nuncio_config::listener::{FilterChainConfig, ListenerConfig};
 use nuncio_config::tap::TappedConnection;
 use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
-use nuncio_telemetry::access_log::AccessLog;
+use nuncio_telemetry::access_log::ListenerLogs;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::Scope;
 use nuncio_telemetry::stats::catalogue::{ListenerStats, ListenerWorkerStats};
@@ -22,7 +22,7 @@ use crate::balance::Balancer;
 use crate::listener::{FilterChain, OpenConnections};
 use crate::tls::{self, Deferred, TlsError};
 use crate::tls_stats::TlsStats;
-use crate::{CountedTcp, Listener, Tapped};
+use crate::{CountedTcp, Listener, Logged, Tapped};
 
 /// What connections hold of their listener. It goes on where nothing but filter chains changes.
 pub(super) struct Frame {
@@ -32,7 +32,7 @@ pub(super) struct Frame {
     worker_stats: ListenerWorkerStats,
     /// Where a chain has TLS.
     tls_stats: OnceCell<TlsStats>,
-    pub(super) access_logs: Arc<[AccessLog]>,
+    pub(super) logs: Option<Rc<ListenerLogs>>,
     buffer_limit: u32,
     balancer: Option<Arc<Balancer>>,
     open: OpenConnections,
@@ -72,7 +72,7 @@ impl Frame {
             stats: listener.stats.clone(),
             worker_stats: ListenerWorkerStats::new(&scope.scope(&format!("worker_{}", worker.index))),
             tls_stats: OnceCell::new(),
-            access_logs: access_logs.clone(),
+            logs: ListenerLogs::new(access_logs.clone()),
             buffer_limit: *buffer_limit,
             balancer: listener.balancer.clone(),
             open: listener.open.clone(),
@@ -95,7 +95,7 @@ impl Frame {
 
     /// Writes the access logs of a connection that is over.
     pub(super) fn log(&self, info: Rc<ConnectionInfo>, tell: impl FnOnce(&StreamInfo)) {
-        if self.access_logs.is_empty() {
+        if info.log.is_none() {
             return;
         }
         let (start, now) = (info.start, self.worker.clock.now());
@@ -103,7 +103,9 @@ impl Frame {
         stream.times.complete.set(Some(now));
         tell(&stream);
         let cx = FormatCx::new(&stream, now, self.worker.clock.wall(now));
-        self.access_logs.iter().for_each(|log| log.log(&cx));
+        if let Some(log) = &stream.connection.log {
+            log.write(&cx);
+        }
     }
 }
 
@@ -175,6 +177,10 @@ impl Chain {
             let (id, random) = (Some(info.id), frame.worker.rng.u64());
             let tapped = TappedConnection { id, local: Some(&info.local), remote: &info.remote, random };
             connection = Connection { io: Tapped::wrap(io, tap, tapped), info };
+        }
+        if connection.info.log.is_some() {
+            let Connection { io, info } = connection;
+            connection = Connection { io: Logged::wrap(io, info.clone()), info };
         }
         for filter in &**filters {
             match filter.clone().run(connection, cx()).await {
@@ -250,7 +256,7 @@ impl ActiveConnection {
         frame.stats.downstream_cx_active().inc();
         frame.worker_stats.downstream_cx_total().inc();
         frame.worker_stats.downstream_cx_active().inc();
-        let logged = (!frame.access_logs.is_empty()).then(|| info.clone());
+        let logged = info.log.is_some().then(|| info.clone());
         Self { frame, chain, key, start: info.start, logged }
     }
 }

@@ -57,12 +57,6 @@ pub enum AccessLogType {
 }
 
 impl AccessLogType {
-    /// Whether the record is of a connection without HTTP.
-    pub(crate) fn is_tcp(self) -> bool {
-        use AccessLogType::{TcpConnectionEnd, TcpConnectionStart, TcpPeriodic, TcpUpstreamConnected};
-        matches!(self, TcpConnectionStart | TcpUpstreamConnected | TcpPeriodic | TcpConnectionEnd)
-    }
-
     /// Whether the record is of an attempt to get a response from a host.
     pub(crate) fn is_of_attempt(self) -> bool {
         matches!(self, Self::UpstreamPoolReady | Self::UpstreamPeriodic | Self::UpstreamEnd)

@@ -10,7 +10,8 @@ use nuncio_filter_api::Io;
 use nuncio_filter_api::filter_state::{self, ProxyTlvs};
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::ProxyProtocolTlvMergePolicy;
 use nuncio_telemetry::format::FormatCx;
-use nuncio_telemetry::{FilterValue, LifeSpan, ResponseFlag};
+use nuncio_telemetry::{FailedHost, FilterValue, LifeSpan, ResponseFlag};
+use tokio::time::Instant;
 
 use super::session::Session;
 use super::tunnel::TunnelConfig;
@@ -22,6 +23,9 @@ use crate::pool::connection::PoolFailure;
 use crate::pool::transport::proxy_tlvs;
 use crate::router::note_cluster;
 use crate::worker::{WorkerCluster, WorkerHost};
+
+/// Hosts that were tried in vain of which logs tell, at most: `max_connect_attempts` has no bound.
+const MAX_FAILED: usize = 1000;
 
 /// A connection to a host, with what is counted while it lasts.
 pub(super) struct Connected {
@@ -43,6 +47,7 @@ impl Session {
         self.tell_of_client();
         let random = self.worker.rng.u64();
         let mut attempts = 0;
+        let begun = self.info.is_logged.get().then(|| self.worker.clock.now());
         loop {
             let cluster = self.cluster(random).await?;
             let stats = &cluster.shared.cluster.stats;
@@ -61,6 +66,7 @@ impl Session {
             }
             let metadata = self.metadata_match(random);
             let Some(host) = self.host(&cluster, metadata.as_deref()).await else {
+                self.note_ready(begun);
                 stats.upstream_cx_none_healthy().inc();
                 self.refuse(Unconnected::NoHost);
                 self.info.flag(ResponseFlag::NoHealthyUpstream);
@@ -76,6 +82,7 @@ impl Session {
                 None => attempt.connect_raw().await,
                 Some(tunnel) => Box::pin(tunnel.open(self, &attempt)).await,
             };
+            self.note_ready(begun);
             match connected {
                 Ok((io, active)) => return Some(Connected { io, active }),
                 Err(failure) => self.note_failure(&failure),
@@ -174,11 +181,25 @@ impl Session {
         }));
     }
 
+    /// Notes how long it took until there was a connection, or none. Envoy: from the first attempt on.
+    fn note_ready(&self, begun: Option<Instant>) {
+        let ready = begun.map(|begun| self.worker.clock.now().saturating_duration_since(begun));
+        self.info.upstream.borrow_mut().pool_ready = ready;
+    }
+
     fn note_failure(&self, failure: &Failure) {
         // Envoy: who was turned away at the queue has no flag of its own.
         if !matches!(failure, Failure::Pool(PoolFailure::Overflow)) {
             self.info.flag(ResponseFlag::UpstreamConnectionFailure);
         }
-        self.info.upstream.borrow_mut().transport_failure = failure.transport_failure().cloned();
+        let mut upstream = self.info.upstream.borrow_mut();
+        upstream.transport_failure = failure.transport_failure().cloned();
+        if self.info.is_logged.get()
+            && upstream.failed.len() < MAX_FAILED
+            && let Some(host) = upstream.host.clone()
+        {
+            let name = upstream.host_name.clone();
+            upstream.failed.push(FailedHost { host, name });
+        }
     }
 }

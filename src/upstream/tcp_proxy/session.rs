@@ -71,7 +71,8 @@ impl Session {
         let worker = cx.worker.clone();
         let start = connection.start;
         let info = Rc::new(StreamInfo::new(connection, start, worker.clock.wall(start)));
-        info.is_logged.set(!config.logs.is_empty());
+        info.is_logged.set(!config.logs.is_empty() || info.connection.log.is_some());
+        info.upstream.borrow_mut().is_of_bytes = true;
         info.flags.set(info.connection.flags.get());
         let clusters = WorkerClusters::of(&worker);
         let (buffer_limit, drain) = (cx.buffer_limit as usize, cx.drain.clone());
@@ -184,6 +185,30 @@ impl Session {
         if let Some(details) = info.connection.details.get() {
             info.set_details(details);
         }
+        info.note_inspected();
+        info.bytes_received.set(info.bytes_received.get() + info.connection.withheld.get());
+        let mut upstream = info.upstream.borrow_mut();
+        if upstream.connection_id.is_some() {
+            // Envoy: why the client's connection was closed here is why that to the host was.
+            upstream.local_close_reason = info.connection.local_close_reason.get();
+        }
+    }
+
+    /// Writes the one record of the listener's access logs. Envoy: all that there is to know of the connection is known
+    /// to them too, and they come first.
+    fn log_for_listener(&self) {
+        if let Some(log) = &self.info.connection.log {
+            self.take_over_metadata();
+            let now = self.info.times.complete.get().unwrap_or(self.info.start);
+            log.write(&FormatCx::new(&self.info, now, self.worker.clock.wall(now)));
+        }
+    }
+
+    /// Without HTTP the metadata of the connection is that of its one stream.
+    fn take_over_metadata(&self) {
+        if let Some(set) = &*self.info.connection.metadata.borrow() {
+            *self.info.metadata.borrow_mut() = Some(set.clone());
+        }
     }
 
     /// Writes a record to the access logs.
@@ -191,10 +216,7 @@ impl Session {
         if self.config.logs.is_empty() {
             return;
         }
-        if let Some(set) = &*self.info.connection.metadata.borrow() {
-            // Without HTTP the metadata of the connection is that of its one stream.
-            *self.info.metadata.borrow_mut() = Some(set.clone());
-        }
+        self.take_over_metadata();
         let now = self.info.times.complete.get().unwrap_or_else(|| self.worker.clock.now());
         let mut cx = FormatCx::new(&self.info, now, self.worker.clock.wall(now));
         cx.log_type = why;
@@ -204,9 +226,14 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        let withheld = self.info.connection.withheld.get();
+        if withheld > 0 {
+            self.config.stats.downstream_cx_rx_bytes_total().add(withheld);
+        }
         if self.info.is_logged.get() {
             self.take_over_from_filters();
             self.info.times.complete.set(Some(self.worker.clock.now()));
+            self.log_for_listener();
             self.log(AccessLogType::TcpConnectionEnd);
         }
     }

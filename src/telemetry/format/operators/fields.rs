@@ -178,8 +178,6 @@ impl Text {
             }
             Self::DownstreamLocalClose => push(out, info.connection.local_close_reason.get()?),
             Self::DownstreamCloseType => push(out, info.connection.close_type.get().as_str()),
-            // Envoy: what passes bytes has a record of its upstream side before there is one.
-            Self::UpstreamCloseType if cx.log_type.is_tcp() => push(out, info.upstream.borrow().close_type.as_str()),
             _ => self.write_upstream(&info.upstream.borrow(), out),
         }
     }
@@ -189,19 +187,16 @@ impl Text {
             Self::UpstreamProtocol => push(out, up.protocol?.as_str()),
             Self::UpstreamCluster => push_filled(out, up.cluster.as_deref()),
             Self::UpstreamClusterRaw => push_filled(out, up.cluster_raw.as_deref()),
-            Self::UpstreamHostName(port) => push_host_name(out, up.host.as_ref()?, up.host_name.as_deref(), port),
-            // Envoy has a record for each attempt, and prints that of the last; a host that was not reached is not in it.
-            Self::HostsAttempted(port) => {
-                let host = up.connection_id.and(up.host.as_ref())?;
-                match port {
-                    Port::Kept => address::push(host, out),
-                    Port::Stripped => address::push_without_port(host, out),
-                };
+            Self::UpstreamHostName(port) => {
+                push_host_name(out, up.host.as_ref()?, up.host_name.as_deref(), port);
                 Some(())
             }
+            Self::HostsAttempted(port) => push_list(out, attempted(up), |out, (host, _)| match port {
+                Port::Kept => address::push(host, out),
+                Port::Stripped => address::push_without_port(host, out),
+            }),
             Self::HostNamesAttempted(port) => {
-                let host = up.connection_id.and(up.host.as_ref())?;
-                push_host_name(out, host, up.host_name.as_deref(), port)
+                push_list(out, attempted(up), |out, (host, name)| push_host_name(out, host, name, port))
             }
             Self::ConnectionIdsAttempted => {
                 push_int(out, up.connection_id?);
@@ -213,7 +208,8 @@ impl Text {
             }
             Self::UpstreamLocalClose => push(out, up.local_close_reason?),
             // There is one once there is a connection.
-            Self::UpstreamCloseType => up.connection_id.and_then(|_| push(out, up.close_type.as_str())),
+            Self::UpstreamCloseType if up.connection_id.is_none() && !up.is_of_bytes => None,
+            Self::UpstreamCloseType => push(out, up.close_type.as_str()),
             Self::UpstreamEndpointId => push(out, up.remote.as_ref()?.endpoint_id().unwrap_or_default()),
             // The others are printed by `write`.
             _ => None,
@@ -253,7 +249,7 @@ fn push_flags(cx: &FormatCx<'_>, name: fn(ResponseFlag) -> &'static str, out: &m
 }
 
 /// The name of the host, or its address if it has none.
-fn push_host_name(out: &mut Vec<u8>, host: &Address, name: Option<&str>, port: Port) -> Option<()> {
+fn push_host_name(out: &mut Vec<u8>, host: &Address, name: Option<&str>, port: Port) {
     let from = out.len();
     match name.filter(|n| !n.is_empty()) {
         Some(name) => out.extend_from_slice(name.as_bytes()),
@@ -262,7 +258,31 @@ fn push_host_name(out: &mut Vec<u8>, host: &Address, name: Option<&str>, port: P
     if port == Port::Stripped {
         strip_port(out, from);
     }
-    Some(())
+}
+
+/// The hosts that were tried, with their names.
+fn attempted(up: &UpstreamInfo) -> impl Iterator<Item = (&Address, Option<&str>)> {
+    let failed = up.failed.iter().map(|failed| (&failed.host, failed.name.as_deref()));
+    // Envoy has a record for each attempt of a request, and prints that of the last; a host that was not reached is not
+    // in it.
+    let last = up.connection_id.and(up.host.as_ref()).map(|host| (host, up.host_name.as_deref()));
+    failed.chain(last)
+}
+
+/// All of `items` with commas between them, if there are any.
+fn push_list<T>(
+    out: &mut Vec<u8>,
+    items: impl Iterator<Item = T>,
+    mut push: impl FnMut(&mut Vec<u8>, T),
+) -> Option<()> {
+    let from = out.len();
+    for item in items {
+        if out.len() > from {
+            out.push(b',');
+        }
+        push(out, item);
+    }
+    (out.len() > from).then_some(())
 }
 
 /// Removes `:port` from the end of a host name; colons inside the brackets of an IPv6 address stay.
