@@ -28,7 +28,20 @@ async fn listeners_that_stop_keep_their_connections() {
     assert!(get(proxy.addr(), "/").await.is_err(), "the kernel refuses from the answer on");
     assert_eq!(open.request(GET).await.expect("the connection lives").status(), 200);
     assert_eq!(proxy.stat("listener_manager.listener_stopped").await, 1);
-    assert_eq!(proxy.stat("listener_manager.total_listeners_active").await, 0);
+    // Envoy: it is there as long as the process is.
+    assert_eq!(proxy.stat("listener_manager.total_listeners_active").await, 1);
+    post(&proxy, "/drain_listeners").await;
+    assert_eq!(proxy.stat("listener_manager.listener_stopped").await, 1);
+}
+
+#[tokio::test]
+async fn connections_of_listeners_that_stop_are_told_to_close() {
+    let immediate = proxy(Pieces::default().yaml()).argument("--drain-strategy").argument("immediate");
+    let proxy = immediate.upstream(http1()).run().await;
+    let mut open = client(&proxy).await;
+    post(&proxy, "/drain_listeners").await;
+    let response = open.request(GET).await.expect("the connection lives");
+    assert_eq!(response.header("connection"), Some("close"));
 }
 
 #[tokio::test]

@@ -182,6 +182,11 @@ impl Listener {
         &self.addresses
     }
 
+    /// The addresses by which it is known: those bound, and those that it is for without binding them.
+    pub fn shown_addresses(&self) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().chain(&self.config.unbound)
+    }
+
     /// The IP addresses whose connections it is for, whether it has bound them or not.
     pub(crate) fn ip_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         let bound = self.addresses.iter().zip(&self.config.sockets);

@@ -337,7 +337,7 @@ impl Control {
             Event::Flush => self.shared.store.flush(),
             Event::DrainEnd => {
                 if let Some((_, drain)) = self.drain_end.take() {
-                    self.stop_listeners(drain.inbound_only).await;
+                    self.listeners.stop(drain.inbound_only).await;
                 }
             }
         }
@@ -362,7 +362,9 @@ impl Control {
 
     async fn drain(&mut self, request: DrainRequest) {
         if !request.graceful && !request.skip_exit {
-            return self.stop_listeners(request.inbound_only).await;
+            // Envoy: connections are told to close here too, but none is waited for.
+            self.listeners.begin_drain(|listener| takes_part(listener, request.inbound_only));
+            return self.listeners.stop(request.inbound_only).await;
         }
         // Envoy ignores a second graceful drain while one goes on.
         if self.drain_end.is_some() {
@@ -372,11 +374,6 @@ impl Control {
         if !request.skip_exit {
             self.drain_end = Some((Instant::now() + self.options.drain_time(), request));
         }
-    }
-
-    /// Accepts no more connections; those that are open go on.
-    async fn stop_listeners(&mut self, inbound_only: bool) {
-        self.listeners.stop(|listener| takes_part(listener, inbound_only)).await;
     }
 
     fn reopen_logs(&self) {

@@ -49,15 +49,27 @@ pub(crate) struct ListenerManager {
     workers: RefCell<Vec<WorkerHandle>>,
     lists: RefCell<Lists>,
     is_live: Cell<bool>,
+    /// Which listeners were stopped, and are neither added nor updated any more.
+    stopped: Cell<Option<Stopped>>,
     /// Told when a listener is gone for good, and what it held with it.
     gone: Notify,
     /// Told when the lists have changed.
     changes: watch::Sender<()>,
 }
 
+/// Listeners that accept no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    Inbound,
+    All,
+}
+
 #[derive(Default)]
 struct Lists {
+    /// Those that were stopped are among them: they serve the connections that they have.
     active: Vec<Arc<Listener>>,
+    /// The names of these.
+    stopped: BTreeSet<Arc<str>>,
     warming: Vec<Arc<Listener>>,
     draining: Vec<Arc<Listener>>,
 }
@@ -76,6 +88,7 @@ impl ListenerManager {
             workers: RefCell::default(),
             lists: RefCell::default(),
             is_live: Cell::new(false),
+            stopped: Cell::new(None),
             gone: Notify::new(),
             changes: watch::Sender::new(()),
         })
@@ -88,6 +101,11 @@ impl ListenerManager {
         config: Arc<ListenerConfig>,
         left: &[Arc<Listener>],
     ) -> Result<(), PutError> {
+        if self.stopped.get().is_some_and(|stopped| takes_part(&config, stopped == Stopped::Inbound)) {
+            // Envoy: nobody is told.
+            info!(target: "config", listener = %config.name, "not added, its direction was stopped");
+            return Ok(());
+        }
         self.check_addresses(&config)?;
         let before = self.lists.borrow().find(&config.name);
         let in_place =
@@ -326,13 +344,16 @@ impl ListenerManager {
         self.set_drain(self.drain_state(), takes_part);
     }
 
-    /// Accepts no more connections for these listeners; those that are open go on.
-    pub(crate) async fn stop(&self, takes_part: impl Fn(&ListenerConfig) -> bool) {
+    /// Accepts no more connections for all listeners, or those that are inbound; those that are open go on.
+    pub(crate) async fn stop(&self, inbound_only: bool) {
+        if self.stopped.get() != Some(Stopped::All) {
+            self.stopped.set(Some(if inbound_only { Stopped::Inbound } else { Stopped::All }));
+        }
         let stopped: Vec<_> = {
             let mut lists = self.lists.borrow_mut();
-            let stopped = lists.active.extract_if(.., |listener| takes_part(&listener.config)).collect();
-            self.publish(&lists);
-            stopped
+            let Lists { active, stopped, .. } = &mut *lists;
+            let concerned = active.iter().filter(|listener| takes_part(&listener.config, inbound_only));
+            concerned.filter(|listener| stopped.insert(listener.config.name.clone())).cloned().collect()
         };
         for listener in stopped {
             listener.close();

@@ -109,7 +109,7 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
     let snapshot = admin.shared.snapshot.load();
     if params.value("format") == Some("json") {
         let status = |listener: &nuncio_net::Listener| {
-            let mut addresses = listener.addresses().iter().map(to_proto);
+            let mut addresses = listener.shown_addresses().map(to_proto);
             proto::ListenerStatus {
                 name: listener.config.name.to_string(),
                 local_address: addresses.next(),
@@ -120,7 +120,7 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
         return Reply::json(to_json(&proto::Listeners { listener_statuses }, Defaults::Omit));
     }
     let lines = snapshot.listeners.iter().flat_map(|listener| {
-        listener.addresses().iter().map(|address| format!("{}::{address}\n", listener.config.name))
+        listener.shown_addresses().map(|address| format!("{}::{address}\n", listener.config.name))
     });
     Reply::text(lines.collect::<String>())
 }
