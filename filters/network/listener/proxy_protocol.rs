@@ -34,6 +34,11 @@ nuncio_telemetry::stats! {
         not_found_allowed: Counter,
     }
 
+    /// At the root, since before the others were.
+    struct LegacyStats {
+        downstream_cx_proxy_proto_error: Counter,
+    }
+
     /// `versions.v1` and `versions.v2` below
     struct VersionStats {
         found: Counter,
@@ -52,6 +57,7 @@ struct ProxyProtocol {
     is_optional: bool,
     disallowed: Vec<Version>,
     stats: ProxyStats,
+    legacy: LegacyStats,
     v1: VersionStats,
     v2: VersionStats,
 }
@@ -77,6 +83,9 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
     if !stat_prefix.is_empty() {
         scope = scope.scope(&stat_prefix);
     }
+    if [VersionProto::V1, VersionProto::V2].iter().all(|version| disallowed_versions.contains(&(*version as i32))) {
+        return Err(cx.at("disallowed_versions", |cx| cx.invalid("no version is left that is allowed")));
+    }
     let rules = cx.each("rules", rules, |rule, cx| Rule::lower(rule, cx))?;
     let disallowed = disallowed_versions.iter().map(|version| match VersionProto::try_from(*version) {
         Ok(VersionProto::V2) => Version::V2,
@@ -89,6 +98,7 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>,
         is_optional: allow_requests_without_proxy_protocol,
         disallowed: disallowed.collect(),
         stats: ProxyStats::new(&scope),
+        legacy: LegacyStats::new(&cx.env.stats.scope("")),
         v1: VersionStats::new(&scope.scope("versions.v1")),
         v2: VersionStats::new(&scope.scope("versions.v2")),
     }))
@@ -104,8 +114,10 @@ fn low_byte(kind: u32) -> u8 {
 impl Rule {
     fn lower(proto: RuleProto, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let RuleProto { tlv_type, on_tlv_present } = proto;
+        // Envoy: a rule that says nothing keeps the value under an empty key.
+        let is_said = on_tlv_present.is_some();
         let KeyValuePair { metadata_namespace, key, value_string_encoding } = on_tlv_present.unwrap_or_default();
-        if key.is_empty() {
+        if is_said && key.is_empty() {
             return Err(cx.at("on_tlv_present", |cx| cx.at("key", |cx| cx.invalid("must not be empty"))));
         }
         let namespace = if metadata_namespace.is_empty() { NAMESPACE.into() } else { metadata_namespace.into() };
@@ -158,11 +170,13 @@ impl ProxyProtocol {
                 }
                 Found::Nothing => {
                     self.stats.not_found_disallowed().inc();
+                    self.legacy.downstream_cx_proxy_proto_error().inc();
                     return Err(Rejected::Refused("sent no PROXY header"));
                 }
                 Found::Broken(version) => {
                     if !self.is_disallowed(version) {
                         self.of(version).error().inc();
+                        self.legacy.downstream_cx_proxy_proto_error().inc();
                         return Err(Rejected::Refused("sent a PROXY header that is malformed"));
                     }
                     return Err(self.disallow(version));

@@ -17,7 +17,7 @@ use proto::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions};
 use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
 
-use super::on_demand::{OnDemand, OnDemandStats};
+use super::on_demand::OnDemand;
 use super::tunnel::TunnelConfig;
 
 nuncio_telemetry::stats! {
@@ -26,6 +26,8 @@ nuncio_telemetry::stats! {
         downstream_cx_total: Counter,
         downstream_cx_no_route: Counter,
         downstream_cx_drain_close: Counter,
+        /// Always 0: nothing sheds load here.
+        downstream_cx_overload_close: Counter,
         downstream_cx_rx_bytes_total: Counter,
         downstream_cx_rx_bytes_buffered: Gauge,
         downstream_cx_tx_bytes_total: Counter,
@@ -36,6 +38,8 @@ nuncio_telemetry::stats! {
         early_data_received_count_total: Counter,
         idle_timeout: Counter,
         max_downstream_connection_duration: Counter,
+        /// Always 0, as in Envoy.
+        route_delayed_total: Counter,
         /// Connections to hosts that were still to be given bytes when the client had left.
         /// Always 0, as is the gauge: no client's end is read before its host has taken all that came before it.
         upstream_flush_total: Counter,
@@ -52,7 +56,6 @@ pub(super) struct Config {
     pub(super) names: Arc<ClusterNames>,
     /// Where clusters are asked for that are not there, where they are.
     pub(super) on_demand: Option<OnDemand>,
-    pub(super) on_demand_stats: OnDemandStats,
     hash: Option<HashBy>,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) max_duration: Option<MaxDuration>,
@@ -157,7 +160,8 @@ impl Config {
             check_drain_close,
             cluster_specifier,
         } = message;
-        let on_demand = cx.opt("on_demand", on_demand, OnDemand::lower);
+        let scope = cx.env.stats.scope("tcp").scope(&stat_prefix);
+        let on_demand = cx.opt("on_demand", on_demand, |message, cx| OnDemand::lower(message, &scope, cx));
         let targets = lower_targets(cluster_specifier, metadata_match, cx);
         let hash = cx.each("hash_policy", hash_policy, HashBy::lower);
         let idle_timeout = cx.opt("idle_timeout", idle_timeout, duration);
@@ -176,11 +180,9 @@ impl Config {
         let early_data = max_early_data_bytes.map(|most| most.value as usize);
         let connects = Connects::lower(upstream_connect_mode, early_data, cx);
         let jitter = jitter.map_or(0.0, |percent| percent.value / 100.0);
-        let scope = cx.env.stats.scope("tcp").scope(&stat_prefix);
         Ok(Self {
             stats: TcpProxyStats::new(&scope),
             on_demand: on_demand?.flatten(),
-            on_demand_stats: OnDemandStats::new(&scope),
             targets: targets?,
             names: cx.env.clusters.clone(),
             hash: hash?.into_iter().next().flatten(),

@@ -9,6 +9,7 @@ use nuncio_config::protocol::duration;
 use nuncio_config::refuse_set;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
+use nuncio_telemetry::stats::Scope;
 
 use super::session::Session;
 use crate::worker::WorkerCluster;
@@ -27,6 +28,7 @@ nuncio_telemetry::stats! {
 pub(super) struct OnDemand {
     source: Arc<OnDemandClusters>,
     timeout: Duration,
+    stats: OnDemandStats,
 }
 
 /// Envoy's default of `timeout`.
@@ -34,21 +36,25 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl OnDemand {
     /// `None` where no source is told: then nothing is asked for.
-    pub(super) fn lower(message: proto::tcp_proxy::OnDemand, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
+    pub(super) fn lower(
+        message: proto::tcp_proxy::OnDemand,
+        scope: &Scope,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Option<Self>, Refused> {
         let proto::tcp_proxy::OnDemand { odcds_config, resources_locator, timeout } = message;
         let refused = refuse_set!(cx; resources_locator);
         let timeout = cx.opt("timeout", timeout, duration);
         let source = cx.opt("odcds_config", odcds_config, OnDemandClusters::lower);
         refused?;
         let timeout = timeout?.unwrap_or(TIMEOUT);
-        Ok(source?.map(|source| Self { source, timeout }))
+        Ok(source?.map(|source| Self { source, timeout, stats: OnDemandStats::new(scope) }))
     }
 }
 
 impl Session {
     /// The cluster of this connection, which is not there yet.
     pub(super) async fn discovered_cluster(&self, on_demand: &OnDemand, random: u64) -> Option<Rc<WorkerCluster>> {
-        let stats = &self.config.on_demand_stats;
+        let stats = &on_demand.stats;
         stats.on_demand_cluster_attempt().inc();
         let ready = match self.cluster_of_filters() {
             Some(name) => on_demand.source.demand(&name),

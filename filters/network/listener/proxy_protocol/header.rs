@@ -92,8 +92,8 @@ fn parse_v1(line: &[u8]) -> Option<Header> {
                 } else {
                     ip.parse::<Ipv6Addr>().ok()?.into()
                 };
-                let is_number = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
-                Some(SocketAddr::new(ip, port.parse().ok().filter(|_| is_number)?))
+                // It may have a plus before it, as it may in Envoy.
+                Some(SocketAddr::new(ip, port.parse().ok()?))
             };
             Some(unicast(address(source, source_port)?, address(destination, destination_port)?)?)
         }
