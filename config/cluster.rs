@@ -450,6 +450,8 @@ fn lower_named(name: &str, cluster: &pb::Cluster, cx: &mut LowerCx<'_>) -> Resul
     match name {
         "envoy.cluster.static" => Ok(Discovery::Static),
         "envoy.cluster.original_dst" => Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower(cluster, cx)?))),
+        // Envoy: it has fields of its own, and does not look at those of the cluster.
+        "envoy.cluster.dns" => DnsConfig::lower_extension(Default::default(), cx),
         "envoy.cluster.strict_dns" => Ok(Discovery::StrictDns(Box::new(DnsConfig::lower(cluster, cx)?))),
         "envoy.cluster.logical_dns" => Ok(Discovery::LogicalDns(Box::new(DnsConfig::lower(cluster, cx)?))),
         _ => {

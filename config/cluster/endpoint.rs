@@ -414,9 +414,8 @@ pub(super) fn lower_endpoint(
         // Envoy: hosts behind names are counted by their addresses.
         let is_counted_by_name = matches!(discovery, None | Some(Discovery::Static | Discovery::Eds(_)));
         let name = Some(observability_name).filter(|name| is_counted_by_name && !name.is_empty());
-        let additional = cx.each("additional_addresses", additional_addresses, lower_additional);
         let address = cx.at("address", |cx| lower_address(address, discovery, cx))?;
-        let addresses = all_addresses(&address, additional?, cx)?;
+        let addresses = all_addresses(&address, additional_addresses, cx)?;
         let weight = load_balancing_weight.map_or(1, |w| w.value);
         let Place { locality, metadata: locality_metadata, priority, .. } = place;
         let locality = locality.clone();
@@ -550,15 +549,25 @@ fn lower_additional(proto: pb::endpoint::AdditionalAddress, cx: &mut LowerCx<'_>
 /// All addresses of an endpoint that has several. A name stands for those that DNS knows, as in Envoy.
 fn all_addresses(
     first: &EndpointAddress,
-    additional: Vec<SocketAddr>,
+    additional: Vec<pb::endpoint::AdditionalAddress>,
     cx: &mut LowerCx<'_>,
 ) -> Result<Option<Arc<[SocketAddr]>>, Refused> {
     if additional.is_empty() {
         return Ok(None);
     }
     match first {
-        EndpointAddress::Fixed(Address::Ip(first)) => Ok(Some(std::iter::once(*first).chain(additional).collect())),
-        EndpointAddress::Named { .. } => Ok(None),
+        EndpointAddress::Fixed(Address::Ip(first)) => {
+            let additional = cx.each("additional_addresses", additional, lower_additional)?;
+            Ok(Some(std::iter::once(*first).chain(additional).collect()))
+        }
+        EndpointAddress::Named { .. } => {
+            let path = cx.path();
+            tracing::info!(
+                path,
+                "additional_addresses have no effect: the name stands for the addresses it resolves to"
+            );
+            Ok(None)
+        }
         EndpointAddress::Fixed(_) => {
             Err(cx.at("additional_addresses", |cx| cx.invalid("the address is no IP address, and can have no other")))
         }

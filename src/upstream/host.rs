@@ -5,7 +5,7 @@ mod metrics;
 mod signal;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct Host {
     pub(crate) observability_name: Option<Arc<str>>,
     /// What discovery says of its health: the place among [`HEALTHS`].
     discovered: AtomicU8,
+    /// Whether its metadata calls it a canary.
+    is_canary: AtomicBool,
     /// Metadata of its locality.
     pub(crate) locality_metadata: Option<Arc<Metadata>>,
     /// What discovery may say otherwise while it stays.
@@ -183,6 +185,7 @@ impl Host {
             discovered: AtomicU8::new(*health as u8),
             flags: AtomicU32::new(HealthFlags::configured(*health).bits()),
             check: check.clone(),
+            is_canary: AtomicBool::new(description.is_canary()),
             monitor: OnceLock::new(),
             balance: OnceLock::new(),
             failures: AtomicU32::new(0),
@@ -272,6 +275,7 @@ impl Host {
 
     /// Takes over another description of it.
     pub(crate) fn describe(&self, description: Description) {
+        self.is_canary.store(description.is_canary(), Ordering::Release);
         self.description.store(description.shared());
     }
 
@@ -289,6 +293,11 @@ impl Host {
     /// Takes over the weight that discovery gives it. False if that is nothing new.
     pub(crate) fn set_assigned_weight(&self, weight: u32) -> bool {
         self.assigned_weight.swap(weight, Ordering::Relaxed) != weight && self.set_weight(weight)
+    }
+
+    /// Where it has several: all of its addresses, the first of which is [`Self::address`].
+    pub fn addresses(&self) -> Option<Arc<[SocketAddr]>> {
+        self.description().addresses.clone()
     }
 
     /// Whether these are its addresses, of which the first is the one that is told.
@@ -450,10 +459,9 @@ impl Host {
     }
 
     /// Whether its metadata calls it a canary.
+    #[inline]
     pub fn is_canary(&self) -> bool {
-        let description = self.description();
-        let metadata = description.metadata.as_ref().and_then(|m| m.get("envoy.lb"));
-        metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
+        self.is_canary.load(Ordering::Acquire)
     }
 }
 

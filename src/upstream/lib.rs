@@ -13,6 +13,7 @@ mod blocks;
 mod capsule;
 mod cluster;
 mod clusters;
+mod codes;
 mod discovery;
 mod dns;
 mod dns_cache;

@@ -36,7 +36,9 @@ use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::catalogue::HttpStats;
 use prost::Message;
 
+use crate::codes::Origin;
 use crate::failure::Failure;
+use crate::host::Host;
 use watch::UpstreamLogs;
 
 pub(crate) use forward::{cluster_of, note_cluster};
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     names: Arc<ClusterNames>,
     /// Whether response codes and times are counted.
     dynamic_stats: bool,
+    /// That of this node; empty where not known.
+    zone: Box<str>,
     /// x-envoy-* headers of our own are added, or not.
     envoy_headers: EnvoyHeaders,
     /// Whether the time-out that a proxy before us expects takes the place of the route's.
@@ -119,10 +123,17 @@ impl Config {
             local_ip: cx.env.local_ip.to_string(),
             names: cx.env.clusters.clone(),
             dynamic_stats: dynamic_stats.is_none_or(|v| v.value),
+            zone: cx.env.node.zone.as_str().into(),
             envoy_headers: if suppress_envoy_headers { EnvoyHeaders::Suppress } else { EnvoyHeaders::Add },
             respect_expected_timeout: respect_expected_rq_timeout,
             strict: strict?.into(),
         })
+    }
+
+    /// What decides where responses of `host` are counted.
+    fn origin<'a>(&'a self, host: Option<&'a Host>, is_internal: bool) -> Origin<'a> {
+        let zone = host.and_then(|host| host.locality.as_ref()).map_or("", |locality| &*locality.zone);
+        Origin { is_internal, is_canary: host.is_some_and(Host::is_canary), zones: [&*self.zone, zone] }
     }
 }
 

@@ -17,13 +17,13 @@ use nuncio_config::route::MirrorPolicy;
 use nuncio_filter_api::{Clock, ClusterName, Rng, Worker};
 use nuncio_http::h1::{ClientSettings, HeaderFormat, OwnHeaderCase};
 use nuncio_net::TlsStats;
-use nuncio_telemetry::stats::ResponseCodes;
-use nuncio_telemetry::stats::catalogue::{ClusterStats, Http1Stats, Http2Stats, RequestTimeStats};
+use nuncio_telemetry::stats::catalogue::{ClusterStats, Http1Stats, Http2Stats};
 use nuncio_telemetry::{HostFacts, Metadata};
 
 use crate::blocks::Blocks;
 use crate::cluster::Cluster;
 use crate::clusters::Clusters;
+use crate::codes::Codes;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::host_set::{Ability, HostSet, PriorityHosts};
@@ -88,17 +88,6 @@ pub(crate) struct ClusterShare {
     http1_stats: OnceCell<Http1Stats>,
     http2_stats: OnceCell<Http2Stats>,
     tls_stats: OnceCell<TlsStats>,
-}
-
-/// What is counted for each response.
-pub(crate) struct Codes {
-    pub(crate) all: ResponseCodes,
-    pub(crate) external: ResponseCodes,
-    pub(crate) internal: ResponseCodes,
-    /// Those that were not passed on: the request was sent again.
-    retried: OnceCell<ResponseCodes>,
-    pub(crate) external_time: RequestTimeStats,
-    pub(crate) internal_time: RequestTimeStats,
 }
 
 /// A set of hosts with the balancer over it.
@@ -392,12 +381,6 @@ impl WorkerCluster {
 // === impl ClusterShare ===
 
 impl ClusterShare {
-    /// Counts a response that was not passed on: its request is sent again.
-    pub(crate) fn charge_retried(&self, status: u16) {
-        let codes = self.codes.retried.get_or_init(|| ResponseCodes::new(&self.cluster.scope().scope("retry")));
-        codes.charge(status);
-    }
-
     /// What its connections speak. Envoy: the runtime may have HTTP/1 in place of HTTP/2.
     pub(crate) fn protocol(&self) -> UpstreamProtocol {
         match self.cluster.config.http.protocol {
@@ -538,22 +521,5 @@ impl LocalHosts {
     fn is_current(&self, clusters: &Clusters) -> bool {
         self.generation == clusters.generation()
             && self.cluster.as_ref().is_none_or(|cluster| cluster.version() == self.version)
-    }
-}
-
-// === impl Codes ===
-
-impl Codes {
-    fn new(cluster: &Cluster) -> Self {
-        let scope = cluster.scope();
-        let (external, internal) = (scope.scope("external"), scope.scope("internal"));
-        Self {
-            all: ResponseCodes::new(&scope),
-            external: ResponseCodes::new(&external),
-            internal: ResponseCodes::new(&internal),
-            external_time: RequestTimeStats::new(&external),
-            internal_time: RequestTimeStats::new(&internal),
-            retried: OnceCell::new(),
-        }
     }
 }

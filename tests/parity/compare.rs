@@ -47,6 +47,11 @@ fn diff(theirs: &[String], ours: &[String]) -> String {
         }
     }
     text.extend(rest.iter().map(|line| format!("  +   {line}\n")));
+    if rest.is_empty()
+        && let Some(at) = theirs.iter().zip(ours).position(|(their, our)| their != our)
+    {
+        text += &format!("(in another order, from line {at}: {:?}, {:?})\n", theirs[at], ours[at]);
+    }
     text
 }
 

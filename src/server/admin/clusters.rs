@@ -65,6 +65,11 @@ fn write_cluster(cluster: &Cluster, is_discovered: bool, out: &mut String) -> st
         writeln!(out, "{name}::{label}_priority::max_retries::{max_retries}")?;
     }
     writeln!(out, "{name}::added_via_api::{is_discovered}")?;
+    if let Discovery::Eds(eds) = &cluster.config.discovery
+        && let Some(service) = &eds.told_name
+    {
+        writeln!(out, "{name}::eds_service_name::{service}")?;
+    }
     for host in &*cluster.hosts().hosts {
         write_host(name, host, out)?;
     }
@@ -124,7 +129,7 @@ fn status(cluster: &Cluster, added_via_api: bool) -> proto::ClusterStatus {
         name: cluster.config.name.name.to_string(),
         added_via_api,
         eds_service_name: match &cluster.config.discovery {
-            Discovery::Eds(eds) => eds.service_name.to_string(),
+            Discovery::Eds(eds) => eds.told_name.as_deref().unwrap_or_default().to_owned(),
             _ => String::new(),
         },
         host_statuses: cluster.hosts().hosts.iter().map(host_status).collect(),

@@ -88,7 +88,10 @@ impl ResponseCodes {
     /// Takes the registry's lock: there are too many possible codes to hold a slot for each, and hardly any is seen.
     #[cold]
     fn charge_unregistered(&self, status: u16) {
-        self.scope.counter(&format!("upstream_rq_{status}")).inc();
+        match status {
+            100..600 => self.scope.counter(&format!("upstream_rq_{status}")).inc(),
+            _ => self.scope.counter("upstream_rq_unknown").inc(),
+        }
     }
 }
 
@@ -108,7 +111,7 @@ mod tests {
         let lines: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("cluster.c.upstream_rq_")).collect();
         assert_eq!(
             lines,
-            ["100: 1", "1xx: 1", "200: 1", "2xx: 1", "511: 1", "520: 2", "5xx: 3", "99: 1", "999: 1", "completed: 7"]
+            ["100: 1", "1xx: 1", "200: 1", "2xx: 1", "511: 1", "520: 2", "5xx: 3", "completed: 7", "unknown: 2"]
         );
     }
 }

@@ -28,6 +28,12 @@ impl Description {
         Self { metadata: metadata.clone(), tlvs: tlvs.clone(), addresses: addresses.clone() }
     }
 
+    /// Whether its metadata calls the host a canary.
+    pub(super) fn is_canary(&self) -> bool {
+        let metadata = self.metadata.as_ref().and_then(|metadata| metadata.get("envoy.lb"));
+        metadata.and_then(|m| m.get("canary")).and_then(|canary| canary.as_bool()).unwrap_or(false)
+    }
+
     /// Hosts of which nothing is said share that.
     pub(super) fn shared(self) -> Arc<Self> {
         static NOTHING: LazyLock<Arc<Description>> = LazyLock::new(Arc::default);

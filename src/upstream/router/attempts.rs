@@ -120,7 +120,7 @@ impl Forwarding<'_> {
             Ok(answered) => {
                 answered.active.host.stats.rq_error.inc();
                 if self.config.dynamic_stats {
-                    self.cluster.shared.charge_retried(answered.response.head.status.as_u16());
+                    self.cluster.shared.codes.charge_retried(answered.response.head.status.as_u16());
                 }
                 // A response without body leaves its connection as it was.
                 if answered.response.body.is_end() {

@@ -19,6 +19,7 @@ use super::counts::Counts;
 use super::deadline::Deadline;
 use super::watch;
 use crate::attempt::ActiveRequest;
+use crate::codes::Origin;
 use crate::failure::Failure;
 use crate::pool::connection::millis;
 use crate::worker::ClusterShare;
@@ -50,6 +51,8 @@ pub(super) struct Counted {
     /// The cluster that was asked, which is not that of the host where it is made of others.
     pub(super) share: Rc<ClusterShare>,
     pub(super) counts: Counts,
+    /// Whether its host is a canary, or it says so itself.
+    pub(super) is_canary: bool,
     pub(super) success: Success,
     /// All that the response may take.
     pub(super) timeout: Option<Duration>,
@@ -243,13 +246,11 @@ impl Stream {
             return;
         }
         let time = millis(time);
-        let codes = &self.counted.share.codes;
-        self.counted.share.cluster.stats.upstream_rq_time().record(time);
-        self.counted.counts.each(|stats| stats.counts.upstream_rq_time().record(time));
-        match info.internal.get() {
-            true => codes.internal_time.upstream_rq_time().record(time),
-            false => codes.external_time.upstream_rq_time().record(time),
-        }
+        let Counted { config, share, counts, .. } = &self.counted;
+        share.cluster.stats.upstream_rq_time().record(time);
+        counts.each(|stats| stats.counts.upstream_rq_time().record(time));
+        let origin = config.origin(Some(&self.active.host), info.internal.get());
+        share.codes.record(time, Origin { is_canary: self.counted.is_canary, ..origin });
     }
 
     /// The response broke off.

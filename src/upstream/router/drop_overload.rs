@@ -60,7 +60,7 @@ impl Forwarding<'_> {
 
     /// Counts the answer to a request that no host is to see.
     fn count_drop(&self) {
-        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        self.count_status(StatusCode::SERVICE_UNAVAILABLE.as_u16(), self.origin(None));
         if self.config.dynamic_stats {
             self.cluster.shared.cluster.drops.note();
         }

@@ -26,7 +26,9 @@ use super::tunnel::{self, Terminated};
 use super::watch::{self, Watch};
 use super::{Config, entry_of, format_cx};
 use crate::attempt::{Answered, Attempt, UpstreamFilters};
+use crate::codes::{Origin, says_canary};
 use crate::failure::Failure;
+use crate::host::Host;
 use crate::lb::PickContext;
 use crate::pool::connection::millis;
 use crate::worker::{WorkerCluster, WorkerClusters, WorkerHost};
@@ -374,8 +376,10 @@ impl Forwarding<'_> {
         let status = response.head.status;
         self.info.response_code.set(status.as_u16());
         let interim = std::mem::take(&mut self.info.upstream.borrow_mut().interim);
-        interim.into_iter().for_each(|status| self.count_status(status));
-        self.count_status(status.as_u16());
+        let mut origin = self.origin(Some(&active.host));
+        origin.is_canary |= says_canary(&response.head);
+        interim.into_iter().for_each(|status| self.count_status(status, origin));
+        self.count_status(status.as_u16(), origin);
         let success = Success::of(request, &response.head);
         match success {
             Success::Yes => active.host.stats.rq_success.inc(),
@@ -400,6 +404,7 @@ impl Forwarding<'_> {
             config: self.config.clone(),
             share: self.cluster.shared.clone(),
             counts: self.counts.clone(),
+            is_canary: origin.is_canary,
             success,
             timeout: self.timeouts.response,
         };
@@ -422,7 +427,7 @@ impl Forwarding<'_> {
             self.count_budget();
         }
         if !matches!(failed.failure, Failure::RequestBody(_) | Failure::Answered(_)) {
-            self.count_status(reply.status.as_u16());
+            self.count_status(reply.status.as_u16(), self.origin(failed.host.as_ref().map(|host| &*host.host)));
         }
         if failed.failure.is_overflow() && self.config.dynamic_stats {
             self.cluster.shared.cluster.drops.note();
@@ -485,16 +490,17 @@ impl Forwarding<'_> {
         watch::count_budget(&self.cluster.shared, time, self.timeouts.response);
     }
 
-    pub(super) fn count_status(&self, status: u16) {
+    /// Counts a response, of a host or in place of its.
+    pub(super) fn count_status(&self, status: u16, origin: Origin<'_>) {
         if !self.config.dynamic_stats {
             return;
         }
-        let codes = &self.cluster.shared.codes;
-        codes.all.charge(status);
+        self.cluster.shared.codes.charge(status, origin);
         self.counts.each(|stats| stats.codes.charge(status));
-        match self.info.internal.get() {
-            true => codes.internal.charge(status),
-            false => codes.external.charge(status),
-        }
+    }
+
+    /// What decides where a response of `host` is counted.
+    pub(super) fn origin<'a>(&'a self, host: Option<&'a Host>) -> Origin<'a> {
+        self.config.origin(host, self.info.internal.get())
     }
 }

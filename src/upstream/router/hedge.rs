@@ -324,7 +324,7 @@ impl Forwarding<'_> {
         self.count_failure(failed, info);
         let is_tolerated = self.timeouts.is_tolerated && failed.failure.is_timeout();
         let status = if is_tolerated { StatusCode::NO_CONTENT } else { failed.failure.status() };
-        self.count_status(status.as_u16());
+        self.count_status(status.as_u16(), self.origin(failed.host.as_ref().map(|host| &*host.host)));
     }
 }
 

@@ -23,6 +23,7 @@ use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use super::{Config, format_cx};
 use crate::attempt::{Answered, Attempt, UpstreamFilters};
+use crate::codes::{Origin, says_canary};
 use crate::failure::Failure;
 use crate::lb::PickContext;
 use crate::pool::connection::millis;
@@ -166,7 +167,7 @@ impl Copy {
                 self.cluster.shared.cluster.stats.upstream_rq_timeout().inc();
             }
             if !matches!(failure, Failure::RequestBody(_) | Failure::Answered(_)) {
-                self.count_status(failure.status().as_u16());
+                self.count_status(failure.status().as_u16(), self.config.origin(None, true));
             }
         }
     }
@@ -251,7 +252,7 @@ impl Copy {
         }
         let Ok(answered) = tried.outcome else { return };
         if self.config.dynamic_stats {
-            self.cluster.shared.charge_retried(answered.response.head.status.as_u16());
+            self.cluster.shared.codes.charge_retried(answered.response.head.status.as_u16());
         }
         // A response without body leaves its connection as it was.
         if answered.response.body.is_end() {
@@ -264,7 +265,9 @@ impl Copy {
         let stats = host.as_ref().map(|host| &host.host.stats);
         let answered = outcome.inspect_err(|_| stats.iter().for_each(|stats| stats.rq_error.inc()))?;
         let status = answered.response.head.status;
-        self.count_status(status.as_u16());
+        let mut origin = self.config.origin(host.as_ref().map(|host| &*host.host), true);
+        origin.is_canary |= says_canary(&answered.response.head);
+        self.count_status(status.as_u16(), origin);
         stats.iter().for_each(|stats| match status.is_server_error() {
             true => stats.rq_error.inc(),
             false => stats.rq_success.inc(),
@@ -282,15 +285,14 @@ impl Copy {
         if self.config.dynamic_stats {
             let time = millis(shared.env.clock.now().saturating_duration_since(self.begin));
             shared.cluster.stats.upstream_rq_time().record(time);
-            shared.codes.internal_time.upstream_rq_time().record(time);
+            shared.codes.record(time, origin);
         }
         Ok(())
     }
 
-    fn count_status(&self, status: u16) {
+    fn count_status(&self, status: u16, origin: Origin<'_>) {
         if self.config.dynamic_stats {
-            self.cluster.shared.codes.all.charge(status);
-            self.cluster.shared.codes.internal.charge(status);
+            self.cluster.shared.codes.charge(status, origin);
         }
     }
 }

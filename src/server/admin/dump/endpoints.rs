@@ -1,17 +1,20 @@
 //! The hosts of all clusters as load assignments.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, DropOverload, Health, Locality};
+use nuncio_config::cluster::{Discovery, DropOverload, Locality};
+use nuncio_config::metadata;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::endpoint::v3 as pb;
 use nuncio_proto::envoy::r#type::v3::FractionalPercent;
 use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_proto::google::protobuf::UInt32Value;
-use nuncio_upstream::{Cluster, Host};
+use nuncio_telemetry::Address;
+use nuncio_upstream::{Cluster, CoarseHealth, Host};
 use proto::endpoints_config_dump::{DynamicEndpointConfig, StaticEndpointConfig};
 
 use super::any;
@@ -46,6 +49,9 @@ pub(super) fn endpoints(admin: &Admin, names: &Names) -> proto::EndpointsConfigD
 
 fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
     let policy = cluster.assignment_policy();
+    // Envoy: hosts whose names were resolved have metadata, with nothing in it.
+    let is_resolved = matches!(cluster.config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
+    let empty = is_resolved.then(core::Metadata::default);
     let set = cluster.hosts();
     let mut groups: BTreeMap<(u32, Option<Arc<Locality>>), Vec<&Arc<Host>>> = BTreeMap::new();
     for host in &*set.hosts {
@@ -56,7 +62,7 @@ fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
         let weight = policy.locality_weights.iter().find(is_meant).map_or(0, |found| found.weight);
         pb::LocalityLbEndpoints {
             locality: Some(locality.as_deref().map(to_locality).unwrap_or_default()),
-            lb_endpoints: hosts.into_iter().map(|host| endpoint(host)).collect(),
+            lb_endpoints: hosts.into_iter().map(|host| endpoint(host, empty.clone())).collect(),
             load_balancing_weight: Some(UInt32Value { value: weight }),
             priority,
             ..pb::LocalityLbEndpoints::default()
@@ -95,23 +101,27 @@ fn to_locality(locality: &Locality) -> core::Locality {
     core::Locality { region: region.to_string(), zone: zone.to_string(), sub_zone: sub_zone.to_string() }
 }
 
-fn endpoint(host: &Host) -> pb::LbEndpoint {
-    let health = match host.flags().health_of_discovery() {
-        Health::Unknown | Health::Healthy => core::HealthStatus::Healthy,
-        Health::Unhealthy | Health::Timeout => core::HealthStatus::Unhealthy,
-        Health::Draining => core::HealthStatus::Draining,
-        Health::Degraded => core::HealthStatus::Degraded,
+/// `empty` stands for no metadata.
+fn endpoint(host: &Host, empty: Option<core::Metadata>) -> pb::LbEndpoint {
+    // Envoy: what load balancing makes of it, by whatever it was found.
+    let health = match host.health() {
+        CoarseHealth::Healthy => core::HealthStatus::Healthy,
+        CoarseHealth::Unhealthy => core::HealthStatus::Unhealthy,
+        CoarseHealth::Degraded => core::HealthStatus::Degraded,
     };
+    let additional =
+        |address: &SocketAddr| pb::endpoint::AdditionalAddress { address: Some(to_proto(&Address::from(*address))) };
     let endpoint = pb::Endpoint {
         address: Some(to_proto(&host.address())),
         health_check_config: Some(pb::endpoint::HealthCheckConfig::default()),
         hostname: host.hostname.to_string(),
+        additional_addresses: host.addresses().iter().flat_map(|all| all.iter().skip(1)).map(additional).collect(),
         ..pb::Endpoint::default()
     };
     pb::LbEndpoint {
         health_status: health as i32,
+        metadata: host.metadata().map(|metadata| metadata::to_proto(&metadata)).or(empty),
         load_balancing_weight: Some(UInt32Value { value: host.weight() }),
         host_identifier: Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
-        ..pb::LbEndpoint::default()
     }
 }
