@@ -510,6 +510,11 @@ impl Cluster {
         *self.warm.borrow()
     }
 
+    /// Whether it can be used: it is ready, or nobody is to wait for that.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.is_warm() || !self.config.wait_for_warm
+    }
+
     /// How the load is spread over the priorities and localities of its hosts now.
     pub fn assignment_policy(&self) -> AssignmentPolicy {
         self.policy.load().as_deref().unwrap_or(&self.config.assignment).clone()

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::ClusterManagerStats;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::{Cluster, Merges, Surroundings};
 use crate::dns::Resolvers;
@@ -34,8 +34,10 @@ pub struct Clusters {
     retired: Mutex<Vec<Arc<Cluster>>>,
     /// Tells discovery of a new snapshot.
     changed: watch::Sender<()>,
-    /// Whether there are clusters that wait beside the others.
+    /// Whether there are clusters that wait beside the others, once the first of all are known.
     warming: watch::Sender<bool>,
+    /// The first of all are known.
+    are_known: AtomicBool,
     /// Told when clusters are gone for good, and what they held with them.
     freed: Notify,
     /// A cluster that waits beside the others may be ready.
@@ -74,6 +76,9 @@ pub struct Snapshot {
 
 /// How long clusters that nobody uses any more are kept at least.
 const REST: Duration = Duration::from_secs(1);
+/// Clusters that get ready are put to use together once in so much time for each that waits: as long as there are many,
+/// another snapshot for each of them would take its time from all.
+const REST_PER_WAITING: Duration = Duration::from_micros(1);
 /// How many clusters are copied where one of them changes.
 const PAGE: usize = 64;
 
@@ -115,6 +120,7 @@ impl Clusters {
             retired: Mutex::default(),
             changed: watch::Sender::new(()),
             warming: watch::Sender::new(false),
+            are_known: AtomicBool::new(false),
             freed: Notify::new(),
             on_warm: Arc::default(),
             store: store.clone(),
@@ -158,7 +164,7 @@ impl Clusters {
     /// [`Clusters::run_warming`] sees to.
     pub fn warm_up(&self, configs: impl IntoIterator<Item = ClusterConfig>) {
         self.change(configs, |next, at, cluster| {
-            if cluster.is_warm() {
+            if cluster.is_usable() {
                 next.warming.remove(&at);
                 next.put(at, cluster);
             } else {
@@ -224,12 +230,20 @@ impl Clusters {
     /// Puts clusters to use as they get ready, and frees those that nobody uses any more. Runs until it is dropped.
     pub async fn run_warming(self: Arc<Self>) {
         let mut free_at = None;
+        let mut rested = Instant::now();
         loop {
             if free_at.is_none() && !self.retired().is_empty() {
                 free_at = Some(Instant::now() + REST);
             }
             tokio::select! {
-                () = self.on_warm.notified() => self.promote(),
+                () = self.on_warm.notified() => {
+                    if rested > Instant::now() {
+                        sleep_until(rested).await;
+                    }
+                    self.promote();
+                    let waiting = u32::try_from(self.snapshot.load().warming.len()).unwrap_or(u32::MAX);
+                    rested = Instant::now() + REST_PER_WAITING * waiting;
+                }
                 () = until(free_at) => {
                     free_at = None;
                     let free: Vec<_> = self.retired().extract_if(.., |one| Arc::strong_count(one) == 1).collect();
@@ -261,11 +275,11 @@ impl Clusters {
     fn promote(&self) {
         let _writer = self.lock();
         let snapshot = self.snapshot.load();
-        if !snapshot.warming.values().any(|cluster| cluster.is_warm()) {
+        if !snapshot.warming.values().any(|cluster| cluster.is_usable()) {
             return;
         }
         let mut next = snapshot.next();
-        for (at, cluster) in snapshot.warming.iter().filter(|(_, cluster)| cluster.is_warm()) {
+        for (at, cluster) in snapshot.warming.iter().filter(|(_, cluster)| cluster.is_usable()) {
             cluster.stats.warming_state().set(0);
             next.warming.remove(at);
             next.put(*at, cluster.clone());
@@ -308,7 +322,7 @@ impl Clusters {
     fn publish(&self, next: Snapshot) {
         self.stats.active_clusters().set(next.in_use as u64);
         self.stats.warming_clusters().set(next.warming.len() as u64);
-        let will_warm = !next.warming.is_empty();
+        let will_warm = !next.warming.is_empty() && self.are_known.load(Ordering::Acquire);
         let next = Arc::new(next);
         let before = self.snapshot.swap(next.clone());
         let gone = before.only_here(&next).cloned();
@@ -319,7 +333,7 @@ impl Clusters {
         self.warming.send_if_modified(|is_warming| std::mem::replace(is_warming, will_warm) != will_warm);
     }
 
-    /// Whether there are clusters that wait until they can be used.
+    /// Whether there are clusters that wait until they can be used, beside those of the start.
     pub fn warming(&self) -> watch::Receiver<bool> {
         self.warming.subscribe()
     }
@@ -351,10 +365,42 @@ impl Clusters {
         self.changed.subscribe()
     }
 
-    /// Waits until every cluster that asks for it knows its hosts, or knows that they cannot be found.
+    /// Waits until every cluster that asks for it knows its hosts, or knows that they cannot be found, and is used. From
+    /// then on it is told where others wait.
     pub async fn warmed(&self) {
-        for cluster in self.snapshot().iter().filter(|c| c.config.wait_for_warm) {
-            cluster.warmed().await;
+        let mut changes = self.changes();
+        loop {
+            let snapshot = self.snapshot();
+            let waiting = || snapshot.warming().chain(snapshot.iter()).filter(|cluster| !cluster.is_usable());
+            for cluster in waiting() {
+                self.ready_or_gone(cluster).await;
+            }
+            changes.borrow_and_update();
+            if waiting().next().is_none() && self.snapshot.load().warming.is_empty() {
+                self.are_known.store(true, Ordering::Release);
+                return;
+            }
+            if Arc::ptr_eq(&snapshot, &self.snapshot.load()) {
+                // The sender is in `self`, so that waiting cannot fail.
+                let _ = changes.changed().await;
+            }
+        }
+    }
+
+    /// Waits until a cluster can be used, or is none of those that there are.
+    async fn ready_or_gone(&self, cluster: &Arc<Cluster>) {
+        let mut changes = self.changes();
+        let id = cluster.config.name.id;
+        let is_there = |snapshot: &Snapshot| {
+            let found = snapshot.warming.get(&id).into_iter().chain(snapshot.get(id));
+            found.into_iter().any(|found| Arc::ptr_eq(found, cluster))
+        };
+        while is_there(&self.snapshot.load()) {
+            tokio::select! {
+                () = cluster.warmed() => return,
+                // The sender is in `self`, so that waiting cannot fail.
+                _ = changes.changed() => {}
+            }
         }
     }
 

@@ -120,11 +120,22 @@ async fn what_the_start_waits_for_is_told_until_it_has_come() {
     let (port, admin) = (free_port(), free_port());
     plane.set(Kind::Runtime, "layer", &runtime("first"));
     plane.set(Kind::Cluster, "a", &cluster("a"));
-    plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
     plane.set(Kind::Listener, "front", &listener(port));
     let text = bootstrap_text(plane.port(), GRPC).replace("port_value: 0", &format!("port_value: {admin}"));
     let starting = tokio::spawn(proxy(text).run());
     let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+    let clusters = async |list: &str| {
+        let path = format!("/config_dump?resource={list}&mask=cluster.name");
+        let answer = client::get(admin, &path).await.ok()?;
+        serde_json::from_str::<Value>(&answer.text()).ok()?["configs"][0]["cluster"]["name"].as_str().map(str::to_owned)
+    };
+    let until = Instant::now() + DEADLINE;
+    while clusters("dynamic_warming_clusters").await.as_deref() != Some("a") {
+        assert!(Instant::now() < until, "it is not told of");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(clusters("dynamic_active_clusters").await, None, "it is not used yet");
+    plane.set(Kind::Endpoints, "a", &endpoints("a", upstream.port()));
     let targets = [
         "shared target FilterConfigSubscription init found",
         "shared target RdsRouteConfigSubscription RDS init routes",
@@ -151,5 +162,31 @@ async fn what_the_start_waits_for_is_told_until_it_has_come() {
     plane.set(Kind::Extension, "found", &super::filter("first"));
     let running = starting.await.expect("no panic");
     assert_eq!(dump(running.admin, "").await, Some(json!({})), "nothing is waited for");
+    assert_eq!(clusters("dynamic_active_clusters").await.as_deref(), Some("a"));
+    assert_eq!(clusters("dynamic_warming_clusters").await, None);
     assert_eq!(client::get(SocketAddr::from(([127, 0, 0, 1], port)), "/").await.expect("it serves").text(), "a");
+}
+
+#[tokio::test]
+async fn a_listener_that_is_gone_is_told_while_it_drains() {
+    let Scene { plane, proxy: running, .. } = Scene::with_arguments(GRPC, &["--drain-time-s", "1"]).await;
+    let listeners = async || {
+        let answer = client::get(running.admin, "/config_dump?resource=dynamic_listeners").await.expect("it answers");
+        serde_json::from_str::<Value>(&answer.text()).expect("JSON")["configs"].clone()
+    };
+    let wait_for = async |what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        let until = Instant::now() + DEADLINE;
+        while !is_so(&listeners().await) {
+            assert!(Instant::now() < until, "{what}: {}", listeners().await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    wait_for("it serves", &|all| all[0]["active_state"].is_object()).await;
+    plane.remove(Kind::Listener, "front");
+    wait_for("it drains", &|all| {
+        let state = &all[0]["draining_state"];
+        all[0]["name"] == "front" && state["listener"]["name"] == "front" && all[0]["active_state"].is_null()
+    })
+    .await;
+    wait_for("it is gone", &|all| all.is_null() || *all == json!([])).await;
 }

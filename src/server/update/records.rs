@@ -17,6 +17,8 @@ use super::{Kind, Removed, Resource, Status};
 #[derive(Default)]
 pub(crate) struct Records {
     by_kind: HashMap<Kind, BTreeMap<Id, Record>>,
+    /// Listeners that were removed, for as long as they drain.
+    left: BTreeMap<Id, Accepted>,
     /// Those of which nothing was ever accepted, in the order in which they were refused.
     refused: HashMap<Kind, VecDeque<Id>>,
     /// Version of the last push of which something was applied.
@@ -171,7 +173,22 @@ impl Records {
 
     /// Forgets one. False where there was none.
     pub(super) fn forget(&mut self, kind: Kind, id: &Id) -> bool {
-        self.by_kind.get_mut(&kind).is_some_and(|all| all.remove(id).is_some())
+        let record = self.by_kind.get_mut(&kind).and_then(|all| all.remove(id));
+        let was_there = record.is_some();
+        if let (Kind::Listener, Some(accepted)) = (kind, record.and_then(|record| record.accepted)) {
+            self.left.insert(id.clone(), accepted);
+        }
+        was_there
+    }
+
+    /// Listeners that were removed and may drain still.
+    pub(crate) fn left(&self) -> impl Iterator<Item = (&Id, &Accepted)> {
+        self.left.iter()
+    }
+
+    /// Forgets listeners that were removed and do not drain.
+    pub(super) fn retain_left(&mut self, mut drains: impl FnMut(&str) -> bool) {
+        self.left.retain(|id, _| drains(&id.name));
     }
 
     /// Forgets what is gone of a source, and tells the names.
@@ -194,16 +211,8 @@ impl Records {
 
     /// Forgets those for which `is_kept` is false, and tells their names.
     pub(super) fn retain(&mut self, kind: Kind, mut is_kept: impl FnMut(&Id) -> bool) -> Vec<Arc<str>> {
-        let Some(all) = self.by_kind.get_mut(&kind) else { return Vec::new() };
-        let mut forgotten = Vec::new();
-        all.retain(|id, _| {
-            let stays = is_kept(id);
-            if !stays {
-                forgotten.push(id.name.clone());
-            }
-            stays
-        });
-        forgotten
+        let gone: Vec<Id> = self.all(kind).map(|(id, _)| id).filter(|id| !is_kept(id)).cloned().collect();
+        gone.into_iter().filter(|id| self.forget(kind, id)).map(|id| id.name).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What discovery has given.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use nuncio_config::route::ScopeSlot;
 use nuncio_proto::envoy::admin::v3 as proto;
@@ -72,6 +72,8 @@ pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigD
         ..proto::ListenersConfigDump::default()
     };
     let is_initialising = is_initialising(admin);
+    let mut left: BTreeMap<&str, &Accepted> = records.left().map(|(id, accepted)| (&*id.name, accepted)).collect();
+    left.retain(|name, _| snapshot.draining.iter().any(|listener| *listener.config.name == **name));
     for (id, record) in records.all(Kind::Listener) {
         let error_state = error_state(record);
         // Envoy: what was refused is told whatever its name.
@@ -89,8 +91,19 @@ pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigD
             name: id.name.to_string(),
             active_state,
             warming_state,
-            draining_state: before.filter(|_| !is_warming && is_in(&snapshot.draining)),
+            draining_state: left
+                .remove(&*id.name)
+                .map(listener)
+                .or_else(|| before.filter(|_| !is_warming && is_in(&snapshot.draining))),
             error_state,
+            ..DynamicListener::default()
+        });
+    }
+    for (name, accepted) in left.into_iter().filter(|(name, _)| names.have(name)) {
+        let draining_state = Some(listener(accepted));
+        dump.dynamic_listeners.push(DynamicListener {
+            name: name.to_owned(),
+            draining_state,
             ..DynamicListener::default()
         });
     }

@@ -26,7 +26,9 @@ pub(super) fn secrets(admin: &Admin, names: &Names, statics: Vec<Secret>) -> pro
         let error_state = record.and_then(error_state);
         let Some(secret) = slot.secret() else {
             let secret = Some(any(&Secret { name: name.clone(), ..Secret::default() }));
-            dump.dynamic_warming_secrets.push(DynamicSecret { name, secret, error_state, ..DynamicSecret::default() });
+            let version_info = "uninitialized".to_owned();
+            let warming = DynamicSecret { name, version_info, secret, error_state, ..DynamicSecret::default() };
+            dump.dynamic_warming_secrets.push(warming);
             continue;
         };
         let accepted = record.and_then(|record| record.accepted.as_ref());

@@ -10,7 +10,7 @@ use tracing::info;
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept, Record};
-use crate::update::{Kind, Phase, Target};
+use crate::update::{Kind, Target};
 
 impl Updater {
     /// Whether the clusters of the source would be fewer than they may be (`config_validators`).
@@ -62,9 +62,8 @@ impl Updater {
             applied.outcome.accepted.push(resource.name);
         }
         let changed = configs.len();
-        // Envoy: once the first clusters are known, those that follow wait, though listeners are awaited still.
-        let (clusters, is_up) = (self.parts.shared.clusters.clone(), self.phase >= Phase::Listeners);
-        let update = move || if is_up { clusters.warm_up(configs) } else { clusters.update(configs) };
+        let clusters = self.parts.shared.clusters.clone();
+        let update = move || clusters.warm_up(configs);
         if changed > 0 {
             // Making many takes a while. A panic in it was logged, and has changed nothing.
             let _ = spawn_blocking(update).await;

@@ -59,6 +59,7 @@ impl Updater {
             }
         }
         self.parts.listeners.retire(left).await;
+        self.forget_left();
         applied
     }
 }

@@ -31,6 +31,7 @@ impl Updater {
             clusters_go_on |= self.give_to_late(target, &watched.users, &records);
         }
         drop(records);
+        self.forget_left();
         let Parts { env, shared, .. } = &self.parts;
         check_scopes(env);
         if clusters_go_on {
@@ -38,6 +39,12 @@ impl Updater {
         }
         self.secret_files.reconcile(&lock(&self.parts.shared.records));
         self.follow_clusters();
+    }
+
+    /// Forgets listeners that were removed and do not drain any more.
+    pub(super) fn forget_left(&self) {
+        let snapshot = self.parts.shared.snapshot.load();
+        self.records().retain_left(|name| snapshot.draining.iter().any(|listener| *listener.config.name == *name));
     }
 
     /// Looks which clusters have come and gone, and tells what is wanted now.
