@@ -283,6 +283,8 @@ pub struct Http2Options {
     pub max_window_updates_per_data_frame: u32,
     /// PING keep-alive.
     pub keepalive: Option<Keepalive>,
+    /// For upstream connections: a malformed message ends its stream, and not the connection.
+    pub spares_connection_of_malformed: bool,
     /// Header field limit, in bytes, where set.
     pub max_header_field_size: Option<usize>,
     /// Premature resets put up with at once. Default 1,000.
@@ -305,6 +307,7 @@ impl Default for Http2Options {
             max_priority_frames_per_stream: 100,
             max_window_updates_per_data_frame: 10,
             keepalive: None,
+            spares_connection_of_malformed: false,
             max_header_field_size: None,
             stream_reset_burst: 1_000,
             stream_reset_rate: 33,
@@ -341,10 +344,10 @@ impl Http2Options {
             max_consecutive_inbound_frames_with_empty_payload,
             max_inbound_priority_frames_per_stream,
             max_inbound_window_update_frames_per_data_frame_sent,
-            // A malformed message always ends its stream and no more (RFC 9113 §8.1.1); what makes Envoy end the
+            // A malformed request always ends its stream and no more (RFC 9113 §8.1.1); what makes Envoy end the
             // connection as well is not needed for safety here.
-            stream_error_on_invalid_http_messaging: _,
-            override_stream_error_on_invalid_http_message: _,
+            stream_error_on_invalid_http_messaging,
+            override_stream_error_on_invalid_http_message,
             custom_settings_parameters,
             connection_keepalive,
             // Which codec Envoy uses, and whether it compresses with Huffman, changes nothing that a peer must see.
@@ -383,6 +386,8 @@ impl Http2Options {
                 default.max_window_updates_per_data_frame,
             ),
             keepalive: keepalive?,
+            spares_connection_of_malformed: override_stream_error_on_invalid_http_message
+                .map_or(stream_error_on_invalid_http_messaging, |b| b.value),
             max_header_field_size: max_header_field_size_kb.map(|kb| kb.value as usize * 1024),
             stream_reset_burst: stream_reset_burst.map_or(default.stream_reset_burst, |v| v.value),
             stream_reset_rate: stream_reset_rate.map_or(default.stream_reset_rate, |v| v.value),

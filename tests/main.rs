@@ -17,6 +17,7 @@ mod h2spec;
 mod haproxy;
 mod health;
 mod health_discovery;
+mod hostile_hosts;
 mod http2_hostile;
 mod layers;
 mod leaving;

@@ -2,9 +2,13 @@
 
 mod body;
 pub mod client;
+mod faults;
+mod limits;
 mod meter;
+mod response;
 mod trailers;
 mod upload;
 
 pub(crate) use body::{BodyEvents, H2Body};
+pub use faults::Faults;
 pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};

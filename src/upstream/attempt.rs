@@ -279,21 +279,12 @@ impl Attempt<'_> {
     /// What an HTTP/2 stream that gets no response means for its connection.
     fn note_end_of_stream(&self, active: &ActiveRequest, failure: &ExchangeFailure) {
         match failure {
-            ExchangeFailure::Reset => active.end_by_reset(),
+            // Envoy: a stream that the codec resets for what the host sent is taken for the host's doing.
+            ExchangeFailure::Reset | ExchangeFailure::TooManyHeaders | ExchangeFailure::HeadersTooLarge => {
+                active.end_by_reset();
+            }
             // Envoy: a request that was refused was none, and neither was one that a host has gone away without.
-            ExchangeFailure::Refused => {
-                self.host.share.http2_stats().rx_reset().inc();
-                active.end();
-            }
-            ExchangeFailure::TooManyHeaders => {
-                self.host.share.http2_stats().header_overflow().inc();
-                active.end_by_our_reset();
-            }
-            ExchangeFailure::HeadersTooLarge => {
-                self.host.share.http2_stats().header_list_size_too_large().inc();
-                active.end_by_our_reset();
-            }
-            ExchangeFailure::GoneAway => active.end(),
+            ExchangeFailure::Refused | ExchangeFailure::GoneAway => active.end(),
             ExchangeFailure::Closed if active.leave.as_ref().is_some_and(|l| !l.is_lost()) => active.end(),
             _ => {}
         }
@@ -454,17 +445,9 @@ impl ActiveRequest {
         self.has_ended.set(true);
     }
 
-    /// The codec has reset the stream for what the host sent. Envoy: the cluster takes it for the host's doing.
-    fn end_by_our_reset(&self) {
-        self.share.cluster.stats.upstream_rq_rx_reset().inc();
-        self.share.http2_stats().tx_reset().inc();
-        self.end();
-    }
-
     /// The host has reset the stream of the request.
     pub(crate) fn end_by_reset(&self) {
         self.share.cluster.stats.upstream_rq_rx_reset().inc();
-        self.share.http2_stats().rx_reset().inc();
         self.end();
     }
 }

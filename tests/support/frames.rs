@@ -53,9 +53,7 @@ impl Frames {
 
     /// Sends a header block of these fields, with END_HEADERS and these further flags.
     pub(crate) async fn headers(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) -> io::Result<()> {
-        let block: Vec<u8> =
-            fields.iter().flat_map(|(name, value)| literal(name.as_bytes(), value.as_bytes())).collect();
-        self.frame(HEADERS, flags | END_HEADERS, stream, &block).await
+        self.bytes(&encode_headers(stream, flags, fields)).await
     }
 
     /// The next frame; `None` at the end of the connection.
@@ -95,6 +93,12 @@ impl Frame {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
         self.payload.get(at..at + 4).map_or(u32::MAX, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]))
     }
+}
+
+/// A header block of these fields, with END_HEADERS and these further flags.
+pub(crate) fn encode_headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
+    let block: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(name.as_bytes(), value.as_bytes())).collect();
+    encode(HEADERS, flags | END_HEADERS, stream, &block)
 }
 
 /// The bytes of one frame; the length is that of the payload.

@@ -308,6 +308,11 @@ impl BodySender {
         Self { framing, trailers }
     }
 
+    /// Nothing of the body is sent.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.framing, SendFraming::None)
+    }
+
     /// Queues `data`; returns its bytes on the wire.
     pub(super) fn data(&mut self, data: Bytes, queue: &mut WriteQueue) -> Result<u64, LengthMismatch> {
         let len = data.len() as u64;

@@ -35,6 +35,10 @@ impl<E: BodyEvents> H2Body<E> {
         Self { stream: Some(stream), remaining: content_length, data_done: false, events }
     }
 
+    pub(crate) fn events(&self) -> &E {
+        &self.events
+    }
+
     fn stream(&mut self) -> &mut RecvStream {
         self.stream.as_mut().expect("only drop takes it")
     }

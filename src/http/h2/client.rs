@@ -9,18 +9,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use http::header::{CONNECTION, TE, UPGRADE};
+use h2::{PingPong, Reason, RecvStream};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use nuncio_config::protocol::{CommonOptions, Http2Options};
-use nuncio_filter_api::{Body, BodyError, ByteStr, Io, RequestHead, Response, ResponseHead};
-use nuncio_telemetry::{ResponseFlag, StreamInfo};
-use tokio::time::Instant;
+use nuncio_config::protocol::Http2Options;
+use nuncio_filter_api::{Body, ByteStr, Io, RequestHead, Response, ResponseHead};
+use nuncio_telemetry::StreamInfo;
+use nuncio_telemetry::stats::catalogue::Http2Stats;
 
-use super::body::{BodyEvents, H2Body};
+use super::body::H2Body;
+use super::faults::{Faults, is_senseless};
+pub use super::limits::ResponseLimits;
+use super::limits::STATUS;
+use super::response::{ResponseBody, ResponseEvents};
 use super::upload::Upload;
 use crate::h1::{ExchangeError, ExchangeFailure, RequestSent};
 
@@ -31,65 +34,72 @@ const SEND_BUFFER: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct H2Client {
     send: SendRequest<Bytes>,
+    faults: Rc<Faults>,
     limits: ResponseLimits,
     /// What of one request may wait for the peer's window.
     buffer_limit: usize,
 }
 
-/// How large the head of a response may be.
-#[derive(Clone, Copy, Debug)]
-pub struct ResponseLimits {
-    /// Bytes of names and values (`max_response_headers_kb`).
-    pub bytes: usize,
-    /// Fields (`max_headers_count`).
-    pub count: usize,
-}
-
-impl From<&CommonOptions> for ResponseLimits {
-    fn from(options: &CommonOptions) -> Self {
-        /// Envoy's limit of a response's headers.
-        const DEFAULT_BYTES: usize = 60 * 1024;
-        Self { bytes: options.max_response_headers.unwrap_or(DEFAULT_BYTES), count: options.max_headers_count }
-    }
-}
-
-impl Default for ResponseLimits {
-    fn default() -> Self {
-        (&CommonOptions::default()).into()
-    }
-}
-
-impl ResponseLimits {
-    /// What the h2 crate is to decode before it gives up. It does not tell why it does: what is beyond a limit by less
-    /// than this is found here.
-    fn decoded(self) -> u32 {
-        const MORE: usize = 64 * 1024;
-        u32::try_from(self.bytes.saturating_mul(2).saturating_add(MORE)).unwrap_or(u32::MAX)
-    }
-
-    /// Why Envoy's codec would not take this head, if it would not.
-    fn fault(self, headers: &HeaderMap) -> Option<ExchangeFailure> {
-        // Envoy: `:status` is one of them, and comes first.
-        const STATUS: usize = ":status200".len();
-        if headers.len() + 1 > self.count {
-            return Some(ExchangeFailure::TooManyHeaders);
-        }
-        let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
-        (bytes + STATUS > self.bytes).then_some(ExchangeFailure::HeadersTooLarge)
-    }
-}
-
 /// Drives a connection: to be polled by a task of its own until it ends.
-pub type Driver = Connection<Io, Bytes>;
+pub struct Driver {
+    connection: Connection<Io, Bytes>,
+    faults: Rc<Faults>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A message of the peer was malformed.
+    #[error("malformed http2 message")]
+    Malformed,
+    /// What the h2 crate has found, or was told.
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+}
+
+impl DriverError {
+    /// Whether the peer is to blame, and we have ended the connection.
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::Malformed => true,
+            Self::Http2(error) => error.is_library(),
+        }
+    }
+
+    /// Whether the peer has gone away.
+    pub fn is_goodbye(&self) -> bool {
+        matches!(self, Self::Http2(error) if error.is_go_away() && error.is_remote())
+    }
+}
+
+impl Driver {
+    /// Sends PINGs; there is one such.
+    pub fn ping_pong(&mut self) -> Option<PingPong> {
+        self.connection.ping_pong()
+    }
+}
+
+impl Future for Driver {
+    type Output = Result<(), DriverError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if this.faults.poll_broken(cx).is_ready() {
+            return Poll::Ready(Err(DriverError::Malformed));
+        }
+        Pin::new(&mut this.connection).poll(cx).map_err(DriverError::Http2)
+    }
+}
 
 impl H2Client {
     /// Begins a connection over `io`. `buffer_limit` is in bytes: what of one request may wait for the peer's window
-    /// (`per_connection_buffer_limit_bytes`).
+    /// (`per_connection_buffer_limit_bytes`). `stats` count what goes wrong.
     pub async fn handshake(
         io: Io,
         options: &Http2Options,
         limits: ResponseLimits,
         buffer_limit: usize,
+        stats: Option<Http2Stats>,
     ) -> Result<(Self, Driver), h2::Error> {
         let mut builder = Builder::new();
         builder
@@ -99,8 +109,15 @@ impl H2Client {
             .max_header_list_size(limits.decoded())
             .max_send_buffer_size(SEND_BUFFER.min(buffer_limit))
             .enable_push(false);
-        let (send, driver) = builder.handshake(io).await?;
-        Ok((Self { send, limits, buffer_limit }, driver))
+        let (send, connection) = builder.handshake(io).await?;
+        let faults = Rc::new(Faults::new(options.spares_connection_of_malformed, stats));
+        let driver = Driver { connection, faults: faults.clone() };
+        Ok((Self { send, faults, limits, buffer_limit }, driver))
+    }
+
+    /// What is found wrong with the connection.
+    pub fn faults(&self) -> &Rc<Faults> {
+        &self.faults
     }
 
     /// Streams that the peer lets us have at once (its SETTINGS_MAX_CONCURRENT_STREAMS).
@@ -128,10 +145,11 @@ impl H2Client {
     ) -> impl Future<Output = Result<Response, ExchangeError>> + use<> {
         let request = request(head);
         let upgrade = head.protocol.clone();
-        let Self { mut send, limits, buffer_limit } = self.clone();
+        let to_head = head.method == Method::HEAD;
+        let Self { mut send, faults, limits, buffer_limit } = self.clone();
         async move {
             if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
-                return Err(unsent(failure(&error), body));
+                return Err(unsent(faults.failure(&error), body));
             }
             let Some(request) = request else {
                 return Err(unsent(ExchangeFailure::Protocol("the target cannot be written in HTTP/2"), body));
@@ -139,14 +157,17 @@ impl H2Client {
             let end = body.is_end();
             let (response, stream) = match send.send_request(request, end) {
                 Ok(begun) => begun,
-                Err(error) => return Err(unsent(failure(&error), body)),
+                Err(error) => return Err(unsent(faults.failure(&error), body)),
             };
             drop(send);
             if let (Some(info), true) = (&info, end) {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
             let upload = Upload::new(stream, body, end, info.clone(), buffer_limit);
-            Exchange { response, upload, limits, info, upgrade, informational, had_interim: false }.run().await
+            let had_interim = false;
+            Exchange { response, upload, faults, limits, info, to_head, upgrade, informational, had_interim }
+                .run()
+                .await
         }
     }
 }
@@ -192,24 +213,13 @@ fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     headers
 }
 
-fn failure(error: &h2::Error) -> ExchangeFailure {
-    match error.reason() {
-        Some(Reason::REFUSED_STREAM) if error.is_remote() => ExchangeFailure::Refused,
-        _ if error.is_reset() && error.is_remote() => ExchangeFailure::Reset,
-        // What we found wrong ourselves: the peer's bytes are no HTTP/2.
-        _ if error.is_library() => ExchangeFailure::Protocol("http2 protocol error"),
-        _ if error.is_go_away() && error.is_remote() => ExchangeFailure::GoneAway,
-        _ if error.is_go_away() || error.is_io() => ExchangeFailure::Closed,
-        Some(Reason::PROTOCOL_ERROR) => ExchangeFailure::Protocol("http2 protocol error"),
-        _ => ExchangeFailure::Closed,
-    }
-}
-
 struct Exchange {
     response: ResponseFuture,
     upload: Upload,
+    faults: Rc<Faults>,
     limits: ResponseLimits,
     info: Option<Rc<StreamInfo>>,
+    to_head: bool,
     /// The protocol asked for by an extended CONNECT.
     upgrade: Option<ByteStr>,
     informational: Option<Rc<dyn Fn(ResponseHead)>>,
@@ -219,20 +229,10 @@ struct Exchange {
 
 impl Exchange {
     async fn run(mut self) -> Result<Response, ExchangeError> {
-        let answered = poll_fn(|cx| {
-            if let Err(error) = self.upload.advance(cx) {
-                return Poll::Ready(Err(ExchangeFailure::RequestBody(error)));
-            }
-            self.pass_informational(cx);
-            Pin::new(&mut self.response).poll(cx).map_err(|e| failure(&e))
-        })
-        .await;
-        let answered = answered.and_then(|response| match self.limits.fault(response.headers()) {
-            None => Ok(response),
-            Some(fault) => {
-                self.upload.reset(Reason::INTERNAL_ERROR);
-                Err(fault)
-            }
+        let answered = poll_fn(|cx| self.poll_answered(cx)).await;
+        let answered = answered.and_then(|response| {
+            self.check_limits(response.headers())?;
+            Ok(response)
         });
         match answered {
             Ok(response) => Ok(self.respond(response)),
@@ -245,10 +245,25 @@ impl Exchange {
         }
     }
 
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<RecvStream>, ExchangeFailure>> {
+        self.upload.advance(cx).map_err(ExchangeFailure::RequestBody)?;
+        self.pass_informational(cx)?;
+        Pin::new(&mut self.response).poll(cx).map_err(|error| match is_senseless(&error) {
+            true => self.faults.malformed(),
+            false => self.faults.failure(&error),
+        })
+    }
+
     /// Notes the interim responses that are here, and passes them on.
-    fn pass_informational(&mut self, cx: &mut Context<'_>) {
+    fn pass_informational(&mut self, cx: &mut Context<'_>) -> Result<(), ExchangeFailure> {
         while let Poll::Ready(Some(Ok(response))) = self.response.poll_informational(cx) {
             let (parts, ()) = response.into_parts();
+            self.check_limits(&parts.headers)?;
+            // RFC 9113 §8.6: there is no such thing in HTTP/2.
+            if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                self.upload.reset(Reason::PROTOCOL_ERROR);
+                return Err(self.faults.malformed());
+            }
             // Envoy: of those of one response the first counts, over HTTP/2.
             if let Some(info) = self.info.as_ref().filter(|_| !std::mem::replace(&mut self.had_interim, true)) {
                 info.upstream.borrow_mut().note_interim(parts.status.as_u16());
@@ -259,9 +274,16 @@ impl Exchange {
                 informational(head);
             }
         }
+        Ok(())
     }
 
-    fn respond(self, response: http::Response<h2::RecvStream>) -> Response {
+    fn check_limits(&mut self, headers: &HeaderMap) -> Result<(), ExchangeFailure> {
+        let Some(fault) = self.limits.fault(headers, STATUS) else { return Ok(()) };
+        self.upload.reset(Reason::INTERNAL_ERROR);
+        Err(self.faults.beyond(fault))
+    }
+
+    fn respond(self, response: http::Response<RecvStream>) -> Response {
         let (parts, stream) = response.into_parts();
         let mut head = ResponseHead::new(parts.status);
         head.headers = parts.headers;
@@ -272,8 +294,12 @@ impl Exchange {
             return Response { head, body: Body::empty() };
         }
         let length = content_length(&head.headers);
-        let body = H2Body::new(stream, length, ResponseEvents(self.info));
-        Response { head, body: Body::stream(ResponseBody { body, upload: self.upload }) }
+        let events =
+            ResponseEvents { info: self.info, faults: self.faults, is_bounded: self.to_head || length.is_some() };
+        let body = H2Body::new(stream, length, events);
+        let is_forbidden = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let body = ResponseBody { body, upload: self.upload, limits: self.limits, is_forbidden };
+        Response { head, body: Body::stream(body) }
     }
 }
 
@@ -290,59 +316,5 @@ fn switch_protocols(head: &mut ResponseHead, protocol: &ByteStr) {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-struct ResponseBody {
-    body: H2Body<ResponseEvents>,
-    upload: Upload,
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        if let Err(error) = this.upload.advance(cx) {
-            return Poll::Ready(Some(Err(error)));
-        }
-        Pin::new(&mut this.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A response body, as its stream sees it.
-struct ResponseEvents(Option<Rc<StreamInfo>>);
-
-impl BodyEvents for ResponseEvents {
-    fn data(&self, len: usize) {
-        if let Some(info) = &self.0 {
-            info.upstream.borrow_mut().wire_bytes_received += len as u64;
-        }
-    }
-
-    fn ended(&self) {
-        if let Some(info) = &self.0 {
-            info.times.upstream_response_end.set(Some(Instant::now()));
-        }
-    }
-
-    fn error(&self, error: &h2::Error) -> BodyError {
-        let (flag, reason) = match failure(error) {
-            ExchangeFailure::Reset | ExchangeFailure::Refused | ExchangeFailure::GoneAway => {
-                (ResponseFlag::UpstreamRemoteReset, "remote reset")
-            }
-            ExchangeFailure::Protocol(_) => (ResponseFlag::UpstreamProtocolError, "protocol error"),
-            _ => (ResponseFlag::UpstreamConnectionTermination, "connection termination"),
-        };
-        BodyError::new(flag, format!("upstream_reset_after_response_started{{{reason}}}"))
-    }
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -214,7 +214,7 @@ impl Http2 {
     async fn begin(io: Io, target: &Target) -> Option<Self> {
         let config = &target.cluster.config;
         let (http, limit) = (&config.http, config.buffer_limit as usize);
-        let begun = H2Client::handshake(io, &http.http2, (&http.common).into(), limit).await;
+        let begun = H2Client::handshake(io, &http.http2, (&http.common).into(), limit, None).await;
         let (client, driver) = begun.ok()?;
         let driver = tokio::task::spawn_local(async move {
             // Streams tell what goes wrong.

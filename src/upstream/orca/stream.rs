@@ -172,7 +172,7 @@ impl Session {
         };
         let io = self.connect(&address, own).await.inspect_err(log).ok()?;
         let limit = config.buffer_limit as usize;
-        let begun = H2Client::handshake(io, &config.http.http2, ResponseLimits::default(), limit).await;
+        let begun = H2Client::handshake(io, &config.http.http2, ResponseLimits::default(), limit, None).await;
         let (client, driver) = begun.ok()?;
         let task = tokio::task::spawn_local(async move {
             // Streams tell what goes wrong.

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use nuncio_config::cluster::Priority;
 use nuncio_filter_api::Io;
 use nuncio_http::h1::ExchangeFailure;
+use nuncio_http::h2::Faults;
 use nuncio_http::h2::client::H2Client;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -47,6 +48,7 @@ struct Http2Connection {
     pool: Weak<Http2Pool>,
     /// Gone once the connection is retired: the h2 crate closes it when no handle and no stream is left.
     client: RefCell<Option<H2Client>>,
+    faults: Rc<Faults>,
     record: Rc<ConnectionRecord>,
     streams: Cell<u32>,
     /// Since when there has been no stream.
@@ -205,7 +207,8 @@ impl Http2Pool {
     async fn begin(self: Rc<Self>, io: Io, record: Rc<ConnectionRecord>) {
         let http = &self.share.cluster.config.http;
         let limit = self.share.cluster.config.buffer_limit as usize;
-        let (client, driver) = match H2Client::handshake(io, &http.http2, (&http.common).into(), limit).await {
+        let stats = Some(self.share.http2_stats().clone());
+        let (client, driver) = match H2Client::handshake(io, &http.http2, (&http.common).into(), limit, stats).await {
             Ok(begun) => begun,
             Err(error) => {
                 self.queue.fail(&PoolFailure::Remote(error.to_string().into()));
@@ -214,6 +217,7 @@ impl Http2Pool {
         };
         let connection = Rc::new(Http2Connection {
             pool: Rc::downgrade(&self),
+            faults: client.faults().clone(),
             client: RefCell::new(Some(client)),
             record,
             streams: Cell::new(0),
@@ -271,7 +275,7 @@ impl Http2Connection {
     /// `None` if it takes no more requests.
     fn lend(self: &Rc<Self>) -> Option<Http2Lease> {
         let now = self.record.share.env.clock.now();
-        if !self.record.is_reusable(now) || self.is_gone_away() {
+        if !self.record.is_reusable(now) || self.faults.is_broken() || self.is_gone_away() {
             return None;
         }
         let idle_limit = self.record.share.cluster.config.http.http2.keepalive.and_then(|k| k.connection_idle_interval);
@@ -330,7 +334,7 @@ impl Http2Lease {
 
     /// Whether we have ended the connection under the stream.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.connection.ended_by.get() == Some(ClosedBy::Us)
+        self.connection.ended_by.get() == Some(ClosedBy::Us) || self.connection.faults.is_broken()
     }
 
     /// The connection; `None` if it was retired since.

@@ -76,7 +76,12 @@ impl Future for Sending<'_> {
 
 impl<'a> Sending<'a> {
     /// Queues the head.
-    pub(super) fn begin(inner: &'a RefCell<Inner>, head: &ResponseHead, body: Body, persistence: Persistence) -> Self {
+    pub(super) fn begin(
+        inner: &'a RefCell<Inner>,
+        head: &ResponseHead,
+        mut body: Body,
+        persistence: Persistence,
+    ) -> Self {
         let mut connection = inner.borrow_mut();
         connection.busy = true;
         let current = connection.current;
@@ -112,6 +117,8 @@ impl<'a> Sending<'a> {
             info.wire_bytes_sent.set(info.wire_bytes_sent.get() + size.wire);
         }
         let trailers = connection.settings.enable_trailers;
+        // What is not sent is waited for all the same: its host is not to be told that nobody wants it.
+        let has_ended = framing == SendFraming::None && (body.is_end() || body.take_full().is_some());
         Self {
             inner,
             body,
@@ -120,7 +127,7 @@ impl<'a> Sending<'a> {
             close_delimited: framing == SendFraming::Raw,
             tunnel,
             persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
-            ended: if framing == SendFraming::None { Some(Ok(())) } else { None },
+            ended: has_ended.then_some(Ok(())),
             is_paused: false,
             is_overdrawn: false,
         }
@@ -243,7 +250,7 @@ impl<'a> Sending<'a> {
     }
 
     fn data(&mut self, data: Bytes) -> Option<Result<(), RespondError>> {
-        let len = data.len() as u64;
+        let len = if self.sender.is_silent() { 0 } else { data.len() as u64 };
         let mut connection = self.inner.borrow_mut();
         let wire = match self.sender.data(data, &mut connection.queue) {
             Ok(wire) => wire,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use nuncio_config::protocol::Keepalive;
-use nuncio_http::h2::client::Driver;
+use nuncio_http::h2::client::{Driver, DriverError};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Http2Connection;
@@ -18,7 +18,7 @@ use crate::worker::ClusterShare;
 /// Why a connection ended.
 enum End {
     /// It was closed by the host, or by us after it was retired.
-    Driver(Result<(), h2::Error>),
+    Driver(Result<(), DriverError>),
     /// Nothing was asked of it for `idle_timeout`.
     Idle,
     /// A PING was not answered in time.
@@ -52,15 +52,15 @@ impl Http2Connection {
             .await
         };
         // Envoy: a connection of which we found the fault has its streams reset before it is closed.
-        let is_ours = matches!(&end, End::Driver(Err(error)) if error.is_library());
+        let is_ours = matches!(&end, End::Driver(Err(error)) if error.is_fault());
         match end {
             End::Idle => stats.upstream_cx_idle_timeout().inc(),
             End::Dead => share.http2_stats().keepalive_timeout().inc(),
-            End::Driver(Err(error)) if error.is_library() => {
+            End::Driver(Err(error)) if error.is_fault() => {
                 tracing::debug!(host = %self.record.remote(), %error, "upstream speaks no sound HTTP/2");
                 stats.upstream_cx_protocol_error().inc();
             }
-            End::Driver(Err(error)) if error.is_go_away() && error.is_remote() => self.note_goodbye(),
+            End::Driver(Err(error)) if error.is_goodbye() => self.note_goodbye(),
             End::Driver(_) => {}
         }
         self.ended_by.set(Some(if is_ours { ClosedBy::Us } else { ClosedBy::Host }));
