@@ -1,18 +1,25 @@
 //! `envoy.config.rbac.v3.RBAC`: who may do what. What asks about HTTP is refused where there is none of it.
 
+mod beyond;
 mod engine;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::rbac::v3 as proto;
+use nuncio_proto::envoy::r#type::matcher::v3::{PathMatcher, path_matcher};
 use nuncio_proto::envoy::r#type::v3::Int32Range;
 use nuncio_telemetry::{ConnectionInfo, TlsInfo};
 
 use crate::matcher::{Cidr, FilterStateMatcher, MetadataMatcher, StringMatcher};
-use crate::refuse_set;
+
+use beyond::{Condition, MtlsPeer, sourced};
 
 pub use engine::{Engine, RbacTree};
+
+/// Why rules about headers are refused, in Envoy too.
+const ABOUT_HTTP: &str = "is about HTTP, which the network filter knows nothing of";
 
 /// Policies and what they mean, compiled.
 #[derive(Debug)]
@@ -34,6 +41,7 @@ struct Policy {
     name: Arc<str>,
     permissions: Box<[Rule]>,
     principals: Box<[Rule]>,
+    condition: Option<Condition>,
 }
 
 /// What [`Rbac::decide`] has found.
@@ -62,6 +70,10 @@ enum Rule {
     FilterState(FilterStateMatcher),
     /// The peer has a certificate; one of these names, if it is asked for.
     Authenticated(Option<StringMatcher>),
+    /// The peer has a certificate that is believed.
+    Mtls(MtlsPeer),
+    /// What is asked about is there in HTTP alone.
+    Never,
     /// The peer of the socket.
     DirectIp(Cidr),
     /// The client, as far as it is known.
@@ -89,7 +101,7 @@ impl Rbac {
     }
 
     /// Whether a connection may go on. Envoy: the first policy that matches decides.
-    pub fn decide(&self, info: &ConnectionInfo) -> Decision {
+    pub fn decide(&self, info: &Rc<ConnectionInfo>) -> Decision {
         let policy = self.policies.iter().find(|policy| policy.matches(info)).map(|policy| policy.name.clone());
         let is_allowed = match self.action {
             Action::Allow => policy.is_some(),
@@ -119,15 +131,23 @@ impl Action {
 impl Policy {
     fn lower(name: String, message: proto::Policy, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::Policy { permissions, principals, condition, checked_condition, cel_config } = message;
-        let refused = refuse_set!(cx; condition, checked_condition, cel_config);
+        // Envoy: the types of an expression are for others.
+        let _ = checked_condition;
+        let condition = Condition::lower(condition, cel_config, cx);
         let permissions = cx.each("permissions", permissions, Rule::permission);
         let principals = cx.each("principals", principals, Rule::principal);
-        refused?;
-        Ok(Self { name: name.into(), permissions: permissions?.into(), principals: principals?.into() })
+        Ok(Self {
+            name: name.into(),
+            permissions: permissions?.into(),
+            principals: principals?.into(),
+            condition: condition?,
+        })
     }
 
-    fn matches(&self, info: &ConnectionInfo) -> bool {
-        self.permissions.iter().any(|rule| rule.matches(info)) && self.principals.iter().any(|rule| rule.matches(info))
+    fn matches(&self, info: &Rc<ConnectionInfo>) -> bool {
+        self.permissions.iter().any(|rule| rule.matches(info))
+            && self.principals.iter().any(|rule| rule.matches(info))
+            && self.condition.as_ref().is_none_or(|condition| condition.holds(info))
     }
 }
 
@@ -162,10 +182,10 @@ impl Rule {
                 cx.at("metadata", |cx| MetadataMatcher::lower(metadata, cx)).map(Self::Metadata)
             }
             Kind::SourcedMetadata(metadata) => cx.at("sourced_metadata", |cx| sourced(metadata, cx)),
-            Kind::Header(_) => Err(cx.at("header", |cx| cx.not_implemented("a rule about HTTP"))),
-            Kind::UrlPath(_) => Err(cx.at("url_path", |cx| cx.not_implemented("a rule about HTTP"))),
-            Kind::Matcher(_) => Err(cx.at("matcher", |cx| cx.not_implemented("this rule"))),
-            Kind::UriTemplate(_) => Err(cx.at("uri_template", |cx| cx.not_implemented("a rule about HTTP"))),
+            Kind::Header(_) => Err(cx.at("header", |cx| cx.invalid(ABOUT_HTTP))),
+            Kind::UrlPath(path) => cx.at("url_path", |cx| never_path(path, cx)),
+            Kind::Matcher(matcher) => cx.at("matcher", |cx| beyond::permission(matcher, cx)),
+            Kind::UriTemplate(template) => cx.at("uri_template", |cx| beyond::template(template, cx)),
         }
     }
 
@@ -197,9 +217,9 @@ impl Rule {
             Kind::FilterState(state) => {
                 cx.at("filter_state", |cx| FilterStateMatcher::lower(state, cx)).map(Self::FilterState)
             }
-            Kind::Header(_) => Err(cx.at("header", |cx| cx.not_implemented("a principal of HTTP"))),
-            Kind::UrlPath(_) => Err(cx.at("url_path", |cx| cx.not_implemented("a principal of HTTP"))),
-            Kind::Custom(_) => Err(cx.at("custom", |cx| cx.not_implemented("this principal"))),
+            Kind::Header(_) => Err(cx.at("header", |cx| cx.invalid(ABOUT_HTTP))),
+            Kind::UrlPath(path) => cx.at("url_path", |cx| never_path(path, cx)),
+            Kind::Custom(custom) => cx.at("custom", |cx| beyond::principal(custom, cx)),
         }
     }
 
@@ -217,18 +237,18 @@ impl Rule {
             Self::Metadata(matcher) => matcher.matches(info.metadata.borrow().as_deref()),
             Self::FilterState(matcher) => matcher.matches(&info.filter_state.borrow()),
             Self::Authenticated(name) => info.tls.borrow().as_ref().is_some_and(|tls| is_named(tls, name.as_ref())),
+            Self::Mtls(peer) => peer.is(info),
+            Self::Never => false,
             Self::DirectIp(range) => info.direct_remote.ip().is_some_and(|ip| range.contains(ip)),
             Self::RemoteIp(range) => info.remote.ip().is_some_and(|ip| range.contains(ip)),
         }
     }
 }
 
-fn sourced(message: proto::SourcedMetadata, cx: &mut LowerCx<'_>) -> Result<Rule, Refused> {
-    let proto::SourcedMetadata { metadata_matcher, metadata_source } = message;
-    // Without HTTP there is no route to have any.
-    cx.unsupported("metadata_source", &metadata_source)?;
-    let matcher = metadata_matcher.ok_or_else(|| cx.at("metadata_matcher", |cx| cx.invalid("is required")))?;
-    cx.at("metadata_matcher", |cx| MetadataMatcher::lower(matcher, cx)).map(Rule::Metadata)
+/// Envoy: without HTTP no path is one that is asked for.
+fn never_path(message: PathMatcher, cx: &mut LowerCx<'_>) -> Result<Rule, Refused> {
+    let Some(path_matcher::Rule::Path(path)) = message.rule else { return Err(cx.invalid("path is required")) };
+    cx.at("path", |cx| StringMatcher::lower(path, cx)).map(|_| Rule::Never)
 }
 
 /// Envoy: the names are those of URIs, then those of DNS, or else the subject.
@@ -259,7 +279,7 @@ mod tests {
     fn decide(yaml: &str) -> (bool, Option<String>) {
         let address = |ip: [u8; 4], port| Address::Ip((ip, port).into());
         let info = ConnectionInfo::new(1, address([10, 1, 2, 3], 5), address([127, 0, 0, 1], 80), Instant::now());
-        let decision = lower(yaml).expect("is accepted").decide(&info);
+        let decision = lower(yaml).expect("is accepted").decide(&Rc::new(info));
         (decision.is_allowed, decision.policy.map(|name| name.to_string()))
     }
 
@@ -290,9 +310,45 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_holds_where_its_condition_does() {
+        let port = "select_expr: {operand: {ident_expr: {name: destination}}, field: port}";
+        let holds = |value: u16| {
+            let equal = format!("function: _==_, args: [{{{port}}}, {{const_expr: {{int64_value: {value}}}}}]");
+            let condition = format!("condition: {{call_expr: {{{equal}}}}}");
+            let checked = "checked_condition: {expr: {const_expr: {bool_value: false}}}";
+            let all = "permissions: [{any: true}], principals: [{any: true}]";
+            decide(&format!("policies: {{a: {{{all}, {condition}, {checked}}}}}")).0
+        };
+        assert!(holds(80));
+        assert!(!holds(81));
+    }
+
+    #[test]
+    fn what_is_there_in_http_alone_never_is() {
+        let is_met = |permission: &str| {
+            decide(&format!("policies: {{a: {{permissions: [{permission}], principals: [{{any: true}}]}}}}")).0
+        };
+        let never = [
+            "{url_path: {path: {prefix: /}}}",
+            "{sourced_metadata: {metadata_source: ROUTE, metadata_matcher: {filter: a, path: [{key: b}], value: \
+             {present_match: true}, invert: true}}}",
+            "{uri_template: {name: u, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig, path_template: /**}}}",
+            "{matcher: {name: m, typed_config: {'@type': \
+             type.googleapis.com/envoy.extensions.rbac.matchers.upstream_ip_port.v3.UpstreamIpPortMatcher, \
+             upstream_port_range: {start: 1, end: 9}}}}",
+        ];
+        for permission in never {
+            assert!(!is_met(permission), "{permission}");
+            assert!(is_met(&format!("{{not_rule: {permission}}}")), "{permission}");
+        }
+    }
+
+    #[test]
     fn what_asks_about_http_is_refused_by_name() {
         let refused = lower("policies: {a: {permissions: [{header: {name: x}}], principals: [{any: true}]}}");
         let refused = refused.map(|_| ()).expect_err("is refused");
-        assert_eq!(refused, ["policies[\"a\"].permissions[0].header: a rule about HTTP is not implemented yet"]);
+        let reason = "is about HTTP, which the network filter knows nothing of";
+        assert_eq!(refused, [format!("policies[\"a\"].permissions[0].header: {reason}")]);
     }
 }

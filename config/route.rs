@@ -44,6 +44,7 @@ use nuncio_filter_api::{ClusterName, ClusterNames, RequestHead, Route, RouteRef,
 use nuncio_telemetry::{Metadata, RouteNames, StreamInfo};
 
 pub use condition::Reason;
+pub(crate) use condition::check_template;
 pub use direct_response::DirectResponse;
 pub use discovered::{DiscoveredHosts, HostSlot};
 pub use entry::RouteEntry;

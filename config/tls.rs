@@ -23,6 +23,7 @@ mod ocsp;
 mod parameters;
 mod password;
 mod peer;
+mod peer_name;
 mod policies;
 mod references;
 mod revocation;
@@ -44,6 +45,7 @@ pub use in_use::{
 };
 pub use info::certificate_info;
 pub use ocsp::Staple;
+pub(crate) use peer_name::PeerName;
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;
 pub use witness::Witness;

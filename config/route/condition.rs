@@ -176,6 +176,11 @@ impl Path {
     }
 }
 
+/// Holds the template of a path against the rules, where no path is held against it.
+pub(crate) fn check_template(policy: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    template(policy, cx).map(drop)
+}
+
 fn template(policy: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<UriTemplate, Refused> {
     let TypedExtensionConfig { name: _, typed_config } = policy;
     cx.at("typed_config", |cx| {
