@@ -4,12 +4,23 @@ use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::accesslog::v3 as proto;
 use nuncio_proto::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use nuncio_proto::envoy::config::core::v3 as core;
+use nuncio_proto::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+use nuncio_proto::envoy::r#type::matcher::v3::MetadataMatcher;
+use nuncio_proto::envoy::r#type::matcher::v3::metadata_matcher::PathSegment;
+use nuncio_proto::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 use nuncio_proto::envoy::r#type::v3::FractionalPercent;
-use nuncio_telemetry::access_log::{Comparison, ComparisonOp, HeaderPredicate, LogFilter, Sampling, Setting};
+use nuncio_telemetry::access_log::{
+    Comparison, ComparisonOp, HeaderPredicate, LogFilter, MetadataPredicate, Sampling, Setting,
+};
+use nuncio_telemetry::cel::Expression;
 use nuncio_telemetry::format::RequestView;
 use nuncio_telemetry::{ResponseFlag, ResponseFlags};
+use prost::Name;
 
-use crate::matcher::HeaderMatcher;
+use crate::extension;
+use crate::matcher::{HeaderMatcher, ValueMatcher};
+use crate::protocol::{any_as, message_name};
+use crate::refuse_set;
 
 /// Lowers a filter. Loading bounds how deep filters nest.
 pub fn lower(message: proto::AccessLogFilter, cx: &mut LowerCx<'_>) -> Result<LogFilter, Refused> {
@@ -44,17 +55,56 @@ pub fn lower(message: proto::AccessLogFilter, cx: &mut LowerCx<'_>) -> Result<Lo
             let statuses = statuses.iter().filter_map(|s| 1_u32.checked_shl(*s as u32)).fold(0, |set, bit| set | bit);
             Ok(LogFilter::GrpcStatus { statuses, exclude })
         }
-        FilterSpecifier::MetadataFilter(_) => {
-            Err(cx.at("metadata_filter", |cx| cx.not_implemented("filtering by metadata")))
-        }
+        FilterSpecifier::MetadataFilter(f) => cx.at("metadata_filter", |cx| metadata(f, cx)),
         FilterSpecifier::LogTypeFilter(proto::LogTypeFilter { types, exclude }) => {
             let types = types.iter().filter_map(|t| 1_u32.checked_shl(*t as u32)).fold(0, |set, bit| set | bit);
             Ok(LogFilter::LogType { types, exclude })
         }
-        FilterSpecifier::ExtensionFilter(_) => {
-            Err(cx.at("extension_filter", |cx| cx.not_implemented("an extension filter")))
-        }
+        FilterSpecifier::ExtensionFilter(f) => cx.at("extension_filter", |cx| extension_filter(f, cx)),
     }
+}
+
+/// Envoy: whether the matcher is inverted is of no account here, and without one no value is there.
+fn metadata(message: proto::MetadataFilter, cx: &mut LowerCx<'_>) -> Result<LogFilter, Refused> {
+    let proto::MetadataFilter { matcher, match_if_key_not_found } = message;
+    let if_missing = match_if_key_not_found.is_none_or(|value| value.value);
+    let Some(matcher) = matcher else {
+        return Ok(if if_missing { LogFilter::And(vec![]) } else { LogFilter::Or(vec![]) });
+    };
+    cx.at("matcher", |cx| {
+        let MetadataMatcher { filter, path, value, invert: _ } = matcher;
+        let path = cx.each("path", path, |PathSegment { segment }, cx| match segment {
+            Some(Segment::Key(key)) => Ok(key),
+            None => Err(cx.invalid("segment is required")),
+        });
+        let value = ValueMatcher::lower_required("value", value, cx)?;
+        Ok(LogFilter::Metadata { namespace: filter, path: path?, matcher: Box::new(Value(value)), if_missing })
+    })
+}
+
+fn extension_filter(message: proto::ExtensionFilter, cx: &mut LowerCx<'_>) -> Result<LogFilter, Refused> {
+    let proto::ExtensionFilter { name: _, config_type } = message;
+    let Some(proto::extension_filter::ConfigType::TypedConfig(any)) = config_type else {
+        return Err(cx.at("typed_config", |cx| cx.invalid("is required")));
+    };
+    cx.at("typed_config", |cx| {
+        let found = message_name(&any);
+        if found != ExpressionFilter::full_name() {
+            let known = [ExpressionFilter::full_name()];
+            let (kind, reason) = extension::unknown("filter of access logs", found, known.iter().map(String::as_str));
+            return Err(cx.record(kind, reason));
+        }
+        let ExpressionFilter { expression, cel_config } = any_as(&any, cx)?;
+        let refused = cx.opt("cel_config", cel_config, |options, cx| {
+            let core::CelExpressionConfig { enable_string_conversion, enable_string_concat, enable_string_functions } =
+                options;
+            refuse_set!(cx; enable_string_conversion, enable_string_concat, enable_string_functions)
+        });
+        let parsed = Expression::parse(&expression);
+        let parsed = parsed.map_err(|fault| cx.at("expression", |cx| cx.invalid(fault.to_string())));
+        refused?;
+        parsed.map(LogFilter::Expression)
+    })
 }
 
 fn comparison(message: Option<proto::ComparisonFilter>, cx: &mut LowerCx<'_>) -> Result<Comparison, Refused> {
@@ -107,6 +157,15 @@ impl Setting for Key {
 
     fn share(&self) -> Option<(u32, u32)> {
         self.0.set_share()
+    }
+}
+
+#[derive(Debug)]
+struct Value(ValueMatcher);
+
+impl MetadataPredicate for Value {
+    fn matches(&self, value: &serde_json::Value) -> bool {
+        self.0.matches(Some(value))
     }
 }
 

@@ -5,9 +5,10 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 use crate::ResponseFlags;
+use crate::cel::{Activation, Expression};
 use crate::format::{AccessLogType, FormatCx, RequestView, grpc_status, millis_so_far};
 
-/// A condition on a finished stream. `traceable_filter` and extensions are not here: nothing is traced yet.
+/// A condition on a finished stream. `traceable_filter` is not here: nothing is traced yet.
 #[derive(Debug)]
 pub enum LogFilter {
     /// The response code; 0 if there is none.
@@ -51,6 +52,8 @@ pub enum LogFilter {
         /// Whether the list is of those left out.
         exclude: bool,
     },
+    /// An expression that is to be true.
+    Expression(Expression),
 }
 
 /// A `HeaderMatcher`, compiled by whoever reads configuration.
@@ -137,6 +140,12 @@ impl LogFilter {
                 });
                 found.map_or(*if_missing, |value| matcher.matches(value))
             }
+            Self::Expression(expression) => expression.matches(&Activation {
+                info,
+                request: cx.request,
+                response: cx.response,
+                trailers: cx.trailers,
+            }),
             Self::LogType { types, exclude } => listed(*types, cx.log_type as u32) != *exclude,
         }
     }
