@@ -17,6 +17,7 @@ use nuncio_filter_api::{LowerCx, Readiness, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::listener::v3 as proto;
 use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use nuncio_proto::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use nuncio_proto::google::protobuf::{Any, BoolValue};
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::stats::Scope;
@@ -234,10 +235,15 @@ impl ListenerConfig {
             // Envoy: where there are connections it means nothing.
             false => Ok(None),
         };
-        let listener_filters = match use_original_dst {
-            true => with_original_dst(listener_filters),
-            false => listener_filters,
-        };
+        // Envoy: what the first chain says is for all.
+        let has_header = filter_chains.first().and_then(|chain| chain.use_proxy_proto).is_some_and(|v| v.value);
+        let implied = [
+            (use_original_dst, "envoy.filters.listener.original_dst", OriginalDst::full_name()),
+            (has_header, "envoy.filters.listener.proxy_protocol", ProxyProtocol::full_name()),
+        ];
+        let implied = implied.into_iter().filter(|(is_wanted, ..)| *is_wanted);
+        let implied = implied.map(|(_, name, message)| implied_filter(name, &message));
+        let listener_filters = listener_filters.into_iter().chain(implied).collect();
         let lower_filters =
             |cx: &mut _| ListenerFilters::lower(listener_filters, timeout?, continue_on_listener_filters_timeout, cx);
         let listener_filters = cx.in_listener(scope.clone(), lower_filters);
@@ -315,15 +321,15 @@ impl ConnectionLimits {
     }
 }
 
-/// Envoy: a listener that accepts for others finds out for whom.
-fn with_original_dst(mut filters: Vec<proto::ListenerFilter>) -> Vec<proto::ListenerFilter> {
-    let any = Any { type_url: format!("type.googleapis.com/{}", OriginalDst::full_name()), value: Vec::new() };
-    filters.push(proto::ListenerFilter {
-        name: "envoy.filters.listener.original_dst".to_owned(),
+/// A listener filter that is there because a field of the listener says so: the last one. Envoy: one that accepts for
+/// others finds out for whom.
+fn implied_filter(name: &str, message: &str) -> proto::ListenerFilter {
+    let any = Any { type_url: format!("type.googleapis.com/{message}"), value: Vec::new() };
+    proto::ListenerFilter {
+        name: name.to_owned(),
         config_type: Some(proto::listener_filter::ConfigType::TypedConfig(any)),
         ..proto::ListenerFilter::default()
-    });
-    filters
+    }
 }
 
 /// The bytes that connections buffer, where the listener has no socket.
@@ -376,7 +382,9 @@ fn lower_balance(
         Some(BalanceType::ExactBalance(_)) => Ok(ConnectionBalance::Exact),
         Some(BalanceType::ExtendBalance(_)) => cx.at("extend_balance", |cx| Err(cx.not_implemented("this balance"))),
         Some(BalanceType::CpuLocalityBalance(_)) => {
-            cx.at("cpu_locality_balance", |cx| Err(cx.not_implemented("this balance")))
+            // Envoy: so it is where workers are not bound to CPUs, and here none is.
+            tracing::info!(path = cx.path(), "workers are not bound to CPUs: the kernel balances connections");
+            Ok(ConnectionBalance::Kernel)
         }
         None => Err(cx.invalid("a balance_type is required")),
     })

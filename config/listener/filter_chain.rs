@@ -16,6 +16,7 @@ use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::Metadata;
 use prost::Name;
 
+use crate::extension;
 use crate::extension::{Category, Discovered, DiscoveredNetworkFilter};
 use crate::fingerprint::fingerprint;
 use crate::metadata::lower_metadata;
@@ -23,7 +24,6 @@ use crate::protocol::{any_as, duration, message_name, non_zero};
 use crate::tap::SocketTap;
 use crate::tls::DownstreamTls;
 use crate::transport_socket::TcpStatsConfig;
-use crate::{extension, refuse_set};
 
 /// Plain bytes.
 const RAW_BUFFER: &str = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
@@ -59,14 +59,13 @@ impl FilterChainConfig {
             // `FilterChains` has it.
             filter_chain_match: _,
             filters,
-            use_proxy_proto,
+            // The listener has it.
+            use_proxy_proto: _,
             metadata,
             transport_socket,
             transport_socket_connect_timeout,
             name,
         } = proto;
-        let use_proxy_proto = use_proxy_proto.is_some_and(|v| v.value);
-        let refused = refuse_set!(cx; use_proxy_proto);
         let transport = cx.opt("transport_socket", transport_socket, lower_transport);
         let last = filters.len().saturating_sub(1);
         let filters = cx.at("filters", |cx| {
@@ -79,7 +78,6 @@ impl FilterChainConfig {
         });
         let metadata = metadata.and_then(lower_metadata);
         let timeout = cx.opt("transport_socket_connect_timeout", transport_socket_connect_timeout, duration);
-        refused?;
         let Transport { tls, tcp_stats, tap } = transport?.unwrap_or_default();
         Ok(Self {
             name: name.into(),
