@@ -57,6 +57,8 @@ pub(crate) trait SecretUser: Send + Sync {
     fn remake(&self, env: &LowerEnv) -> Result<(), Vec<Invalid>>;
     /// It was made anew because a secret has changed.
     fn note_update(&self);
+    /// Discovery says that a secret does not exist. Those who wait for no answer keep what they have.
+    fn note_removal(&self) {}
 }
 
 /// The secrets of the bootstrap, by kind and name: secrets of different kinds may have one name, as in Envoy.
@@ -180,6 +182,19 @@ impl SecretSlot {
         kind: SecretKind,
         cx: &mut LowerCx<'_>,
     ) -> Result<Arc<Self>, Refused> {
+        let slot = Self::find(proto, kind, cx)?;
+        if slot.source.is_some() {
+            cx.wait_for(slot.ready.clone());
+        }
+        Ok(slot)
+    }
+
+    /// The same of one that nobody waits for.
+    pub(crate) fn find(
+        proto: pb::SdsSecretConfig,
+        kind: SecretKind,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Arc<Self>, Refused> {
         let pb::SdsSecretConfig { name, sds_config } = proto;
         let Some(source) = sds_config else {
             let secrets = StaticSecrets::of(cx.env);
@@ -188,9 +203,7 @@ impl SecretSlot {
         };
         let source = cx.at("sds_config", |cx| ConfigSource::lower(source, cx))?;
         let key = format!("{name} {source:?}");
-        let slot = cx.env.slots.share(&key, || Self::new(&name, Some(source)));
-        cx.wait_for(slot.ready.clone());
-        Ok(slot)
+        Ok(cx.env.slots.share(&key, || Self::new(&name, Some(source))))
     }
 
     fn new(name: &str, source: Option<ConfigSource>) -> Self {
@@ -225,6 +238,11 @@ impl SecretSlot {
         users.iter().for_each(|user| user.note_update());
         self.ready.set();
         Ok(())
+    }
+
+    /// Discovery says that there is no such secret.
+    pub fn note_removal(&self) {
+        self.users().iter().for_each(|user| user.note_removal());
     }
 
     /// Has `user` told of each change from now on.

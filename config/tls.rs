@@ -20,6 +20,7 @@ mod key_log;
 mod link;
 mod live;
 mod ocsp;
+mod on_demand;
 mod parameters;
 mod password;
 mod peer;
@@ -45,6 +46,7 @@ pub use in_use::{
 };
 pub use info::certificate_info;
 pub use ocsp::Staple;
+pub use on_demand::subscribe_on_demand;
 pub(crate) use peer_name::PeerName;
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;

@@ -2,7 +2,7 @@
 
 use super::support::DEADLINE;
 use super::support::client::get;
-use super::support::control_plane::{ControlPlane, Kind};
+use super::support::control_plane::{ControlPlane, Kind, WAYS, Way};
 use super::support::proxy::{CERTIFICATES, Proxy, Running, proxy};
 use super::support::upstream::http1;
 use std::path::Path;
@@ -335,4 +335,71 @@ async fn secrets_of_the_bootstrap_change_with_it() {
     proxy.signal(libc::SIGHUP);
     until_other(&proxy, &first).await;
     proxy.wait_for_stat("server.config_reload_success", 1).await;
+}
+
+/// A selector of the certificate that this secret is.
+fn selector(secret: &str, way: Way) -> String {
+    let types = "type.googleapis.com/envoy.extensions.transport_sockets.tls";
+    format!(
+        "custom_tls_certificate_selector: {{ name: on_demand, typed_config: {{ '@type': {types}.cert_selectors.on_demand_secret.v3.Config, config_source: {}, certificate_mapper: {{ name: fixed, typed_config: {{ '@type': {types}.cert_mappers.static_name.v3.StaticName, name: {secret} }} }} }} }}",
+        way.source("")
+    )
+}
+
+async fn handshakes_ask_for_certificates(way: Way) {
+    let plane = ControlPlane::start().await;
+    let server = format!(
+        "disable_stateless_session_resumption: true
+          disable_stateful_session_resumption: true
+          require_client_certificate: true
+          common_tls_context: {{ {}, validation_context: {{ trusted_ca: {{ filename: {CERTIFICATES}/ca.pem }} }} }}",
+        selector("cert", way)
+    );
+    let dynamic = if way.is_aggregated { format!("dynamic_resources: {{ {} }}\n", way.ads()) } else { String::new() };
+    let proxy = looped(&server, &selector("own", way), &format!("{}{dynamic}", xds(&plane))).run().await;
+    let stat = |name: &str| format!("listener.secure.on_demand_secret.{name}");
+    assert_eq!(proxy.stat(&stat("cert_requested")).await, 0, "nobody has asked");
+    // Both sides wait: the client's before it greets.
+    let addr = proxy.listener("front");
+    let waiting = tokio::spawn(async move { get(addr, "/new").await });
+    plane.wait_for(Kind::Secret, |asked| asked.names.iter().any(|name| name == "own")).await;
+    let own = certificate("client", "client").replace("name: cert", "name: own");
+    plane.set(Kind::Secret, "own", &own);
+    plane.set(Kind::Secret, "cert", &certificate("server", "server"));
+    let answer = waiting.await.expect("it ends").expect("it answers");
+    assert_eq!(answer.status(), 200, "{way:?} {answer:?}\n{}", proxy.log());
+    assert!(answer.header("x-client").is_some_and(|subject| subject.contains("client.test")), "{answer:?}");
+    let first = shown(&proxy, "/new").await;
+    plane.set(Kind::Secret, "cert", &certificate("says-authority", "says-authority"));
+    until_other(&proxy, &first).await;
+    assert_eq!(proxy.stat(&stat("cert_updated")).await, 2);
+    assert_eq!(proxy.stat(&stat("cert_active")).await, 1);
+    assert_eq!(proxy.stat("cluster.new.on_demand_secret.cert_updated").await, 1);
+    if !way.is_delta() {
+        // The state of the world does not tell what is gone.
+        return;
+    }
+    plane.remove(Kind::Secret, "cert");
+    proxy.wait_for_stat(&stat("cert_active"), 0).await;
+    assert_eq!(get(addr, "/new").await.expect("it answers").status(), 503);
+    plane.set(Kind::Secret, "cert", &certificate("server", "server"));
+    let until = Instant::now() + DEADLINE;
+    while get(addr, "/new").await.expect("it answers").status() != 200 {
+        assert!(Instant::now() < until, "{}", proxy.log());
+    }
+    assert_eq!(shown(&proxy, "/new").await, first);
+}
+
+#[tokio::test]
+async fn certificates_are_asked_for_over_streams_of_their_own() {
+    for way in WAYS.into_iter().filter(|way| !way.is_aggregated) {
+        handshakes_ask_for_certificates(way).await;
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_asked_for_over_aggregated_discovery() {
+    for way in WAYS.into_iter().filter(|way| way.is_aggregated) {
+        handshakes_ask_for_certificates(way).await;
+    }
 }

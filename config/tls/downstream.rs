@@ -7,6 +7,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use nuncio_telemetry::CertificateInfo;
+use nuncio_telemetry::stats::Scope;
 use prost::Message;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -16,8 +17,9 @@ use super::by_name::CertificatesByName;
 use super::certificate::{self, Certificate};
 use super::in_use::HasCertificates;
 use super::key_log::KeyLog;
-use super::live::Live;
+use super::live::{Live, Recipe};
 use super::ocsp::{Policy, Staple};
+use super::on_demand::{HasCertificate, OnDemand, Selector};
 use super::parameters::{Parameters, Version};
 use super::peer::Clients;
 use super::references::References;
@@ -32,7 +34,11 @@ const FACTORY: &str = "server_ssl_socket_factory";
 
 /// A listener's side of TLS.
 #[derive(Debug)]
-pub struct DownstreamTls(Arc<Live<ServerSide>>);
+pub struct DownstreamTls {
+    live: Arc<Live<ServerSide>>,
+    /// Where certificates are asked for as handshakes want them: the other side has none then.
+    on_demand: Option<Arc<OnDemand<ServerSide>>>,
+}
 
 /// What handshakes with clients are made with.
 #[derive(Debug)]
@@ -61,10 +67,19 @@ struct Parts {
     requires_sni: bool,
     is_stateful: bool,
     ignores_client_order: bool,
+    needs: Needs,
     /// Of all that the message says.
     fingerprint: u64,
     /// Of what it says clients are held against.
     rules: [u8; 32],
+}
+
+/// Whether a side shows certificates.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Certificates,
+    /// They are asked for by each handshake.
+    Nothing,
 }
 
 /// What became of holding a client's certificate against what is configured.
@@ -83,37 +98,85 @@ impl DownstreamTls {
     pub fn lower(mut proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let scope = cx.listener().unwrap_or_else(|| cx.scope()).clone();
         let common = proto.common_tls_context.get_or_insert_default();
-        let mut references = cx.at("common_tls_context", |cx| References::take(common, cx))?;
+        let taken = cx.at("common_tls_context", |cx| {
+            let selector = Selector::take(common, Peer::Client, cx);
+            Ok((References::take(common, cx)?, selector?))
+        });
+        let (mut references, selector) = taken?;
         references.take_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
-        if references.is_empty() {
-            let side = ServerSide::shared(Parts::lower(proto, cx)?, cx)?;
-            return Ok(Self(Live::fixed(side, FACTORY, &scope, cx)));
-        }
-        let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
-            let mut proto = proto.clone();
-            let common = proto.common_tls_context.get_or_insert_default();
-            cx.at("common_tls_context", |cx| references.resolve(common, cx))?;
-            references.resolve_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
-            // What is wrong beside the secrets is so before they come.
-            let parts = Parts::lower(proto, cx)?;
-            references.are_there().then(|| ServerSide::shared(parts, cx)).transpose()
+        let Some(selector) = selector else {
+            let live = Self::live(proto, references, Needs::Certificates, &scope, cx)?;
+            return Ok(Self { live, on_demand: None });
         };
-        Live::following(references, Box::new(recipe), FACTORY, &scope, cx).map(Self)
+        check_resumption(&proto, cx)?;
+        let others = references.without_certificates();
+        let live = Self::live(proto.clone(), references, Needs::Nothing, &scope, cx)?;
+        proto.common_tls_context.get_or_insert_default().tls_certificates.clear();
+        let recipe = recipe(proto, Needs::Certificates);
+        let on_demand = OnDemand::new(selector, others, recipe, &scope, cx);
+        Ok(Self { live, on_demand: Some(on_demand) })
+    }
+
+    fn live(
+        proto: pb::DownstreamTlsContext,
+        references: References,
+        needs: Needs,
+        scope: &Scope,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Arc<Live<ServerSide>>, Refused> {
+        if references.is_empty() {
+            let side = ServerSide::shared(Parts::lower(proto, needs, cx)?, cx)?;
+            return Ok(Live::fixed(side, FACTORY, scope, cx));
+        }
+        Live::following(references, recipe(proto, needs), FACTORY, scope, cx)
     }
 
     /// What handshakes are made with now; `None` while secrets are missing.
     pub fn current(&self) -> Option<Arc<ServerSide>> {
-        self.0.current()
+        self.live.current()
+    }
+
+    /// Whether handshakes ask for their certificates.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// The side that a client is shown which asks for this server, once its certificate has come; `None`: there is none.
+    pub async fn on_demand(&self, server_name: Option<&str>) -> Option<Arc<ServerSide>> {
+        self.on_demand.as_ref()?.for_client(server_name).await
     }
 
     /// A connection was closed for the lack of secrets.
     pub fn note_not_ready(&self) {
-        self.0.stats.downstream_context_secrets_not_ready().inc();
+        self.live.stats.downstream_context_secrets_not_ready().inc();
     }
 }
 
+fn recipe(proto: pb::DownstreamTlsContext, needs: Needs) -> Recipe<ServerSide> {
+    Box::new(move |references: &References, cx: &mut LowerCx<'_>| {
+        let mut proto = proto.clone();
+        let common = proto.common_tls_context.get_or_insert_default();
+        cx.at("common_tls_context", |cx| references.resolve(common, cx))?;
+        references.resolve_ticket_keys(&mut proto.session_ticket_keys_type, cx)?;
+        // What is wrong beside the secrets is so before they come.
+        let parts = Parts::lower(proto, needs, cx)?;
+        references.are_there().then(|| ServerSide::shared(parts, cx)).transpose()
+    })
+}
+
+/// Envoy: what a session is bound to does not tell certificates that are asked for.
+fn check_resumption(proto: &pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    use pb::downstream_tls_context::SessionTicketKeysType as Type;
+    let is_stateless = proto.session_ticket_keys_type != Some(Type::DisableStatelessSessionResumption(true));
+    if !is_stateless && proto.disable_stateful_session_resumption {
+        return Ok(());
+    }
+    let reason = "needs disable_stateless_session_resumption and disable_stateful_session_resumption";
+    Err(cx.at("common_tls_context", |cx| cx.at("custom_tls_certificate_selector", |cx| cx.invalid(reason))))
+}
+
 impl Parts {
-    fn lower(proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+    fn lower(proto: pb::DownstreamTlsContext, needs: Needs, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // prefer_client_ciphers: ours is the order of preference unless set.
         let rules = rules(&proto);
         let fingerprint = fingerprint(&proto, &[]);
@@ -143,6 +206,7 @@ impl Parts {
             requires_sni: require_sni.is_some_and(|v| v.value),
             is_stateful: !disable_stateful_session_resumption,
             ignores_client_order: !prefer_client_ciphers,
+            needs,
             fingerprint,
             rules,
         })
@@ -164,7 +228,9 @@ impl ServerSide {
     fn new(parts: Parts, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Parts { common, tickets, lifetime, staples, scans_all, .. } = parts;
         let Common { parameters, certificates, alpn, validation, key_log } = common;
-        check_certificates(&certificates, staples, cx)?;
+        if parts.needs == Needs::Certificates {
+            check_certificates(&certificates, staples, cx)?;
+        }
         let provider = parameters.provider.clone();
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_protocol_versions(&parameters.versions);
@@ -258,6 +324,12 @@ fn check_certificates(certificates: &[Arc<Certificate>], staples: Policy, cx: &m
             Ok(())
         })
     })
+}
+
+impl HasCertificate for ServerSide {
+    fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.all.first()
+    }
 }
 
 impl HasCertificates for Live<ServerSide> {

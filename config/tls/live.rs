@@ -29,7 +29,7 @@ nuncio_telemetry::stats! {
 }
 
 /// Makes the configuration of a side; `None` while secrets are missing.
-type Recipe<T> = Box<dyn Fn(&References, &mut LowerCx<'_>) -> Result<Option<Arc<T>>, Refused> + Send + Sync>;
+pub(super) type Recipe<T> = Box<dyn Fn(&References, &mut LowerCx<'_>) -> Result<Option<Arc<T>>, Refused> + Send + Sync>;
 
 /// The configuration of a side as it is now; another one takes its place when secrets change.
 pub(super) struct Live<T> {

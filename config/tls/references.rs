@@ -64,6 +64,16 @@ impl References {
         Ok(())
     }
 
+    /// The same with this certificate alone.
+    pub(super) fn with_certificate(&self, slot: Arc<SecretSlot>) -> Self {
+        Self { certificates: vec![slot], validation: self.validation.clone(), ticket_keys: self.ticket_keys.clone() }
+    }
+
+    /// The same without certificates.
+    pub(super) fn without_certificates(&self) -> Self {
+        Self { certificates: Vec::new(), validation: self.validation.clone(), ticket_keys: self.ticket_keys.clone() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.slots().next().is_none()
     }

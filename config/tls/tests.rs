@@ -227,3 +227,49 @@ fn a_map_of_trust_bundles_that_cannot_be_used_is_refused_with_the_reason() {
         assert!(refused.strip_prefix(path).is_some_and(|found| found.starts_with(reason)), "{map}: {refused}");
     }
 }
+
+/// A server's context whose certificates are asked for by the names of servers.
+fn on_demand() -> pb::DownstreamTlsContext {
+    use nuncio_proto::envoy::config::core::v3 as core;
+    use nuncio_proto::envoy::extensions::transport_sockets::tls::cert_mappers::sni::v3::Sni;
+    use nuncio_proto::envoy::extensions::transport_sockets::tls::cert_selectors::on_demand_secret::v3::Config;
+    let path = core::PathConfigSource { path: env!("CARGO_MANIFEST_DIR").to_owned(), ..Default::default() };
+    let source = core::config_source::ConfigSourceSpecifier::PathConfigSource(path);
+    let mapper = Sni { default_value: "default".to_owned() };
+    let mapper = Any { type_url: Sni::type_url(), value: mapper.encode_to_vec() };
+    let config = Config {
+        config_source: Some(core::ConfigSource { config_source_specifier: Some(source), ..Default::default() }),
+        certificate_mapper: Some(TypedExtensionConfig { name: "m".to_owned(), typed_config: Some(mapper) }),
+        ..Default::default()
+    };
+    let config = Any { type_url: Config::type_url(), value: config.encode_to_vec() };
+    let selector = TypedExtensionConfig { name: "s".to_owned(), typed_config: Some(config) };
+    let common = pb::CommonTlsContext { custom_tls_certificate_selector: Some(selector), ..Default::default() };
+    pb::DownstreamTlsContext { common_tls_context: Some(common), ..Default::default() }
+}
+
+#[test]
+fn certificates_on_demand_exclude_sessions() {
+    let refused = lower(on_demand()).expect_err("sessions are on");
+    assert!(refused[0].to_string().contains("custom_tls_certificate_selector: needs disable_stateless"), "{refused:?}");
+}
+
+#[test]
+fn names_that_are_waited_for_are_bounded_and_those_of_who_left_make_room() {
+    use futures_util::FutureExt;
+    use pb::downstream_tls_context::SessionTicketKeysType;
+    let mut proto = on_demand();
+    proto.disable_stateful_session_resumption = true;
+    proto.session_ticket_keys_type = Some(SessionTicketKeysType::DisableStatelessSessionResumption(true));
+    let env = crate::testing::env();
+    let tls = DownstreamTls::lower(proto, &mut LowerCx::new(&env)).expect("it is fine");
+    let names: Vec<String> = (0..4096).map(|number| number.to_string()).collect();
+    for name in &names {
+        assert!(tls.on_demand(Some(name)).now_or_never().is_none(), "it waits");
+    }
+    let mut waiting: Vec<_> = names.iter().map(|name| Box::pin(tls.on_demand(Some(name)))).collect();
+    assert!(waiting.iter_mut().all(|asks| asks.now_or_never().is_none()));
+    assert!(matches!(tls.on_demand(None).now_or_never(), Some(None)), "there are too many");
+    waiting.truncate(4095);
+    assert!(tls.on_demand(None).now_or_never().is_none());
+}

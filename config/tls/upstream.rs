@@ -14,7 +14,8 @@ use rustls::sign::CertifiedKey;
 use super::certificate::Certificate;
 use super::downstream::Common;
 use super::in_use::HasCertificates;
-use super::live::Live;
+use super::live::{Live, Recipe};
+use super::on_demand::{HasCertificate, OnDemand, Selector};
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers, nameless};
 use super::references::References;
@@ -28,7 +29,11 @@ const FACTORY: &str = "client_ssl_socket_factory";
 
 /// A cluster's side of TLS.
 #[derive(Debug)]
-pub struct UpstreamTls(Arc<Live<ClientSide>>);
+pub struct UpstreamTls {
+    live: Arc<Live<ClientSide>>,
+    /// Where certificates are asked for as handshakes want them: the other side has none then.
+    on_demand: Option<Arc<OnDemand<ClientSide>>>,
+}
 
 /// What handshakes with servers are made with.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ pub struct ClientSide {
 }
 
 /// What a client's context says beside what both sides have.
+#[derive(Clone)]
 struct Client {
     sni: Option<ServerName<'static>>,
     by_host_name: bool,
@@ -69,6 +75,8 @@ pub struct Wishes<'a> {
     pub certified_names: &'a [Box<str>],
     /// Protocols to be spoken.
     pub alpn: Alpn<'a>,
+    /// The secret that the certificate for it is, where filters say which.
+    pub secret: Option<&'a str>,
 }
 
 /// Protocols that are offered.
@@ -102,39 +110,64 @@ impl UpstreamTls {
         }
         let scope = cx.scope().clone();
         let mut common = common_tls_context.unwrap_or_default();
-        let references = cx.at("common_tls_context", |cx| References::take(&mut common, cx));
+        let taken = cx.at("common_tls_context", |cx| {
+            let selector = Selector::take(&mut common, Peer::Server, cx);
+            Ok((References::take(&mut common, cx)?, selector?))
+        });
         let client = Client {
             sni: lower_sni(sni, cx)?,
             by_host_name: auto_host_sni,
             own_check: if auto_sni_san_validation { NameCheck::AsCalled } else { NameCheck::None },
             sessions: max_session_keys.map_or(DEFAULT_SESSIONS, |v| v.value as usize),
         };
-        let references = references?;
-        if references.is_empty() {
-            let common = cx.at("common_tls_context", |cx| Common::lower(common, Version::Tls12, cx))?;
-            return Ok(Self(Live::fixed(client.complete(common, cx)?.into(), FACTORY, &scope, cx)));
-        }
-        let recipe = move |references: &References, cx: &mut LowerCx<'_>| {
-            let mut common = common.clone();
-            // What is wrong beside the secrets is so before they come.
-            let common = cx.at("common_tls_context", |cx| {
-                references.resolve(&mut common, cx)?;
-                Common::lower(common, Version::Tls12, cx)
-            })?;
-            references.are_there().then(|| client.complete(common, cx).map(Arc::new)).transpose()
+        let (references, selector) = taken?;
+        let others = references.without_certificates();
+        let live = match references.is_empty() {
+            true => {
+                let common = common.clone();
+                let common = cx.at("common_tls_context", |cx| Common::lower(common, Version::Tls12, cx))?;
+                Live::fixed(client.complete(common, cx)?.into(), FACTORY, &scope, cx)
+            }
+            false => Live::following(references, recipe(common.clone(), client.clone()), FACTORY, &scope, cx)?,
         };
-        Live::following(references, Box::new(recipe), FACTORY, &scope, cx).map(Self)
+        let on_demand = selector.map(|selector| {
+            common.tls_certificates.clear();
+            OnDemand::new(selector, others, recipe(common, client), &scope, cx)
+        });
+        Ok(Self { live, on_demand })
     }
 
     /// What handshakes are made with now; `None` while secrets are missing.
     pub fn current(&self) -> Option<Arc<ClientSide>> {
-        self.0.current()
+        self.live.current()
+    }
+
+    /// Whether handshakes ask for their certificates.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// The side with the certificate that a server is shown, once it has come; `None`: there is none.
+    pub async fn on_demand(&self, wishes: &Wishes<'_>) -> Option<Arc<ClientSide>> {
+        self.on_demand.as_ref()?.for_server(wishes.secret).await
     }
 
     /// A connection failed for the lack of secrets.
     pub fn note_not_ready(&self) {
-        self.0.stats.upstream_context_secrets_not_ready().inc();
+        self.live.stats.upstream_context_secrets_not_ready().inc();
     }
+}
+
+fn recipe(common: pb::CommonTlsContext, client: Client) -> Recipe<ClientSide> {
+    Box::new(move |references: &References, cx: &mut LowerCx<'_>| {
+        let mut common = common.clone();
+        // What is wrong beside the secrets is so before they come.
+        let common = cx.at("common_tls_context", |cx| {
+            references.resolve(&mut common, cx)?;
+            Common::lower(common, Version::Tls12, cx)
+        })?;
+        references.are_there().then(|| client.complete(common, cx).map(Arc::new)).transpose()
+    })
 }
 
 impl Client {
@@ -239,6 +272,12 @@ impl ClientSide {
             ([name], Some(asked)) if *asked.to_str() == **name => self.by_name.clone(),
             _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(names.into()))),
         }
+    }
+}
+
+impl HasCertificate for ClientSide {
+    fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.certificate.as_ref()
     }
 }
 

@@ -12,6 +12,8 @@ pub const UPSTREAM_SERVER_NAME: &str = "envoy.network.upstream_server_name";
 pub const APPLICATION_PROTOCOLS: &str = "envoy.network.application_protocols";
 /// Text: names one of which the certificates of hosts must have, with commas between them.
 pub const UPSTREAM_SUBJECT_ALT_NAMES: &str = "envoy.network.upstream_subject_alt_names";
+/// Text: the secret that hosts are shown the certificate of, where that is asked for on demand.
+pub const UPSTREAM_SECRET: &str = "envoy.tls.certificate_mappers.on_demand_secret";
 /// Text: the host that a dynamic forward proxy goes to.
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Number or text: its port.

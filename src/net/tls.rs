@@ -66,6 +66,8 @@ pub enum TlsError {
     NoSecret,
     /// The client named no server, which it has to.
     NoServerName,
+    /// There is no certificate to show the server: the secret that it is does not exist.
+    NoSuchSecret,
     /// There is no certificate that could be shown with the OCSP response that it has to come with.
     NoCertificate,
     /// The handshake failed.
@@ -104,6 +106,9 @@ impl fmt::Display for TlsError {
             Self::TimedOut => f.write_str("transport socket timeout was reached"),
             Self::NoSecret => f.write_str("TLS error: Secret is not supplied by SDS"),
             Self::NoServerName => f.write_str("TLS_error:|no_sni:TLS_error_end"),
+            Self::NoSuchSecret => {
+                f.write_str("TLS_error:|268435582:SSL routines:OPENSSL_internal:CERT_CB_ERROR:TLS_error_end")
+            }
             Self::NoCertificate => {
                 f.write_str("TLS_error:|268435589:SSL routines:OPENSSL_internal:CONNECTION_REJECTED:TLS_error_end")
             }
@@ -128,7 +133,7 @@ pub(crate) async fn accept(
         return Err(TlsError::NoSecret);
     };
     let mut seen = Seen::default();
-    let handshake = handshake(&side, io, info, stats, &mut seen);
+    let handshake = handshake(tls, &side, io, info, stats, &mut seen);
     let done = match until {
         Some(until) => tokio::time::timeout_at(until, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
@@ -207,6 +212,10 @@ pub async fn connect(
         tls.note_not_ready();
         return Err(TlsError::NoSecret);
     };
+    let side = match tls.is_on_demand() {
+        true => tls.on_demand(&wishes).await.ok_or(TlsError::NoSuchSecret).inspect_err(|error| stats.failed(error))?,
+        false => side,
+    };
     let (client, name) = side.handshake(&wishes);
     let connector = TlsConnector::from(client);
     let told = match &name {
@@ -247,7 +256,8 @@ struct Seen {
 }
 
 async fn handshake(
-    tls: &ServerSide,
+    tls: &DownstreamTls,
+    side: &Arc<ServerSide>,
     mut io: Io,
     info: &ConnectionInfo,
     stats: &TlsStats,
@@ -256,18 +266,26 @@ async fn handshake(
     let mut incoming = Buffer::default();
     let accepted = hello::read(&mut io, &mut incoming).await?;
     let hello = accepted.client_hello();
-    if tls.requires_sni && hello.server_name().is_none() {
+    if side.requires_sni && hello.server_name().is_none() {
         return Err(TlsError::NoServerName);
     }
-    seen.local = tls.certificate_for(&hello);
+    let on_demand = match tls.is_on_demand() {
+        true => match ask(tls, hello.server_name(), &mut io).await? {
+            Some(side) => Some(side),
+            None => return Err(refuse(io).await),
+        },
+        false => None,
+    };
+    let side = on_demand.as_ref().unwrap_or(side);
+    seen.local = side.certificate_for(&hello);
     if hello::asks_for_status(incoming.filled()) {
-        let staple = tls.staple_for(&hello);
+        let staple = side.staple_for(&hello);
         stats.asked_for_status(staple);
         if staple == Staple::Failed {
             return Err(refuse(io).await);
         }
     }
-    let server = tls.server(info.local.ip(), info.remote.ip());
+    let server = side.server(info.local.ip(), info.remote.ip());
     let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
     // It was read to choose by; the session reads it anew.
     drop(accepted);
@@ -279,6 +297,15 @@ async fn handshake(
             seen.begun = session.negotiated_cipher_suite().map(|_| of_session(session, &[]));
             Err(error.into())
         }
+    }
+}
+
+/// Asks for the certificate for this server, unless the client goes away before it comes.
+async fn ask(tls: &DownstreamTls, name: Option<&str>, io: &mut Io) -> io::Result<Option<Arc<ServerSide>>> {
+    tokio::select! {
+        biased;
+        side = tls.on_demand(name) => Ok(side),
+        () = poll_fn(|cx| io.poll_closed(cx)) => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

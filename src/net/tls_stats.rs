@@ -136,7 +136,9 @@ impl TlsStats {
             TlsError::Failed { source, .. } => source,
             // They are counted where the secrets are, and by the listener.
             TlsError::NoSecret | TlsError::TimedOut => return,
-            TlsError::NoServerName | TlsError::NoCertificate => return self.stats.connection_error().inc(),
+            TlsError::NoServerName | TlsError::NoCertificate | TlsError::NoSuchSecret => {
+                return self.stats.connection_error().inc();
+            }
         };
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
             Some(Error::NoCertificatesPresented) => self.stats.fail_verify_no_cert().inc(),

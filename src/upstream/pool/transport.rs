@@ -32,6 +32,8 @@ pub(crate) struct TransportOptions {
     pub(crate) certified_names: Box<[Box<str>]>,
     /// Protocols that TLS offers, where there are any, in place of others.
     pub(crate) alpn: Box<[Box<[u8]>]>,
+    /// The secret that the certificate shown to it is, where that is chosen by each connection.
+    pub(crate) secret: Option<Box<str>>,
     /// In whose name the host is connected to.
     pub(crate) source: Option<OriginalSource>,
     /// Filter state that goes with the connection.
@@ -116,7 +118,13 @@ impl TransportOptions {
     /// What follows from the connection, whatever it carries.
     fn of_connection(host: &Host, connection: &ConnectionInfo, state: &FilterState) -> Self {
         let (client, source) = (Client::of(host, connection, state), original_source(connection));
-        Self { client, source, shared: Shared(state.shared()), ..Self::default() }
+        let shared = state.shared();
+        // Envoy: what is not shared with connections to hosts does not say which certificate they are shown.
+        let secret = match shared.get(filter_state::UPSTREAM_SECRET) {
+            Some(FilterValue::Text(name)) => Some((**name).into()),
+            _ => None,
+        };
+        Self { client, secret, source, shared: Shared(shared), ..Self::default() }
     }
 
     /// Takes what filters say of TLS in place of the configuration.
@@ -312,6 +320,7 @@ impl<'a> Beginning<'a> {
         Wishes {
             host_name: self.host_name,
             server_name: self.options.and_then(|options| options.server_name.as_deref()),
+            secret: self.options.and_then(|options| options.secret.as_deref()),
             certified_names: self.options.map_or(&[][..], |options| &options.certified_names),
             alpn: match self.options {
                 Some(options) if !options.alpn.is_empty() => Alpn::Only(&options.alpn),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nuncio_config::discovery::Origin;
 use nuncio_config::secret::{Secret, SecretSlot};
 use nuncio_filter_api::{Invalid, LowerEnv};
 use tokio::task::spawn_blocking;
@@ -84,6 +85,15 @@ impl Updater {
         let put = spawn_blocking(move || slots.iter().try_for_each(|slot| slot.update(&secret, &env))).await;
         // The process's hook has logged a panic.
         put.unwrap_or_else(|_| Err(vec![invalid("", "taking it over panicked".to_owned())]))
+    }
+
+    /// Tells those who can do without that there are no such secrets.
+    pub(super) fn note_missing_secrets(&self, origin: &Origin, names: Vec<String>) {
+        for name in names {
+            let target = Target { kind: Kind::Secret, origin: origin.clone(), name: Some(name.into()) };
+            let users = self.targets.users(&target);
+            users.into_iter().flat_map(|users| users.secrets.iter()).for_each(|slot| slot.note_removal());
+        }
     }
 
     /// Something was moved into a folder where files of secrets are.

@@ -58,6 +58,7 @@ impl Updater {
             match kind {
                 Kind::Runtime => self.forget_runtime(&origin, names, &mut applied).await,
                 Kind::Extension => self.forget_extensions(&origin, names, &mut applied),
+                Kind::Secret => self.note_missing_secrets(&origin, names),
                 _ => {}
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use nuncio_config::discovery::Origin;
+use nuncio_config::tls::subscribe_on_demand;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -22,6 +23,7 @@ impl Updater {
     /// Looks who wants what now. Those who come late are given what there is.
     pub(super) fn take_stock(&mut self) {
         let Parts { env, shared, dynamic, .. } = &self.parts;
+        subscribe_on_demand(env);
         let users = users(self.phase, dynamic, &env.slots, &shared.runtime);
         self.targets.replace(users, &shared.store);
         let mut records = self.records();
