@@ -4,6 +4,8 @@ mod google;
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::{HeaderName, HeaderValue};
 use nuncio_filter_api::{GrpcTarget, LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
@@ -108,6 +110,9 @@ fn lower_metadata(proto: core::HeaderValue, cx: &mut LowerCx<'_>) -> Result<(Hea
     let name = HeaderName::try_from(key.to_ascii_lowercase());
     let Ok(name) = name else { return Err(cx.at("key", |cx| cx.invalid(format!("{key:?} is no header name")))) };
     let bytes = if raw_value.is_empty() { value.into_bytes() } else { raw_value };
+    // gRPC over HTTP/2: what is called so is bytes, which travel as base64.
+    let is_binary = name.as_str().ends_with("-bin");
+    let bytes = if is_binary { BASE64_STANDARD.encode(bytes).into_bytes() } else { bytes };
     match HeaderValue::try_from(bytes) {
         Ok(value) => Ok((name, value)),
         Err(_) => Err(cx.at("value", |cx| cx.invalid("has characters that no header may have"))),
@@ -143,6 +148,8 @@ mod tests {
         let with = |metadata| core::GrpcService { initial_metadata: metadata, ..service(EnvoyGrpc::default()) };
         let lowered = lower(with(vec![header("X-Token", "secret")])).unwrap();
         assert_eq!(lowered.target.metadata, [(HeaderName::from_static("x-token"), HeaderValue::from_static("secret"))]);
+        let lowered = lower(with(vec![header("x-trace-bin", "AAEC")])).unwrap();
+        assert_eq!(lowered.target.metadata[0].1, "QUFFQw==");
         let refused = lower(with(vec![header("a", "b"), header("a b", "c")])).unwrap_err();
         assert_eq!(refused[0].to_string(), "initial_metadata[1].key: \"a b\" is no header name");
     }

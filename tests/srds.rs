@@ -115,9 +115,13 @@ async fn scopes_are_followed(way: Way) {
     assert_eq!(status(&proxy, "b").await, 202, "the old ones are in force");
     plane.set(Kind::Scope, "three", &scope("three", "c", "r1", ""));
     wait_for_status(&proxy, "c", 203).await;
+    let inline = routes("own", 204).trim_end().replace('\n', "\n  ");
+    let with_its_own = format!("{}route_configuration:\n  {inline}\n", scope("four", "d", "r1", ""));
+    plane.set(Kind::Scope, "four", &with_its_own);
+    wait_for_status(&proxy, "d", 204).await;
     plane.remove(Kind::Scope, "two");
     wait_for_status(&proxy, "b", 404).await;
-    proxy.wait_for_stat("http.in.scoped_rds.scoped.all_scopes", 2).await;
+    proxy.wait_for_stat("http.in.scoped_rds.scoped.all_scopes", 3).await;
     let scope = if way.is_aggregated { "" } else { "http.in.scoped_rds.scoped." };
     assert_eq!(proxy.stat(&format!("{scope}control_plane.connected_state")).await, 1, "{way:?}");
 }

@@ -396,9 +396,8 @@ pub(super) fn lower_endpoint(
     cx: &mut LowerCx<'_>,
 ) -> Result<Endpoint, Refused> {
     let pb::LbEndpoint { health_status, mut metadata, load_balancing_weight, host_identifier } = proto;
-    let Some(health) = Health::from_proto(health_status) else {
-        return Err(cx.at("health_status", |cx| cx.invalid("is no health status")));
-    };
+    // Envoy: a status of an API to come says nothing.
+    let health = Health::from_proto(health_status).unwrap_or_default();
     let proxy = take_proxy(metadata.as_mut(), cx)?.map(Arc::new).or_else(|| place.proxy.clone());
     let (metadata, tlvs) = cx.opt("metadata", metadata, lower_own_metadata)?.unwrap_or_default();
     let endpoint = match host_identifier {

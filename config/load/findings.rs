@@ -151,17 +151,36 @@ impl Findings {
         message: &Message,
         suggest: impl FnOnce() -> Option<String>,
     ) {
+        let reason = format!("unknown field in {}", message.name);
+        self.unknown(InvalidKind::UnknownField, path, at, reason, suggest);
+    }
+
+    /// An unknown name of an enum's value. As in Envoy, the same is done as with an unknown field.
+    pub(super) fn unknown_name(
+        &mut self,
+        path: &Path<'_>,
+        at: Option<Position>,
+        reason: String,
+        suggest: impl FnOnce() -> Option<String>,
+    ) {
+        self.unknown(InvalidKind::Value, path, at, reason, suggest);
+    }
+
+    fn unknown(
+        &mut self,
+        kind: InvalidKind,
+        path: &Path<'_>,
+        at: Option<Position>,
+        text: String,
+        suggest: impl FnOnce() -> Option<String>,
+    ) {
         match self.unknown {
-            UnknownFields::Reject => {
-                let reason = format!("unknown field in {}", message.name);
-                self.refuse(InvalidKind::UnknownField, path, at, reason, suggest);
-            }
+            UnknownFields::Reject => self.refuse(kind, path, at, text, suggest),
             UnknownFields::Ignore => {}
             UnknownFields::Count => {
                 self.unknown_count += 1;
                 let path = path.text();
                 if self.seen.insert(path.clone()) && self.noted.len() < MAX_FINDINGS {
-                    let text = format!("unknown field in {}", message.name);
                     self.noted.push(Noted { kind: WarningKind::UnknownField, path, text });
                 }
             }

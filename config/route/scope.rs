@@ -184,13 +184,21 @@ fn lower_scopes(
         let key = cx.at("key", |cx| lower_key(key, cx));
         let table = cx.at("route_configuration", |cx| match route_configuration {
             None => Err(cx.invalid("is required")),
-            Some(message) if message.vhds.is_some() => {
-                Err(cx.at("vhds", |cx| cx.not_implemented("discovery of virtual hosts of an inline scope")))
-            }
-            Some(message) => table(message, cx),
+            Some(message) => lower_inline(message, &mut table, cx),
         });
         Ok(Scope { name: name.into(), routes: ScopeRoutes::Inline(Arc::new(table?)), key: key? })
     })
+}
+
+fn lower_inline(
+    message: proto::RouteConfiguration,
+    table: &mut impl FnMut(proto::RouteConfiguration, &mut LowerCx<'_>) -> Result<RouteTable, Refused>,
+    cx: &mut LowerCx<'_>,
+) -> Result<RouteTable, Refused> {
+    if message.vhds.is_some() {
+        return Err(cx.at("vhds", |cx| cx.not_implemented("discovery of virtual hosts of an inline scope")));
+    }
+    table(message, cx)
 }
 
 fn lower_key(message: Option<proto::scoped_route_configuration::Key>, cx: &mut LowerCx<'_>) -> Result<Key, Refused> {

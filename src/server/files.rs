@@ -110,6 +110,9 @@ impl Files {
                 return self.updates.failed(target).await;
             }
         };
+        if is_empty(target, &delivery) {
+            return self.updates.empty(target, delivery.version).await;
+        }
         if let Some(reason) = unexpected(target, &delivery) {
             warn!(target: "config", "Filesystem config update rejected: {path}: {reason}");
             return self.updates.rejected(target).await;
@@ -139,6 +142,11 @@ fn tell(outcome: &Outcome, sources: &nuncio_config::load::Sources) {
             warn!(target: "config", "{name}: {problem}");
         }
     }
+}
+
+/// Whether a file or response tells that there are no endpoints, or no routes: others must be there.
+pub(crate) fn is_empty(target: &Target, delivery: &Delivery) -> bool {
+    delivery.resources.is_empty() && matches!(target.kind, Kind::Endpoints | Kind::Routes)
 }
 
 /// Envoy: a file or response of endpoints, routes or secrets holds the one resource that was asked for.

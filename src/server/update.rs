@@ -57,6 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use apply::{Initial, Parts, Updater};
 pub(crate) use cache::Cache;
+pub(crate) use lowering::says_its_name;
 pub(crate) use records::{Accepted, Failed, Id, Record, Records};
 pub(crate) use stats::PlaneCounted;
 pub(crate) use status::{Answer, BOUNDS, Latency, PlaneState, Status};
@@ -170,6 +171,7 @@ enum Message {
     Failed(Target),
     Unreachable(Target),
     Missing(Target),
+    Empty(Target, String),
     Rejected(Target),
     Begin(Phase, oneshot::Sender<()>),
     Static(StaticChange, oneshot::Sender<Vec<String>>),
@@ -371,6 +373,11 @@ impl Updates {
     /// The server has no such resource as `target`; whoever waits for it waits no longer, and nothing is counted.
     pub(crate) async fn missing(&self, target: &Target) {
         self.tell(Message::Missing(target.clone())).await;
+    }
+
+    /// The server has no such resource as `target` in this version. What is in force stays.
+    pub(crate) async fn empty(&self, target: &Target, version: String) {
+        self.tell(Message::Empty(target.clone(), version)).await;
     }
 
     /// A source got something for `target` that is something else.

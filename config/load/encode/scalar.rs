@@ -121,7 +121,11 @@ impl<'a> Encoder<'a> {
             let at = Some(self.tree.position(node));
             let text = self.tree.text(node);
             let reason = format!("unknown value {text:?} of {}", schema.name);
-            self.findings.refuse(InvalidKind::Value, path, at, reason, || suggest::enum_value(&schema, text));
+            let suggest = || suggest::enum_value(&schema, text);
+            match scalar {
+                Scalar::Text(_) | Scalar::Word(_) => self.findings.unknown_name(path, at, reason, suggest),
+                _ => self.findings.refuse(InvalidKind::Value, path, at, reason, suggest),
+            }
         }
         number.map(|n| Encoded::Varint(i64::from(n) as u64))
     }

@@ -12,7 +12,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_telemetry::stats::Scope as StatsScope;
 
 use super::super::RouteTable;
-use super::{Key, Scope, ScopeRoutes, ScopeTable, lower_key};
+use super::{Key, Scope, ScopeRoutes, ScopeTable, lower_inline, lower_key};
 use crate::discovery::{ConfigSource, RouteSlot};
 use crate::refuse_set;
 
@@ -29,13 +29,19 @@ nuncio_telemetry::stats! {
 }
 
 /// A `ScopedRouteConfiguration` that discovery gave.
-#[derive(Debug)]
 pub struct ScopeConfig {
     /// `name`
     pub name: Arc<str>,
-    routes: Arc<str>,
+    routes: Routes,
     on_demand: bool,
     key: Key,
+}
+
+/// Where the routes of a scope are.
+enum Routes {
+    Inline(Arc<RouteTable>),
+    /// By discovery, under this name.
+    Named(Arc<str>),
 }
 
 /// The scopes that a connection manager asks discovery for.
@@ -66,13 +72,29 @@ impl ScopeConfig {
     pub fn lower(message: proto::ScopedRouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::ScopedRouteConfiguration { on_demand, name, route_configuration_name, route_configuration, key } =
             message;
-        let refused = refuse_set!(cx; route_configuration);
         let key = cx.at("key", |cx| lower_key(key, cx));
-        if route_configuration_name.is_empty() {
-            return Err(cx.at("route_configuration_name", |cx| cx.invalid("is required")));
-        }
-        refused?;
-        Ok(Self { name: name.into(), routes: route_configuration_name.into(), on_demand, key: key? })
+        // Envoy: it is served as one that the bootstrap has, whatever is named beside it.
+        let inline = cx.opt("route_configuration", route_configuration, |message, cx| {
+            lower_inline(
+                message,
+                &mut |message, cx| {
+                    let table = RouteTable::lower(message, cx)?;
+                    if table.validate_clusters().unwrap_or(true) {
+                        table.check_clusters(cx)?;
+                    }
+                    Ok(table)
+                },
+                cx,
+            )
+        });
+        let routes = match inline? {
+            Some(table) => Routes::Inline(Arc::new(table)),
+            None if route_configuration_name.is_empty() => {
+                return Err(cx.at("route_configuration_name", |cx| cx.invalid("is required")));
+            }
+            None => Routes::Named(route_configuration_name.into()),
+        };
+        Ok(Self { name: name.into(), routes, on_demand, key: key? })
     }
 
     /// The name of another of these that has the same key.
@@ -138,11 +160,14 @@ impl ScopeSlot {
         let asked = before.scopes.iter().filter(|scope| scope.routes.slot().is_some());
         let asked: HashSet<&str> = asked.map(|scope| &*scope.name).collect();
         let scope = |config: &Arc<ScopeConfig>| {
-            let (name, source, stats) = (config.routes.clone(), self.routes.clone(), self.scope.clone());
-            let routes = match config.on_demand {
-                false => ScopeRoutes::Discovered(RouteSlot::share(&name, source, &stats, env)),
-                true => {
-                    let env = env.clone();
+            let (source, stats) = (self.routes.clone(), self.scope.clone());
+            let routes = match &config.routes {
+                Routes::Inline(table) => ScopeRoutes::Inline(table.clone()),
+                Routes::Named(name) if !config.on_demand => {
+                    ScopeRoutes::Discovered(RouteSlot::share(name, source, &stats, env))
+                }
+                Routes::Named(name) => {
+                    let (name, env) = (name.clone(), env.clone());
                     let ask = move || RouteSlot::share(&name, source.clone(), &stats, &env);
                     let routes = OnDemand { asked: OnceLock::new(), ask: Box::new(ask) };
                     if asked.contains(&*config.name) {

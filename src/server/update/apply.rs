@@ -97,8 +97,12 @@ struct Applied {
     outcome: Outcome,
     /// Whether anything is not as it was.
     is_change: bool,
+    /// Whether that counts as `config_reload`, where it is not the same.
+    reloads: Option<bool>,
     /// Targets of single resources, and whether each changed.
     single: Vec<(Target, Option<bool>)>,
+    /// Targets of single resources that the server no longer has.
+    gone: Vec<Target>,
 }
 
 // === impl Updater ===
@@ -202,6 +206,10 @@ impl Updater {
                 self.settle(&[target]);
             }
             Message::Missing(target) => self.settle(&[target]),
+            Message::Empty(target, version) => {
+                self.targets.note(&target, Event::Empty { version: &version, took: Duration::ZERO });
+                self.settle(&[target]);
+            }
             Message::Unreachable(target) => {
                 self.note_failure(&target, Event::Unreachable);
                 self.fallback.note_away(&target.origin);
@@ -244,7 +252,7 @@ impl Updater {
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         own_services::reconcile(&self.parts.env, &self.parts.shared.clusters);
-        let Applied { outcome, is_change, single } = match prepared.kind {
+        let Applied { outcome, is_change, reloads, single, gone } = match prepared.kind {
             Kind::Cluster if self.leaves_too_few(&prepared) => Applied::refused(TOO_FEW_CLUSTERS),
             Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
                 self.apply_single(prepared).await
@@ -272,7 +280,14 @@ impl Updater {
             Some(is_change) => Event::Accepted { version: &version, took, is_change },
             None => Event::Rejected,
         };
-        let of_list = (whole, outcome.is_accepted().then_some(is_change));
+        for target in &gone {
+            let event = match target.kind {
+                Kind::Endpoints => Event::Empty { version: &version, took },
+                kind => Event::Accepted { version: &version, took, is_change: kind == Kind::Extension },
+            };
+            self.targets.note(target, event);
+        }
+        let of_list = (whole, outcome.is_accepted().then_some(reloads.unwrap_or(is_change)));
         let mut told = Vec::with_capacity(1 + single.len());
         for (target, is_change) in std::iter::once(of_list).chain(single) {
             self.targets.note(&target, event(is_change));
@@ -325,7 +340,7 @@ impl Updater {
 
 impl Applied {
     fn nothing() -> Self {
-        Self { outcome: Outcome::default(), is_change: false, single: Vec::new() }
+        Self { outcome: Outcome::default(), is_change: false, reloads: None, single: Vec::new(), gone: Vec::new() }
     }
 
     fn refused(reason: &str) -> Self {

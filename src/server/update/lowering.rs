@@ -10,9 +10,10 @@ use nuncio_config::discovery::Origin;
 use nuncio_config::extension::lower_extension;
 use nuncio_config::listener::ListenerConfig;
 use nuncio_config::load::{Loader, UnknownFields};
-use nuncio_config::protocol::message_name;
+use nuncio_config::protocol::{message_name, resource_name};
 use nuncio_config::route::{RouteTable, ScopeConfig};
 use nuncio_config::secret::Secret;
+use nuncio_config::xdstp::canonical;
 use nuncio_filter_api::{Invalid, InvalidKind, LowerCx, LowerEnv, Refused};
 use nuncio_proto::envoy::config::route::v3::VirtualHost;
 use nuncio_proto::google::protobuf::Any;
@@ -73,6 +74,9 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
         } else if !seen.insert(resource.name.clone()) {
             let reason = format!("duplicate {} {} found", kind.noun(), resource.name);
             Lowered::Refused(vec![invalid("name", reason)])
+        } else if let Some(reason) = misnamed(kind, &resource) {
+            let misnamed = || vec![invalid("", reason)];
+            Lowered::Refused(lowering.lower(&resource.any).map_or_else(|reasons| reasons, |_| misnamed()))
         } else if is_known(&resource, hash, kind, &origin, records) {
             Lowered::Unchanged
         } else {
@@ -107,6 +111,24 @@ pub(super) fn hash(bytes: &[u8]) -> u64 {
 fn is_seen_by_name(kind: Kind, origin: &Origin) -> bool {
     let is_by_name = matches!(kind, Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes);
     is_by_name && origin.is_streamed()
+}
+
+/// Whether those who ask by name for such resources look at how they call themselves.
+pub(crate) fn says_its_name(kind: Kind) -> bool {
+    matches!(kind, Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Routes)
+}
+
+fn misnamed(kind: Kind, resource: &Resource) -> Option<String> {
+    let inner = resource_name(&resource.any.value).unwrap_or_default();
+    let is_so = !says_its_name(kind) || inner == resource.name || canonical(&inner).is_some_and(|n| n == resource.name);
+    let what = match kind {
+        _ if is_so => return None,
+        Kind::Runtime => "RTDS runtime",
+        Kind::Endpoints => "EDS cluster",
+        Kind::Secret => "SDS secret",
+        _ => "RDS configuration",
+    };
+    Some(format!("Unexpected {what} (expecting {}): {inner}", resource.name))
 }
 
 fn is_known(resource: &Resource, hash: u64, kind: Kind, origin: &Origin, records: &Mutex<Records>) -> bool {

@@ -51,8 +51,8 @@ pub(super) struct ListCounted {
     reload: Option<ReloadStats>,
     secret: Option<SecretStats>,
     extension: Option<ExtensionStats>,
-    /// Of routes; held for as long as it is to be listed.
-    _empty: Option<RouteSubscriptionStats>,
+    /// Of routes.
+    empty: Option<RouteSubscriptionStats>,
 }
 
 pub(super) struct EndpointsCounted {
@@ -78,6 +78,11 @@ pub(super) enum Event<'a> {
         version: &'a str,
         took: Duration,
         is_change: bool,
+    },
+    /// The source has nothing of it, and what there is stays.
+    Empty {
+        version: &'a str,
+        took: Duration,
     },
 }
 
@@ -153,7 +158,7 @@ impl Counted {
     pub(super) fn locality_endpoints(clusters: &[Arc<Cluster>], store: &Store) -> Self {
         let counted = |cluster: &Arc<Cluster>| {
             let scope = store.scope(&format!("cluster.{}", cluster.config.observable_name)).scope("leds");
-            ListCounted { _empty: Some(RouteSubscriptionStats::new(&scope)), ..ListCounted::new(&scope) }
+            ListCounted { empty: Some(RouteSubscriptionStats::new(&scope)), ..ListCounted::new(&scope) }
         };
         Self::Several(clusters.iter().map(counted).collect())
     }
@@ -222,18 +227,21 @@ impl ListCounted {
             reload: None,
             secret: None,
             extension: None,
-            _empty: None,
+            empty: None,
         }
     }
 
     fn of_routes(scope: &Scope) -> Self {
         let empty = Some(RouteSubscriptionStats::new(scope));
-        Self { reload: Some(ReloadStats::new(scope)), _empty: empty, ..Self::new(scope) }
+        Self { reload: Some(ReloadStats::new(scope)), empty, ..Self::new(scope) }
     }
 
     fn note(&self, event: Event<'_>) {
-        let Self { scope: _, plane: _, stats, version, reload, secret, extension, _empty } = self;
+        let Self { scope: _, plane: _, stats, version, reload, secret, extension, empty } = self;
         note_list(stats, version, reload.as_ref(), event);
+        if let (Some(empty), Event::Empty { .. }) = (empty, event) {
+            empty.update_empty().inc();
+        }
         if let (Some(secret), Event::RotationFailed) = (secret, event) {
             secret.key_rotation_failed().inc();
         }
@@ -247,7 +255,7 @@ fn note_extension(stats: &ExtensionStats, event: Event<'_>) {
     match event {
         Event::Accepted { is_change: true, .. } => stats.config_reload().inc(),
         Event::Failed | Event::Rejected | Event::TimedOut => stats.config_fail().inc(),
-        Event::Attempt | Event::Unreachable | Event::RotationFailed | Event::Accepted { .. } => {}
+        Event::Attempt | Event::Unreachable | Event::RotationFailed | Event::Accepted { .. } | Event::Empty { .. } => {}
     }
 }
 
@@ -258,6 +266,9 @@ fn note_list(stats: &SubscriptionStats, text: &TextReadout, reload: Option<&Relo
         Event::Failed | Event::Unreachable => stats.update_failure().inc(),
         Event::Rejected => stats.update_rejected().inc(),
         Event::RotationFailed => {}
+        Event::Empty { version, took } => {
+            note_list(stats, text, reload, Event::Accepted { version, took, is_change: false });
+        }
         Event::Accepted { version, took, is_change } => {
             stats.update_success().inc();
             stats.update_time().set(now());
@@ -281,6 +292,10 @@ impl EndpointsCounted {
             Event::Failed | Event::Unreachable => of_cluster.update_failure().inc(),
             Event::Rejected => self.stats.update_rejected().inc(),
             Event::RotationFailed => {}
+            Event::Empty { version, took } => {
+                of_cluster.update_empty().inc();
+                self.note(Event::Accepted { version, took, is_change: false });
+            }
             Event::Accepted { version, took, is_change: _ } => {
                 of_cluster.update_success().inc();
                 self.stats.update_time().set(now());

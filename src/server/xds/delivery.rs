@@ -13,7 +13,7 @@ use super::client::Delivery;
 use super::protocol::{self, Expiry, Update, Verdict};
 use super::sources::type_url;
 use crate::deadline::reached;
-use crate::update::{Kind, PlaneState, Push, Removed, Resource, Target, Updates};
+use crate::update::{Kind, PlaneState, Push, Removed, Resource, Target, Updates, says_its_name};
 
 /// Applies the updates of one stream.
 pub(super) struct Deliverer {
@@ -180,6 +180,10 @@ fn named(kind: Kind, resource: protocol::Resource) -> Option<Named> {
         Some(name) if kind == Kind::VirtualHost => Resource { name, ..found },
         // It calls itself nothing.
         name if kind == Kind::LocalityEndpoints => Resource { name: name.unwrap_or_default(), ..found },
+        // Envoy looks it up by the name around it, and refuses it where it calls itself otherwise.
+        Some(name) if says_its_name(kind) && found.aliases.iter().all(|alias| *alias != found.name) => {
+            Resource { name, ..found }
+        }
         // What the resource says of itself counts: the name around it is how it was asked for.
         Some(name) if found.name.is_empty() => Resource { name, ..found },
         _ => found,

@@ -19,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
 use super::sources::type_url;
-use crate::files::{Delivery, unexpected};
+use crate::files::{Delivery, is_empty, unexpected};
 use crate::task::Task;
 use crate::update::{Kind, Push, Removed, Target, Updates};
 
@@ -146,6 +146,11 @@ impl Poller {
             spawn_blocking(move || Delivery::decode(Source::new("response", Format::Json, body.into()), unknown));
         // The process's hook has logged a panic.
         let delivery = decoded.await.unwrap_or_else(|_| Err("decoding it panicked".to_owned()))?;
+        if is_empty(&self.target, &delivery) {
+            self.polling.updates.empty(&self.target, delivery.version.clone()).await;
+            self.version = delivery.version;
+            return Ok(());
+        }
         if let Some(reason) = unexpected(&self.target, &delivery) {
             return Err(reason);
         }

@@ -127,12 +127,12 @@ pub(super) fn scopes(admin: &Admin, names: &Names) -> Vec<DynamicScopedRouteConf
     let of_slot = |slot: &std::sync::Arc<ScopeSlot>| {
         let of_source = records.all(Kind::Scope).filter(|(id, _)| id.origin == slot.source.origin);
         let accepted: Vec<&Accepted> = of_source.filter_map(|(_, record)| record.accepted.as_ref()).collect();
-        let last = accepted.iter().max_by_key(|accepted| accepted.updated)?;
-        Some(DynamicScopedRouteConfigs {
+        let last = accepted.iter().map(|accepted| accepted.updated).max();
+        slot.has_come().then(|| DynamicScopedRouteConfigs {
             name: slot.name.to_string(),
             version_info: records.version(Kind::Scope).to_owned(),
             scoped_route_configs: accepted.iter().map(|accepted| accepted.resource.any.clone()).collect(),
-            last_updated: Some(timestamp(last.updated)),
+            last_updated: last.map(timestamp),
             ..DynamicScopedRouteConfigs::default()
         })
     };

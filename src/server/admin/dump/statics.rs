@@ -50,18 +50,16 @@ pub(super) fn inline_routes(
                 routes.static_route_configs.push(StaticRouteConfig { route_config, last_updated });
             }
             Inline::Scoped(scoped) if names.have(&scoped.name) => {
-                scopes.inline_scoped_route_configs.push(scoped_routes(scoped, last_updated));
+                scopes.inline_scoped_route_configs.extend(scoped_routes(scoped, last_updated));
             }
             Inline::Table(_) | Inline::Scoped(_) => {}
         }
     }
 }
 
-fn scoped_routes(message: ScopedRoutes, last_updated: Option<Timestamp>) -> InlineScopedRouteConfigs {
-    let scopes = match &message.config_specifier {
-        Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => &*list.scoped_route_configurations,
-        _ => &[],
-    };
-    let scoped_route_configs = scopes.iter().map(any).collect();
-    InlineScopedRouteConfigs { name: message.name, scoped_route_configs, last_updated }
+/// `None` where they are discovered.
+fn scoped_routes(message: ScopedRoutes, last_updated: Option<Timestamp>) -> Option<InlineScopedRouteConfigs> {
+    let Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) = message.config_specifier else { return None };
+    let scoped_route_configs = list.scoped_route_configurations.iter().map(any).collect();
+    Some(InlineScopedRouteConfigs { name: message.name, scoped_route_configs, last_updated })
 }

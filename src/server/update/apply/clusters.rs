@@ -10,7 +10,7 @@ use tracing::info;
 use super::{Applied, Updater};
 use crate::update::lowering::{Entry, Lowered, Prepared};
 use crate::update::records::{Id, Kept, Record};
-use crate::update::{Kind, Target};
+use crate::update::{Kind, Removed, Target};
 
 impl Updater {
     /// Whether the clusters of the source would be fewer than they may be (`config_validators`).
@@ -68,6 +68,10 @@ impl Updater {
             // Making many takes a while. A panic in it was logged, and has changed nothing.
             let _ = spawn_blocking(update).await;
         }
+        if let Removed::Named(names) = &removed {
+            let target = |name: &String| Target { kind, origin: origin.clone(), name: Some(name.as_str().into()) };
+            applied.gone = names.iter().map(target).filter(|target| self.targets.find(target).is_some()).collect();
+        }
         let gone = self.records().take_out(Kind::Cluster, &origin, &removed, &present);
         for name in &gone {
             // Whoever wants one again asks again.
@@ -80,6 +84,8 @@ impl Updater {
         let ids = gone.iter().filter_map(|name| names.find(name)).map(|name| name.id);
         let removed = self.parts.shared.clusters.remove_all(ids);
         applied.is_change = changed + removed > 0;
+        // Envoy: what goes alone is no reload.
+        applied.reloads = Some(changed > 0);
         if applied.is_change {
             info!(target: "upstream", "cds: added or updated {changed} cluster(s), removed {removed} cluster(s)");
         }

@@ -55,6 +55,10 @@ impl Updater {
         }
         // What is gone of the others stays in force, as in Envoy.
         if let Removed::Named(names) = removed {
+            let wanted =
+                names.iter().map(|name| Target { kind, origin: origin.clone(), name: Some(name.as_str().into()) });
+            applied.gone =
+                wanted.filter(|wanted| kind != Kind::Runtime && self.targets.find(wanted).is_some()).collect();
             match kind {
                 Kind::Runtime => self.forget_runtime(&origin, names, &mut applied).await,
                 Kind::Extension => self.forget_extensions(&origin, names, &mut applied),
