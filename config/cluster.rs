@@ -381,9 +381,12 @@ fn refuse_unsupported(proto: &pb::Cluster, cx: &mut LowerCx<'_>) -> Result<(), R
         cluster_discovery_type: _,
         lb_config: _,
     } = proto;
+    // Envoy: zero is never.
+    let high_watermark_timeout =
+        per_connection_buffer_high_watermark_timeout.filter(|timeout| timeout.seconds != 0 || timeout.nanos != 0);
     let refusals = [
         cx.unsupported("stats_matcher", stats_matcher),
-        cx.unsupported("per_connection_buffer_high_watermark_timeout", per_connection_buffer_high_watermark_timeout),
+        cx.unsupported("per_connection_buffer_high_watermark_timeout", &high_watermark_timeout),
         filters::refuse(filters, cx),
         cx.unsupported("queuing_policies", queuing_policies),
     ];

@@ -185,6 +185,9 @@ impl ListenerConfig {
             listener_specifier,
         } = listener;
         let use_original_dst = use_original_dst.is_some_and(|v| v.value);
+        // Envoy: zero is never.
+        let per_connection_buffer_high_watermark_timeout =
+            per_connection_buffer_high_watermark_timeout.filter(|timeout| timeout.seconds != 0 || timeout.nanos != 0);
         let refused = refuse_set!(cx; stats_matcher, fcds_config, per_connection_buffer_high_watermark_timeout,
             api_listener);
         let internal = lower_internal(listener_specifier, address.is_some(), cx);

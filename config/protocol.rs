@@ -1,11 +1,16 @@
 //! HTTP protocol options, the same messages for listeners and clusters.
 
+mod settings;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::google::protobuf;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use settings::CustomSettings;
 
 use crate::load::type_name;
 use crate::matcher::StringMatcher;
@@ -137,6 +142,8 @@ pub struct Http1Options {
     pub send_fully_qualified_url: bool,
     /// Any token is accepted as a method.
     pub allow_custom_methods: bool,
+    /// A malformed message does not end its connection.
+    pub spares_connection_of_malformed: bool,
     /// Upgrades that clients ask for in vain: they are served as if they had not asked.
     pub ignored_upgrades: Vec<StringMatcher>,
 }
@@ -152,6 +159,7 @@ impl Default for Http1Options {
             allow_chunked_length: false,
             send_fully_qualified_url: false,
             allow_custom_methods: false,
+            spares_connection_of_malformed: false,
             ignored_upgrades: Vec::new(),
         }
     }
@@ -175,13 +183,8 @@ impl Http1Options {
             allow_custom_methods,
             ignore_http_11_upgrade,
         } = proto;
-        // The default is what the codec does: a malformed message ends its connection.
-        let override_stream_error_on_invalid_http_message =
-            override_stream_error_on_invalid_http_message.filter(|b| b.value);
-        let supported = crate::refuse_set!(cx; override_stream_error_on_invalid_http_message);
         let ignored_upgrades = cx.each("ignore_http_11_upgrade", ignore_http_11_upgrade, StringMatcher::lower);
         let header_case = cx.opt("header_key_format", header_key_format, header_case);
-        supported?;
         let header_case = header_case?.unwrap_or_default();
         Ok(Self {
             allow_absolute_url: allow_absolute_url.is_none_or(|b| b.value),
@@ -192,6 +195,7 @@ impl Http1Options {
             allow_chunked_length,
             send_fully_qualified_url,
             allow_custom_methods,
+            spares_connection_of_malformed: override_stream_error_on_invalid_http_message.is_some_and(|b| b.value),
             ignored_upgrades: ignored_upgrades?,
         })
     }
@@ -283,6 +287,12 @@ pub struct Http2Options {
     pub max_window_updates_per_data_frame: u32,
     /// PING keep-alive.
     pub keepalive: Option<Keepalive>,
+    /// SETTINGS_MAX_FRAME_SIZE, in bytes, where set.
+    pub max_frame_size: Option<u32>,
+    /// SETTINGS by identifier that no field here stands for.
+    pub further_settings: Arc<[(u16, u32)]>,
+    /// Bytes beyond ASCII in header values of requests are refused. Envoy: those of responses never are.
+    pub disallow_obs_text: bool,
     /// For upstream connections: a malformed message ends its stream, and not the connection.
     pub spares_connection_of_malformed: bool,
     /// Header field limit, in bytes, where set.
@@ -307,6 +317,9 @@ impl Default for Http2Options {
             max_priority_frames_per_stream: 100,
             max_window_updates_per_data_frame: 10,
             keepalive: None,
+            max_frame_size: None,
+            further_settings: Arc::default(),
+            disallow_obs_text: false,
             spares_connection_of_malformed: false,
             max_header_field_size: None,
             stream_reset_burst: 1_000,
@@ -332,6 +345,7 @@ impl Http2Options {
     /// Lowers the message; the default stands for an absent one.
     pub fn lower(proto: Option<core::Http2ProtocolOptions>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let Some(proto) = proto else { return Ok(Self::default()) };
+        let settings = CustomSettings::lower(&proto, cx);
         let core::Http2ProtocolOptions {
             hpack_table_size,
             max_concurrent_streams,
@@ -348,24 +362,27 @@ impl Http2Options {
             // connection as well is not needed for safety here.
             stream_error_on_invalid_http_messaging,
             override_stream_error_on_invalid_http_message,
-            custom_settings_parameters,
+            custom_settings_parameters: _,
             connection_keepalive,
-            // Which codec Envoy uses, and whether it compresses with Huffman, changes nothing that a peer must see.
+            // Which codec Envoy uses changes nothing that a peer must see.
             use_oghttp2_codec: _,
             max_metadata_size: _,
-            enable_huffman_encoding: _,
+            enable_huffman_encoding,
             max_header_field_size_kb,
             disallow_obs_text,
             stream_reset_burst,
             stream_reset_rate,
         } = proto;
-        let disallow_obs_text = disallow_obs_text.filter(|b| b.value);
-        let supported = crate::refuse_set!(cx; allow_metadata, custom_settings_parameters, disallow_obs_text);
+        let supported = crate::refuse_set!(cx; allow_metadata);
         let keepalive = cx.opt("connection_keepalive", connection_keepalive, Keepalive::lower);
         supported?;
+        let settings = settings?;
+        if enable_huffman_encoding.is_some_and(|enabled| !enabled.value) {
+            tracing::info!(path = cx.path(), "enable_huffman_encoding has no effect: what is shorter so is sent so");
+        }
         let default = Self::default();
         let or = |value: Option<protobuf::UInt32Value>, default: u32| value.map_or(default, |v| v.value);
-        Ok(Self {
+        let mut options = Self {
             hpack_table_size: or(hpack_table_size, default.hpack_table_size),
             max_concurrent_streams: or(max_concurrent_streams, default.max_concurrent_streams),
             initial_stream_window_size: or(initial_stream_window_size, default.initial_stream_window_size),
@@ -391,7 +408,12 @@ impl Http2Options {
             max_header_field_size: max_header_field_size_kb.map(|kb| kb.value as usize * 1024),
             stream_reset_burst: stream_reset_burst.map_or(default.stream_reset_burst, |v| v.value),
             stream_reset_rate: stream_reset_rate.map_or(default.stream_reset_rate, |v| v.value),
-        })
+            max_frame_size: None,
+            further_settings: Arc::default(),
+            disallow_obs_text: disallow_obs_text.is_some_and(|b| b.value),
+        };
+        settings.apply(&mut options);
+        Ok(options)
     }
 }
 

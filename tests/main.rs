@@ -19,6 +19,7 @@ mod health;
 mod health_discovery;
 mod hostile_hosts;
 mod http2_hostile;
+mod http2_settings;
 mod layers;
 mod leaving;
 mod limits;

@@ -281,14 +281,12 @@ impl ServerName {
     fn lower(proto: Option<core::UpstreamHttpProtocolOptions>, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
         let core::UpstreamHttpProtocolOptions { auto_sni, auto_san_validation, override_auto_sni_header } =
             proto.unwrap_or_default();
-        let header = (!override_auto_sni_header.is_empty())
-            .then(|| HeaderName::try_from(override_auto_sni_header))
-            .transpose()
-            .map_err(|_| {
-                cx.at("upstream_http_protocol_options", |cx| {
-                    cx.at("override_auto_sni_header", |cx| cx.invalid("is no header name"))
-                })
-            })?;
+        let is_host = matches!(override_auto_sni_header.as_str(), "" | ":authority");
+        let header = (!is_host).then(|| HeaderName::try_from(override_auto_sni_header)).transpose().map_err(|_| {
+            cx.at("upstream_http_protocol_options", |cx| {
+                cx.at("override_auto_sni_header", |cx| cx.invalid("is no header name"))
+            })
+        })?;
         let name = Self { is_sent: auto_sni, is_checked: auto_san_validation, header };
         Ok((auto_sni || auto_san_validation).then_some(name))
     }

@@ -26,6 +26,10 @@ pub enum UpstreamPool {
     Generic,
     /// They are sent by HTTP, all of them.
     Http,
+    /// What they carry is sent over a connection of its own, whatever they are.
+    Tcp,
+    /// They carry datagrams, which are sent from a socket of its own.
+    Udp,
 }
 
 // === impl UpstreamPool ===
@@ -36,7 +40,11 @@ impl UpstreamPool {
         let any = typed_config.ok_or_else(|| cx.invalid("typed_config is required"))?;
         cx.at("typed_config", |cx| match message_name(&any) {
             "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto" => Ok(Self::Generic),
+            // It is of tcp_proxy, which has no other; requests are sent as if there were none.
+            "envoy.extensions.upstreams.tcp.generic.v3.GenericConnectionPoolProto" => Ok(Self::Generic),
             "envoy.extensions.upstreams.http.http.v3.HttpConnectionPoolProto" => Ok(Self::Http),
+            "envoy.extensions.upstreams.http.tcp.v3.TcpConnectionPoolProto" => Ok(Self::Tcp),
+            "envoy.extensions.upstreams.http.udp.v3.UdpConnectionPoolProto" => Ok(Self::Udp),
             other => Err(cx.not_implemented(format_args!("{other} as a pool of connections"))),
         })
     }

@@ -170,7 +170,7 @@ fn hosts_are_counted_by_names_of_their_own_unless_found_by_dns() {
 #[test]
 fn what_is_not_implemented_is_refused_by_name_all_at_once() {
     let mut proto = cluster(&["127.0.0.1"]);
-    proto.per_connection_buffer_high_watermark_timeout = Some(Default::default());
+    proto.per_connection_buffer_high_watermark_timeout = Some(protobuf::Duration { seconds: 1, nanos: 0 });
     proto.queuing_policies = Some(Default::default());
     let said = refusals(proto);
     let refused = ["per_connection_buffer_high_watermark_timeout", "queuing_policies"];

@@ -6,9 +6,11 @@ mod faults;
 mod limits;
 mod meter;
 mod response;
+mod settings;
 mod trailers;
 mod upload;
 
 pub(crate) use body::{BodyEvents, H2Body};
 pub use faults::Faults;
 pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};
+pub(crate) use settings::FurtherSettings;

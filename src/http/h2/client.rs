@@ -24,11 +24,15 @@ use super::faults::{Faults, is_senseless};
 pub use super::limits::ResponseLimits;
 use super::limits::STATUS;
 use super::response::{ResponseBody, ResponseEvents};
+use super::settings::{FurtherSettings, PREFACE};
 use super::upload::Upload;
 use crate::h1::{ExchangeError, ExchangeFailure, RequestSent};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// RFC 8441 §3.
+const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 
 /// One HTTP/2 connection to an upstream; clones share it.
 #[derive(Clone)]
@@ -109,6 +113,13 @@ impl H2Client {
             .max_header_list_size(limits.decoded())
             .max_send_buffer_size(SEND_BUFFER.min(buffer_limit))
             .enable_push(false);
+        if let Some(size) = options.max_frame_size {
+            builder.max_frame_size(size);
+        }
+        let mut further = options.further_settings.to_vec();
+        // A client has no use for it. Envoy says it all the same.
+        further.extend(options.allow_connect.then_some((ENABLE_CONNECT_PROTOCOL, 1)));
+        let io = FurtherSettings::wrap(io, PREFACE, &further);
         let (send, connection) = builder.handshake(io).await?;
         let faults = Rc::new(Faults::new(options.spares_connection_of_malformed, stats));
         let driver = Driver { connection, faults: faults.clone() };

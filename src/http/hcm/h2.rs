@@ -38,7 +38,7 @@ use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
 use super::{CLOSED_WHEN_DRAINED, Http};
 use crate::h1::is_authority;
-use crate::h2::{FrameMeter, H2Body, Limits, Metered};
+use crate::h2::{FrameMeter, FurtherSettings, H2Body, Limits, Metered};
 use crate::timer::{LazyTimer, earlier};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -57,6 +57,7 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     active.speaks(Protocol::Http2);
     let metered = Rc::new(Metered::default());
     let stats = &http.hcm.stats;
+    let io = FurtherSettings::wrap(io, 0, &h2.further_settings);
     let io = FrameMeter::new(io, Limits::from(h2), metered.clone(), stats.http.clone(), stats.http2.clone());
     let mut builder = Builder::new();
     builder
@@ -65,6 +66,9 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
         .max_concurrent_streams(h2.max_concurrent_streams)
         .max_header_list_size(u32::try_from(options.max_request_headers).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER);
+    if let Some(size) = h2.max_frame_size {
+        builder.max_frame_size(size);
+    }
     if h2.allow_connect {
         builder.enable_connect_protocol();
     }

@@ -149,6 +149,7 @@ impl Hcm {
         let common = cx.at("common_http_protocol_options", |cx| CommonOptions::lower(common_http_protocol_options, cx));
         let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
         let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
+        let options = refuse_options(http1.as_ref().ok(), http2.as_ref().ok(), cx);
         let scope = cx.env.stats.scope(&format!("http.{stat_prefix}"));
         let (chain, upgrades) = cx.in_scope(scope.clone(), |cx| {
             let chain = HttpChain::lower("http_filters", http_filters, cx);
@@ -177,6 +178,7 @@ impl Hcm {
         }
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         request_id?;
+        options?;
         let user_agent = add_user_agent.is_some_and(|b| b.value);
         let node = &cx.env.node;
         let (cluster, id) = (node.cluster.clone(), node.id.clone());
@@ -255,6 +257,21 @@ impl Hcm {
             codec,
         })
     }
+}
+
+/// What only hosts may be spoken to with.
+fn refuse_options(
+    http1: Option<&Http1Options>,
+    http2: Option<&Http2Options>,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    // The default is what the codec does: a malformed HTTP/1 message ends its connection.
+    let spares = http1.is_some_and(|http1| http1.spares_connection_of_malformed);
+    let http1 =
+        cx.at("http_protocol_options", |cx| cx.unsupported("override_stream_error_on_invalid_http_message", &spares));
+    let disallows = http2.is_some_and(|http2| http2.disallow_obs_text);
+    let http2 = cx.at("http2_protocol_options", |cx| cx.unsupported("disallow_obs_text", &disallows));
+    http1.and(http2)
 }
 
 fn lower_codec(codec_type: i32, cx: &mut LowerCx<'_>) -> Result<CodecType, Refused> {

@@ -30,8 +30,11 @@ pub(super) enum Terminated {
 
 /// Whether the tunnel ends here that the request asks for: the route says so, unless the cluster knows better.
 pub(super) fn terminated(head: &RequestHead, forward: &Forward, pool: UpstreamPool) -> Option<Terminated> {
-    if pool == UpstreamPool::Http {
-        return None;
+    match pool {
+        UpstreamPool::Generic => {}
+        UpstreamPool::Http => return None,
+        UpstreamPool::Tcp => return Some(Terminated::Tcp),
+        UpstreamPool::Udp => return Some(Terminated::Udp),
     }
     match (&head.protocol, &head.method) {
         (None, &Method::CONNECT) => forward.upgrade("connect").filter(|u| u.terminate).map(|_| Terminated::Tcp),
