@@ -50,6 +50,8 @@ fn malformed_requests() -> Vec<(&'static str, Fields)> {
         ("CRLF in the authority", with(":authority", "a\r\nb")),
         ("a path in the authority", with(":authority", "a/b")),
         ("userinfo in the authority", with(":authority", "x@a")),
+        ("a digit as the scheme", with(":scheme", "5")),
+        ("an empty scheme", with(":scheme", "")),
         ("a URL in the scheme", with(":scheme", "http://evil/?")),
         ("CONNECT that is not routed", vec![(":method", "CONNECT"), (":authority", "a:80")]),
         ("CONNECT with a path", with(":method", "CONNECT")),
@@ -72,6 +74,20 @@ fn malformed_requests() -> Vec<(&'static str, Fields)> {
         ("a length that overflows", and("content-length", "18446744073709551616")),
         (":protocol without the setting", and(":protocol", "websocket")),
     ]
+}
+
+#[tokio::test]
+async fn a_connection_begins_with_settings() {
+    let running = plain_proxy().await;
+    for split in SPLITS {
+        for (kind, flags, payload) in [(6, 0, &[0; 8][..]), (SETTINGS, ACK, &[]), (99, 0, &[])] {
+            let mut frames = Frames::without_settings(running.addr(), split).await.unwrap();
+            frames.frame(kind, flags, 0, payload).await.unwrap();
+            let _ = frames.headers(1, END_STREAM, GOOD).await;
+            assert_eq!(outcome(&mut frames, 1).await, Outcome::GoAway(1), "{kind}");
+        }
+    }
+    serves(running.addr()).await;
 }
 
 #[tokio::test]

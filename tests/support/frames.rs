@@ -34,11 +34,17 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) async fn connect(to: SocketAddr, split: Split) -> io::Result<Self> {
+        let mut frames = Self::without_settings(to, split).await?;
+        frames.frame(SETTINGS, 0, 0, &[]).await?;
+        Ok(frames)
+    }
+
+    /// A connection on which nothing but the preface was sent.
+    pub(crate) async fn without_settings(to: SocketAddr, split: Split) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let mut frames = Self { stream: SplitStream::new(stream, split) };
         frames.bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await?;
-        frames.frame(SETTINGS, 0, 0, &[]).await?;
         Ok(frames)
     }
 

@@ -127,6 +127,8 @@ impl RequestLine {
         let end = memchr::memchr(b' ', &line[start..]).map_or(line.len(), |at| start + at);
         target::check_characters(&line[start..end])?;
         let version = match line.get(end + 1..) {
+            // Envoy: the space before the version was lost, which makes no request of HTTP/0.9 of it.
+            None if line.ends_with(b"HTTP/1.1") => Version::Http11,
             // HTTP/0.9 has no version at all.
             None => Version::Http10,
             Some(version) => parse_version(version)?,
@@ -224,7 +226,7 @@ impl Request<'_> {
             body: Body::empty(),
             expects_continue: self.fields.expects_continue,
             upgrade,
-            has_host: has_host || !self.settings.default_host_for_http_10.is_empty(),
+            has_host: has_host || self.has_default_host(),
             absolute_form,
             header_bytes: self.fields.bytes,
             wire_bytes: head.len() as u64,
@@ -258,6 +260,10 @@ impl Request<'_> {
         }
     }
 
+    fn has_default_host(&self) -> bool {
+        self.line.version == Version::Http10 && !self.settings.default_host_for_http_10.is_empty()
+    }
+
     fn connect_framing(&mut self) -> Result<RequestFraming, BadRequest> {
         if self.fields.coding != Coding::Absent {
             return Err(INVALID_TRANSFER_ENCODING);
@@ -283,7 +289,9 @@ impl Request<'_> {
         if self.line.version != Version::Http11 || framing == RequestFraming::Chunked {
             return None;
         }
-        let value = ByteStr::from_utf8(value).ok()?;
+        // What is no text is no protocol that anybody could have allowed, and asked for all the same.
+        let value = ByteStr::from_utf8(value.clone())
+            .unwrap_or_else(|_| ByteStr::from(String::from_utf8_lossy(&value).into_owned()));
         let Some(ignore) = &self.settings.ignore_upgrade else { return Some(value) };
         let kept: Vec<&str> = value.split(',').map(str::trim).filter(|v| !v.is_empty() && !ignore(v)).collect();
         if kept.is_empty() { None } else { Some(ByteStr::from(kept.join(","))) }

@@ -63,6 +63,9 @@ pub(crate) enum FloodKind {
     /// No flood either: RFC 9113 §8.1 forbids them.
     #[error("pseudo-header fields in trailers")]
     PseudoTrailers,
+    /// Nor this: RFC 9113 §3.4 has SETTINGS first.
+    #[error("a connection that does not begin with SETTINGS")]
+    Preface,
     #[error("too many frames in a row with an empty payload")]
     Empty,
     #[error("too many PRIORITY frames")]
@@ -130,7 +133,7 @@ impl Metered {
         {
             let reason = match flood {
                 FloodKind::FrameSize => Reason::FRAME_SIZE_ERROR,
-                FloodKind::PseudoTrailers => Reason::PROTOCOL_ERROR,
+                FloodKind::PseudoTrailers | FloodKind::Preface => Reason::PROTOCOL_ERROR,
                 _ => Reason::ENHANCE_YOUR_CALM,
             };
             left.io.write_all(&go_away(left.last_stream, reason)).await?;
@@ -266,6 +269,8 @@ struct Counts {
     skip: usize,
     header: [u8; HEADER],
     have: usize,
+    /// The first frame has come.
+    has_begun: bool,
     /// HEADERS frames, and what they were.
     streams: u64,
     opened: u64,
@@ -289,6 +294,7 @@ impl Counts {
             skip: PREFACE,
             header: [0; HEADER],
             have: 0,
+            has_begun: false,
             streams: 0,
             opened: 0,
             trailers: 0,
@@ -331,6 +337,10 @@ impl Counts {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
         self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
+        if !self.has_begun {
+            self.has_begun = true;
+            check(kind == kind::SETTINGS && flags & ACK == 0, FloodKind::Preface)?;
+        }
         check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
@@ -457,8 +467,13 @@ mod tests {
 
     #[track_caller]
     fn check_flood(frames: &[Vec<u8>], expected: Option<FloodKind>) {
+        check_bytes(&[&[frame(4, 0, 0)], frames].concat().concat(), expected);
+    }
+
+    #[track_caller]
+    fn check_bytes(frames: &[u8], expected: Option<FloodKind>) {
         let mut bytes = vec![0; PREFACE];
-        bytes.extend(frames.concat());
+        bytes.extend(frames);
         let limits = Limits::from(&Http2Options::default());
         let whole = Counts::new(limits).take(&bytes, 0).err();
         assert_eq!(whole, expected);
@@ -478,6 +493,14 @@ mod tests {
         check_flood(&[frame(1, 4, 5), frame(0, 0, 0)], None);
         check_flood(&[frame(1, 4, 5), frame(0, 0, 0), frame(0, 0, 0)], Some(FloodKind::Empty));
         check_flood(&vec![frame(9, 0, 0); 3], Some(FloodKind::Empty));
+    }
+
+    #[test]
+    fn settings_come_first() {
+        check_bytes(&frame(4, 0, 6), None);
+        for first in [frame(1, 5, 5), frame(6, 0, 8), frame(4, 1, 0), frame(99, 0, 0)] {
+            check_bytes(&first, Some(FloodKind::Preface));
+        }
     }
 
     #[test]

@@ -228,9 +228,10 @@ impl Server {
         let info = Rc::new(StreamInfo::new(http.connection.clone(), now, http.worker.clock.wall(now)));
         info.protocol.set(Some(Protocol::Http2));
         info.times.request_headers_end.set(Some(now));
+        let is_sound = head::is_sound(request.method(), request.uri());
         let (head, body, abandoned) = self.read(request, &info);
         let is_head = head.method == Method::HEAD;
-        let fault = self.fault(&head);
+        let fault = self.fault(&head, is_sound);
         let mut deadline = Deadline::new(http, &info, LazyTimer::default());
         let origin = Origin { has_host: !head.authority.is_empty(), has_scheme: true, is_known: true };
         let mut stream = Stream::new(http.clone(), head, body, info.clone(), origin);
@@ -283,7 +284,7 @@ impl Server {
     }
 
     /// Why Envoy's codec would not take this head, if it would not; counts it.
-    fn fault(&self, head: &RequestHead) -> Option<&'static str> {
+    fn fault(&self, head: &RequestHead, is_sound: bool) -> Option<&'static str> {
         let (stats, common) = (&self.http.hcm.stats.http2, &self.http.hcm.codec.common);
         if head.headers.len() > common.max_headers_count {
             stats.header_overflow().inc();
@@ -294,7 +295,7 @@ impl Server {
             return Some("http2.unexpected_underscore");
         }
         // RFC 9113 §8.3.1 forbids userinfo; all else that HTTP/1 has no host of goes the same way.
-        if !is_authority(head.authority.as_bytes()) {
+        if !is_sound || !is_authority(head.authority.as_bytes()) {
             stats.rx_messaging_error().inc();
             return Some(MESSAGING);
         }

@@ -154,7 +154,7 @@ impl HcmStats {
             Some(FloodKind::Control) => self.http2.outbound_control_flood().inc(),
             Some(FloodKind::Reset) => self.http.downstream_rq_too_many_premature_resets().inc(),
             Some(FloodKind::PseudoTrailers) => self.http2.rx_messaging_error().inc(),
-            Some(FloodKind::FrameSize) | None => {}
+            Some(FloodKind::FrameSize | FloodKind::Preface) | None => {}
         }
     }
 }

@@ -36,6 +36,7 @@ impl Active {
         server.accepted.set(server.accepted.get() + 1);
         server.active.set(server.active.get() + 1);
         server.idle_since.set(None);
+        server.http.hcm.stats.http2.streams_active().inc();
         Self(server)
     }
 }
@@ -43,6 +44,7 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
+        self.0.http.hcm.stats.http2.streams_active().dec();
         if self.0.active.get() == 0 {
             self.0.idle_since.set(Some(Instant::now()));
             if let Some(waker) = self.0.waker.take() {
