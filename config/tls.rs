@@ -26,12 +26,15 @@ mod password;
 mod peer;
 mod peer_name;
 mod policies;
+mod printed;
 mod references;
 mod revocation;
 mod san;
+mod server_configs;
 mod sessions;
 mod signature;
 mod spiffe;
+mod suites;
 #[cfg(test)]
 mod tests;
 mod upstream;

@@ -72,10 +72,10 @@ pub(super) fn lower(
         private_key_provider,
         password,
         ocsp_staple,
-        signed_certificate_timestamp,
+        signed_certificate_timestamp: _,
         tls_params,
     } = proto;
-    let refused = refuse_set!(cx; private_key_provider, signed_certificate_timestamp, tls_params);
+    let refused = refuse_set!(cx; private_key_provider, tls_params);
     let password = cx.opt("password", password, |source, cx| data_source(source, MAX_PASSWORD, cx));
     let ocsp = cx.opt("ocsp_staple", ocsp_staple, lower_staple);
     refused?;

@@ -6,12 +6,13 @@ use super::der::{self, Der};
 
 /// Kinds of text (X.680 §8.4).
 const UTF8: u8 = 0x0c;
+const NUMERIC: u8 = 0x12;
 const PRINTABLE: u8 = 0x13;
 const TELETEX: u8 = 0x14;
 const IA5: u8 = 0x16;
 const VISIBLE: u8 = 0x1a;
 const UNIVERSAL: u8 = 0x1c;
-const BMP: u8 = 0x1e;
+pub(super) const BMP: u8 = 0x1e;
 
 /// A name in DER, such that names that are the same have the same bytes. Of a name that cannot be read it is that
 /// name.
@@ -60,11 +61,13 @@ fn is_text(tag: u8) -> bool {
     [UTF8, PRINTABLE, TELETEX, IA5, VISIBLE, UNIVERSAL, BMP].contains(&tag)
 }
 
-/// The value as text. Of what has one byte for a letter BoringSSL takes each for the letter of that number.
-fn text(tag: u8, value: &[u8]) -> Option<String> {
+/// The value as text, of kinds that are some. Of what has one byte for a letter BoringSSL takes each for the letter of that number.
+pub(super) fn text(tag: u8, value: &[u8]) -> Option<String> {
     match tag {
         UTF8 => std::str::from_utf8(value).ok().map(str::to_owned),
-        PRINTABLE | IA5 | VISIBLE | TELETEX => Some(value.iter().map(|byte| char::from(*byte)).collect()),
+        NUMERIC | PRINTABLE | IA5 | VISIBLE | TELETEX | der::UTC_TIME | der::GENERALIZED_TIME => {
+            Some(value.iter().map(|byte| char::from(*byte)).collect())
+        }
         BMP => {
             let (units, []) = value.as_chunks::<2>() else { return None };
             char::decode_utf16(units.iter().map(|unit| u16::from_be_bytes(*unit))).collect::<Result<_, _>>().ok()

@@ -23,7 +23,8 @@ use super::on_demand::{HasCertificate, OnDemand, Selector};
 use super::parameters::{Parameters, Version};
 use super::peer::Clients;
 use super::references::References;
-use super::sessions::{DEFAULT_LIFETIME, TimedSessions, TimedTickets};
+use super::server_configs::ServerConfigs;
+use super::sessions::{DEFAULT_LIFETIME, LATEST_LIFETIME, TimedSessions, TimedTickets};
 use super::validation::{Peer, Validation, sha256};
 use crate::fingerprint::fingerprint;
 use crate::refuse_set;
@@ -44,9 +45,9 @@ pub struct DownstreamTls {
 #[derive(Debug)]
 pub struct ServerSide {
     /// For rustls.
-    server: Arc<ServerConfig>,
+    server: ServerConfigs,
     /// The same, with which connections of certain addresses log their secrets.
-    logged: Option<(KeyLog, Arc<ServerConfig>)>,
+    logged: Option<(KeyLog, ServerConfigs)>,
     /// Whether clients that name no server are refused.
     pub requires_sni: bool,
     /// What clients' certificates are held against.
@@ -98,6 +99,10 @@ impl DownstreamTls {
     pub fn lower(mut proto: pb::DownstreamTlsContext, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let scope = cx.listener().unwrap_or_else(|| cx.scope()).clone();
         let common = proto.common_tls_context.get_or_insert_default();
+        if !common.tls_certificates.is_empty() && !common.tls_certificate_sds_secret_configs.is_empty() {
+            let refuse = |cx: &mut LowerCx<'_>| cx.invalid("a server has either these or tls_certificates");
+            return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificate_sds_secret_configs", refuse)));
+        }
         let taken = cx.at("common_tls_context", |cx| {
             let selector = Selector::take(common, Peer::Client, cx);
             Ok((References::take(common, cx)?, selector?))
@@ -232,9 +237,6 @@ impl ServerSide {
             check_certificates(&certificates, staples, cx)?;
         }
         let provider = parameters.provider.clone();
-        let builder = ServerConfig::builder_with_provider(provider.clone());
-        let builder = builder.with_protocol_versions(&parameters.versions);
-        let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
         let bound_to = bound_to(parts.rules, &validation, &certificates);
         let verifies = parts.requires_certificate || validation.is_any() || validation.accepts_untrusted();
         let validation = Arc::new(validation);
@@ -251,36 +253,49 @@ impl ServerSide {
             false => WebPkiClientVerifier::no_client_auth(),
         };
         let by_name = Arc::new(CertificatesByName::new(&certificates, scans_all, staples));
-        let mut server = builder.with_client_cert_verifier(verifier).with_cert_resolver(by_name.clone());
-        server.alpn_protocols = alpn;
-        server.ignore_client_order = parts.ignores_client_order;
-        server.session_storage = match parts.is_stateful {
-            true => Arc::new(TimedSessions::new(lifetime)),
-            false => Arc::new(NoServerSessionStorage {}),
-        };
-        match tickets {
-            Tickets::None => server.send_tls13_tickets = 0,
+        let tickets = match tickets {
+            Tickets::None => None,
             Tickets::OwnKeys => {
                 let tickets = TimedTickets::with_own_keys(lifetime);
-                let tickets = tickets.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?;
-                server.ticketer = Arc::new(tickets);
+                Some(tickets.map_err(|e| cx.invalid(format!("no keys for tickets can be made: {e}")))?)
             }
-            Tickets::Shared(keys) => server.ticketer = Arc::new(TimedTickets::new(keys, lifetime, bound_to)),
-        }
+            Tickets::Shared(keys) => Some(TimedTickets::new(keys, lifetime, bound_to)),
+        };
+        let configs = ServerConfigs::new(&parameters.provider, parameters.chacha.as_ref(), |provider| {
+            let builder = ServerConfig::builder_with_provider(provider.clone());
+            let builder = builder.with_protocol_versions(&parameters.versions)?;
+            let builder = builder.with_client_cert_verifier(verifier.clone());
+            Ok(builder.with_cert_resolver(by_name.clone()))
+        });
+        let configs = configs.map_err(|e: rustls::Error| cx.invalid(format!("versions and suites do not fit: {e}")))?;
+        let configs = configs.changed(|server| {
+            server.alpn_protocols.clone_from(&alpn);
+            server.ignore_client_order = parts.ignores_client_order;
+            if tickets.is_none() {
+                server.send_tls13_tickets = 0;
+            }
+        });
+        let keeps = |server: &mut ServerConfig, lifetime: u32| {
+            server.session_storage = match parts.is_stateful {
+                true => Arc::new(TimedSessions::new(lifetime)),
+                false => Arc::new(NoServerSessionStorage {}),
+            };
+            if let Some(tickets) = &tickets {
+                server.ticketer = Arc::new(tickets.lasting(lifetime));
+            }
+        };
+        let mut plain = configs;
+        plain.share(|server| keeps(server, lifetime));
+        let server = match parameters.versions.contains(&&rustls::version::TLS13) {
+            true => plain.with_latest(|server| keeps(server, LATEST_LIFETIME)),
+            false => plain,
+        };
         let logged = key_log.map(|log| {
-            let mut logged = server.clone();
-            logged.key_log = log.file.clone();
-            (log, Arc::new(logged))
+            let logged = server.changed(|server| server.key_log = log.file.clone());
+            (log, logged)
         });
         let requires_sni = parts.requires_sni;
-        Ok(Self {
-            server: Arc::new(server),
-            logged,
-            requires_sni,
-            validation,
-            certificates: by_name,
-            all: certificates,
-        })
+        Ok(Self { server, logged, requires_sni, validation, certificates: by_name, all: certificates })
     }
 }
 
@@ -339,12 +354,18 @@ impl HasCertificates for Live<ServerSide> {
 }
 
 impl ServerSide {
-    /// What a connection between these addresses makes its handshake with.
-    pub fn server(&self, local: Option<IpAddr>, remote: Option<IpAddr>) -> &Arc<ServerConfig> {
+    /// What a connection between these addresses makes its handshake with, whose client says this hello.
+    pub fn server(&self, hello: &ClientHello<'_>, local: Option<IpAddr>, remote: Option<IpAddr>) -> &Arc<ServerConfig> {
         match &self.logged {
-            Some((log, logged)) if log.covers(local, remote) => logged,
-            _ => &self.server,
+            Some((log, logged)) if log.covers(local, remote) => logged.for_client(hello),
+            _ => self.server.for_client(hello),
         }
+    }
+
+    /// What handshakes of TLS 1.2 are made with.
+    #[cfg(test)]
+    pub(crate) fn plain(&self) -> &Arc<ServerConfig> {
+        self.server.plain()
     }
 
     /// What becomes of a client that says this hello, where it asks for an OCSP response.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nuncio_telemetry::CertificateInfo;
 use rustls::pki_types::CertificateDer;
 use x509_parser::time::ASN1Time;
-use x509_parser::x509::X509Name;
 
+use super::printed::printed;
 use super::san::{Names, Parsed};
 use super::validation::sha256;
 
@@ -17,8 +17,8 @@ pub fn certificate_info(der: &CertificateDer<'_>) -> Option<CertificateInfo> {
     let other_sans = names.others().map(str::to_owned).collect();
     let Names { dns, uri, email, ip, other: _, all: _ } = names;
     Some(CertificateInfo {
-        subject: name(parsed.subject()),
-        issuer: name(parsed.issuer()),
+        subject: printed(parsed.subject().as_raw()),
+        issuer: printed(parsed.issuer().as_raw()),
         serial: hex(strip_sign(parsed.raw_serial())),
         fingerprint_1: hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, der).as_ref()),
         fingerprint_256: hex(&sha256(der)),
@@ -50,34 +50,6 @@ pub(super) fn from_hex(digits: &[u8]) -> Option<Vec<u8>> {
     let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
     let (pairs, []) = digits.as_chunks::<2>() else { return None };
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
-}
-
-/// RFC 2253: the last part first.
-fn name(name: &X509Name<'_>) -> String {
-    let mut parts: Vec<String> = name
-        .iter_attributes()
-        .map(|attribute| {
-            let key = x509_parser::objects::oid2abbrev(attribute.attr_type(), x509_parser::objects::oid_registry());
-            let key = key.map_or_else(|_| attribute.attr_type().to_id_string(), str::to_owned);
-            format!("{key}={}", escape(attribute.as_str().unwrap_or_default()))
-        })
-        .collect();
-    parts.reverse();
-    parts.join(",")
-}
-
-/// RFC 2253 §2.4.
-fn escape(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    let last = value.chars().count().saturating_sub(1);
-    for (i, c) in value.chars().enumerate() {
-        let at_edge = (i == 0 && matches!(c, ' ' | '#')) || (i == last && c == ' ');
-        if at_edge || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
 }
 
 fn time(time: ASN1Time) -> SystemTime {

@@ -7,28 +7,22 @@ use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group as group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::suites::Suites;
 use crate::refuse_set;
 
 /// What a side offers.
 pub(super) struct Parameters {
     pub(super) versions: Vec<&'static SupportedProtocolVersion>,
     pub(super) provider: Arc<CryptoProvider>,
+    /// The same for clients that would rather have ChaCha20, where that is as good to us.
+    pub(super) chacha: Option<Arc<CryptoProvider>>,
 }
 
 /// The suites of TLS 1.3, which nothing but its version switches.
 const SUITES_13: [SupportedCipherSuite; 3] =
     [suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256];
-/// The suites of TLS 1.2 by BoringSSL's names, in Envoy's order of preference.
-const SUITES_12: [(&str, SupportedCipherSuite); 6] = [
-    ("ECDHE-ECDSA-AES128-GCM-SHA256", suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-ECDSA-CHACHA20-POLY1305", suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-RSA-AES128-GCM-SHA256", suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
-    ("ECDHE-RSA-CHACHA20-POLY1305", suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
-    ("ECDHE-ECDSA-AES256-GCM-SHA384", suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
-    ("ECDHE-RSA-AES256-GCM-SHA384", suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
-];
 /// Groups by BoringSSL's names.
 const GROUPS: [(&str, &str, &dyn SupportedKxGroup); 4] = [
     ("X25519MLKEM768", "X25519MLKEM768", group::X25519MLKEM768),
@@ -58,7 +52,7 @@ impl Parameters {
         let minimum = cx.at("tls_minimum_protocol_version", |cx| Version::lower(tls_minimum_protocol_version, cx));
         let maximum = cx.at("tls_maximum_protocol_version", |cx| Version::lower(tls_maximum_protocol_version, cx));
         let is_only_13 = matches!(minimum, Ok(Some(Version::Tls13)));
-        let suites = lower_suites(&cipher_suites, !is_only_13, cx);
+        let suites = Suites::lower(&cipher_suites, !is_only_13, cx);
         let groups = lower_groups(&ecdh_curves, cx);
         refused?;
         let (minimum, maximum) = (minimum?.unwrap_or(Version::Tls12), maximum?);
@@ -71,16 +65,22 @@ impl Parameters {
         let in_range = |v: &Version| (minimum..=maximum).contains(v);
         // A suite that no version has is not offered.
         let suites_13 = if in_range(&Version::Tls13) { &SUITES_13[..] } else { &[] };
-        let suites_12 = suites?.into_iter().filter(|_| in_range(&Version::Tls12));
-        let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
+        let suites = suites?;
+        let with_12 = |suites_12: Vec<SupportedCipherSuite>| {
+            let suites_12 = suites_12.into_iter().filter(|_| in_range(&Version::Tls12));
+            suites_13.iter().copied().chain(suites_12).collect()
+        };
         let groups = groups?;
         let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(.., group)| *group).collect();
         let provider = CryptoProvider {
-            cipher_suites: suites_13.iter().copied().chain(suites_12).collect(),
+            cipher_suites: with_12(suites.all()),
             kx_groups: if groups.is_empty() { default() } else { groups },
             ..aws_lc_rs::default_provider()
         };
-        Ok(Self { versions, provider: Arc::new(provider) })
+        let chacha = suites.with_chacha_first().filter(|_| in_range(&Version::Tls12));
+        let chacha = chacha.map(|all| CryptoProvider { cipher_suites: with_12(all), ..provider.clone() });
+        let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
+        Ok(Self { versions, provider: Arc::new(provider), chacha: chacha.map(Arc::new) })
     }
 }
 
@@ -113,53 +113,16 @@ impl Version {
     }
 }
 
-/// The suites of TLS 1.2; suites in brackets are equally good, which here means: in the order given. Those that are not
-/// spoken are left out where others remain: who lists them, as Istio does, offers them to clients that know no better.
-fn lower_suites(
-    entries: &[String],
-    is_needed: bool,
-    cx: &mut LowerCx<'_>,
-) -> Result<Vec<SupportedCipherSuite>, Refused> {
-    // Envoy splits an entry at colons too, as OpenSSL's lists are written.
-    let names = |entry: &str| -> Vec<String> {
-        let entries =
-            entry.split([':', ',']).map(|e| e.strip_prefix('[').and_then(|e| e.strip_suffix(']')).unwrap_or(e));
-        entries.flat_map(|group| group.split('|')).filter(|name| !name.is_empty()).map(str::to_owned).collect()
-    };
-    let entries: Vec<_> = entries.iter().map(|entry| names(entry)).collect();
-    if entries.iter().all(Vec::is_empty) {
-        return Ok(SUITES_12.iter().map(|(_, suite)| *suite).collect());
-    }
-    let has_spoken = entries.iter().flatten().any(|name| spoken_suite(name).is_some());
-    let each = cx.each("cipher_suites", entries, |names, cx| {
-        let mut suites = Vec::new();
-        for name in names {
-            match spoken_suite(&name) {
-                Some(suite) => suites.push(suite),
-                None if is_weak(&name) && (has_spoken || !is_needed) => {
-                    tracing::warn!(path = cx.path(), name, "{WEAK}: this cipher suite is left out");
-                }
-                None if is_weak(&name) => return Err(cx.invalid(format!("{name:?} has {WEAK}"))),
-                None => {
-                    return Err(cx.invalid(format!("{name:?} is not a cipher suite of TLS 1.2 that is spoken here")));
-                }
-            }
-        }
-        Ok(suites)
-    });
-    Ok(each?.concat())
+pub(super) fn is_of_tls13(suite: CipherSuite) -> bool {
+    SUITES_13.iter().any(|known| known.suite() == suite)
 }
 
-fn spoken_suite(name: &str) -> Option<SupportedCipherSuite> {
-    let iana = |suite: SupportedCipherSuite| format!("{:?}", suite.suite());
-    SUITES_12.iter().find(|(known, suite)| *known == name || iana(*suite) == name).map(|(_, suite)| *suite)
-}
-
-const WEAK: &str = "CBC or RSA key exchange, which are broken and not spoken";
-
-fn is_weak(name: &str) -> bool {
-    let is_listed = name.ends_with("-SHA") || name.contains("CBC") || name.starts_with("AES") || name.contains("3DES");
-    is_listed || name.starts_with("TLS_RSA_WITH_")
+pub(super) fn is_chacha(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
 }
 
 /// Envoy joins the entries with colons, and BoringSSL takes them apart: an entry may be several.

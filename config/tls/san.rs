@@ -12,6 +12,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::der::{self, Der};
+use super::dn;
 use crate::matcher::StringMatcher;
 
 /// A certificate that was read.
@@ -89,7 +90,8 @@ impl Names {
 
 /// The value of an `otherName` as text, as Envoy has it.
 fn other_name(value: &[u8]) -> Option<String> {
-    let (tag, content) = Der::new(value).inside(der::EXPLICIT_0)?.any()?;
+    let mut inner = Der::new(value).inside(der::EXPLICIT_0)?;
+    let (tag, content) = inner.clone().any()?;
     Some(match tag {
         der::NULL => String::new(),
         der::BOOLEAN => if content.iter().any(|b| *b != 0) { "true" } else { "false" }.to_owned(),
@@ -98,7 +100,9 @@ fn other_name(value: &[u8]) -> Option<String> {
             i128::from_be_bytes(content).to_string()
         }
         der::OID => der::dotted(content)?,
-        // Constructed values are no text.
+        dn::BMP => dn::text(tag, content)?,
+        der::SEQUENCE | der::SET => String::from_utf8_lossy(inner.whole()?).into_owned(),
+        // Other constructed values are no text.
         constructed if constructed & 0x20 != 0 => return None,
         _ => String::from_utf8_lossy(content).into_owned(),
     })
@@ -178,13 +182,23 @@ impl SanMatcher {
     }
 }
 
-/// Whether a certificate's DNS name, which may begin with a wildcard for one label, is the name that is wanted
+/// Whether a certificate's DNS name, whose first label may have a wildcard, is the name that is wanted
 /// (RFC 6125 §6.4.3).
 pub(super) fn covers(pattern: &str, name: &str) -> bool {
-    match pattern.strip_prefix("*.") {
-        Some(parent) => {
-            name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
-        }
-        None => pattern.eq_ignore_ascii_case(name),
+    if pattern.eq_ignore_ascii_case(name) {
+        return true;
     }
+    let (Some((pattern, parent)), Some((label, rest))) = (pattern.split_once('.'), name.split_once('.')) else {
+        return false;
+    };
+    let Some((start, end)) = pattern.split_once('*') else { return false };
+    let (pattern, label) = (pattern.to_ascii_lowercase(), label.to_ascii_lowercase());
+    // Of a name in punycode no part stands for letters.
+    let is_wildcard = !end.contains('*') && !pattern.starts_with("xn--");
+    let (start, end) = (start.to_ascii_lowercase(), end.to_ascii_lowercase());
+    is_wildcard
+        && rest.eq_ignore_ascii_case(parent)
+        && label.len() >= pattern.len().saturating_sub(1).max(1)
+        && label.starts_with(&start)
+        && label.ends_with(&end)
 }

@@ -11,6 +11,8 @@ use crate::secret::TicketKeys;
 
 /// Seconds that a session is good for where nothing is set: those of BoringSSL, and of Envoy so.
 pub(super) const DEFAULT_LIFETIME: u32 = 2 * 60 * 60;
+/// Seconds that a session of TLS 1.3 is good for, whatever is set: those of BoringSSL.
+pub(super) const LATEST_LIFETIME: u32 = 2 * 24 * 60 * 60;
 /// Sessions that a context remembers for those who take no tickets.
 const REMEMBERED: usize = 256;
 /// Seconds since 1970 stand before what is kept.
@@ -39,9 +41,14 @@ impl TimedTickets {
         Self { made_by: Arc::new(keys), lifetime, bound_to }
     }
 
-    /// With keys of their own, which change as often as sessions end.
+    /// The same that are good for so long.
+    pub(super) fn lasting(&self, lifetime: u32) -> Self {
+        Self { made_by: self.made_by.clone(), lifetime, bound_to: self.bound_to }
+    }
+
+    /// With keys of their own, which change as often as the longest of sessions end.
     pub(super) fn with_own_keys(lifetime: u32) -> Result<Self, Error> {
-        let keys = TicketRotator::new(lifetime, || {
+        let keys = TicketRotator::new(lifetime.max(LATEST_LIFETIME), || {
             let keys = TicketKeys::random().ok_or(rustls::crypto::GetRandomFailed)?;
             Ok(Box::new(keys))
         });

@@ -36,9 +36,15 @@ impl TrustDomains {
             let names = domains.iter().map(|(name, _)| name.clone()).collect();
             return Ok(Self { bundles: domains.into_iter().collect(), names });
         }
+        if trust_domains.is_empty() {
+            return Err(cx.at("trust_domains", |cx| cx.invalid("is empty: nobody could be believed")));
+        }
         let domains = cx.each("trust_domains", trust_domains, |domain, cx| {
             let pb::spiffe_cert_validator_config::TrustDomain { name, trust_bundle, workload_trust_domain } = domain;
             cx.unsupported("workload_trust_domain", &workload_trust_domain)?;
+            if name.contains('/') {
+                return Err(cx.at("name", |cx| cx.invalid(format!("{name:?} is no trust domain"))));
+            }
             let bundle = cx.opt("trust_bundle", trust_bundle, Authorities::lower)?;
             match bundle {
                 Some(bundle) => Ok((name, bundle)),
@@ -67,8 +73,9 @@ impl TrustDomains {
         peer: Peer,
     ) -> Result<(), Error> {
         // X.509-SVID §4.1 and §4.3: who signs others is no workload.
+        // BoringSSL: where no usage is told, the key is for all.
         let usage = parsed.key_usage().ok().flatten();
-        if parsed.is_ca() || usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
+        if parsed.is_ca() || usage.is_none_or(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()) {
             return Err(Unbelieved::NoTrustDomain.into());
         }
         // An identity is the only URI of its certificate (§2). Envoy: the first counts.

@@ -66,7 +66,7 @@ fn what_is_broken_is_refused_with_the_reason() {
 fn offered(change: impl FnOnce(&mut pb::TlsParameters)) -> (Vec<String>, Vec<String>) {
     let tls = lower(server(parameters(change))).expect("it is fine");
     let side = tls.current().expect("no secret is missing");
-    let server = side.server(None, None);
+    let server = side.plain();
     let provider = server.crypto_provider();
     let suites = provider.cipher_suites[3..].iter().map(|suite| format!("{:?}", suite.suite()));
     (suites.collect(), provider.kx_groups.iter().map(|group| format!("{:?}", group.name())).collect())
@@ -108,7 +108,7 @@ fn an_entry_of_protocols_may_be_a_list() {
     let protocols = ["h2,http/1.1", "", "a"].map(str::to_owned).to_vec();
     let tls = lower(server(|common| common.alpn_protocols = protocols)).expect("it is fine");
     let side = tls.current().expect("no secret is missing");
-    assert_eq!(side.server(None, None).alpn_protocols, [&b"h2"[..], b"http/1.1", b"a"]);
+    assert_eq!(side.plain().alpn_protocols, [&b"h2"[..], b"http/1.1", b"a"]);
     let refused = refusal(|common| common.alpn_protocols = vec![format!("h2,{}", "a".repeat(256))]);
     assert_eq!(refused, "alpn_protocols[0]: a protocol's name has 1 to 255 bytes");
 }
@@ -199,6 +199,12 @@ fn a_wildcard_covers_one_label() {
         ("*.a.test", "a.test", false),
         ("*.a.test", ".a.test", false),
         ("a.test", "a.test", true),
+        ("f*.a.test", "Foo.a.test", true),
+        ("f*o.a.test", "fo.a.test", true),
+        ("f*o.a.test", "f.a.test", false),
+        ("f*.a.test", "bar.a.test", false),
+        ("f**.a.test", "foo.a.test", false),
+        ("xn--*.a.test", "xn--a.a.test", false),
     ] {
         assert_eq!(san::covers(pattern, name), covers, "{pattern} {name}");
     }
@@ -221,7 +227,7 @@ fn a_map_of_trust_bundles_that_cannot_be_used_is_refused_with_the_reason() {
             type_url: format!("type.googleapis.com/{}", pb::SpiffeCertValidatorConfig::full_name()),
             value: proto.encode_to_vec(),
         };
-        let custom = TypedExtensionConfig { name: "any".into(), typed_config: Some(any) };
+        let custom = TypedExtensionConfig { name: "envoy.tls.cert_validator.spiffe".into(), typed_config: Some(any) };
         let refused = refusal(validation(|v| v.custom_validator_config = Some(custom)));
         let path = "validation_context.custom_validator_config.typed_config.trust_bundles: ";
         assert!(refused.strip_prefix(path).is_some_and(|found| found.starts_with(reason)), "{map}: {refused}");

@@ -110,6 +110,10 @@ impl UpstreamTls {
         }
         let scope = cx.scope().clone();
         let mut common = common_tls_context.unwrap_or_default();
+        if auto_sni_san_validation && common.validation_context_type.is_none() {
+            let reason = "needs a validation context";
+            return Err(cx.at("auto_sni_san_validation", |cx| cx.invalid(reason)));
+        }
         let taken = cx.at("common_tls_context", |cx| {
             let selector = Selector::take(&mut common, Peer::Server, cx);
             Ok((References::take(&mut common, cx)?, selector?))

@@ -21,6 +21,9 @@ use super::spiffe::TrustDomains;
 use crate::protocol::message_name;
 use crate::{extension, refuse_set};
 
+/// The name of the validator that Envoy has besides its own.
+const SPIFFE: &str = "envoy.tls.cert_validator.spiffe";
+
 /// What a peer's certificate is held against.
 #[derive(Debug, Default)]
 pub(super) struct Validation {
@@ -104,7 +107,8 @@ impl Validation {
             verify_certificate_hash,
             match_typed_subject_alt_names,
             match_subject_alt_names,
-            require_signed_certificate_timestamp,
+            // Envoy does not implement it either.
+            require_signed_certificate_timestamp: _,
             crl,
             allow_expired_certificate,
             trust_chain_verification,
@@ -114,7 +118,7 @@ impl Validation {
             suppress_client_ca_list,
         } = proto;
         // watched_directory: as with certificates, Envoy watches for what comes from discovery alone.
-        let refused = refuse_set!(cx; ca_certificate_provider_instance, require_signed_certificate_timestamp);
+        let refused = refuse_set!(cx; ca_certificate_provider_instance);
         let domains = cx.opt("custom_validator_config", custom_validator_config, lower_custom);
         let authorities = match (cx.opt("trusted_ca", trusted_ca, Authorities::lower), system_root_certs) {
             (Ok(None), Some(pb::certificate_validation_context::SystemRootCerts {})) => {
@@ -159,6 +163,10 @@ impl Validation {
             let reason = "names are no proof without trusted_ca: anybody may claim them";
             return Err(cx.at("match_typed_subject_alt_names", |cx| cx.invalid(reason)));
         }
+        if authorities.is_none() && allow_expired_certificate {
+            let reason = "times are never looked at without trusted_ca";
+            return Err(cx.at("allow_expired_certificate", |cx| cx.invalid(reason)));
+        }
         if let Some(authorities) = &mut authorities {
             authorities.only_leaf = only_verify_leaf_cert_crl;
             authorities.revocations.extend(revocations);
@@ -185,6 +193,7 @@ impl Validation {
             #[allow(deprecated, reason = "users still write what Envoy deprecates")]
             proto.match_subject_alt_names.clear();
             proto.crl = None;
+            proto.allow_expired_certificate = false;
         }
         Self::lower(proto, cx).map(drop)
     }
@@ -310,7 +319,12 @@ fn check_key_usage(parsed: &x509_parser::certificate::X509Certificate<'_>, peer:
 
 /// The only validator that Envoy has besides its own.
 fn lower_custom(proto: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<TrustDomains, Refused> {
-    let TypedExtensionConfig { name: _, typed_config } = proto;
+    let TypedExtensionConfig { name, typed_config } = proto;
+    // Envoy finds it by its name.
+    if name != SPIFFE {
+        let (kind, reason) = extension::unknown("validator", &name, std::iter::once(SPIFFE));
+        return Err(cx.at("name", |cx| cx.record(kind, reason)));
+    }
     let Some(any) = typed_config else { return Err(cx.at("typed_config", |cx| cx.invalid("is required"))) };
     cx.at("typed_config", |cx| {
         let (found, known) = (message_name(&any), pb::SpiffeCertValidatorConfig::full_name());

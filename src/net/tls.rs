@@ -266,7 +266,8 @@ async fn handshake(
     let mut incoming = Buffer::default();
     let accepted = hello::read(&mut io, &mut incoming).await?;
     let hello = accepted.client_hello();
-    if side.requires_sni && hello.server_name().is_none() {
+    // An address is no name to rustls, and a name to Envoy.
+    if side.requires_sni && hello.server_name().is_none() && !hello::names_server(incoming.filled()) {
         return Err(TlsError::NoServerName);
     }
     let on_demand = match tls.is_on_demand() {
@@ -285,7 +286,7 @@ async fn handshake(
             return Err(refuse(io).await);
         }
     }
-    let server = side.server(info.local.ip(), info.remote.ip());
+    let server = side.server(&hello, info.local.ip(), info.remote.ip());
     let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
     // It was read to choose by; the session reads it anew.
     drop(accepted);

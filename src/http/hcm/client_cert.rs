@@ -89,6 +89,10 @@ impl ForwardClientCert {
         }
         if uri {
             parts.extend(peer.uri_sans.iter().map(|uri| format!("URI={uri}")));
+            // Envoy: it says so of none.
+            if peer.uri_sans.is_empty() {
+                parts.push("URI=".to_owned());
+            }
         }
         if dns {
             parts.extend(peer.dns_sans.iter().map(|dns| format!("DNS={dns}")));

@@ -14,6 +14,8 @@ use super::buffer::Buffer;
 const HANDSHAKE: u8 = 22;
 /// Bytes of a record before its content.
 const RECORD: usize = 5;
+/// The extension by which a client names the server (RFC 6066 §3).
+const SERVER_NAME: u16 = 0;
 /// The extension by which a client asks for what an OCSP responder says (RFC 6066 §8).
 const STATUS_REQUEST: u16 = 5;
 /// The extension by which a server promises a ticket (RFC 5077 §3.2).
@@ -81,6 +83,11 @@ fn description(error: &Error) -> AlertDescription {
         Error::InvalidMessage(_) => AlertDescription::DecodeError,
         _ => AlertDescription::HandshakeFailure,
     }
+}
+
+/// Whether the client that has begun so says whom it wants to speak to.
+pub(super) fn names_server(records: &[u8]) -> bool {
+    has_extension(records, SERVER_NAME).unwrap_or(false)
 }
 
 /// Whether the client that has begun so asks for what an OCSP responder says.

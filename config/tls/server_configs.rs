@@ -1,0 +1,136 @@
+//! The configurations that a server's side has for rustls: what a client says in its hello tells which one is for it.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::server::ClientHello;
+use rustls::{CipherSuite, ServerConfig};
+
+use super::parameters::{is_chacha, is_of_tls13};
+
+/// Configurations that differ by whose order of cipher suites counts, and by how long sessions last.
+#[derive(Clone, Debug)]
+pub(super) struct ServerConfigs {
+    /// For TLS 1.2.
+    plain: Arc<ServerConfig>,
+    /// The same for clients that would rather have ChaCha20, where that is as good to us.
+    chacha: Option<Arc<ServerConfig>>,
+    /// For TLS 1.3: BoringSSL takes the suite that the client likes best.
+    latest: Option<Arc<ServerConfig>>,
+}
+
+impl ServerConfigs {
+    /// `make` makes one of a provider.
+    pub(super) fn new<E>(
+        provider: &Arc<CryptoProvider>,
+        chacha: Option<&Arc<CryptoProvider>>,
+        make: impl Fn(&Arc<CryptoProvider>) -> Result<ServerConfig, E>,
+    ) -> Result<Self, E> {
+        let plain = Arc::new(make(provider)?);
+        let chacha = chacha.map(&make).transpose()?.map(Arc::new);
+        Ok(Self { plain, chacha, latest: None })
+    }
+
+    /// What handshakes of TLS 1.2 are made with.
+    #[cfg(test)]
+    pub(super) fn plain(&self) -> &Arc<ServerConfig> {
+        &self.plain
+    }
+
+    /// Gives those for TLS 1.2 the same sessions.
+    pub(super) fn share(&mut self, keep: impl FnOnce(&mut ServerConfig)) {
+        let mut plain = ServerConfig::clone(&self.plain);
+        keep(&mut plain);
+        if let Some(chacha) = &mut self.chacha {
+            let mut changed = ServerConfig::clone(chacha);
+            changed.session_storage = plain.session_storage.clone();
+            changed.ticketer = plain.ticketer.clone();
+            *chacha = changed.into();
+        }
+        self.plain = plain.into();
+    }
+
+    /// The same with a configuration of its own for TLS 1.3.
+    pub(super) fn with_latest(mut self, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let mut latest = ServerConfig::clone(&self.plain);
+        latest.ignore_client_order = false;
+        change(&mut latest);
+        self.latest = Some(latest.into());
+        self
+    }
+
+    /// The same, each changed in this way.
+    pub(super) fn changed(&self, change: impl Fn(&mut ServerConfig)) -> Self {
+        let change = |config: &Arc<ServerConfig>| {
+            let mut config = ServerConfig::clone(config);
+            change(&mut config);
+            Arc::new(config)
+        };
+        Self {
+            plain: change(&self.plain),
+            chacha: self.chacha.as_ref().map(change),
+            latest: self.latest.as_ref().map(change),
+        }
+    }
+
+    /// The one for whoever says this hello.
+    pub(super) fn for_client(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        self.for_suites(hello.cipher_suites())
+    }
+
+    fn for_suites(&self, suites: &[CipherSuite]) -> &Arc<ServerConfig> {
+        if let Some(latest) = &self.latest
+            && suites.iter().any(|suite| is_of_tls13(*suite))
+        {
+            return latest;
+        }
+        let is_ours = |suite: &&CipherSuite| {
+            let own = &self.plain.crypto_provider().cipher_suites;
+            own.iter().any(|own| own.suite() == **suite)
+        };
+        match &self.chacha {
+            Some(chacha) if suites.iter().find(is_ours).is_some_and(|suite| is_chacha(*suite)) => chacha,
+            _ => &self.plain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::server::{ResolvesServerCertUsingSni, WebPkiClientVerifier};
+
+    #[test]
+    fn what_a_client_offers_tells_whose_order_counts() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let reversed = rustls::crypto::CryptoProvider {
+            cipher_suites: provider.cipher_suites.iter().rev().copied().collect(),
+            ..provider.clone()
+        };
+        let make = |provider: &Arc<CryptoProvider>| {
+            let builder =
+                ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+            let builder = builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth());
+            Ok::<_, rustls::Error>(builder.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
+        };
+        let configs = ServerConfigs::new(&provider.into(), Some(&reversed.into()), make).unwrap();
+        let [aes, chacha, unknown, latest] = [
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+        ];
+        let check = |configs: &ServerConfigs, offered: &[CipherSuite], expected: &Arc<ServerConfig>| {
+            assert!(Arc::ptr_eq(configs.for_suites(offered), expected), "{offered:?}");
+        };
+        let of_chacha = configs.chacha.clone().unwrap();
+        check(&configs, &[unknown, aes, chacha], configs.plain());
+        check(&configs, &[unknown, chacha, aes], &of_chacha);
+        check(&configs, &[], configs.plain());
+        check(&configs, &[latest, aes], configs.plain());
+        let configs = configs.with_latest(|server| server.max_early_data_size = 7);
+        check(&configs, &[latest, chacha], configs.latest.as_ref().unwrap());
+        check(&configs, &[chacha], &of_chacha);
+        assert_eq!(configs.changed(|server| server.send_tls13_tickets = 9).latest.unwrap().max_early_data_size, 7);
+    }
+}
