@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::DEADLINE;
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
 use crate::support::ports::free_port;
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
-use crate::support::upstream::{Answer, Script, Then, http1};
+use crate::support::upstream::{Answer, Script, Then, http1, http2};
 
 /// Both upstreams as hosts of `up`, of which no unhealthy one is ever chosen.
 const TWO_HOSTS: &str = r#"common_lb_config: { healthy_panic_threshold: { value: 0 }, update_merge_window: 0s }
@@ -316,4 +317,22 @@ async fn a_redis_server_is_well_until_it_has_the_key() {
     drop(server);
     proxy.wait_for_stat("cluster.by_ping.membership_healthy", 0).await;
     proxy.wait_for_stat("cluster.by_ping.upstream_cx_active", 0).await;
+}
+
+#[tokio::test]
+async fn grpc_checks_keep_a_connection_of_which_only_their_streams_end() {
+    let checks = "http2_protocol_options: {}\nhealth_checks:\n- { timeout: 0.2s, interval: 0.05s, no_traffic_interval: \
+                  0.05s, unhealthy_threshold: 2, healthy_threshold: 2, grpc_health_check: {} }\n";
+    let reset = Answer::bytes("HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\n\r\n").then(Then::Reset);
+    for answer in [Answer::bytes("").then(Then::Reset), reset, Answer::bytes("").then(Then::Hang)] {
+        let (then, host) = (answer.then, http2().answer("/", answer));
+        let proxy = with(checks, host, http2()).await;
+        let (mut received, until) = (Vec::new(), Instant::now() + DEADLINE);
+        while received.len() < 4 {
+            assert!(Instant::now() < until, "{then:?}: {received:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            received.extend(proxy.upstream(0).take_received());
+        }
+        assert!(received.iter().all(|request| request.connection == 0), "{then:?}: {received:?}");
+    }
 }

@@ -60,10 +60,8 @@ impl GrpcProbe {
             Answer::NotServing => {
                 CheckResult::Failed(Failure { kind: FailureKind::Active, retriable: false, status: 0 })
             }
-            Answer::Broken => {
-                self.close();
-                NO_ANSWER
-            }
+            // Whether the connection has ended as well is found out by the next check.
+            Answer::Broken => NO_ANSWER,
         }
     }
 

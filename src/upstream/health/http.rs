@@ -8,7 +8,7 @@ use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderName, HeaderValue};
 use nuncio_config::cluster::{HttpHealthCheck, UpstreamProtocol};
 use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead, Scheme};
-use nuncio_http::h1::{ClientConnection, ClientSettings, ExchangeOptions, OnIdle};
+use nuncio_http::h1::{ClientConnection, ClientSettings, ExchangeFailure, ExchangeOptions, OnIdle};
 use nuncio_http::h2::client::H2Client;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::{ConnectionInfo, Protocol, StreamInfo};
@@ -146,6 +146,12 @@ fn verdict(
     CheckResult::Passed { degraded: head.headers.contains_key(&DEGRADED) }
 }
 
+/// Envoy: the end of a stream is not that of its connection.
+fn ends_stream_alone(failure: &ExchangeFailure) -> bool {
+    use ExchangeFailure::{HeadersTooLarge, Refused, Reset, TooManyHeaders};
+    matches!(failure, Reset | Refused | TooManyHeaders | HeadersTooLarge)
+}
+
 // === impl HttpConnection ===
 
 impl HttpConnection {
@@ -195,11 +201,15 @@ impl HttpConnection {
             Some(http2) => http2.client.clone(),
             None => self.http2.insert(Http2::begin(target.connect().await?, target).await?).client.clone(),
         };
-        let response = client.exchange(&head, body, None, None).await;
-        if response.is_err() {
-            self.http2 = None;
+        match client.exchange(&head, body, None, None).await {
+            Ok(response) => Some(response),
+            Err(error) => {
+                if !target.config.reuse_connection || !ends_stream_alone(&error.failure) {
+                    self.http2 = None;
+                }
+                None
+            }
         }
-        response.ok()
     }
 
     pub(super) fn close(&mut self) {

@@ -75,6 +75,8 @@ impl Probe {
         match &mut self.kind {
             Kind::Http(probe) => probe.close(),
             Kind::Tcp(probe) => probe.close(),
+            // Envoy: its stream is reset, and the connection kept.
+            Kind::Grpc(_) if self.target.config.reuse_connection => {}
             Kind::Grpc(probe) => probe.close(),
             Kind::Redis(probe) => probe.close(),
             Kind::Thrift(probe) => probe.close(),
