@@ -210,7 +210,10 @@ fn lower_services(
     if services.is_empty() {
         return Err(cx.at("grpc_services", |cx| cx.invalid("must not be empty")));
     }
-    cx.each("grpc_services", services, |service, cx| {
+    cx.each("grpc_services", services, |mut service, cx| {
+        if service.retry_policy.take().is_some() {
+            tracing::info!(path = cx.path(), "retry_policy has no effect: streams are opened again for ever");
+        }
         let service = GrpcServiceConfig::lower(service, cx)?;
         let cluster = &service.target.cluster.name;
         if !cx.env.clusters.is_declared(cluster) {

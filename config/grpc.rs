@@ -74,7 +74,7 @@ fn lower_envoy(proto: EnvoyGrpc, cx: &mut LowerCx<'_>) -> Result<(GrpcTarget, Op
     Ok((target, backoff?.flatten()))
 }
 
-/// Streams are opened again for ever; of a retry policy only its pauses count.
+/// Streams are opened again for ever; of a retry policy only its pauses count, as in Envoy.
 fn lower_retry(proto: core::RetryPolicy, cx: &mut LowerCx<'_>) -> Result<Option<Backoff>, Refused> {
     let core::RetryPolicy {
         retry_back_off,
@@ -84,7 +84,16 @@ fn lower_retry(proto: core::RetryPolicy, cx: &mut LowerCx<'_>) -> Result<Option<
         retry_host_predicate,
         host_selection_retry_max_attempts,
     } = proto;
-    refuse_set!(cx; num_retries, retry_on, retry_priority, retry_host_predicate, host_selection_retry_max_attempts)?;
+    let without_effect = [
+        ("num_retries", num_retries.is_some()),
+        ("retry_on", !retry_on.is_empty()),
+        ("retry_priority", retry_priority.is_some()),
+        ("retry_host_predicate", !retry_host_predicate.is_empty()),
+        ("host_selection_retry_max_attempts", host_selection_retry_max_attempts != 0),
+    ];
+    for (field, _) in without_effect.into_iter().filter(|(_, is_set)| *is_set) {
+        tracing::info!(path = cx.path(), "{field} has no effect: streams are opened again for ever");
+    }
     cx.opt("retry_back_off", retry_back_off, Backoff::lower)
 }
 
@@ -139,6 +148,21 @@ mod tests {
         let lowered = lower(service(EnvoyGrpc { cluster_name: "xds".into(), ..Default::default() })).unwrap();
         assert_eq!((&*lowered.target.cluster.name, &*lowered.target.authority), ("xds", "xds"));
         assert_eq!((lowered.timeout, lowered.backoff), (None, None));
+    }
+
+    #[test]
+    fn of_a_retry_policy_the_pauses_count_alone() {
+        let seconds = |seconds| Some(nuncio_proto::google::protobuf::Duration { seconds, nanos: 0 });
+        let pauses = core::BackoffStrategy { base_interval: seconds(1), max_interval: None };
+        let policy = core::RetryPolicy {
+            retry_back_off: Some(pauses),
+            num_retries: Some(nuncio_proto::google::protobuf::UInt32Value { value: 3 }),
+            retry_on: "connect-failure".to_owned(),
+            ..core::RetryPolicy::default()
+        };
+        let lowered = lower(service(EnvoyGrpc { retry_policy: Some(policy), ..EnvoyGrpc::default() })).unwrap();
+        let backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(10) };
+        assert_eq!(lowered.backoff, Some(backoff));
     }
 
     #[test]

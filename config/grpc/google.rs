@@ -2,6 +2,7 @@
 //! here as the hosts of any cluster are, by way of a cluster that is made for it and is none of the configuration's.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
 use nuncio_filter_api::{GrpcTarget, LowerCx, OwnService, OwnServiceStats, Refused};
@@ -10,7 +11,8 @@ use nuncio_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, Di
 use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::core::v3::grpc_service::GoogleGrpc;
 use nuncio_proto::envoy::config::core::v3::grpc_service::google_grpc::{
-    CallCredentials, ChannelCredentials, GoogleLocalCredentials, SslCredentials, call_credentials, channel_credentials,
+    CallCredentials, ChannelArgs, ChannelCredentials, GoogleLocalCredentials, SslCredentials, call_credentials,
+    channel_args, channel_credentials,
 };
 use nuncio_proto::envoy::config::endpoint::v3 as endpoint;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -30,6 +32,12 @@ use crate::refuse_set;
 
 /// What gRPC takes where a name comes without one.
 const DEFAULT_PORT: u16 = 443;
+/// The credentials that are made of what is configured beside.
+const DEFAULT_FACTORY: &str = "envoy.grpc_credentials.default";
+/// gRPC's default of `grpc.keepalive_timeout_ms`.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// gRPC: so many milliseconds are never.
+const NEVER: u64 = i32::MAX as u64;
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Where a service is, as gRPC names it (doc/naming.md of gRPC).
@@ -61,22 +69,30 @@ pub(super) fn lower(proto: GoogleGrpc, cx: &mut LowerCx<'_>) -> Result<GrpcTarge
         per_stream_buffer_limit_bytes,
         channel_args,
     } = proto;
-    let refused = refuse_set!(cx; channel_credentials_plugin, call_credentials_plugin, credentials_factory_name, config,
-        channel_args);
+    let refused = refuse_set!(cx; channel_credentials_plugin, call_credentials_plugin);
+    let factory = match &*credentials_factory_name {
+        "" | DEFAULT_FACTORY => Ok(()),
+        other => Err(cx.at("credentials_factory_name", |cx| cx.not_implemented(other))),
+    };
+    if config.is_some() {
+        tracing::info!(path = cx.path(), "config has no effect: the default credentials read nothing of it");
+    }
+    let args = cx.opt("channel_args", channel_args, Args::lower);
     if per_stream_buffer_limit_bytes.is_some() {
         tracing::info!(path = cx.path(), "per_stream_buffer_limit_bytes has no effect: only a few messages wait");
     }
     let uri = cx.at("target_uri", |cx| Uri::lower(&target_uri, cx));
     let security = cx.opt("channel_credentials", channel_credentials, Security::lower);
     let calls = cx.each("call_credentials", call_credentials, lower_call);
-    refused?;
+    refused.and(factory)?;
+    let args = args?.unwrap_or_default();
     let (Uri { place, authority }, security, metadata) = (uri?, security?.unwrap_or(Security::None), calls?);
     if !metadata.is_empty() && security == Security::None {
         // gRPC: they are shown to nobody who is not known.
         return Err(cx.at("call_credentials", |cx| cx.invalid("need channel_credentials")));
     }
     security.check_place(&place, cx)?;
-    let message = cluster(&key, place, security);
+    let message = cluster(&key, place, security, &args);
     // A context of its own: what else is lowered now waits for nothing of this.
     let lowered = LowerCx::whole(cx.env, |cx| ClusterConfig::lower(message, cx));
     let lowered = lowered.map_err(|invalid| {
@@ -90,12 +106,27 @@ pub(super) fn lower(proto: GoogleGrpc, cx: &mut LowerCx<'_>) -> Result<GrpcTarge
     let own = cx.env.own_services.share(&key, || OwnService { stats: stats(), cluster: Box::new(config) });
     let target = GrpcTarget {
         cluster: name,
-        authority: authority.into(),
+        authority: args.authority.unwrap_or(authority).into(),
         metadata,
-        max_message: DEFAULT_MAX_MESSAGE,
+        max_message: args.max_message.unwrap_or(DEFAULT_MAX_MESSAGE),
         own: Some(own),
     };
     Ok(target)
+}
+
+/// Arguments of a channel that change something here, by what gRPC calls them.
+#[derive(Debug, Default)]
+struct Args {
+    /// `grpc.default_authority`
+    authority: Option<String>,
+    /// `grpc.ssl_target_name_override`
+    server_name: Option<String>,
+    /// `grpc.max_receive_message_length`
+    max_message: Option<usize>,
+    /// `grpc.keepalive_time_ms`
+    keepalive: Option<Duration>,
+    /// `grpc.keepalive_timeout_ms`
+    keepalive_timeout: Option<Duration>,
 }
 
 /// The names of which the server must have one.
@@ -103,6 +134,51 @@ struct Names {
     kind: SanType,
     all: Vec<String>,
     sni: String,
+}
+
+// === impl Args ===
+
+impl Args {
+    fn lower(proto: ChannelArgs, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        use channel_args::value::ValueSpecifier::{IntValue, StringValue};
+        let ChannelArgs { args } = proto;
+        let mut lowered = Self::default();
+        let mut args: Vec<_> = args.into_iter().collect();
+        args.sort_by(|a, b| a.0.cmp(&b.0));
+        let millis = |number: i64| u64::try_from(number).ok().filter(|n| *n < NEVER).map(Duration::from_millis);
+        for (name, value) in args {
+            match (&*name, value.value_specifier) {
+                ("grpc.default_authority", Some(StringValue(text))) => lowered.authority = Some(text),
+                ("grpc.ssl_target_name_override", Some(StringValue(text))) => lowered.server_name = Some(text),
+                // Less than none is as much as there is.
+                ("grpc.max_receive_message_length", Some(IntValue(n))) => lowered.max_message = usize::try_from(n).ok(),
+                ("grpc.keepalive_time_ms", Some(IntValue(n))) => lowered.keepalive = millis(n),
+                ("grpc.keepalive_timeout_ms", Some(IntValue(n))) => lowered.keepalive_timeout = millis(n),
+                _ => return Err(cx.at("args", |cx| cx.at_key(&name, |cx| cx.not_implemented("this argument")))),
+            }
+        }
+        match &lowered.authority {
+            Some(authority) if HeaderValue::from_str(authority).is_err() => {
+                Err(cx.at("args", |cx| cx.at_key("grpc.default_authority", |cx| cx.invalid("is no authority"))))
+            }
+            _ => Ok(lowered),
+        }
+    }
+
+    fn http2(&self) -> core::Http2ProtocolOptions {
+        let connection_keepalive = self.keepalive.map(|interval| core::KeepaliveSettings {
+            interval: Some(encoded(interval)),
+            timeout: Some(encoded(self.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))),
+            ..core::KeepaliveSettings::default()
+        });
+        core::Http2ProtocolOptions { connection_keepalive, ..core::Http2ProtocolOptions::default() }
+    }
+}
+
+/// A duration of less than 25 days.
+fn encoded(duration: Duration) -> nuncio_proto::google::protobuf::Duration {
+    let nanos = duration.subsec_nanos().cast_signed();
+    nuncio_proto::google::protobuf::Duration { seconds: duration.as_secs().cast_signed(), nanos }
 }
 
 // === impl Place ===
@@ -235,7 +311,7 @@ fn lower_call(proto: CallCredentials, cx: &mut LowerCx<'_>) -> Result<(HeaderNam
 }
 
 /// The cluster that stands for the service.
-fn cluster(name: &str, place: Place, security: Security) -> cluster::Cluster {
+fn cluster(name: &str, place: Place, security: Security, args: &Args) -> cluster::Cluster {
     use core::address::Address;
     use core::socket_address::PortSpecifier;
     let socket = |address: String, port: u16| {
@@ -245,7 +321,10 @@ fn cluster(name: &str, place: Place, security: Security) -> cluster::Cluster {
             ..core::SocketAddress::default()
         })
     };
-    let names = place.names();
+    let names = match &args.server_name {
+        Some(name) => Names { kind: SanType::Dns, all: vec![name.clone()], sni: name.clone() },
+        None => place.names(),
+    };
     let (kind, addresses) = match place {
         Place::Name { host, port } => (DiscoveryType::LogicalDns, vec![socket(host, port)]),
         Place::Addresses(all) => {
@@ -265,7 +344,7 @@ fn cluster(name: &str, place: Place, security: Security) -> cluster::Cluster {
         lb_endpoints: addresses.into_iter().map(endpoint).collect(),
         ..endpoint::LocalityLbEndpoints::default()
     };
-    let http2 = ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default());
+    let http2 = ProtocolConfig::Http2ProtocolOptions(args.http2());
     let options = upstreams::HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(http2),
@@ -394,20 +473,52 @@ mod tests {
         assert!(env.own_services.all::<OwnService>().is_empty());
     }
 
+    fn args(all: &[(&str, &str)]) -> ChannelArgs {
+        use channel_args::value::ValueSpecifier;
+        let value = |text: &str| {
+            let string = || ValueSpecifier::StringValue(text.to_owned());
+            let value_specifier = Some(text.parse().map_or_else(|_| string(), ValueSpecifier::IntValue));
+            channel_args::Value { value_specifier }
+        };
+        ChannelArgs { args: all.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect() }
+    }
+
+    #[test]
+    fn arguments_of_a_channel_are_heard() {
+        let said = args(&[
+            ("grpc.default_authority", "other"),
+            ("grpc.max_receive_message_length", "1000"),
+            ("grpc.keepalive_time_ms", "5000"),
+        ]);
+        let env = crate::testing::env();
+        let proto = GoogleGrpc {
+            channel_args: Some(said),
+            credentials_factory_name: DEFAULT_FACTORY.to_owned(),
+            config: Some(Default::default()),
+            ..service("a:1")
+        };
+        let target = LowerCx::whole(&env, |cx| lower(proto, cx)).unwrap();
+        assert_eq!((&*target.authority, target.max_message), ("other", 1000));
+        let services = env.own_services.all::<OwnService>();
+        let config = services[0].cluster.downcast_ref::<ClusterConfig>().unwrap();
+        let keepalive = config.http.http2.keepalive.as_ref().unwrap();
+        assert_eq!((keepalive.interval, keepalive.timeout), (Some(Duration::from_secs(5)), KEEPALIVE_TIMEOUT));
+    }
+
     #[test]
     fn what_cannot_be_mapped_is_refused_by_its_path() {
         use call_credentials::CredentialSpecifier;
         let call = |specifier| CallCredentials { credential_specifier: Some(specifier) };
         let refused = lowered(GoogleGrpc {
-            channel_args: Some(Default::default()),
+            channel_args: Some(args(&[("grpc.lb_policy_name", "round_robin")])),
             credentials_factory_name: "f".to_owned(),
             call_credentials: vec![call(CredentialSpecifier::GoogleRefreshToken("t".to_owned()))],
             ..service("a:1")
         });
         let said: Vec<String> = refused.unwrap_err().iter().map(ToString::to_string).collect();
         let expected = [
-            "credentials_factory_name: not implemented yet",
-            "channel_args: not implemented yet",
+            "credentials_factory_name: f is not implemented yet",
+            "channel_args.args[\"grpc.lb_policy_name\"]: this argument is not implemented yet",
             "call_credentials[0].google_refresh_token: a credential that is fetched is not implemented yet",
         ];
         assert_eq!(said, expected);

@@ -76,6 +76,27 @@ pub struct LowerEnv {
     pub internal_buffer: OnceLock<u32>,
 }
 
+impl LowerEnv {
+    /// One in which nothing is known yet of what was lowered in this one, and nothing is counted.
+    pub fn afresh(&self) -> Self {
+        Self {
+            registry: self.registry.clone(),
+            clusters: Arc::default(),
+            shared: crate::SharedConfigs::default(),
+            stats: nuncio_telemetry::stats::Store::new(),
+            files: self.files.clone(),
+            concurrency: self.concurrency,
+            local_ip: self.local_ip,
+            node: self.node.clone(),
+            slots: Slots::default(),
+            own_services: Slots::default(),
+            runtime: Arc::default(),
+            is_ads_delta: self.is_ads_delta,
+            internal_buffer: OnceLock::new(),
+        }
+    }
+}
+
 /// Names that identify this process; empty where not given.
 #[derive(Clone, Debug, Default)]
 pub struct NodeNames {

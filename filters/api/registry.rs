@@ -58,7 +58,7 @@ pub struct UdpFilterRow {
 }
 
 /// The tables of all crates, put together by the server.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
     /// HTTP filters.
     pub http: Vec<&'static [HttpFilterRow]>,

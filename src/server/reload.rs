@@ -24,7 +24,7 @@ use crate::files::Watch;
 use crate::own_services;
 use crate::startup::load_again;
 use crate::statics::InForce;
-use crate::update::{StaticChange, Updates};
+use crate::update::{Id, Kind, Record, StaticChange, Updates, lock};
 use crate::worker::Shared;
 use outline::{Changes, Outline};
 
@@ -67,6 +67,10 @@ impl Reloader {
         };
         // The process's hook has logged a panic.
         let read = spawn_blocking(read).await.unwrap_or_else(|_| Err("reading it panicked".to_owned()));
+        let read = read.and_then(|(config, loaded, changes)| {
+            self.check_places(&changes)?;
+            Ok((config, loaded, changes))
+        });
         let (config, loaded, changes) = read.inspect_err(|_| self.withdraw_what_is_not_there())?;
         for field in &changes.others {
             warn!(target: "config", "{field} has changed, which takes a restart to come into force");
@@ -75,6 +79,22 @@ impl Reloader {
             info!(target: "config", "the bootstrap was read again: nothing has changed");
         }
         self.apply(config, loaded, changes).await
+    }
+
+    /// Refuses what would take the place of something that discovery gave: that would be gone for good with it, as its
+    /// server does not know that it is to be given once more.
+    fn check_places(&self, changes: &Changes) -> Result<(), String> {
+        let records = lock(&self.shared.records);
+        let added = [(Kind::Cluster, &changes.clusters.added), (Kind::Listener, &changes.listeners.added)];
+        for (kind, names) in added.into_iter().filter(|(_, names)| !names.is_empty()) {
+            let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+            let is_taken = |(id, record): &(&Id, &Record)| record.accepted.is_some() && names.contains(&*id.name);
+            if let Some((id, _)) = records.all(kind).find(is_taken) {
+                let what = if kind == Kind::Cluster { "cluster" } else { "listener" };
+                return Err(format!("{what} '{}' has come by discovery, which must withdraw it before", id.name));
+            }
+        }
+        Ok(())
     }
 
     /// Lowering has declared the clusters of a bootstrap that was refused.

@@ -157,13 +157,15 @@ fn lower_within(
     }
 }
 
-/// Loads what `options` name again, for a process that runs with `env`.
+/// Loads what `options` name again, for a process that runs with `env`. What a start refuses is refused.
 pub(crate) fn load_again(options: &Options, env: &LowerEnv) -> Result<(BootstrapConfig, StaticClusters), StartError> {
     let unknown = if options.allow_unknown_static_fields { UnknownFields::Count } else { UnknownFields::Reject };
     let loaded = Loader::new(unknown).load_bootstrap(sources(options)?);
     let (loaded, clusters) = loaded.map_err(StartError::Config)?;
     let Loaded { mut message, sources, .. } = loaded;
     override_node(&mut message, options);
+    // A start knows nothing of the clusters that this process still has.
+    lower_within(message.clone(), &clusters, &sources, &env.afresh()).map_err(StartError::Config)?;
     let config = lower_within(message, &clusters, &sources, env).map_err(StartError::Config)?;
     Ok((config, clusters))
 }

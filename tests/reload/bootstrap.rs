@@ -65,6 +65,43 @@ async fn an_invalid_bootstrap_changes_nothing_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_bootstrap_that_a_start_refuses_is_refused() {
+    let proxy = started(&[]).await;
+    proxy.replace("bootstrap.yaml", &pieces(TO_NEW, NEW));
+    proxy.signal(libc::SIGHUP);
+    proxy.wait_for_stat("server.config_reload_success", 1).await;
+    // Its listener is as it was, and the cluster that it routes to is gone.
+    proxy.replace("bootstrap.yaml", &pieces(TO_NEW, ""));
+    proxy.signal(libc::SIGHUP);
+    proxy.wait_for_stat("server.config_reload_failure", 1).await;
+    assert_eq!(get(proxy.addr(), "/").await.expect("it answers").text(), "second");
+    let log = proxy.log();
+    assert!(log.contains("unknown cluster \"new\""), "{log}");
+}
+
+#[tokio::test]
+async fn nothing_takes_the_place_of_what_discovery_gave() {
+    let found = NEW.replacen("- name", "- \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name", 1);
+    let cds = "node: { id: me, cluster: us }\ndynamic_resources: { cds_config: { resource_api_version: V3, path_config_source: { path: $DIR/cds.yaml } } }\n";
+    let pieces = |clusters: &str| {
+        Pieces { clusters: clusters.to_owned(), bootstrap: cds.to_owned(), ..Pieces::default() }.yaml()
+    };
+    let proxy = proxy(pieces(""))
+        .file("cds.yaml", &format!("version_info: '1'\nresources:\n{found}"))
+        .upstream(http1().route("/", "first"))
+        .upstream(http1().route("/", "second"))
+        .run()
+        .await;
+    proxy.wait_for_stat("cluster_manager.active_clusters", 2).await;
+    proxy.replace("bootstrap.yaml", &pieces(NEW));
+    proxy.signal(libc::SIGHUP);
+    proxy.wait_for_stat("server.config_reload_failure", 1).await;
+    let log = proxy.log();
+    assert!(log.contains("cluster 'new' has come by discovery"), "{log}");
+    assert_eq!(proxy.stat("cluster_manager.cluster_modified").await, 0);
+}
+
+#[tokio::test]
 async fn a_bootstrap_that_is_watched_is_followed() {
     let proxy = started(&["--watch-config"]).await;
     proxy.replace("bootstrap.yaml", &pieces(TO_NEW, NEW));
