@@ -9,6 +9,7 @@ mod pages;
 mod plane;
 mod random;
 mod rest;
+mod several;
 mod status;
 mod warming;
 mod withdrawn;
@@ -20,8 +21,9 @@ use super::support::http1::Message;
 use super::support::ports::free_port;
 use super::support::proxy::{Proxy, Running, proxy};
 use super::support::upstream::{Upstream, http1};
+use nuncio_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use nuncio_proto::envoy::service::discovery::v3::{self as discovery, DiscoveryResponse};
-use nuncio_proto::google::protobuf::Any;
+use nuncio_proto::google::protobuf::{Any, Duration};
 use prost::Message as _;
 use std::net::SocketAddr;
 
@@ -211,7 +213,7 @@ async fn changes_are_followed() {
 
 async fn a_bad_resource_is_refused_and_the_good_ones_serve(api_type: &str) {
     let scene = Scene::new(api_type).await;
-    scene.plane.set_bytes(Kind::Cluster, "broken", vec![0xff, 0xff]);
+    scene.plane.set(Kind::Cluster, "broken", "name: broken\ntype: EDS");
     scene.plane.set(Kind::Cluster, "c", &cluster("c"));
     scene.plane.set(Kind::Endpoints, "c", &endpoints("c", scene.b.port()));
     let nack = scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_some()).await;
@@ -233,6 +235,34 @@ async fn a_bad_resource_costs_itself_alone_in_the_state_of_the_world() {
 #[tokio::test]
 async fn a_bad_resource_costs_itself_alone_among_changes() {
     a_bad_resource_is_refused_and_the_good_ones_serve(DELTA_GRPC).await;
+}
+
+async fn what_is_malformed_costs_all(api_type: &str) {
+    let scene = Scene::new(api_type).await;
+    scene.plane.set_bytes(Kind::Cluster, "broken", vec![0xff, 0xff]);
+    let nack = scene.plane.wait_for(Kind::Cluster, |asked| asked.error.is_some()).await;
+    let connect_timeout = Some(Duration { seconds: 0, nanos: 0 });
+    let broken = ClusterMessage { name: "broken".to_owned(), connect_timeout, ..ClusterMessage::default() };
+    scene.plane.set_bytes(Kind::Cluster, "broken", broken.encode_to_vec());
+    let number = |nonce: &str| nonce.parse::<u64>().unwrap_or_default();
+    let refused = number(&nack.nonce);
+    let again = |asked: &Asked| asked.error.is_some() && number(&asked.nonce) > refused;
+    let error = scene.plane.wait_for(Kind::Cluster, again).await.error.unwrap_or_default();
+    assert!(error.contains("connect_timeout"), "{error}");
+    assert_eq!(scene.get().await.text(), "a", "what was there serves");
+    assert_eq!(scene.proxy.stat("cluster_manager.cds.update_rejected").await, 2);
+    scene.plane.set(Kind::Cluster, "broken", &cluster("broken"));
+    scene.proxy.wait_for_stat("cluster_manager.cluster_added", 3).await;
+}
+
+#[tokio::test]
+async fn what_is_malformed_costs_all_that_came_with_it_in_the_state_of_the_world() {
+    what_is_malformed_costs_all(GRPC).await;
+}
+
+#[tokio::test]
+async fn what_is_malformed_costs_all_that_came_with_it_among_changes() {
+    what_is_malformed_costs_all(DELTA_GRPC).await;
 }
 
 async fn after_a_disconnection(api_type: &str) -> (Scene, Vec<Asked>) {
@@ -269,11 +299,8 @@ async fn a_new_stream_of_changes_tells_what_is_known() {
 
 /// A state of the world that holds but the heartbeat of one resource, which then has so many seconds to live.
 fn heartbeat(kind: Kind, name: &str, seconds: i64) -> DiscoveryResponse {
-    let beat = discovery::Resource {
-        name: name.to_owned(),
-        ttl: Some(nuncio_proto::google::protobuf::Duration { seconds, nanos: 0 }),
-        ..Default::default()
-    };
+    let beat =
+        discovery::Resource { name: name.to_owned(), ttl: Some(Duration { seconds, nanos: 0 }), ..Default::default() };
     let any = Any {
         type_url: "type.googleapis.com/envoy.service.discovery.v3.Resource".to_owned(),
         value: beat.encode_to_vec(),

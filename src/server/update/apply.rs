@@ -34,13 +34,13 @@ use tracing::info;
 use self::fallback::Fallback;
 pub(super) use self::leds::Composites;
 use self::secrets::SecretFiles;
-use super::lowering::prepare;
+use super::lowering::{Entry, Lowered, Prepared, prepare};
 use super::records::{Accepted, Failed, Id, Kept, Records};
 use super::stats::Event;
 use super::wanted::Targets;
 use super::{
-    Answer, Cache, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Resource, Subscriptions, Target, Updates,
-    details, invalid, lock,
+    Answer, Cache, Kind, MESSAGES, Message, Outcome, Phase, Push, Rejected, Removed, Resource, Subscriptions, Target,
+    Updates, details, invalid, lock,
 };
 use crate::deadline::reached;
 use crate::listeners::ListenerManager;
@@ -252,7 +252,9 @@ impl Updater {
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         own_services::reconcile(&self.parts.env, &self.parts.shared.clusters);
+        let malformed = self.refuse_malformed(&prepared);
         let Applied { outcome, is_change, reloads, single, gone } = match prepared.kind {
+            _ if malformed.is_some() => malformed.unwrap_or_else(Applied::nothing),
             Kind::Cluster if self.leaves_too_few(&prepared) => Applied::refused(TOO_FEW_CLUSTERS),
             Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
                 self.apply_single(prepared).await
@@ -295,6 +297,35 @@ impl Updater {
         }
         self.settle(&told);
         outcome
+    }
+
+    /// Envoy: a push is decoded as a whole, so that nothing of it is looked at where a part of it is malformed. What a
+    /// server tells by changes, and nobody asked for, is not decoded.
+    fn refuse_malformed(&self, prepared: &Prepared) -> Option<Applied> {
+        let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
+        let kind = *kind;
+        let is_decoded = |entry: &&Entry| {
+            let name = Some(entry.resource.name.as_str().into());
+            let is_by_name = !matches!(kind, Kind::Cluster | Kind::Listener | Kind::Scope);
+            let target = || Target { kind, origin: origin.clone(), name };
+            let is_named = is_by_name && matches!(removed, Removed::Named(_)) && !entry.resource.name.is_empty();
+            !is_named || self.targets.find(&target()).is_some()
+        };
+        let mut rejected = Vec::new();
+        let numbered = entries.iter().enumerate();
+        for (index, entry) in numbered.filter(|(_, entry)| entry.is_malformed && is_decoded(entry)) {
+            let Lowered::Refused(reasons) = &entry.lowered else { continue };
+            rejected.push(self.refuse(kind, origin, version, index, &entry.resource, reasons.clone()));
+        }
+        if rejected.is_empty() {
+            return None;
+        }
+        let of_single = self.targets.iter().map(|(target, _)| target);
+        let of_single = of_single.filter(|target| target.name.is_some() && target.is_of(kind, origin));
+        let single = of_single.map(|target| (target.clone(), None)).collect();
+        let mut outcome = Outcome { rejected, ..Outcome::default() };
+        outcome.refused = outcome.error_detail(kind);
+        Some(Applied { outcome, single, ..Applied::nothing() })
     }
 
     fn note_answer(&self, whole: &Target, version: &str, outcome: &Outcome, took: Duration) {

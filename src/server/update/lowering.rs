@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) resource: Resource,
     pub(super) hash: u64,
     pub(super) lowered: Lowered,
+    /// It is no message of its kind, or breaks the rules of its fields.
+    pub(super) is_malformed: bool,
 }
 
 pub(super) enum Lowered {
@@ -61,10 +63,11 @@ pub(super) enum Lowered {
 pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unknown: UnknownFields) -> Prepared {
     let Push { kind, origin, version, resources, removed } = push;
     let mut seen = HashSet::new();
-    let mut lowering = Lowering { kind, env, loader: Loader::new(unknown), unknown_fields: 0 };
+    let mut lowering = Lowering::new(kind, env, unknown);
     let mut entries = Vec::with_capacity(resources.len());
     for resource in resources {
         let hash = hash(&resource.any.value);
+        lowering.is_malformed = false;
         let lowered = if resource.name.is_empty() {
             // What is wrong beyond that tells more: mostly it cannot be decoded.
             let nameless = || vec![invalid("name", "a resource needs a name".to_owned())];
@@ -82,7 +85,7 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
         } else {
             lowering.lower(&resource.any).unwrap_or_else(Lowered::Refused)
         };
-        entries.push(Entry { resource, hash, lowered });
+        entries.push(Entry { resource, hash, lowered, is_malformed: lowering.is_malformed });
     }
     let known = entries.iter().filter(|entry| matches!(entry.lowered, Lowered::Unchanged)).count();
     if known > 0 {
@@ -93,7 +96,7 @@ pub(super) fn prepare(push: Push, env: &LowerEnv, records: &Mutex<Records>, unkn
 
 /// A secret as it is now that the files which it names have another content.
 pub(super) fn read_again(any: &Any, env: &LowerEnv, unknown: UnknownFields) -> Result<Arc<Secret>, Vec<Invalid>> {
-    let mut lowering = Lowering { kind: Kind::Secret, env, loader: Loader::new(unknown), unknown_fields: 0 };
+    let mut lowering = Lowering::new(Kind::Secret, env, unknown);
     match lowering.lower(any)? {
         Lowered::Secret(secret) => Ok(secret),
         _ => Err(vec![invalid("", "is no secret".to_owned())]),
@@ -143,13 +146,20 @@ struct Lowering<'a> {
     env: &'a LowerEnv,
     loader: Loader,
     unknown_fields: u64,
+    /// Of the last resource.
+    is_malformed: bool,
 }
 
 // === impl Lowering ===
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
+    fn new(kind: Kind, env: &'a LowerEnv, unknown: UnknownFields) -> Self {
+        Self { kind, env, loader: Loader::new(unknown), unknown_fields: 0, is_malformed: false }
+    }
+
     fn lower(&mut self, any: &Any) -> Result<Lowered, Vec<Invalid>> {
         if message_name(any) != self.kind.message_name() {
+            self.is_malformed = true;
             let reason = format!("{} is no {}", any.type_url, self.kind.message_name());
             return Err(vec![Invalid { path: "@type".to_owned(), reason, kind: InvalidKind::UnknownType }]);
         }
@@ -199,8 +209,10 @@ impl Lowering<'_> {
 
     fn load<T: Message + Name + Default>(&mut self, any: &Any) -> Result<T, Vec<Invalid>> {
         let loaded = self.loader.load_wire::<T>(self.kind.noun(), any.value.clone());
-        let loaded =
-            loaded.map_err(|problems| problems.into_iter().map(|problem| problem.invalid).collect::<Vec<_>>())?;
+        let loaded = loaded.map_err(|problems| {
+            self.is_malformed = true;
+            problems.into_iter().map(|problem| problem.invalid).collect::<Vec<_>>()
+        })?;
         self.unknown_fields += loaded.unknown_fields;
         Ok(loaded.message)
     }

@@ -39,7 +39,7 @@ impl Updater {
         let mut applied = Applied::nothing();
         let mut present = HashSet::new();
         let mut configs = Vec::new();
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+        for (index, Entry { resource, hash, lowered, is_malformed: _ }) in entries.into_iter().enumerate() {
             present.insert(resource.name.clone());
             match lowered {
                 Lowered::Refused(reasons) => {

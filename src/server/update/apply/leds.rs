@@ -132,7 +132,7 @@ impl Updater {
             collections.extend(self.collections_of(&origin).into_iter().map(|target| (target, Some(false))));
         }
         let too_much = self.too_much(&origin, &entries);
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+        for (index, Entry { resource, hash, lowered, is_malformed: _ }) in entries.into_iter().enumerate() {
             let Some(target) = self.targets.covering(kind, &origin, &resource.name) else {
                 match lowered {
                     Lowered::Refused(reasons) if resource.name.is_empty() => {

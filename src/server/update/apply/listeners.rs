@@ -32,7 +32,7 @@ impl Updater {
             info!(target: "config", "lds: remove listener '{name}'");
         }
         applied.is_change = !gone.is_empty();
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+        for (index, Entry { resource, hash, lowered, is_malformed: _ }) in entries.into_iter().enumerate() {
             let refused = match lowered {
                 Lowered::Refused(reasons) => Some(reasons),
                 // Envoy: what the bootstrap has, discovery does not change.

@@ -50,7 +50,7 @@ impl Updater {
         let present: HashSet<_> = entries.iter().map(|entry| entry.resource.name.clone()).collect();
         let gone = self.records().take_out(kind, &origin, &removed, &present);
         applied.is_change = !gone.is_empty();
-        for Entry { resource, hash, lowered } in entries {
+        for Entry { resource, hash, lowered, is_malformed: _ } in entries {
             applied.outcome.accepted.push(resource.name.clone());
             match lowered {
                 Lowered::Scope(scope) => {

@@ -16,7 +16,7 @@ impl Updater {
     pub(super) async fn apply_single(&mut self, prepared: Prepared) -> Applied {
         let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
         let mut applied = Applied::nothing();
-        for (index, Entry { resource, hash, lowered }) in entries.into_iter().enumerate() {
+        for (index, Entry { resource, hash, lowered, is_malformed: _ }) in entries.into_iter().enumerate() {
             let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
             if let (Lowered::Refused(reasons), true) = (&lowered, resource.name.is_empty()) {
                 let reasons = reasons.clone();

@@ -109,7 +109,7 @@ impl Updater {
             None if next == hosts(&self.records(), slot) => Ok(()),
             None => self.publish_hosts(slot, next).await,
         };
-        for (index, Entry { resource, hash, lowered }) in own {
+        for (index, Entry { resource, hash, lowered, is_malformed: _ }) in own {
             match (&outcome, lowered) {
                 (Err(reasons), Lowered::VirtualHost(_) | Lowered::Refused(_)) => {
                     let refused = self.refuse(Kind::VirtualHost, origin, version, index, &resource, reasons.clone());
