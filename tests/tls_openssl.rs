@@ -175,3 +175,58 @@ async fn the_log_of_secrets_holds_what_the_client_has_too() {
         }
     }
 }
+
+/// What `openssl s_client` says was agreed upon.
+fn agreed(proxy: &Running, arguments: &[&str]) -> Option<String> {
+    let told = ask(proxy, arguments)?;
+    let cipher = told.lines().find_map(|line| line.split_once("Cipher is ").map(|(_, cipher)| cipher.to_owned()));
+    Some(cipher.unwrap_or_else(|| panic!("{told}")))
+}
+
+#[tokio::test]
+async fn clients_choose_suites_within_groups_and_in_tls_1_3() {
+    const AES: &str = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    const BEST: &str = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    const CHACHA: &str = "ECDHE-ECDSA-CHACHA20-POLY1305";
+    let offer = |all: &[&str]| all.join(":");
+    for program in programs() {
+        for (list, offered, expected) in [
+            ("[]", offer(&[CHACHA, AES]), CHACHA),
+            ("[]", offer(&[BEST, AES, CHACHA]), AES),
+            ("[]", offer(&[BEST, CHACHA, AES]), CHACHA),
+            ("[ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-ECDSA-CHACHA20-POLY1305]", offer(&[CHACHA, AES]), AES),
+            (
+                "['', 'ECDHE+AES256:[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]']",
+                offer(&[CHACHA, AES]),
+                CHACHA,
+            ),
+            ("['ALL:!AES128']", offer(&[AES, BEST]), BEST),
+            ("['ALL', '!CHACHA20', '+AES128']", offer(&[CHACHA, AES, BEST]), BEST),
+        ] {
+            let proxy = serve(&program, "", &format!("tls_params: {{ cipher_suites: {list} }}"), "").await;
+            let Some(found) = agreed(&proxy, &["-tls1_2", "-cipher", &offered]) else { return };
+            assert_eq!(found, expected, "{list} {offered} {}", program.display());
+        }
+        let proxy = serve(&program, "session_timeout: 2s", "", "").await;
+        for suites in ["TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"]
+        {
+            let told = ask(&proxy, &["-tls1_3", "-ciphersuites", suites]).unwrap_or_default();
+            let first = suites.split(':').next().unwrap_or_default();
+            assert!(told.contains(&format!("Cipher is {first}")), "{} {told}", program.display());
+            assert!(told.contains("lifetime hint: 172800"), "{} {told}", program.display());
+        }
+        let told = ask(&proxy, &["-tls1_2"]).unwrap_or_default();
+        assert!(told.contains("lifetime hint: 2 "), "{} {told}", program.display());
+    }
+}
+
+#[tokio::test]
+async fn clients_of_old_versions_are_told_so() {
+    for program in programs() {
+        let proxy = serve(&program, "", "", "").await;
+        for version in ["-tls1", "-tls1_1"] {
+            let Some(told) = ask(&proxy, &[version, "-cipher", "DEFAULT:@SECLEVEL=0"]) else { return };
+            assert!(told.contains("alert protocol version"), "{} {told}", program.display());
+        }
+    }
+}

@@ -15,6 +15,8 @@ pub(super) struct ServerConfigs {
     plain: Arc<ServerConfig>,
     /// The same for clients that would rather have ChaCha20, where that is as good to us.
     chacha: Option<Arc<ServerConfig>>,
+    /// The suites that have another place there.
+    choices: Box<[CipherSuite]>,
     /// For TLS 1.3: BoringSSL takes the suite that the client likes best.
     latest: Option<Arc<ServerConfig>>,
 }
@@ -26,9 +28,12 @@ impl ServerConfigs {
         chacha: Option<&Arc<CryptoProvider>>,
         make: impl Fn(&Arc<CryptoProvider>) -> Result<ServerConfig, E>,
     ) -> Result<Self, E> {
+        let all = |provider: &Arc<CryptoProvider>| provider.cipher_suites.clone();
+        let pairs = chacha.into_iter().flat_map(|chacha| all(provider).into_iter().zip(all(chacha)));
+        let choices = pairs.filter(|(plain, chacha)| plain != chacha).map(|(plain, _)| plain.suite()).collect();
         let plain = Arc::new(make(provider)?);
         let chacha = chacha.map(&make).transpose()?.map(Arc::new);
-        Ok(Self { plain, chacha, latest: None })
+        Ok(Self { plain, chacha, choices, latest: None })
     }
 
     /// What handshakes of TLS 1.2 are made with.
@@ -69,6 +74,7 @@ impl ServerConfigs {
         Self {
             plain: change(&self.plain),
             chacha: self.chacha.as_ref().map(change),
+            choices: self.choices.clone(),
             latest: self.latest.as_ref().map(change),
         }
     }
@@ -84,12 +90,9 @@ impl ServerConfigs {
         {
             return latest;
         }
-        let is_ours = |suite: &&CipherSuite| {
-            let own = &self.plain.crypto_provider().cipher_suites;
-            own.iter().any(|own| own.suite() == **suite)
-        };
+        let first = || suites.iter().find(|suite| self.choices.contains(suite));
         match &self.chacha {
-            Some(chacha) if suites.iter().find(is_ours).is_some_and(|suite| is_chacha(*suite)) => chacha,
+            Some(chacha) if first().is_some_and(|suite| is_chacha(*suite)) => chacha,
             _ => &self.plain,
         }
     }
@@ -103,29 +106,29 @@ mod tests {
     #[test]
     fn what_a_client_offers_tells_whose_order_counts() {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let reversed = rustls::crypto::CryptoProvider {
-            cipher_suites: provider.cipher_suites.iter().rev().copied().collect(),
-            ..provider.clone()
-        };
+        let mut swapped = provider.clone();
+        let place = |wanted| provider.cipher_suites.iter().position(|suite| suite.suite() == wanted).unwrap();
+        let [aes, chacha, best, unknown, latest] = [
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+        ];
+        swapped.cipher_suites.swap(place(aes), place(chacha));
         let make = |provider: &Arc<CryptoProvider>| {
             let builder =
                 ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
             let builder = builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth());
             Ok::<_, rustls::Error>(builder.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
         };
-        let configs = ServerConfigs::new(&provider.into(), Some(&reversed.into()), make).unwrap();
-        let [aes, chacha, unknown, latest] = [
-            CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-            CipherSuite::TLS_RSA_WITH_AES_128_CBC_SHA,
-            CipherSuite::TLS13_AES_256_GCM_SHA384,
-        ];
+        let configs = ServerConfigs::new(&provider.into(), Some(&swapped.into()), make).unwrap();
         let check = |configs: &ServerConfigs, offered: &[CipherSuite], expected: &Arc<ServerConfig>| {
             assert!(Arc::ptr_eq(configs.for_suites(offered), expected), "{offered:?}");
         };
         let of_chacha = configs.chacha.clone().unwrap();
         check(&configs, &[unknown, aes, chacha], configs.plain());
-        check(&configs, &[unknown, chacha, aes], &of_chacha);
+        check(&configs, &[unknown, best, chacha, aes], &of_chacha);
         check(&configs, &[], configs.plain());
         check(&configs, &[latest, aes], configs.plain());
         let configs = configs.with_latest(|server| server.max_early_data_size = 7);

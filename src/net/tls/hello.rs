@@ -16,6 +16,8 @@ const HANDSHAKE: u8 = 22;
 const RECORD: usize = 5;
 /// The extension by which a client names the server (RFC 6066 §3).
 const SERVER_NAME: u16 = 0;
+/// The extension by which a client says which versions it speaks (RFC 8446 §4.2.1).
+const SUPPORTED_VERSIONS: u16 = 43;
 /// The extension by which a client asks for what an OCSP responder says (RFC 6066 §8).
 const STATUS_REQUEST: u16 = 5;
 /// The extension by which a server promises a ticket (RFC 5077 §3.2).
@@ -54,6 +56,11 @@ pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accep
                 // More than a ClientHello may have.
                 Err(_) => (Error::PeerSentOversizedRecord, Vec::new()),
             };
+            if is_outdated(incoming.filled()) {
+                let _ = io.write_all(&first_alert(AlertDescription::ProtocolVersion)).await;
+                let reason = "268435696:SSL routines:OPENSSL_internal:UNSUPPORTED_PROTOCOL";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            }
             let told = if told.is_empty() { fatal_alert(description(&error)).to_vec() } else { told };
             // Whoever does not take it learns by the end of the connection.
             let _ = io.write_all(&told).await;
@@ -93,6 +100,14 @@ pub(super) fn names_server(records: &[u8]) -> bool {
 /// Whether the client that has begun so asks for what an OCSP responder says.
 pub(super) fn asks_for_status(records: &[u8]) -> bool {
     has_extension(records, STATUS_REQUEST).unwrap_or(false)
+}
+
+/// Whether the client that has begun so speaks nothing later than TLS 1.1: rustls finds something else to refuse.
+fn is_outdated(records: &[u8]) -> bool {
+    // The version stands behind type and length of the message.
+    let version = records.get(RECORD + 4..).and_then(|rest| rest.first_chunk());
+    version.is_some_and(|version| u16::from_be_bytes(*version) < 0x0303)
+        && has_extension(records, SUPPORTED_VERSIONS) != Some(true)
 }
 
 /// The name of a session, as we give it.
