@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod control_plane;
 pub mod discovery;
 pub mod extension;
+pub mod filter_state_value;
 mod fingerprint;
 pub mod format;
 pub mod grpc;

@@ -1,5 +1,6 @@
 //! Which records a log wants: `envoy.config.accesslog.v3.AccessLogFilter`.
 
+use http::HeaderMap;
 use nuncio_filter_api::{LowerCx, Refused, RuntimeKey};
 use nuncio_proto::envoy::config::accesslog::v3 as proto;
 use nuncio_proto::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
@@ -175,5 +176,9 @@ struct Header(HeaderMatcher);
 impl HeaderPredicate for Header {
     fn matches(&self, request: &RequestView<'_>) -> bool {
         self.0.matches_view(request)
+    }
+
+    fn matches_nothing(&self) -> bool {
+        self.0.matches_trailers(&HeaderMap::new())
     }
 }

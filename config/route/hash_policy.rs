@@ -5,7 +5,7 @@ use std::fmt::Write;
 use http::HeaderValue;
 use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
-use nuncio_telemetry::{FilterValue, StreamInfo};
+use nuncio_telemetry::StreamInfo;
 use proto::route_action::HashPolicy as Message;
 use proto::route_action::hash_policy::{
     ConnectionProperties, Cookie, CookieAttribute, FilterState, Header, PolicySpecifier, QueryParameter,
@@ -140,10 +140,7 @@ impl Source {
             Self::ClientAddress => Some(xx_hash(0, info.remote.borrow().ip()?.to_string().as_bytes())),
             Self::QueryParameter(name) => first_value(head.path.as_bytes(), name).map(|value| xx_hash(0, value)),
             // Envoy hashes the objects that were made to be; of the values that filters leave here those are the texts.
-            Self::FilterState(key) => match info.filter_state.borrow().get(key) {
-                Some(FilterValue::Text(text)) => Some(xx_hash(0, text.as_bytes())),
-                _ => None,
-            },
+            Self::FilterState(key) => info.filter_state.borrow().hashed(key).map(|text| xx_hash(0, text.as_bytes())),
         }
     }
 }

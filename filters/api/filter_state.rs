@@ -20,6 +20,10 @@ pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 pub const DYNAMIC_PORT: &str = "envoy.upstream.dynamic_port";
 /// Address or text: where a cluster of original destinations goes to.
 pub const ORIGINAL_DST_ADDRESS: &str = "envoy.network.transport_socket.original_dst_address";
+/// Filter state: where a connection without a socket was going.
+pub const ORIGINAL_LOCAL_ADDRESS: &str = "envoy.filters.listener.original_dst.local_ip";
+/// Filter state: where it came from.
+pub const ORIGINAL_REMOTE_ADDRESS: &str = "envoy.filters.listener.original_dst.remote_ip";
 /// Address: where a dynamic forward proxy went to.
 pub const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
 /// Fields: values of a PROXY header by their keys.

@@ -13,6 +13,7 @@ mod cors;
 mod header_mutation;
 mod noop;
 mod on_demand;
+mod set_filter_state;
 mod upstream_codec;
 
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod tests;
 
 /// The HTTP filters of this crate. The router's row is in the upstream crate, next to what it routes to.
 pub static TABLE: &[HttpFilterRow] =
-    &[buffer::ROW, cors::ROW, header_mutation::ROW, on_demand::ROW, upstream_codec::ROW];
+    &[buffer::ROW, cors::ROW, header_mutation::ROW, on_demand::ROW, set_filter_state::ROW, upstream_codec::ROW];
 
 /// Decodes a filter's configuration message.
 fn decode<T: prost::Message + Default>(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<T, Refused> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nuncio_filter_api::testing;
+use nuncio_filter_api::{HttpFilterRow, testing};
 
 use super::TABLE;
 
@@ -10,9 +10,13 @@ use super::TABLE;
 fn names_and_messages_are_unique() {
     let names: BTreeSet<_> = TABLE.iter().map(|row| row.name).collect();
     assert_eq!(names.len(), TABLE.len());
-    let messages: Vec<_> =
-        TABLE.iter().flat_map(|row| [Some(row.config), row.per_route.map(|(name, _)| name)]).flatten().collect();
+    let messages: Vec<_> = TABLE.iter().flat_map(|row| [Some(row.config), of_route(row)]).flatten().collect();
     assert_eq!(messages.iter().collect::<BTreeSet<_>>().len(), messages.len());
+}
+
+/// The message of routes, where it is another than that of the filter.
+fn of_route(row: &HttpFilterRow) -> Option<&'static str> {
+    row.per_route.map(|(name, _)| name).filter(|name| *name != row.config)
 }
 
 #[test]

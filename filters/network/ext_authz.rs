@@ -115,7 +115,7 @@ impl NetworkFilter for ExtAuthz {
         let Connection { io, info } = connection;
         let asked = info.clone();
         let check = Box::pin(async move { self.allows(&asked, &cx).await });
-        let io = Io::new(Checked::new(io, check));
+        let io = Io::new(Checked::new(io, info.clone(), check));
         Box::pin(std::future::ready(Flow::Next(Connection { io, info })))
     }
 
@@ -166,19 +166,27 @@ impl ExtAuthz {
 
     async fn ask(&self, info: &ConnectionInfo, cx: &NetworkCx) -> Verdict {
         self.stats.total().inc();
+        let begun = cx.worker.clock.now();
         let Ok(answer) = self.call.call::<CheckResponse>(&self.request(info), self.stats.active(), cx).await else {
             return Verdict::Failed;
         };
-        if let Some(fields) = answer.dynamic_metadata.map(object).filter(|fields| !fields.is_empty()) {
+        let is_allowed = answer.status.as_ref().is_none_or(|status| status.code == 0);
+        let mut fields = answer.dynamic_metadata.map(object).unwrap_or_default();
+        if is_allowed {
+            let took = cx.worker.clock.now().saturating_duration_since(begun);
+            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            fields.insert("ext_authz_duration".to_owned(), millis.into());
+        }
+        if !fields.is_empty() {
             info.metadata.borrow_mut().get_or_insert_default().insert(METADATA.into(), fields);
         }
         let denied = match answer.http_response {
             Some(HttpResponse::DeniedResponse(denied)) => denied.status.map(|status| status.code),
             _ => None,
         };
-        match answer.status.map_or(0, |status| status.code) {
-            0 => Verdict::Allowed,
-            _ => Verdict::Denied(denied.filter(|code| *code != 0).unwrap_or(403)),
+        match is_allowed {
+            true => Verdict::Allowed,
+            false => Verdict::Denied(denied.filter(|code| *code != 0).unwrap_or(403)),
         }
     }
 
@@ -190,15 +198,17 @@ impl ExtAuthz {
             source.certificate = tls.and_then(|tls| tls.peer.as_deref()).map(pem).unwrap_or_default();
         }
         let server_name = info.server_name.borrow().as_deref().map(str::to_owned);
-        let tls_session = server_name.filter(|_| self.tells_server_name && tls.is_some());
+        let asked = tls.filter(|_| self.tells_server_name).and_then(|tls| tls.server_name.as_deref());
+        let tls_session = asked.map(|sni| attribute_context::TlsSession { sni: sni.to_owned() });
         CheckRequest {
             attributes: Some(AttributeContext {
                 source: Some(source),
                 destination: Some(attribute_context::Peer {
                     labels: self.labels.clone(),
+                    service: server_name.unwrap_or_default(),
                     ..peer(&info.local, tls.and_then(|tls| tls.local.as_deref()))
                 }),
-                tls_session: tls_session.map(|sni| attribute_context::TlsSession { sni }),
+                tls_session,
                 metadata_context: self.metadata(info),
                 ..AttributeContext::default()
             }),

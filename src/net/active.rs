@@ -196,7 +196,8 @@ impl Shared {
     /// Serves a connection of a unix-domain socket.
     pub(crate) fn serve_unix(self: &Rc<Self>, stream: UnixStream, address: usize) {
         let local = self.listener.addresses()[address].clone();
-        let remote = Address::Pipe("".into());
+        // Envoy: a client without an address has ours.
+        let remote = local.clone();
         match self.listener.config.listener_filters.filters.is_empty() {
             true => self.serve(Io::new(UnixTransport::new(stream)), Ends::new(remote, local)),
             false => self.inspect_unix(stream, remote, local),

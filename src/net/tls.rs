@@ -162,11 +162,13 @@ pub(crate) async fn accept(
         stats.unbelieved(error);
     }
     let is_validated = matches!(validated, Validated::Passed);
+    let scheme = seen.witness.scheme;
     let made = of_session(session, chain);
     let issuer = chain.first().and_then(|leaf| side.issuer_of(leaf, &chain[1..]));
     let completed = Some(Instant::now());
-    let made = TlsInfo { is_validated, local: seen.local, session_id, issuer, completed, ..made };
-    stats.made(&made, seen.witness.scheme);
+    let Seen { local, server_name, .. } = seen;
+    let made = TlsInfo { is_validated, local, server_name, session_id, issuer, completed, ..made };
+    stats.made(&made, scheme);
     *info.tls.borrow_mut() = Some(Arc::new(made));
     Ok(Io::new(stream))
 }
@@ -186,7 +188,7 @@ fn note_failure(error: &TlsError, info: &ConnectionInfo, stats: &TlsStats) {
 
 /// Tells logs who has not believed whom.
 fn note_refused(side: &ServerSide, seen: Seen, info: &ConnectionInfo) {
-    let Seen { local, witness, begun } = seen;
+    let Seen { local, server_name: _, witness, begun } = seen;
     let leaf = witness.refused.first();
     if local.is_none() && leaf.is_none() {
         return;
@@ -250,6 +252,8 @@ pub async fn connect(
 struct Seen {
     /// What the client was shown.
     local: Option<Arc<CertificateInfo>>,
+    /// What it asked for.
+    server_name: Option<Arc<str>>,
     witness: Witness,
     /// What had been agreed upon when it failed.
     begun: Option<TlsInfo>,
@@ -279,6 +283,7 @@ async fn handshake(
     };
     let side = on_demand.as_ref().unwrap_or(side);
     seen.local = side.certificate_for(&hello);
+    seen.server_name = hello.server_name().map(Into::into);
     if hello::asks_for_status(incoming.filled()) {
         let staple = side.staple_for(&hello);
         stats.asked_for_status(staple);

@@ -36,6 +36,8 @@ pub(crate) enum PutError {
     Bind(#[from] BindError),
     #[error("error adding listener: '{name}' has duplicate address '{address}' as existing listener '{other}'")]
     Duplicate { name: Arc<str>, address: String, other: Arc<str> },
+    #[error("Listener {0}: reuse port cannot be changed during an update")]
+    ReusePort(Arc<str>),
 }
 
 /// The listeners, and the workers that run them. Lives on the control thread.
@@ -108,6 +110,9 @@ impl ListenerManager {
         }
         self.check_addresses(&config)?;
         let before = self.lists.borrow().find(&config.name);
+        if before.as_ref().is_some_and(|before| before.config.reuse_port != config.reuse_port) {
+            return Err(PutError::ReusePort(config.name.clone()));
+        }
         let in_place =
             self.lists.borrow().active(&config.name).filter(|b| self.is_live.get() && b.config.shape == config.shape);
         let config = match &in_place {

@@ -69,6 +69,8 @@ pub enum FilterValue {
     Address(Address),
     /// Texts with names of their own.
     Fields(Rc<BTreeMap<Box<str>, Box<str>>>),
+    /// Fields of a message of HTTP, in its order.
+    Headers(Rc<[(Box<str>, Box<str>)]>),
     /// What only the filters that share it understand.
     Object(Rc<dyn Any>),
 }
@@ -86,9 +88,20 @@ impl FilterState {
         self.put(Entry { name: name.into(), value, life_span, sharing: Sharing::default() });
     }
 
-    /// Sets it for a connection, and for those to hosts that are made for it.
-    pub fn share(&mut self, name: impl Into<Cow<'static, str>>, value: FilterValue, sharing: Sharing) {
-        self.put(Entry { name: name.into(), value, life_span: LifeSpan::Connection, sharing });
+    /// Sets it for as long as that, and perhaps for connections to hosts that are made meanwhile.
+    pub fn share(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: FilterValue,
+        life_span: LifeSpan,
+        sharing: Sharing,
+    ) {
+        self.put(Entry { name: name.into(), value, life_span, sharing });
+    }
+
+    /// What hosts are chosen by, where the value named `name` is of a kind for that.
+    pub fn hashed(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.0.iter().find(|entry| entry.name == name && entry.sharing.parts_pools)?.value.text()
     }
 
     /// Takes over what `other` has and this does not.
@@ -168,7 +181,7 @@ impl FilterValue {
             Self::Flag(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
             Self::Address(address) => Some(Cow::Owned(address.to_string())),
             Self::Fields(_) => self.json().map(|json| Cow::Owned(json.to_string())),
-            Self::Object(_) => None,
+            Self::Headers(_) | Self::Object(_) => None,
         }
     }
 
@@ -191,6 +204,10 @@ impl FilterValue {
             Self::Fields(fields) => {
                 let fields = fields.iter().map(|(name, text)| (name.to_string(), Json::String(text.to_string())));
                 Some(Json::Object(fields.collect()))
+            }
+            Self::Headers(fields) => {
+                let field = |(name, value): &(Box<str>, Box<str>)| serde_json::json!({ "key": name, "value": value });
+                Some(serde_json::json!({ "headers": fields.iter().map(field).collect::<Vec<_>>() }))
             }
             Self::Address(_) | Self::Object(_) => None,
         }
@@ -230,7 +247,7 @@ mod tests {
         state.set("own", FilterValue::Flag(true), LifeSpan::Connection);
         assert!(!state.is_shared());
         for (name, reach) in [("once", Reach::Once), ("on", Reach::Transitive)] {
-            state.share(name, FilterValue::Flag(true), Sharing { reach, parts_pools: false });
+            state.share(name, FilterValue::Flag(true), LifeSpan::Connection, Sharing { reach, parts_pools: false });
         }
         let there = state.shared();
         assert!(there.get("own").is_none() && there.get("once").is_some() && there.get("on").is_some());
@@ -243,7 +260,7 @@ mod tests {
         let of = |text: &str, parts_pools| {
             let mut state = FilterState::default();
             let sharing = Sharing { reach: Reach::Once, parts_pools };
-            state.share("a", FilterValue::Text(text.into()), sharing);
+            state.share("a", FilterValue::Text(text.into()), LifeSpan::Connection, sharing);
             // What is passed on once parts pools all the same.
             state.shared()
         };

@@ -24,6 +24,7 @@ use prost::Message;
 use config::Config;
 pub(crate) use config::{Backoff, log_interval};
 use session::Session;
+pub(crate) use tunnel::propagate;
 
 /// The filter's row in the table of network filters.
 pub const ROW: NetworkFilterRow = NetworkFilterRow {

@@ -3,7 +3,7 @@ use std::time::SystemTime;
 
 use http::{HeaderName, Method};
 use nuncio_filter_api::Scheme;
-use nuncio_telemetry::{Address, ConnectionInfo, LifeSpan};
+use nuncio_telemetry::{Address, ConnectionInfo, FilterValue, LifeSpan, Sharing};
 use tokio::time::Instant;
 
 use super::*;
@@ -129,12 +129,14 @@ fn what_cannot_be_is_refused_by_its_place() {
 }
 
 #[test]
-fn a_text_of_the_filter_state_is_hashed() {
+fn a_value_of_the_filter_state_is_hashed_if_it_is_for_that() {
     let policies = lower("{filter_state: {key: k}}").expect("is accepted").expect("is kept");
     let (info, head) = (info(), request("/", &[]));
     assert_eq!(policies.hash(&head, &info, None), None);
-    info.filter_state.borrow_mut().set("k", FilterValue::Text("v".into()), LifeSpan::Request);
+    let text = || FilterValue::Text("v".into());
+    let hashable = Sharing { parts_pools: true, ..Sharing::default() };
+    info.filter_state.borrow_mut().share("k", text(), LifeSpan::Request, hashable);
     assert_eq!(policies.hash(&head, &info, None), of("v"));
-    info.filter_state.borrow_mut().set("k", FilterValue::Number(1), LifeSpan::Request);
+    info.filter_state.borrow_mut().set("k", text(), LifeSpan::Request);
     assert_eq!(policies.hash(&head, &info, None), None);
 }

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::LocalBoxFuture;
 use nuncio_filter_api::{Io, Transport, forward_write};
+use nuncio_telemetry::ConnectionInfo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The connection. An end counts as first bytes.
 pub(super) struct Checked {
     io: Io,
+    info: Rc<ConnectionInfo>,
     state: State,
     /// Bytes that nobody has been given yet, from `at` on.
     held: Vec<u8>,
@@ -30,8 +33,8 @@ enum State {
 
 impl Checked {
     /// `check` is awaited once something has come; it says whether the connection may go on.
-    pub(super) fn new(io: Io, check: LocalBoxFuture<'static, bool>) -> Self {
-        Self { io, state: State::Waiting(check), held: Vec::new(), at: 0 }
+    pub(super) fn new(io: Io, info: Rc<ConnectionInfo>, check: LocalBoxFuture<'static, bool>) -> Self {
+        Self { io, info, state: State::Waiting(check), held: Vec::new(), at: 0 }
     }
 
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
@@ -64,7 +67,7 @@ impl AsyncRead for Checked {
                         return Poll::Pending;
                     }
                     Poll::Ready(true) => self.state = State::Passed,
-                    Poll::Ready(false) => {}
+                    Poll::Ready(false) => self.info.withheld.set(self.held.len() as u64),
                 },
                 State::Passed => {
                     self.state = State::Passed;

@@ -95,7 +95,8 @@ fn spoken(bytes: &[u8]) -> Spoken {
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let line = &bytes[..end.unwrap_or(bytes.len())];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let method = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let method = line.iter().position(is_space).unwrap_or(line.len());
     // RFC 9110 §9.1: a method is a token.
     if method == 0 || !line[..method].iter().all(|byte| is_token(*byte)) {
         return Spoken::Other;
@@ -103,14 +104,24 @@ fn spoken(bytes: &[u8]) -> Spoken {
     if end.is_none() {
         return Spoken::More;
     }
-    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let mut words = line.split(is_space).filter(|word| !word.is_empty());
     match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(_), Some(target), ..) if !target.iter().all(|byte| is_of_target(*byte)) => Spoken::Other,
         (Some(_), Some(_), Some(b"HTTP/1.1"), None) => Spoken::Http11,
-        (Some(_), Some(_), Some(version), None) if version.starts_with(b"HTTP/") => Spoken::Http10,
+        (Some(_), Some(_), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Spoken::Http10
+        }
         // Envoy: without a version, as in HTTP/0.9.
         (Some(_), Some(target), None, None) if target.starts_with(b"/") => Spoken::Http10,
         _ => Spoken::Other,
     }
+}
+
+/// Envoy: a form feed may be in a target, too.
+fn is_of_target(byte: u8) -> bool {
+    byte == b'\x0c' || byte.is_ascii_graphic()
 }
 
 fn is_token(byte: u8) -> bool {
@@ -123,7 +134,10 @@ mod tests {
 
     #[test]
     fn a_request_line_tells_the_version() {
-        let cases: [(&[u8], Spoken); 9] = [
+        let cases: [(&[u8], Spoken); 12] = [
+            (b"GET\t/ HTTP/1.1\r\n", Spoken::Http11),
+            (b"GET / HTTP/11\r\n", Spoken::Other),
+            (b"GET /\xff HTTP/1.1\r\n", Spoken::Other),
             (b"GET / HTTP/1.1\r\n", Spoken::Http11),
             (b"GET / HTTP/1.0\r\nhost: a", Spoken::Http10),
             (b"GET / HTTP/0.9\n", Spoken::Http10),

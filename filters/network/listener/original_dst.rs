@@ -3,15 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use nuncio_filter_api::filter_state::{ORIGINAL_LOCAL_ADDRESS, ORIGINAL_REMOTE_ADDRESS};
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as Proto;
 use nuncio_telemetry::{Address, FilterValue};
 
 const NAME: &str = "envoy.filters.listener.original_dst";
-/// Filter state: where a connection without a socket was going.
-pub(crate) const ORIGINAL_LOCAL_ADDRESS: &str = "envoy.filters.listener.original_dst.local_ip";
-/// Filter state: where it came from.
-pub(crate) const ORIGINAL_REMOTE_ADDRESS: &str = "envoy.filters.listener.original_dst.remote_ip";
 
 pub(crate) const ROW: ListenerFilterRow =
     ListenerFilterRow { name: NAME, config: "envoy.extensions.filters.listener.original_dst.v3.OriginalDst", lower };

@@ -4,13 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nuncio_config::filter_state_value::StateValue;
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::listener::set_filter_state::v3::Config as Proto;
 use nuncio_telemetry::format::FormatCx;
-use nuncio_telemetry::{ConnectionInfo, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, LifeSpan, StreamInfo};
 use tokio::time::Instant;
-
-use crate::set_filter_state::Value;
 
 pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
     name: "envoy.filters.listener.set_filter_state",
@@ -18,12 +17,12 @@ pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
     lower,
 };
 
-struct SetFilterState(Box<[Value]>);
+struct SetFilterState(Box<[StateValue]>);
 
 fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter>, Refused> {
     let Proto { on_accept } =
         prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    Ok(Arc::new(SetFilterState(cx.each("on_accept", on_accept, Value::lower)?.into())))
+    Ok(Arc::new(SetFilterState(cx.each("on_accept", on_accept, StateValue::lower)?.into())))
 }
 
 impl ListenerFilter for SetFilterState {
@@ -37,7 +36,7 @@ impl ListenerFilter for SetFilterState {
         for value in &self.0 {
             *record.filter_state.borrow_mut() = state.clone();
             if let Some(text) = value.text(&FormatCx::new(&record, now, wall)) {
-                value.leave(text, state);
+                value.leave(text, LifeSpan::Connection, state);
             }
         }
         Inspection::Done(Ok(()))

@@ -93,6 +93,12 @@ impl Frame {
         }
     }
 
+    /// Nobody is there to serve a connection.
+    fn refuse_without_filters(&self, info: &ConnectionInfo) {
+        self.stats.network_extension_config_missing().inc();
+        info.local_close_reason.set(Some("no_filters"));
+    }
+
     /// Writes the access logs of a connection that is over.
     pub(super) fn log(&self, info: Rc<ConnectionInfo>, tell: impl FnOnce(&StreamInfo)) {
         if info.log.is_none() {
@@ -143,9 +149,12 @@ impl Chain {
             let current = |filter: &Arc<dyn NetworkFilter>| filter.stand_in().unwrap_or_else(|| Some(filter.clone()));
             match filters.iter().map(current).collect() {
                 Some(all) => stand_ins = all,
-                None => return frame.stats.network_extension_config_missing().inc(),
+                None => return frame.refuse_without_filters(&connection.info),
             }
             filters = &stand_ins;
+        }
+        if filters.is_empty() {
+            return frame.refuse_without_filters(&connection.info);
         }
         let cx =
             || NetworkCx { worker: frame.worker.clone(), drain: self.drain.clone(), buffer_limit: frame.buffer_limit };

@@ -60,6 +60,9 @@ pub enum LogFilter {
 pub trait HeaderPredicate: Debug + Send + Sync {
     /// Whether the request is one that is wanted.
     fn matches(&self, request: &RequestView<'_>) -> bool;
+
+    /// Whether no headers at all are wanted.
+    fn matches_nothing(&self) -> bool;
 }
 
 /// A `ValueMatcher`, compiled by whoever reads configuration.
@@ -123,7 +126,10 @@ impl LogFilter {
             Self::NotHealthCheck => !info.health_check.get(),
             Self::ResponseFlag(wanted) if wanted.is_empty() => !info.flags.get().is_empty(),
             Self::ResponseFlag(wanted) => info.flags.get().iter().any(|flag| wanted.has(flag)),
-            Self::Header(predicate) => cx.request.as_ref().is_some_and(|r| predicate.matches(r)),
+            Self::Header(predicate) => match &cx.request {
+                Some(request) => predicate.matches(request),
+                None => predicate.matches_nothing(),
+            },
             Self::Runtime(sampling) => sampling.draws(cx),
             Self::And(filters) => filters.iter().all(|f| f.accepts(cx)),
             Self::Or(filters) => filters.iter().any(|f| f.accepts(cx)),

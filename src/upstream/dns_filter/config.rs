@@ -148,10 +148,16 @@ fn lower_server_config(config: ServerContextConfig, cx: &mut LowerCx<'_>) -> Res
 /// The format follows from the name of the file. Envoy lets pass what it cannot read, and then knows no name at all.
 fn load_table(source: DataSource, cx: &mut LowerCx<'_>) -> Result<DnsTable, Refused> {
     let DataSource { watched_directory, specifier } = source;
-    cx.unsupported("watched_directory", &watched_directory)?;
+    // Envoy reads the table once, whatever is watched.
+    let _ = watched_directory;
     let Some(Specifier::Filename(path)) = specifier else {
         return Err(cx.invalid("a table is read from a file: filename is required"));
     };
+    if !std::path::Path::new(&path).exists() {
+        // Envoy: then no name is known.
+        tracing::warn!(path, "there is no such table of names");
+        return Ok(DnsTable::default());
+    }
     let of_file = DataSource { watched_directory: None, specifier: Some(Specifier::Filename(path.clone())) };
     let bytes = data_source(of_file, MAX_TABLE, cx)?;
     let source = Source::new(&path, Format::of_path(&path), bytes.into());

@@ -61,7 +61,11 @@ fn left_by_filters(info: &StreamInfo) -> Option<Address> {
     match info.filter_state.borrow().get(ORIGINAL_DST_ADDRESS)? {
         FilterValue::Address(address) => Some(address.clone()),
         FilterValue::Text(text) => text.parse().ok().map(Address::Ip),
-        FilterValue::Number(_) | FilterValue::Flag(_) | FilterValue::Fields(_) | FilterValue::Object(_) => None,
+        FilterValue::Number(_)
+        | FilterValue::Flag(_)
+        | FilterValue::Fields(_)
+        | FilterValue::Headers(_)
+        | FilterValue::Object(_) => None,
     }
 }
 

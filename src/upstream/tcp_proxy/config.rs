@@ -12,7 +12,7 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_proto::envoy::r#type::v3 as kind;
 use nuncio_telemetry::access_log::AccessLog;
-use nuncio_telemetry::{ConnectionInfo, FilterState, FilterValue};
+use nuncio_telemetry::{ConnectionInfo, FilterState};
 use proto::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions};
 use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
@@ -212,10 +212,7 @@ impl Config {
     pub(super) fn hash(&self, info: &ConnectionInfo, state: &FilterState) -> Option<u64> {
         match self.hash.as_ref()? {
             HashBy::SourceIp => Some(XxHash64::oneshot(0, info.remote.ip()?.to_string().as_bytes())),
-            HashBy::FilterState(key) => match state.get(key)? {
-                FilterValue::Text(text) => Some(XxHash64::oneshot(0, text.as_bytes())),
-                _ => None,
-            },
+            HashBy::FilterState(key) => Some(XxHash64::oneshot(0, state.hashed(key)?.as_bytes())),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use nuncio_config::format::{format, formatter};
 use nuncio_config::header_rules::{HeaderRules, Side};
@@ -168,10 +168,10 @@ impl TunnelConfig {
         let is_granted = match session.info.upstream.borrow_mut().protocol.take() {
             // RFC 9110 §9.3.6.
             Some(protocol) if protocol <= Protocol::Http11 => head.status.is_success(),
-            _ => head.status == http::StatusCode::OK,
+            _ => head.status == StatusCode::OK,
         };
         if self.propagate_headers {
-            propagate(&session.info, RESPONSE_HEADERS, head.headers);
+            propagate(&session.info, RESPONSE_HEADERS, Some(head.status), &head.headers);
         }
         if !is_granted {
             let reason = format!("tunnel_response:{}", head.status.as_u16());
@@ -183,8 +183,13 @@ impl TunnelConfig {
     }
 }
 
-fn propagate(info: &StreamInfo, name: &'static str, fields: HeaderMap) {
-    info.filter_state.borrow_mut().set(name, FilterValue::Object(Rc::new(fields)), LifeSpan::Connection);
+/// Leaves for logs what a host has answered.
+pub(crate) fn propagate(info: &StreamInfo, name: &'static str, status: Option<StatusCode>, fields: &HeaderMap) {
+    let status = status.map(|status| (":status".into(), status.as_str().into()));
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
+    let fields = fields.iter().map(|(name, value)| (name.as_str().into(), text(value)));
+    let value = FilterValue::Headers(status.into_iter().chain(fields).collect());
+    info.filter_state.borrow_mut().set(name, value, LifeSpan::Connection);
 }
 
 // === impl RequestId ===
@@ -224,7 +229,7 @@ impl Tunnel {
                     Ok(data) => self.chunk = data,
                     Err(frame) => {
                         if let (Some(info), Ok(trailers)) = (&self.trailers, frame.into_trailers()) {
-                            propagate(info, RESPONSE_TRAILERS, trailers);
+                            propagate(info, RESPONSE_TRAILERS, None, &trailers);
                         }
                     }
                 },

@@ -99,7 +99,8 @@ pub(super) fn log_proxy(sessions: &Sessions, started: Instant) {
         return;
     }
     let stats = &sessions.config.stats;
-    let [sent, received] = [stats.downstream_sess_tx_bytes().value(), stats.downstream_sess_rx_bytes().value()];
+    let sent = stats.downstream_sess_tx_bytes().value();
+    let received = stats.downstream_sess_rx_bytes().value();
     let told = object(&[
         ("bytes_sent", sent),
         ("bytes_received", received),
@@ -115,7 +116,8 @@ pub(super) fn log_proxy(sessions: &Sessions, started: Instant) {
     let connection = ConnectionInfo::new(0, nobody.clone(), nobody, started);
     let info = StreamInfo::new(Rc::new(connection), started, sessions.cx.worker.clock.wall(started));
     let logs = &sessions.config.proxy_logs;
-    write(&info, sessions, logs, "udp.proxy.proxy", told, [received, sent], AccessLogType::NotSet);
+    // Envoy: those that no session took are counted here.
+    write(&info, sessions, logs, "udp.proxy.proxy", told, [sessions.received.get(), sent], AccessLogType::NotSet);
 }
 
 fn object(numbers: &[(&str, u64)]) -> Map<String, Value> {

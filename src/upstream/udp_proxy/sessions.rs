@@ -34,6 +34,8 @@ pub(super) struct Sessions {
     pub(super) receiver: RefCell<Receiver>,
     pub(super) sender: RefCell<Sender>,
     has_ended: Cell<bool>,
+    /// Bytes of all datagrams, where they are logged.
+    pub(super) received: Cell<u64>,
 }
 
 /// Whose datagrams a session is for.
@@ -70,10 +72,15 @@ impl Sessions {
             targets: RefCell::default(),
             sender: RefCell::default(),
             has_ended: Cell::new(false),
+            received: Cell::new(0),
         }
     }
 
     pub(super) fn receive(self: &Rc<Self>, datagrams: &Datagrams<'_>) {
+        if !self.config.proxy_logs.is_empty() {
+            let bytes: usize = datagrams.payloads.iter().map(|payload| payload.len()).sum();
+            self.received.set(self.received.get() + bytes as u64);
+        }
         match self.config.balance {
             Balance::Sessions => {
                 if let Some(session) = self.session(datagrams) {

@@ -23,7 +23,7 @@ use udp_tunneling_config::{BufferOptions, RetryOptions};
 
 use crate::attempt::{ActiveRequest, Answered, Attempt};
 use crate::failure::Failure;
-use crate::tcp_proxy::Backoff;
+use crate::tcp_proxy::{Backoff, propagate};
 use crate::worker::WorkerHost;
 
 /// `tunneling_config`
@@ -39,6 +39,10 @@ pub(super) struct TunnelConfig {
     pub(super) buffer: Option<BufferLimits>,
     pub(super) max_attempts: u32,
     pub(super) backoff: Option<Backoff>,
+    /// What the host answers is left for logs.
+    propagates_headers: bool,
+    /// The same of its trailers.
+    pub(super) propagates_trailers: bool,
 }
 
 /// `buffer_options`
@@ -62,6 +66,10 @@ pub(super) struct Upload {
 /// The body of the request.
 struct Uploaded(Rc<RefCell<Upload>>);
 
+/// Where logs find what the host answered.
+const RESPONSE_HEADERS: &str = "envoy.udp_proxy.propagate_response_headers";
+pub(super) const RESPONSE_TRAILERS: &str = "envoy.udp_proxy.propagate_response_trailers";
+
 static CAPSULE_PROTOCOL: HeaderName = HeaderName::from_static("capsule-protocol");
 
 // === impl TunnelConfig ===
@@ -81,8 +89,6 @@ impl TunnelConfig {
             propagate_response_headers,
             propagate_response_trailers,
         } = proto;
-        // They are for session filters, none of which reads them.
-        let refused = nuncio_config::refuse_set!(cx; propagate_response_headers, propagate_response_trailers);
         let proxy_host = cx.at("proxy_host", |cx| format(&proxy_host, cx));
         let target_host = cx.at("target_host", |cx| format(&target_host, cx));
         let headers = HeaderRules::lower_additions(Side::Request, "headers_to_add", headers_to_add, cx);
@@ -95,7 +101,6 @@ impl TunnelConfig {
             return Err(cx.at("post_path", |cx| cx.invalid(reason)));
         }
         let post_path = if post_path.is_empty() { "/".to_owned() } else { post_path };
-        refused?;
         Ok(Self {
             proxy_host: proxy_host?,
             proxy_port: proxy_port?,
@@ -106,6 +111,8 @@ impl TunnelConfig {
             buffer: buffer_options.map(BufferLimits::new),
             max_attempts: max_connect_attempts.map_or(1, |most| most.value),
             backoff: backoff?,
+            propagates_headers: propagate_response_headers,
+            propagates_trailers: propagate_response_trailers,
         })
     }
 
@@ -149,6 +156,9 @@ impl TunnelConfig {
         let mut body = Body::stream(Uploaded(upload.clone()));
         let attempt = Attempt { host, priority: Priority::Default, info: None, informational: None };
         let Answered { response: Response { head, body }, active } = attempt.run(&head, &mut body).await?;
+        if self.propagates_headers {
+            propagate(cx.info, RESPONSE_HEADERS, Some(head.status), &head.headers);
+        }
         // To an upgrade 101 is the consent, whatever the version of HTTP has instead.
         let consent = if self.post_path.is_some() { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS };
         match head.status == consent {

@@ -13,8 +13,9 @@ use nuncio_telemetry::format::{AccessLogType, FormatCx};
 use tracing::debug;
 
 use super::session::{Deadlines, Over, Session};
-use super::tunnel::{BufferLimits, TunnelConfig, Upload};
+use super::tunnel::{BufferLimits, RESPONSE_TRAILERS, TunnelConfig, Upload};
 use crate::attempt::ActiveRequest;
+use crate::tcp_proxy::propagate;
 
 /// A tunnel of a session, as far as it has come.
 #[derive(Default)]
@@ -67,7 +68,7 @@ impl Tunnelled {
             session.write_log(AccessLogType::UdpTunnelUpstreamConnected);
         }
         self.upload.borrow_mut().open();
-        let over = receive(session, &mut body, &mut deadlines).await;
+        let over = receive(session, config, &mut body, &mut deadlines).await;
         self.upload.borrow_mut().end();
         active.end();
         over
@@ -109,7 +110,7 @@ impl Tunnelled {
 }
 
 /// Sends what comes out of the tunnel to the client, until it ends.
-async fn receive(session: &Session, body: &mut Body, deadlines: &mut Deadlines) -> Over {
+async fn receive(session: &Session, config: &TunnelConfig, body: &mut Body, deadlines: &mut Deadlines) -> Over {
     loop {
         let next = poll_fn(|cx| match body.poll_next(cx) {
             Poll::Ready(frame) => Poll::Ready(Ok(frame)),
@@ -120,7 +121,17 @@ async fn receive(session: &Session, body: &mut Body, deadlines: &mut Deadlines) 
             Ok(None | Some(Err(_))) => return Over::Lost,
             Ok(Some(Ok(frame))) => frame.into_data(),
         };
-        let Ok(data) = data else { continue };
+        let data = match data {
+            Ok(data) => data,
+            Err(frame) => {
+                if let (true, Some(log), Ok(trailers)) =
+                    (config.propagates_trailers, &session.log, frame.into_trailers())
+                {
+                    propagate(&log.info, RESPONSE_TRAILERS, None, &trailers);
+                }
+                continue;
+            }
+        };
         if data.is_empty() {
             continue;
         }

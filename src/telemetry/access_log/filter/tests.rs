@@ -131,6 +131,10 @@ impl HeaderPredicate for Is {
     fn matches(&self, request: &RequestView<'_>) -> bool {
         request.path == self.0
     }
+
+    fn matches_nothing(&self) -> bool {
+        false
+    }
 }
 
 #[test]

@@ -63,6 +63,8 @@ impl AddressOp {
         let info = cx.info;
         let connection = &info.connection;
         let of = |address: Option<&Address>, out: &mut Vec<u8>| match address {
+            // A record of no connection has none.
+            Some(Address::Pipe(path)) if path.is_empty() => Written::Missing,
             Some(address) => self.part.write(address, form, out),
             None => Written::Missing,
         };
