@@ -125,13 +125,16 @@ impl ServerCertVerifier for Servers {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let called = server_name.to_str();
-        let asked = [Box::from(&*called)];
+        let asked;
         let wanted = match &self.name {
             NameCheck::None => None,
             // Envoy: who is called nothing may be called anything.
             NameCheck::AsCalled if is_nameless(server_name) => None,
             NameCheck::AsCalled => Some(Wanted::AsCalled(&called)),
-            NameCheck::AsCalledByRequest => Some(Wanted::ByRequest(&asked)),
+            NameCheck::AsCalledByRequest => {
+                asked = [Box::from(&*called)];
+                Some(Wanted::ByRequest(&asked))
+            }
             NameCheck::Fixed(names) => Some(Wanted::ByRequest(names)),
         };
         let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, wanted);
