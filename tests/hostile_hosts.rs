@@ -50,6 +50,10 @@ async fn before(frames: Frames, fields: &str) -> Running {
     proxy(pieces.yaml()).argument("--file-flush-interval-msec").argument("10").upstream(http1()).run().await
 }
 
+const PRIORITY: u8 = 2;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+
 const PLAIN: &str = "http2_protocol_options: {}";
 
 const OK: (&str, &str) = (":status", "200");
@@ -193,6 +197,30 @@ async fn trailers_and_interim_responses_are_held_to_the_limits_of_headers() {
         }
         for (stat, value) in [("http2.tx_reset", resets), ("upstream_rq_rx_reset", resets), ("upstream_cx_active", 1)] {
             assert_eq!(proxy.stat(&format!("cluster.bad.{stat}")).await, value, "case {case}: {stat}");
+        }
+    }
+}
+
+/// Frames that cost the host nothing, and what counts them.
+const FLOODS: [(Frames, &str); 6] = [
+    (|_| encode(PING, 0, 0, &[0; 8]).repeat(2000), "outbound_control_flood"),
+    (|_| encode(SETTINGS, 0, 0, &[]).repeat(2000), "outbound_control_flood"),
+    (|_| encode(PRIORITY, 0, 9, &[0, 0, 0, 0, 16]).repeat(500), "inbound_priority_frames_flood"),
+    (|_| encode(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(100), "inbound_window_update_frames_flood"),
+    (|s| encode(WINDOW_UPDATE, 0, s, &[0, 0, 0, 1]).repeat(100), "inbound_window_update_frames_flood"),
+    (|s| [begun(s), encode(DATA, 0, s, &[]).repeat(3)].concat(), "inbound_empty_frames_flood"),
+];
+
+#[tokio::test]
+async fn a_host_that_floods_loses_its_connection() {
+    for (case, (frames, stat)) in FLOODS.into_iter().enumerate() {
+        let proxy = before(frames, PLAIN).await;
+        let _ = get(proxy.addr(), "/").await;
+        proxy.wait_for_stat("cluster.bad.upstream_cx_destroy_local", 1).await;
+        let log = proxy.file_once_written("access.log").await;
+        assert!([EARLY, LATE].contains(&&*log), "case {case}: {log}");
+        for stat in [&*format!("http2.{stat}"), "upstream_cx_protocol_error"] {
+            assert_eq!(proxy.stat(&format!("cluster.bad.{stat}")).await, 1, "case {case}: {stat}");
         }
     }
 }

@@ -6,7 +6,8 @@ use crate::support::frames::{DATA, END_STREAM, Frames, SETTINGS, encode};
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, http1};
-use std::time::Duration;
+use std::io::Write;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -144,4 +145,47 @@ async fn a_client_that_leaves_is_noticed_while_its_upload_waits_for_a_window() {
     proxy.wait_for_stat("cluster.mute.upstream_rq_active", 0).await;
     proxy.wait_for_stat("http.in.downstream_rq_active", 0).await;
     assert_eq!(proxy.file_once_written("access.log").await, "0 DC downstream_remote_disconnect\n");
+}
+
+/// A host that always has more is read without a pause, and yet not longer than its time.
+#[tokio::test]
+async fn time_outs_hold_while_the_host_sends_without_end() {
+    let max = "common_http_protocol_options: { max_stream_duration: 0.5s }";
+    for (route, fields, expected) in [
+        ("timeout: 0.5s", "", "200 UT response_timeout\n"),
+        ("timeout: 0s", max, "200 UMSDR upstream_max_stream_duration_reached\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        std::thread::spawn({
+            let listener = listener.into_std().expect("it is a listener");
+            listener.set_nonblocking(false).expect("it is a socket");
+            move || {
+                let (mut host, _) = listener.accept().expect("the proxy connects");
+                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                let chunks = b"1\r\nx\r\n".repeat(10_000);
+                let _ = host.write_all(head);
+                while host.write_all(&chunks).is_ok() {}
+            }
+        });
+        let pieces = Pieces {
+            hcm: ENDS_LOGGED.to_owned(),
+            routes: format!("- match: {{ prefix: / }}\n  route: {{ cluster: endless, {route} }}\n"),
+            clusters: format!(
+                "- name: endless\n  connect_timeout: 60s\n  {fields}\n  load_assignment: {{ cluster_name: endless, endpoints: [{{ \
+                 lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} \
+                 }} }} }} }}] }}] }}\n"
+            ),
+            ..Pieces::default()
+        };
+        let pieces = pieces.yaml();
+        let proxy = proxy(pieces).argument("--file-flush-interval-msec").argument("10").upstream(http1()).run().await;
+        let begun = Instant::now();
+        let mut client = TcpStream::connect(proxy.addr()).await.expect("the proxy accepts");
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("the proxy reads");
+        let mut space = vec![0; 65_536];
+        while client.read(&mut space).await.is_ok_and(|read| read > 0) {}
+        assert_eq!(proxy.file_once_written("access.log").await, expected, "{route}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{route}: {:?}", begun.elapsed());
+    }
 }

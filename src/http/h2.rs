@@ -2,7 +2,9 @@
 
 mod body;
 pub mod client;
+mod counts;
 mod faults;
+mod host_meter;
 mod limits;
 mod meter;
 mod response;
@@ -11,6 +13,7 @@ mod trailers;
 mod upload;
 
 pub(crate) use body::{BodyEvents, H2Body};
+pub(crate) use counts::{FloodKind, Limits};
 pub use faults::Faults;
-pub(crate) use meter::{FloodKind, FrameMeter, Limits, Metered};
+pub(crate) use meter::{FrameMeter, Metered};
 pub(crate) use settings::FurtherSettings;

@@ -46,7 +46,9 @@ impl Set {
         if self.sleep.deadline() > deadline {
             self.sleep.as_mut().reset(deadline);
         }
-        while self.sleep.as_mut().poll(cx).is_ready() {
+        // One that has fired is not polled: a task whose reads are always ready has used up the runtime's budget by then,
+        // and would be told to wait, each time anew.
+        while self.sleep.is_elapsed() || self.sleep.as_mut().poll(cx).is_ready() {
             if self.sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }

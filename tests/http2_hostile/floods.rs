@@ -206,3 +206,24 @@ fn attack(to: SocketAddr, flood: &[u8]) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Clients of gRPC look for their bandwidth with a PING for each piece that they get.
+#[tokio::test]
+async fn a_client_may_ping_for_each_piece_that_it_gets() {
+    const BYTES: usize = 32 << 20;
+    let host = http1().answer("/large", Answer::ok(&"x".repeat(BYTES)));
+    let running = proxy(Pieces::default().yaml()).upstream(host).run().await;
+    let mut frames = Frames::connect(running.addr(), Split::Whole).await.expect("the proxy accepts");
+    let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/large"), (":authority", "a")];
+    frames.headers(1, END_STREAM, &fields).await.expect("the proxy reads");
+    let (mut read, mut pieces) = (0, 0);
+    while read < BYTES {
+        let data = frames.until(DATA, Some(1)).await.expect("the proxy speaks").expect("the connection goes on");
+        read += data.payload.len();
+        pieces += 1;
+        let room = u32::try_from(data.payload.len()).expect("a frame has a length").to_be_bytes();
+        let more = [encode(8, 0, 0, &room), encode(8, 0, 1, &room), encode(6, 0, 0, &[0; 8])].concat();
+        frames.bytes(&more).await.expect("the proxy reads");
+    }
+    assert!(pieces > 1500, "{pieces}");
+}

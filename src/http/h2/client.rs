@@ -20,7 +20,9 @@ use nuncio_telemetry::StreamInfo;
 use nuncio_telemetry::stats::catalogue::Http2Stats;
 
 use super::body::H2Body;
+use super::counts::Limits;
 use super::faults::{Faults, is_senseless};
+use super::host_meter::HostMeter;
 pub use super::limits::ResponseLimits;
 use super::limits::STATUS;
 use super::response::{ResponseBody, ResponseEvents};
@@ -46,7 +48,7 @@ pub struct H2Client {
 
 /// Drives a connection: to be polled by a task of its own until it ends.
 pub struct Driver {
-    connection: Connection<Io, Bytes>,
+    connection: Connection<HostMeter, Bytes>,
     faults: Rc<Faults>,
 }
 
@@ -91,7 +93,10 @@ impl Future for Driver {
         if this.faults.poll_broken(cx).is_ready() {
             return Poll::Ready(Err(DriverError::Malformed));
         }
-        Pin::new(&mut this.connection).poll(cx).map_err(DriverError::Http2)
+        match Pin::new(&mut this.connection).poll(cx) {
+            Poll::Ready(Err(_)) if this.faults.is_broken() => Poll::Ready(Err(DriverError::Malformed)),
+            polled => polled.map_err(DriverError::Http2),
+        }
     }
 }
 
@@ -120,8 +125,9 @@ impl H2Client {
         // A client has no use for it. Envoy says it all the same.
         further.extend(options.allow_connect.then_some((ENABLE_CONNECT_PROTOCOL, 1)));
         let io = FurtherSettings::wrap(io, PREFACE, &further);
-        let (send, connection) = builder.handshake(io).await?;
         let faults = Rc::new(Faults::new(options.spares_connection_of_malformed, stats));
+        let io = HostMeter::new(io, Limits::from(options), faults.clone());
+        let (send, connection) = builder.handshake(io).await?;
         let driver = Driver { connection, faults: faults.clone() };
         Ok((Self { send, faults, limits, buffer_limit }, driver))
     }
@@ -171,10 +177,11 @@ impl H2Client {
                 Err(error) => return Err(unsent(faults.failure(&error), body)),
             };
             drop(send);
+            faults.sent.streams.set(faults.sent.streams.get() + 1);
             if let (Some(info), true) = (&info, end) {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
-            let upload = Upload::new(stream, body, end, info.clone(), buffer_limit);
+            let upload = Upload::new(stream, body, end, info.clone(), buffer_limit, faults.clone());
             let had_interim = false;
             Exchange { response, upload, faults, limits, info, to_head, upgrade, informational, had_interim }
                 .run()

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use h2::Reason;
 use nuncio_telemetry::stats::catalogue::Http2Stats;
 
+use super::counts::{FloodKind, data_frames};
 use crate::h1::ExchangeFailure;
 
 /// Shared by the exchanges of a connection and by whoever drives it.
@@ -15,12 +16,31 @@ pub struct Faults {
     is_broken: Cell<bool>,
     /// Who ends the connection.
     driver: RefCell<Option<Waker>>,
+    /// What it was sent, which lets it send more of what it may not send without end.
+    pub(super) sent: Sent,
     stats: Option<Http2Stats>,
+}
+
+/// What a host was sent over one connection.
+#[derive(Default)]
+pub(super) struct Sent {
+    /// Requests.
+    pub(super) streams: Cell<u64>,
+    /// DATA frames.
+    pub(super) data: Cell<u64>,
+}
+
+impl Sent {
+    /// Counts the frames that data of this length goes in, at least.
+    pub(super) fn count_data(&self, length: usize) {
+        self.data.set(self.data.get() + data_frames(length));
+    }
 }
 
 impl Faults {
     pub(super) fn new(spares_connection: bool, stats: Option<Http2Stats>) -> Self {
-        Self { spares_connection, is_broken: Cell::new(false), driver: RefCell::default(), stats }
+        let (is_broken, driver, sent) = (Cell::new(false), RefCell::default(), Sent::default());
+        Self { spares_connection, is_broken, driver, sent, stats }
     }
 
     /// Whether a message was so malformed that the connection ends.
@@ -50,6 +70,18 @@ impl Faults {
             }
         }
         ExchangeFailure::Protocol("malformed http2 message")
+    }
+
+    /// The host sends more than it may of what costs it nothing. The connection ends with that, by who drives it.
+    pub(super) fn flooded(&self, flood: FloodKind) {
+        self.is_broken.set(true);
+        self.count(|stats| match flood {
+            FloodKind::Empty => stats.inbound_empty_frames_flood().inc(),
+            FloodKind::Priority => stats.inbound_priority_frames_flood().inc(),
+            FloodKind::WindowUpdate => stats.inbound_window_update_frames_flood().inc(),
+            FloodKind::Control => stats.outbound_control_flood().inc(),
+            FloodKind::FrameSize | FloodKind::PseudoTrailers | FloodKind::Preface | FloodKind::Reset => {}
+        });
     }
 
     /// What an error means for the stream that it ends, and counts it.

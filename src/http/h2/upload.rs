@@ -12,6 +12,7 @@ use nuncio_filter_api::{Body, BodyError};
 use nuncio_telemetry::{BackedUp, StreamInfo};
 use tokio::time::Instant;
 
+use super::faults::Faults;
 use crate::h1::RequestSent;
 
 /// A request body on its way.
@@ -31,6 +32,7 @@ pub(super) struct Upload {
     /// No more of the body is pulled for now: as much as may wait does. Envoy: until half of it is sent.
     is_backed_up: bool,
     counted: Option<BackedUp>,
+    faults: Rc<Faults>,
 }
 
 /// The part of a body that was read and is not yet to be sent.
@@ -54,6 +56,7 @@ impl Upload {
         done: bool,
         info: Option<Rc<StreamInfo>>,
         limit: usize,
+        faults: Rc<Faults>,
     ) -> Self {
         let ahead = Ahead { data: VecDeque::new(), trailers: None, cost: 0, limit };
         Self {
@@ -67,6 +70,7 @@ impl Upload {
             ahead,
             is_backed_up: false,
             counted: None,
+            faults,
         }
     }
 
@@ -165,6 +169,7 @@ impl Upload {
         };
         let part = self.pending.split_to(granted.min(self.pending.len()));
         let last = self.last && self.pending.is_empty();
+        self.faults.sent.count_data(part.len());
         let sent = self.stream.send_data(part, last);
         if last {
             self.note_end();

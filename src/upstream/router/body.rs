@@ -37,6 +37,8 @@ pub(super) struct UpstreamBody {
     ahead: Option<Box<Ahead>>,
     /// Bytes that may be read so.
     limit: usize,
+    /// Frames since the time was last looked at: a host that always has more never lets the timer have its turn.
+    unchecked: u8,
 }
 
 struct Stream {
@@ -109,7 +111,7 @@ impl UpstreamBody {
             stream.end();
             return full.map_or(body, Body::full);
         }
-        Body::stream(Self { body, stream: Some(stream), paused: None, ahead: None, limit })
+        Body::stream(Self { body, stream: Some(stream), paused: None, ahead: None, limit, unchecked: 0 })
     }
 
     fn expire(&mut self, failure: &Failure) -> BodyError {
@@ -163,6 +165,18 @@ impl UpstreamBody {
         stream.deadline.poll_expired(cx).map(|failure| self.expire(&failure))
     }
 
+    /// Looks at the time after every so many frames.
+    fn check_time(&mut self) -> Option<BodyError> {
+        const FRAMES: u8 = 32;
+        self.unchecked = (self.unchecked + 1) % FRAMES;
+        if self.unchecked != 0 {
+            return None;
+        }
+        let stream = self.stream.as_ref()?;
+        let failure = stream.deadline.passed(stream.active.share.env.clock.now())?;
+        Some(self.expire(&failure))
+    }
+
     /// Ready where time ran out while the client takes nothing.
     fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         /// A client that is only slower than its host takes something within this.
@@ -208,7 +222,10 @@ impl HttpBody for UpstreamBody {
         }
         match this.poll_host(cx) {
             Poll::Pending => this.poll_expired(cx).map(|error| Some(Err(error))),
-            ready => ready,
+            Poll::Ready(frame) => Poll::Ready(match this.check_time() {
+                None => frame,
+                Some(error) => Some(Err(error)),
+            }),
         }
     }
 

@@ -89,6 +89,11 @@ impl Deadline {
         }
     }
 
+    /// What the time is over for by `now`, if it is.
+    pub(super) fn passed(&self, now: Instant) -> Option<Failure> {
+        self.next().filter(|(at, _)| *at <= now).map(|(_, failure)| failure)
+    }
+
     fn next(&self) -> Option<(Instant, Failure)> {
         let times = &self.info.times;
         // Envoy: the time of the response begins when the request has been received to its end.

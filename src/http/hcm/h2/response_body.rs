@@ -85,7 +85,7 @@ impl Server {
                 send.reserve_capacity(data.len());
             }
             if data.is_empty() || send.capacity() >= data.len() {
-                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
+                self.metered.count_data(data.len());
                 if is_paused {
                     info.resume_response();
                 }
@@ -110,8 +110,8 @@ impl Server {
             })
             .await?;
             if granted > 0 && granted < data.len() {
-                self.metered.data_sent.set(self.metered.data_sent.get() + 1);
                 let part = data.split_to(granted);
+                self.metered.count_data(part.len());
                 send.send_data(part, false).map_err(|_| Unsent::Downstream)?;
             }
         }
