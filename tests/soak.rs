@@ -201,7 +201,7 @@ async fn no_request_is_lost_while_proxies_drain_and_upstreams_restart() {
         "soak: {sent} requests over {generations} proxies, {} lost; {broken} crossed the close of an upstream, {ended} of them POSTs that failed",
         lost.len()
     ));
-    assert!(sent > 1000, "only {sent} requests");
+    assert!(sent > 300, "only {sent} requests");
     assert!(lost.is_empty(), "{} of {sent} lost: {:#?}", lost.len(), &lost[..lost.len().min(10)]);
     assert!(ended <= broken, "{ended} POSTs failed, {broken} requests were broken by upstreams");
 }

@@ -555,6 +555,7 @@ mod tests {
         let clusters = Clusters::new(&Store::new(), None);
         let checked = || ClusterConfig { health_check: Some(tcp_check()), ..cluster_config("c", Vec::new()) };
         clusters.update([cluster_config("c", Vec::new())]);
+        clusters.warmed().await;
         let first = clusters.snapshot().get(0).unwrap().clone();
         clusters.warm_up([checked()]);
         assert!(Arc::ptr_eq(&first, clusters.snapshot().get(0).unwrap()));
