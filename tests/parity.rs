@@ -89,6 +89,7 @@ scenario_files! {
     original_src
     outlier
     path
+    regex_bytes
     repeated_headers
     repeated_responses
     pools

@@ -1,4 +1,4 @@
-//! Regular expressions in the syntax of RE2, matched in linear time.
+//! Regular expressions in the syntax of RE2, matched in linear time on inputs of which each byte is a character.
 
 mod program;
 mod simple;
@@ -166,8 +166,8 @@ fn pattern(matcher: proto::RegexMatcher) -> String {
 
 fn parse(pattern: &str, cx: &mut LowerCx<'_>) -> Result<(String, Hir), Refused> {
     let syntax = syntax::translate(pattern);
-    let parser =
-        regex_syntax::ParserBuilder::new().utf8(false).nest_limit(NEST_LIMIT - NEST_AROUND).build().parse(&syntax);
+    let mut parser = regex_syntax::ParserBuilder::new();
+    let parser = parser.unicode(false).utf8(false).nest_limit(NEST_LIMIT - NEST_AROUND).build().parse(&syntax);
     match parser {
         Ok(hir) => Ok((syntax, hir)),
         Err(error) => {

@@ -80,14 +80,33 @@ fn quoting_and_octal_escapes_are_read_as_re2_does() {
     check(r"\Qa.b*\E.", &["a.b*c"], &["axbbc"]);
     check(r"\101\x42\x{43}", &["ABC"], &["abc"]);
     check(r"\<a\>", &["<a>"], &["a"]);
-    check(r"\pL\p{Greek}", &["aα"], &["1α"]);
+    check(r"\pL\p{Latin}[\PL_]", &["ab_", "ab1"], &["1b_", "abc"]);
+    check(r"a|\p{Greek}|[\p{Greek}]", &["a"], &["b", "α", "]"]);
 }
 
 #[test]
-fn bytes_that_are_no_utf8_do_not_stop_a_match() {
-    let regex = lower(r"a\C*b", &env()).unwrap();
-    assert!(regex.is_match(b"a\xff\nb"));
-    assert!(!lower("a.b", &env()).unwrap().is_match(b"a\xffb"));
+fn each_byte_of_an_input_is_a_character() {
+    let is_match = |pattern: &str, input: &[u8]| lower(pattern, &env()).expect(pattern).is_match(input);
+    assert!(is_match(r"a\C*b", b"a\xff\nb"));
+    for pattern in ["a.b", "a[^x]b", "(a[^x])b", r"a\Wb", r"a[\D]b", r"a\xffb", r"a\377b", r"a[\x80-\xff]b", r"a\pLb"] {
+        assert!(is_match(pattern, b"a\xffb"), "{pattern}");
+        assert!(!is_match(pattern, "a\u{ff}b".as_bytes()), "{pattern}");
+    }
+    assert!(!is_match("a.b", b"a\nb"));
+    assert!(!is_match(r"a\PLb", b"a\xffb"));
+    assert!(!is_match(r"(?i)\xe9", b"\xc9"));
+    assert!(is_match("(?i)k", b"K"));
+}
+
+#[test]
+fn a_literal_that_is_not_ascii_stands_for_its_bytes() {
+    let is_match = |pattern: &str, input: &[u8]| lower(pattern, &env()).expect(pattern).is_match(input);
+    assert!(is_match("a\u{e9}", b"a\xc3\xa9"));
+    assert!(is_match("a\u{e9}+", b"a\xc3\xa9\xa9"));
+    assert!(is_match("[\u{e9}]", b"\xa9"));
+    assert!(!is_match("[\u{e9}]", b"\xc3\xa9"));
+    assert!(is_match("\\Q\u{20ac}\\E", "\u{20ac}".as_bytes()));
+    assert_eq!(lower("/\u{e9}/.*", &env()).unwrap().prefix(), b"/\xc3\xa9/");
 }
 
 #[test]
@@ -99,6 +118,9 @@ fn an_invalid_expression_is_refused_with_its_position() {
     );
     assert!(lower(r"(a)\1", &env).unwrap_err().contains("backreferences are not supported"));
     assert!(lower(r"a\", &env).is_err());
+    for pattern in [r"\x{100}", r"[\x{80}-\x{10ffff}]", r"\400", r"\u00e9"] {
+        assert!(lower(pattern, &env).unwrap_err().contains("invalid"), "{pattern} is no byte");
+    }
     assert!(lower("(((((a{1000}){1000}){1000}){1000})", &env).is_err());
     assert!(lower(&"(".repeat(100_000), &env).is_err());
 }
