@@ -11,8 +11,10 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use super::{Family, Found};
 
-/// More than this no configuration says that an answer over UDP may have.
-const LARGEST_DATAGRAM: usize = 4096;
+/// Some servers send more than they are told that they may.
+const LARGEST_DATAGRAM: usize = u16::MAX as usize;
+/// More seconds than this are none (RFC 2181 §8).
+const LONGEST_TTL: u32 = i32::MAX as u32;
 
 /// How a name server is asked.
 #[derive(Clone, Copy, Debug)]
@@ -133,12 +135,13 @@ fn read(answer: &Message, family: Family) -> Result<Reply, Fault> {
         _ => None,
     });
     let addresses: Vec<_> = addresses.collect();
-    let seconds = |ttl: u32| Duration::from_secs(ttl.into());
+    let bounded = |ttl: u32| if ttl > LONGEST_TTL { 0 } else { ttl };
+    let seconds = |ttl: u32| Duration::from_secs(bounded(ttl).into());
     // Those of the aliases on the way count as well: where they lead may change before the address does.
     let ttl = of_internet().map(|record| seconds(record.ttl)).min().filter(|_| !addresses.is_empty());
     // RFC 2308 §5: the smaller of the two.
     let negative = answer.authorities.iter().filter_map(|record| match &record.data {
-        RData::SOA(soa) => Some(seconds(record.ttl.min(soa.minimum))),
+        RData::SOA(soa) => Some(seconds(bounded(record.ttl).min(bounded(soa.minimum)))),
         _ => None,
     });
     Ok(Reply { found: Found { addresses, ttl }, negative_ttl: negative.min() })
