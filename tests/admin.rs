@@ -7,6 +7,8 @@ use crate::support::http1::Message;
 use crate::support::proxy::{Proxy, Running, proxy};
 use crate::support::upstream::http1;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 async fn running() -> Running {
     proxy(Pieces::default().yaml()).upstream(http1()).run().await
@@ -271,4 +273,24 @@ async fn sources_are_listed_with_what_they_were_answered() {
     assert_eq!((&of("RDS")["last_ack"]["version"], &of("RDS")["resources"]), (&"9".into(), &1.into()));
     assert_eq!(of("RDS")["update_latency_ms"]["count"], 1);
     assert!(of("RDS")["age_ms"].is_number() && of("RDS")["last_request"].is_string());
+}
+
+#[tokio::test]
+async fn clients_that_hold_connections_keep_nobody_out() {
+    let proxy = running().await;
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(TcpStream::connect(proxy.admin).await.expect("admin listens"));
+    }
+    assert_eq!(get(proxy.admin, "/ready").await.expect("admin answers").status(), 200);
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_many_requests_at_once_does_not_hold_up_others() {
+    let proxy = running().await;
+    let mut greedy = TcpStream::connect(proxy.admin).await.expect("admin listens");
+    let request = b"GET /config_dump HTTP/1.1\r\nhost: a\r\n\r\n";
+    greedy.write_all(&request.repeat(2000)).await.expect("admin reads");
+    assert_eq!(get(proxy.admin, "/ready").await.expect("admin answers").status(), 200);
 }

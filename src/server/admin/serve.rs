@@ -1,5 +1,7 @@
 //! HTTP/1.1 and HTTP/2 for the admin server.
 
+mod connections;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -11,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use connections::{Activity, BodyUnderWay, Connection, Connections};
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Collected, Full, Limited};
@@ -23,8 +26,8 @@ use nuncio_telemetry::Address;
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{info, warn};
 
@@ -37,7 +40,7 @@ use crate::startup::StartError;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may take none of the bytes of an answer.
 const WRITE_STALL: Duration = Duration::from_secs(30);
-/// Connections served at the same time; more wait in the backlog.
+/// Connections served at the same time; for one more, the one that is idle longest is closed.
 const MAX_CONNECTIONS: usize = 256;
 /// What a client begins with that knows beforehand that HTTP/2 is spoken (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -115,10 +118,9 @@ fn serve(socket: &Socket, is_ip: bool, admin: &Rc<Admin>, stopped: &watch::Recei
 }
 
 async fn accept(acceptor: Acceptor, admin: Rc<Admin>, mut stopped: watch::Receiver<bool>) {
-    let connections = Rc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = Rc::new(Connections::default());
     loop {
         let accepted = async {
-            let _free = connections.acquire().await;
             match &acceptor {
                 Acceptor::Tcp(listener) => listener.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
                 Acceptor::Unix(listener) => listener.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
@@ -129,14 +131,16 @@ async fn accept(acceptor: Acceptor, admin: Rc<Admin>, mut stopped: watch::Receiv
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok(Accepted::Tcp(stream)) => start(stream, &admin, &connections, &stopped),
-            Ok(Accepted::Unix(stream)) => start(stream, &admin, &connections, &stopped),
+            Ok(Accepted::Tcp(stream)) => start(stream, &admin, connections.open(MAX_CONNECTIONS), &stopped),
+            Ok(Accepted::Unix(stream)) => start(stream, &admin, connections.open(MAX_CONNECTIONS), &stopped),
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
     // What is still being answered, such as the request that ended the process.
-    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
-    let _ = tokio::time::timeout(LINGER, connections.acquire_many(all)).await;
+    let deadline = Instant::now() + LINGER;
+    while !connections.is_empty() && Instant::now() < deadline {
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 enum Accepted {
@@ -146,46 +150,57 @@ enum Accepted {
 
 /// Serves a connection as a task of its own.
 fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    mut stream: S,
+    stream: S,
     admin: &Rc<Admin>,
-    connections: &Rc<Semaphore>,
+    connection: Connection,
     stopped: &watch::Receiver<bool>,
 ) {
-    let (admin, connections, mut stopped) = (admin.clone(), connections.clone(), stopped.clone());
+    let (admin, stopped) = (admin.clone(), stopped.clone());
     spawn_local(async move {
-        let _slot = connections.acquire().await;
-        let counted = admin.stats.connection();
-        let begin = tokio::select! {
-            begin = timeout(REQUEST_TIMEOUT, read_begin(&mut stream)) => begin,
-            _ = stopped.wait_for(|stop| *stop) => return,
-        };
-        let Ok(Ok(begin)) = begin else { return };
-        let io = TokioIo::new(Unstalled::new(stream, begin.clone()));
-        let of_connection = admin.clone();
-        let service = service_fn(move |request| answer(of_connection.clone(), request));
-        // How a connection of admin ends is of no interest.
-        if begin == PREFACE {
-            counted.speaks(Codec::Http2);
-            let mut builder = http2::Builder::new(LocalExecutor);
-            let builder = builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST_TIMEOUT);
-            let mut connection = pin!(builder.max_concurrent_streams(MAX_STREAMS).serve_connection(io, service));
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-            }
-            let _ = connection.await;
-            return;
+        tokio::select! {
+            () = converse(stream, admin, connection.activity.clone(), stopped) => {}
+            () = connection.gives_way() => {}
         }
-        counted.speaks(Codec::Http1);
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD);
-        let mut connection = pin!(builder.serve_connection(io, service));
+    });
+}
+
+async fn converse<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    mut stream: S,
+    admin: Rc<Admin>,
+    activity: Rc<Activity>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let counted = admin.stats.connection();
+    let begin = tokio::select! {
+        begin = timeout(REQUEST_TIMEOUT, read_begin(&mut stream)) => begin,
+        _ = stopped.wait_for(|stop| *stop) => return,
+    };
+    let Ok(Ok(begin)) = begin else { return };
+    let io = TokioIo::new(Unstalled::new(stream, begin.clone(), activity.clone()));
+    let of_connection = admin.clone();
+    let service = service_fn(move |request| answer_in_turn(of_connection.clone(), activity.clone(), request));
+    // How a connection of admin ends is of no interest.
+    if begin == PREFACE {
+        counted.speaks(Codec::Http2);
+        let mut builder = http2::Builder::new(LocalExecutor);
+        let builder = builder.timer(TokioTimer::new()).keep_alive_interval(REQUEST_TIMEOUT);
+        let mut connection = pin!(builder.max_concurrent_streams(MAX_STREAMS).serve_connection(io, service));
         tokio::select! {
             _ = connection.as_mut() => return,
             _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
-    });
+        return;
+    }
+    counted.speaks(Codec::Http1);
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).max_buf_size(MAX_HEAD);
+    let mut connection = pin!(builder.serve_connection(io, service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        _ = stopped.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 /// The first bytes: the preface of HTTP/2, or as many as tell that it is none.
@@ -213,6 +228,17 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 
 /// The body of an answer, of whatever endpoint.
 type AnswerBody = Pin<Box<dyn Body<Data = Bytes, Error = Infallible>>>;
+
+/// Answers once all other connections had their turn: one that sends many requests at once does not hold them up.
+async fn answer_in_turn(
+    admin: Rc<Admin>,
+    activity: Rc<Activity>,
+    request: Request<Incoming>,
+) -> Result<Response<BodyUnderWay>, Infallible> {
+    let under_way = activity.request();
+    yield_now().await;
+    answer(admin, request).await.map(|response| response.map(|body| under_way.body(body)))
+}
 
 async fn answer(admin: Rc<Admin>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
     admin.stats.request_begins(if request.version() == Version::HTTP_2 { Codec::Http2 } else { Codec::Http1 });
@@ -256,11 +282,12 @@ struct Unstalled<S> {
     /// What was read of it already.
     begin: Bytes,
     stall: Option<Pin<Box<Sleep>>>,
+    activity: Rc<Activity>,
 }
 
 impl<S> Unstalled<S> {
-    fn new(stream: S, begin: Bytes) -> Self {
-        Self { stream, begin, stall: None }
+    fn new(stream: S, begin: Bytes, activity: Rc<Activity>) -> Self {
+        Self { stream, begin, stall: None, activity }
     }
 
     fn watch<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -282,13 +309,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unstalled<S> {
             self.begin.advance(count);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.activity.moves();
+        }
+        polled
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Unstalled<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if polled.is_ready() {
+            self.activity.moves();
+        }
         self.watch(cx, polled)
     }
 
