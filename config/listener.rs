@@ -238,8 +238,9 @@ impl ListenerConfig {
             // Envoy: where there are connections it means nothing.
             false => Ok(None),
         };
-        // Envoy: what the first chain says is for all.
-        let has_header = filter_chains.first().and_then(|chain| chain.use_proxy_proto).is_some_and(|v| v.value);
+        // Envoy: what the first chain says is for all; where there is none, what the default one says.
+        let first_chain = filter_chains.first().or(default_filter_chain.as_ref());
+        let has_header = first_chain.and_then(|chain| chain.use_proxy_proto).is_some_and(|v| v.value);
         let implied = [
             (use_original_dst, "envoy.filters.listener.original_dst", OriginalDst::full_name()),
             (has_header, "envoy.filters.listener.proxy_protocol", ProxyProtocol::full_name()),

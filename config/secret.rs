@@ -57,8 +57,10 @@ pub(crate) trait SecretUser: Send + Sync {
     fn remake(&self, env: &LowerEnv) -> Result<(), Vec<Invalid>>;
     /// It was made anew because a secret has changed.
     fn note_update(&self);
-    /// Discovery says that a secret does not exist. Those who wait for no answer keep what they have.
-    fn note_removal(&self) {}
+    /// Discovery says that the secret of `slot` does not exist. Those who wait for no answer keep what they have.
+    fn note_removal(&self, slot: &SecretSlot) {
+        let _ = slot;
+    }
 }
 
 /// The secrets of the bootstrap, by kind and name: secrets of different kinds may have one name, as in Envoy.
@@ -107,7 +109,7 @@ impl Secret {
     }
 
     /// `None` cannot be: such a message is refused.
-    fn kind(&self) -> Option<SecretKind> {
+    pub(crate) fn kind(&self) -> Option<SecretKind> {
         self.message.r#type.as_ref().map(|proto| match proto {
             Type::TlsCertificate(_) => SecretKind::TlsCertificate,
             Type::SessionTicketKeys(_) => SecretKind::SessionTicketKeys,
@@ -242,7 +244,7 @@ impl SecretSlot {
 
     /// Discovery says that there is no such secret.
     pub fn note_removal(&self) {
-        self.users().iter().for_each(|user| user.note_removal());
+        self.users().iter().for_each(|user| user.note_removal(self));
     }
 
     /// Has `user` told of each change from now on.

@@ -275,10 +275,11 @@ impl ServerSide {
                 server.send_tls13_tickets = 0;
             }
         });
+        let sessions = parts.is_stateful.then(|| TimedSessions::new(lifetime));
         let keeps = |server: &mut ServerConfig, lifetime: u32| {
-            server.session_storage = match parts.is_stateful {
-                true => Arc::new(TimedSessions::new(lifetime)),
-                false => Arc::new(NoServerSessionStorage {}),
+            server.session_storage = match &sessions {
+                Some(sessions) => Arc::new(sessions.lasting(lifetime)),
+                None => Arc::new(NoServerSessionStorage {}),
             };
             if let Some(tickets) = &tickets {
                 server.ticketer = Arc::new(tickets.lasting(lifetime));

@@ -303,6 +303,13 @@ impl<T: HasCertificate + Send + Sync + 'static> Asks for OnDemand<T> {
     }
 }
 
+impl<T> Drop for OnDemand<T> {
+    fn drop(&mut self) {
+        let left = self.named.get_mut().unwrap_or_else(PoisonError::into_inner).len();
+        self.stats.cert_active().sub(left as u64);
+    }
+}
+
 impl<T> fmt::Debug for OnDemand<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "on demand by {:?}", self.selector.mapper)
@@ -317,7 +324,7 @@ impl<T: HasCertificate + Send + Sync + 'static> Named<T> {
         let config = SdsSecretConfig { name: self.name.to_string(), sds_config: Some(parent.selector.source.clone()) };
         let Ok(slot) = SecretSlot::find(config, SecretKind::TlsCertificate, &mut cx) else {
             tracing::warn!(name = %self.name, reasons = ?cx.finish(), "a secret cannot be asked for");
-            return self.note_removal();
+            return self.leave();
         };
         let has_come = slot.secret().is_some();
         let references = parent.references.with_certificate(slot);
@@ -326,9 +333,28 @@ impl<T: HasCertificate + Send + Sync + 'static> Named<T> {
         if self.references.set(references).is_ok() && has_come {
             match self.remake(env) {
                 Ok(()) => self.note_update(),
-                Err(reasons) => tracing::warn!(name = %self.name, ?reasons, "a secret cannot be used"),
+                Err(reasons) => {
+                    tracing::warn!(name = %self.name, ?reasons, "a secret cannot be used");
+                    // It is in force for others, who must be able to change it.
+                    self.leave();
+                }
             }
         }
+    }
+
+    /// There is no such certificate: those who wait are refused, and the next handshake asks anew.
+    fn leave(&self) {
+        if let Some(parent) = self.parent.upgrade() {
+            let is_this = |known: &Arc<Self>| std::ptr::eq(&**known, self);
+            let mut all = parent.lock();
+            if all.get(&self.name).is_some_and(is_this) {
+                all.remove(&self.name);
+                parent.stats.cert_active().dec();
+                // Nobody wants the secret any more.
+                parent.teller.notify_one();
+            }
+        }
+        self.ready.set();
     }
 
     fn tell(&self, side: &T, scope: &Scope) {
@@ -347,6 +373,13 @@ impl<T: HasCertificate + Send + Sync + 'static> Named<T> {
 impl<T: HasCertificate + Send + Sync + 'static> SecretUser for Named<T> {
     fn remake(&self, env: &LowerEnv) -> Result<(), Vec<Invalid>> {
         let (Some(parent), Some(references)) = (self.parent.upgrade(), self.references.get()) else { return Ok(()) };
+        let secret = references.slots().next().and_then(|slot| slot.secret());
+        if secret.is_some_and(|secret| secret.kind() != Some(SecretKind::TlsCertificate)) {
+            // Clients choose the name: one that is no certificate's must not keep that secret from changing for others.
+            self.made.store(None);
+            self.leave();
+            return Ok(());
+        }
         let mut cx = LowerCx::new(env);
         let made = (parent.recipe)(references, &mut cx).map_err(|Refused| cx.finish())?;
         if let Some(side) = &made {
@@ -366,18 +399,12 @@ impl<T: HasCertificate + Send + Sync + 'static> SecretUser for Named<T> {
         self.ready.set();
     }
 
-    fn note_removal(&self) {
-        if let Some(parent) = self.parent.upgrade() {
-            let is_this = |known: &Arc<Self>| std::ptr::eq(&**known, self);
-            let mut all = parent.lock();
-            if all.get(&self.name).is_some_and(is_this) {
-                all.remove(&self.name);
-                parent.stats.cert_active().dec();
-                // Nobody wants the secret any more.
-                parent.teller.notify_one();
-            }
+    fn note_removal(&self, slot: &SecretSlot) {
+        // The other secrets stay in force where discovery drops them.
+        let own = self.references.get().and_then(|references| references.slots().next());
+        if own.is_some_and(|own| std::ptr::eq(&**own, slot)) {
+            self.leave();
         }
-        self.ready.set();
     }
 }
 

@@ -81,6 +81,11 @@ impl TimedSessions {
     pub(super) fn new(lifetime: u32) -> Self {
         Self { kept_by: ServerSessionMemoryCache::new(REMEMBERED), lifetime }
     }
+
+    /// The same that are good for so long: there is room for one lot of them.
+    pub(super) fn lasting(&self, lifetime: u32) -> Self {
+        Self { kept_by: self.kept_by.clone(), lifetime }
+    }
 }
 
 impl StoresServerSessions for TimedSessions {

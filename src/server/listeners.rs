@@ -425,6 +425,8 @@ impl Lists {
     /// Puts a listener in the place of the one before, which it returns.
     fn activate(&mut self, listener: Arc<Listener>) -> Option<Arc<Listener>> {
         self.warming.retain(|other| other.config.name != listener.config.name);
+        // It accepts, whatever became of the one before.
+        self.stopped.remove(&listener.config.name);
         match self.active.iter_mut().find(|other| other.config.name == listener.config.name) {
             Some(place) => Some(std::mem::replace(place, listener)),
             None => {

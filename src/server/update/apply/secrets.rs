@@ -66,10 +66,14 @@ fn secrets(records: &Records) -> impl Iterator<Item = (&Id, &Arc<Secret>)> {
 
 /// Gives a secret that came before to one who comes late.
 pub(super) fn give_secret(slot: &SecretSlot, kept: Option<&Kept>, env: &LowerEnv) {
-    if let Some(Kept::Secret(secret)) = kept
-        && let Err(reasons) = slot.update(secret, env)
-    {
-        warn!(target: "config", name = %slot.name, "secret cannot be used: {}", details(&reasons));
+    match kept {
+        Some(Kept::Secret(secret)) => {
+            if let Err(reasons) = slot.update(secret, env) {
+                warn!(target: "config", name = %slot.name, "secret cannot be used: {}", details(&reasons));
+            }
+        }
+        // Nobody asks for it again: who came while it went would wait for ever.
+        _ => slot.note_removal(),
     }
     slot.ready.set();
 }
@@ -90,9 +94,14 @@ impl Updater {
     /// Tells those who can do without that there are no such secrets.
     pub(super) fn note_missing_secrets(&self, origin: &Origin, names: Vec<String>) {
         for name in names {
-            let target = Target { kind: Kind::Secret, origin: origin.clone(), name: Some(name.into()) };
-            let users = self.targets.users(&target);
-            users.into_iter().flat_map(|users| users.secrets.iter()).for_each(|slot| slot.note_removal());
+            let id = Id { name: name.into(), origin: origin.clone() };
+            let target = Target { kind: Kind::Secret, origin: origin.clone(), name: Some(id.name.clone()) };
+            let Some(users) = self.targets.users(&target) else { continue };
+            users.secrets.iter().for_each(|slot| slot.note_removal());
+            if users.secrets.iter().next().is_none() {
+                // A handshake may ask for it again before it is known that nobody wants it: what is gone is gone.
+                self.records().forget(Kind::Secret, &id);
+            }
         }
     }
 
