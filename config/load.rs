@@ -164,6 +164,14 @@ impl Loader {
     ) -> Result<Loaded<T>, Vec<Problem>> {
         self.load(vec![Source::new(name, Format::Binary, bytes)])
     }
+
+    /// Whether a message in wire format breaks the rules of its protos by itself, whatever is in the Anys that it holds.
+    pub fn is_malformed<T: Message + Name + Default>(&mut self, bytes: &[u8]) -> bool {
+        let schema = self.schemas.find(&T::full_name()).expect("every message of nuncio_proto is described");
+        let mut findings = Findings::new(self.unknown);
+        check::check_outside_any(&schema, bytes, &mut self.schemas, &mut findings);
+        !findings.refused.is_empty() || T::decode(bytes).is_err()
+    }
 }
 
 /// What came of reading, encoding and checking.

@@ -16,13 +16,19 @@ pub(super) use fields::{Fields, any_parts};
 
 /// Checks the encoded `message` in `bytes`; what is wrong with it goes to `findings`.
 pub(super) fn check(message: &Arc<Message>, bytes: &[u8], schemas: &mut Schemas, findings: &mut Findings) {
-    Checker { schemas, findings, depth: 0 }.message(message, bytes, &Path::ROOT);
+    Checker { schemas, findings, depth: 0, enters_any: true }.message(message, bytes, &Path::ROOT);
+}
+
+/// As [`check`], whatever the messages are that are in an Any.
+pub(super) fn check_outside_any(message: &Arc<Message>, bytes: &[u8], schemas: &mut Schemas, findings: &mut Findings) {
+    Checker { schemas, findings, depth: 0, enters_any: false }.message(message, bytes, &Path::ROOT);
 }
 
 struct Checker<'a> {
     schemas: &'a mut Schemas,
     findings: &'a mut Findings,
     depth: usize,
+    enters_any: bool,
 }
 
 impl Checker<'_> {
@@ -49,7 +55,7 @@ impl Checker<'_> {
         self.rules(message, &fields, path);
         self.oneofs(message, &fields, path);
         self.entries(message, &fields, path);
-        if message.known == Known::Any {
+        if message.known == Known::Any && self.enters_any {
             self.any(&fields, path);
         }
         self.depth -= 1;

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Waits for a deadline that its owner names at each poll. The runtime's timer is set only where the deadline moves
@@ -46,9 +47,9 @@ impl Set {
         if self.sleep.deadline() > deadline {
             self.sleep.as_mut().reset(deadline);
         }
-        // One that has fired is not polled: a task whose reads are always ready has used up the runtime's budget by then,
-        // and would be told to wait, each time anew.
-        while self.sleep.is_elapsed() || self.sleep.as_mut().poll(cx).is_ready() {
+        // A task whose reads are always ready has used up the runtime's budget by then: it would be told to wait, each time
+        // anew, by a timer that has noted neither its deadline nor whom it is to wake.
+        while Pin::new(&mut unconstrained(self.sleep.as_mut())).poll(cx).is_ready() {
             if self.sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
@@ -93,5 +94,20 @@ mod tests {
         let sooner = Some(start + Duration::from_millis(5));
         poll_fn(|cx| timer.poll_reached(sooner, cx)).await;
         assert_eq!(start.elapsed(), Duration::from_millis(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_is_set_by_a_task_without_budget_fires() {
+        let (mut timer, mut is_first) = (LazyTimer::default(), true);
+        let deadline = Some(Instant::now() + Duration::from_millis(10));
+        poll_fn(|cx| {
+            // As reads that are always ready use it up.
+            while is_first && let Poll::Ready(budget) = tokio::task::coop::poll_proceed(cx) {
+                budget.made_progress();
+            }
+            is_first = false;
+            timer.poll_reached(deadline, cx)
+        })
+        .await;
     }
 }

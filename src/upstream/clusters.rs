@@ -165,7 +165,10 @@ impl Clusters {
     pub fn warm_up(&self, configs: impl IntoIterator<Item = ClusterConfig>) {
         self.change(configs, |next, at, cluster| {
             if cluster.is_usable() {
-                next.warming.remove(&at);
+                // One of the same name may have waited.
+                if next.warming.remove(&at).is_some() {
+                    cluster.stats.warming_state().set(0);
+                }
                 next.put(at, cluster);
             } else {
                 cluster.stats.warming_state().set(1);

@@ -213,6 +213,8 @@ impl Counts {
             }
             // Envoy: what a host sends beyond its types is not limited.
             kind if self.is_of_host && kind > kind::CONTINUATION => Ok(()),
+            // Nor what answers our own SETTINGS and PINGs, however often `connection_keepalive` sends them.
+            kind::SETTINGS | kind::PING if self.is_of_host && flags & ACK != 0 => Ok(()),
             // SETTINGS, PING, GOAWAY, and unknown types, which mean nothing to us.
             _ => check(self.control.take() || self.pay(data_sent), FloodKind::Control),
         }

@@ -47,6 +47,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a request that are read and dropped after its response was sent, at most.
 const ABANDONED: usize = 256 * 1024;
 
+/// RFC 9113 §6.5.2.
+const MAX_CONCURRENT_STREAMS: u16 = 3;
+
 /// Details of a request that breaks the rules of messages.
 const MESSAGING: &str = "http2.violation.of.messaging.rule";
 
@@ -59,11 +62,13 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     let stats = &http.hcm.stats;
     let io = FurtherSettings::wrap(io, 0, &h2.further_settings);
     let io = FrameMeter::new(io, Limits::from(h2), metered.clone(), stats.http.clone(), stats.http2.clone());
+    // What `custom_settings_parameters` tells the peer is what it is held to.
+    let told = h2.further_settings.iter().find(|(id, _)| *id == MAX_CONCURRENT_STREAMS);
     let mut builder = Builder::new();
     builder
         .initial_window_size(h2.initial_stream_window_size)
         .initial_connection_window_size(h2.initial_connection_window_size)
-        .max_concurrent_streams(h2.max_concurrent_streams)
+        .max_concurrent_streams(told.map_or(h2.max_concurrent_streams, |(_, streams)| *streams))
         .max_header_list_size(u32::try_from(options.max_request_headers).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER);
     if let Some(size) = h2.max_frame_size {

@@ -210,7 +210,8 @@ impl<'a> Lowering<'a> {
     fn load<T: Message + Name + Default>(&mut self, any: &Any) -> Result<T, Vec<Invalid>> {
         let loaded = self.loader.load_wire::<T>(self.kind.noun(), any.value.clone());
         let loaded = loaded.map_err(|problems| {
-            self.is_malformed = true;
+            // Envoy: what is in an Any is looked at by whoever wants it, which costs that resource alone.
+            self.is_malformed |= self.loader.is_malformed::<T>(&any.value);
             problems.into_iter().map(|problem| problem.invalid).collect::<Vec<_>>()
         })?;
         self.unknown_fields += loaded.unknown_fields;
