@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
 use http_body::Frame;
@@ -38,6 +38,8 @@ pub(super) struct Upload {
 /// The part of a body that was read and is not yet to be sent.
 struct Ahead {
     data: VecDeque<Bytes>,
+    /// Small pieces after that, put together: a client that sends byte by byte is not to fill the buffers sooner.
+    tail: BytesMut,
     /// Boxed, as there hardly ever are any.
     trailers: Option<Box<HeaderMap>>,
     /// Of `data`, with what it costs to keep it.
@@ -47,6 +49,10 @@ struct Ahead {
 
 /// What a piece of data costs beside its bytes, so that many small ones are bounded as well.
 const PIECE: usize = 64;
+
+/// Pieces below this are copied together, up to `MERGED` bytes.
+const SMALL: usize = 1024;
+const MERGED: usize = 16 * 1024;
 
 impl Upload {
     /// Sends `body`, unless it is `done`, of which `limit` bytes may wait for the peer.
@@ -58,7 +64,7 @@ impl Upload {
         limit: usize,
         faults: Rc<Faults>,
     ) -> Self {
-        let ahead = Ahead { data: VecDeque::new(), trailers: None, cost: 0, limit };
+        let ahead = Ahead { data: VecDeque::new(), tail: BytesMut::new(), trailers: None, cost: 0, limit };
         Self {
             stream,
             body,
@@ -196,13 +202,21 @@ impl Upload {
 
 impl Ahead {
     fn is_empty(&self) -> bool {
-        self.data.is_empty() && self.trailers.is_none()
+        self.data.is_empty() && self.tail.is_empty() && self.trailers.is_none()
     }
 
     fn push(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
+            Ok(data) if data.len() < SMALL => {
+                self.cost += data.len();
+                self.tail.extend_from_slice(&data);
+                if self.tail.len() >= MERGED {
+                    self.end_tail();
+                }
+            }
             Ok(data) => {
+                self.end_tail();
                 self.cost += data.len() + PIECE;
                 self.data.push_back(data);
             }
@@ -210,7 +224,17 @@ impl Ahead {
         }
     }
 
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.cost += PIECE;
+            self.data.push_back(self.tail.split().freeze());
+        }
+    }
+
     fn pop(&mut self) -> Option<Frame<Bytes>> {
+        if self.data.is_empty() {
+            self.end_tail();
+        }
         match self.data.pop_front() {
             Some(data) => {
                 self.cost -= data.len() + PIECE;
