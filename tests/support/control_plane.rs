@@ -194,6 +194,8 @@ struct State {
     identifier: String,
     /// Whether those who ask for virtual hosts are given all of them.
     gives_all_hosts: bool,
+    /// Whether delta streams send again, with the next change, what was in a response that was refused.
+    resends_refused: bool,
 }
 
 impl State {
@@ -268,6 +270,11 @@ impl ControlPlane {
     /// Gives all virtual hosts to those who ask for any.
     pub(crate) fn give_all_hosts(&self) {
         self.change(|state| state.gives_all_hosts = true);
+    }
+
+    /// Has delta streams send again, with the next change, all that was in a response that was refused.
+    pub(crate) fn resend_refused(&self) {
+        self.change(|state| state.resends_refused = true);
     }
 
     /// Puts a resource in the place of another, at once.

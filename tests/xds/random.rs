@@ -197,6 +197,8 @@ fn find<'a>(part: &'a str, key: &str) -> Option<&'a str> {
 
 async fn no_request_fails(api_type: &str) {
     let scene = Scene::with_arguments(api_type, &["--drain-time-s", "3", "--drain-strategy", "immediate"]).await;
+    // A malformed resource takes with it what was sent together with it.
+    scene.plane.resend_refused();
     let sequences = std::env::var("NUNCIO_SEQUENCES").ok().and_then(|n| n.parse().ok()).unwrap_or(SEQUENCES);
     let tasks = LocalSet::new();
     let run = async {

@@ -11,6 +11,15 @@ use super::{Asked, Dialect, Kind, State, is_asked_for};
 pub(super) struct Delta {
     types: BTreeMap<String, DeltaType>,
     nonce: u64,
+    /// Responses that are neither accepted nor refused yet, by nonce.
+    unanswered: BTreeMap<String, Told>,
+}
+
+/// What a response took the place of: names with the versions that were known before.
+struct Told {
+    /// The state's version.
+    version: u64,
+    before: Vec<(String, Option<String>)>,
 }
 
 #[derive(Default)]
@@ -24,6 +33,21 @@ struct DeltaType {
     missing: BTreeSet<String>,
     /// Names of which this was denied.
     denied: BTreeSet<String>,
+    /// The state's version of which a response was refused: nothing of it is told again.
+    refused: Option<u64>,
+}
+
+impl DeltaType {
+    /// Forgets what was told, for it was refused; with the next change it is told again.
+    fn forget(&mut self, told: Told) {
+        self.refused = self.refused.max(Some(told.version));
+        for (name, version) in told.before {
+            match version {
+                Some(version) => drop(self.known.insert(name, version)),
+                None => drop(self.known.remove(&name)),
+            }
+        }
+    }
 }
 
 impl Dialect for Delta {
@@ -46,6 +70,10 @@ impl Dialect for Delta {
     fn take(&mut self, request: DeltaDiscoveryRequest) {
         let is_first = !self.types.contains_key(&request.type_url);
         let of = self.types.entry(request.type_url.clone()).or_default();
+        let answered = self.unanswered.remove(&request.response_nonce);
+        if let Some(told) = answered.filter(|_| request.error_detail.is_some()) {
+            of.forget(told);
+        }
         of.is_of_hosts = request.type_url == Kind::VirtualHost.type_url();
         if is_first {
             // Virtual hosts are given to those who ask for them.
@@ -69,6 +97,9 @@ impl Dialect for Delta {
     fn respond(&mut self, state: &State) -> Vec<DeltaDiscoveryResponse> {
         let mut due = Vec::new();
         for (type_url, of) in &mut self.types {
+            if of.refused >= Some(state.version) {
+                continue;
+            }
             let empty = BTreeMap::new();
             let all = state.resources.get(&**type_url).unwrap_or(&empty);
             let takes_all = of.is_wildcard || (of.is_of_hosts && state.gives_all_hosts);
@@ -101,10 +132,15 @@ impl Dialect for Delta {
             if resources.is_empty() && removed.is_empty() && (is_told || !(of.is_wildcard || of.is_of_hosts)) {
                 continue;
             }
-            let given = resources.iter().filter(|resource| resource.resource.is_some());
-            of.known.extend(given.map(|r| (r.name.clone(), r.version.clone())));
-            removed.iter().for_each(|name| drop(of.known.remove(name)));
+            let mut before = Vec::new();
+            for given in resources.iter().filter(|resource| resource.resource.is_some()) {
+                before.push((given.name.clone(), of.known.insert(given.name.clone(), given.version.clone())));
+            }
+            before.extend(removed.iter().map(|name| (name.clone(), of.known.remove(name))));
             self.nonce += 1;
+            if state.resends_refused {
+                self.unanswered.insert(self.nonce.to_string(), Told { version: state.version, before });
+            }
             due.push(DeltaDiscoveryResponse {
                 system_version_info: state.version.to_string(),
                 resources,
