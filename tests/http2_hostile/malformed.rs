@@ -1,11 +1,14 @@
 //! Requests and frames that break the rules one at a time.
 
 use super::{GOOD, Outcome, SPLITS, outcome, plain_proxy, serves};
+use crate::support::bootstrap::Pieces;
 use crate::support::frames::{
-    ACK, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS, encode, literal,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, RST_STREAM, SETTINGS, encode, literal,
 };
+use crate::support::proxy::proxy;
 use crate::support::split::Split;
-use crate::support::upstream::{Received, What};
+use crate::support::upstream::{Received, What, http1};
+use std::time::Duration;
 
 type Fields = Vec<(&'static str, &'static str)>;
 
@@ -251,6 +254,35 @@ async fn trailers_without_pseudo_headers_pass() {
         assert_eq!(outcome(&mut frames, 1).await, Outcome::Answered, "sent {split:?}");
     }
     assert_eq!(proxy.upstream(0).take_requests().len(), SPLITS.len());
+}
+
+/// Nothing else may come on the connection before the block ends: it is of use to nobody.
+#[tokio::test]
+async fn a_header_block_that_does_not_end_is_awaited_as_long_as_a_head() {
+    let pieces = Pieces { hcm: "request_headers_timeout: 0.3s\n".to_owned(), ..Pieces::default() };
+    let proxy = proxy(pieces.yaml()).upstream(http1()).run().await;
+    let block: Vec<u8> = GOOD.iter().flat_map(|(name, value)| literal(name.as_bytes(), value.as_bytes())).collect();
+    let whole = encode(HEADERS, END_STREAM | END_HEADERS, 1, &block);
+    let mut first = encode(HEADERS, END_STREAM, 1, &block);
+    let begun = [first.clone(), whole[..whole.len() - 1].to_vec(), {
+        first.extend(encode(CONTINUATION, 0, 1, &literal(b"x", b"y")));
+        first
+    }];
+    for bytes in &begun {
+        let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+        frames.bytes(bytes).await.expect("the proxy reads");
+        assert_eq!(outcome(&mut frames, 1).await, Outcome::GoAway(11));
+    }
+    assert_eq!(proxy.stat("http.in.downstream_rq_header_timeout").await, begun.len() as u64);
+    // One that ends in time, behind another that did, is no part of it.
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    for stream in [1, 3, 5, 7] {
+        let whole = encode(HEADERS, END_STREAM | END_HEADERS, stream, &block);
+        frames.bytes(&whole[..5]).await.expect("the proxy reads");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        frames.bytes(&whole[5..]).await.expect("the proxy reads");
+        assert_eq!(outcome(&mut frames, stream).await, Outcome::Answered);
+    }
 }
 
 /// Either is right; what may not happen is that it is forgotten.

@@ -97,6 +97,8 @@ pub(super) struct Counts {
     have: usize,
     /// The first frame has come.
     has_begun: bool,
+    /// A header block has begun whose frame of END_HEADERS has not.
+    is_in_block: bool,
     /// HEADERS frames, and what they were.
     pub(super) streams: u64,
     pub(super) opened: u64,
@@ -125,6 +127,7 @@ impl Counts {
             header: [0; HEADER],
             have: 0,
             has_begun: false,
+            is_in_block: false,
             streams: 0,
             opened: 0,
             trailers: 0,
@@ -171,6 +174,12 @@ impl Counts {
         Ok(())
     }
 
+    /// The number of the header block that has begun and not ended.
+    pub(super) fn awaited_block(&self) -> Option<u64> {
+        let is_in_frame = self.skip > 0 && matches!(self.header[3], kind::HEADERS | kind::CONTINUATION);
+        (self.is_in_block || is_in_frame).then_some(self.streams)
+    }
+
     /// Counts the frame whose header is complete.
     fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
@@ -183,6 +192,7 @@ impl Counts {
         check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
+                self.is_in_block = kind != kind::DATA && flags & END_HEADERS == 0;
                 match kind {
                     kind::HEADERS => self.headers(flags, stream),
                     kind::CONTINUATION => {

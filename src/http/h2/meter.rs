@@ -13,6 +13,7 @@ use nuncio_filter_api::Io;
 use nuncio_telemetry::stats::GaugePart;
 use nuncio_telemetry::stats::catalogue::{Http2Stats, HttpStats};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
 
 use super::counts::{Counts, FloodKind, HEADER, Limits, data_frames, kind};
 
@@ -23,6 +24,10 @@ pub(crate) struct Metered {
     pub(crate) data_sent: Cell<u64>,
     /// Streams that the peer opened.
     pub(crate) opened: Cell<u64>,
+    /// Since when a header block is awaited that has begun (RFC 9113 §4.3: nothing else may come before its end).
+    pub(crate) awaited: Cell<Option<Instant>>,
+    /// It took too long.
+    pub(crate) is_late: Cell<bool>,
     /// The limit broken, once one is.
     pub(crate) flood: Cell<Option<FloodKind>>,
     /// The transport, once the h2 crate has let go of it: for [`Metered::close`].
@@ -47,14 +52,7 @@ impl Metered {
     /// GOAWAY for the faults that it finds, this for those that the meter finds.
     pub(crate) async fn close(&self) -> io::Result<()> {
         let Some(mut left) = self.left.take() else { return Ok(()) };
-        if let Some(flood) = self.flood.get()
-            && left.between_frames
-        {
-            let reason = match flood {
-                FloodKind::FrameSize => Reason::FRAME_SIZE_ERROR,
-                FloodKind::PseudoTrailers | FloodKind::Preface => Reason::PROTOCOL_ERROR,
-                _ => Reason::ENHANCE_YOUR_CALM,
-            };
+        if let Some(reason) = self.reason().filter(|_| left.between_frames) {
             left.io.write_all(&go_away(left.last_stream, reason)).await?;
         }
         left.io.shutdown().await?;
@@ -62,6 +60,16 @@ impl Metered {
         let mut space = [0; 2048];
         while left.io.read(&mut space).await? > 0 {}
         Ok(())
+    }
+
+    /// Why the connection ends, where the h2 crate does not know.
+    fn reason(&self) -> Option<Reason> {
+        Some(match self.flood.get() {
+            None if !self.is_late.get() => return None,
+            Some(FloodKind::FrameSize) => Reason::FRAME_SIZE_ERROR,
+            Some(FloodKind::PseudoTrailers | FloodKind::Preface) => Reason::PROTOCOL_ERROR,
+            _ => Reason::ENHANCE_YOUR_CALM,
+        })
     }
 }
 
@@ -83,6 +91,8 @@ pub(crate) struct FrameMeter {
     http: HttpStats,
     http2: Http2Stats,
     between_frames: bool,
+    /// The header block that is awaited.
+    block: Option<u64>,
     /// Bytes of the last read. Envoy: they count as buffered until the next one.
     received: GaugePart,
     /// Bytes of the last write that the kernel has not taken.
@@ -99,6 +109,7 @@ impl FrameMeter {
             http,
             http2,
             between_frames: true,
+            block: None,
             received: GaugePart::default(),
             waiting: GaugePart::default(),
         }
@@ -106,6 +117,15 @@ impl FrameMeter {
 
     fn io(&mut self) -> Pin<&mut Io> {
         Pin::new(self.io.as_mut().expect("only drop takes it"))
+    }
+
+    /// Notes since when a header block is awaited.
+    fn note_awaited(&mut self) {
+        let block = self.counts.awaited_block();
+        if block != self.block {
+            self.block = block;
+            self.shared.awaited.set(block.map(|_| Instant::now()));
+        }
     }
 
     fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -143,6 +163,7 @@ impl AsyncRead for FrameMeter {
         let trailers = this.counts.trailers;
         let taken = this.counts.take(read, this.shared.data_sent.get());
         this.shared.opened.set(this.counts.opened);
+        this.note_awaited();
         if this.counts.trailers != trailers {
             this.http2.trailers().add(this.counts.trailers - trailers);
         }

@@ -60,6 +60,13 @@ pub(crate) struct Timeouts {
     pub(crate) delayed_close: Duration,
 }
 
+impl Timeouts {
+    /// For the head of a request that has begun to arrive.
+    pub(crate) fn of_head(&self) -> Option<Duration> {
+        [self.request_headers, self.request, self.stream_idle].into_iter().flatten().min()
+    }
+}
+
 /// Who is believed about the client's address, and what is told about it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClientAddress {

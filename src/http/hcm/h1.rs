@@ -198,9 +198,7 @@ impl H1 {
 
     /// Reads a head; `None` if it takes too long.
     async fn read_head(&mut self, start: Instant) -> Option<Result<(), BadRequest>> {
-        let timeouts = &self.http.hcm.timeouts;
-        let limits = [timeouts.request_headers, timeouts.request, timeouts.stream_idle];
-        let deadline = limits.into_iter().flatten().min().map(|t| start + t);
+        let deadline = self.http.hcm.timeouts.of_head().map(|t| start + t);
         let (codec, timer) = (&self.codec, &mut self.timer);
         poll_fn(|cx| {
             if let Poll::Ready(head) = codec.poll_head(cx) {

@@ -136,7 +136,10 @@ impl Server {
                 if keepalive.poll_failed(cx).is_ready() {
                     return Poll::Ready(Event::Dead);
                 }
-                timer.poll_reached(self.deadline(age, draining), cx).map(|()| Event::Drain)
+                let late = self.latest_headers();
+                let deadline = earlier(self.deadline(age, draining), late);
+                let is_late = deadline.is_some() && deadline == late;
+                timer.poll_reached(deadline, cx).map(|()| if is_late { Event::Late } else { Event::Drain })
             })
             .await;
             match next {
@@ -154,6 +157,13 @@ impl Server {
                     self.http.hcm.stats.http2.keepalive_timeout().inc();
                     active.closed_by(Closed::Local);
                     return connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
+                // What is awaited blocks all other streams too: there is no stream to answer, and none to come.
+                Event::Late => {
+                    self.metered.is_late.set(true);
+                    self.http.hcm.stats.http.downstream_rq_header_timeout().inc();
+                    self.http.connection.local_close_reason.set(Some("request_header_timeout"));
+                    return active.closed_by(Closed::Local);
                 }
                 // A connection that drained for as long as it may is closed with what it still carries.
                 Event::Drain if draining.is_some() => {
@@ -199,6 +209,12 @@ impl Server {
         // What ends the connection is no stream's fault alone.
         let resets = if active.is_closed_by(Closed::Local) { refused.saturating_sub(1) } else { refused };
         self.http.hcm.stats.http2.rx_messaging_error().add(resets);
+    }
+
+    /// When a header block that has begun is to have ended.
+    fn latest_headers(&self) -> Option<Instant> {
+        let since = self.metered.awaited.get()?;
+        self.http.hcm.timeouts.of_head().map(|timeout| since + timeout)
     }
 
     fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
@@ -473,6 +489,8 @@ enum Event {
     Accepted(Option<Result<(http::Request<RecvStream>, SendResponse<Bytes>), h2::Error>>),
     Drain,
     Dead,
+    /// A header block has begun and does not end.
+    Late,
 }
 
 enum Stopped {
