@@ -84,6 +84,20 @@ async fn bytes_behind_a_response_poison_nobody() {
     }
 }
 
+/// RFC 9110 §15.2.2 has it say to which. Envoy passes such a 101 on as a whole response, and closes.
+#[tokio::test]
+async fn a_host_that_switches_to_nothing_has_failed() {
+    let upgrades = "upgrade_configs: [{ upgrade_type: websocket }]\n".to_owned();
+    let pieces = Pieces { hcm: upgrades, ..Pieces::default() };
+    let answer = Answer::bytes("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\n\r\nraw");
+    let proxy = proxy(pieces.yaml()).upstream(http1().answer("/", answer)).run().await;
+    let mut client = Client::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let asked = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let response = client.request(asked).await.expect("the proxy answers");
+    assert_eq!(response.status(), 502);
+    assert_eq!(proxy.stat("cluster.up.upstream_cx_protocol_error").await, 1);
+}
+
 #[tokio::test]
 async fn ten_thousand_interim_responses_are_swallowed() {
     let many = "HTTP/1.1 100 Continue\r\n\r\n".repeat(10_000) + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

@@ -128,8 +128,9 @@ fn framing(
 ) -> Result<ResponseFraming, BadRequest> {
     let status = line.status;
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        // CVE-2024-23326: nobody switches who was not asked to.
-        return if asked.upgrade { Ok(ResponseFraming::Tunnel) } else { Err(CODEC_ERROR) };
+        // CVE-2024-23326: nobody switches who was not asked to, and who does says to what (RFC 9110 §15.2.2).
+        let is_upgrade = asked.upgrade && fields.is_upgrade();
+        return if is_upgrade { Ok(ResponseFraming::Tunnel) } else { Err(CODEC_ERROR) };
     }
     if status.is_informational() {
         return Ok(ResponseFraming::Interim);

@@ -296,6 +296,10 @@ fn a_101_that_was_asked_for_opens_a_tunnel() {
         After::Open,
         "403 content-length=2 | no",
     );
+    for untold in ["", "connection: upgrade\r\n", "upgrade: websocket\r\n"] {
+        let response = format!("HTTP/1.1 101 Sw\r\n{untold}\r\nraw");
+        check_all(ClientSettings::default(), asked, &response, After::Open, "protocol");
+    }
 }
 
 #[test]
