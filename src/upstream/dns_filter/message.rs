@@ -13,8 +13,9 @@ pub(super) struct Question {
     head: Head,
     /// As text; what is no letter, digit or the like is escaped, as c-ares does.
     pub(super) name: String,
-    /// Labels with their lengths, without the empty one at the end.
-    wire_name: Vec<u8>,
+    /// That text as labels with their lengths, without the empty one at the end: Envoy answers with it, whatever the
+    /// question had. `None` where a label gets too long by it.
+    wire_name: Option<Vec<u8>>,
     pub(super) kind: Kind,
     /// Records come with it; those that tell of extensions (EDNS), mostly.
     pub(super) has_additional: bool,
@@ -101,32 +102,34 @@ pub(super) fn read(bytes: &[u8]) -> Result<Question, (Head, QuestionError)> {
         return Err((head, QuestionError::NotOne));
     }
     let malformed = (head, QuestionError::Malformed);
-    let (name, wire_name, end) = read_name(bytes, HEAD).ok_or(malformed)?;
+    let (name, end) = read_name(bytes, HEAD).ok_or(malformed)?;
     let rest = bytes.get(end..end + 4).ok_or(malformed)?;
     let kind = Kind::from(u16::from_be_bytes([rest[0], rest[1]]));
     if name.is_empty() || u16::from_be_bytes([rest[2], rest[3]]) != INTERNET {
         return Err(malformed);
     }
+    let wire_name = wire_text(&name);
     Ok(Question { head, name, wire_name, kind, has_additional: additional > 0 })
 }
 
 /// The name at a place, as text and without jumps, and the place behind it.
-fn read_name(bytes: &[u8], start: usize) -> Option<(String, Vec<u8>, usize)> {
-    let (mut text, mut wire) = (String::new(), Vec::new());
+fn read_name(bytes: &[u8], start: usize) -> Option<(String, usize)> {
+    let (mut text, mut taken) = (String::new(), 0);
     let (mut at, mut end, mut jumps) = (start, None, 0);
     loop {
         let length = usize::from(*bytes.get(at)?);
         match length {
-            0 => return Some((text, wire, end.unwrap_or(at + 1))),
+            0 if text.len() > MAX_NAME => return None,
+            0 => return Some((text, end.unwrap_or(at + 1))),
             1..=MAX_LABEL => {
                 let label = bytes.get(at + 1..at + 1 + length)?;
-                if !wire.is_empty() {
+                if taken > 0 {
                     text.push('.');
                 }
                 push_text(label, &mut text);
-                wire.extend_from_slice(&bytes[at..=at + length]);
+                taken += 1 + length;
                 // One byte is that of the end.
-                if wire.len() >= MAX_NAME + 2 {
+                if taken >= MAX_NAME + 2 {
                     return None;
                 }
                 at += 1 + length;
@@ -151,10 +154,20 @@ fn push_text(label: &[u8], text: &mut String) {
                 text.push('\\');
                 text.push(char::from(*byte));
             }
-            b'!'..=b'~' => text.push(char::from(*byte)),
+            b' '..=b'~' => text.push(char::from(*byte)),
             other => text.push_str(&format!("\\{other:03}")),
         }
     }
+}
+
+/// A name as text, as labels with their lengths: what is escaped stays so, and an escaped dot ends a label as any does.
+fn wire_text(text: &str) -> Option<Vec<u8>> {
+    let mut wire = Vec::with_capacity(text.len() + 2);
+    for label in text.split('.') {
+        wire.push(u8::try_from(label.len()).ok().filter(|length| usize::from(*length) <= MAX_LABEL)?);
+        wire.extend_from_slice(label.as_bytes());
+    }
+    Some(wire)
 }
 
 /// A name of the configuration, as labels with their lengths; cut where there is no more room.
@@ -243,6 +256,7 @@ impl Answer {
 
     /// The answer to `question`. Envoy: where there are more records than it takes, it begins with any of them.
     pub(super) fn write(mut self, question: &Question, recursion: bool, rng: &Rng) -> Vec<u8> {
+        let Some(name) = &question.wire_name else { return Self::malformed(question.head, recursion) };
         let code = match question.kind {
             Kind::Other(_) => NOT_IMPLEMENTED,
             _ if self.records.is_empty() => NAME_ERROR,
@@ -254,13 +268,13 @@ impl Answer {
         }
         let mut bytes = Vec::with_capacity(MAX_ANSWER);
         write_head(&mut bytes, question.head, recursion, code);
-        bytes.extend_from_slice(&question.wire_name);
+        bytes.extend_from_slice(name);
         bytes.push(0);
         bytes.extend(question.kind.number().to_be_bytes());
         bytes.extend(INTERNET.to_be_bytes());
         let mut room = MAX_ANSWER.saturating_sub(bytes.len());
-        let answers = write_records(&mut bytes, &self.records, &question.wire_name, &mut room);
-        let additional = write_records(&mut bytes, &self.additional, &question.wire_name, &mut room);
+        let answers = write_records(&mut bytes, &self.records, name, &mut room);
+        let additional = write_records(&mut bytes, &self.additional, name, &mut room);
         for (at, count) in [1, answers, 0, additional].into_iter().enumerate() {
             let at = 4 + 2 * at;
             bytes[at..at + 2].copy_from_slice(&(count as u16).to_be_bytes());
@@ -331,7 +345,8 @@ mod tests {
     #[test]
     fn a_question_is_read() {
         let read = read(&question(b"\x01a\x02b.\x00", &[0, 1, 0, 1])).unwrap();
-        assert_eq!((&*read.name, read.kind, &read.wire_name[..]), ("a.b\\.", Kind::A, &b"\x01a\x02b."[..]));
+        let wire = Some(&b"\x01a\x02b\\\x00"[..]);
+        assert_eq!((&*read.name, read.kind, read.wire_name.as_deref()), ("a.b\\.", Kind::A, wire));
     }
 
     #[test]
