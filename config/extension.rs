@@ -4,8 +4,7 @@ mod filter;
 mod slot;
 
 pub(crate) use filter::{DiscoveredHttpFilter, DiscoveredListenerFilter, DiscoveredNetworkFilter};
-pub(crate) use slot::Discovered;
-pub use slot::{Category, ExtensionSlot, lower_extension};
+pub use slot::{Category, Discovered, ExtensionSlot, lower_extension};
 
 use nuncio_filter_api::InvalidKind;
 

@@ -23,6 +23,8 @@ pub enum Category {
     NetworkFilter,
     /// Listener filters.
     ListenerFilter,
+    /// Session filters of `udp_proxy`.
+    UdpSessionFilter,
 }
 
 /// A configuration that is given by discovery, as those share it who ask for the same.
@@ -56,7 +58,7 @@ trait Follower: Send + Sync {
 type Lower<T> = Box<dyn Fn(&Any, &mut LowerCx<'_>) -> Result<Arc<T>, Refused> + Send + Sync>;
 
 /// A filter whose configuration is given by discovery.
-pub(crate) struct Discovered<T: ?Sized> {
+pub struct Discovered<T: ?Sized> {
     slot: Arc<ExtensionSlot>,
     lower: Lower<T>,
     /// Full names of the messages that it may be configured by.
@@ -77,6 +79,7 @@ impl Category {
             Self::UpstreamHttpFilter => "upstream_http_filter",
             Self::NetworkFilter => "network_filter",
             Self::ListenerFilter => "tcp_listener_filter",
+            Self::UdpSessionFilter => "udp_session_filter",
         };
         store.scope("extension_config_discovery").scope(prefix).scope(name)
     }
@@ -154,7 +157,7 @@ impl Inner {
 
 impl<T: ?Sized + Send + Sync + 'static> Discovered<T> {
     /// The filter called `name`, whose listener or cluster waits for it unless it is to do with its default.
-    pub(crate) fn lower(
+    pub fn lower(
         name: &str,
         category: Category,
         proto: ExtensionConfigSource,
@@ -195,7 +198,7 @@ impl<T: ?Sized + Send + Sync + 'static> Discovered<T> {
     }
 
     /// The filter that is in force, if any.
-    pub(crate) fn current(&self) -> Option<Arc<T>> {
+    pub fn current(&self) -> Option<Arc<T>> {
         self.current.load().as_deref().cloned()
     }
 

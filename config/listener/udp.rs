@@ -95,7 +95,8 @@ fn lower_filter(filter: proto::ListenerFilter, cx: &mut LowerCx<'_>) -> Result<A
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
         Some(ConfigType::ConfigDiscovery(_)) => {
-            return Err(cx.at("config_discovery", |cx| cx.not_implemented("discovery of filter configurations")));
+            let reason = format!("UDP listener filter: {name} is configured with unsupported dynamic configuration");
+            return Err(cx.at("config_discovery", |cx| cx.invalid(reason)));
         }
         None => return Err(cx.invalid(format!("listener filter {name:?} has no typed_config"))),
     };

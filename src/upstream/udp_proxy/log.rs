@@ -68,10 +68,11 @@ impl SessionLog {
         upstream.host_metadata = host.metadata();
     }
 
+    /// Writes a record; `target` is known once the filters of the session are.
     pub(super) fn write(
         &self,
         sessions: &Sessions,
-        target: &Target,
+        target: Option<&Target>,
         counts: &SessionCounts,
         local: Option<Address>,
         why: AccessLogType,
@@ -85,8 +86,10 @@ impl SessionLog {
             ("datagrams_received", counts.received.get()),
         ];
         let mut told = object(&numbers);
-        let name = &target.share.cluster.config.name.name;
-        told.insert("cluster_name".to_owned(), Value::String(name.to_string()));
+        if let Some(target) = target {
+            let name = &target.share.cluster.config.name.name;
+            told.insert("cluster_name".to_owned(), Value::String(name.to_string()));
+        }
         self.info.upstream.borrow_mut().local = local;
         let logs = &sessions.config.logs;
         write(&self.info, sessions, logs, "udp.proxy.session", told, [counts.received_bytes.get(), bytes], why);

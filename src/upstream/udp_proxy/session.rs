@@ -30,8 +30,8 @@ pub(super) struct Session {
     pub(super) key: Key,
     pub(super) target: Rc<Target>,
     pub(super) carrier: Carrier,
-    /// What hosts send in capsules, where that is how they are framed.
-    capsules: Option<RefCell<Capsules>>,
+    /// What hosts send in capsules, where that is how they are framed: the outermost first.
+    capsules: Box<[RefCell<Capsules>]>,
     /// When the last datagram passed, either way.
     active_at: Cell<Instant>,
     counts: SessionCounts,
@@ -71,6 +71,7 @@ impl Session {
         key: Key,
         target: Rc<Target>,
         host: Option<Rc<WorkerHost>>,
+        framing: Framing,
         now: Instant,
     ) -> Option<Rc<Self>> {
         let carrier = match host {
@@ -97,7 +98,7 @@ impl Session {
             log.note_host(&direct.host.host);
         }
         let session = Rc::new(Self {
-            capsules: (config.filters.framing == Framing::Capsules).then(RefCell::default),
+            capsules: (0..framing.0).map(|_| RefCell::default()).collect(),
             active_at: Cell::new(now),
             counts: SessionCounts::default(),
             log,
@@ -122,19 +123,22 @@ impl Session {
         stats.downstream_sess_rx_bytes().add(bytes);
         self.counts.received(payloads.len() as u64, bytes);
         self.active_at.set(at);
-        match (&self.carrier, &self.capsules) {
-            (Carrier::Direct(direct), None) => direct.send(self, payloads),
-            (Carrier::Direct(direct), Some(_)) => {
-                let capsules: Vec<Bytes> = payloads.iter().map(|payload| datagram(payload)).collect();
-                let capsules: Vec<&[u8]> = capsules.iter().map(|capsule| &capsule[..]).collect();
-                direct.send(self, &capsules);
+        match &self.carrier {
+            Carrier::Direct(direct) if self.capsules.is_empty() => direct.send(self, payloads),
+            Carrier::Direct(direct) => {
+                let framed: Vec<Bytes> = payloads.iter().map(|payload| self.framed(payload)).collect();
+                let framed: Vec<&[u8]> = framed.iter().map(|framed| &framed[..]).collect();
+                direct.send(self, &framed);
             }
-            (Carrier::Tunnelled(tunnel), None) => {
-                payloads.iter().for_each(|payload| tunnel.send(self, Bytes::copy_from_slice(payload)));
-            }
-            (Carrier::Tunnelled(tunnel), Some(_)) => {
-                payloads.iter().for_each(|payload| tunnel.send(self, datagram(payload)));
-            }
+            Carrier::Tunnelled(tunnel) => payloads.iter().for_each(|payload| tunnel.send(self, self.framed(payload))),
+        }
+    }
+
+    /// A datagram in its capsules.
+    fn framed(&self, payload: &[u8]) -> Bytes {
+        match self.capsules.split_first() {
+            None => Bytes::copy_from_slice(payload),
+            Some((_, others)) => others.iter().fold(datagram(payload), |inner, _| datagram(&inner)),
         }
     }
 
@@ -170,17 +174,13 @@ impl Session {
     /// Sends datagrams, framed as hosts frame them, to the client.
     pub(super) fn pass_back(&self, payloads: &[&[u8]]) -> Result<(), CapsuleError> {
         self.active_at.set(self.sessions.cx.worker.clock.now());
-        let Some(capsules) = &self.capsules else {
+        if self.capsules.is_empty() {
             self.answer(payloads);
             return Ok(());
-        };
-        let capsules = &mut *capsules.borrow_mut();
+        }
         for payload in payloads {
-            capsules.push(payload);
             let mut datagrams: SmallVec<[Bytes; 8]> = SmallVec::new();
-            while let Some(datagram) = capsules.next()? {
-                datagrams.push(datagram);
-            }
+            unframe(&self.capsules, payload, &mut datagrams)?;
             let datagrams: SmallVec<[&[u8]; 8]> = datagrams.iter().map(|datagram| &datagram[..]).collect();
             self.answer(&datagrams);
         }
@@ -215,7 +215,7 @@ impl Session {
             Carrier::Direct(direct) => direct.local_addr().map(Address::Ip),
             Carrier::Tunnelled(_) => None,
         };
-        log.write(&self.sessions, &self.target, &self.counts, local, why);
+        log.write(&self.sessions, Some(&self.target), &self.counts, local, why);
     }
 
     /// It is over: gives back what it took, and is logged.
@@ -237,6 +237,27 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Takes the datagrams out of capsules within capsules.
+fn unframe(
+    layers: &[RefCell<Capsules>],
+    payload: &[u8],
+    datagrams: &mut SmallVec<[Bytes; 8]>,
+) -> Result<(), CapsuleError> {
+    let Some((outer, inner)) = layers.split_first() else {
+        datagrams.push(Bytes::copy_from_slice(payload));
+        return Ok(());
+    };
+    let capsules = &mut *outer.borrow_mut();
+    capsules.push(payload);
+    while let Some(datagram) = capsules.next()? {
+        match inner {
+            [] => datagrams.push(datagram),
+            inner => unframe(inner, &datagram, datagrams)?,
+        }
+    }
+    Ok(())
 }
 
 // === impl Deadlines ===

@@ -59,8 +59,8 @@ pub(super) struct Target {
 impl Sessions {
     pub(super) fn new(config: Arc<Config>, cx: UdpCx) -> Self {
         let clusters = WorkerClusters::of(&cx.worker);
-        for forward in &config.filters.forward {
-            clusters.env().clusters.dns_caches().cache(&forward.cache);
+        for cache in config.filters.caches() {
+            clusters.env().clusters.dns_caches().cache(&cache);
         }
         Self {
             clusters,
@@ -184,12 +184,18 @@ impl Sessions {
         // The limit first: those who are turned away in masses cost as little as can be. Envoy counts them as sessions.
         if limits.is_exhausted(Resource::Connections) {
             stats.upstream_cx_overflow().add(count);
-            self.note_refused(key, (id, share), datagrams, Some(ResponseFlag::UpstreamOverflow));
+            self.note_refused(key, Some((id, share)), datagrams, Some(ResponseFlag::UpstreamOverflow));
             return None;
         }
+        let Ok(framing) = self.config.filters.framing() else {
+            // Envoy: it is a session, which ends as it begins.
+            self.config.stats.session_filter_config_missing().add(count);
+            self.note_refused(key, None, datagrams, None);
+            return None;
+        };
         if self.config.tunnel.is_some() {
             // A host is chosen when the tunnel is made.
-            let session = Session::open(self.clone(), key, self.target(id, share), None, datagrams.at)?;
+            let session = Session::open(self.clone(), key, self.target(id, share), None, framing, datagrams.at)?;
             self.sessions.borrow_mut().insert(key, session.clone());
             return Some(session);
         }
@@ -197,12 +203,12 @@ impl Sessions {
             stats.upstream_cx_none_healthy().add(count);
             if !self.config.filters.is_empty() {
                 // Envoy: where there are session filters, it is a session before it has a host.
-                self.note_refused(key, (id, share), datagrams, None);
+                self.note_refused(key, Some((id, share)), datagrams, None);
             }
             return None;
         };
         let target = self.target(id, &host.share);
-        let session = Session::open(self.clone(), key, target, Some(host), datagrams.at)?;
+        let session = Session::open(self.clone(), key, target, Some(host), framing, datagrams.at)?;
         self.sessions.borrow_mut().insert(key, session.clone());
         Some(session)
     }
@@ -211,7 +217,7 @@ impl Sessions {
     fn note_refused(
         &self,
         key: Key,
-        (id, share): (u32, &Rc<ClusterShare>),
+        cluster: Option<(u32, &Rc<ClusterShare>)>,
         datagrams: &Datagrams<'_>,
         flag: Option<ResponseFlag>,
     ) {
@@ -219,12 +225,12 @@ impl Sessions {
         if self.config.logs.is_empty() {
             return;
         }
-        let target = self.target(id, share);
+        let target = cluster.map(|(id, share)| self.target(id, share));
         for _ in datagrams.payloads {
             let session = self.clusters.env().clusters.next_session_id();
             let log = SessionLog::new(session, self, key, datagrams.at);
             flag.into_iter().for_each(|flag| log.info.flag(flag));
-            log.write(self, &target, &SessionCounts::default(), None, AccessLogType::UdpSessionEnd);
+            log.write(self, target.as_deref(), &SessionCounts::default(), None, AccessLogType::UdpSessionEnd);
         }
     }
 

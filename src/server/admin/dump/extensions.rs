@@ -33,6 +33,12 @@ pub(super) fn extensions(admin: &Admin, names: &Names) -> Vec<proto::EcdsConfigD
         });
         Some(proto::EcdsConfigDump { ecds_filters: given.collect() })
     };
-    let order = [Category::HttpFilter, Category::NetworkFilter, Category::ListenerFilter, Category::UpstreamHttpFilter];
+    let order = [
+        Category::HttpFilter,
+        Category::NetworkFilter,
+        Category::ListenerFilter,
+        Category::UpstreamHttpFilter,
+        Category::UdpSessionFilter,
+    ];
     order.into_iter().filter_map(part).collect()
 }
