@@ -1,5 +1,6 @@
 //! `envoy.config.rbac.v3.RBAC`: who may do what. What asks about HTTP is refused where there is none of it.
 
+mod audit;
 mod beyond;
 mod engine;
 
@@ -86,7 +87,7 @@ impl Rbac {
     /// Compiles the message, for connections without HTTP.
     pub fn lower_network(message: proto::Rbac, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let proto::Rbac { action, policies, audit_logging_options } = message;
-        let refused = cx.unsupported("audit_logging_options", &audit_logging_options);
+        let refused = cx.opt("audit_logging_options", audit_logging_options, audit::check);
         let action = cx.at("action", |cx| Action::lower(action, cx))?;
         let mut policies: Vec<_> = policies.into_iter().collect();
         policies.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -342,6 +343,20 @@ mod tests {
             assert!(!is_met(permission), "{permission}");
             assert!(is_met(&format!("{{not_rule: {permission}}}")), "{permission}");
         }
+    }
+
+    #[test]
+    fn an_audit_logger_is_refused_unless_it_may_be_missing() {
+        let logger = "{name: l, typed_config: {'@type': \
+                      type.googleapis.com/envoy.extensions.rbac.audit_loggers.stream.v3.StdoutAuditLog}}";
+        let options = |condition: &str, optional: bool| {
+            let loggers = format!("logger_configs: [{{audit_logger: {logger}, is_optional: {optional}}}]");
+            lower(&format!("audit_logging_options: {{audit_condition: {condition}, {loggers}}}")).map(drop)
+        };
+        assert_eq!(options("NONE", false), Ok(()));
+        assert_eq!(options("ON_DENY", true), Ok(()));
+        let refused = options("ON_DENY_AND_ALLOW", false).expect_err("is refused");
+        assert!(refused[0].starts_with("audit_logging_options.logger_configs[0].audit_logger: "), "{refused:?}");
     }
 
     #[test]
