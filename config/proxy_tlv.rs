@@ -75,6 +75,24 @@ impl AddedTlv {
         Ok(Self { kind: kind as u8, value })
     }
 
+    /// Its type.
+    pub fn kind(&self) -> u8 {
+        self.kind
+    }
+
+    /// Whether it is the same for all connections.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.value, Value::Fixed(_))
+    }
+
+    /// The value, where it is the same for all connections.
+    pub fn fixed(&self) -> Option<ProxyTlv> {
+        match &self.value {
+            Value::Fixed(value) => Some(ProxyTlv { kind: self.kind, value: value.clone() }),
+            Value::Format(_) => None,
+        }
+    }
+
     /// The value for the connection of `cx`.
     pub fn of(&self, cx: &FormatCx<'_>) -> ProxyTlv {
         let value = match &self.value {
@@ -89,12 +107,16 @@ impl AddedTlv {
     }
 }
 
-/// Lowers a value that is the same for all connections.
-pub fn lower_fixed(proto: TlvEntry, cx: &mut LowerCx<'_>) -> Result<ProxyTlv, Refused> {
+/// Lowers a value of a host, which is the same for all connections.
+pub fn lower_of_host(proto: TlvEntry, cx: &mut LowerCx<'_>) -> Result<ProxyTlv, Refused> {
     let TlvEntry { r#type: kind, value, format_string } = proto;
-    cx.unsupported("format_string", &format_string)?;
-    if value.is_empty() {
-        return Err(cx.invalid("one of value and format_string must be set"));
+    if format_string.is_some() {
+        // Envoy: the value is what `value` says, be it nothing.
+        tracing::info!(
+            path = cx.path(),
+            "format_string has no effect: values of hosts are not made for each connection"
+        );
     }
+    // The rule of the field holds it below 256.
     Ok(ProxyTlv { kind: kind as u8, value: value.into() })
 }

@@ -15,7 +15,7 @@ use nuncio_telemetry::{Address, Metadata};
 use super::{Discovery, EndpointCheck, LedsLocality};
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration};
-use crate::proxy_tlv::lower_fixed;
+use crate::proxy_tlv::lower_of_host;
 use crate::socket::{AddressConfig, lower_pipe};
 use crate::transport_socket::take_proxy;
 
@@ -447,7 +447,7 @@ fn lower_own_metadata(
     let tlvs = cx.opt("typed_filter_metadata", own, |any, cx| {
         cx.at(PROXY_PROTOCOL, |cx| {
             let core::PerHostConfig { added_tlvs } = any_as(&any, cx)?;
-            cx.each("added_tlvs", added_tlvs, lower_fixed)
+            cx.each("added_tlvs", added_tlvs, lower_of_host)
         })
     });
     Ok((lower_metadata(proto), tlvs?.unwrap_or_default().into()))

@@ -1,12 +1,11 @@
 //! `envoy.transport_sockets.upstream_proxy_protocol`
 
-use nuncio_filter_api::filter_state::ProxyTlv;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::ProxyProtocolConfig;
 use nuncio_proto::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 
 use super::TransportSocket;
-use crate::proxy_tlv::{PassThrough, lower_fixed};
+use crate::proxy_tlv::{AddedTlv, PassThrough};
 use crate::route::ProxyHeader;
 
 /// A header that tells of the client, before all else.
@@ -16,8 +15,8 @@ pub struct ProxyProtocolSocket {
     pub version: ProxyHeader,
     /// Which values of the client's own header it has too.
     pub passed: PassThrough,
-    /// `added_tlvs`
-    pub added: Box<[ProxyTlv]>,
+    /// `added_tlvs`, those that are the same for all connections first.
+    pub added: Box<[AddedTlv]>,
     /// What carries the header, and the bytes after it.
     pub inner: TransportSocket,
 }
@@ -33,14 +32,20 @@ impl ProxyProtocolSocket {
             // Clients with other values never share connections here.
             tlv_as_pool_key: _,
         } = proto;
-        cx.unsupported("allow_unspecified_address", &allow_unspecified_address)?;
+        if allow_unspecified_address {
+            // Only code that is linked into Envoy can leave a header without addresses for it there.
+            tracing::info!(path = cx.path(), "allow_unspecified_address has no effect: clients have addresses");
+        }
         let ProxyProtocolConfig { version, pass_through_tlvs, added_tlvs } = config.unwrap_or_default();
-        let added = cx.at("config", |cx| cx.each("added_tlvs", added_tlvs, lower_fixed));
+        let added = cx.at("config", |cx| cx.each("added_tlvs", added_tlvs, AddedTlv::lower));
         let inner = cx.opt("transport_socket", transport_socket, TransportSocket::lower)?;
+        // Envoy: those that are made for each connection follow the others.
+        let mut added = added?;
+        added.sort_by_key(|tlv| !tlv.is_fixed());
         Ok(Self {
             version: if version == 1 { ProxyHeader::V2 } else { ProxyHeader::V1 },
             passed: PassThrough::lower(pass_through_tlvs),
-            added: added?.into(),
+            added: added.into(),
             inner: inner.unwrap_or_default(),
         })
     }

@@ -320,9 +320,7 @@ impl Attempt<'_> {
     fn note_host_in(&self, info: &StreamInfo) {
         let host = &self.host.host;
         let mut upstream = info.upstream.borrow_mut();
-        upstream.host = Some(host.address());
-        upstream.host_name = (!host.hostname.is_empty()).then(|| host.hostname.clone());
-        upstream.host_metadata = host.metadata();
+        host.note_in(&mut upstream);
         upstream.chosen = Some(ChosenHost::new(self.host.clone()));
     }
 

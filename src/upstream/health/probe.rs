@@ -126,7 +126,7 @@ impl Target {
             host_name: &self.host.hostname,
             tlvs: &tlvs,
             options: None,
-            numbered: None,
+            record: None,
             alpn: if self.config.alpn.is_empty() { Alpn::AsConfigured } else { Alpn::Only(&self.config.alpn) },
             stats: &|| TlsStats::new(&self.cluster.scope()),
         };

@@ -3,7 +3,9 @@ use std::sync::{Arc, LazyLock};
 
 use nuncio_config::cluster::Endpoint;
 use nuncio_filter_api::filter_state::ProxyTlv;
-use nuncio_telemetry::Metadata;
+use nuncio_telemetry::{Metadata, UpstreamInfo};
+
+use super::Host;
 
 /// What is said of a host that stays the same host when something else is said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,5 +40,16 @@ impl Description {
     pub(super) fn shared(self) -> Arc<Self> {
         static NOTHING: LazyLock<Arc<Description>> = LazyLock::new(Arc::default);
         if self == **NOTHING { NOTHING.clone() } else { Arc::new(self) }
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// Leaves in a record that it was chosen.
+    pub(crate) fn note_in(&self, upstream: &mut UpstreamInfo) {
+        upstream.host = Some(self.address());
+        upstream.host_name = (!self.hostname.is_empty()).then(|| self.hostname.clone());
+        upstream.host_metadata = self.metadata();
     }
 }

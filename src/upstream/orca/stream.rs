@@ -206,7 +206,7 @@ impl Session {
             host_name: &self.host.hostname,
             tlvs: &tlvs,
             options: None,
-            numbered: None,
+            record: None,
             alpn: Alpn::Only(&own.alpn),
             stats: &|| TlsStats::new(&self.cluster.scope()),
         };

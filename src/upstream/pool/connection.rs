@@ -10,7 +10,9 @@ use nuncio_config::tls::Alpn;
 use nuncio_config::transport_socket::TransportSocket;
 use nuncio_filter_api::{Io, Passed};
 use nuncio_net::{ConnectError, ConnectOptions, Connected, connect, connect_first, connect_internal, connect_udp};
-use nuncio_telemetry::{Address, FilterState, InternalAddress, Protocol, Timeline, TlsInfo};
+use nuncio_telemetry::{
+    Address, ConnectionInfo, FilterState, InternalAddress, Protocol, StreamInfo, Timeline, TlsInfo,
+};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
@@ -298,7 +300,7 @@ impl ConnectionRecord {
             host_name: &self.host.hostname,
             tlvs: &tlvs,
             options: self.transport.as_deref(),
-            numbered: Some((self.id, self.share.env.rng.u64())),
+            record: Some((self, self.share.env.rng.u64())),
             alpn: Alpn::Default(match self.carries {
                 Carries::Bytes => &[],
                 Carries::Http1 => &[b"http/1.1"],
@@ -384,6 +386,18 @@ impl ConnectionRecord {
     /// Filter state that goes with it.
     pub(crate) fn shared(&self) -> FilterState {
         self.transport.as_deref().map(|options| options.shared.0.clone()).unwrap_or_default()
+    }
+
+    /// What formats see that speak of the connection itself. Envoy: its host is its peer, as a client is elsewhere.
+    pub(super) fn as_stream(&self, local: Option<&Address>) -> StreamInfo {
+        // There is none where the kernel does not tell.
+        let local = local.cloned().unwrap_or_else(|| Address::Pipe("".into()));
+        let clock = &self.share.env.clock;
+        let connection = ConnectionInfo::new(self.id, self.remote(), local, self.opened);
+        let info = StreamInfo::of_connection(connection.into(), clock.wall(self.opened));
+        *info.filter_state.borrow_mut() = self.shared();
+        self.host.note_in(&mut info.upstream.borrow_mut());
+        info
     }
 
     /// Its own address, once connected.

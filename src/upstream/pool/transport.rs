@@ -1,24 +1,21 @@
 //! Transport sockets: what carries the bytes of connections to hosts.
 
-use std::io;
+mod proxy_header;
+
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nuncio_config::cluster::{ServerName, UpstreamHttp};
-use nuncio_config::route::ProxyHeader;
 use nuncio_config::tap::{SocketTap, TappedConnection};
 use nuncio_config::tls::{Alpn, Wishes};
-use nuncio_config::transport_socket::{HttpProxySocket, ProxyProtocolSocket, TransportSocket};
+use nuncio_config::transport_socket::{HttpProxySocket, TransportSocket};
 use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::{Io, RequestHead};
-use nuncio_net::{
-    ConnectError, Connected, CountedTcp, HttpTunnel, ProxiedEnds, Tapped, TlsStats, Tlv, connect_tls, proxy_v1,
-    proxy_v2,
-};
+use nuncio_net::{ConnectError, Connected, CountedTcp, HttpTunnel, Tapped, TlsStats, connect_tls};
 use nuncio_telemetry::{Address, ConnectionInfo, FilterState, FilterValue, OriginalSource, StreamInfo, TlsInfo};
-use tokio::io::AsyncWriteExt;
 
+use super::connection::ConnectionRecord;
 use crate::host::Host;
 
 /// What the requests of a connection mean for its transport socket.
@@ -67,8 +64,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) tlvs: &'a [ProxyTlv],
     /// What its requests mean. Without options the connection is for no request that came in.
     pub(crate) options: Option<&'a TransportOptions>,
-    /// Its number, where it has one, and random bits: what taps ask for.
-    pub(crate) numbered: Option<(u64, u64)>,
+    /// Its record, where it has one, and random bits: what taps ask for.
+    pub(crate) record: Option<(&'a ConnectionRecord, u64)>,
     /// Protocols that TLS offers.
     pub(crate) alpn: Alpn<'a>,
     /// What counts handshakes.
@@ -249,7 +246,7 @@ pub(crate) async fn begin(
             TransportSocket::Internal(internal) => &internal.inner,
             // Envoy: the header goes first whatever carries the rest, TLS too.
             TransportSocket::ProxyProtocol(proxy) => {
-                sent += tell(proxy, &mut connected, &of).await.map_err(ConnectError::Delayed)?;
+                sent += proxy_header::tell(proxy, &mut connected, &of).await.map_err(ConnectError::Delayed)?;
                 &proxy.inner
             }
         };
@@ -258,46 +255,6 @@ pub(crate) async fn begin(
         connected = of.tap(tap, connected);
     }
     Ok(Begun { connected, sent, tls })
-}
-
-/// Sends the PROXY header; gives its length.
-async fn tell(proxy: &ProxyProtocolSocket, connected: &mut Connected, of: &Beginning<'_>) -> io::Result<u64> {
-    let client = of.options.and_then(|options| options.client.as_ref());
-    let header = header(proxy, connected.local.as_ref(), of, client);
-    connected.io.write_all(&header).await?;
-    connected.io.flush().await?;
-    Ok(header.len() as u64)
-}
-
-fn header(
-    socket: &ProxyProtocolSocket,
-    local: Option<&Address>,
-    of: &Beginning<'_>,
-    client: Option<&Client>,
-) -> Vec<u8> {
-    let told = client.and_then(|client| ends(&client.source, &client.destination));
-    match socket.version {
-        // Envoy: where there is no client, the text speaks of the connection itself.
-        ProxyHeader::V1 if client.is_none() => proxy_v1(local.and_then(|local| ends(local, of.remote))),
-        ProxyHeader::V1 => proxy_v1(told),
-        // Envoy: what is to be told besides is told of clients.
-        ProxyHeader::V2 if client.is_none() => proxy_v2(None, &[]),
-        ProxyHeader::V2 => {
-            let passed = client.and_then(|client| client.tlvs.as_deref()).map_or(&[][..], |tlvs| &tlvs.0);
-            proxy_v2(told, &tlvs(of.tlvs, socket, passed))
-        }
-    }
-}
-
-/// Envoy: what is said of a host goes before what is said of all, and both before what the client's header said.
-fn tlvs<'a>(of_host: &'a [ProxyTlv], socket: &'a ProxyProtocolSocket, passed: &'a [ProxyTlv]) -> Vec<Tlv<'a>> {
-    let has = |list: &[ProxyTlv], kind| list.iter().any(|tlv| tlv.kind == kind);
-    let added = socket.added.iter().filter(|tlv| !has(of_host, tlv.kind));
-    let passed = passed
-        .iter()
-        .filter(|tlv| socket.passed.has(tlv.kind) && !has(of_host, tlv.kind) && !has(&socket.added, tlv.kind));
-    let all = of_host.iter().chain(added).chain(passed);
-    all.map(|ProxyTlv { kind, value }| Tlv { kind: *kind, value }).collect()
 }
 
 // === impl Beginning ===
@@ -310,7 +267,7 @@ impl<'a> Beginning<'a> {
 
     fn tap(&self, tap: &SocketTap, connected: Connected) -> Connected {
         let Connected { io, local } = connected;
-        let (id, random) = self.numbered.unzip();
+        let (id, random) = self.record.map(|(record, random)| (record.id, random)).unzip();
         let random = random.unwrap_or_default();
         let tapped = TappedConnection { id, local: local.as_ref(), remote: self.remote, random };
         Connected { io: Tapped::wrap(io, tap, tapped), local }
@@ -327,15 +284,6 @@ impl<'a> Beginning<'a> {
                 _ => self.alpn,
             },
         }
-    }
-}
-
-fn ends(source: &Address, destination: &Address) -> Option<ProxiedEnds> {
-    match (source, destination) {
-        (Address::Ip(source), Address::Ip(destination)) => {
-            Some(ProxiedEnds { source: *source, destination: *destination })
-        }
-        _ => None,
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nuncio_config::discovery::OnDemandClusters;
 use nuncio_config::protocol::duration;
-use nuncio_config::refuse_set;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_telemetry::stats::Scope;
@@ -42,10 +41,12 @@ impl OnDemand {
         cx: &mut LowerCx<'_>,
     ) -> Result<Option<Self>, Refused> {
         let proto::tcp_proxy::OnDemand { odcds_config, resources_locator, timeout } = message;
-        let refused = refuse_set!(cx; resources_locator);
+        if !resources_locator.is_empty() {
+            // Envoy reads it nowhere, not even to see whether it is a locator.
+            tracing::info!(path = cx.path(), "resources_locator has no effect: clusters are asked for by name");
+        }
         let timeout = cx.opt("timeout", timeout, duration);
         let source = cx.opt("odcds_config", odcds_config, OnDemandClusters::lower);
-        refused?;
         let timeout = timeout?.unwrap_or(TIMEOUT);
         Ok(source?.map(|source| Self { source, timeout, stats: OnDemandStats::new(scope) }))
     }
