@@ -3,6 +3,7 @@
 //! In: the messages. Out: configurations of rustls, ready for handshakes. Certificates, keys and lists are read here and
 //! checked against each other, so that a handshake fails by the peer's doing alone.
 
+mod alert;
 mod authorities;
 mod by_name;
 mod certificate;
@@ -41,6 +42,7 @@ mod upstream;
 mod validation;
 mod witness;
 
+pub use alert::{ALERTS, alert_name};
 pub use downstream::{DownstreamTls, ServerSide, Validated};
 pub use flaw::{Flaw, FlawAt};
 pub use in_use::{

@@ -130,6 +130,7 @@ scenario_files! {
     transport_auto
     transport_http_proxy
     tls_chain
+    tls_inspector
     tls_lists
     tls_on_demand
     tls_peers

@@ -23,7 +23,7 @@ pub use flags::{ResponseFlag, ResponseFlags};
 pub use flow::BackedUp;
 pub use stream_info::{
     ChosenHost, CloseType, ConnectionInfo, FailedHost, HostFacts, Inspected, Metadata, NodeInfo, Origin,
-    OriginalSource, Protocol, RouteNames, RoutePlace, StreamInfo, UpstreamInfo, WantedHost,
+    OriginalSource, Protocol, RouteNames, RoutePlace, StreamInfo, TypedMessage, UpstreamInfo, WantedHost,
 };
 pub use timeline::Timeline;
 pub use tls_info::{CertificateInfo, TlsInfo, url_encoded_pem};

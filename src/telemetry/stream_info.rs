@@ -222,13 +222,24 @@ pub struct Inspected {
     /// `%TLS_JA4_FINGERPRINT%`.
     pub ja4: Option<Box<str>>,
     /// Why it does not begin with TLS, where it might: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%` of the connection.
-    pub transport_failure: Option<&'static str>,
+    pub transport_failure: Option<Arc<str>>,
     /// What goes to the dynamic metadata of the connection, once there is one.
     pub metadata: Metadata,
+    /// Messages among that metadata, per namespace.
+    pub typed_metadata: BTreeMap<Arc<str>, TypedMessage>,
     /// What goes to its filter state.
     pub filter_state: FilterState,
     /// From where hosts are connected to for it, where a filter asks for that.
     pub source: Option<OriginalSource>,
+}
+
+/// A message among metadata, for who knows it by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedMessage {
+    /// Its full name.
+    pub name: &'static str,
+    /// It, encoded.
+    pub bytes: Box<[u8]>,
 }
 
 /// The address of a client, in whose name hosts are connected to.
@@ -518,7 +529,7 @@ impl StreamInfo {
     pub fn note_inspected(&self) {
         if let Some(inspected) = &self.connection.inspected {
             let mut failure = self.connection.transport_failure.borrow_mut();
-            *failure = failure.take().or_else(|| inspected.transport_failure.map(Into::into));
+            *failure = failure.take().or_else(|| inspected.transport_failure.clone());
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod fingerprint;
 mod hello;
+mod records;
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow,
 use nuncio_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector as Proto;
 
 use hello::{Hello, Parsed};
+use records::{REJECTED, Trouble};
 
 pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
     name: "envoy.filters.listener.tls_inspector",
@@ -85,11 +87,11 @@ impl TlsInspector {
                 Parsed::More => {}
                 Parsed::Hello(hello, length) => {
                     self.stats.bytes_processed().record(length as u64);
-                    self.found(&hello, incoming);
-                    return Ok(());
+                    return self.found(&hello, incoming);
                 }
-                Parsed::Closed => return Err(Rejected::ClosedByClient),
-                Parsed::NotTls(reason) => return self.not_found(seen, reason, incoming),
+                // Envoy counts it nowhere.
+                Parsed::Closed => return Err(Rejected::Refused("says that it closes")),
+                Parsed::NotTls(reason) => return self.not_found(seen, &reason, incoming),
             }
             if seen == buffer.len() {
                 buffer.resize((2 * seen).min(self.max), 0);
@@ -97,8 +99,7 @@ impl TlsInspector {
         }
     }
 
-    fn found(&self, hello: &Hello<'_>, incoming: &mut Incoming) {
-        self.stats.tls_found().inc();
+    fn found(&self, hello: &Hello<'_>, incoming: &mut Incoming) -> Result<(), Rejected> {
         match &hello.server_name {
             Some(name) => {
                 self.stats.sni_found().inc();
@@ -107,9 +108,16 @@ impl TlsInspector {
             None => self.stats.sni_not_found().inc(),
         }
         let inspected = incoming.inspected();
-        inspected.transport_protocol = "tls";
         inspected.ja3 = self.has_ja3.then(|| fingerprint::ja3(hello).into());
         inspected.ja4 = self.has_ja4.then(|| fingerprint::ja4(hello).into());
+        if !hello.is_of_known_version() {
+            self.stats.tls_not_found().inc();
+            inspected.transport_failure = Some(REJECTED.to_string().into());
+            note(incoming, "ClientHelloInvalidTlsVersion");
+            return Err(Rejected::Refused("speaks no version of TLS that there is"));
+        }
+        self.stats.tls_found().inc();
+        inspected.transport_protocol = "tls";
         match hello.protocols() {
             Some(protocols) => {
                 self.stats.alpn_found().inc();
@@ -118,20 +126,19 @@ impl TlsInspector {
             }
             None => self.stats.alpn_not_found().inc(),
         }
+        Ok(())
     }
 
-    fn not_found(&self, seen: usize, reason: &'static str, incoming: &mut Incoming) -> Result<(), Rejected> {
+    fn not_found(&self, seen: usize, reason: &Trouble, incoming: &mut Incoming) -> Result<(), Rejected> {
         self.stats.bytes_processed().record(seen as u64);
         self.stats.tls_not_found().inc();
-        if self.closes_others {
-            if seen >= self.max {
-                return Err(self.too_large(seen, incoming));
-            }
-            return Err(Rejected::Refused("is no hello of TLS"));
-        }
         note(incoming, "ClientHelloNotDetected");
-        incoming.inspected().transport_failure = Some(reason);
-        Ok(())
+        incoming.inspected().transport_failure = Some(reason.to_string().into());
+        match self.closes_others {
+            true if seen >= self.max => Err(self.too_large(seen, incoming)),
+            true => Err(Rejected::Refused("is no hello of TLS")),
+            false => Ok(()),
+        }
     }
 
     fn too_large(&self, seen: usize, incoming: &mut Incoming) -> Rejected {

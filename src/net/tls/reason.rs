@@ -2,15 +2,13 @@
 
 use std::io;
 
-use nuncio_config::tls::{Flaw, FlawAt, Unbelieved};
-use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
+use nuncio_config::tls::{ALERTS, Flaw, FlawAt, Unbelieved, alert_name};
+use rustls::{CertificateError, Error, PeerIncompatible};
 
 /// Number of BoringSSL's errors of TLS: the library, shifted, to which the reason is added.
 const SSL: u32 = 16 << 24;
 /// The same of the kernel's, to which the number of the error is added.
 const SYSTEM: i32 = 2 << 24;
-/// Reasons that are alerts of the peer begin here.
-const ALERTS: u32 = 1000;
 const CERTIFICATE_VERIFY_FAILED: u32 = 125;
 const NO_SHARED_CIPHER: u32 = 184;
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
@@ -24,7 +22,10 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
         return format!("{}:system library:OPENSSL_internal:{text}", SYSTEM + number);
     }
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::AlertReceived(alert)) => ssl(ALERTS + u32::from(u8::from(*alert)), alert_name(*alert)),
+        Some(Error::AlertReceived(alert)) => {
+            let alert = u8::from(*alert);
+            ssl(ALERTS + u32::from(alert), &alert_name(alert))
+        }
         Some(Error::InvalidCertificate(reason)) if is_key_usage(reason) => {
             ssl(KEY_USAGE_BIT_INCORRECT, "KEY_USAGE_BIT_INCORRECT")
         }
@@ -70,32 +71,5 @@ fn certificate(error: &CertificateError) -> String {
             _ => other.0.to_string(),
         },
         other => other.to_string(),
-    }
-}
-
-fn alert_name(alert: AlertDescription) -> &'static str {
-    use AlertDescription as Alert;
-    match alert {
-        Alert::UnexpectedMessage => "SSLV3_ALERT_UNEXPECTED_MESSAGE",
-        Alert::BadRecordMac => "SSLV3_ALERT_BAD_RECORD_MAC",
-        Alert::HandshakeFailure => "SSLV3_ALERT_HANDSHAKE_FAILURE",
-        Alert::BadCertificate => "SSLV3_ALERT_BAD_CERTIFICATE",
-        Alert::UnsupportedCertificate => "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
-        Alert::CertificateRevoked => "SSLV3_ALERT_CERTIFICATE_REVOKED",
-        Alert::CertificateExpired => "SSLV3_ALERT_CERTIFICATE_EXPIRED",
-        Alert::CertificateUnknown => "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
-        Alert::IllegalParameter => "SSLV3_ALERT_ILLEGAL_PARAMETER",
-        Alert::UnknownCA => "TLSV1_ALERT_UNKNOWN_CA",
-        Alert::AccessDenied => "TLSV1_ALERT_ACCESS_DENIED",
-        Alert::DecodeError => "TLSV1_ALERT_DECODE_ERROR",
-        Alert::DecryptError => "TLSV1_ALERT_DECRYPT_ERROR",
-        Alert::ProtocolVersion => "TLSV1_ALERT_PROTOCOL_VERSION",
-        Alert::InsufficientSecurity => "TLSV1_ALERT_INSUFFICIENT_SECURITY",
-        Alert::InternalError => "TLSV1_ALERT_INTERNAL_ERROR",
-        Alert::UserCanceled => "TLSV1_ALERT_USER_CANCELLED",
-        Alert::UnrecognisedName => "TLSV1_UNRECOGNIZED_NAME",
-        Alert::CertificateRequired => "TLSV1_ALERT_CERTIFICATE_REQUIRED",
-        Alert::NoApplicationProtocol => "TLSV1_ALERT_NO_APPLICATION_PROTOCOL",
-        _ => "an alert without a name",
     }
 }

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 
+use super::records::{self, BAD_EXTENSION, CLIENT_HELLO, DECODE, MORE_HANDSHAKE, PARSE_FAILED, Records, Trouble};
+
 /// What the first bytes of a client are.
 pub(super) enum Parsed<'a> {
     /// They may become a hello.
     More,
-    /// No hello; the reason as BoringSSL names it.
-    NotTls(&'static str),
+    /// No hello.
+    NotTls(Trouble),
     /// The client says that it closes.
     Closed,
     /// A hello, and how many bytes it takes with its records.
@@ -23,91 +25,27 @@ pub(super) struct Hello<'a> {
     pub(super) server_name: Option<Box<[u8]>>,
 }
 
-const WRONG_VERSION: &str = "TLS_error|error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end";
-const HTTP_REQUEST: &str = "TLS_error|error:1000009c:SSL routines:OPENSSL_internal:HTTP_REQUEST:TLS_error_end";
-const HTTPS_PROXY_REQUEST: &str =
-    "TLS_error|error:1000009d:SSL routines:OPENSSL_internal:HTTPS_PROXY_REQUEST:TLS_error_end";
-const TOO_LONG: &str = "TLS_error|error:10000092:SSL routines:OPENSSL_internal:DATA_LENGTH_TOO_LONG:TLS_error_end";
-const EXCESSIVE: &str = "TLS_error|error:10000094:SSL routines:OPENSSL_internal:EXCESSIVE_MESSAGE_SIZE:TLS_error_end";
-const UNEXPECTED: &str = "TLS_error|error:100000f4:SSL routines:OPENSSL_internal:UNEXPECTED_MESSAGE:TLS_error_end";
-const DECODE: &str = "TLS_error|error:10000089:SSL routines:OPENSSL_internal:DECODE_ERROR:TLS_error_end";
-const UNSUPPORTED: &str = "TLS_error|error:100000f0:SSL routines:OPENSSL_internal:UNSUPPORTED_PROTOCOL:TLS_error_end";
-
-/// Type of a record that holds a handshake, and of its first message.
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-/// Type of a record that holds an alert.
-const ALERT: u8 = 21;
-/// Of a hello of SSLv2.
-const MAX_V2_LENGTH: usize = 4 * 1024;
-/// Of a record, and of a message before the client is known.
-const MAX_LENGTH: usize = 16 * 1024;
-/// Records without content, before somebody is taken to be playing.
-const MAX_EMPTY: usize = 32;
-
 pub(super) const SERVER_NAME: u16 = 0;
 pub(super) const SUPPORTED_GROUPS: u16 = 10;
 pub(super) const POINT_FORMATS: u16 = 11;
 pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
 pub(super) const ALPN: u16 = 16;
 pub(super) const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_HELLO: u16 = 0xfe0d;
 
 /// Reads what is there of a hello.
 pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
-    let (mut rest, mut message, mut empty) = (bytes, Cow::Borrowed(&[][..]), 0);
-    loop {
-        let Some((header, body)) = rest.split_first_chunk::<5>() else { return Parsed::More };
-        match header {
-            // SSLv2 had a hello of its own, in which clients could ask for newer versions.
-            [high @ 0x80..=0xff, _, CLIENT_HELLO, 3, _] if rest.len() == bytes.len() => {
-                return parse_v2(bytes, u16::from_be_bytes([high & 0x7f, header[1]]).into());
-            }
-            [ALERT, 3, _, 0, 2] => match body {
-                [1, 0, ..] => return Parsed::Closed,
-                [_, _, ..] => return Parsed::NotTls(UNEXPECTED),
-                _ => return Parsed::More,
-            },
-            _ => {}
-        }
-        if header[0] != HANDSHAKE || header[1] != 3 {
-            return Parsed::NotTls(not_tls(header));
-        }
-        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-        if length > MAX_LENGTH {
-            return Parsed::NotTls(TOO_LONG);
-        }
-        let Some((record, next)) = body.split_at_checked(length) else { return Parsed::More };
-        empty += usize::from(record.is_empty());
-        if empty > MAX_EMPTY {
-            return Parsed::NotTls(UNEXPECTED);
-        }
-        match message.is_empty() {
-            true => message = Cow::Borrowed(record),
-            false => message.to_mut().extend_from_slice(record),
-        }
-        rest = next;
-        let Some((kind, length)) = head(&message) else { continue };
-        if length > MAX_LENGTH {
-            return Parsed::NotTls(EXCESSIVE);
-        }
-        if message.len() < 4 + length {
-            continue;
-        }
-        if kind != CLIENT_HELLO {
-            return Parsed::NotTls(UNEXPECTED);
-        }
-        return match Hello::parse(message, 4 + length) {
-            Ok(hello) => Parsed::Hello(Box::new(hello), bytes.len() - rest.len()),
-            Err(reason) => Parsed::NotTls(reason),
-        };
+    match records::read(bytes) {
+        Records::More => Parsed::More,
+        Records::Closed => Parsed::Closed,
+        Records::V2 { length } => parse_v2(bytes, length),
+        Records::Message { message, end, taken } => Parsed::of(Hello::parse(message, end), taken),
+        Records::Trouble(trouble) => Parsed::NotTls(trouble),
     }
 }
 
 /// A hello of `length` bytes behind the two that tell of them.
 fn parse_v2(bytes: &[u8], length: usize) -> Parsed<'_> {
-    if length > MAX_V2_LENGTH {
-        return Parsed::NotTls(TOO_LONG);
-    }
     let Some(body) = bytes.get(2..2 + length) else { return Parsed::More };
     let read = || {
         let mut reader = Reader(body.get(1..)?);
@@ -129,29 +67,7 @@ fn parse_v2(bytes: &[u8], length: usize) -> Parsed<'_> {
     };
     let Some(message) = read() else { return Parsed::NotTls(DECODE) };
     let end = message.len();
-    match Hello::parse(Cow::Owned(message), end) {
-        Ok(hello) => Parsed::Hello(Box::new(hello), 2 + length),
-        Err(reason) => Parsed::NotTls(reason),
-    }
-}
-
-/// Type and length of a handshake message.
-fn head(message: &[u8]) -> Option<(u8, usize)> {
-    let [kind, high, mid, low, ..] = *message else { return None };
-    Some((kind, usize::from(high) << 16 | usize::from(mid) << 8 | usize::from(low)))
-}
-
-/// What BoringSSL says of whoever speaks something else.
-fn not_tls(header: &[u8; 5]) -> &'static str {
-    match header {
-        [b'G', b'E', b'T', b' ', _] | [b'H', b'E', b'A', b'D', b' '] | b"POST " | [b'P', b'U', b'T', b' ', _] => {
-            HTTP_REQUEST
-        }
-        b"CONNE" => HTTPS_PROXY_REQUEST,
-        [HANDSHAKE, ..] => WRONG_VERSION,
-        [0x14 | 0x15 | 0x17, 3, ..] => UNEXPECTED,
-        _ => WRONG_VERSION,
-    }
+    Parsed::of(Hello::parse(Cow::Owned(message), end), 2 + length)
 }
 
 /// Takes values from the front.
@@ -186,8 +102,22 @@ impl<'b> Reader<'b> {
     }
 }
 
+// === impl Parsed ===
+
+impl<'a> Parsed<'a> {
+    /// A hello that takes so many bytes, if it is one.
+    fn of(hello: Result<Hello<'a>, Trouble>, taken: usize) -> Self {
+        match hello {
+            Ok(hello) => Self::Hello(Box::new(hello), taken),
+            Err(trouble) => Self::NotTls(trouble),
+        }
+    }
+}
+
+// === impl Hello ===
+
 impl<'a> Hello<'a> {
-    fn parse(message: Cow<'a, [u8]>, end: usize) -> Result<Self, &'static str> {
+    fn parse(message: Cow<'a, [u8]>, end: usize) -> Result<Self, Trouble> {
         let body = &message[4..end];
         let mut reader = Reader(body);
         let place = |part: &[u8]| {
@@ -199,26 +129,26 @@ impl<'a> Hello<'a> {
             reader.take(32)?;
             let session = reader.short().filter(|id| id.len() <= 32);
             let ciphers = session.and_then(|_| reader.long()).filter(|c| c.len() >= 2 && c.len() % 2 == 0)?;
-            let compression = reader.short().filter(|methods| !methods.is_empty())?;
+            reader.short().filter(|compression| !compression.is_empty())?;
             let extensions = if reader.0.is_empty() { &reader.0[..0] } else { reader.long()? };
-            reader.0.is_empty().then_some((version, ciphers, compression, extensions))
+            reader.0.is_empty().then_some((version, ciphers, extensions))
         };
-        let (version, ciphers, compression, extensions) = read().ok_or(DECODE)?;
-        let all = list(extensions).ok_or(DECODE)?;
-        let server_name = server_name(&all)?;
-        let versions = find(&all, SUPPORTED_VERSIONS);
-        let is_known = match versions {
-            Some(versions) => numbers(Reader(versions).short().ok_or(DECODE)?).any(|v| (0x301..=0x304).contains(&v)),
-            None => version >= 0x301,
-        };
-        match () {
-            () if !is_known => Err(UNSUPPORTED),
-            () if !compression.contains(&0) => Err(DECODE),
-            () => {
-                let (ciphers, extensions) = (place(ciphers), place(extensions));
-                Ok(Self { version, ciphers, extensions, server_name, message })
-            }
+        let (version, ciphers, extensions) = read().ok_or(PARSE_FAILED)?;
+        let all = list(extensions).ok_or(PARSE_FAILED)?;
+        if end < message.len() {
+            return Err(MORE_HANDSHAKE);
         }
+        if find(&all, ENCRYPTED_HELLO).is_some_and(|content| !is_encrypted_hello(content)) {
+            return Err(DECODE);
+        }
+        let server_name = server_name(&all)?;
+        let (ciphers, extensions) = (place(ciphers), place(extensions));
+        Ok(Self { version, ciphers, extensions, server_name, message })
+    }
+
+    /// Whether its version is one of TLS. Envoy: what the extension of versions says is the handshake's affair.
+    pub(super) fn is_of_known_version(&self) -> bool {
+        (0x301..=0x304).contains(&self.version)
     }
 
     /// The cipher suites offered.
@@ -273,7 +203,7 @@ pub(super) fn numbers(bytes: &[u8]) -> impl Iterator<Item = u16> {
 }
 
 /// RFC 6066 §3: one host name, without zero bytes.
-fn server_name(all: &[(u16, &[u8])]) -> Result<Option<Box<[u8]>>, &'static str> {
+fn server_name(all: &[(u16, &[u8])]) -> Result<Option<Box<[u8]>>, Trouble> {
     let Some(content) = find(all, SERVER_NAME) else { return Ok(None) };
     let mut reader = Reader(content);
     let mut read = || {
@@ -283,7 +213,20 @@ fn server_name(all: &[(u16, &[u8])]) -> Result<Option<Box<[u8]>>, &'static str> 
     };
     match read() {
         Some((0, name)) if (1..=255).contains(&name.len()) && !name.contains(&0) => Ok(Some(name.into())),
-        _ => Err(DECODE),
+        _ => Err(BAD_EXTENSION),
+    }
+}
+
+/// RFC 9849 §5: of the outer kind with all that it has, or of the other.
+fn is_encrypted_hello(content: &[u8]) -> bool {
+    const OUTER: u8 = 0;
+    let mut reader = Reader(content);
+    match reader.u8() {
+        // Two identifiers of ciphers and one of the configuration, a key and what it encrypts.
+        Some(OUTER) => {
+            reader.take(5).is_some() && reader.long().is_some() && reader.long().is_some() && reader.0.is_empty()
+        }
+        other => other.is_some(),
     }
 }
 
