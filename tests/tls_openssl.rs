@@ -230,3 +230,57 @@ async fn clients_of_old_versions_are_told_so() {
         }
     }
 }
+
+/// A proxy whose listener speaks TLS before these network filters.
+async fn serve_filters(program: &Path, network: &str) -> Running {
+    let pieces = Pieces {
+        chain: "transport_socket:
+  name: tls
+  typed_config:
+    '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+    common_tls_context:
+      tls_certificates: [{ certificate_chain: { filename: $CERTS/server.pem }, private_key: { filename: $CERTS/server.key } }]
+"
+        .to_owned(),
+        network: network.to_owned(),
+        // Nobody is there.
+        cluster: "load_assignment: { cluster_name: up }\n".to_owned(),
+        ..Pieces::default()
+    };
+    proxy(pieces.yaml()).program(program).run().await
+}
+
+#[tokio::test]
+async fn a_client_that_is_denied_is_told_by_an_alert() {
+    // A failure to ask is a denial.
+    let network = "- { name: e, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.ext_authz.v3.ExtAuthz, stat_prefix: e, send_tls_alert_on_denial: true, grpc_service: { envoy_grpc: { cluster_name: up } } } }
+- { name: echo, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo } }
+";
+    for program in programs() {
+        let proxy = serve_filters(&program, network).await;
+        for arguments in [
+            &["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"][..],
+            &["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"],
+            &["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"],
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+            &["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        ] {
+            let Some(told) = ask(&proxy, arguments) else { return };
+            assert!(told.contains("SSL alert number 49"), "{program:?} {arguments:?}\n{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_a_filter_closes_ends_in_good_order() {
+    let network = "- { name: r, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, stat_prefix: r, rules: { action: DENY, policies: { p: { permissions: [{ any: true }], principals: [{ any: true }] } } } } }
+- { name: echo, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo } }
+";
+    for program in programs() {
+        let proxy = serve_filters(&program, network).await;
+        for version in ["-tls1_2", "-tls1_3"] {
+            let Some(told) = ask(&proxy, &[version, "-msg"]) else { return };
+            assert!(told.contains("warning close_notify"), "{program:?} {version}\n{told}");
+        }
+    }
+}

@@ -271,6 +271,8 @@ impl ServerSide {
         let configs = configs.changed(|server| {
             server.alpn_protocols.clone_from(&alpn);
             server.ignore_client_order = parts.ignores_client_order;
+            // An alert that rustls does not know of takes the keys of its session.
+            server.enable_secret_extraction = true;
             if tickets.is_none() {
                 server.send_tls13_tickets = 0;
             }

@@ -38,6 +38,12 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin {
 
     /// The socket has told that its peer sends no more.
     fn ended(&mut self) {}
+
+    /// Tells the peer that it is denied access, where the transport has words for that and room for them now. They are
+    /// the last that it sends.
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        let _ = cx;
+    }
 }
 
 /// A transport of any kind. Not `Send`: it belongs to the worker that accepted or dialled it.
@@ -77,6 +83,11 @@ impl Io {
     /// See [`Transport::ended`].
     pub fn ended(&mut self) {
         self.0.ended();
+    }
+
+    /// See [`Transport::deny`].
+    pub fn deny(&mut self, cx: &mut Context<'_>) {
+        self.0.deny(cx);
     }
 }
 

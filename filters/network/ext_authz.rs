@@ -17,7 +17,8 @@ use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::extensions::filters::network::ext_authz::v3::ExtAuthz as Proto;
 use nuncio_proto::envoy::service::auth::v3::check_response::HttpResponse;
 use nuncio_proto::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, attribute_context};
-use nuncio_telemetry::{Address, CertificateInfo, ConnectionInfo, FilterValue, LifeSpan, ResponseFlag};
+use nuncio_proto::google::protobuf::Any;
+use nuncio_telemetry::{Address, CertificateInfo, ConnectionInfo, FilterValue, LifeSpan, ResponseFlag, TypedMessage};
 
 use crate::grpc_call::{GrpcCall, check_version};
 use checked::Checked;
@@ -54,8 +55,12 @@ struct ExtAuthz {
     allows_on_failure: bool,
     tells_certificate: bool,
     tells_server_name: bool,
+    /// Clients that speak TLS are told why they are closed.
+    tells_denial: bool,
     /// What of the metadata of a connection is told.
     namespaces: Vec<String>,
+    /// Which of the messages among it are.
+    typed_namespaces: Vec<String>,
     enabled: Option<MetadataMatcher>,
     /// What is told of ourselves.
     labels: HashMap<String, String>,
@@ -85,25 +90,21 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
         typed_metadata_context_namespaces,
         shadow_mode,
     } = prost::Message::decode(config).map_err(|e: prost::DecodeError| cx.invalid(e.to_string()))?;
-    let refused: Result<(), Refused> = [
-        cx.unsupported("send_tls_alert_on_denial", &send_tls_alert_on_denial),
-        cx.unsupported("typed_metadata_context_namespaces", &typed_metadata_context_namespaces),
-        // Envoy: what is not said is v3.
-        if transport_api_version == 0 { Ok(()) } else { check_version(transport_api_version, cx) },
-    ]
-    .into_iter()
-    .collect();
+    // Envoy: what is not said is v3.
+    let version = if transport_api_version == 0 { Ok(()) } else { check_version(transport_api_version, cx) };
     let enabled = cx.opt("filter_enabled_metadata", filter_enabled_metadata, MetadataMatcher::lower);
     let service = cx.opt("grpc_service", grpc_service, GrpcServiceConfig::lower)?;
     let service = service.ok_or_else(|| cx.at("grpc_service", |cx| cx.invalid("is required")))?;
-    refused?;
+    version?;
     Ok(Arc::new(ExtAuthz {
         stats: ExtAuthzStats::new(&cx.env.stats.scope("ext_authz").scope(&stat_prefix)),
         call: GrpcCall::new(service, METHOD, TIMEOUT),
         allows_on_failure: failure_mode_allow,
         tells_certificate: include_peer_certificate,
         tells_server_name: include_tls_session,
+        tells_denial: send_tls_alert_on_denial,
         namespaces: metadata_context_namespaces,
+        typed_namespaces: typed_metadata_context_namespaces,
         enabled: enabled?,
         labels: labels(&bootstrap_metadata_labels_key, cx),
         is_shadow: shadow_mode,
@@ -113,9 +114,9 @@ fn lower(config: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, 
 impl NetworkFilter for ExtAuthz {
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow> {
         let Connection { io, info } = connection;
-        let asked = info.clone();
+        let (asked, tells_denial) = (info.clone(), self.tells_denial);
         let check = Box::pin(async move { self.allows(&asked, &cx).await });
-        let io = Io::new(Checked::new(io, info.clone(), check));
+        let io = Io::new(Checked::new(io, info.clone(), tells_denial, check));
         Box::pin(std::future::ready(Flow::Next(Connection { io, info })))
     }
 
@@ -221,7 +222,21 @@ impl ExtAuthz {
             let told = metadata.iter().filter(|(name, _)| self.namespaces.iter().any(|n| **n == ***name));
             told.map(|(name, fields)| (name.clone(), fields.clone())).collect()
         });
-        Some(nuncio_config::metadata::to_proto(&told.unwrap_or_default()))
+        Some(core::Metadata {
+            typed_filter_metadata: self.typed_metadata(info),
+            ..nuncio_config::metadata::to_proto(&told.unwrap_or_default())
+        })
+    }
+
+    fn typed_metadata(&self, info: &ConnectionInfo) -> HashMap<String, Any> {
+        let Some(inspected) = &info.inspected else { return HashMap::new() };
+        let told =
+            inspected.typed_metadata.iter().filter(|(name, _)| self.typed_namespaces.iter().any(|n| **n == ***name));
+        let any = |message: &TypedMessage| Any {
+            type_url: format!("type.googleapis.com/{}", message.name),
+            value: message.bytes.to_vec(),
+        };
+        told.map(|(name, message)| (name.to_string(), any(message))).collect()
     }
 }
 

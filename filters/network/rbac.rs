@@ -206,6 +206,10 @@ impl Transport for Guarded {
     fn ended(&mut self) {
         self.io.ended();
     }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.io.deny(cx);
+    }
 }
 
 impl AsyncRead for Guarded {

@@ -102,6 +102,10 @@ impl Transport for OnData {
     fn ended(&mut self) {
         self.io.ended();
     }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.io.deny(cx);
+    }
 }
 
 impl AsyncRead for OnData {

@@ -59,6 +59,10 @@ impl Transport for Logged {
     fn ended(&mut self) {
         self.io.ended();
     }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.io.deny(cx);
+    }
 }
 
 impl AsyncRead for Logged {

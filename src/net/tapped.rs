@@ -40,6 +40,10 @@ impl Transport for Tapped {
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.io.poll_handshake(cx)
     }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.io.deny(cx);
+    }
 }
 
 impl AsyncRead for Tapped {

@@ -1,5 +1,6 @@
 //! Handshakes of TLS, and connections that have made one.
 
+mod alert;
 mod buffer;
 mod deferred;
 mod hello;
@@ -10,8 +11,9 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use nuncio_config::tls::{
     DownstreamTls, FlawAt, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
@@ -21,7 +23,7 @@ use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
 use rustls::{AlertDescription, CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::{TlsConnector, client};
 
@@ -33,10 +35,24 @@ use crate::tls_stats::TlsStats;
 /// A connection to a host that has made its handshake.
 struct TlsTransport {
     stream: client::TlsStream<Io>,
+    stats: TlsStats,
+    /// It ends with a reset.
+    is_reset: bool,
+}
+
+/// As with clients, whoever drops a connection has closed it.
+impl Drop for TlsTransport {
+    fn drop(&mut self) {
+        if !self.is_reset {
+            self.stream.get_mut().1.send_close_notify();
+            let _ = Pin::new(&mut self.stream).poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
+    }
 }
 
 impl Transport for TlsTransport {
     fn reset_on_drop(&mut self) {
+        self.is_reset = true;
         self.stream.get_mut().0.reset_on_drop();
     }
 
@@ -50,6 +66,13 @@ impl AsyncRead for TlsTransport {
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             // Peers that close without close_notify are many; whatever is framed shows whether bytes lack.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => {
+                // What the kernel says is no error of TLS. Who reads no more after an error counts it once.
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.stats.broke();
+                }
+                Poll::Ready(Err(error))
+            }
             other => other,
         }
     }
@@ -125,7 +148,7 @@ pub(crate) async fn accept(
     until: Option<Instant>,
     io: Io,
     info: &ConnectionInfo,
-    stats: &TlsStats,
+    stats: &Rc<TlsStats>,
 ) -> Result<Io, TlsError> {
     let Some(side) = tls.current() else {
         tls.note_not_ready();
@@ -244,7 +267,7 @@ pub async fn connect(
     let leaf = &chain[..chain.len().min(1)];
     let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, leaf) };
     stats.made(&made, witness.scheme);
-    Ok((Io::new(TlsTransport { stream }), Arc::new(made)))
+    Ok((Io::new(TlsTransport { stream, stats: stats.clone(), is_reset: false }), Arc::new(made)))
 }
 
 /// What a handshake has brought, also one that failed.
@@ -264,7 +287,7 @@ async fn handshake(
     side: &Arc<ServerSide>,
     mut io: Io,
     info: &ConnectionInfo,
-    stats: &TlsStats,
+    stats: &Rc<TlsStats>,
     seen: &mut Seen,
 ) -> Result<(ServerStream, Option<Box<str>>), TlsError> {
     let mut incoming = Buffer::default();
@@ -299,7 +322,7 @@ async fn handshake(
     let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
     // It was read to choose by; the session reads it anew.
     drop(accepted);
-    let mut stream = ServerStream::new(io, server, incoming)?;
+    let mut stream = ServerStream::new(io, server, incoming, stats.clone())?;
     match stream.handshake(&mut seen.witness).await {
         Ok(session_id) => Ok((stream, session_id)),
         Err(error) => {

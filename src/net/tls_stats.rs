@@ -13,7 +13,7 @@ use crate::tls::TlsError;
 nuncio_telemetry::stats! {
     /// `ssl`
     pub struct SslStats {
-        /// Handshakes that failed, but for certificates.
+        /// Handshakes that failed, but for certificates, and sessions that broke off after theirs.
         connection_error: Counter,
         /// Handshakes that succeeded.
         handshake: Counter,
@@ -147,6 +147,11 @@ impl TlsStats {
             None if error.kind() != io::ErrorKind::InvalidData => {}
             _ => self.stats.connection_error().inc(),
         }
+    }
+
+    /// A session has failed after its handshake.
+    pub(crate) fn broke(&self) {
+        self.stats.connection_error().inc();
     }
 
     /// A peer's certificate was not believed, whether or not its connection goes on.

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 pub(super) struct Checked {
     io: Io,
     info: Rc<ConnectionInfo>,
+    /// The client is told why it is closed.
+    tells_denial: bool,
     state: State,
     /// Bytes that nobody has been given yet, from `at` on.
     held: Vec<u8>,
@@ -33,8 +35,13 @@ enum State {
 
 impl Checked {
     /// `check` is awaited once something has come; it says whether the connection may go on.
-    pub(super) fn new(io: Io, info: Rc<ConnectionInfo>, check: LocalBoxFuture<'static, bool>) -> Self {
-        Self { io, info, state: State::Waiting(check), held: Vec::new(), at: 0 }
+    pub(super) fn new(
+        io: Io,
+        info: Rc<ConnectionInfo>,
+        tells_denial: bool,
+        check: LocalBoxFuture<'static, bool>,
+    ) -> Self {
+        Self { io, info, tells_denial, state: State::Waiting(check), held: Vec::new(), at: 0 }
     }
 
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
@@ -67,7 +74,12 @@ impl AsyncRead for Checked {
                         return Poll::Pending;
                     }
                     Poll::Ready(true) => self.state = State::Passed,
-                    Poll::Ready(false) => self.info.withheld.set(self.held.len() as u64),
+                    Poll::Ready(false) => {
+                        self.info.withheld.set(self.held.len() as u64);
+                        if self.tells_denial {
+                            self.io.deny(cx);
+                        }
+                    }
                 },
                 State::Passed => {
                     self.state = State::Passed;
@@ -104,5 +116,9 @@ impl Transport for Checked {
 
     fn ended(&mut self) {
         self.io.ended();
+    }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.io.deny(cx);
     }
 }

@@ -11,8 +11,10 @@ use nuncio_config::proxy_tlv::PassThrough;
 use nuncio_filter_api::filter_state::{self, ProxyTlv, ProxyTlvs};
 use nuncio_filter_api::{Incoming, Inspection, ListenerFilter, ListenerFilterRow, LowerCx, Refused, Rejected};
 use nuncio_proto::envoy::config::core::v3::proxy_protocol_config::Version as VersionProto;
+use nuncio_proto::envoy::data::core::v3::TlvsMetadata;
 use nuncio_proto::envoy::extensions::filters::listener::proxy_protocol::v3 as proto;
-use nuncio_telemetry::{FilterValue, LifeSpan};
+use nuncio_telemetry::{FilterValue, LifeSpan, TypedMessage};
+use prost::Message;
 use proto::proxy_protocol::key_value_pair::ValueStringEncoding;
 use proto::proxy_protocol::{KeyValuePair, Rule as RuleProto, TlvLocation};
 
@@ -26,6 +28,9 @@ pub(crate) const ROW: ListenerFilterRow = ListenerFilterRow {
 
 /// Where values are left that have no namespace of their own.
 const NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
+
+/// The message that values are left as beside their text.
+const TLVS_METADATA: &str = "envoy.data.core.v3.TlvsMetadata";
 
 nuncio_telemetry::stats! {
     /// `proxy_proto` and `proxy_proto.<stat_prefix>`
@@ -222,7 +227,10 @@ impl ProxyProtocol {
             }
             incoming.remote = source.into();
             self.keep_fields(header, incoming);
-            header.tlvs.iter().filter(|_| !self.keeps_fields).for_each(|tlv| self.keep(tlv, incoming));
+            if !self.keeps_fields {
+                header.tlvs.iter().for_each(|tlv| self.keep(tlv, incoming));
+                self.keep_messages(header, incoming);
+            }
         }
         self.pass_on(header, incoming);
         self.of(version).found().inc();
@@ -241,7 +249,7 @@ impl ProxyProtocol {
     fn keep_fields(&self, header: &Header, incoming: &mut Incoming) {
         let mut fields = BTreeMap::<Box<str>, Box<str>>::new();
         for tlv in header.tlvs.iter().filter(|_| self.keeps_fields) {
-            if let Some(rule) = self.rules.iter().rfind(|rule| rule.kind == tlv.kind) {
+            if let Some(rule) = self.rule_of(tlv) {
                 // Envoy: of values of one type, the last.
                 fields.insert(rule.key.as_str().into(), rule.text(&tlv.value).into());
             }
@@ -252,9 +260,29 @@ impl ProxyProtocol {
         }
     }
 
+    /// Envoy: of rules for one type, the last.
+    fn rule_of(&self, tlv: &Tlv) -> Option<&Rule> {
+        self.rules.iter().rfind(|rule| rule.kind == tlv.kind)
+    }
+
+    /// Leaves what rules keep as a message of each namespace too, as it came, whatever the rules say of text.
+    fn keep_messages(&self, header: &Header, incoming: &mut Incoming) {
+        let mut messages = BTreeMap::<_, TlvsMetadata>::new();
+        for tlv in &header.tlvs {
+            if let Some(rule) = self.rule_of(tlv) {
+                let message = messages.entry(rule.namespace.clone()).or_default();
+                // Envoy: of values of one type, the last, while the text is that of the first.
+                message.typed_metadata.insert(rule.key.clone(), tlv.value.to_vec());
+            }
+        }
+        for (namespace, message) in messages {
+            let message = TypedMessage { name: TLVS_METADATA, bytes: message.encode_to_vec().into() };
+            incoming.inspected().typed_metadata.insert(namespace, message);
+        }
+    }
+
     fn keep(&self, tlv: &Tlv, incoming: &mut Incoming) {
-        // Envoy: of rules for one type, the last.
-        if let Some(rule) = self.rules.iter().rfind(|rule| rule.kind == tlv.kind) {
+        if let Some(rule) = self.rule_of(tlv) {
             let values = incoming.inspected().metadata.entry(rule.namespace.clone()).or_default();
             values.entry(rule.key.clone()).or_insert_with(|| rule.text(&tlv.value).into());
         }

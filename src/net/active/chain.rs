@@ -31,7 +31,7 @@ pub(super) struct Frame {
     stats: ListenerStats,
     worker_stats: ListenerWorkerStats,
     /// Where a chain has TLS.
-    tls_stats: OnceCell<TlsStats>,
+    tls_stats: OnceCell<Rc<TlsStats>>,
     pub(super) logs: Option<Rc<ListenerLogs>>,
     buffer_limit: u32,
     balancer: Option<Arc<Balancer>>,
@@ -81,8 +81,8 @@ impl Frame {
     }
 
     /// What counts handshakes. Envoy: a listener without TLS has no such stats.
-    pub(super) fn tls_stats(&self) -> &TlsStats {
-        self.tls_stats.get_or_init(|| TlsStats::new(&self.scope))
+    pub(super) fn tls_stats(&self) -> &Rc<TlsStats> {
+        self.tls_stats.get_or_init(|| TlsStats::new(&self.scope).into())
     }
 
     /// A connection of this worker ended, or never began.

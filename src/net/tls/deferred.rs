@@ -64,6 +64,12 @@ impl Transport for Deferred {
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_made(cx).map_ok(|_| ())
     }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        if let Self::Made(io) = self {
+            io.deny(cx);
+        }
+    }
 }
 
 impl AsyncRead for Deferred {

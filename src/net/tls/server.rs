@@ -6,8 +6,9 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use nuncio_config::tls::Witness;
 use nuncio_filter_api::{Io, Transport};
@@ -15,11 +16,13 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
 };
-use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::alert;
 use super::buffer::{Buffer, MOST, RECORD};
 use super::hello::{self, SessionId};
+use crate::tls_stats::TlsStats;
 
 /// Room for what is written without content: alerts, and what a session may have queued.
 const FEW: usize = 512;
@@ -30,6 +33,8 @@ const OVERHEAD: usize = 64;
 pub(super) struct ServerStream {
     io: Io,
     session: UnbufferedServerConnection,
+    config: Arc<ServerConfig>,
+    stats: Rc<TlsStats>,
     incoming: Buffer,
     /// Decrypted, and not read yet.
     plain: Buffer,
@@ -38,6 +43,8 @@ pub(super) struct ServerStream {
     is_ended: bool,
     /// Nothing more goes out.
     is_shut: bool,
+    /// It ends with a reset.
+    is_reset: bool,
     /// Why the session is over; it must not be asked again.
     failure: Option<Box<Error>>,
 }
@@ -64,10 +71,11 @@ enum Step {
 
 impl ServerStream {
     /// A session that begins with what `incoming` holds.
-    pub(super) fn new(io: Io, config: Arc<ServerConfig>, incoming: Buffer) -> io::Result<Self> {
-        let session = UnbufferedServerConnection::new(config).map_err(io::Error::other)?;
+    pub(super) fn new(io: Io, config: Arc<ServerConfig>, incoming: Buffer, stats: Rc<TlsStats>) -> io::Result<Self> {
+        let session = UnbufferedServerConnection::new(config.clone()).map_err(io::Error::other)?;
         let (plain, outgoing) = (Buffer::default(), Buffer::default());
-        Ok(Self { io, session, incoming, plain, outgoing, is_ended: false, is_shut: false, failure: None })
+        let (is_ended, is_shut, is_reset, failure) = (false, false, false, None);
+        Ok(Self { io, session, config, stats, incoming, plain, outgoing, is_ended, is_shut, is_reset, failure })
     }
 
     /// What the handshake brought.
@@ -162,6 +170,9 @@ impl ServerStream {
                 break;
             }
         }
+        if !self.session.is_handshaking() {
+            self.stats.broke();
+        }
         self.failure = Some(Box::new(error.clone()));
         self.incoming.clear();
         io::Error::new(io::ErrorKind::InvalidData, error)
@@ -254,14 +265,34 @@ impl ServerStream {
         }
     }
 
-    fn close(&mut self) {
+    /// Has the session do what is wanted of it, and take in what has come.
+    fn finish(&mut self, mut want: Want<'_, '_>) {
         loop {
-            match self.advance(&mut Want::CloseNotify) {
+            match self.advance(&mut want) {
                 Ok(Step::Decrypted) => {}
                 // A session that is over has said so in its own way.
                 Ok(Step::Done | Step::Blocked) | Err(_) => return,
             }
         }
+    }
+
+    /// Ends the session with an alert.
+    fn end_with(&mut self, alert: AlertDescription) {
+        // What it has queued goes before.
+        self.finish(Want::Handshake);
+        if self.failure.is_some() || self.is_shut {
+            return;
+        }
+        let Ok(fresh) = UnbufferedServerConnection::new(self.config.clone()) else { return };
+        let session = std::mem::replace(&mut self.session, fresh);
+        match alert::fatal(session, alert) {
+            Ok(record) => self.outgoing.extend(&record),
+            Err(error) => tracing::debug!(%error, "no alert can be made"),
+        }
+        // The one that stands in its place has nothing to say.
+        self.failure = Some(Box::new(Error::General("the session was ended".into())));
+        // Envoy counts the end that it has brought about itself.
+        self.stats.broke();
     }
 }
 
@@ -320,11 +351,30 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, outgoing: &mut Buffer) -> io::Resul
 
 impl Transport for ServerStream {
     fn reset_on_drop(&mut self) {
+        self.is_reset = true;
         self.io.reset_on_drop();
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.io.poll_closed(cx)
+    }
+
+    fn deny(&mut self, cx: &mut Context<'_>) {
+        self.end_with(AlertDescription::AccessDenied);
+        // Who does not take it at once learns by the end of the connection.
+        let _ = self.poll_send(cx);
+    }
+}
+
+/// Whoever drops a connection has closed it, as Envoy's filters do: the client is told that nothing was cut off, if it
+/// takes that at once.
+impl Drop for ServerStream {
+    fn drop(&mut self) {
+        if self.is_shut || self.is_reset || self.session.is_handshaking() {
+            return;
+        }
+        self.finish(Want::CloseNotify);
+        let _ = self.poll_send(&mut Context::from_waker(Waker::noop()));
     }
 }
 
@@ -374,7 +424,7 @@ impl AsyncWrite for ServerStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.is_shut {
-            this.close();
+            this.finish(Want::CloseNotify);
             this.is_shut = true;
         }
         ready!(this.poll_send(cx))?;

@@ -3,10 +3,12 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use nuncio_config::tls::Witness;
-use nuncio_filter_api::Io;
+use nuncio_filter_api::{Io, Transport};
+use nuncio_telemetry::stats::Store;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{AlertDescription, ClientConfig, Error, RootCertStore, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, Error, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::{TlsConnector, client};
 
@@ -14,6 +16,7 @@ use super::{Buffer, ServerStream};
 use crate::InternalTransport;
 use crate::internal::pair;
 use crate::tls::hello;
+use crate::tls_stats::TlsStats;
 
 const CHAIN: &[u8] = include_bytes!("../../../../tests/support/certificates/server.pem");
 const KEY: &[u8] = include_bytes!("../../../../tests/support/certificates/server.key");
@@ -24,13 +27,19 @@ fn server_config() -> Arc<ServerConfig> {
     let key = PrivateKeyDer::from_pem_slice(KEY).expect("a key");
     let builder = ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
     let builder = builder.with_safe_default_protocol_versions().expect("versions");
-    Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).expect("they fit"))
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).expect("they fit");
+    config.enable_secret_extraction = true;
+    config.into()
 }
 
-fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+fn client_config(versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    client_of(rustls::crypto::aws_lc_rs::default_provider(), versions)
+}
+
+fn client_of(provider: CryptoProvider, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(CA).expect("a certificate")).expect("an authority");
-    let builder = ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
+    let builder = ClientConfig::builder_with_provider(provider.into());
     let builder = builder.with_protocol_versions(versions).expect("versions");
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
@@ -38,7 +47,8 @@ fn client_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<
 async fn accept(transport: InternalTransport) -> std::io::Result<ServerStream> {
     let (mut io, mut incoming) = (Io::new(transport), Buffer::default());
     drop(hello::read(&mut io, &mut incoming).await?);
-    let mut stream = ServerStream::new(io, server_config(), incoming)?;
+    let stats = TlsStats::new(&Store::new().scope("listener"));
+    let mut stream = ServerStream::new(io, server_config(), incoming, stats.into())?;
     stream.handshake(&mut Witness::default()).await?;
     Ok(stream)
 }
@@ -46,10 +56,14 @@ async fn accept(transport: InternalTransport) -> std::io::Result<ServerStream> {
 /// A client and a server between which `limit` bytes are under way at most.
 async fn connected(
     limit: usize,
-    versions: &[&'static rustls::SupportedProtocolVersion],
+    versions: &[&'static SupportedProtocolVersion],
 ) -> (client::TlsStream<InternalTransport>, ServerStream) {
+    connected_by(client_config(versions), limit).await
+}
+
+async fn connected_by(client: Arc<ClientConfig>, limit: usize) -> (client::TlsStream<InternalTransport>, ServerStream) {
     let (ours, theirs) = pair(limit);
-    let connector = TlsConnector::from(client_config(versions));
+    let connector = TlsConnector::from(client);
     let name = ServerName::try_from("server.test").expect("a name");
     let (client, server) = tokio::join!(connector.connect(name, theirs), accept(ours));
     (client.expect("a handshake"), server.expect("a handshake"))
@@ -176,6 +190,54 @@ async fn a_record_that_was_tampered_with_is_answered_with_an_alert() {
     let error = client.read(&mut good).await.expect_err("it is told");
     let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     assert_eq!(error, Some(&Error::AlertReceived(AlertDescription::BadRecordMac)));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_dropped_ends_in_good_order_unless_it_is_reset() {
+    for version in rustls::ALL_VERSIONS {
+        for is_reset in [false, true] {
+            let (mut client, mut server) = connected(1 << 20, &[version]).await;
+            server.write_all(b"last").await.expect("it is taken");
+            if is_reset {
+                server.reset_on_drop();
+            }
+            drop(server);
+            let mut all = Vec::new();
+            assert_eq!(client.read_to_end(&mut all).await.is_err(), is_reset, "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_denied_is_told_in_every_suite() {
+    let provider = rustls::crypto::aws_lc_rs::default_provider;
+    // The certificate is of one kind, and so are the suites of TLS 1.2.
+    let mut told = 0;
+    for suite in provider().cipher_suites {
+        if format!("{:?}", suite.suite()).contains("RSA") {
+            continue;
+        }
+        let client = client_of(CryptoProvider { cipher_suites: vec![suite], ..provider() }, &[suite.version()]);
+        let (mut client, mut server) = connected_by(client, 1 << 20).await;
+        server.write_all(b"before").await.expect("it is taken");
+        client.write_all(b"asked").await.expect("it is taken");
+        let mut bytes = [0; 100];
+        assert_eq!(server.read(&mut bytes).await.expect("it comes"), 5);
+        assert_eq!(client.read(&mut bytes).await.expect("it comes"), 6);
+        std::future::poll_fn(|cx| {
+            server.deny(cx);
+            std::task::Poll::Ready(())
+        })
+        .await;
+        assert!(server.write(b"after").await.is_err(), "nothing is said after it");
+        assert!(server.read(&mut bytes).await.is_err(), "nothing is heard after it");
+        server.shutdown().await.expect("the end is taken");
+        let error = client.read(&mut bytes).await.expect_err("it is told");
+        let error = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        assert_eq!(error, Some(&Error::AlertReceived(AlertDescription::AccessDenied)), "{suite:?}");
+        told += 1;
+    }
+    assert_eq!(told, 6);
 }
 
 #[tokio::test]
