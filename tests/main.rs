@@ -51,6 +51,7 @@ mod tls_envoy;
 mod tls_hostile;
 mod tls_openssl;
 mod tools;
+mod tunnels;
 mod udp;
 mod udp_flood;
 mod upstreams;
