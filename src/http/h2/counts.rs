@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nuncio_config::protocol::Http2Options;
+use nuncio_telemetry::stats::catalogue::Http2Stats;
 use tokio::time::Instant;
 
 use super::settings::PREFACE;
@@ -62,6 +63,20 @@ pub(crate) enum FloodKind {
     Control,
     #[error("too many streams reset")]
     Reset,
+}
+
+impl FloodKind {
+    /// Counts it, where the statistics of the codec have a counter for it.
+    pub(crate) fn count(self, stats: &Http2Stats) {
+        match self {
+            Self::Empty => stats.inbound_empty_frames_flood().inc(),
+            Self::Priority => stats.inbound_priority_frames_flood().inc(),
+            Self::WindowUpdate => stats.inbound_window_update_frames_flood().inc(),
+            Self::Control => stats.outbound_control_flood().inc(),
+            Self::PseudoTrailers => stats.rx_messaging_error().inc(),
+            Self::FrameSize | Self::Preface | Self::Reset => {}
+        }
+    }
 }
 
 /// The limits of [`Http2Options`] that concern floods.
@@ -183,7 +198,7 @@ impl Counts {
     /// Counts the frame whose header is complete.
     fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
         let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
-        self.skip = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
+        self.skip = payload_length([l0, l1, l2]);
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
         if !self.has_begun {
             self.has_begun = true;
@@ -267,6 +282,11 @@ impl Counts {
             self.unfinished.remove(at);
         }
     }
+}
+
+/// Bytes behind the header of a frame, of which these are the first three (RFC 9113 §4.1).
+pub(super) fn payload_length([high, middle, low]: [u8; 3]) -> usize {
+    usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
 }
 
 /// DATA frames of the size that every peer takes (RFC 9113 §4.2), for data of this length.

@@ -75,13 +75,7 @@ impl Faults {
     /// The host sends more than it may of what costs it nothing. The connection ends with that, by who drives it.
     pub(super) fn flooded(&self, flood: FloodKind) {
         self.is_broken.set(true);
-        self.count(|stats| match flood {
-            FloodKind::Empty => stats.inbound_empty_frames_flood().inc(),
-            FloodKind::Priority => stats.inbound_priority_frames_flood().inc(),
-            FloodKind::WindowUpdate => stats.inbound_window_update_frames_flood().inc(),
-            FloodKind::Control => stats.outbound_control_flood().inc(),
-            FloodKind::FrameSize | FloodKind::PseudoTrailers | FloodKind::Preface | FloodKind::Reset => {}
-        });
+        self.count(|stats| flood.count(stats));
     }
 
     /// What an error means for the stream that it ends, and counts it.

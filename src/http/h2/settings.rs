@@ -9,8 +9,7 @@ use nuncio_filter_api::{Io, Transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Length of a frame header (RFC 9113 §4.1).
-const HEADER: usize = 9;
+use super::counts::{HEADER, payload_length};
 
 /// Length of a client's connection preface (RFC 9113 §3.4).
 pub(super) const PREFACE: usize = 24;
@@ -61,7 +60,7 @@ impl FurtherSettings {
                     self.stage = Stage::Done;
                 }
                 Stage::Header(header) if header.len() == HEADER => {
-                    let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+                    let length = payload_length([header[0], header[1], header[2]]);
                     // A few parameters of 6 bytes each.
                     let longer = (length + self.further.len()).to_be_bytes();
                     header[..3].copy_from_slice(&longer[longer.len() - 3..]);

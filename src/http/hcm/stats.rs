@@ -147,14 +147,10 @@ impl HcmStats {
     /// An HTTP/2 peer broke the protocol or a flood limit.
     pub(crate) fn protocol_error(&self, metered: &Metered) {
         self.http.downstream_cx_protocol_error().inc();
-        match metered.flood.get() {
-            Some(FloodKind::Empty) => self.http2.inbound_empty_frames_flood().inc(),
-            Some(FloodKind::Priority) => self.http2.inbound_priority_frames_flood().inc(),
-            Some(FloodKind::WindowUpdate) => self.http2.inbound_window_update_frames_flood().inc(),
-            Some(FloodKind::Control) => self.http2.outbound_control_flood().inc(),
-            Some(FloodKind::Reset) => self.http.downstream_rq_too_many_premature_resets().inc(),
-            Some(FloodKind::PseudoTrailers) => self.http2.rx_messaging_error().inc(),
-            Some(FloodKind::FrameSize | FloodKind::Preface) | None => {}
+        let Some(flood) = metered.flood.get() else { return };
+        flood.count(&self.http2);
+        if flood == FloodKind::Reset {
+            self.http.downstream_rq_too_many_premature_resets().inc();
         }
     }
 }
