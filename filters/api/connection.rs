@@ -123,48 +123,6 @@ impl AsyncWrite for Io {
     }
 }
 
-/// Has a transport that looks at what it reads of the one in its field `$io` write as that does.
-#[macro_export]
-macro_rules! forward_write {
-    ($transport:ty, $io:ident) => {
-        impl ::tokio::io::AsyncWrite for $transport {
-            fn poll_write(
-                mut self: ::std::pin::Pin<&mut Self>,
-                cx: &mut ::std::task::Context<'_>,
-                buf: &[u8],
-            ) -> ::std::task::Poll<::std::io::Result<usize>> {
-                ::std::pin::Pin::new(&mut self.$io).poll_write(cx, buf)
-            }
-
-            fn poll_write_vectored(
-                mut self: ::std::pin::Pin<&mut Self>,
-                cx: &mut ::std::task::Context<'_>,
-                bufs: &[::std::io::IoSlice<'_>],
-            ) -> ::std::task::Poll<::std::io::Result<usize>> {
-                ::std::pin::Pin::new(&mut self.$io).poll_write_vectored(cx, bufs)
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                self.$io.is_write_vectored()
-            }
-
-            fn poll_flush(
-                mut self: ::std::pin::Pin<&mut Self>,
-                cx: &mut ::std::task::Context<'_>,
-            ) -> ::std::task::Poll<::std::io::Result<()>> {
-                ::std::pin::Pin::new(&mut self.$io).poll_flush(cx)
-            }
-
-            fn poll_shutdown(
-                mut self: ::std::pin::Pin<&mut Self>,
-                cx: &mut ::std::task::Context<'_>,
-            ) -> ::std::task::Poll<::std::io::Result<()>> {
-                ::std::pin::Pin::new(&mut self.$io).poll_shutdown(cx)
-            }
-        }
-    };
-}
-
 /// A downstream connection on its way through the network filters.
 pub struct Connection {
     /// The bytes.

@@ -10,6 +10,7 @@ mod cluster;
 mod connection;
 mod date;
 pub mod filter_state;
+mod forward;
 mod grpc;
 mod http_filter;
 mod internal;

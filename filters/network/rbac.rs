@@ -11,7 +11,8 @@ use futures_util::future::LocalBoxFuture;
 use nuncio_config::protocol::{duration, non_zero};
 use nuncio_config::rbac::{Decision, Engine};
 use nuncio_filter_api::{
-    Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport, forward_write,
+    Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport, forward_transport,
+    forward_write,
 };
 use nuncio_proto::envoy::extensions::filters::network::rbac::v3 as proto;
 use nuncio_telemetry::ConnectionInfo;
@@ -186,29 +187,11 @@ impl Guarded {
 }
 
 impl Transport for Guarded {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, moved, ended, deny);
 
     fn socket(&self) -> Option<&TcpStream> {
         let is_over = matches!(self.state, State::Passed) && self.filter.enforcement == Enforcement::OnFirstByte;
         if is_over { self.io.socket() } else { None }
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
-    }
-
-    fn deny(&mut self, cx: &mut Context<'_>) {
-        self.io.deny(cx);
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use nuncio_config::filter_state_value::StateValue;
 use nuncio_filter_api::{
     Admission, Connection, Flow, Io, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, Transport,
-    forward_write,
+    forward_transport, forward_write,
 };
 use nuncio_proto::envoy::extensions::filters::network::set_filter_state::v3::Config as Proto;
 use nuncio_telemetry::format::FormatCx;
@@ -79,32 +79,10 @@ struct OnData {
 }
 
 impl Transport for OnData {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_handshake(cx)
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, poll_handshake, moved, ended, deny);
 
     fn socket(&self) -> Option<&TcpStream> {
         if self.waiting.is_none() { self.io.socket() } else { None }
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
-    }
-
-    fn deny(&mut self, cx: &mut Context<'_>) {
-        self.io.deny(cx);
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::{Io, Transport};
+use nuncio_filter_api::{Io, Transport, forward_transport};
 use nuncio_telemetry::Address;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -99,9 +99,7 @@ fn look_at(answer: &[u8]) -> Answer {
 }
 
 impl Transport for HttpTunnel {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
+    forward_transport!(io: reset_on_drop, moved, ended);
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.state {
@@ -113,14 +111,6 @@ impl Transport for HttpTunnel {
     fn socket(&self) -> Option<&TcpStream> {
         let is_through = matches!(&self.state, State::Open { rest } if rest.is_empty());
         if is_through { self.io.socket() } else { None }
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
     }
 }
 

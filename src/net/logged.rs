@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::{Io, Transport};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use nuncio_telemetry::ConnectionInfo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// A connection whose listener logs how many bytes it carried.
 pub(crate) struct Logged {
@@ -32,36 +31,21 @@ impl Logged {
             grow(&log.bytes_sent, sent);
         }
     }
+
+    fn written(&self, _: &[IoSlice<'_>], done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = done {
+            self.count(0, sent as u64);
+        }
+        done
+    }
 }
 
 impl Transport for Logged {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_handshake(cx)
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        self.io.socket()
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, poll_handshake, socket, ended, deny);
 
     fn moved(&mut self, received: u64, sent: u64) {
         self.count(received, sent);
         self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
-    }
-
-    fn deny(&mut self, cx: &mut Context<'_>) {
-        self.io.deny(cx);
     }
 }
 
@@ -74,32 +58,4 @@ impl AsyncRead for Logged {
     }
 }
 
-impl AsyncWrite for Logged {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.count(0, sent as u64);
-        Poll::Ready(Ok(sent))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-        self.count(0, sent as u64);
-        Poll::Ready(Ok(sent))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+forward_write!(Logged, io, written);

@@ -6,8 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use nuncio_config::tap::{SocketTap, SocketTrace, TappedConnection};
-use nuncio_filter_api::{Io, Transport};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// A connection that is tapped.
 pub struct Tapped {
@@ -25,25 +25,18 @@ impl Tapped {
             None => io,
         }
     }
+
+    fn written(&mut self, pieces: &[IoSlice<'_>], done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let sent = ready!(done)?;
+        let pieces: Vec<&[u8]> = pieces.iter().map(|piece| &**piece).collect();
+        self.trace.sent(&pieces, sent, SystemTime::now());
+        Poll::Ready(Ok(sent))
+    }
 }
 
 /// The kernel does not move the bytes of such a connection by itself: it has no socket to be asked for.
 impl Transport for Tapped {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_handshake(cx)
-    }
-
-    fn deny(&mut self, cx: &mut Context<'_>) {
-        self.io.deny(cx);
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, poll_handshake, deny);
 }
 
 impl AsyncRead for Tapped {
@@ -55,36 +48,7 @@ impl AsyncRead for Tapped {
     }
 }
 
-impl AsyncWrite for Tapped {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.trace.sent(&[buf], sent, SystemTime::now());
-        Poll::Ready(Ok(sent))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, bufs))?;
-        let parts: Vec<&[u8]> = bufs.iter().map(|part| &**part).collect();
-        self.trace.sent(&parts, sent, SystemTime::now());
-        Poll::Ready(Ok(sent))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
+forward_write!(Tapped, io, written);
 
 impl Drop for Tapped {
     fn drop(&mut self) {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use nuncio_config::transport_socket::{TcpStats, TcpStatsConfig};
-use nuncio_filter_api::{Io, Transport, forward_write};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use nuncio_telemetry::stats::{Counter, Gauge};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -121,9 +121,7 @@ fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
 }
 
 impl Transport for CountedTcp {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
+    forward_transport!(io: reset_on_drop, moved, ended);
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_count(cx);
@@ -133,14 +131,6 @@ impl Transport for CountedTcp {
     fn socket(&self) -> Option<&TcpStream> {
         // Who moves the bytes by itself does not come by to count.
         if self.next.is_some() { None } else { self.io.socket() }
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
     }
 }
 

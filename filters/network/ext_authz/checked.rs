@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_filter_api::{Io, Transport, forward_write};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use nuncio_telemetry::ConnectionInfo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -98,27 +98,9 @@ impl AsyncRead for Checked {
 forward_write!(Checked, io);
 
 impl Transport for Checked {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, moved, ended, deny);
 
     fn socket(&self) -> Option<&TcpStream> {
         if matches!(self.state, State::Passed) && self.held.is_empty() { self.io.socket() } else { None }
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
-    }
-
-    fn deny(&mut self, cx: &mut Context<'_>) {
-        self.io.deny(cx);
     }
 }

@@ -1,12 +1,12 @@
 //! The frames of a host, counted as their bytes go by: one that floods is left.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::Io;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nuncio_filter_api::{Io, forward_write};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::counts::{Counts, Limits};
 use super::faults::Faults;
@@ -42,28 +42,4 @@ impl AsyncRead for HostMeter {
     }
 }
 
-impl AsyncWrite for HostMeter {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+forward_write!(HostMeter, io);

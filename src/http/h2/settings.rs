@@ -5,9 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, BytesMut};
-use nuncio_filter_api::{Io, Transport};
+use nuncio_filter_api::{Io, Transport, forward_transport};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::counts::{HEADER, payload_length};
 
@@ -145,33 +144,12 @@ impl AsyncWrite for FurtherSettings {
 }
 
 impl Transport for FurtherSettings {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_handshake(cx)
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        self.io.socket()
-    }
-
-    fn moved(&mut self, received: u64, sent: u64) {
-        self.io.moved(received, sent);
-    }
-
-    fn ended(&mut self) {
-        self.io.ended();
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, poll_handshake, socket, moved, ended);
 }
 
 #[cfg(test)]
 mod tests {
+    use nuncio_filter_api::forward_write;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -186,19 +164,7 @@ mod tests {
         }
     }
 
-    impl AsyncWrite for Pipe {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.0).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_shutdown(cx)
-        }
-    }
+    forward_write!(Pipe, 0);
 
     /// What is written in pieces of `piece` bytes comes out so, through a pipe that takes little at once.
     async fn check(preface: usize, frames: &[u8], piece: usize, expected: &[u8]) {

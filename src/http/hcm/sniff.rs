@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use nuncio_filter_api::{Io, Transport, forward_write};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Http;
@@ -90,13 +90,7 @@ struct Replayed {
 }
 
 impl Transport for Replayed {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
+    forward_transport!(io: reset_on_drop, poll_closed);
 }
 
 impl AsyncRead for Replayed {

@@ -3,10 +3,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use nuncio_filter_api::{Io, Transport};
+use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use nuncio_telemetry::stats::GaugePart;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::connection::{ClosedBy, ConnectionRecord};
 
@@ -27,7 +26,7 @@ impl Metered {
         Io::new(Self { io, record, received: GaugePart::default(), waiting: GaugePart::default() })
     }
 
-    fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn written(&mut self, pieces: &[IoSlice<'_>], done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let sent = match &done {
             Poll::Ready(Ok(sent)) => *sent,
             Poll::Ready(Err(_)) | Poll::Pending => 0,
@@ -40,6 +39,7 @@ impl Metered {
             // A write may find out before a read does.
             self.record.closed_by.set(ClosedBy::Host);
         }
+        let asked: usize = pieces.iter().map(|piece| piece.len()).sum();
         self.waits(if failed { 0 } else { asked.saturating_sub(sent) });
         done
     }
@@ -61,17 +61,7 @@ impl Drop for Metered {
 }
 
 impl Transport for Metered {
-    fn reset_on_drop(&mut self) {
-        self.io.reset_on_drop();
-    }
-
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_closed(cx)
-    }
-
-    fn socket(&self) -> Option<&TcpStream> {
-        self.io.socket()
-    }
+    forward_transport!(io: reset_on_drop, poll_closed, socket);
 
     fn moved(&mut self, received: u64, sent: u64) {
         let stats = &self.record.share.cluster.stats;
@@ -102,30 +92,4 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.written(buf.len(), done)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let done = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.written(bufs.iter().map(|b| b.len()).sum(), done)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+forward_write!(Metered, io, written);
