@@ -119,6 +119,16 @@ impl ResponseFlags {
         let rest = ResponseFlag::ALL.iter().copied().filter(move |f| len > ORDERED && self.has(*f) && !is_ordered(f));
         ordered.chain(rest)
     }
+
+    /// Writes them with commas between them, each as `name` has it; nothing where there is none.
+    pub fn write(self, name: fn(ResponseFlag) -> &'static str, out: &mut Vec<u8>) {
+        for (at, flag) in self.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(name(flag).as_bytes());
+        }
+    }
 }
 
 impl PartialEq for ResponseFlags {
@@ -145,6 +155,9 @@ mod tests {
         let flags = [UpstreamRetryLimitExceeded, UpstreamConnectionFailure, UpstreamRetryLimitExceeded];
         let flags = flags.into_iter().fold(ResponseFlags::NONE, |set, flag| set.union(flag.into()));
         assert_eq!(flags.iter().map(ResponseFlag::short).collect::<Vec<_>>(), ["URX", "UF"]);
+        let mut written = Vec::new();
+        flags.write(ResponseFlag::short, &mut written);
+        assert_eq!(written, b"URX,UF");
         let first = ResponseFlags::one(FailedLocalHealthCheck);
         assert_eq!(first.union(flags), flags.union(first));
         assert_eq!(ResponseFlags::NONE.iter().count(), 0);

@@ -138,7 +138,7 @@ impl ProxyStatus {
             }
             if flags {
                 value.extend_from_slice(b"; ");
-                push_flags(&mut value, info.flags.get());
+                info.flags.get().write(ResponseFlag::short, &mut value);
             }
             value.push(b'"');
         }
@@ -163,15 +163,6 @@ fn push_escaped(value: &mut Vec<u8>, text: &str) {
             b'"' => value.extend_from_slice(b"\\\""),
             byte => value.push(byte),
         }
-    }
-}
-
-fn push_flags(value: &mut Vec<u8>, flags: ResponseFlags) {
-    for (at, flag) in flags.iter().enumerate() {
-        if at > 0 {
-            value.push(b',');
-        }
-        value.extend_from_slice(flag.short().as_bytes());
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 use crate::ResponseFlags;
-use crate::cel::{Activation, Expression};
+use crate::cel::Expression;
 use crate::format::{AccessLogType, FormatCx, RequestView, grpc_status, millis_so_far};
 
 /// A condition on a finished stream. `traceable_filter` is not here: nothing is traced yet.
@@ -146,12 +146,7 @@ impl LogFilter {
                 });
                 found.map_or(*if_missing, |value| matcher.matches(value))
             }
-            Self::Expression(expression) => expression.matches(&Activation {
-                info,
-                request: cx.request,
-                response: cx.response,
-                trailers: cx.trailers,
-            }),
+            Self::Expression(expression) => expression.matches(&cx.activation()),
             Self::LogType { types, exclude } => listed(*types, cx.log_type as u32) != *exclude,
         }
     }

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 
 use crate::StreamInfo;
+use crate::cel::Activation;
 
 /// The request head as the operators see it; pseudo-headers are fields, whatever the HTTP version.
 #[derive(Clone, Copy, Debug)]
@@ -121,5 +122,10 @@ impl<'a> FormatCx<'a> {
             log_type: AccessLogType::NotSet,
             random: || fastrand::u128(..),
         }
+    }
+
+    /// What expressions may look at.
+    pub(crate) fn activation(&self) -> Activation<'a> {
+        Activation { info: self.info, request: self.request, response: self.response, trailers: self.trailers }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{Form, Written};
-use crate::cel::{Activation, Expression};
+use crate::cel::Expression;
 use crate::format::FormatCx;
 use crate::format::escape::push_value;
 
@@ -28,8 +28,7 @@ impl CelOp {
     }
 
     pub(super) fn write(&self, cx: &FormatCx<'_>, form: Form, out: &mut Vec<u8>) -> Written {
-        let activation =
-            Activation { info: cx.info, request: cx.request, response: cx.response, trailers: cx.trailers };
+        let activation = cx.activation();
         if self.typing == Typing::Text || form == Form::Text {
             return super::text(self.expression.write(&activation, out));
         }

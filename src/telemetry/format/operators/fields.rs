@@ -239,12 +239,7 @@ fn push_flags(cx: &FormatCx<'_>, name: fn(ResponseFlag) -> &'static str, out: &m
     if flags.is_empty() {
         return push(out, "-");
     }
-    for (i, flag) in flags.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(name(flag).as_bytes());
-    }
+    flags.write(name, out);
     Some(())
 }
 
