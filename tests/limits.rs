@@ -2,7 +2,7 @@
 
 use crate::support::bootstrap::Pieces;
 use crate::support::client::{Client, get};
-use crate::support::frames::{END_STREAM, Frames, SETTINGS};
+use crate::support::frames::{DATA, END_STREAM, Frames, HEADERS, SETTINGS, encode};
 use crate::support::proxy::{Running, proxy};
 use crate::support::split::Split;
 use crate::support::upstream::{Answer, http1};
@@ -88,6 +88,24 @@ async fn a_body_in_single_bytes_costs_no_more_than_its_bytes() {
     let grown = proxy.rss().saturating_sub(before);
     assert!(grown < 8 * MEBIBYTE, "{} KB", grown / 1024);
     assert_eq!(proxy.upstream(0).take_requests()[0].body.len(), 200_000);
+}
+
+/// What is kept for another attempt is put together, in however many pieces it came.
+#[tokio::test]
+async fn single_bytes_that_are_kept_for_a_retry_cost_little_more_than_they_are() {
+    const BYTES: usize = 200_000;
+    let routes = "- match: { prefix: / }\n  route: { cluster: up, retry_policy: { retry_on: 5xx } }\n".to_owned();
+    let proxy = proxy(Pieces { routes, ..Pieces::default() }.yaml()).upstream(http1()).run().await;
+    let before = settled_rss(&proxy).await;
+    let mut frames = Frames::connect(proxy.addr(), Split::Whole).await.expect("the proxy accepts");
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    frames.headers(1, 0, &fields).await.expect("the proxy reads");
+    frames.bytes(&encode(DATA, 0, 1, b"x").repeat(BYTES)).await.expect("the proxy reads");
+    let grown = settled_rss(&proxy).await.saturating_sub(before);
+    assert!(grown < 16 * MEBIBYTE, "{} KB", grown / 1024);
+    frames.frame(DATA, END_STREAM, 1, b"").await.expect("the proxy reads");
+    frames.until(HEADERS, Some(1)).await.expect("the proxy speaks").expect("the proxy answers");
+    assert_eq!(proxy.upstream(0).take_requests()[0].body.len(), BYTES);
 }
 
 /// Envoy spins at 100 % here. A client that waits is served once there is a file descriptor for it.

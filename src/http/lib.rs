@@ -7,10 +7,12 @@
 // Deprecated fields are configuration too.
 #![allow(deprecated)]
 
+pub mod ahead;
 pub mod h1;
 pub mod h2;
 pub mod hcm;
 mod local_reply;
 pub mod path;
+pub mod pieces;
 pub mod request_id;
 pub mod timer;

@@ -1,6 +1,5 @@
 //! `envoy.filters.http.router`: sends a request where its route says.
 
-mod ahead;
 mod attempts;
 mod body;
 mod counts;

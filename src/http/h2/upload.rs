@@ -1,18 +1,17 @@
 //! The sending half of an exchange.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http::HeaderMap;
 use http_body::Frame;
 use nuncio_filter_api::{Body, BodyError};
 use nuncio_telemetry::{BackedUp, StreamInfo};
 use tokio::time::Instant;
 
 use super::faults::Faults;
+use crate::ahead::Ahead;
 use crate::h1::RequestSent;
 
 /// A request body on its way.
@@ -29,30 +28,13 @@ pub(super) struct Upload {
     /// What comes after the pending data: read although the peer does not take it, so that a request that fits into the
     /// buffers is complete, and time-outs run, whatever the peer does.
     ahead: Ahead,
+    /// Bytes that may wait so.
+    limit: usize,
     /// No more of the body is pulled for now: as much as may wait does. Envoy: until half of it is sent.
     is_backed_up: bool,
     counted: Option<BackedUp>,
     faults: Rc<Faults>,
 }
-
-/// The part of a body that was read and is not yet to be sent.
-struct Ahead {
-    data: VecDeque<Bytes>,
-    /// Small pieces after that, put together: a client that sends byte by byte is not to fill the buffers sooner.
-    tail: BytesMut,
-    /// Boxed, as there hardly ever are any.
-    trailers: Option<Box<HeaderMap>>,
-    /// Of `data`, with what it costs to keep it.
-    cost: usize,
-    limit: usize,
-}
-
-/// What a piece of data costs beside its bytes, so that many small ones are bounded as well.
-const PIECE: usize = 64;
-
-/// Pieces below this are copied together, up to `MERGED` bytes.
-const SMALL: usize = 1024;
-const MERGED: usize = 16 * 1024;
 
 impl Upload {
     /// Sends `body`, unless it is `done`, of which `limit` bytes may wait for the peer.
@@ -64,7 +46,6 @@ impl Upload {
         limit: usize,
         faults: Rc<Faults>,
     ) -> Self {
-        let ahead = Ahead { data: VecDeque::new(), tail: BytesMut::new(), trailers: None, cost: 0, limit };
         Self {
             stream,
             body,
@@ -73,7 +54,8 @@ impl Upload {
             consumed: false,
             done,
             info,
-            ahead,
+            ahead: Ahead::default(),
+            limit,
             is_backed_up: false,
             counted: None,
             faults,
@@ -129,11 +111,11 @@ impl Upload {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(frame) = self.ahead.pop() {
-            if self.ahead.cost <= self.ahead.limit / 2 {
+            if self.ahead.cost() <= self.limit / 2 {
                 self.is_backed_up = false;
                 self.counted = None;
             }
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(frame));
         }
         self.body.poll_next(cx)
     }
@@ -145,7 +127,7 @@ impl Upload {
     /// Reads what is there of the body, as much as may wait for the peer.
     fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
         while !self.is_backed_up && !self.last && !self.body.is_end() {
-            if self.ahead.cost >= self.ahead.limit {
+            if self.ahead.cost() >= self.limit {
                 self.is_backed_up = true;
                 self.counted = self.info.as_ref().map(BackedUp::new);
                 return Ok(());
@@ -154,7 +136,7 @@ impl Upload {
             match frame.transpose()? {
                 // It may not have known of its end before.
                 None => self.body = Body::empty(),
-                Some(frame) => self.ahead.push(frame),
+                Some(frame) => self.ahead.push(Ok(frame)),
             }
         }
         Ok(())
@@ -194,53 +176,6 @@ impl Upload {
     fn note_end(&self) {
         if let Some(info) = &self.info {
             info.times.upstream_request_end.set(Some(Instant::now()));
-        }
-    }
-}
-
-// === impl Ahead ===
-
-impl Ahead {
-    fn is_empty(&self) -> bool {
-        self.data.is_empty() && self.tail.is_empty() && self.trailers.is_none()
-    }
-
-    fn push(&mut self, frame: Frame<Bytes>) {
-        match frame.into_data() {
-            Ok(data) if data.is_empty() => {}
-            Ok(data) if data.len() < SMALL => {
-                self.cost += data.len();
-                self.tail.extend_from_slice(&data);
-                if self.tail.len() >= MERGED {
-                    self.end_tail();
-                }
-            }
-            Ok(data) => {
-                self.end_tail();
-                self.cost += data.len() + PIECE;
-                self.data.push_back(data);
-            }
-            Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
-        }
-    }
-
-    fn end_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.cost += PIECE;
-            self.data.push_back(self.tail.split().freeze());
-        }
-    }
-
-    fn pop(&mut self) -> Option<Frame<Bytes>> {
-        if self.data.is_empty() {
-            self.end_tail();
-        }
-        match self.data.pop_front() {
-            Some(data) => {
-                self.cost -= data.len() + PIECE;
-                Some(Frame::data(data))
-            }
-            None => self.trailers.take().map(|trailers| Frame::trailers(*trailers)),
         }
     }
 }

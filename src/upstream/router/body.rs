@@ -10,11 +10,11 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_config::header_rules::join_repeated_trailers;
 use nuncio_filter_api::{Body, BodyError, Request, ResponseHead};
-use nuncio_telemetry::{Protocol, ResponseFlag};
+use nuncio_http::ahead::Ahead;
+use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
 use super::Config;
-use super::ahead::Ahead;
 use super::counts::Counts;
 use super::deadline::Deadline;
 use super::watch;
@@ -34,11 +34,17 @@ pub(super) struct UpstreamBody {
     /// Since when the client takes nothing.
     paused: Option<Instant>,
     /// What was read meanwhile.
-    ahead: Option<Box<Ahead>>,
+    ahead: Option<Box<ReadAhead>>,
     /// Bytes that may be read so.
     limit: usize,
     /// Frames since the time was last looked at: a host that always has more never lets the timer have its turn.
     unchecked: u8,
+}
+
+/// What was read of a response while its client took nothing.
+struct ReadAhead {
+    info: Rc<StreamInfo>,
+    frames: Ahead,
 }
 
 struct Stream {
@@ -190,11 +196,12 @@ impl UpstreamBody {
             return Poll::Ready(self.expire(&failure));
         }
         let info = stream.deadline.info();
-        let mut ahead = self.ahead.take().unwrap_or_else(|| Box::new(Ahead::new(info.clone())));
-        while ahead.cost < self.limit
+        let new = || Box::new(ReadAhead { info: info.clone(), frames: Ahead::default() });
+        let mut ahead = self.ahead.take().unwrap_or_else(new);
+        while ahead.frames.cost() < self.limit
             && let Poll::Ready(Some(frame)) = self.poll_host(cx)
         {
-            ahead.push(frame);
+            ahead.frames.push(frame);
         }
         self.ahead = Some(ahead);
         self.poll_expired(cx)
@@ -215,7 +222,7 @@ impl HttpBody for UpstreamBody {
             if ahead.info.is_response_paused.get() {
                 return Poll::Pending;
             }
-            match ahead.pop() {
+            match ahead.frames.pop() {
                 Some(frame) => return Poll::Ready(Some(frame)),
                 None => this.ahead = None,
             }
@@ -236,7 +243,7 @@ impl HttpBody for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         match (&self.ahead, self.body.remaining()) {
             (None, _) => self.body.size_hint(),
-            (Some(ahead), Some(left)) => SizeHint::with_exact(left.saturating_add(ahead.bytes())),
+            (Some(ahead), Some(left)) => SizeHint::with_exact(left.saturating_add(ahead.frames.bytes() as u64)),
             (Some(_), None) => SizeHint::default(),
         }
     }

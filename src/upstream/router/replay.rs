@@ -9,29 +9,26 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_filter_api::{Body, BodyError};
+use nuncio_http::pieces::{Pieces, Place};
 
 /// A body that can be sent by one attempt after the other.
 pub(super) struct Replay(Rc<RefCell<Kept>>);
 
 struct Kept {
     source: Body,
-    frames: Vec<Piece>,
-    bytes: u64,
+    data: Pieces,
+    trailers: Option<HeaderMap>,
     /// Bytes that may be kept.
     limit: u64,
     is_abandoned: bool,
 }
 
-#[derive(Clone)]
-enum Piece {
-    Data(Bytes),
-    Trailers(HeaderMap),
-}
-
 /// The body of one attempt.
 struct Reader {
     kept: Rc<RefCell<Kept>>,
-    next: usize,
+    place: Place,
+    /// The trailers are still to be read.
+    lacks_trailers: bool,
 }
 
 // === impl Replay ===
@@ -39,39 +36,29 @@ struct Reader {
 impl Replay {
     /// Keeps what is read of `source`, up to `limit` bytes.
     pub(super) fn new(mut source: Body, limit: u64) -> Self {
-        let mut frames = Vec::new();
-        let mut bytes = 0;
+        let mut data = Pieces::default();
         if let Some(whole) = source.take_full() {
-            bytes = whole.len() as u64;
-            frames.push(Piece::Data(whole));
+            data = whole.into();
             source = Body::empty();
         }
-        Self(Rc::new(RefCell::new(Kept { source, frames, bytes, limit, is_abandoned: bytes > limit })))
+        let is_abandoned = data.bytes() as u64 > limit;
+        Self(Rc::new(RefCell::new(Kept { source, data, trailers: None, limit, is_abandoned })))
     }
 
     /// The body from its beginning. Until its end was read, there may be only one.
     pub(super) fn body(&self) -> Body {
         let kept = self.0.borrow();
-        if kept.frames.is_empty() && kept.source.is_end() {
-            return Body::empty();
+        let is_data_alone = kept.source.is_end() && kept.trailers.is_none();
+        match kept.data.single().filter(|_| is_data_alone) {
+            Some(whole) => Body::full(whole),
+            None => Body::stream(Reader { kept: self.0.clone(), place: Place::default(), lacks_trailers: true }),
         }
-        if let ([Piece::Data(whole)], true) = (kept.frames.as_slice(), kept.source.is_end()) {
-            return Body::full(whole.clone());
-        }
-        Body::stream(Reader { kept: self.0.clone(), next: 0 })
     }
 
     /// All of the body, without trailers; `None` where it was not kept.
     pub(super) fn whole(&self) -> Option<Body> {
         let kept = self.0.borrow();
-        if kept.is_abandoned {
-            return None;
-        }
-        let data = |piece: &Piece| if let Piece::Data(data) = piece { Some(data.clone()) } else { None };
-        Some(match kept.frames.as_slice() {
-            [Piece::Data(whole)] => Body::full(whole.clone()),
-            pieces => Body::full(pieces.iter().filter_map(data).collect::<Vec<_>>().concat()),
-        })
+        (!kept.is_abandoned).then(|| Body::full(kept.data.concat()))
     }
 
     /// More than the limit was read: what was sent cannot be sent again.
@@ -87,19 +74,13 @@ impl Kept {
         if self.is_abandoned {
             return;
         }
-        let piece = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => {
-                self.bytes += data.len() as u64;
-                Piece::Data(data.clone())
-            }
-            (_, Some(trailers)) => Piece::Trailers(trailers.clone()),
-            _ => return,
-        };
-        if self.bytes > self.limit {
+        if let Some(data) = frame.data_ref() {
+            self.data.push(data.clone());
+        }
+        self.trailers = frame.trailers_ref().cloned();
+        if self.data.bytes() as u64 > self.limit {
             self.is_abandoned = true;
-            self.frames = Vec::new();
-        } else {
-            self.frames.push(piece);
+            self.data = Pieces::default();
         }
     }
 }
@@ -113,18 +94,18 @@ impl HttpBody for Reader {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let mut kept = this.kept.borrow_mut();
-        if let Some(piece) = kept.frames.get(this.next) {
-            this.next += 1;
-            return Poll::Ready(Some(Ok(match piece.clone() {
-                Piece::Data(data) => Frame::data(data),
-                Piece::Trailers(trailers) => Frame::trailers(trailers),
-            })));
+        if let Some(data) = kept.data.read(&mut this.place) {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(trailers) = kept.trailers.as_ref().filter(|_| std::mem::take(&mut this.lacks_trailers)) {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
         }
         let polled = kept.source.poll_next(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 kept.keep(frame);
-                this.next = kept.frames.len();
+                this.place = kept.data.end();
+                this.lacks_trailers = frame.is_data();
             }
             // Another attempt may come to the end as well.
             Poll::Ready(None) => kept.source = Body::empty(),
@@ -135,17 +116,14 @@ impl HttpBody for Reader {
 
     fn is_end_stream(&self) -> bool {
         let kept = self.kept.borrow();
-        self.next >= kept.frames.len() && kept.source.is_end()
+        let has_trailers = self.lacks_trailers && kept.trailers.is_some();
+        kept.data.bytes_from(self.place) == 0 && !has_trailers && kept.source.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
         let kept = self.kept.borrow();
-        let ahead = kept.frames.iter().skip(self.next).map(|piece| match piece {
-            Piece::Data(data) => data.len() as u64,
-            Piece::Trailers(_) => 0,
-        });
         match kept.source.remaining() {
-            Some(rest) => SizeHint::with_exact(ahead.sum::<u64>() + rest),
+            Some(rest) => SizeHint::with_exact(kept.data.bytes_from(self.place) as u64 + rest),
             None => SizeHint::default(),
         }
     }
@@ -183,7 +161,7 @@ mod tests {
     async fn what_was_read_is_read_again_and_the_rest_after_it() {
         let replay = Replay::new(Body::stream(Pieces(vec!["a", "b", "c"])), 10);
         assert_eq!(read(replay.body(), 2).await, "ab");
-        assert_eq!(read(replay.body(), 1).await, "a");
+        assert_eq!(read(replay.body(), 1).await, "ab");
         assert_eq!(read(replay.body(), 9).await, "abc");
         assert_eq!(read(replay.body(), 9).await, "abc");
         assert!(!replay.is_abandoned());

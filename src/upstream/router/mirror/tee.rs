@@ -1,7 +1,6 @@
 //! A body that is read by a stream, and by the copies of its request.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_filter_api::{Body, BodyError};
+use nuncio_http::ahead::Ahead;
 use nuncio_telemetry::ResponseFlag;
 
 /// A body that is read twice: what its reader takes is put into the queues of the copies.
@@ -20,9 +20,8 @@ pub(super) struct Tee {
 
 /// What a copy has not read yet.
 struct Queue {
-    frames: VecDeque<Frame<Bytes>>,
-    /// Bytes in `frames`, at most `limit`: the buffer limit of the stream.
-    bytes: u64,
+    frames: Ahead,
+    /// Most bytes in `frames`: the buffer limit of the stream.
     limit: u64,
     remaining: Option<u64>,
     state: State,
@@ -108,25 +107,23 @@ impl Drop for Tee {
 
 impl Queue {
     fn new(remaining: Option<u64>, limit: u64) -> Rc<RefCell<Self>> {
-        let frames = VecDeque::new();
-        Rc::new(RefCell::new(Self { frames, bytes: 0, limit, remaining, state: State::Open, reader: None }))
+        let frames = Ahead::default();
+        Rc::new(RefCell::new(Self { frames, limit, remaining, state: State::Open, reader: None }))
     }
 
     fn put(&mut self, frame: &Frame<Bytes>) {
         let copy = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => {
-                self.bytes += data.len() as u64;
-                Frame::data(data.clone())
-            }
+            (Some(data), _) => Frame::data(data.clone()),
             (None, Some(trailers)) => Frame::trailers(HeaderMap::clone(trailers)),
             (None, None) => return,
         };
-        if self.bytes > self.limit {
-            self.close(State::Broken);
+        if self.state != State::Open {
+            return;
         }
-        if self.state == State::Open {
-            self.frames.push_back(copy);
-            self.wake();
+        self.frames.push(Ok(copy));
+        match self.frames.bytes() as u64 > self.limit {
+            true => self.close(State::Broken),
+            false => self.wake(),
         }
     }
 
@@ -135,7 +132,7 @@ impl Queue {
             self.state = state;
         }
         if self.state == State::Broken {
-            self.frames = VecDeque::new();
+            self.frames = Ahead::default();
         }
         self.wake();
     }
@@ -155,11 +152,10 @@ impl HttpBody for Reader {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let mut queue = self.0.borrow_mut();
-        if let Some(frame) = queue.frames.pop_front() {
-            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-            queue.bytes -= length;
+        if let Some(frame) = queue.frames.pop() {
+            let length = frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, |data| data.len() as u64);
             queue.remaining = queue.remaining.map(|left| left.saturating_sub(length));
-            return Poll::Ready(Some(Ok(frame)));
+            return Poll::Ready(Some(frame));
         }
         match queue.state {
             State::Ended => Poll::Ready(None),
