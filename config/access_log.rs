@@ -7,11 +7,11 @@ use nuncio_proto::envoy::extensions::access_loggers::{file, stream};
 use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::access_log::{AccessLog, Destination};
 use nuncio_telemetry::format::{LineFormat, Missing};
-use prost::{Message, Name};
+use prost::Name;
 
 use crate::extension;
 use crate::format::{FormatString, json_format, text_format};
-use crate::protocol::message_name;
+use crate::protocol::{any_as, message_name};
 
 mod filter;
 
@@ -33,15 +33,15 @@ pub fn lower(message: proto::AccessLog, cx: &mut LowerCx<'_>) -> Result<AccessLo
 fn logger(any: &Any, cx: &mut LowerCx<'_>) -> Result<(LineFormat, Destination), Refused> {
     let found = message_name(any);
     if found == file::v3::FileAccessLog::full_name() {
-        let file::v3::FileAccessLog { path, access_log_format } = decode(any, cx)?;
+        let file::v3::FileAccessLog { path, access_log_format } = any_as(any, cx)?;
         let format = access_log_format.map(|f| file_format(f, cx)).transpose()?;
         Ok((format.unwrap_or_else(LineFormat::default_http), Destination::from_path(path)))
     } else if found == stream::v3::StdoutAccessLog::full_name() {
-        let stream::v3::StdoutAccessLog { access_log_format } = decode(any, cx)?;
+        let stream::v3::StdoutAccessLog { access_log_format } = any_as(any, cx)?;
         let format = access_log_format.map(|stream::v3::stdout_access_log::AccessLogFormat::LogFormat(f)| f);
         Ok((stream_format(format, cx)?, Destination::Stdout))
     } else if found == stream::v3::StderrAccessLog::full_name() {
-        let stream::v3::StderrAccessLog { access_log_format } = decode(any, cx)?;
+        let stream::v3::StderrAccessLog { access_log_format } = any_as(any, cx)?;
         let format = access_log_format.map(|stream::v3::stderr_access_log::AccessLogFormat::LogFormat(f)| f);
         Ok((stream_format(format, cx)?, Destination::Stderr))
     } else {
@@ -50,13 +50,8 @@ fn logger(any: &Any, cx: &mut LowerCx<'_>) -> Result<(LineFormat, Destination), 
             stream::v3::StdoutAccessLog::full_name(),
             stream::v3::StderrAccessLog::full_name(),
         ];
-        let (kind, reason) = extension::unknown("access logger", found, known.iter().map(String::as_str));
-        Err(cx.record(kind, reason))
+        Err(extension::refuse_unknown("access logger", found, known.iter().map(String::as_str), cx))
     }
-}
-
-fn decode<T: Message + Default>(any: &Any, cx: &mut LowerCx<'_>) -> Result<T, Refused> {
-    T::decode(&any.value[..]).map_err(|e| cx.invalid(format!("does not decode: {e}")))
 }
 
 fn file_format(

@@ -442,8 +442,7 @@ fn lower_custom(
         }
         message => {
             let known = [AGGREGATE, FORWARD_PROXY, DNS, ORIGINAL_DST];
-            let (kind, reason) = extension::unknown("cluster type", message, known.into_iter());
-            Err(cx.record(kind, reason))
+            Err(extension::refuse_unknown("cluster type", message, known, cx))
         }
     };
     cx.at("cluster_type", |cx| cx.at("typed_config", lower_any))

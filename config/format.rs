@@ -8,6 +8,7 @@ use nuncio_proto::envoy::extensions::formatter::req_without_query::v3::ReqWithou
 use nuncio_proto::google::protobuf;
 use nuncio_telemetry::format::{Format, FormatError, JsonFormat, JsonFormatter, LineFormat, Missing};
 
+use crate::matching::refuse_options;
 use crate::protocol::{any_as, message_name};
 use crate::value::data_source;
 
@@ -66,14 +67,13 @@ pub fn formatter(message: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> R
         match message_name(&any) {
             CEL => {
                 let Cel { cel_config } = any_as(&any, cx)?;
-                cx.unsupported("cel_config", &cel_config)
+                cx.opt("cel_config", cel_config, refuse_options).map(|_| ())
             }
             METADATA => any_as(&any, cx).map(|Metadata {}| ()),
             REQ_WITHOUT_QUERY => any_as(&any, cx).map(|ReqWithoutQuery {}| ()),
             message => {
                 let known = [CEL, METADATA, REQ_WITHOUT_QUERY].into_iter();
-                let (kind, reason) = crate::extension::unknown("formatter", message, known);
-                Err(cx.record(kind, reason))
+                Err(crate::extension::refuse_unknown("formatter", message, known, cx))
             }
         }
     })

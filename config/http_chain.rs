@@ -163,8 +163,7 @@ fn lower_typed(any: &Any, side: Sides, cx: &mut LowerCx<'_>) -> Result<Arc<dyn H
     let message = protocol::message_name(any);
     let Some(row) = cx.env.registry.http_filter(message) else {
         let known = cx.env.registry.http.iter().copied().flatten().map(|row| row.config);
-        let (kind, reason) = extension::unknown("HTTP filter", message, known);
-        return Err(cx.record(kind, reason));
+        return Err(extension::refuse_unknown("HTTP filter", message, known, cx));
     };
     if row.sides != side && row.sides != Sides::Both {
         let whose = if side == Sides::Upstream { "clusters and routers" } else { "listeners" };

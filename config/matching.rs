@@ -24,7 +24,7 @@ use proto::matcher::matcher_tree::{MatchMap, TreeType};
 use proto::matcher::{MatcherTree, MatcherType, OnMatch as OnMatchMessage, on_match};
 use smallvec::SmallVec;
 
-pub(crate) use cel::lower_deprecated;
+pub(crate) use cel::{lower_deprecated, refuse_options};
 pub(crate) use input::{Inputs, is_local};
 
 use crate::route::trie::{Fold, Trie};
@@ -314,6 +314,5 @@ fn typed_config<R>(
 
 /// Refuses a message that is no `what`.
 fn unknown(what: &str, message: &str, known: &[&str], cx: &mut LowerCx<'_>) -> Refused {
-    let (kind, reason) = crate::extension::unknown(what, message, known.iter().copied());
-    cx.record(kind, reason)
+    crate::extension::refuse_unknown(what, message, known.iter().copied(), cx)
 }

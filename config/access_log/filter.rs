@@ -20,8 +20,8 @@ use prost::Name;
 
 use crate::extension;
 use crate::matcher::{HeaderMatcher, ValueMatcher};
+use crate::matching::refuse_options;
 use crate::protocol::{any_as, message_name};
-use crate::refuse_set;
 
 /// Lowers a filter. Loading bounds how deep filters nest.
 pub fn lower(message: proto::AccessLogFilter, cx: &mut LowerCx<'_>) -> Result<LogFilter, Refused> {
@@ -92,15 +92,15 @@ fn extension_filter(message: proto::ExtensionFilter, cx: &mut LowerCx<'_>) -> Re
         let found = message_name(&any);
         if found != ExpressionFilter::full_name() {
             let known = [ExpressionFilter::full_name()];
-            let (kind, reason) = extension::unknown("filter of access logs", found, known.iter().map(String::as_str));
-            return Err(cx.record(kind, reason));
+            return Err(extension::refuse_unknown(
+                "filter of access logs",
+                found,
+                known.iter().map(String::as_str),
+                cx,
+            ));
         }
         let ExpressionFilter { expression, cel_config } = any_as(&any, cx)?;
-        let refused = cx.opt("cel_config", cel_config, |options, cx| {
-            let core::CelExpressionConfig { enable_string_conversion, enable_string_concat, enable_string_functions } =
-                options;
-            refuse_set!(cx; enable_string_conversion, enable_string_concat, enable_string_functions)
-        });
+        let refused = cx.opt("cel_config", cel_config, refuse_options);
         let parsed = Expression::parse(&expression);
         let parsed = parsed.map_err(|fault| cx.at("expression", |cx| cx.invalid(fault.to_string())));
         refused?;

@@ -191,6 +191,5 @@ fn check_place(
 
 fn unknown_filter(message: &str, cx: &mut LowerCx<'_>) -> Refused {
     let known = cx.env.registry.network.iter().copied().flatten().map(|row| row.config);
-    let (kind, reason) = extension::unknown("network filter", message, known);
-    cx.record(kind, reason)
+    extension::refuse_unknown("network filter", message, known, cx)
 }

@@ -96,8 +96,7 @@ fn lower_typed(any: &Any, cx: &mut LowerCx<'_>) -> Result<Arc<dyn ListenerFilter
 
 fn unknown(message: &str, cx: &mut LowerCx<'_>) -> Refused {
     let known = cx.env.registry.listener.iter().copied().flatten().map(|row| row.config);
-    let (kind, reason) = extension::unknown("listener filter", message, known);
-    cx.record(kind, reason)
+    extension::refuse_unknown("listener filter", message, known, cx)
 }
 
 // === impl Predicate ===

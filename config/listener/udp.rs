@@ -81,10 +81,7 @@ fn check_writer(writer: core::TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Res
     let message = message_name(&any);
     match WRITERS.contains(&message) {
         true => Ok(()),
-        false => {
-            let (kind, reason) = extension::unknown("UDP packet writer", message, WRITERS.into_iter());
-            Err(cx.at("typed_config", |cx| cx.record(kind, reason)))
-        }
+        false => Err(cx.at("typed_config", |cx| extension::refuse_unknown("UDP packet writer", message, WRITERS, cx))),
     }
 }
 
@@ -109,8 +106,7 @@ fn lower_filter(filter: proto::ListenerFilter, cx: &mut LowerCx<'_>) -> Result<A
             return Err(cx.invalid(format!("{message} is a filter of listeners that take connections")));
         }
         let known = cx.env.registry.udp.iter().copied().flatten().map(|row| row.config);
-        let (kind, reason) = extension::unknown("UDP listener filter", message, known);
-        Err(cx.record(kind, reason))
+        Err(extension::refuse_unknown("UDP listener filter", message, known, cx))
     })
 }
 

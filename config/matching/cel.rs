@@ -2,6 +2,7 @@
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::cel::expr as proto;
+use nuncio_proto::envoy::config::core::v3::CelExpressionConfig;
 use nuncio_proto::google::api::expr::v1alpha1 as deprecated;
 use nuncio_proto::xds::r#type::v3::{CelExpression, cel_expression::ExprSpecifier};
 use nuncio_proto::xds_matcher::CelMatcher;
@@ -53,6 +54,12 @@ pub(crate) fn lower_deprecated(expr: &deprecated::Expr, cx: &mut LowerCx<'_>) ->
 /// The same message, of the package that took its place; their bytes are the same.
 fn renewed(expr: &deprecated::Expr, cx: &mut LowerCx<'_>) -> Result<proto::Expr, Refused> {
     proto::Expr::decode(&expr.encode_to_vec()[..]).map_err(|e| cx.invalid(format!("does not decode: {e}")))
+}
+
+/// Refuses what changes the meaning of expressions.
+pub(crate) fn refuse_options(options: CelExpressionConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+    let CelExpressionConfig { enable_string_conversion, enable_string_concat, enable_string_functions } = options;
+    crate::refuse_set!(cx; enable_string_conversion, enable_string_concat, enable_string_functions)
 }
 
 /// Loading bounds the depth of messages, so that this recursion is bounded too.

@@ -17,9 +17,8 @@ use prost::Name;
 use super::Rule;
 use crate::extension;
 use crate::matcher::{Cidr, MetadataMatcher};
-use crate::matching::lower_deprecated;
+use crate::matching::{lower_deprecated, refuse_options};
 use crate::protocol::{any_as, message_name};
-use crate::refuse_set;
 use crate::route::check_template;
 use crate::tls::PeerName;
 
@@ -43,11 +42,7 @@ impl Condition {
         options: Option<CelExpressionConfig>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Option<Self>, Refused> {
-        let options = cx.opt("cel_config", options, |options, cx| {
-            let CelExpressionConfig { enable_string_conversion, enable_string_concat, enable_string_functions } =
-                options;
-            refuse_set!(cx; enable_string_conversion, enable_string_concat, enable_string_functions)
-        });
+        let options = cx.opt("cel_config", options, refuse_options);
         let condition = cx.opt("condition", condition, |condition, cx| lower_deprecated(&condition, cx));
         options?;
         Ok(condition?.map(Self))
@@ -132,9 +127,6 @@ fn of_extension(
     let TypedExtensionConfig { name: _, typed_config } = config;
     cx.at("typed_config", |cx| {
         let any = typed_config.ok_or_else(|| cx.invalid("is required"))?;
-        lower(&any, cx).unwrap_or_else(|| {
-            let (kind, reason) = extension::unknown(kind, message_name(&any), std::iter::empty());
-            Err(cx.record(kind, reason))
-        })
+        lower(&any, cx).unwrap_or_else(|| Err(extension::refuse_unknown(kind, message_name(&any), [], cx)))
     })
 }

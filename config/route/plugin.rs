@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use nuncio_filter_api::{ClusterName, InvalidKind, LowerCx, LowerEnv, Refused, RequestHead};
+use nuncio_filter_api::{ClusterName, LowerCx, LowerEnv, Refused, RequestHead};
 use nuncio_proto::envoy::config::route::v3 as proto;
 use nuncio_proto::envoy::extensions::router::cluster_specifiers::matcher::v3::{
     ClusterAction, MatcherClusterSpecifier,
@@ -92,10 +92,7 @@ fn lower_typed(any: &Any, is_optional: bool, cx: &mut LowerCx<'_>) -> Result<Plu
     match known_to_envoy {
         true => Err(cx.not_implemented(format_args!("{message} as a cluster specifier plugin"))),
         false if is_optional => Ok(None),
-        false => {
-            let (_, reason) = crate::extension::unknown("cluster specifier plugin", message, [MATCHER].into_iter());
-            Err(cx.record(InvalidKind::UnknownType, reason))
-        }
+        false => Err(crate::extension::refuse_unknown("cluster specifier plugin", message, [MATCHER], cx)),
     }
 }
 

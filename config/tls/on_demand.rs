@@ -135,8 +135,7 @@ impl Selector {
         cx.at("typed_config", |cx| {
             let (found, known) = (message_name(&any), pb::Config::full_name());
             if found != known {
-                let (kind, reason) = extension::unknown("certificate selector", found, std::iter::once(known.as_str()));
-                return Err(cx.record(kind, reason));
+                return Err(extension::refuse_unknown("certificate selector", found, [known.as_str()], cx));
             }
             let pb::Config { config_source, certificate_mapper, prefetch_secret_names } = any_as(&any, cx)?;
             let Some(source) = config_source else {
@@ -171,8 +170,12 @@ impl Mapper {
         cx.at("typed_config", |cx| {
             let found = message_name(&any);
             if !known.iter().any(|known| known == found) {
-                let (kind, reason) = extension::unknown("certificate mapper", found, known.iter().map(String::as_str));
-                return Err(cx.record(kind, reason));
+                return Err(extension::refuse_unknown(
+                    "certificate mapper",
+                    found,
+                    known.iter().map(String::as_str),
+                    cx,
+                ));
             }
             if found == known[0] {
                 let StaticName { name } = any_as(&any, cx)?;

@@ -322,15 +322,13 @@ fn lower_custom(proto: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<Tru
     let TypedExtensionConfig { name, typed_config } = proto;
     // Envoy finds it by its name.
     if name != SPIFFE {
-        let (kind, reason) = extension::unknown("validator", &name, std::iter::once(SPIFFE));
-        return Err(cx.at("name", |cx| cx.record(kind, reason)));
+        return Err(cx.at("name", |cx| extension::refuse_unknown("validator", &name, [SPIFFE], cx)));
     }
     let Some(any) = typed_config else { return Err(cx.at("typed_config", |cx| cx.invalid("is required"))) };
     cx.at("typed_config", |cx| {
         let (found, known) = (message_name(&any), pb::SpiffeCertValidatorConfig::full_name());
         if found != known {
-            let (kind, reason) = extension::unknown("validator", found, std::iter::once(known.as_str()));
-            return Err(cx.record(kind, reason));
+            return Err(extension::refuse_unknown("validator", found, [known.as_str()], cx));
         }
         let proto = pb::SpiffeCertValidatorConfig::decode(&any.value[..]);
         let proto = proto.map_err(|e| cx.invalid(format!("does not decode: {e}")))?;

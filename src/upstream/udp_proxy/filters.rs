@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use nuncio_config::cluster::DnsCacheConfig;
-use nuncio_config::extension::{Category, Discovered, unknown};
+use nuncio_config::extension::{Category, Discovered, refuse_unknown};
 use nuncio_config::protocol::message_name;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::udp::udp_proxy::session::dynamic_forward_proxy::v3 as forward;
@@ -116,10 +116,7 @@ fn lower(any: &Any, cx: &mut LowerCx<'_>) -> Result<Arc<Kind>, Refused> {
             Err(error) => Err(cx.invalid(format!("does not decode: {error}"))),
         },
         FORWARD => ForwardProxy::lower(&any.value, cx).map(|forward| Kind::Forward(forward.into()).into()),
-        other => {
-            let (kind, reason) = unknown("session filter", other, [CAPSULES, FORWARD].into_iter());
-            Err(cx.record(kind, reason))
-        }
+        other => Err(refuse_unknown("session filter", other, [CAPSULES, FORWARD], cx)),
     }
 }
 
