@@ -28,6 +28,7 @@ use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptio
 use super::DEFAULT_MAX_MESSAGE;
 use crate::cluster::ClusterConfig;
 use crate::fingerprint::fingerprint;
+use crate::protocol::to_duration;
 use crate::refuse_set;
 
 /// What gRPC takes where a name comes without one.
@@ -36,7 +37,7 @@ const DEFAULT_PORT: u16 = 443;
 const DEFAULT_FACTORY: &str = "envoy.grpc_credentials.default";
 /// gRPC's default of `grpc.keepalive_timeout_ms`.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// gRPC: so many milliseconds are never.
+/// gRPC: so many milliseconds are never. That is 24.8 days, for which a connection that does not answer is kept too.
 const NEVER: u64 = i32::MAX as u64;
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
@@ -145,15 +146,16 @@ impl Args {
         let mut lowered = Self::default();
         let mut args: Vec<_> = args.into_iter().collect();
         args.sort_by(|a, b| a.0.cmp(&b.0));
-        let millis = |number: i64| u64::try_from(number).ok().filter(|n| *n < NEVER).map(Duration::from_millis);
+        // gRPC: less than one is one.
+        let millis = |number: i64| Duration::from_millis(number.max(1).cast_unsigned().min(NEVER));
         for (name, value) in args {
             match (&*name, value.value_specifier) {
                 ("grpc.default_authority", Some(StringValue(text))) => lowered.authority = Some(text),
                 ("grpc.ssl_target_name_override", Some(StringValue(text))) => lowered.server_name = Some(text),
                 // Less than none is as much as there is.
                 ("grpc.max_receive_message_length", Some(IntValue(n))) => lowered.max_message = usize::try_from(n).ok(),
-                ("grpc.keepalive_time_ms", Some(IntValue(n))) => lowered.keepalive = millis(n),
-                ("grpc.keepalive_timeout_ms", Some(IntValue(n))) => lowered.keepalive_timeout = millis(n),
+                ("grpc.keepalive_time_ms", Some(IntValue(n))) => lowered.keepalive = Some(millis(n)),
+                ("grpc.keepalive_timeout_ms", Some(IntValue(n))) => lowered.keepalive_timeout = Some(millis(n)),
                 _ => return Err(cx.at("args", |cx| cx.at_key(&name, |cx| cx.not_implemented("this argument")))),
             }
         }
@@ -166,19 +168,14 @@ impl Args {
     }
 
     fn http2(&self) -> core::Http2ProtocolOptions {
-        let connection_keepalive = self.keepalive.map(|interval| core::KeepaliveSettings {
-            interval: Some(encoded(interval)),
-            timeout: Some(encoded(self.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))),
+        let keepalive = self.keepalive.filter(|interval| *interval < Duration::from_millis(NEVER));
+        let connection_keepalive = keepalive.map(|interval| core::KeepaliveSettings {
+            interval: Some(to_duration(interval)),
+            timeout: Some(to_duration(self.keepalive_timeout.unwrap_or(KEEPALIVE_TIMEOUT))),
             ..core::KeepaliveSettings::default()
         });
         core::Http2ProtocolOptions { connection_keepalive, ..core::Http2ProtocolOptions::default() }
     }
-}
-
-/// A duration of less than 25 days.
-fn encoded(duration: Duration) -> nuncio_proto::google::protobuf::Duration {
-    let nanos = duration.subsec_nanos().cast_signed();
-    nuncio_proto::google::protobuf::Duration { seconds: duration.as_secs().cast_signed(), nanos }
 }
 
 // === impl Place ===
@@ -413,6 +410,7 @@ fn any<T: Message + Name>(message: &T) -> Any {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::read_duration;
     use nuncio_filter_api::Invalid;
 
     fn uri(text: &str) -> Result<(Place, String), String> {
@@ -503,6 +501,21 @@ mod tests {
         let config = services[0].cluster.downcast_ref::<ClusterConfig>().unwrap();
         let keepalive = config.http.http2.keepalive.as_ref().unwrap();
         assert_eq!((keepalive.interval, keepalive.timeout), (Some(Duration::from_secs(5)), KEEPALIVE_TIMEOUT));
+    }
+
+    #[test]
+    fn the_most_milliseconds_are_never_and_less_than_one_is_one() {
+        let keepalive = |time: &str, timeout: &str| {
+            let said = args(&[("grpc.keepalive_time_ms", time), ("grpc.keepalive_timeout_ms", timeout)]);
+            let env = crate::testing::env();
+            let lowered = LowerCx::whole(&env, |cx| Args::lower(said, cx)).unwrap();
+            let said = lowered.http2().connection_keepalive?;
+            Some((read_duration(said.interval?)?.as_millis(), read_duration(said.timeout?)?.as_millis()))
+        };
+        assert_eq!(keepalive("5000", "2147483647"), Some((5000, 2_147_483_647)));
+        assert_eq!(keepalive("0", "-1"), Some((1, 1)));
+        assert_eq!(keepalive("2147483646", "1"), Some((2_147_483_646, 1)));
+        assert_eq!(keepalive("2147483647", "1"), None);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Endpoints that tell about the process.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use http::StatusCode;
 use nuncio_config::address::to_proto;
 use nuncio_config::load::{Defaults, to_json};
+use nuncio_config::protocol::to_duration;
 use nuncio_config::tls::contexts_in_use;
 use nuncio_filter_api::ServerState;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::admin::v3::command_line_options::{
     DrainStrategy as ProtoDrainStrategy, IpVersion as ProtoIpVersion, Mode as ProtoMode,
 };
-use nuncio_proto::google::protobuf::Duration;
 use nuncio_telemetry::stats::render::{Format, Query, render};
 
 use super::{Admin, Params, Reply, TEXT};
@@ -127,7 +128,7 @@ pub(super) fn listeners(admin: &Admin, params: &Params) -> Reply {
 
 /// `/server_info`
 pub(super) fn server_info(admin: &Admin) -> Reply {
-    let uptime = duration(admin.started.elapsed().as_secs());
+    let uptime = to_duration(Duration::from_secs(admin.started.elapsed().as_secs()));
     let info = proto::ServerInfo {
         version: cli::version(),
         state: state(&admin.shared.state) as i32,
@@ -139,10 +140,6 @@ pub(super) fn server_info(admin: &Admin) -> Reply {
         hot_restart_initializing: false,
     };
     Reply::json(to_json(&info, Defaults::Print))
-}
-
-fn duration(seconds: u64) -> Duration {
-    Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }
 
 fn command_line_options(options: &Options, concurrency: usize) -> proto::CommandLineOptions {
@@ -174,17 +171,16 @@ fn command_line_options(options: &Options, concurrency: usize) -> proto::Command
         service_cluster: options.service_cluster.clone(),
         service_node: options.service_node.clone(),
         service_zone: options.service_zone.clone(),
-        file_flush_interval: Some(Duration {
-            seconds: i64::from(options.file_flush_interval_msec / 1000),
-            nanos: i32::try_from(options.file_flush_interval_msec % 1000 * 1_000_000).unwrap_or_default(),
-        }),
+        file_flush_interval: Some(to_duration(Duration::from_millis(options.file_flush_interval_msec.into()))),
         file_flush_min_size: options.file_flush_min_size_kb,
-        drain_time: Some(duration(options.drain_time_s.into())),
+        drain_time: Some(to_duration(Duration::from_secs(options.drain_time_s.into()))),
         drain_strategy: match options.drain_strategy {
             DrainStrategy::Gradual => ProtoDrainStrategy::Gradual,
             DrainStrategy::Immediate => ProtoDrainStrategy::Immediate,
         } as i32,
-        parent_shutdown_time: Some(duration(no_effect.parent_shutdown_time_s.unwrap_or(900).into())),
+        parent_shutdown_time: Some(to_duration(Duration::from_secs(
+            no_effect.parent_shutdown_time_s.unwrap_or(900).into(),
+        ))),
         mode: match options.mode {
             Mode::Serve => ProtoMode::Serve,
             Mode::Validate => ProtoMode::Validate,

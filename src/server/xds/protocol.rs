@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nuncio_config::protocol::{non_zero, read_duration};
 use nuncio_proto::envoy::config::core::v3::{ControlPlane, Node};
 use nuncio_proto::envoy::service::discovery::v3 as proto;
 use nuncio_proto::google::protobuf::Any;
@@ -244,9 +245,7 @@ impl<T: Default> ByType<T> {
 
 /// A time to live; one that is none, or negative, is as if it were not there.
 fn life(ttl: nuncio_proto::google::protobuf::Duration) -> Option<Duration> {
-    let (seconds, nanos) = (u64::try_from(ttl.seconds).ok()?, u32::try_from(ttl.nanos).ok()?);
-    let life = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanos.into()))?;
-    (!life.is_zero()).then_some(life)
+    read_duration(ttl).and_then(non_zero)
 }
 
 fn nack(message: String) -> Status {

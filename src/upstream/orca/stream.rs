@@ -9,10 +9,12 @@ use bytes::{Buf, BytesMut};
 use http::header::{CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use nuncio_config::cluster::OwnReports;
+use nuncio_config::protocol::to_duration;
 use nuncio_config::tls::Alpn;
 use nuncio_filter_api::{Body, ByteStr, Io, RequestHead, Response, Scheme, grpc_frame};
 use nuncio_http::h2::client::{H2Client, ResponseLimits};
 use nuncio_net::{ConnectError, ConnectOptions, TlsStats, connect};
+use nuncio_proto::google::protobuf;
 use nuncio_telemetry::Address;
 use prost::Message;
 use tokio::task::{AbortHandle, JoinSet};
@@ -61,20 +63,11 @@ enum End {
     Failed(usize),
 }
 
-/// `google.protobuf.Duration`
-#[derive(Clone, PartialEq, Message)]
-struct Interval {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
 /// `xds.service.orca.v3.OrcaLoadReportRequest`
 #[derive(Clone, PartialEq, Message)]
 struct ReportRequest {
     #[prost(message, optional, tag = "1")]
-    report_interval: Option<Interval>,
+    report_interval: Option<protobuf::Duration>,
 }
 
 const PATH: ByteStr = ByteStr::from_static("/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics");
@@ -290,9 +283,7 @@ impl Drop for DriverTask {
 }
 
 fn message(own: &OwnReports) -> bytes::Bytes {
-    let seconds = i64::try_from(own.period.as_secs()).unwrap_or(i64::MAX);
-    let report_interval = Some(Interval { seconds, nanos: own.period.subsec_nanos() as i32 });
-    grpc_frame(&ReportRequest { report_interval }.encode_to_vec())
+    grpc_frame(&ReportRequest { report_interval: Some(to_duration(own.period)) }.encode_to_vec())
 }
 
 fn is_unimplemented(headers: &HeaderMap) -> bool {
