@@ -1,6 +1,7 @@
 //! `envoy.extensions.filters.common.set_filter_state.v3.FilterStateValue`: what filters leave for each other, as text that
 //! becomes what its reader knows.
 
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use nuncio_filter_api::filter_state::{self, ORIGINAL_LOCAL_ADDRESS, ORIGINAL_REMOTE_ADDRESS};
@@ -37,23 +38,6 @@ enum Kind {
     Flag,
 }
 
-/// The names whose values Envoy can make from text, those alone that something here reads.
-const KNOWN: [&str; 14] = [
-    "envoy.string",
-    TRUTH,
-    filter_state::TCP_PROXY_CLUSTER,
-    filter_state::TCP_PROXY_IDLE_TIMEOUT,
-    filter_state::TCP_PROXY_DISABLE_TUNNELING,
-    filter_state::UPSTREAM_SERVER_NAME,
-    filter_state::APPLICATION_PROTOCOLS,
-    filter_state::UPSTREAM_SUBJECT_ALT_NAMES,
-    filter_state::DYNAMIC_HOST,
-    filter_state::DYNAMIC_PORT,
-    filter_state::ORIGINAL_DST_ADDRESS,
-    ORIGINAL_LOCAL_ADDRESS,
-    ORIGINAL_REMOTE_ADDRESS,
-    HASHABLE,
-];
 /// A text that keeps connections to hosts apart, where it is shared with them.
 const HASHABLE: &str = "envoy.hashable_string";
 /// Yes or no, in one of several words.
@@ -62,16 +46,23 @@ const TRUTH: &str = "envoy.bool";
 // === impl Kind ===
 
 impl Kind {
-    fn of(factory: &str) -> Self {
-        match factory {
+    /// What Envoy makes of text for a name, where something here reads it.
+    fn of(factory: &str) -> Option<Self> {
+        Some(match factory {
             HASHABLE => Self::HashableText,
             TRUTH => Self::Truth,
             filter_state::TCP_PROXY_DISABLE_TUNNELING => Self::Flag,
             filter_state::TCP_PROXY_IDLE_TIMEOUT => Self::LongNumber,
             filter_state::DYNAMIC_PORT => Self::Number,
             filter_state::ORIGINAL_DST_ADDRESS | ORIGINAL_LOCAL_ADDRESS | ORIGINAL_REMOTE_ADDRESS => Self::Address,
-            _ => Self::Text,
-        }
+            "envoy.string"
+            | filter_state::TCP_PROXY_CLUSTER
+            | filter_state::UPSTREAM_SERVER_NAME
+            | filter_state::APPLICATION_PROTOCOLS
+            | filter_state::UPSTREAM_SUBJECT_ALT_NAMES
+            | filter_state::DYNAMIC_HOST => Self::Text,
+            _ => return None,
+        })
     }
 
     /// Whether connections to hosts are for equal values alone.
@@ -129,29 +120,28 @@ impl StateValue {
         });
         let Some(Key::ObjectKey(key)) = key else { return Err(cx.invalid("object_key is required")) };
         let factory = if factory_key.is_empty() { &key } else { &factory_key };
-        if !KNOWN.contains(&factory.as_str()) {
-            return Err(cx.invalid(format!("'{factory}' does not have an object factory")));
-        }
         let kind = Kind::of(factory);
+        let kind = kind.ok_or_else(|| cx.invalid(format!("'{factory}' does not have an object factory")))?;
         let Some(ValueProto::FormatString(format)) = value else { return Err(cx.invalid("a value is required")) };
         let format = cx.at("format_string", |cx| FormatString::lower(format, cx));
         let sharing = Sharing { reach: reach?, parts_pools: kind.parts_pools() };
         Ok(Self { key: key.into(), format: format?.format, kind, skips_empty: skip_if_empty, sharing })
     }
 
-    /// The value for the stream of `cx`, if it is to be left.
-    pub fn text(&self, cx: &FormatCx<'_>) -> Option<FilterValue> {
+    /// Leaves what it is for the stream of `cx`, for as long as that. The state may be what `cx` looks at: it is asked
+    /// for after that.
+    pub fn leave<S>(&self, cx: &FormatCx<'_>, life_span: LifeSpan, state: impl FnOnce() -> S)
+    where
+        S: DerefMut<Target = FilterState>,
+    {
         let mut text = Vec::new();
         self.format.write(cx, &mut text);
         if text.is_empty() && self.skips_empty {
-            return None;
+            return;
         }
-        self.kind.make(&String::from_utf8_lossy(&text))
-    }
-
-    /// Leaves it, for as long as that.
-    pub fn leave(&self, value: FilterValue, life_span: LifeSpan, state: &mut FilterState) {
-        state.share(self.key.to_string(), value, life_span, self.sharing);
+        if let Some(value) = self.kind.make(&String::from_utf8_lossy(&text)) {
+            state().share(self.key.to_string(), value, life_span, self.sharing);
+        }
     }
 
     /// Whether connections to hosts are given it too.
@@ -167,7 +157,7 @@ mod tests {
     #[test]
     fn text_becomes_what_its_reader_knows() {
         let check = |factory: &str, text: &str, expected: Option<&str>| {
-            let made = Kind::of(factory).make(text);
+            let made = Kind::of(factory).expect("it is known").make(text);
             let shown = made.as_ref().and_then(FilterValue::text);
             assert_eq!(shown.as_deref(), expected, "{text} for {factory}");
         };

@@ -56,14 +56,9 @@ impl Config {
     fn leave(&self, request: &Request, cx: &StreamCx) {
         let now = cx.worker.clock.now();
         for value in &self.values {
-            let made = {
-                let mut format = FormatCx::new(&cx.info, now, cx.worker.clock.wall(now));
-                format.request = Some(request.head.view());
-                value.text(&format)
-            };
-            if let Some(made) = made {
-                value.leave(made, LifeSpan::FilterChain, &mut cx.info.filter_state.borrow_mut());
-            }
+            let mut format = FormatCx::new(&cx.info, now, cx.worker.clock.wall(now));
+            format.request = Some(request.head.view());
+            value.leave(&format, LifeSpan::FilterChain, || cx.info.filter_state.borrow_mut());
         }
     }
 }

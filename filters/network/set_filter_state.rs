@@ -107,8 +107,6 @@ fn set(values: &[StateValue], info: &Rc<ConnectionInfo>, received: u64, cx: &Net
         let record = StreamInfo::new(info.clone(), info.start, cx.worker.clock.wall(info.start));
         record.bytes_received.set(received);
         let cx = FormatCx::new(&record, now, cx.worker.clock.wall(now));
-        if let Some(text) = value.text(&cx) {
-            value.leave(text, LifeSpan::Connection, &mut info.filter_state.borrow_mut());
-        }
+        value.leave(&cx, LifeSpan::Connection, || info.filter_state.borrow_mut());
     }
 }

@@ -35,9 +35,7 @@ impl ListenerFilter for SetFilterState {
         let state = &mut incoming.inspected().filter_state;
         for value in &self.0 {
             *record.filter_state.borrow_mut() = state.clone();
-            if let Some(text) = value.text(&FormatCx::new(&record, now, wall)) {
-                value.leave(text, LifeSpan::Connection, state);
-            }
+            value.leave(&FormatCx::new(&record, now, wall), LifeSpan::Connection, || &mut *state);
         }
         Inspection::Done(Ok(()))
     }
