@@ -55,6 +55,16 @@ impl RouteTable {
 }
 
 impl RouteTable {
+    /// Lowers a table that stands within a listener or a scope. Envoy: `validate_clusters` is true there where it is not
+    /// said.
+    pub fn lower_inline(message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let table = Self::lower(message, cx)?;
+        if table.validate_clusters().unwrap_or(true) {
+            table.check_clusters(cx)?;
+        }
+        Ok(table)
+    }
+
     /// Refuses routes to clusters that do not exist (`validate_clusters`).
     pub fn check_clusters(&self, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
         let mut result = Ok(());

@@ -95,13 +95,8 @@ enum Element {
 // === impl ScopedRoutes ===
 
 impl ScopedRoutes {
-    /// Lowers the message, and each of its tables by `table`; what is discovered counts in `scope`.
-    pub fn lower(
-        message: hcm::ScopedRoutes,
-        table: impl FnMut(proto::RouteConfiguration, &mut LowerCx<'_>) -> Result<RouteTable, Refused>,
-        scope: &stats::Scope,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
+    /// Lowers the message; what is discovered counts in `scope`.
+    pub fn lower(message: hcm::ScopedRoutes, scope: &stats::Scope, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // Inline scopes ask no RDS, whatever source is named.
         let hcm::ScopedRoutes { name, scope_key_builder, rds_config_source, config_specifier } = message;
         let fragments = cx.at("scope_key_builder", |cx| match scope_key_builder {
@@ -115,8 +110,8 @@ impl ScopedRoutes {
             }
             Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
                 let hcm::ScopedRouteConfigurationsList { scoped_route_configurations } = list;
-                let scopes = cx
-                    .at("scoped_route_configurations_list", |cx| lower_scopes(scoped_route_configurations, table, cx));
+                let scopes =
+                    cx.at("scoped_route_configurations_list", |cx| lower_scopes(scoped_route_configurations, cx));
                 scopes.map(|scopes| Scopes::Inline(ScopeTable::new(scopes)))
             }
         };
@@ -167,11 +162,7 @@ impl ScopeTable {
     }
 }
 
-fn lower_scopes(
-    messages: Vec<proto::ScopedRouteConfiguration>,
-    mut table: impl FnMut(proto::RouteConfiguration, &mut LowerCx<'_>) -> Result<RouteTable, Refused>,
-    cx: &mut LowerCx<'_>,
-) -> Result<Vec<Scope>, Refused> {
+fn lower_scopes(messages: Vec<proto::ScopedRouteConfiguration>, cx: &mut LowerCx<'_>) -> Result<Vec<Scope>, Refused> {
     cx.each("scoped_route_configurations", messages, |message, cx| {
         // Says when a table is asked for, and this one is here.
         let proto::ScopedRouteConfiguration { on_demand: _, name, route_configuration_name, route_configuration, key } =
@@ -184,21 +175,17 @@ fn lower_scopes(
         let key = cx.at("key", |cx| lower_key(key, cx));
         let table = cx.at("route_configuration", |cx| match route_configuration {
             None => Err(cx.invalid("is required")),
-            Some(message) => lower_inline(message, &mut table, cx),
+            Some(message) => lower_inline(message, cx),
         });
         Ok(Scope { name: name.into(), routes: ScopeRoutes::Inline(Arc::new(table?)), key: key? })
     })
 }
 
-fn lower_inline(
-    message: proto::RouteConfiguration,
-    table: &mut impl FnMut(proto::RouteConfiguration, &mut LowerCx<'_>) -> Result<RouteTable, Refused>,
-    cx: &mut LowerCx<'_>,
-) -> Result<RouteTable, Refused> {
+fn lower_inline(message: proto::RouteConfiguration, cx: &mut LowerCx<'_>) -> Result<RouteTable, Refused> {
     if message.vhds.is_some() {
         return Err(cx.at("vhds", |cx| cx.not_implemented("discovery of virtual hosts of an inline scope")));
     }
-    table(message, cx)
+    RouteTable::lower_inline(message, cx)
 }
 
 fn lower_key(message: Option<proto::scoped_route_configuration::Key>, cx: &mut LowerCx<'_>) -> Result<Key, Refused> {

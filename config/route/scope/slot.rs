@@ -74,19 +74,7 @@ impl ScopeConfig {
             message;
         let key = cx.at("key", |cx| lower_key(key, cx));
         // Envoy: it is served as one that the bootstrap has, whatever is named beside it.
-        let inline = cx.opt("route_configuration", route_configuration, |message, cx| {
-            lower_inline(
-                message,
-                &mut |message, cx| {
-                    let table = RouteTable::lower(message, cx)?;
-                    if table.validate_clusters().unwrap_or(true) {
-                        table.check_clusters(cx)?;
-                    }
-                    Ok(table)
-                },
-                cx,
-            )
-        });
+        let inline = cx.opt("route_configuration", route_configuration, lower_inline);
         let routes = match inline? {
             Some(table) => Routes::Inline(Arc::new(table)),
             None if route_configuration_name.is_empty() => {

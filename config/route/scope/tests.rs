@@ -14,7 +14,7 @@ fn lower(builders: &str, scopes: &str) -> Result<ScopedRoutes, Vec<String>> {
     let message: hcm::ScopedRoutes = Loader::new(UnknownFields::Reject).load(vec![text]).expect("loads").message;
     let env = env();
     let mut cx = LowerCx::new(&env);
-    let lowered = ScopedRoutes::lower(message, RouteTable::lower, &env.stats.scope("http.in"), &mut cx);
+    let lowered = ScopedRoutes::lower(message, &env.stats.scope("http.in"), &mut cx);
     lowered.map_err(|Refused| cx.finish().iter().map(ToString::to_string).collect())
 }
 

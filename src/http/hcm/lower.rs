@@ -336,23 +336,17 @@ fn lower_routes(
     cx: &mut LowerCx<'_>,
 ) -> Result<(Routes, Option<Arc<RouteSlot>>), Refused> {
     use proto::http_connection_manager::RouteSpecifier;
-    let table = |config, cx: &mut LowerCx<'_>| {
-        let table = RouteTable::lower(config, cx)?;
-        if table.validate_clusters().unwrap_or(true) {
-            table.check_clusters(cx)?;
-        }
-        Ok(table)
-    };
     match specifier {
         Some(RouteSpecifier::RouteConfig(config)) => {
-            let table = Arc::new(ArcSwap::from_pointee(cx.at("route_config", |cx| table(config, cx))?));
+            let table =
+                Arc::new(ArcSwap::from_pointee(cx.at("route_config", |cx| RouteTable::lower_inline(config, cx))?));
             if let Some(hosts) = table.load().discovered_hosts() {
                 hosts.attach(&table);
             }
             Ok((Routes::Table(table), None))
         }
         Some(RouteSpecifier::ScopedRoutes(scopes)) => cx
-            .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, table, scope, cx))
+            .at("scoped_routes", |cx| ScopedRoutes::lower(scopes, scope, cx))
             .map(|scopes| (Routes::Scoped(scopes), None)),
         Some(RouteSpecifier::Rds(rds)) => {
             let slot = cx.at("rds", |cx| RouteSlot::lower(rds, scope, cx))?;
