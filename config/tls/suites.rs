@@ -4,44 +4,20 @@ use nuncio_filter_api::{LowerCx, Refused};
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::cipher_suite as suite;
 
-/// A suite by BoringSSL's name, in the order of preference there, with the words that stand for it among others.
+/// A suite by BoringSSL's name, whose parts are the words that stand for it among others.
 struct Known {
     name: &'static str,
     suite: SupportedCipherSuite,
-    words: [&'static str; 3],
 }
 
+/// In the order of preference there.
 const KNOWN: [Known; 6] = [
-    Known {
-        name: "ECDHE-ECDSA-AES128-GCM-SHA256",
-        suite: suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        words: ["ECDSA", "AES128", "AESGCM"],
-    },
-    Known {
-        name: "ECDHE-RSA-AES128-GCM-SHA256",
-        suite: suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        words: ["RSA", "AES128", "AESGCM"],
-    },
-    Known {
-        name: "ECDHE-ECDSA-AES256-GCM-SHA384",
-        suite: suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        words: ["ECDSA", "AES256", "AESGCM"],
-    },
-    Known {
-        name: "ECDHE-RSA-AES256-GCM-SHA384",
-        suite: suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        words: ["RSA", "AES256", "AESGCM"],
-    },
-    Known {
-        name: "ECDHE-ECDSA-CHACHA20-POLY1305",
-        suite: suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        words: ["ECDSA", "CHACHA20", ""],
-    },
-    Known {
-        name: "ECDHE-RSA-CHACHA20-POLY1305",
-        suite: suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        words: ["RSA", "CHACHA20", ""],
-    },
+    Known { name: "ECDHE-ECDSA-AES128-GCM-SHA256", suite: suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 },
+    Known { name: "ECDHE-RSA-AES128-GCM-SHA256", suite: suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 },
+    Known { name: "ECDHE-ECDSA-AES256-GCM-SHA384", suite: suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 },
+    Known { name: "ECDHE-RSA-AES256-GCM-SHA384", suite: suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 },
+    Known { name: "ECDHE-ECDSA-CHACHA20-POLY1305", suite: suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 },
+    Known { name: "ECDHE-RSA-CHACHA20-POLY1305", suite: suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 },
 ];
 /// What is offered where nothing is named: Envoy's list.
 const DEFAULT: &str = "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]:[ECDHE-RSA-AES128-GCM-SHA256|\
@@ -187,21 +163,24 @@ fn names_of(words: &str) -> Option<Vec<&'static str>> {
     }
     let mut all: Vec<&Known> = KNOWN.iter().collect();
     for word in words.split('+') {
-        let stands_for: Box<dyn Fn(&&Known) -> bool> = match word {
-            "ALL" | "HIGH" | "TLSv1.2" | "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => Box::new(|_| true),
-            "ECDSA" | "aECDSA" => Box::new(|known| known.words[0] == "ECDSA"),
-            "aRSA" => Box::new(|known| known.words[0] == "RSA"),
-            // Those that use it for both: none is spoken. Nor are those with passwords or SHA-1.
-            "RSA" | "kRSA" | "kPSK" | "aPSK" | "PSK" | "SHA" | "SHA1" | "SSLv3" | "TLSv1" | "3DES" => {
-                Box::new(|_| false)
-            }
-            "AES" => Box::new(|known| known.words[2] == "AESGCM"),
-            "AES128" | "AES256" | "AESGCM" | "CHACHA20" => Box::new(move |known| known.words[1..].contains(&word)),
-            _ => return None,
-        };
-        all.retain(|known| stands_for(known));
+        let part = part_of(word)?;
+        all.retain(|known| known.name.split('-').any(|of_name| of_name == part));
     }
     Some(all.into_iter().map(|known| known.name).collect())
+}
+
+/// The part of names that a word of BoringSSL's stands for; none has an empty one.
+fn part_of(word: &str) -> Option<&str> {
+    Some(match word {
+        "ALL" | "HIGH" | "TLSv1.2" | "ECDHE" | "EECDH" | "kECDHE" | "kEECDH" => "ECDHE",
+        "ECDSA" | "aECDSA" => "ECDSA",
+        "aRSA" => "RSA",
+        "AES" | "AESGCM" => "GCM",
+        "AES128" | "AES256" | "CHACHA20" => word,
+        // Those that use RSA for both exchange and signature, passwords or SHA-1: none is spoken.
+        "RSA" | "kRSA" | "kPSK" | "aPSK" | "PSK" | "SHA" | "SHA1" | "SSLv3" | "TLSv1" | "3DES" => "",
+        _ => return None,
+    })
 }
 
 fn find(name: &'static str) -> Option<SupportedCipherSuite> {

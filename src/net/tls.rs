@@ -297,15 +297,15 @@ async fn handshake(
     if side.requires_sni && hello.server_name().is_none() && !hello::names_server(incoming.filled()) {
         return Err(TlsError::NoServerName);
     }
-    if tls.is_on_demand() {
-        // It may be a long time until there is an answer.
-        incoming.settle();
-    }
     let on_demand = match tls.is_on_demand() {
-        true => match ask(tls, hello.server_name(), &mut io).await? {
-            Some(side) => Some(side),
-            None => return Err(refuse(io).await),
-        },
+        true => {
+            // It may be a long time until there is an answer.
+            incoming.settle();
+            match ask(tls, hello.server_name(), &mut io).await? {
+                Some(side) => Some(side),
+                None => return Err(refuse(io).await),
+            }
+        }
         false => None,
     };
     let side = on_demand.as_ref().unwrap_or(side);

@@ -167,7 +167,7 @@ impl Chain {
             },
             false => Vec::new(),
         };
-        let FilterChainConfig { tls, tcp_stats, tap, .. } = &*self.chain.config;
+        let FilterChainConfig { tls, tcp_stats, .. } = &*self.chain.config;
         if let Some(stats) = tcp_stats {
             connection.io = CountedTcp::wrap(connection.io, stats);
         }
@@ -181,16 +181,7 @@ impl Chain {
             let Ok(io) = io else { return };
             connection = Connection { io, info };
         }
-        if let Some(tap) = tap {
-            let Connection { io, info } = connection;
-            let (id, random) = (Some(info.id), frame.worker.rng.u64());
-            let tapped = TappedConnection { id, local: Some(&info.local), remote: &info.remote, random };
-            connection = Connection { io: Tapped::wrap(io, tap, tapped), info };
-        }
-        if connection.info.log.is_some() {
-            let Connection { io, info } = connection;
-            connection = Connection { io: Logged::wrap(io, info.clone()), info };
-        }
+        connection = self.observed(connection, frame);
         for filter in &**filters {
             match filter.clone().run(connection, cx()).await {
                 Flow::Next(next) => connection = next,
@@ -204,6 +195,19 @@ impl Chain {
                 Flow::Done => return,
             }
         }
+    }
+
+    /// The connection whose plain bytes are tapped and counted, where they are to be.
+    fn observed(&self, connection: Connection, frame: &Frame) -> Connection {
+        let Connection { mut io, info } = connection;
+        if let Some(tap) = &self.chain.config.tap {
+            let (id, random) = (Some(info.id), frame.worker.rng.u64());
+            io = Tapped::wrap(io, tap, TappedConnection { id, local: Some(&info.local), remote: &info.remote, random });
+        }
+        if info.log.is_some() {
+            io = Logged::wrap(io, info.clone());
+        }
+        Connection { io, info }
     }
 }
 

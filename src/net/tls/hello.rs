@@ -5,7 +5,7 @@ use std::io;
 
 use nuncio_filter_api::Io;
 use rustls::server::{Accepted, Acceptor};
-use rustls::{AlertDescription, Error};
+use rustls::{AlertDescription, Error, PeerIncompatible};
 use tokio::io::AsyncWriteExt;
 
 use super::buffer::Buffer;
@@ -58,7 +58,7 @@ pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accep
             };
             if is_outdated(incoming.filled()) {
                 let _ = io.write_all(&first_alert(AlertDescription::ProtocolVersion)).await;
-                let reason = "268435696:SSL routines:OPENSSL_internal:UNSUPPORTED_PROTOCOL";
+                let reason = Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             }
             let told = if told.is_empty() { fatal_alert(description(&error)).to_vec() } else { told };
