@@ -28,6 +28,7 @@ mod lb;
 mod limits;
 mod orca;
 mod outlier;
+mod pings;
 mod pipes;
 mod pool;
 mod router;

@@ -4,23 +4,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 
-use h2::{Ping, PingPong};
 use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::{HeaderName, HeaderValue};
 use nuncio_config::cluster::{HttpHealthCheck, UpstreamProtocol};
-use nuncio_config::protocol::Keepalive;
 use nuncio_filter_api::{Body, Io, RequestHead, Response, ResponseHead, Scheme};
 use nuncio_http::h1::{ClientConnection, ClientSettings, ExchangeFailure, ExchangeOptions, OnIdle};
 use nuncio_http::h2::client::H2Client;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::{ConnectionInfo, Protocol, StreamInfo};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::probe::{NO_ANSWER, Target};
 use super::state::{CheckResult, Failure, FailureKind};
 use super::watch::HealthCheckStats;
 use crate::host::HealthFlag;
+use crate::pings::{self, Pings};
 use crate::worker::http1_settings;
 
 static DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
@@ -228,13 +228,14 @@ impl Http2 {
         let (http, limit) = (&config.http, config.buffer_limit as usize);
         let begun = H2Client::handshake(io, &http.http2, (&http.common).into(), limit, None).await;
         let (client, mut driver) = begun.ok()?;
-        let pings = http.http2.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+        let pings = Pings::new(http.http2.keepalive, &mut driver);
         let driver = tokio::task::spawn_local(async move {
+            let unasked = Notify::new();
             tokio::select! {
                 // Streams tell what goes wrong.
                 _ = driver => {}
                 // A check that is given up leaves the connection: nothing else would tell that it is dead.
-                () = answers_no_ping(pings) => {}
+                () = pings::unanswered(pings, &unasked, |most| fastrand::u64(..most)) => {}
             }
         });
         Some(Self { client, driver: driver.abort_handle() })
@@ -244,22 +245,6 @@ impl Http2 {
     fn is_gone(&mut self) -> bool {
         matches!(self.client.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
             || self.driver.is_finished()
-    }
-}
-
-/// Sends PINGs as configured, and ends once one is not answered.
-async fn answers_no_ping(pings: Option<(Keepalive, PingPong)>) {
-    let Some((Keepalive { interval: Some(interval), timeout, .. }, mut pings)) = pings else {
-        return std::future::pending().await;
-    };
-    loop {
-        sleep(interval).await;
-        match tokio::time::timeout(timeout, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            // The driver ends as well.
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) => return,
-        }
     }
 }
 

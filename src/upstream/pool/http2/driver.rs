@@ -4,14 +4,12 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
 
-use h2::{Ping, PingPong};
-use nuncio_config::protocol::Keepalive;
 use nuncio_http::h2::client::{Driver, DriverError};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::sleep_until;
 
 use super::Http2Connection;
+use crate::pings::{self, Pings};
 use crate::pool::connection::ClosedBy;
 use crate::worker::ClusterShare;
 
@@ -30,11 +28,11 @@ impl Http2Connection {
     pub(super) async fn drive(self: Rc<Self>, share: &Rc<ClusterShare>, mut driver: Driver) {
         let stats = &share.cluster.stats;
         let keepalive = share.cluster.config.http.http2.keepalive;
-        let pings = keepalive.and_then(|k| Some((k, driver.ping_pong()?)));
+        let pings = Pings::new(keepalive, &mut driver);
         let signal = self.record.host.signal();
         let end = {
             let mut idle = pin!(self.idle_for_too_long(share));
-            let mut dead = pin!(self.answers_no_ping(share, pings));
+            let mut dead = pin!(pings::unanswered(pings, &self.ping, |most| share.env.rng.below(most)));
             poll_fn(|cx| {
                 signal.register(cx.waker());
                 if self.record.is_given_up() {
@@ -100,33 +98,5 @@ impl Http2Connection {
                 }
             }
         }
-    }
-
-    /// Sends PINGs as configured, and ends once one is not answered.
-    async fn answers_no_ping(&self, share: &ClusterShare, pings: Option<(Keepalive, PingPong)>) {
-        let Some((keepalive, mut pings)) = pings else { return std::future::pending().await };
-        loop {
-            match self.next_ping(share, &keepalive) {
-                Some(at) => tokio::select! {
-                    () = sleep_until(at) => {}
-                    () = self.ping.notified() => {}
-                },
-                None => self.ping.notified().await,
-            }
-            match timeout(keepalive.timeout, pings.ping(Ping::opaque())).await {
-                Ok(Ok(_)) => {}
-                // The driver tells what is wrong with the connection.
-                Ok(Err(_)) => return std::future::pending().await,
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn next_ping(&self, share: &ClusterShare, keepalive: &Keepalive) -> Option<Instant> {
-        let interval = keepalive.interval?;
-        let jitter = interval.mul_f64(keepalive.interval_jitter.clamp(0.0, 100.0) / 100.0);
-        let nanos = u64::try_from(jitter.as_nanos()).unwrap_or(u64::MAX);
-        let jitter = if nanos == 0 { 0 } else { share.env.rng.below(nanos) };
-        Some(share.env.clock.now() + interval + Duration::from_nanos(jitter))
     }
 }
