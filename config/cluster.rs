@@ -175,6 +175,27 @@ impl Discovery {
             Self::Aggregate(_) | Self::OriginalDst(_) | Self::ForwardProxy(_) => true,
         }
     }
+
+    /// How endpoints are discovered, where they are.
+    pub fn eds(&self) -> Option<&EdsConfig> {
+        match self {
+            Self::Eds(eds) => Some(eds),
+            _ => None,
+        }
+    }
+
+    /// What endpoints are asked for by, where that is said (`service_name`).
+    pub fn told_service(&self) -> Option<&str> {
+        self.eds()?.told_name.as_deref()
+    }
+
+    /// How names are resolved, where they are the hosts.
+    pub fn dns(&self) -> Option<&DnsConfig> {
+        match self {
+            Self::StrictDns(dns) | Self::LogicalDns(dns) => Some(dns),
+            Self::Static | Self::Eds(_) | Self::Aggregate(_) | Self::OriginalDst(_) | Self::ForwardProxy(_) => None,
+        }
+    }
 }
 
 // === impl ClusterConfig ===

@@ -321,6 +321,12 @@ impl Locality {
         let locality = Self { region, zone, sub_zone };
         (locality != Self::default()).then_some(locality)
     }
+
+    /// It as a message.
+    pub fn to_proto(&self) -> core::Locality {
+        let Self { region, zone, sub_zone } = self;
+        core::Locality { region: region.to_string(), zone: zone.to_string(), sub_zone: sub_zone.to_string() }
+    }
 }
 
 /// Where the typed metadata of an endpoint speaks of PROXY headers.

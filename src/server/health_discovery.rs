@@ -268,15 +268,12 @@ fn to_cluster(checks: pb::ClusterHealthCheck) -> cluster::Cluster {
 /// Hosts that stand together in the same locality are told together.
 fn by_locality(hosts: &[Arc<Host>]) -> Vec<pb::LocalityEndpointsHealth> {
     let of_group = |group: &[Arc<Host>]| pb::LocalityEndpointsHealth {
-        locality: Some(group.first().and_then(|host| host.locality.as_deref()).map(to_locality).unwrap_or_default()),
+        locality: Some(
+            group.first().and_then(|host| host.locality.as_deref()).map(Locality::to_proto).unwrap_or_default(),
+        ),
         endpoints_health: group.iter().map(|host| health_of(host)).collect(),
     };
     hosts.chunk_by(|a, b| a.locality == b.locality).map(of_group).collect()
-}
-
-fn to_locality(locality: &Locality) -> core::Locality {
-    let Locality { region, zone, sub_zone } = locality;
-    core::Locality { region: region.to_string(), zone: zone.to_string(), sub_zone: sub_zone.to_string() }
 }
 
 fn health_of(host: &Host) -> pb::EndpointHealth {

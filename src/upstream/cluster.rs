@@ -513,8 +513,7 @@ impl Cluster {
     /// Whether it can be used: it is ready, or nobody is to wait for that. Envoy: where its hosts come by anything but the
     /// names that it resolves, `wait_for_warm_on_init` says nothing.
     pub(crate) fn is_usable(&self) -> bool {
-        let resolves = matches!(self.config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
-        self.is_warm() || (resolves && !self.config.wait_for_warm)
+        self.is_warm() || (self.config.discovery.dns().is_some() && !self.config.wait_for_warm)
     }
 
     /// How the load is spread over the priorities and localities of its hosts now.

@@ -5,9 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nuncio_config::cluster::{
-    ClusterConfig, Discovery, DnsConfig, Endpoint, EndpointAddress, ForwardHosts, RefreshRate,
-};
+use nuncio_config::cluster::{Discovery, DnsConfig, Endpoint, EndpointAddress, ForwardHosts, RefreshRate};
 use nuncio_telemetry::Address;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep};
@@ -78,7 +76,7 @@ impl Followers {
                 self.running.insert(at, task);
                 continue;
             }
-            let Some(dns) = dns_of(&cluster.config) else { continue };
+            let Some(dns) = cluster.config.discovery.dns() else { continue };
             let resolver = resolvers.resolver(dns.resolver.as_ref());
             let task = self.tasks.spawn(follow(cluster.clone(), resolver));
             self.running.insert(at, task);
@@ -89,17 +87,6 @@ impl Followers {
             self.parents.values().any(|parent| parent.sub_clusters.get().is_some_and(|own| Arc::ptr_eq(own, orphans)))
         };
         orphans.iter().filter(|orphans| !is_adopted(orphans)).for_each(|orphans| orphans.clear(clusters));
-    }
-}
-
-fn dns_of(config: &ClusterConfig) -> Option<&DnsConfig> {
-    match &config.discovery {
-        Discovery::Static
-        | Discovery::Aggregate(_)
-        | Discovery::OriginalDst(_)
-        | Discovery::ForwardProxy(_)
-        | Discovery::Eds(_) => None,
-        Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(dns),
     }
 }
 
@@ -178,7 +165,7 @@ async fn resolve_forever(
     at: usize,
     answers: tokio::sync::mpsc::Sender<(usize, Option<Answer>)>,
 ) {
-    let dns = dns_of(&cluster.config).expect("only the names of DNS clusters are resolved");
+    let dns = cluster.config.discovery.dns().expect("only the names of DNS clusters are resolved");
     let is_logical = matches!(cluster.config.discovery, Discovery::LogicalDns(_));
     let mut schedule = Schedule::new(dns);
     loop {

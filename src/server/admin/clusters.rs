@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, Health, Priority};
+use nuncio_config::cluster::{Health, Locality, Priority};
 use nuncio_config::load::{Defaults, to_json};
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::cluster::v3 as cluster;
@@ -65,9 +65,7 @@ fn write_cluster(cluster: &Cluster, is_discovered: bool, out: &mut String) -> st
         writeln!(out, "{name}::{label}_priority::max_retries::{max_retries}")?;
     }
     writeln!(out, "{name}::added_via_api::{is_discovered}")?;
-    if let Discovery::Eds(eds) = &cluster.config.discovery
-        && let Some(service) = &eds.told_name
-    {
+    if let Some(service) = cluster.config.discovery.told_service() {
         writeln!(out, "{name}::eds_service_name::{service}")?;
     }
     for host in &*cluster.hosts().hosts {
@@ -128,10 +126,7 @@ fn status(cluster: &Cluster, added_via_api: bool) -> proto::ClusterStatus {
     proto::ClusterStatus {
         name: cluster.config.name.name.to_string(),
         added_via_api,
-        eds_service_name: match &cluster.config.discovery {
-            Discovery::Eds(eds) => eds.told_name.as_deref().unwrap_or_default().to_owned(),
-            _ => String::new(),
-        },
+        eds_service_name: cluster.config.discovery.told_service().unwrap_or_default().to_owned(),
         host_statuses: cluster.hosts().hosts.iter().map(host_status).collect(),
         circuit_breakers: Some(cluster::CircuitBreakers {
             thresholds: thresholds.into(),
@@ -162,11 +157,7 @@ fn host_status(host: &Arc<Host>) -> proto::HostStatus {
     };
     let counters = counters(host).into_iter().map(metric(proto::simple_metric::Type::Counter));
     let gauges = gauges(host).into_iter().map(metric(proto::simple_metric::Type::Gauge));
-    let locality = host.locality.as_deref().map(|l| core::Locality {
-        region: l.region.to_string(),
-        zone: l.zone.to_string(),
-        sub_zone: l.sub_zone.to_string(),
-    });
+    let locality = host.locality.as_deref().map(Locality::to_proto);
     let [success_rate, local_origin_success_rate] = host.success_rates().map(percent);
     proto::HostStatus {
         address: Some(to_proto(&host.address())),

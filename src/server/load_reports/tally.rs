@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, Locality};
+use nuncio_config::cluster::Locality;
 use nuncio_config::protocol::{read_duration, to_duration};
 use nuncio_filter_api::ClusterNames;
-use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::config::endpoint::v3::cluster_stats::DroppedRequests;
 use nuncio_proto::envoy::config::endpoint::v3::{
     ClusterStats, EndpointLoadMetricStats, UpstreamEndpointStats, UpstreamLocalityStats,
@@ -156,7 +155,7 @@ impl Followed {
         let [before, before_by_assignment] = std::mem::replace(&mut self.drops, [all, by_assignment]);
         ClusterStats {
             cluster_name: cluster.config.name.name.to_string(),
-            cluster_service_name: service_name(cluster),
+            cluster_service_name: cluster.config.discovery.told_service().unwrap_or_default().to_owned(),
             upstream_locality_stats,
             total_dropped_requests: since(all, before),
             dropped_requests: dropped(cluster, since(by_assignment, before_by_assignment)),
@@ -219,14 +218,9 @@ impl Sum {
 
     fn tell(self, (priority, _, locality): Place<'_>) -> UpstreamLocalityStats {
         let Self { counts, active, metrics, hosts } = self;
-        let locality = locality.map(|locality| core::Locality {
-            region: locality.region.to_string(),
-            zone: locality.zone.to_string(),
-            sub_zone: locality.sub_zone.to_string(),
-        });
         UpstreamLocalityStats {
             // Envoy: there always is one, though it says nothing.
-            locality: Some(locality.unwrap_or_default()),
+            locality: Some(locality.map(Locality::to_proto).unwrap_or_default()),
             total_successful_requests: counts.success,
             total_requests_in_progress: active,
             total_error_requests: counts.error,
@@ -247,13 +241,6 @@ fn tell_metrics(metrics: BTreeMap<String, MetricSum>) -> Vec<EndpointLoadMetricS
         total_metric_value: sum.total,
     };
     metrics.into_iter().map(tell).collect()
-}
-
-fn service_name(cluster: &Cluster) -> String {
-    match &cluster.config.discovery {
-        Discovery::Eds(eds) => eds.told_name.as_deref().unwrap_or_default().to_owned(),
-        _ => String::new(),
-    }
 }
 
 fn dropped(cluster: &Cluster, count: u64) -> Vec<DroppedRequests> {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::stats::{Counted, Event};
 use super::{Kind, PlaneState, Subscriptions, Target};
-use users::{eds, endpoints_of};
+use users::endpoints_of;
 
 pub(super) use users::{Users, users};
 
@@ -106,7 +106,7 @@ impl Targets {
                 self.is_news |= known.is_some();
                 continue;
             }
-            let timeouts = clusters.iter().filter_map(|cluster| eds(cluster)?.source.initial_fetch_timeout);
+            let timeouts = clusters.iter().filter_map(|c| c.config.discovery.eds()?.source.initial_fetch_timeout);
             let users = Users { initial_fetch_timeout: timeouts.max(), clusters, ..Users::default() };
             self.put(target, users, known, store);
         }

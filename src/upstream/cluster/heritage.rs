@@ -30,7 +30,7 @@ impl Cluster {
         let inherited = writer.inherited.take();
         let current = self.hosts();
         let mut next = Hosts::new(inherited.as_deref().unwrap_or(&current), inherited.is_some(), &self.config);
-        let is_discovered = matches!(self.config.discovery, Discovery::Eds(_));
+        let is_discovered = self.config.discovery.eds().is_some();
         let mut seen = HashSet::new();
         for endpoint in endpoints {
             // Lowering refuses names where nobody resolves them.
@@ -67,7 +67,7 @@ impl Cluster {
 
     /// Lets go of hosts that discovery has no longer, once their checks fail. False if there is none.
     pub(super) fn drop_hosts_that_left(&self) -> bool {
-        if !matches!(self.config.discovery, Discovery::Eds(_)) {
+        if self.config.discovery.eds().is_none() {
             return false;
         }
         let current = self.hosts();

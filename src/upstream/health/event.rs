@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Checker, HealthCheck};
+use nuncio_config::cluster::{Checker, HealthCheck, Locality};
 use nuncio_config::load::JsonLines;
-use nuncio_proto::envoy::config::core::v3 as core;
 use nuncio_proto::envoy::data::core::v3 as proto;
 use nuncio_proto::envoy::data::core::v3::health_check_event::Event as ProtoEvent;
 
@@ -49,21 +48,13 @@ fn message(checker: &Checker, cluster: &str, host: &Host, event: Event, now: Sys
         Checker::Redis(_) => proto::HealthCheckerType::Redis,
         Checker::Thrift(_) => proto::HealthCheckerType::Thrift,
     };
-    let locality = host.locality.as_deref();
-    let name = |part: fn(&nuncio_config::cluster::Locality) -> &Arc<str>| {
-        locality.map(|l| part(l).to_string()).unwrap_or_default()
-    };
     proto::HealthCheckEvent {
         health_checker_type: kind as i32,
         host: Some(to_proto(&host.address())),
         cluster_name: cluster.to_owned(),
         timestamp: Some(timestamp(now)),
         metadata: host.metadata().as_deref().map(nuncio_config::metadata::to_proto),
-        locality: Some(core::Locality {
-            region: name(|l| &l.region),
-            zone: name(|l| &l.zone),
-            sub_zone: name(|l| &l.sub_zone),
-        }),
+        locality: Some(host.locality.as_deref().map(Locality::to_proto).unwrap_or_default()),
         event: Some(what(event)),
     }
 }

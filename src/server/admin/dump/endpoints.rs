@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nuncio_config::address::to_proto;
-use nuncio_config::cluster::{Discovery, DropOverload, Locality};
+use nuncio_config::cluster::{DropOverload, Locality};
 use nuncio_config::metadata;
 use nuncio_proto::envoy::admin::v3 as proto;
 use nuncio_proto::envoy::config::core::v3 as core;
@@ -50,8 +50,7 @@ pub(super) fn endpoints(admin: &Admin, names: &Names) -> proto::EndpointsConfigD
 fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
     let policy = cluster.assignment_policy();
     // Envoy: hosts whose names were resolved have metadata, with nothing in it.
-    let is_resolved = matches!(cluster.config.discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_));
-    let empty = is_resolved.then(core::Metadata::default);
+    let empty = cluster.config.discovery.dns().map(|_| core::Metadata::default());
     let set = cluster.hosts();
     let mut groups: BTreeMap<(u32, Option<Arc<Locality>>), Vec<&Arc<Host>>> = BTreeMap::new();
     for host in &*set.hosts {
@@ -61,17 +60,15 @@ fn assignment(cluster: &Cluster) -> pb::ClusterLoadAssignment {
         let is_meant = |w: &&nuncio_config::cluster::LocalityWeight| w.priority == priority && w.locality == locality;
         let weight = policy.locality_weights.iter().find(is_meant).map_or(0, |found| found.weight);
         pb::LocalityLbEndpoints {
-            locality: Some(locality.as_deref().map(to_locality).unwrap_or_default()),
+            locality: Some(locality.as_deref().map(Locality::to_proto).unwrap_or_default()),
             lb_endpoints: hosts.into_iter().map(|host| endpoint(host, empty.clone())).collect(),
             load_balancing_weight: Some(UInt32Value { value: weight }),
             priority,
             ..pb::LocalityLbEndpoints::default()
         }
     });
-    let cluster_name = match &cluster.config.discovery {
-        Discovery::Eds(eds) => eds.service_name.to_string(),
-        _ => cluster.config.name.name.to_string(),
-    };
+    let service = cluster.config.discovery.eds().map(|eds| &eds.service_name);
+    let cluster_name = service.unwrap_or(&cluster.config.name.name).to_string();
     pb::ClusterLoadAssignment {
         cluster_name,
         endpoints: endpoints.collect(),
@@ -94,11 +91,6 @@ fn drop_overload(drop: &DropOverload) -> pb::cluster_load_assignment::policy::Dr
             denominator: DenominatorType::Million as i32,
         }),
     }
-}
-
-fn to_locality(locality: &Locality) -> core::Locality {
-    let Locality { region, zone, sub_zone } = locality;
-    core::Locality { region: region.to_string(), zone: zone.to_string(), sub_zone: sub_zone.to_string() }
 }
 
 /// `empty` stands for no metadata.

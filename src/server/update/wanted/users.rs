@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nuncio_config::bootstrap::DynamicResources;
-use nuncio_config::cluster::{Discovery, EdsConfig};
 use nuncio_config::discovery::{ConfigSource, OnDemandClusters, RouteSlot};
 use nuncio_config::extension::{Category, ExtensionSlot};
 use nuncio_config::route::{HostSlot, ScopeSlot};
@@ -101,15 +100,8 @@ fn entry<'a>(
     users
 }
 
-pub(super) fn eds(cluster: &Cluster) -> Option<&EdsConfig> {
-    match &cluster.config.discovery {
-        Discovery::Eds(eds) => Some(eds),
-        _ => None,
-    }
-}
-
 pub(super) fn endpoints_of(cluster: &Cluster, dynamic: &DynamicResources) -> Option<Target> {
-    let eds = eds(cluster)?;
+    let eds = cluster.config.discovery.eds()?;
     Some(target(dynamic, Kind::Endpoints, &eds.source, Some(&eds.service_name)))
 }
 
