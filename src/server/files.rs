@@ -162,19 +162,7 @@ pub(crate) fn unexpected(target: &Target, delivery: &Delivery) -> Option<String>
     match &*delivery.resources {
         [] => Some(format!("Missing {noun} for {name} in onConfigUpdate()")),
         [only] if only.name == name => None,
-        [only] if target.kind == Kind::Endpoints => {
-            Some(format!("Unexpected EDS cluster (expecting {name}): {}", only.name))
-        }
-        [only] if target.kind == Kind::Secret => {
-            Some(format!("Unexpected SDS secret (expecting {name}): {}", only.name))
-        }
-        [only] if target.kind == Kind::Runtime => {
-            Some(format!("Unexpected RTDS runtime (expecting {name}): {}", only.name))
-        }
-        [only] if target.kind == Kind::Extension => {
-            Some(format!("Unexpected resource name in ExtensionConfigDS response: {}", only.name))
-        }
-        [only] => Some(format!("Unexpected RDS configuration (expecting {name}): {}", only.name)),
+        [only] => Some(target.kind.misnamed(name, &only.name)),
         several => Some(format!("Unexpected {short} resource length: {}", several.len())),
     }
 }

@@ -1,5 +1,6 @@
 //! The configuration in force.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use nuncio_net::Listener;
@@ -13,4 +14,9 @@ pub(crate) struct Snapshot {
     pub(crate) warming: Vec<Arc<Listener>>,
     /// Those that accept no more, while their connections end.
     pub(crate) draining: Vec<Arc<Listener>>,
+}
+
+/// How these are called. Of one name there may be several.
+pub(crate) fn names_of(listeners: &[Arc<Listener>]) -> HashSet<&str> {
+    listeners.iter().map(|listener| &*listener.config.name).collect()
 }

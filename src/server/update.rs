@@ -198,6 +198,9 @@ pub(crate) struct Updates {
     wanted: watch::Receiver<Arc<Subscriptions>>,
 }
 
+/// How the type URLs of all kinds begin.
+const TYPE_URLS: &str = "type.googleapis.com/";
+
 // === impl Kind ===
 
 impl Kind {
@@ -231,9 +234,15 @@ impl Kind {
         }
     }
 
+    /// The kind of resources with this type URL.
+    pub(crate) fn of(type_url: &str) -> Option<Self> {
+        let name = type_url.strip_prefix(TYPE_URLS)?;
+        Self::ALL.into_iter().find(|kind| kind.message_name() == name)
+    }
+
     /// Its type URL.
     pub(crate) fn type_url(self) -> String {
-        format!("type.googleapis.com/{}", self.message_name())
+        format!("{TYPE_URLS}{}", self.message_name())
     }
 
     /// What its discovery is called.
@@ -267,13 +276,26 @@ impl Kind {
             Self::VirtualHost => "virtual host",
         }
     }
+
+    /// Envoy's words for a resource that is called `found` where `asked` was asked for.
+    pub(crate) fn misnamed(self, asked: &str, found: &str) -> String {
+        let noun = match self {
+            Self::Runtime => "RTDS runtime",
+            Self::Endpoints => "EDS cluster",
+            Self::Secret => "SDS secret",
+            Self::Extension => return format!("Unexpected resource name in ExtensionConfigDS response: {found}"),
+            _ => "RDS configuration",
+        };
+        format!("Unexpected {noun} (expecting {asked}): {found}")
+    }
 }
 
 // === impl Target ===
 
 impl Target {
-    fn is_of(&self, kind: Kind, origin: &Origin) -> bool {
-        self.kind == kind && self.origin == *origin
+    /// One resource of a kind, by its name.
+    pub(crate) fn named(kind: Kind, origin: &Origin, name: Arc<str>) -> Self {
+        Self { kind, origin: origin.clone(), name: Some(name) }
     }
 
     /// Whether a resource of this name is a part of it, or the whole.

@@ -252,19 +252,7 @@ impl Updater {
         };
         self.parts.shared.stats.dynamic_unknown_fields().add(prepared.unknown_fields);
         own_services::reconcile(&self.parts.env, &self.parts.shared.clusters);
-        let malformed = self.refuse_malformed(&prepared);
-        let Applied { outcome, is_change, reloads, single, gone } = match prepared.kind {
-            _ if malformed.is_some() => malformed.unwrap_or_else(Applied::nothing),
-            Kind::Cluster if self.leaves_too_few(&prepared) => Applied::refused(TOO_FEW_CLUSTERS),
-            Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
-                self.apply_single(prepared).await
-            }
-            Kind::Cluster => self.apply_clusters(prepared).await,
-            Kind::LocalityEndpoints => self.apply_locality_endpoints(prepared),
-            Kind::Scope => self.apply_scopes(prepared),
-            Kind::VirtualHost => self.apply_virtual_hosts(prepared).await,
-            Kind::Listener => self.apply_listeners(prepared).await,
-        };
+        let Applied { outcome, is_change, reloads, single, gone } = self.apply(prepared).await;
         if is_change || outcome.is_accepted() {
             self.records().set_version(whole.kind, &version);
         }
@@ -299,6 +287,23 @@ impl Updater {
         outcome
     }
 
+    async fn apply(&mut self, prepared: Prepared) -> Applied {
+        if let Some(refused) = self.refuse_malformed(&prepared) {
+            return refused;
+        }
+        match prepared.kind {
+            Kind::Cluster if self.leaves_too_few(&prepared) => Applied::refused(TOO_FEW_CLUSTERS),
+            Kind::Runtime | Kind::Endpoints | Kind::Secret | Kind::Extension | Kind::Routes => {
+                self.apply_single(prepared).await
+            }
+            Kind::Cluster => self.apply_clusters(prepared).await,
+            Kind::LocalityEndpoints => self.apply_locality_endpoints(prepared),
+            Kind::Scope => self.apply_scopes(prepared),
+            Kind::VirtualHost => self.apply_virtual_hosts(prepared).await,
+            Kind::Listener => self.apply_listeners(prepared).await,
+        }
+    }
+
     /// Envoy: a push is decoded as a whole, so that nothing of it is looked at where a part of it is malformed. What a
     /// server tells by changes, and nobody asked for, is not decoded.
     fn refuse_malformed(&self, prepared: &Prepared) -> Option<Applied> {
@@ -320,8 +325,7 @@ impl Updater {
         if rejected.is_empty() {
             return None;
         }
-        let of_single = self.targets.iter().map(|(target, _)| target);
-        let of_single = of_single.filter(|target| target.name.is_some() && target.is_of(kind, origin));
+        let of_single = self.targets.of(kind, origin).filter(|target| target.name.is_some());
         let single = of_single.map(|target| (target.clone(), None)).collect();
         let mut outcome = Outcome { rejected, ..Outcome::default() };
         outcome.refused = outcome.error_detail(kind);

@@ -124,14 +124,7 @@ pub(crate) fn says_its_name(kind: Kind) -> bool {
 fn misnamed(kind: Kind, resource: &Resource) -> Option<String> {
     let inner = resource_name(&resource.any.value).unwrap_or_default();
     let is_so = !says_its_name(kind) || inner == resource.name || canonical(&inner).is_some_and(|n| n == resource.name);
-    let what = match kind {
-        _ if is_so => return None,
-        Kind::Runtime => "RTDS runtime",
-        Kind::Endpoints => "EDS cluster",
-        Kind::Secret => "SDS secret",
-        _ => "RDS configuration",
-    };
-    Some(format!("Unexpected {what} (expecting {}): {inner}", resource.name))
+    (!is_so).then(|| kind.misnamed(&resource.name, &inner))
 }
 
 fn is_known(resource: &Resource, hash: u64, kind: Kind, origin: &Origin, records: &Mutex<Records>) -> bool {

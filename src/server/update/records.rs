@@ -85,6 +85,18 @@ impl Records {
         self.by_kind.get(&kind).into_iter().flatten()
     }
 
+    /// Those of one kind and source whose names begin so, by name. There may be very many others.
+    pub(super) fn beginning<'a>(
+        &'a self,
+        kind: Kind,
+        origin: &'a Origin,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a Id, &'a Record)> {
+        let first = Id { name: prefix.into(), origin: origin.clone() };
+        let from_first = self.by_kind.get(&kind).into_iter().flat_map(move |all| all.range(first.clone()..));
+        from_first.take_while(move |(id, _)| id.name.starts_with(prefix)).filter(move |(id, _)| id.origin == *origin)
+    }
+
     /// All of all kinds.
     pub(crate) fn each(&self) -> impl Iterator<Item = (Kind, &Id, &Record)> {
         self.by_kind.iter().flat_map(|(kind, all)| all.iter().map(|(id, record)| (*kind, id, record)))

@@ -168,7 +168,7 @@ impl Targets {
 
     /// The target, if it is wanted, of which a resource of this name is a part, or the whole.
     pub(super) fn covering(&self, kind: Kind, origin: &Origin, name: &str) -> Option<Target> {
-        let target = |name: &str| Target { kind, origin: origin.clone(), name: Some(name.into()) };
+        let target = |name: &str| Target::named(kind, origin, name.into());
         let itself = Some(target(name)).filter(|target| self.find(target).is_some());
         let collection = || collection_of(name).map(|name| target(&name));
         itself.or_else(|| collection().filter(|target| self.find(target).is_some()))
@@ -176,14 +176,19 @@ impl Targets {
 
     /// Whether anything of this kind is wanted of the source.
     pub(super) fn asks(&self, kind: Kind, origin: &Origin) -> bool {
-        let first = Target { kind, origin: origin.clone(), name: None };
-        let next = self.watched.get(&kind).and_then(|of_kind| of_kind.range(first..).next());
-        next.is_some_and(|(next, _)| next.origin == *origin)
+        self.of(kind, origin).next().is_some()
     }
 
     /// Whether anything of this kind is wanted.
     pub(super) fn wants(&self, kind: Kind) -> bool {
         self.watched.get(&kind).is_some_and(|of_kind| !of_kind.is_empty())
+    }
+
+    /// All of this kind that are wanted of the source.
+    pub(super) fn of<'a>(&'a self, kind: Kind, origin: &'a Origin) -> impl Iterator<Item = &'a Target> {
+        let first = Target { kind, origin: origin.clone(), name: None };
+        let from_first = self.watched.get(&kind).into_iter().flat_map(move |of_kind| of_kind.range(first.clone()..));
+        from_first.map(|(target, _)| target).take_while(|target| target.origin == *origin)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Target, &Watched)> {

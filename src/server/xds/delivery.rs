@@ -66,7 +66,7 @@ impl Deliverer {
     }
 
     async fn apply(&mut self, update: Update) -> Verdict {
-        let Some(kind) = Kind::ALL.into_iter().find(|kind| type_url(*kind) == update.type_url) else {
+        let Some(kind) = Kind::of(&update.type_url) else {
             return Verdict { error: Some(format!("{} is not followed", update.type_url)), ..Verdict::default() };
         };
         let Update { type_url: _, version, resources, removed, is_whole, errors, control_plane: _ } = update;
@@ -125,13 +125,13 @@ impl Deliverer {
     fn is_asked_for(&self, kind: Kind, name: &str) -> bool {
         let Some(asked) = self.collections.get(&kind) else { return true };
         let is_asked = |form: Option<String>| form.is_some_and(|form| form == *asked);
-        let wanted = || Target { kind, origin: self.origin.clone(), name: Some(name.into()) };
+        let wanted = || Target::named(kind, &self.origin, name.into());
         is_asked(collection_of(name)) || is_asked(canonical(name)) || self.targets.borrow().contains(&wanted())
     }
 
     /// The server has no such resource: whoever waits for it waits no longer.
     async fn give_up(&self, kind: Kind, name: &str) {
-        let wanted = Target { kind, origin: self.origin.clone(), name: Some(name.into()) };
+        let wanted = Target::named(kind, &self.origin, name.into());
         let is_wanted = self.targets.borrow().contains(&wanted);
         if is_wanted {
             self.updates.missing(&wanted).await;

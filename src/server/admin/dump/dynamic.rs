@@ -14,6 +14,7 @@ use proto::scoped_routes_config_dump::DynamicScopedRouteConfigs;
 use super::names::Names;
 use super::{is_initialising, statics, timestamp};
 use crate::admin::Admin;
+use crate::snapshot::names_of;
 use crate::update::{Accepted, Kind, Record, lock};
 
 pub(super) fn clusters(admin: &Admin, names: &Names) -> proto::ClustersConfigDump {
@@ -66,6 +67,8 @@ pub(in crate::admin) fn error_state(record: &Record) -> Option<proto::UpdateFail
 
 pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigDump {
     let snapshot = admin.shared.snapshot.load();
+    let (serving, warming, draining) =
+        (names_of(&snapshot.listeners), names_of(&snapshot.warming), names_of(&snapshot.draining));
     let records = lock(&admin.shared.records);
     let mut dump = proto::ListenersConfigDump {
         version_info: records.version(Kind::Listener).to_owned(),
@@ -73,18 +76,17 @@ pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigD
     };
     let is_initialising = is_initialising(admin);
     let mut left: BTreeMap<&str, &Accepted> = records.left().map(|(id, accepted)| (&*id.name, accepted)).collect();
-    left.retain(|name, _| snapshot.draining.iter().any(|listener| *listener.config.name == **name));
+    left.retain(|name, _| draining.contains(name));
     for (id, record) in records.all(Kind::Listener) {
         let error_state = error_state(record);
         // Envoy: what was refused is told whatever its name.
         if !names.have(&id.name) && error_state.is_none() {
             continue;
         }
-        let is_in = |list: &[std::sync::Arc<nuncio_net::Listener>]| list.iter().any(|l| l.config.name == id.name);
-        let is_warming = is_initialising || is_in(&snapshot.warming);
+        let is_warming = is_initialising || warming.contains(&*id.name);
         let (latest, before) = (record.accepted.as_ref().map(listener), record.before.as_ref().map(listener));
         let (active_state, warming_state) = match is_warming {
-            true => (before.clone().filter(|_| is_in(&snapshot.listeners)), latest),
+            true => (before.clone().filter(|_| serving.contains(&*id.name)), latest),
             false => (latest, None),
         };
         dump.dynamic_listeners.push(DynamicListener {
@@ -94,7 +96,7 @@ pub(super) fn listeners(admin: &Admin, names: &Names) -> proto::ListenersConfigD
             draining_state: left
                 .remove(&*id.name)
                 .map(listener)
-                .or_else(|| before.filter(|_| !is_warming && is_in(&snapshot.draining))),
+                .or_else(|| before.filter(|_| !is_warming && draining.contains(&*id.name))),
             error_state,
             ..DynamicListener::default()
         });

@@ -55,7 +55,7 @@ impl Updater {
                 }
                 _ => self.confirm(kind, &origin, &resource),
             }
-            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            let target = Target::named(kind, &origin, resource.name.as_str().into());
             if self.targets.find(&target).is_some() {
                 applied.single.push((target, Some(true)));
             }
@@ -69,13 +69,13 @@ impl Updater {
             let _ = spawn_blocking(update).await;
         }
         if let Removed::Named(names) = &removed {
-            let target = |name: &String| Target { kind, origin: origin.clone(), name: Some(name.as_str().into()) };
+            let target = |name: &String| Target::named(kind, &origin, name.as_str().into());
             applied.gone = names.iter().map(target).filter(|target| self.targets.find(target).is_some()).collect();
         }
         let gone = self.records().take_out(Kind::Cluster, &origin, &removed, &present);
         for name in &gone {
             // Whoever wants one again asks again.
-            let target = Target { kind, origin: origin.clone(), name: Some(name.clone()) };
+            let target = Target::named(kind, &origin, name.clone());
             let asked = self.targets.users(&target).into_iter().flat_map(|users| users.on_demand.iter());
             asked.for_each(|slot| slot.answer(name, FoundCluster::Nowhere));
         }

@@ -39,7 +39,7 @@ impl Updater {
     pub(super) fn forget_extensions(&mut self, origin: &Origin, names: Vec<String>, applied: &mut Applied) {
         for name in names {
             let name: Arc<str> = name.into();
-            let target = Target { kind: Kind::Extension, origin: origin.clone(), name: Some(name.clone()) };
+            let target = Target::named(Kind::Extension, origin, name.clone());
             let Some(users) = self.targets.users(&target) else { continue };
             info!(target: "config", "{target} is gone");
             users.extensions.iter().for_each(|slot| slot.remove());

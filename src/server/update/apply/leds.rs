@@ -81,10 +81,9 @@ impl Composites {
 
 impl Composite {
     fn new(assignment: &Arc<ClusterAssignment>, context: &BTreeMap<String, String>) -> Self {
-        let collections = assignment.leds.iter().map(|leds| Target {
-            kind: Kind::LocalityEndpoints,
-            origin: leds.source.origin.clone(),
-            name: Some(leds.collection.within(context).to_string().into()),
+        let collections = assignment.leds.iter().map(|leds| {
+            let name = leds.collection.within(context).to_string();
+            Target::named(Kind::LocalityEndpoints, &leds.source.origin, name.into())
         });
         Self { assignment: assignment.clone(), collections: collections.collect() }
     }
@@ -102,8 +101,10 @@ impl Composite {
 
 /// The endpoints of a collection that are in force.
 fn members(records: &Records, collection: &Target) -> Members {
-    let of_source = records.all(Kind::LocalityEndpoints).filter(|(id, _)| id.origin == collection.origin);
-    let of_collection = of_source.filter(|(id, _)| collection.covers(&id.name));
+    // Its name is theirs up to its asterisk.
+    let prefix = collection.name.as_deref().and_then(|name| name.split('*').next()).unwrap_or_default();
+    let nearby = records.beginning(Kind::LocalityEndpoints, &collection.origin, prefix);
+    let of_collection = nearby.filter(|(id, _)| collection.covers(&id.name));
     let kept = of_collection.filter_map(|(id, record)| match &record.accepted.as_ref()?.kept {
         Kept::LocalityEndpoint(endpoint) => Some((id.name.clone(), endpoint.clone())),
         _ => None,
@@ -215,8 +216,7 @@ impl Updater {
     }
 
     fn collections_of(&self, origin: &Origin) -> Vec<Target> {
-        let targets = self.targets.iter().map(|(target, _)| target);
-        targets.filter(|target| target.is_of(Kind::LocalityEndpoints, origin)).cloned().collect()
+        self.targets.of(Kind::LocalityEndpoints, origin).cloned().collect()
     }
 
     /// Looks which collections are wanted now.

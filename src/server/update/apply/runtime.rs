@@ -16,7 +16,7 @@ impl Updater {
     pub(super) async fn forget_runtime(&mut self, origin: &Origin, names: Vec<String>, applied: &mut Applied) {
         for name in names {
             let name: Arc<str> = name.into();
-            let target = Target { kind: Kind::Runtime, origin: origin.clone(), name: Some(name.clone()) };
+            let target = Target::named(Kind::Runtime, origin, name.clone());
             if self.targets.find(&target).is_none() {
                 continue;
             }

@@ -95,7 +95,7 @@ impl Updater {
     pub(super) fn note_missing_secrets(&self, origin: &Origin, names: Vec<String>) {
         for name in names {
             let id = Id { name: name.into(), origin: origin.clone() };
-            let target = Target { kind: Kind::Secret, origin: origin.clone(), name: Some(id.name.clone()) };
+            let target = Target::named(Kind::Secret, origin, id.name.clone());
             let Some(users) = self.targets.users(&target) else { continue };
             users.secrets.iter().for_each(|slot| slot.note_removal());
             if users.secrets.iter().next().is_none() {
@@ -117,7 +117,7 @@ impl Updater {
             let (env, unknown) = (self.parts.env.clone(), self.parts.unknown);
             let read = spawn_blocking(move || read_again(&any, &env, unknown)).await;
             let read = read.unwrap_or_else(|_| Err(vec![invalid("", "reading it panicked".to_owned())]));
-            let target = Target { kind: Kind::Secret, origin: id.origin.clone(), name: Some(id.name.clone()) };
+            let target = Target::named(Kind::Secret, &id.origin, id.name.clone());
             let rotated = match read {
                 Ok(secret) if secret.is_same(&before) => continue,
                 Ok(secret) => self.put_secret(&target, &secret).await.map(|()| secret),

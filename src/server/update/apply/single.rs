@@ -17,7 +17,7 @@ impl Updater {
         let Prepared { kind, origin, version, entries, removed, unknown_fields: _ } = prepared;
         let mut applied = Applied::nothing();
         for (index, Entry { resource, hash, lowered, is_malformed: _ }) in entries.into_iter().enumerate() {
-            let target = Target { kind, origin: origin.clone(), name: Some(resource.name.as_str().into()) };
+            let target = Target::named(kind, &origin, resource.name.as_str().into());
             if let (Lowered::Refused(reasons), true) = (&lowered, resource.name.is_empty()) {
                 let reasons = reasons.clone();
                 applied.outcome.rejected.push(self.refuse(kind, &origin, &version, index, &resource, reasons));
@@ -50,13 +50,12 @@ impl Updater {
         if applied.outcome.rejected.iter().any(|rejected| rejected.name.is_empty()) {
             // It may be any of those that the push does not name.
             let told: HashSet<Target> = applied.single.iter().map(|(target, _)| target.clone()).collect();
-            let others = self.targets.iter().map(|(target, _)| target).filter(|target| target.is_of(kind, &origin));
+            let others = self.targets.of(kind, &origin);
             applied.single.extend(others.filter(|target| !told.contains(target)).map(|target| (target.clone(), None)));
         }
         // What is gone of the others stays in force, as in Envoy.
         if let Removed::Named(names) = removed {
-            let wanted =
-                names.iter().map(|name| Target { kind, origin: origin.clone(), name: Some(name.as_str().into()) });
+            let wanted = names.iter().map(|name| Target::named(kind, &origin, name.as_str().into()));
             applied.gone =
                 wanted.filter(|wanted| kind != Kind::Runtime && self.targets.find(wanted).is_some()).collect();
             match kind {

@@ -14,6 +14,7 @@ use super::scopes::{check_scopes, give_scopes};
 use super::secrets::give_secret;
 use super::virtual_hosts::{end_waiting, give_hosts, put_routes};
 use super::{Parts, Updater};
+use crate::snapshot::names_of;
 use crate::update::records::{Id, Kept, Records};
 use crate::update::stats::Event;
 use crate::update::wanted::{Users, users};
@@ -46,7 +47,8 @@ impl Updater {
     /// Forgets listeners that were removed and do not drain any more.
     pub(super) fn forget_left(&self) {
         let snapshot = self.parts.shared.snapshot.load();
-        self.records().retain_left(|name| snapshot.draining.iter().any(|listener| *listener.config.name == *name));
+        let draining = names_of(&snapshot.draining);
+        self.records().retain_left(|name| draining.contains(name));
     }
 
     /// Looks which clusters have come and gone, and tells what is wanted now.

@@ -125,7 +125,7 @@ impl Updater {
             }
             let names = std::iter::once(&*resource.name).chain(resource.aliases.iter().map(String::as_str));
             for name in names.clone() {
-                let target = Target { kind: Kind::VirtualHost, origin: origin.clone(), name: Some(name.into()) };
+                let target = Target::named(Kind::VirtualHost, origin, name.into());
                 applied.single.extend(self.targets.find(&target).map(|_| (target, Some(true))));
             }
             slot.answer(&resource.name, names);
