@@ -148,8 +148,10 @@ fn lower_server_config(config: ServerContextConfig, cx: &mut LowerCx<'_>) -> Res
 /// The format follows from the name of the file. Envoy lets pass what it cannot read, and then knows no name at all.
 fn load_table(source: DataSource, cx: &mut LowerCx<'_>) -> Result<DnsTable, Refused> {
     let DataSource { watched_directory, specifier } = source;
-    // Envoy reads the table once, whatever is watched.
-    let _ = watched_directory;
+    if watched_directory.is_some() {
+        // Envoy reads the table once, whatever is watched.
+        tracing::info!(path = cx.path(), "watched_directory has no effect: the table is read once");
+    }
     let Some(Specifier::Filename(path)) = specifier else {
         return Err(cx.invalid("a table is read from a file: filename is required"));
     };
