@@ -14,6 +14,7 @@ mod ecds;
 mod explain;
 mod faults;
 mod h2spec;
+mod half_closed;
 mod haproxy;
 mod health;
 mod health_discovery;

@@ -40,9 +40,9 @@ nuncio_telemetry::stats! {
         max_downstream_connection_duration: Counter,
         /// Always 0, as in Envoy.
         route_delayed_total: Counter,
-        /// Connections to hosts that were still to be given bytes when the client had left.
-        /// Always 0, as is the gauge: no client's end is read before its host has taken all that came before it.
+        /// Connections to hosts that had ended already when their client sent its last bytes and its end at once.
         upstream_flush_total: Counter,
+        /// Always 0: no client's end is read before its host has taken all that came before it.
         upstream_flush_active: Gauge,
     }
 }

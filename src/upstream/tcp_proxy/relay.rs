@@ -80,8 +80,12 @@ impl<'a> Relay<'a> {
     /// Passes on what there is; ready at the end.
     pub(super) fn poll(&mut self, deadlines: &mut Deadlines, cx: &mut Context<'_>) -> Poll<Ended> {
         let before = (self.to_host.passed(), self.to_client.passed());
+        let was_open = self.to_host.state == State::Open;
         let passed = self.poll_both(cx);
         let after = (self.to_host.passed(), self.to_client.passed());
+        if was_open && self.to_host.state != State::Open && before.0 != after.0 {
+            self.note_last_words();
+        }
         self.host_ended_first |= self.to_host.state == State::Open && self.to_client.state != State::Open;
         self.note_held();
         if before != after {
@@ -122,6 +126,14 @@ impl<'a> Relay<'a> {
         let to_client = to_client.poll(up, down, session, cx).map_err(|e| e.between(Side::Host, Side::Client));
         // What the host said last still went to the client.
         passed.and(to_client)
+    }
+
+    /// The client has sent its last together with its end. Envoy: where the host has ended already, it has to be flushed
+    /// to it without the client; here the kernel has it by now.
+    fn note_last_words(&self) {
+        if self.host_ended_first && !self.active.is_http() {
+            self.session.config.stats.upstream_flush_total().inc();
+        }
     }
 
     /// Counts what is held back for want of room.
