@@ -9,6 +9,7 @@ mod by_name;
 mod certificate;
 mod chain;
 mod constraints;
+mod context;
 mod der;
 mod dn;
 mod downstream;
@@ -32,18 +33,20 @@ mod references;
 mod revocation;
 mod san;
 mod server_configs;
+mod server_side;
 mod sessions;
 mod signature;
 mod spiffe;
 mod suites;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod upstream;
 mod validation;
 mod witness;
 
 pub use alert::{ALERTS, alert_name};
-pub use downstream::{DownstreamTls, ServerSide, Validated};
+pub use downstream::DownstreamTls;
 pub use flaw::{Flaw, FlawAt};
 pub use in_use::{
     CertificateInUse, ContextInUse, contexts_in_use, days_until, days_until_first_end,
@@ -53,6 +56,7 @@ pub use info::certificate_info;
 pub use ocsp::Staple;
 pub use on_demand::subscribe_on_demand;
 pub(crate) use peer_name::PeerName;
+pub use server_side::{ServerSide, Validated};
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;
 pub use witness::Witness;

@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
-use super::downstream::Common;
+use super::context::Common;
 use super::in_use::HasCertificates;
 use super::live::{Live, Recipe};
 use super::on_demand::{HasCertificate, OnDemand, Selector};
