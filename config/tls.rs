@@ -8,6 +8,7 @@ mod authorities;
 mod by_name;
 mod certificate;
 mod chain;
+mod compliance;
 mod constraints;
 mod context;
 mod der;
@@ -16,6 +17,7 @@ mod downstream;
 mod flaw;
 #[cfg(test)]
 mod forged;
+mod groups;
 mod in_use;
 mod info;
 mod key_log;
@@ -23,6 +25,7 @@ mod link;
 mod live;
 mod ocsp;
 mod on_demand;
+mod p521;
 mod parameters;
 mod password;
 mod peer;
@@ -32,6 +35,7 @@ mod printed;
 mod references;
 mod revocation;
 mod san;
+mod schemes;
 mod server_configs;
 mod server_side;
 mod sessions;
@@ -44,6 +48,7 @@ mod tickets;
 mod upstream;
 mod validation;
 mod witness;
+mod workload;
 
 pub use alert::{ALERTS, alert_name};
 pub use downstream::DownstreamTls;
@@ -56,17 +61,21 @@ pub use info::certificate_info;
 pub use ocsp::Staple;
 pub use on_demand::subscribe_on_demand;
 pub(crate) use peer_name::PeerName;
-pub use server_side::{ServerSide, Validated};
+pub use server_side::{Hello, ServerSide, Validated};
 pub use upstream::{Alpn, ClientSide, UpstreamTls, Wishes};
 pub use validation::Unbelieved;
 pub use witness::Witness;
+pub use workload::for_workload;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 
+use self::parameters::{Parameters, Version};
+
 /// Whether a certificate from discovery can be used.
 pub(crate) fn check_certificate(proto: pb::TlsCertificate, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    certificate::lower(proto, &rustls::crypto::aws_lc_rs::default_provider(), cx).map(drop)
+    // Parameters of its own are held against those of its context where it is used.
+    certificate::lower(proto, &Parameters::default(Version::Tls13), cx).map(drop)
 }
 
 /// Whether a validation context from discovery can be used, as far as it can be told before it is completed.

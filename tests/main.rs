@@ -50,6 +50,7 @@ mod tidy;
 mod timeouts;
 mod tls_envoy;
 mod tls_hostile;
+mod tls_later;
 mod tls_openssl;
 mod tools;
 mod tunnels;

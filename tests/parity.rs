@@ -133,6 +133,7 @@ scenario_files! {
     tls_inspector
     tls_lists
     tls_on_demand
+    tls_parameters
     tls_peers
     tls_spiffe
     tls_trust

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use nuncio_telemetry::CertificateInfo;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm};
 
 use super::certificate::Certificate;
 use super::ocsp::{Policy, Staple};
+use super::parameters::Version;
 use super::san::Names;
 
 /// Chooses the certificate that a client is shown, by the name that it asks for and the algorithms that it knows. A
@@ -45,29 +45,22 @@ impl CertificatesByName {
         Self { exact, wildcard, all: certificates.to_vec(), scans_all, policy }
     }
 
-    /// What is told of the certificate that whoever says this hello is shown.
-    pub(super) fn info_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
-        self.choose(hello)?.info.clone()
-    }
-
-    /// What becomes of a client that says this hello, where it asks for an OCSP response.
-    pub(super) fn staple_for(&self, hello: &ClientHello<'_>) -> Staple {
-        self.choose(hello).map_or(Staple::Omitted, |shown| self.staple(shown))
-    }
-
-    fn staple(&self, shown: &Certificate) -> Staple {
+    /// What becomes of a client that is shown this certificate, where it asks for an OCSP response.
+    pub(super) fn staple(&self, shown: &Certificate) -> Staple {
         let policy = if shown.must_staple { Policy::Must } else { self.policy };
         policy.staple(shown.ocsp.as_ref())
     }
 
-    fn choose(&self, hello: &ClientHello<'_>) -> Option<&Arc<Certificate>> {
+    /// The one that whoever says this hello is shown in this version.
+    pub(super) fn choose(&self, hello: &ClientHello<'_>, version: Version) -> Option<&Arc<Certificate>> {
+        let fitting = |certificates| fitting(certificates, hello, version);
         let Some(name) = hello.server_name().map(str::to_ascii_lowercase) else {
-            return fitting(&self.all, hello).or(self.all.first());
+            return fitting(&self.all).or(self.all.first());
         };
         let parent = || self.wildcard.get(name.split_once('.')?.1);
-        let exact = self.exact.get(&name).and_then(|certificates| fitting(certificates, hello));
-        let found = exact.or_else(|| fitting(parent()?, hello));
-        let found = found.or_else(|| self.scans_all.then(|| fitting(&self.all, hello)).flatten());
+        let exact = self.exact.get(&name).and_then(|certificates| fitting(certificates));
+        let found = exact.or_else(|| fitting(parent()?));
+        let found = found.or_else(|| self.scans_all.then(|| fitting(&self.all)).flatten());
         found.or(self.all.first())
     }
 }
@@ -77,35 +70,55 @@ fn kind(certificate: &Certificate) -> SignatureAlgorithm {
 }
 
 /// The one of them for this client: with ECDSA for those that know it on the curve of the certificate, another where
-/// there is none.
-fn fitting<'a>(certificates: &'a [Arc<Certificate>], hello: &ClientHello<'_>) -> Option<&'a Arc<Certificate>> {
+/// there is none. How the key may sign does not count, as with Envoy.
+fn fitting<'a>(
+    certificates: &'a [Arc<Certificate>],
+    hello: &ClientHello<'_>,
+    version: Version,
+) -> Option<&'a Arc<Certificate>> {
     let is_ecdsa = |certificate: &Arc<Certificate>| kind(certificate) == SignatureAlgorithm::ECDSA;
-    let can_ecdsa = hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
+    // Suites of TLS 1.3 leave open what they are spoken with, and are no suites of older versions.
+    let can_ecdsa = version == Version::Tls13 || hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
     let knows = |certificate: &Arc<Certificate>| {
-        can_ecdsa && certificate.certified.key.choose_scheme(hello.signature_schemes()).is_some()
+        can_ecdsa && certificate.key.choose_scheme(hello.signature_schemes()).is_some()
     };
     let known = certificates.iter().find(|certificate| is_ecdsa(certificate) && knows(certificate));
     known.or_else(|| certificates.iter().find(|certificate| !is_ecdsa(certificate)))
 }
 
-/// Whether it can be spoken with a certificate of ECDSA: those of TLS 1.3 leave that open.
 fn goes_with_ecdsa(suite: CipherSuite) -> bool {
     matches!(
         suite,
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-            | CipherSuite::TLS13_AES_256_GCM_SHA384
-            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
             | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
             | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
     )
 }
 
-impl ResolvesServerCert for CertificatesByName {
+/// The certificate of a handshake, as rustls asks for it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) certificates: Arc<CertificatesByName>,
+    pub(super) which: Which,
+}
+
+/// How it was chosen.
+#[derive(Clone, Debug)]
+pub(super) enum Which {
+    /// It is yet to be, for a handshake of this version.
+    ByHello(Version),
+    /// It is this one.
+    This(Arc<Certificate>),
+}
+
+impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let shown = self.choose(&hello)?;
+        let shown = match &self.which {
+            Which::ByHello(version) => self.certificates.choose(&hello, *version)?,
+            Which::This(certificate) => certificate,
+        };
         // Those who do not ask are shown no response either way.
-        Some(match self.staple(shown) {
+        Some(match self.certificates.staple(shown) {
             Staple::Shown => shown.certified.clone(),
             Staple::Omitted | Staple::Failed => shown.bare.clone(),
         })

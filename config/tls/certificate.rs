@@ -7,15 +7,17 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::info::certificate_info;
 use super::ocsp::OcspResponse;
+use super::parameters::Parameters;
 use super::password;
 use super::san::Parsed;
+use super::schemes::Schemes;
 use super::validation::sha256;
 use crate::refuse_set;
 use crate::value::data_source;
@@ -44,6 +46,10 @@ pub(super) struct Certificate {
     pub(super) is_pkcs12: bool,
     /// Of the file that it comes from.
     pub(super) path: Arc<str>,
+    /// What is spoken with it in place of what the context says (`tls_params`).
+    pub(super) parameters: Option<Parameters>,
+    /// Its key, which signs in whatever way it can.
+    pub(super) key: Arc<dyn SigningKey>,
     /// Of all that it was made from.
     pub(super) digest: [u8; 32],
 }
@@ -56,10 +62,20 @@ struct Parts {
     is_pkcs12: bool,
 }
 
-/// Lowers the message.
+/// What the context says of how its certificates are shown.
+#[derive(Clone, Debug)]
+struct Terms {
+    /// Those of the certificate itself, if it has some.
+    own: Option<Parameters>,
+    schemes: Schemes,
+    /// Of what it says itself.
+    digest: [u8; 32],
+}
+
+/// Lowers the message, of a certificate that is shown where these parameters hold.
 pub(super) fn lower(
     proto: pb::TlsCertificate,
-    provider: &CryptoProvider,
+    context: &Parameters,
     cx: &mut LowerCx<'_>,
 ) -> Result<Arc<Certificate>, Refused> {
     // signed_certificate_timestamp: Envoy does not implement it either. watched_directory: Envoy watches for certificates
@@ -75,19 +91,21 @@ pub(super) fn lower(
         signed_certificate_timestamp: _,
         tls_params,
     } = proto;
-    let refused = refuse_set!(cx; private_key_provider, tls_params);
+    let refused = refuse_set!(cx; private_key_provider);
+    let terms = cx.opt("tls_params", tls_params, |proto, cx| Terms::lower(proto, context, cx));
     let password = cx.opt("password", password, |source, cx| data_source(source, MAX_PASSWORD, cx));
     let ocsp = cx.opt("ocsp_staple", ocsp_staple, lower_staple);
     refused?;
     let password = password?.unwrap_or_default();
+    let terms = terms?.unwrap_or_else(|| Terms::of(context));
     let parts = match pkcs12 {
         Some(pkcs12) if certificate_chain.is_none() && private_key.is_none() => {
-            cx.at("pkcs12", |cx| Parts::of_pkcs12(pkcs12, &password, provider, cx))?
+            cx.at("pkcs12", |cx| Parts::of_pkcs12(pkcs12, &password, cx))?
         }
         Some(_) => return Err(cx.at("pkcs12", |cx| cx.invalid("excludes certificate_chain and private_key"))),
         None => Parts::of_pem(certificate_chain, private_key, &password, cx)?,
     };
-    parts.complete(ocsp?, provider, cx)
+    parts.complete(ocsp?, terms, cx)
 }
 
 fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse, Refused> {
@@ -98,6 +116,19 @@ fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse
     }
     let bytes = data_source(source, MAX_PEM, cx)?;
     OcspResponse::read(&bytes).map_err(|unusable| cx.invalid(unusable.to_string()))
+}
+
+impl Terms {
+    fn of(context: &Parameters) -> Self {
+        Self { own: None, schemes: context.schemes.clone(), digest: [0; 32] }
+    }
+
+    fn lower(proto: pb::TlsParameters, context: &Parameters, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        // What it does not say itself is that of its context: certificates of several contexts are not one.
+        let digest = sha256(format!("{context:?} {proto:?}").as_bytes());
+        let own = context.with(proto, cx)?;
+        Ok(Self { schemes: own.schemes.clone(), own: Some(own), digest })
+    }
 }
 
 impl Parts {
@@ -122,12 +153,7 @@ impl Parts {
         Ok(Self { chain: chain?, key: key?, path, is_pkcs12: false })
     }
 
-    fn of_pkcs12(
-        source: DataSource,
-        password: &[u8],
-        provider: &CryptoProvider,
-        cx: &mut LowerCx<'_>,
-    ) -> Result<Self, Refused> {
+    fn of_pkcs12(source: DataSource, password: &[u8], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let path = path_of(&source);
         let bytes = data_source(source, MAX_PEM, cx)?;
         let password = std::str::from_utf8(password).map_err(|_| cx.invalid("has a password that is no text"))?;
@@ -136,7 +162,7 @@ impl Parts {
         check_readable(&chain, cx)?;
         let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(opened.key).into();
         // Bags have no order: the key tells which certificate is the first.
-        let signing = load(key.clone_key(), provider, cx)?;
+        let signing = load(key.clone_key(), cx)?;
         let belongs = |one: &CertificateDer<'static>| is_pair(&CertifiedKey::new(vec![one.clone()], signing.clone()));
         let at =
             chain.iter().position(belongs).ok_or_else(|| cx.invalid("has no certificate that its key belongs to"))?;
@@ -148,13 +174,13 @@ impl Parts {
     fn complete(
         self,
         ocsp: Option<OcspResponse>,
-        provider: &CryptoProvider,
+        terms: Terms,
         cx: &mut LowerCx<'_>,
     ) -> Result<Arc<Certificate>, Refused> {
         let Self { chain, key, path, is_pkcs12 } = self;
-        let digest = digest_of(&chain, &key, ocsp.as_ref(), &path);
-        let key = cx.at("private_key", |cx| load(key, provider, cx))?;
-        let bare = CertifiedKey::new(chain, key);
+        let digest = digest_of(&chain, &key, ocsp.as_ref(), &path, &terms);
+        let key = cx.at("private_key", |cx| load(key, cx))?;
+        let bare = CertifiedKey::new(chain, terms.schemes.signing(key.clone()));
         if !is_pair(&bare) {
             let reason = "does not belong to the first certificate of the chain";
             return Err(cx.at("private_key", |cx| cx.invalid(reason)));
@@ -174,17 +200,14 @@ impl Parts {
             Some(ocsp) => Arc::new(CertifiedKey { ocsp: Some(ocsp.bytes.clone()), ..CertifiedKey::clone(&bare) }),
             None => bare.clone(),
         };
-        let made = Certificate { certified, bare, info, ocsp, must_staple, is_pkcs12, path: path.into(), digest };
+        let (path, parameters) = (path.into(), terms.own);
+        let made = Certificate { certified, bare, info, ocsp, must_staple, is_pkcs12, path, parameters, key, digest };
         Ok(cx.env.slots.share(&format!("certificate {}", super::info::hex(&digest)), || made))
     }
 }
 
-fn load(
-    key: PrivateKeyDer<'static>,
-    provider: &CryptoProvider,
-    cx: &mut LowerCx<'_>,
-) -> Result<Arc<dyn SigningKey>, Refused> {
-    provider.key_provider.load_private_key(key).map_err(|e| {
+fn load(key: PrivateKeyDer<'static>, cx: &mut LowerCx<'_>) -> Result<Arc<dyn SigningKey>, Refused> {
+    any_supported_type(&key).map_err(|e| {
         let known = "keys of RSA with 2048 bits or more, of ECDSA on P-256, P-384 and P-521, and of Ed25519 can be";
         cx.invalid(format!("cannot be used: {known} ({e})"))
     })
@@ -200,9 +223,17 @@ fn digest_of(
     key: &PrivateKeyDer<'_>,
     ocsp: Option<&OcspResponse>,
     path: &str,
+    terms: &Terms,
 ) -> [u8; 32] {
+    let signs = terms.schemes.bytes();
     let parts = chain.iter().map(|der| &der[..]);
-    let parts = parts.chain([key.secret_der(), ocsp.map_or(&[], |ocsp| &ocsp.bytes[..]), path.as_bytes()]);
+    let parts = parts.chain([
+        key.secret_der(),
+        ocsp.map_or(&[], |ocsp| &ocsp.bytes[..]),
+        path.as_bytes(),
+        &signs,
+        &terms.digest,
+    ]);
     let hashes: Vec<u8> = parts.flat_map(sha256).collect();
     sha256(&hashes)
 }

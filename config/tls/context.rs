@@ -40,11 +40,10 @@ impl Common {
         let refused = refuse_set!(cx; tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider,
             tls_certificate_certificate_provider_instance, custom_handshaker);
         let parameters = cx.at("tls_params", |cx| Parameters::lower(tls_params, latest, cx));
-        let provider = parameters
-            .as_ref()
-            .map_or_else(|_| rustls::crypto::aws_lc_rs::default_provider().into(), |p| p.provider.clone());
-        let certificates =
-            cx.each("tls_certificates", tls_certificates, |proto, cx| certificate::lower(proto, &provider, cx));
+        let (default, known) = (Parameters::default(latest), parameters.as_ref().ok());
+        let certificates = cx.each("tls_certificates", tls_certificates, |proto, cx| {
+            certificate::lower(proto, known.unwrap_or(&default), cx)
+        });
         let alpn = cx.each("alpn_protocols", alpn_protocols, |names, cx| lower_alpn(&names, cx));
         let validation = match validation_context_type {
             None => Ok(Validation::default()),

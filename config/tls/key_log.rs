@@ -34,11 +34,6 @@ impl KeyLog {
         Ok(Self { file: Arc::new(KeyLogFile(file)), local: local?, remote: remote? })
     }
 
-    /// Whether all connections are logged.
-    pub(super) fn is_for_all(&self) -> bool {
-        self.local.is_empty() && self.remote.is_empty()
-    }
-
     /// Whether connections between these are logged; such as have no address are where no range is asked for.
     pub(super) fn covers(&self, local: Option<IpAddr>, remote: Option<IpAddr>) -> bool {
         let within = |ranges: &[Cidr], ip: Option<IpAddr>| {

@@ -1,45 +1,62 @@
-//! `TlsParameters`: versions, cipher suites and groups.
+//! `TlsParameters`: what a side speaks.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
-use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite, kx_group as group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::compliance::{self, Compliance};
+use super::groups::{self, Group};
+use super::schemes::Schemes;
 use super::suites::Suites;
-use crate::refuse_set;
 
-/// What a side offers.
+/// What a side speaks, or what it does with one of its certificates.
+#[derive(Clone, Debug)]
 pub(super) struct Parameters {
-    pub(super) versions: Vec<&'static SupportedProtocolVersion>,
-    pub(super) provider: Arc<CryptoProvider>,
-    /// The same for clients that would rather have ChaCha20, where that is as good to us.
-    pub(super) chacha: Option<Arc<CryptoProvider>>,
+    oldest: Version,
+    latest: Version,
+    suites_13: &'static [SupportedCipherSuite],
+    suites_12: Suites,
+    groups: Vec<Group>,
+    pub(super) schemes: Schemes,
 }
 
-/// The suites of TLS 1.3, which nothing but its version switches.
+/// The suites of TLS 1.3, which its version and policies alone switch.
 const SUITES_13: [SupportedCipherSuite; 3] =
     [suite::TLS13_AES_128_GCM_SHA256, suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256];
-/// Groups by BoringSSL's names.
-const GROUPS: [(&str, &str, &dyn SupportedKxGroup); 4] = [
-    ("X25519MLKEM768", "X25519MLKEM768", group::X25519MLKEM768),
-    ("X25519", "x25519", group::X25519),
-    ("P-256", "prime256v1", group::SECP256R1),
-    ("P-384", "secp384r1", group::SECP384R1),
-];
-/// How many of `GROUPS` are offered where none are named.
-const DEFAULT_GROUPS: usize = 3;
 
 impl Parameters {
-    /// `latest` is the latest version that is spoken where nothing is set: Envoy's clients stop at TLS 1.2.
+    /// Those where nothing is set: Envoy's clients stop at TLS 1.2.
+    pub(super) fn default(latest: Version) -> Self {
+        Self {
+            oldest: Version::Tls12,
+            latest,
+            suites_13: &SUITES_13,
+            suites_12: Suites::default(),
+            groups: groups::default(),
+            schemes: Schemes::default(),
+        }
+    }
+
+    /// `latest` is the latest version that is spoken where nothing is set.
     pub(super) fn lower(
         proto: Option<pb::TlsParameters>,
         latest: Version,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
+        let proto = proto.unwrap_or_default();
+        // A minimum that is set carries the maximum with it.
+        let is_only_13 = proto.tls_minimum_protocol_version == i32::from(TlsProtocol::TlSv13);
+        Self::default(if is_only_13 { Version::Tls13 } else { latest }).with(proto, cx)
+    }
+
+    /// The same where others are set: those that are take the place of these one by one, and a policy that of all.
+    pub(super) fn with(&self, proto: pb::TlsParameters, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let pb::TlsParameters {
             tls_minimum_protocol_version,
             tls_maximum_protocol_version,
@@ -47,45 +64,79 @@ impl Parameters {
             ecdh_curves,
             signature_algorithms,
             compliance_policies,
-        } = proto.unwrap_or_default();
-        let refused = refuse_set!(cx; signature_algorithms, compliance_policies);
-        let minimum = cx.at("tls_minimum_protocol_version", |cx| Version::lower(tls_minimum_protocol_version, cx));
-        let maximum = cx.at("tls_maximum_protocol_version", |cx| Version::lower(tls_maximum_protocol_version, cx));
-        let is_only_13 = matches!(minimum, Ok(Some(Version::Tls13)));
-        let suites = Suites::lower(&cipher_suites, !is_only_13, cx);
-        let groups = lower_groups(&ecdh_curves, cx);
-        refused?;
-        let (minimum, maximum) = (minimum?.unwrap_or(Version::Tls12), maximum?);
-        // A minimum that is set carries the maximum with it.
-        let maximum = maximum.unwrap_or(latest.max(minimum));
-        if minimum > maximum {
+        } = proto;
+        let oldest = cx.at("tls_minimum_protocol_version", |cx| Version::lower(tls_minimum_protocol_version, cx));
+        let latest = cx.at("tls_maximum_protocol_version", |cx| Version::lower(tls_maximum_protocol_version, cx));
+        let is_12_spoken = !matches!(oldest, Ok(Some(Version::Tls13)));
+        let suites = Suites::lower(&cipher_suites, is_12_spoken, cx);
+        let groups = groups::lower(&ecdh_curves, cx);
+        let schemes = Schemes::lower(&signature_algorithms, cx);
+        let policy = compliance::lower(&compliance_policies, cx);
+        let (oldest, latest) = (oldest?.unwrap_or(self.oldest), latest?.unwrap_or(self.latest));
+        if oldest > latest {
             let reason = "must not be later than tls_maximum_protocol_version";
             return Err(cx.at("tls_minimum_protocol_version", |cx| cx.invalid(reason)));
         }
-        let in_range = |v: &Version| (minimum..=maximum).contains(v);
+        let set = Self {
+            oldest,
+            latest,
+            suites_13: self.suites_13,
+            suites_12: suites?.unwrap_or_else(|| self.suites_12.clone()),
+            groups: groups?.unwrap_or_else(|| self.groups.clone()),
+            schemes: schemes?.unwrap_or_else(|| self.schemes.clone()),
+        };
+        Ok(policy?.map_or(set, Self::under))
+    }
+
+    fn under(policy: &Compliance) -> Self {
+        Self {
+            oldest: policy.oldest,
+            latest: Version::Tls13,
+            suites_13: policy.suites_13,
+            suites_12: Suites::of(policy.suites_12),
+            groups: policy.groups.to_vec(),
+            schemes: Schemes::both(policy.schemes),
+        }
+    }
+
+    fn range(&self) -> RangeInclusive<Version> {
+        self.oldest..=self.latest
+    }
+
+    /// Whether TLS 1.3 is spoken.
+    pub(super) fn speaks_latest(&self) -> bool {
+        self.range().contains(&Version::Tls13)
+    }
+
+    pub(super) fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
+        let all = [Version::Tls12, Version::Tls13].into_iter();
+        all.filter(|version| self.range().contains(version)).map(Version::rustls).collect()
+    }
+
+    pub(super) fn provider(&self) -> Arc<CryptoProvider> {
+        self.provider_of(self.suites_12.all()).into()
+    }
+
+    /// The same for clients that would rather have ChaCha20, where that is as good to us.
+    pub(super) fn chacha(&self) -> Option<Arc<CryptoProvider>> {
+        let suites = self.suites_12.with_chacha_first().filter(|_| self.range().contains(&Version::Tls12));
+        suites.map(|suites| self.provider_of(suites).into())
+    }
+
+    fn provider_of(&self, suites_12: Vec<SupportedCipherSuite>) -> CryptoProvider {
         // A suite that no version has is not offered.
-        let suites_13 = if in_range(&Version::Tls13) { &SUITES_13[..] } else { &[] };
-        let suites = suites?;
-        let with_12 = |suites_12: Vec<SupportedCipherSuite>| {
-            let suites_12 = suites_12.into_iter().filter(|_| in_range(&Version::Tls12));
-            suites_13.iter().copied().chain(suites_12).collect()
-        };
-        let groups = groups?;
-        let default = || GROUPS[..DEFAULT_GROUPS].iter().map(|(.., group)| *group).collect();
-        let provider = CryptoProvider {
-            cipher_suites: with_12(suites.all()),
-            kx_groups: if groups.is_empty() { default() } else { groups },
+        let suites_13 = self.suites_13.iter().copied().filter(|_| self.speaks_latest());
+        let suites_12 = suites_12.into_iter().filter(|_| self.range().contains(&Version::Tls12));
+        CryptoProvider {
+            cipher_suites: suites_13.chain(suites_12).collect(),
+            kx_groups: self.groups.clone(),
             ..aws_lc_rs::default_provider()
-        };
-        let chacha = suites.with_chacha_first().filter(|_| in_range(&Version::Tls12));
-        let chacha = chacha.map(|all| CryptoProvider { cipher_suites: with_12(all), ..provider.clone() });
-        let versions = [Version::Tls12, Version::Tls13].into_iter().filter(in_range).map(Version::rustls).collect();
-        Ok(Self { versions, provider: Arc::new(provider), chacha: chacha.map(Arc::new) })
+        }
     }
 }
 
 /// A version that is spoken.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Version {
     Tls12,
     Tls13,
@@ -113,27 +164,10 @@ impl Version {
     }
 }
 
-pub(super) fn is_of_tls13(suite: CipherSuite) -> bool {
-    SUITES_13.iter().any(|known| known.suite() == suite)
-}
-
 pub(super) fn is_chacha(suite: CipherSuite) -> bool {
     matches!(
         suite,
         CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
             | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
     )
-}
-
-/// Envoy joins the entries with colons, and BoringSSL takes them apart: an entry may be several.
-fn lower_groups(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Vec<&'static dyn SupportedKxGroup>, Refused> {
-    let each = cx.each("ecdh_curves", entries, |entry, cx| {
-        entry.split(':').map(|name| lower_group(name, cx)).collect::<Result<Vec<_>, _>>()
-    });
-    Ok(each?.concat())
-}
-
-fn lower_group(name: &str, cx: &mut LowerCx<'_>) -> Result<&'static dyn SupportedKxGroup, Refused> {
-    let found = GROUPS.iter().find(|(known, other, _)| *known == name || *other == name);
-    found.map(|(.., group)| *group).ok_or_else(|| cx.invalid(format!("{name:?} is not a group that is spoken here")))
 }

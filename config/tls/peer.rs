@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+use super::schemes::Schemes;
 use super::signature;
 use super::validation::{Peer, Validation, Wanted};
 use super::witness::Witness;
@@ -16,7 +16,7 @@ use super::witness::Witness;
 #[derive(Debug)]
 pub(super) struct Clients {
     pub(super) validation: Arc<Validation>,
-    pub(super) provider: Arc<CryptoProvider>,
+    pub(super) schemes: Schemes,
     pub(super) hints: Vec<DistinguishedName>,
     pub(super) is_required: bool,
 }
@@ -25,7 +25,7 @@ pub(super) struct Clients {
 #[derive(Debug)]
 pub(super) struct Servers {
     validation: Arc<Validation>,
-    provider: Arc<CryptoProvider>,
+    schemes: Schemes,
     name: NameCheck,
 }
 
@@ -53,13 +53,13 @@ fn is_nameless(name: &ServerName<'_>) -> bool {
 // === impl Servers ===
 
 impl Servers {
-    pub(super) fn new(validation: &Arc<Validation>, provider: &Arc<CryptoProvider>, name: NameCheck) -> Self {
-        Self { validation: validation.clone(), provider: provider.clone(), name }
+    pub(super) fn new(validation: &Arc<Validation>, schemes: &Schemes, name: NameCheck) -> Self {
+        Self { validation: validation.clone(), schemes: schemes.clone(), name }
     }
 }
 
-/// What both sides ask of a handshake itself: the provider does it.
-macro_rules! signatures_by_provider {
+/// What both sides ask of a handshake itself.
+macro_rules! signatures {
     () => {
         fn verify_tls12_signature(
             &self,
@@ -68,7 +68,7 @@ macro_rules! signatures_by_provider {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             Witness::of_signature(dss.scheme);
-            signature::verify_tls12(message, cert, dss, &self.provider.signature_verification_algorithms)
+            signature::verify_tls12(message, cert, dss, &self.schemes)
         }
 
         fn verify_tls13_signature(
@@ -78,11 +78,11 @@ macro_rules! signatures_by_provider {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             Witness::of_signature(dss.scheme);
-            signature::verify_tls13(message, cert, dss, &self.provider.signature_verification_algorithms)
+            signature::verify_tls13(message, cert, dss, &self.schemes)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider.signature_verification_algorithms.supported_schemes()
+            self.schemes.accepted()
         }
     };
 }
@@ -112,7 +112,7 @@ impl ClientCertVerifier for Clients {
         }
     }
 
-    signatures_by_provider!();
+    signatures!();
 }
 
 impl ServerCertVerifier for Servers {
@@ -124,6 +124,7 @@ impl ServerCertVerifier for Servers {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        Witness::of_certificate();
         let called = server_name.to_str();
         let asked;
         let wanted = match &self.name {
@@ -147,5 +148,5 @@ impl ServerCertVerifier for Servers {
         }
     }
 
-    signatures_by_provider!();
+    signatures!();
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::server::ClientHello;
 use rustls::{CipherSuite, ServerConfig};
 
-use super::parameters::{is_chacha, is_of_tls13};
+use super::parameters::{Version, is_chacha};
 
 /// Configurations that differ by whose order of cipher suites counts, and by how long sessions last.
 #[derive(Clone, Debug)]
@@ -40,6 +39,11 @@ impl ServerConfigs {
     #[cfg(test)]
     pub(super) fn plain(&self) -> &Arc<ServerConfig> {
         &self.plain
+    }
+
+    /// Whether TLS 1.3 is spoken.
+    pub(super) fn speaks_latest(&self) -> bool {
+        self.latest.is_some()
     }
 
     /// Gives those for TLS 1.2 the same sessions.
@@ -79,15 +83,9 @@ impl ServerConfigs {
         }
     }
 
-    /// The one for whoever says this hello.
-    pub(super) fn for_client(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
-        self.for_suites(hello.cipher_suites())
-    }
-
-    fn for_suites(&self, suites: &[CipherSuite]) -> &Arc<ServerConfig> {
-        if let Some(latest) = &self.latest
-            && suites.iter().any(|suite| is_of_tls13(*suite))
-        {
+    /// The one for a client that speaks no later version, and offers these suites.
+    pub(super) fn for_client(&self, suites: &[CipherSuite], version: Version) -> &Arc<ServerConfig> {
+        if let (Some(latest), Version::Tls13) = (&self.latest, version) {
             return latest;
         }
         let first = || suites.iter().find(|suite| self.choices.contains(suite));
@@ -123,16 +121,21 @@ mod tests {
             Ok::<_, rustls::Error>(builder.with_cert_resolver(Arc::new(ResolvesServerCertUsingSni::new())))
         };
         let configs = ServerConfigs::new(&provider.into(), Some(&swapped.into()), make).unwrap();
+        let check_of = |configs: &ServerConfigs, offered: &[CipherSuite], version, expected: &Arc<ServerConfig>| {
+            assert!(Arc::ptr_eq(configs.for_client(offered, version), expected), "{offered:?}");
+        };
         let check = |configs: &ServerConfigs, offered: &[CipherSuite], expected: &Arc<ServerConfig>| {
-            assert!(Arc::ptr_eq(configs.for_suites(offered), expected), "{offered:?}");
+            check_of(configs, offered, Version::Tls12, expected);
         };
         let of_chacha = configs.chacha.clone().unwrap();
         check(&configs, &[unknown, aes, chacha], configs.plain());
         check(&configs, &[unknown, best, chacha, aes], &of_chacha);
         check(&configs, &[], configs.plain());
-        check(&configs, &[latest, aes], configs.plain());
+        check_of(&configs, &[latest, aes], Version::Tls13, configs.plain());
         let configs = configs.with_latest(|server| server.max_early_data_size = 7);
-        check(&configs, &[latest, chacha], configs.latest.as_ref().unwrap());
+        check_of(&configs, &[latest, chacha], Version::Tls13, configs.latest.as_ref().unwrap());
+        // Whoever lists a suite of TLS 1.3 need not speak it.
+        check(&configs, &[latest, chacha], &of_chacha);
         check(&configs, &[chacha], &of_chacha);
         assert_eq!(configs.changed(|server| server.send_tls13_tickets = 9).latest.unwrap().max_early_data_size, 7);
     }

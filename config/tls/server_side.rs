@@ -1,41 +1,65 @@
 //! What handshakes with clients are made with.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_telemetry::CertificateInfo;
-use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{DistinguishedName, ServerConfig};
 
-use super::by_name::CertificatesByName;
+use super::by_name::{CertificatesByName, Shown, Which};
 use super::certificate::Certificate;
 use super::context::Common;
 use super::downstream::{Needs, Parts};
 use super::in_use::HasCertificates;
-use super::key_log::KeyLog;
+use super::key_log::{KeyLog, KeyLogFile};
 use super::live::Live;
 use super::ocsp::{Policy, Staple};
 use super::on_demand::HasCertificate;
+use super::parameters::{Parameters, Version};
 use super::peer::Clients;
+use super::schemes::Schemes;
 use super::server_configs::ServerConfigs;
-use super::sessions::{LATEST_LIFETIME, TimedSessions};
+use super::sessions::{LATEST_LIFETIME, TimedSessions, TimedTickets};
 use super::validation::{Peer, Validation, sha256};
 
 /// What handshakes with clients are made with.
 #[derive(Debug)]
 pub struct ServerSide {
-    /// For rustls.
-    server: ServerConfigs,
-    /// The same, with which connections of certain addresses log their secrets.
-    logged: Option<(KeyLog, ServerConfigs)>,
+    configs: Configs,
+    /// The same for certificates with parameters of their own, by what those are made from.
+    own: HashMap<[u8; 32], Configs>,
+    /// Of which connections secrets are logged.
+    key_log: Option<KeyLog>,
     /// Whether clients that name no server are refused.
     pub requires_sni: bool,
     /// What clients' certificates are held against.
     validation: Arc<Validation>,
     certificates: Arc<CertificatesByName>,
     all: Vec<Arc<Certificate>>,
+    /// The latest version that is spoken, whatever certificates say.
+    latest: Version,
+}
+
+/// For rustls.
+#[derive(Debug)]
+struct Configs {
+    silent: ServerConfigs,
+    /// The same, with which connections log their secrets.
+    logged: Option<ServerConfigs>,
+}
+
+/// What a client says first.
+#[derive(Debug)]
+pub struct Hello<'a> {
+    /// What rustls tells of it.
+    pub said: ClientHello<'a>,
+    /// Whether it speaks TLS 1.3, which rustls does not tell.
+    pub speaks_latest: bool,
 }
 
 /// What became of holding a client's certificate against what is configured.
@@ -67,62 +91,119 @@ impl ServerSide {
         if parts.needs == Needs::Certificates {
             check_certificates(&certificates, staples, cx)?;
         }
-        let provider = parameters.provider.clone();
         let bound_to = bound_to(parts.rules, &validation, &certificates);
-        let verifies = parts.requires_certificate || validation.is_any() || validation.accepts_untrusted();
-        let validation = Arc::new(validation);
-        let clients = Clients {
-            hints: validation.hints(),
-            // Envoy: whoever takes any certificate takes none as well.
-            is_required: !validation.accepts_untrusted()
-                && (parts.requires_certificate || validation.needs_certificate()),
-            validation: validation.clone(),
-            provider,
-        };
-        let verifier = match verifies {
-            true => Arc::new(clients) as Arc<dyn rustls::server::danger::ClientCertVerifier>,
-            false => WebPkiClientVerifier::no_client_auth(),
-        };
         let by_name = Arc::new(CertificatesByName::new(&certificates, scans_all, staples));
-        let tickets = tickets.make(lifetime, bound_to, cx)?;
-        let configs = ServerConfigs::new(&parameters.provider, parameters.chacha.as_ref(), |provider| {
+        let ground = Ground {
+            hints: validation.hints(),
+            validation: validation.into(),
+            requires_certificate: parts.requires_certificate,
+            certificates: by_name,
+            alpn,
+            ignores_client_order: parts.ignores_client_order,
+            tickets: tickets.make(lifetime, bound_to, cx)?,
+            sessions: parts.is_stateful.then(|| TimedSessions::new(lifetime)),
+            lifetime,
+            key_log: key_log.as_ref().map(|log| log.file.clone()),
+        };
+        let configs = ground.configs(&parameters, None, cx)?;
+        let mut own = HashMap::new();
+        for certificate in &certificates {
+            if let Some(parameters) = &certificate.parameters {
+                own.insert(certificate.digest, ground.configs(parameters, Some(certificate), cx)?);
+            }
+        }
+        Ok(Self {
+            configs,
+            own,
+            key_log,
+            requires_sni: parts.requires_sni,
+            validation: ground.validation,
+            certificates: ground.certificates,
+            all: certificates,
+            latest: if parameters.speaks_latest() { Version::Tls13 } else { Version::Tls12 },
+        })
+    }
+}
+
+/// What all configurations of a side are made of.
+struct Ground {
+    validation: Arc<Validation>,
+    hints: Vec<DistinguishedName>,
+    requires_certificate: bool,
+    certificates: Arc<CertificatesByName>,
+    alpn: Vec<Vec<u8>>,
+    ignores_client_order: bool,
+    tickets: Option<TimedTickets>,
+    sessions: Option<TimedSessions>,
+    /// Seconds that a session of TLS 1.2 is good for.
+    lifetime: u32,
+    key_log: Option<Arc<KeyLogFile>>,
+}
+
+impl Ground {
+    /// Those that speak so, with all certificates or with this one.
+    fn configs(
+        &self,
+        parameters: &Parameters,
+        only: Option<&Arc<Certificate>>,
+        cx: &mut LowerCx<'_>,
+    ) -> Result<Configs, Refused> {
+        let shown = |version| {
+            let which = only.map_or(Which::ByHello(version), |only| Which::This(only.clone()));
+            Arc::new(Shown { certificates: self.certificates.clone(), which })
+        };
+        let (verifier, older) = (self.verifier(&parameters.schemes), shown(Version::Tls12));
+        let made = ServerConfigs::new(&parameters.provider(), parameters.chacha().as_ref(), |provider| {
             let builder = ServerConfig::builder_with_provider(provider.clone());
-            let builder = builder.with_protocol_versions(&parameters.versions)?;
+            let builder = builder.with_protocol_versions(&parameters.versions())?;
             let builder = builder.with_client_cert_verifier(verifier.clone());
-            Ok(builder.with_cert_resolver(by_name.clone()))
+            Ok(builder.with_cert_resolver(older.clone()))
         });
-        let configs = configs.map_err(|e: rustls::Error| cx.invalid(format!("versions and suites do not fit: {e}")))?;
-        let configs = configs.changed(|server| {
-            server.alpn_protocols.clone_from(&alpn);
-            server.ignore_client_order = parts.ignores_client_order;
+        let made = made.map_err(|e: rustls::Error| cx.invalid(format!("versions and suites do not fit: {e}")))?;
+        let mut made = made.changed(|server| {
+            server.alpn_protocols.clone_from(&self.alpn);
+            server.ignore_client_order = self.ignores_client_order;
             // An alert that rustls does not know of takes the keys of its session.
             server.enable_secret_extraction = true;
-            if tickets.is_none() {
+            if self.tickets.is_none() {
                 server.send_tls13_tickets = 0;
             }
         });
-        let sessions = parts.is_stateful.then(|| TimedSessions::new(lifetime));
-        let keeps = |server: &mut ServerConfig, lifetime: u32| {
-            server.session_storage = match &sessions {
-                Some(sessions) => Arc::new(sessions.lasting(lifetime)),
-                None => Arc::new(NoServerSessionStorage {}),
-            };
-            if let Some(tickets) = &tickets {
-                server.ticketer = Arc::new(tickets.lasting(lifetime));
-            }
+        made.share(|server| self.keep_sessions(server, self.lifetime));
+        if parameters.speaks_latest() {
+            made = made.with_latest(|server| {
+                self.keep_sessions(server, LATEST_LIFETIME);
+                server.cert_resolver = shown(Version::Tls13);
+            });
+        }
+        let log = self.key_log.as_ref();
+        let logged = log.map(|log| made.changed(|server| server.key_log = log.clone()));
+        Ok(Configs { silent: made, logged })
+    }
+
+    fn verifier(&self, schemes: &Schemes) -> Arc<dyn ClientCertVerifier> {
+        let validation = &self.validation;
+        if !self.requires_certificate && !validation.is_any() && !validation.accepts_untrusted() {
+            return WebPkiClientVerifier::no_client_auth();
+        }
+        Arc::new(Clients {
+            validation: validation.clone(),
+            schemes: schemes.clone(),
+            hints: self.hints.clone(),
+            // Envoy: whoever takes any certificate takes none as well.
+            is_required: !validation.accepts_untrusted()
+                && (self.requires_certificate || validation.needs_certificate()),
+        })
+    }
+
+    fn keep_sessions(&self, server: &mut ServerConfig, lifetime: u32) {
+        server.session_storage = match &self.sessions {
+            Some(sessions) => Arc::new(sessions.lasting(lifetime)),
+            None => Arc::new(NoServerSessionStorage {}),
         };
-        let mut plain = configs;
-        plain.share(|server| keeps(server, lifetime));
-        let server = match parameters.versions.contains(&&rustls::version::TLS13) {
-            true => plain.with_latest(|server| keeps(server, LATEST_LIFETIME)),
-            false => plain,
-        };
-        let logged = key_log.map(|log| {
-            let logged = server.changed(|server| server.key_log = log.file.clone());
-            (log, logged)
-        });
-        let requires_sni = parts.requires_sni;
-        Ok(Self { server, logged, requires_sni, validation, certificates: by_name, all: certificates })
+        if let Some(tickets) = &self.tickets {
+            server.ticketer = Arc::new(tickets.lasting(lifetime));
+        }
     }
 }
 
@@ -171,27 +252,51 @@ impl HasCertificates for Live<ServerSide> {
 
 impl ServerSide {
     /// What a connection between these addresses makes its handshake with, whose client says this hello.
-    pub fn server(&self, hello: &ClientHello<'_>, local: Option<IpAddr>, remote: Option<IpAddr>) -> &Arc<ServerConfig> {
-        match &self.logged {
-            Some((log, logged)) if log.covers(local, remote) => logged.for_client(hello),
-            _ => self.server.for_client(hello),
-        }
+    pub fn server(&self, hello: &Hello<'_>, local: Option<IpAddr>, remote: Option<IpAddr>) -> &Arc<ServerConfig> {
+        let Configs { silent, logged } = self.configs(hello);
+        let is_logged = self.key_log.as_ref().is_some_and(|log| log.covers(local, remote));
+        let configs = logged.as_ref().filter(|_| is_logged).unwrap_or(silent);
+        let version = if hello.speaks_latest { Version::Tls13 } else { Version::Tls12 };
+        configs.for_client(hello.said.cipher_suites(), version)
     }
 
     /// What handshakes of TLS 1.2 are made with.
     #[cfg(test)]
     pub(crate) fn plain(&self) -> &Arc<ServerConfig> {
-        self.server.plain()
+        self.configs.silent.plain()
+    }
+
+    fn configs(&self, hello: &Hello<'_>) -> &Configs {
+        let own = match self.own.is_empty() {
+            true => None,
+            false => self.choose(hello).and_then(|shown| self.own.get(&shown.digest)),
+        };
+        own.unwrap_or(&self.configs)
+    }
+
+    /// Whether the key of the certificate that a client is shown signs in a way that the client accepts. Of TLS 1.3 rustls
+    /// sees to it, and of TLS 1.2 it does so when it is too late to tell the client.
+    pub fn signs_for(&self, hello: &Hello<'_>) -> bool {
+        let schemes = hello.said.signature_schemes();
+        if schemes.is_empty() || (hello.speaks_latest && self.configs(hello).silent.speaks_latest()) {
+            return true;
+        }
+        self.choose(hello).is_none_or(|shown| shown.bare.key.choose_scheme(schemes).is_some())
+    }
+
+    fn choose(&self, hello: &Hello<'_>) -> Option<&Arc<Certificate>> {
+        let version = if hello.speaks_latest { self.latest } else { Version::Tls12 };
+        self.certificates.choose(&hello.said, version)
     }
 
     /// What becomes of a client that says this hello, where it asks for an OCSP response.
-    pub fn staple_for(&self, hello: &ClientHello<'_>) -> Staple {
-        self.certificates.staple_for(hello)
+    pub fn staple_for(&self, hello: &Hello<'_>) -> Staple {
+        self.choose(hello).map_or(Staple::Omitted, |shown| self.certificates.staple(shown))
     }
 
     /// The certificate that whoever says this hello is shown.
-    pub fn certificate_for(&self, hello: &ClientHello<'_>) -> Option<Arc<CertificateInfo>> {
-        self.certificates.info_for(hello)
+    pub fn certificate_for(&self, hello: &Hello<'_>) -> Option<Arc<CertificateInfo>> {
+        self.choose(hello)?.info.clone()
     }
 
     /// What logs tell of the authority that issued a client's certificate.

@@ -1,12 +1,12 @@
 //! Who has signed what: certificates, lists of revocations and handshakes.
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme};
 
 use super::der::{self, Der};
 use super::san::Parsed;
+use super::schemes::Schemes;
 
 /// Something that was signed, as certificates and lists of revocations are (RFC 5280 §4.1.1).
 #[derive(Clone, Copy, Debug)]
@@ -68,9 +68,9 @@ pub(super) fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
-    known: &WebPkiSupportedAlgorithms,
+    schemes: &Schemes,
 ) -> Result<HandshakeSignatureValid, Error> {
-    verify(message, certificate, signed, algorithms(signed.scheme, known)?)
+    verify(message, certificate, signed, algorithms(signed.scheme, schemes)?)
 }
 
 /// The same of TLS 1.3, where the scheme says which curve the key is of, and RSA has one padding (RFC 8446 §4.2.3).
@@ -78,7 +78,7 @@ pub(super) fn verify_tls13(
     message: &[u8],
     certificate: &CertificateDer<'_>,
     signed: &DigitallySignedStruct,
-    known: &WebPkiSupportedAlgorithms,
+    schemes: &Schemes,
 ) -> Result<HandshakeSignatureValid, Error> {
     use SignatureScheme as Scheme;
     let is_old = matches!(
@@ -88,16 +88,16 @@ pub(super) fn verify_tls13(
     if is_old {
         return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
     }
-    let all = algorithms(signed.scheme, known)?;
+    let all = algorithms(signed.scheme, schemes)?;
     verify(message, certificate, signed, &all[..all.len().min(1)])
 }
 
+/// Envoy: a scheme that the peer was not told of is none.
 fn algorithms(
     scheme: SignatureScheme,
-    known: &WebPkiSupportedAlgorithms,
+    schemes: &Schemes,
 ) -> Result<&'static [&'static dyn SignatureVerificationAlgorithm], Error> {
-    let found = known.mapping.iter().find(|(known, _)| *known == scheme);
-    found.map(|(_, all)| *all).ok_or_else(|| PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
+    schemes.algorithms(scheme).ok_or_else(|| PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into())
 }
 
 fn verify(

@@ -17,14 +17,16 @@ use super::certificate::path_of;
 use super::chain::When;
 use super::san::Names;
 use super::validation::{Peer, Unbelieved, sha256};
+use super::workload::with_current;
 use crate::value::data_source;
 
 /// Authorities by the trust domain that they speak for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TrustDomains {
-    bundles: HashMap<String, Authorities>,
-    /// In the order of the configuration.
-    names: Vec<String>,
+    /// Of each, those for the workloads of a trust domain, or of any that is named nowhere, which has the empty name.
+    bundles: HashMap<String, HashMap<String, Authorities>>,
+    /// Both, in the order of the configuration.
+    names: Vec<(String, String)>,
 }
 
 impl TrustDomains {
@@ -33,34 +35,47 @@ impl TrustDomains {
         // Envoy: they take the place of the others.
         if let Some(source) = trust_bundles {
             let domains = cx.at("trust_bundles", |cx| lower_map(source, cx))?;
-            let names = domains.iter().map(|(name, _)| name.clone()).collect();
-            return Ok(Self { bundles: domains.into_iter().collect(), names });
+            let mut all = Self::default();
+            domains.into_iter().for_each(|(name, bundle)| _ = all.add(name, String::new(), bundle));
+            return Ok(all);
         }
         if trust_domains.is_empty() {
             return Err(cx.at("trust_domains", |cx| cx.invalid("is empty: nobody could be believed")));
         }
         let domains = cx.each("trust_domains", trust_domains, |domain, cx| {
             let pb::spiffe_cert_validator_config::TrustDomain { name, trust_bundle, workload_trust_domain } = domain;
-            cx.unsupported("workload_trust_domain", &workload_trust_domain)?;
             if name.contains('/') {
                 return Err(cx.at("name", |cx| cx.invalid(format!("{name:?} is no trust domain"))));
             }
             let bundle = cx.opt("trust_bundle", trust_bundle, Authorities::lower)?;
             match bundle {
-                Some(bundle) => Ok((name, bundle)),
+                Some(bundle) => Ok((name, workload_trust_domain, bundle)),
                 None => Err(cx.at("trust_bundle", |cx| cx.invalid("is required"))),
             }
         })?;
-        let names: Vec<String> = domains.iter().map(|(name, _)| name.clone()).collect();
-        let mut bundles = HashMap::new();
-        for (i, (name, bundle)) in domains.into_iter().enumerate() {
-            if bundles.contains_key(&name) {
-                let reason = format!("there are several bundles for the trust domain {name:?}");
+        let mut all = Self::default();
+        for (i, (name, workload, bundle)) in domains.into_iter().enumerate() {
+            let reason = format!("there are several bundles for the trust domain {name:?}");
+            if !all.add(name, workload, bundle) {
                 return Err(cx.at("trust_domains", |cx| cx.at_index(i, |cx| cx.invalid(reason))));
             }
-            bundles.insert(name, bundle);
         }
-        Ok(Self { bundles, names })
+        Ok(all)
+    }
+
+    /// Adds a bundle, unless there is one for the same.
+    fn add(&mut self, name: String, workload: String, bundle: Authorities) -> bool {
+        let of_name = self.bundles.entry(name.clone()).or_default();
+        if of_name.contains_key(&workload) {
+            return false;
+        }
+        of_name.insert(workload.clone(), bundle);
+        self.names.push((name, workload));
+        true
+    }
+
+    fn find(&self, name: &str, workload: &str) -> Option<&Authorities> {
+        self.bundles.get(name)?.get(workload)
     }
 
     /// Holds a peer against the bundle of the trust domain that it says it is of.
@@ -80,7 +95,8 @@ impl TrustDomains {
         }
         // An identity is the only URI of its certificate (§2). Envoy: the first counts.
         let domain = names.uri.first().and_then(|uri| trust_domain(uri));
-        let bundle = domain.and_then(|domain| self.bundles.get(domain)).ok_or(Unbelieved::NoTrustDomain)?;
+        let bundle = domain.and_then(|domain| with_current(|workload| self.find(domain, workload)));
+        let bundle = bundle.ok_or(Unbelieved::NoTrustDomain)?;
         bundle.check(leaf, intermediates, now, peer, None).map_err(|error| match error {
             Error::InvalidCertificate(reason) => Unbelieved::NotOfDomain(reason).into(),
             other => other,
@@ -89,11 +105,12 @@ impl TrustDomains {
 
     /// The authorities, in the order of the configuration.
     pub(super) fn all(&self) -> impl Iterator<Item = &Authorities> {
-        self.names.iter().filter_map(|name| self.bundles.get(name))
+        self.names.iter().filter_map(|(name, workload)| self.find(name, workload))
     }
 
     pub(super) fn digest(&self) -> [u8; 32] {
-        let parts = self.names.iter().map(|name| sha256(name.as_bytes())).chain(self.all().map(|bundle| bundle.digest));
+        let names = self.names.iter().flat_map(|(name, workload)| [name, workload]);
+        let parts = names.map(|name| sha256(name.as_bytes())).chain(self.all().map(|bundle| bundle.digest));
         sha256(&parts.flatten().collect::<Vec<u8>>())
     }
 

@@ -26,22 +26,34 @@ ECDHE-RSA-CHACHA20-POLY1305]:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-
 const WEAK: &str = "CBC or RSA key exchange, which are broken and not spoken";
 
 /// Suites in order of preference; those of a group are equally good.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Suites {
     groups: Vec<Vec<&'static str>>,
     /// Those that never come back.
     killed: Vec<&'static str>,
 }
 
+impl Default for Suites {
+    fn default() -> Self {
+        Self::of(DEFAULT)
+    }
+}
+
 impl Suites {
-    /// Lowers the field. Those that are not spoken are left out where others remain: who lists them, as Istio does,
+    /// Those of a list that holds nothing else.
+    pub(super) fn of(list: &str) -> Self {
+        let mut suites = Self { groups: Vec::new(), killed: Vec::new() };
+        list.split(':').filter(|rule| !rule.is_empty()).for_each(|rule| drop(suites.apply(rule)));
+        suites
+    }
+
+    /// Lowers the field; `None` where it names nothing. Those that are not spoken are left out where others remain: who lists them, as Istio does,
     /// offers them to clients that know no better. `is_needed`: there has to be one.
-    pub(super) fn lower(entries: &[String], is_needed: bool, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let mut suites = Self::default();
+    pub(super) fn lower(entries: &[String], is_needed: bool, cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
         if entries.iter().all(|entry| entry.trim_matches([':', ',', ' ', ';']).is_empty()) {
-            DEFAULT.split(':').for_each(|rule| drop(suites.apply(rule)));
-            return Ok(suites);
+            return Ok(None);
         }
+        let mut suites = Self::of("");
         let mut left_out = Vec::new();
         cx.each("cipher_suites", entries.iter().enumerate(), |(i, entry), cx| {
             // Envoy joins the entries with colons.
@@ -69,7 +81,7 @@ impl Suites {
                 for (_, name) in &left_out {
                     tracing::warn!(path = cx.path(), name, "{WEAK}: this cipher suite is left out");
                 }
-                Ok(suites)
+                Ok(Some(suites))
             }
         }
     }
@@ -197,7 +209,7 @@ mod tests {
     use super::*;
 
     fn check(list: &str, expected: &[&str]) {
-        let mut suites = Suites::default();
+        let mut suites = Suites::of("");
         let unknown: Vec<String> = list.split(':').flat_map(|rule| suites.apply(rule)).collect();
         assert!(unknown.is_empty(), "{list}: {unknown:?}");
         let short =
@@ -219,13 +231,11 @@ mod tests {
 
     #[test]
     fn those_of_a_group_are_the_clients_choice() {
-        let mut suites = Suites::default();
-        DEFAULT.split(':').for_each(|rule| assert!(suites.apply(rule).is_empty()));
+        let suites = Suites::default();
         let names = |all: Vec<SupportedCipherSuite>| all.iter().map(|s| format!("{:?}", s.suite())).collect::<Vec<_>>();
         let (ours, theirs) = (names(suites.all()), names(suites.with_chacha_first().expect("there is a group")));
         assert_eq!((ours.len(), &ours[0], &ours[1]), (6, &theirs[1], &theirs[0]));
         assert_eq!((&ours[2], &ours[3], &ours[4..]), (&theirs[3], &theirs[2], &theirs[4..]));
-        let mut fixed = Suites::default();
-        assert!(fixed.apply("ALL").is_empty() && fixed.with_chacha_first().is_none());
+        assert!(Suites::of("ALL").with_chacha_first().is_none());
     }
 }

@@ -58,8 +58,10 @@ fn what_is_broken_is_refused_with_the_reason() {
     assert!(refused.starts_with("tls_params.tls_minimum_protocol_version: TLS 1.0 and 1.1 are broken"), "{refused}");
     let refused = refusal(parameters(|p| p.cipher_suites = vec!["ECDHE-RSA-AES128-SHA".into()]));
     assert!(refused.starts_with("tls_params.cipher_suites[0]: ") && refused.contains("CBC"), "{refused}");
-    let refused = refusal(parameters(|p| p.ecdh_curves = vec!["X25519".into(), "P-521".into()]));
-    assert_eq!(refused, "tls_params.ecdh_curves[1]: \"P-521\" is not a group that is spoken here");
+    let refused = refusal(parameters(|p| p.ecdh_curves = vec!["X25519".into(), "P-224".into()]));
+    assert_eq!(refused, "tls_params.ecdh_curves[1]: \"P-224\" is not a group that is spoken here");
+    let refused = refusal(parameters(|p| p.ecdh_curves = vec!["P-256:prime256v1".into()]));
+    assert_eq!(refused, "tls_params.ecdh_curves[0]: \"prime256v1\" is there twice");
 }
 
 /// Suites of TLS 1.2 and groups that are offered.
@@ -86,6 +88,76 @@ fn suites_may_stand_in_brackets_and_groups_in_their_order() {
     assert_eq!(offered(|p| p.cipher_suites = vec![String::new()]).0.len(), 6, "an empty text is no list");
     let curves = vec!["P-384:x25519".into(), "prime256v1".into()];
     assert_eq!(offered(|p| p.ecdh_curves = curves).1, ["secp384r1", "X25519", "secp256r1"]);
+}
+
+#[test]
+fn every_group_that_boringssl_has_is_spoken() {
+    let curves = vec!["P-521:MLKEM1024".into(), "secp384r1".into(), "X25519MLKEM768".into()];
+    assert_eq!(offered(|p| p.ecdh_curves = curves).1, ["secp521r1", "MLKEM1024", "secp384r1", "X25519MLKEM768"]);
+    assert_eq!(offered(|p| p.ecdh_curves = vec![String::new()]).1, GROUPS, "an empty text is no list");
+}
+
+#[test]
+fn signature_algorithms_are_those_of_boringssl() {
+    let list = |entries: &[&str]| entries.iter().map(|&entry| entry.to_owned()).collect::<Vec<_>>();
+    let refused = |entries: &[&str]| refusal(parameters(|p| p.signature_algorithms = list(entries)));
+    let unknown = refused(&["ed25519", "RSA+SHA256:Ed25519"]);
+    assert_eq!(unknown, "tls_params.signature_algorithms[1]: \"Ed25519\" is no signature algorithm that is known");
+    assert!(refused(&["ed25519", ""]).starts_with("tls_params.signature_algorithms[1]: \"\" is no"));
+    let twice = refused(&["rsa_pss_rsae_sha256", "PSS+SHA256"]);
+    assert_eq!(twice, "tls_params.signature_algorithms[1]: \"PSS+SHA256\" is there twice");
+    let old = refused(&["rsa_pkcs1_sha1", "mldsa65"]);
+    assert!(old.starts_with("tls_params.signature_algorithms[0]: \"rsa_pkcs1_sha1\" is not spoken"), "{old}");
+    for fine in [&["rsa_pkcs1_sha1", "ECDSA+SHA256"][..], &[""]] {
+        assert!(lower(server(parameters(|p| p.signature_algorithms = list(fine)))).is_ok(), "{fine:?}");
+    }
+}
+
+#[test]
+fn a_policy_overrides_all_else() {
+    let policy = |policy: i32| {
+        move |p: &mut pb::TlsParameters| {
+            p.ecdh_curves = vec!["X25519".into()];
+            p.cipher_suites = vec!["ECDHE-RSA-CHACHA20-POLY1305".into()];
+            p.tls_maximum_protocol_version = TlsProtocol::TlSv12.into();
+            p.compliance_policies = vec![policy];
+        }
+    };
+    let spoken = |number| {
+        let tls = lower(server(parameters(policy(number)))).expect("it is fine");
+        let side = tls.current().expect("no secret is missing");
+        let provider = side.plain().crypto_provider().clone();
+        let suites = provider.cipher_suites.iter().map(|suite| format!("{:?}", suite.suite()));
+        let groups = provider.kx_groups.iter().map(|group| format!("{:?}", group.name()));
+        (suites.collect::<Vec<_>>(), groups.collect::<Vec<_>>())
+    };
+    let (suites, groups) = spoken(0);
+    assert_eq!((suites.len(), &*suites[0]), (6, "TLS13_AES_128_GCM_SHA256"));
+    assert_eq!(groups, ["secp256r1", "secp384r1"]);
+    assert!(!suites.iter().any(|suite| suite.contains("CHACHA")), "{suites:?}");
+    assert_eq!(spoken(1), (vec!["TLS13_AES_256_GCM_SHA384".to_owned()], vec!["MLKEM1024".to_owned()]));
+    assert_eq!((spoken(2).0.len(), spoken(2).1), (3, vec!["MLKEM1024".to_owned(), "secp384r1".to_owned()]));
+    let refused = refusal(parameters(policy(3)));
+    assert_eq!(refused, "tls_params.compliance_policies[0]: there is no policy of the number 3");
+}
+
+#[test]
+fn parameters_of_a_certificate_are_refused_by_their_place() {
+    let with = |change: &dyn Fn(&mut pb::TlsParameters)| {
+        let mut own = pb::TlsParameters::default();
+        change(&mut own);
+        let certificate = pb::TlsCertificate { tls_params: Some(own), ..certificate("server.pem", "server.key") };
+        refusal(|common| {
+            common.tls_certificates = vec![certificate];
+            let maximum = TlsProtocol::TlSv12.into();
+            common.tls_params = Some(pb::TlsParameters { tls_maximum_protocol_version: maximum, ..Default::default() });
+        })
+    };
+    let refused = with(&|own| own.tls_minimum_protocol_version = TlsProtocol::TlSv13.into());
+    let reason = "must not be later than tls_maximum_protocol_version";
+    assert_eq!(refused, format!("tls_certificates[0].tls_params.tls_minimum_protocol_version: {reason}"));
+    let refused = with(&|own| own.ecdh_curves = vec!["nothing".into()]);
+    assert!(refused.starts_with("tls_certificates[0].tls_params.ecdh_curves[0]: "), "{refused}");
 }
 
 const GROUPS: [&str; 3] = ["X25519MLKEM768", "X25519", "secp256r1"];

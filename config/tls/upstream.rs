@@ -1,5 +1,6 @@
 //! `UpstreamTlsContext`: we are the client.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -7,18 +8,19 @@ use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
 use rustls::ClientConfig;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, ResolvesClientCert, Resumption};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
 use super::context::Common;
 use super::in_use::HasCertificates;
+use super::key_log::KeyLog;
 use super::live::{Live, Recipe};
 use super::on_demand::{HasCertificate, OnDemand, Selector};
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers, nameless};
 use super::references::References;
+use super::schemes::Schemes;
 use super::validation::{Peer, Validation};
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
@@ -42,7 +44,9 @@ pub struct ClientSide {
     client: Arc<ClientConfig>,
     /// Whom we believe.
     validation: Arc<Validation>,
-    provider: Arc<CryptoProvider>,
+    schemes: Schemes,
+    /// The same, with which connections between certain addresses log their secrets.
+    logged: Option<(KeyLog, Arc<ClientConfig>)>,
     /// The verifier for requests that want the certificate of whom they ask for.
     by_name: Arc<Servers>,
     /// `sni`
@@ -77,6 +81,12 @@ pub struct Wishes<'a> {
     pub alpn: Alpn<'a>,
     /// The secret that the certificate for it is, where filters say which.
     pub secret: Option<&'a str>,
+    /// The trust domain of the workload that it is for, where filters say which.
+    pub workload: Option<&'a str>,
+    /// Our address, where it has one.
+    pub local: Option<IpAddr>,
+    /// The server's address, where it has one.
+    pub remote: Option<IpAddr>,
 }
 
 /// Protocols that are offered.
@@ -128,8 +138,7 @@ impl UpstreamTls {
         let others = references.without_certificates();
         let live = match references.is_empty() {
             true => {
-                let common = common.clone();
-                let common = cx.at("common_tls_context", |cx| Common::lower(common, Version::Tls12, cx))?;
+                let common = cx.at("common_tls_context", |cx| lower_common(common.clone(), cx))?;
                 Live::fixed(client.complete(common, cx)?.into(), FACTORY, &scope, cx)
             }
             false => Live::following(references, recipe(common.clone(), client.clone()), FACTORY, &scope, cx)?,
@@ -168,10 +177,20 @@ fn recipe(common: pb::CommonTlsContext, client: Client) -> Recipe<ClientSide> {
         // What is wrong beside the secrets is so before they come.
         let common = cx.at("common_tls_context", |cx| {
             references.resolve(&mut common, cx)?;
-            Common::lower(common, Version::Tls12, cx)
+            lower_common(common, cx)
         })?;
         references.are_there().then(|| client.complete(common, cx).map(Arc::new)).transpose()
     })
+}
+
+/// Envoy: parameters of certificates are for servers.
+fn lower_common(mut common: pb::CommonTlsContext, cx: &mut LowerCx<'_>) -> Result<Common, Refused> {
+    for certificate in &mut common.tls_certificates {
+        if certificate.tls_params.take().is_some() {
+            tracing::warn!(path = cx.path(), "tls_params of a certificate has no effect where it is a client's");
+        }
+    }
+    Common::lower(common, Version::Tls12, cx)
 }
 
 impl Client {
@@ -181,12 +200,12 @@ impl Client {
             let reason = "a client has one certificate";
             return Err(cx.at("common_tls_context", |cx| cx.at("tls_certificates", |cx| cx.invalid(reason))));
         }
-        let provider = parameters.provider.clone();
-        let builder = ClientConfig::builder_with_provider(provider.clone());
-        let builder = builder.with_protocol_versions(&parameters.versions);
+        let builder = ClientConfig::builder_with_provider(parameters.provider());
+        let builder = builder.with_protocol_versions(&parameters.versions());
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
         let validation = Arc::new(validation);
-        let verifier = |checks| Arc::new(Servers::new(&validation, &provider, checks));
+        let schemes = parameters.schemes;
+        let verifier = |checks| Arc::new(Servers::new(&validation, &schemes, checks));
         let by_name = verifier(NameCheck::AsCalledByRequest);
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier(self.own_check.clone()));
         let certificate = certificates.into_iter().next();
@@ -198,18 +217,16 @@ impl Client {
         let sessions = (self.sessions > 0)
             .then(|| Arc::new(ClientSessionMemoryCache::new(self.sessions)) as Arc<dyn ClientSessionStore>);
         client.resumption = sessions.clone().map_or_else(Resumption::disabled, Resumption::store);
-        match key_log {
-            None => {}
-            Some(log) if log.is_for_all() => client.key_log = log.file,
-            Some(_) => {
-                let refuse = |cx: &mut LowerCx<'_>| cx.not_implemented("a choice of addresses for a client");
-                return Err(cx.at("common_tls_context", |cx| cx.at("key_log", refuse)));
-            }
-        }
+        let logged = key_log.map(|log| {
+            let mut logged = client.clone();
+            logged.key_log = log.file.clone();
+            (log, Arc::new(logged))
+        });
         Ok(ClientSide {
             client: Arc::new(client),
+            logged,
             validation,
-            provider,
+            schemes,
             by_name,
             sni: self.sni.clone(),
             by_host_name: self.by_host_name,
@@ -225,7 +242,8 @@ impl ClientSide {
     pub fn handshake(&self, wishes: &Wishes<'_>) -> (Arc<ClientConfig>, ServerName<'static>) {
         let asked = self.asked_name(wishes);
         let own = (!wishes.certified_names.is_empty()).then(|| self.verifier(wishes.certified_names, asked.as_ref()));
-        let mut client = self.client.clone();
+        let logged = self.logged.as_ref().filter(|(log, _)| log.covers(wishes.local, wishes.remote));
+        let mut client = logged.map_or(&self.client, |(_, logged)| logged).clone();
         match wishes.alpn {
             Alpn::AsConfigured => {}
             Alpn::Default(_) if !client.alpn_protocols.is_empty() => {}
@@ -274,7 +292,7 @@ impl ClientSide {
     fn verifier(&self, names: &[Box<str>], asked: Option<&ServerName<'_>>) -> Arc<Servers> {
         match (names, asked) {
             ([name], Some(asked)) if *asked.to_str() == **name => self.by_name.clone(),
-            _ => Arc::new(Servers::new(&self.validation, &self.provider, NameCheck::Fixed(names.into()))),
+            _ => Arc::new(Servers::new(&self.validation, &self.schemes, NameCheck::Fixed(names.into()))),
         }
     }
 }
@@ -291,11 +309,16 @@ impl HasCertificates for Live<ClientSide> {
     }
 }
 
+/// What rustls takes for a name.
+const LABELS: &str = "it has labels of letters, digits, hyphens and underscores with points between them";
+
 fn lower_sni(sni: String, cx: &mut LowerCx<'_>) -> Result<Option<ServerName<'static>>, Refused> {
     if sni.is_empty() {
         return Ok(None);
     }
-    let refuse = |cx: &mut LowerCx<'_>| cx.at("sni", |cx| cx.invalid(format!("{sni:?} is no host name")));
+    let refuse = |cx: &mut LowerCx<'_>| {
+        cx.at("sni", |cx| cx.invalid(format!("{sni:?} is no host name: {LABELS}, and no other is sent")))
+    };
     ServerName::try_from(sni.clone()).map(Some).map_err(|_| refuse(cx))
 }
 

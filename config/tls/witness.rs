@@ -20,14 +20,18 @@ pub struct Witness {
     pub refused: Vec<CertificateDer<'static>>,
     /// What is wrong with them, where it is their chain.
     pub flaw: Option<FlawAt>,
+    /// Whether it has shown any.
+    pub has_certificate: bool,
 }
 
 thread_local! {
     // No state: it is taken by the call that has it filled.
-    static SEEN: RefCell<Witness> = const { RefCell::new(Witness { scheme: None, refused: Vec::new(), flaw: None }) };
+    static SEEN: RefCell<Witness> = const { RefCell::new(Witness::NOTHING) };
 }
 
 impl Witness {
+    const NOTHING: Self = Self { scheme: None, refused: Vec::new(), flaw: None, has_certificate: false };
+
     /// What was seen since it was taken last.
     #[must_use]
     pub fn take() -> Self {
@@ -38,6 +42,7 @@ impl Witness {
     pub fn add(&mut self, later: Self) {
         self.scheme = later.scheme.or(self.scheme);
         self.flaw = later.flaw.or(self.flaw);
+        self.has_certificate |= later.has_certificate;
         if !later.refused.is_empty() {
             self.refused = later.refused;
         }
@@ -45,6 +50,10 @@ impl Witness {
 
     pub(super) fn of_signature(scheme: SignatureScheme) {
         SEEN.with_borrow_mut(|seen| seen.scheme = Some(scheme));
+    }
+
+    pub(super) fn of_certificate() {
+        SEEN.with_borrow_mut(|seen| seen.has_certificate = true);
     }
 
     pub(super) fn of_flaw(flaw: FlawAt) {

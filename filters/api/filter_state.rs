@@ -14,6 +14,8 @@ pub const APPLICATION_PROTOCOLS: &str = "envoy.network.application_protocols";
 pub const UPSTREAM_SUBJECT_ALT_NAMES: &str = "envoy.network.upstream_subject_alt_names";
 /// Text: the secret that hosts are shown the certificate of, where that is asked for on demand.
 pub const UPSTREAM_SECRET: &str = "envoy.tls.certificate_mappers.on_demand_secret";
+/// Text: the trust domain of the workload for which peers are held against the bundles of SPIFFE.
+pub const WORKLOAD_TRUST_DOMAIN: &str = "envoy.tls.cert_validator.spiffe.workload_trust_domain";
 /// Text: the host that a dynamic forward proxy goes to.
 pub const DYNAMIC_HOST: &str = "envoy.upstream.dynamic_host";
 /// Number or text: its port.

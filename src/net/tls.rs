@@ -16,10 +16,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use nuncio_config::tls::{
-    DownstreamTls, FlawAt, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
+    DownstreamTls, FlawAt, Hello, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
+    for_workload,
 };
-use nuncio_filter_api::{Io, Transport, forward_write};
-use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo};
+use nuncio_filter_api::{Io, Transport, filter_state, forward_write};
+use nuncio_telemetry::{CertificateInfo, ConnectionInfo, FilterValue, TlsInfo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ClientHello;
 use rustls::{AlertDescription, CipherSuite, CommonState, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
@@ -69,7 +70,7 @@ impl AsyncRead for TlsTransport {
             Poll::Ready(Err(error)) => {
                 // What the kernel says is no error of TLS. Who reads no more after an error counts it once.
                 if error.kind() == io::ErrorKind::InvalidData {
-                    self.stats.broke();
+                    self.stats.broke_off();
                 }
                 Poll::Ready(Err(error))
             }
@@ -147,7 +148,7 @@ pub(crate) async fn accept(
     tls: &DownstreamTls,
     until: Option<Instant>,
     io: Io,
-    info: &ConnectionInfo,
+    info: &Rc<ConnectionInfo>,
     stats: &Rc<TlsStats>,
 ) -> Result<Io, TlsError> {
     let Some(side) = tls.current() else {
@@ -155,13 +156,17 @@ pub(crate) async fn accept(
         *info.transport_failure.borrow_mut() = Some(TlsError::NoSecret.to_string().into());
         return Err(TlsError::NoSecret);
     };
-    let mut seen = Seen::default();
+    let workload = match info.filter_state.borrow().get(filter_state::WORKLOAD_TRUST_DOMAIN) {
+        Some(FilterValue::Text(domain)) => Some((**domain).into()),
+        _ => None,
+    };
+    let mut seen = Seen { workload, ..Seen::default() };
     let handshake = handshake(tls, &side, io, info, stats, &mut seen);
     let done = match until {
         Some(until) => tokio::time::timeout_at(until, handshake).await.unwrap_or(Err(TlsError::TimedOut)),
         None => handshake.await,
     };
-    let (stream, session_id) = match done {
+    let (mut stream, session_id) = match done {
         Ok(done) => done,
         Err(error) => {
             let error = error.because_of(&seen.witness);
@@ -173,7 +178,7 @@ pub(crate) async fn accept(
     let session = stream.session();
     let chain = session.peer_certificates().unwrap_or_default();
     let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
-    let validated = side.validate(chain, is_resumed);
+    let validated = for_workload(seen.workload.as_deref(), || side.validate(chain, is_resumed));
     // What it found is known.
     drop(Witness::take());
     if let Validated::Failed(error) = &validated {
@@ -193,6 +198,7 @@ pub(crate) async fn accept(
     let made = TlsInfo { is_validated, local, server_name, session_id, issuer, completed, ..made };
     stats.made(&made, scheme);
     *info.tls.borrow_mut() = Some(Arc::new(made));
+    stream.client = Some(info.clone());
     Ok(Io::new(stream))
 }
 
@@ -211,7 +217,7 @@ fn note_failure(error: &TlsError, info: &ConnectionInfo, stats: &TlsStats) {
 
 /// Tells logs who has not believed whom.
 fn note_refused(side: &ServerSide, seen: Seen, info: &ConnectionInfo) {
-    let Seen { local, server_name: _, witness, begun } = seen;
+    let Seen { local, server_name: _, witness, workload: _, begun } = seen;
     let leaf = witness.refused.first();
     if local.is_none() && leaf.is_none() {
         return;
@@ -249,16 +255,19 @@ pub async fn connect(
     };
     let (mut connecting, mut witness) = (connector.connect(name.clone(), io), Witness::default());
     let connected = poll_fn(|cx| {
-        let polled = Pin::new(&mut connecting).poll(cx);
+        let polled = for_workload(wishes.workload, || Pin::new(&mut connecting).poll(cx));
         witness.add(Witness::take());
         polled
     });
-    let stream = connected.await.map_err(|error| TlsError::from(error).because_of(&witness));
+    let stream = connected.await.map_err(|error| {
+        let error = if witness.has_certificate { error } else { reason::at_hello(error) };
+        TlsError::from(error).because_of(&witness)
+    });
     let stream = stream.inspect_err(|error| stats.failed(error))?;
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
     if session.handshake_kind() == Some(HandshakeKind::Resumed) {
-        let checked = side.check_again(chain, &name);
+        let checked = for_workload(wishes.workload, || side.check_again(chain, &name));
         let checked = checked.map_err(|e| TlsError::from(io::Error::new(io::ErrorKind::InvalidData, e)));
         witness.add(Witness::take());
         checked.map_err(|error| error.because_of(&witness)).inspect_err(|error| stats.failed(error))?;
@@ -278,6 +287,8 @@ struct Seen {
     /// What it asked for.
     server_name: Option<Arc<str>>,
     witness: Witness,
+    /// The trust domain of the workload that it is for, where filters say which.
+    workload: Option<Box<str>>,
     /// What had been agreed upon when it failed.
     begun: Option<TlsInfo>,
 }
@@ -292,43 +303,54 @@ async fn handshake(
 ) -> Result<(ServerStream, Option<Box<str>>), TlsError> {
     let mut incoming = Buffer::default();
     let accepted = hello::read(&mut io, &mut incoming).await?;
-    let hello = accepted.client_hello();
+    let speaks_latest = hello::speaks_latest(incoming.filled());
+    let hello = Hello { said: accepted.client_hello(), speaks_latest };
+    let name = hello.said.server_name();
     // An address is no name to rustls, and a name to Envoy.
-    if side.requires_sni && hello.server_name().is_none() && !hello::names_server(incoming.filled()) {
+    if side.requires_sni && name.is_none() && !hello::names_server(incoming.filled()) {
         return Err(TlsError::NoServerName);
     }
     let on_demand = match tls.is_on_demand() {
         true => {
             // It may be a long time until there is an answer.
             incoming.settle();
-            match ask(tls, hello.server_name(), &mut io).await? {
+            match ask(tls, name, &mut io).await? {
                 Some(side) => Some(side),
-                None => return Err(refuse(io).await),
+                None => {
+                    refuse(io).await;
+                    return Err(TlsError::NoCertificate);
+                }
             }
         }
         false => None,
     };
     let side = on_demand.as_ref().unwrap_or(side);
     seen.local = side.certificate_for(&hello);
-    seen.server_name = hello.server_name().map(Into::into);
+    seen.server_name = name.map(Into::into);
     if hello::asks_for_status(incoming.filled()) {
         let staple = side.staple_for(&hello);
         stats.asked_for_status(staple);
         if staple == Staple::Failed {
-            return Err(refuse(io).await);
+            refuse(io).await;
+            return Err(TlsError::NoCertificate);
         }
     }
+    if !side.signs_for(&hello) {
+        seen.begun = Some(TlsInfo { version: "TLSv1.2", ..TlsInfo::default() });
+        refuse(io).await;
+        return Err(reason::nothing_shared().into());
+    }
     let server = side.server(&hello, info.local.ip(), info.remote.ip());
-    let server = without_alpn(&hello, server).unwrap_or_else(|| server.clone());
+    let server = without_alpn(&hello.said, server).unwrap_or_else(|| server.clone());
     // It was read to choose by; the session reads it anew.
     drop(accepted);
     let mut stream = ServerStream::new(io, server, incoming, stats.clone())?;
-    match stream.handshake(&mut seen.witness).await {
+    match stream.handshake(&mut seen.witness, seen.workload.as_deref()).await {
         Ok(session_id) => Ok((stream, session_id)),
         Err(error) => {
             let session = stream.session();
-            seen.begun = session.negotiated_cipher_suite().map(|_| of_session(session, &[]));
-            Err(error.into())
+            seen.begun = Some(of_session(session, &[]));
+            Err(reason::in_version(error, session.protocol_version()).into())
         }
     }
 }
@@ -342,11 +364,10 @@ async fn ask(tls: &DownstreamTls, name: Option<&str>, io: &mut Io) -> io::Result
     }
 }
 
-/// Ends a handshake for which there is no certificate.
-async fn refuse(mut io: Io) -> TlsError {
+/// Ends a handshake for which there is no certificate that could be shown.
+async fn refuse(mut io: Io) {
     // Whoever does not take it learns by the end of the connection.
     let _ = io.write_all(&hello::fatal_alert(AlertDescription::HandshakeFailure)).await;
-    TlsError::NoCertificate
 }
 
 /// What a client is answered with that speaks none of our protocols. Envoy: nothing is chosen, and it is served.
@@ -401,6 +422,8 @@ fn group_name(group: NamedGroup) -> &'static str {
         NamedGroup::X25519 => "X25519",
         NamedGroup::secp256r1 => "P-256",
         NamedGroup::secp384r1 => "P-384",
+        NamedGroup::secp521r1 => "P-521",
+        NamedGroup::MLKEM1024 => "MLKEM1024",
         NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
         _ => "",
     }

@@ -13,7 +13,7 @@ use crate::tls::TlsError;
 nuncio_telemetry::stats! {
     /// `ssl`
     pub struct SslStats {
-        /// Handshakes that failed, but for certificates, and sessions that broke off after theirs.
+        /// Handshakes that failed, but for certificates, and sessions that broke off after theirs, which count twice.
         connection_error: Counter,
         /// Handshakes that succeeded.
         handshake: Counter,
@@ -149,9 +149,15 @@ impl TlsStats {
         }
     }
 
-    /// A session has failed after its handshake.
+    /// A session was ended with an alert after its handshake.
     pub(crate) fn broke(&self) {
         self.stats.connection_error().inc();
+    }
+
+    /// The peer has sent what is no TLS, or what somebody has changed on the way. Envoy counts it again when it takes leave
+    /// of a session that is over.
+    pub(crate) fn broke_off(&self) {
+        self.stats.connection_error().add(2);
     }
 
     /// A peer's certificate was not believed, whether or not its connection goes on.

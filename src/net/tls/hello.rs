@@ -102,6 +102,14 @@ pub(super) fn asks_for_status(records: &[u8]) -> bool {
     has_extension(records, STATUS_REQUEST).unwrap_or(false)
 }
 
+/// Whether the client that has begun so speaks TLS 1.3, whichever suites it lists.
+pub(super) fn speaks_latest(records: &[u8]) -> bool {
+    const TLS13: [u8; 2] = [3, 4];
+    let versions = extension(records, SUPPORTED_VERSIONS).flatten();
+    let versions = versions.as_deref().and_then(|content| prefixed(content, 1));
+    versions.is_some_and(|(versions, _)| versions.chunks_exact(2).any(|version| version == TLS13))
+}
+
 /// Whether the client that has begun so speaks nothing later than TLS 1.1: rustls finds something else to refuse.
 fn is_outdated(records: &[u8]) -> bool {
     // The version stands behind type and length of the message.
@@ -132,12 +140,17 @@ pub(super) fn session_id(records: &[u8]) -> Option<SessionId> {
         return None;
     }
     // Cipher suite and compression stand before the extensions.
-    let has_ticket = rest.get(2 + 1..).and_then(|rest| names(rest, SESSION_TICKET)).unwrap_or(false);
+    let has_ticket = rest.get(2 + 1..).and_then(|rest| find(rest, SESSION_TICKET)).flatten().is_some();
     Some(SessionId { id: id.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(), has_ticket })
 }
 
 /// Whether the ClientHello that these records hold has an extension; `None` where they end before.
 fn has_extension(records: &[u8], wanted: u16) -> Option<bool> {
+    extension(records, wanted).map(|found| found.is_some())
+}
+
+/// The content of an extension of the ClientHello that these records hold; `None` where they end before.
+fn extension(records: &[u8], wanted: u16) -> Option<Option<Vec<u8>>> {
     let mut hello = Vec::with_capacity(records.len());
     let mut rest = records;
     while let Some((head, content)) = rest.split_at_checked(RECORD) {
@@ -150,19 +163,20 @@ fn has_extension(records: &[u8], wanted: u16) -> Option<bool> {
     for width in [1, 2, 1] {
         (_, rest) = prefixed(rest, width)?;
     }
-    names(rest, wanted)
+    Some(find(rest, wanted)?.map(<[u8]>::to_vec))
 }
 
-/// Whether an extension is among those that stand here.
-fn names(extensions: &[u8], wanted: u16) -> Option<bool> {
+/// The content of an extension among those that stand here.
+fn find(extensions: &[u8], wanted: u16) -> Option<Option<&[u8]>> {
     let (mut extensions, _) = prefixed(extensions, 2)?;
     while let Some((kind, after)) = extensions.split_first_chunk::<2>() {
+        let content;
+        (content, extensions) = prefixed(after, 2)?;
         if u16::from_be_bytes(*kind) == wanted {
-            return Some(true);
+            return Some(Some(content));
         }
-        (_, extensions) = prefixed(after, 2)?;
     }
-    Some(false)
+    Some(None)
 }
 
 /// What stands behind its length of `width` bytes, and the rest.
@@ -231,5 +245,31 @@ mod tests {
         for end in 0..whole.len() {
             assert_ne!(has_extension(&whole[..end], STATUS_REQUEST), Some(true), "{end}");
         }
+    }
+
+    #[test]
+    fn who_speaks_the_latest_version_says_so_in_its_extension() {
+        // As `hello` has it, one extension with this content.
+        let with = |content: &[u8]| {
+            let mut records = hello(&[43], 200);
+            records.truncate(records.len() - 7);
+            let length = u8::try_from(content.len()).unwrap();
+            records.extend([&[0, length + 4, 0, 43, 0, length][..], content].concat());
+            records[4] = u8::try_from(records.len() - RECORD).unwrap();
+            records
+        };
+        for (content, expected) in [
+            (&[4, 3, 4, 3, 3][..], true),
+            (&[6, 0x7a, 0x7a, 3, 3, 3, 4], true),
+            (&[2, 3, 3], false),
+            (&[2, 3, 4, 9], true),
+            (&[4, 3, 3], false),
+            (&[3, 4], false),
+            (&[], false),
+        ] {
+            assert_eq!(speaks_latest(&with(content)), expected, "{content:?}");
+        }
+        assert!(!speaks_latest(&hello(&[0, 5], 200)), "suites of TLS 1.3 are no version");
+        assert!(!speaks_latest(&[]));
     }
 }

@@ -3,16 +3,28 @@
 use std::io;
 
 use nuncio_config::tls::{ALERTS, Flaw, FlawAt, Unbelieved, alert_name};
-use rustls::{CertificateError, Error, PeerIncompatible};
+use rustls::{
+    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved, ProtocolVersion,
+};
 
 /// Number of BoringSSL's errors of TLS: the library, shifted, to which the reason is added.
 const SSL: u32 = 16 << 24;
 /// The same of the kernel's, to which the number of the error is added.
 const SYSTEM: i32 = 2 << 24;
+/// The same of ciphers.
+const CIPHER: u32 = 30 << 24;
+const BAD_DECRYPT: u32 = 101;
 const CERTIFICATE_VERIFY_FAILED: u32 = 125;
+const DECRYPTION_FAILED_OR_BAD_RECORD_MAC: u32 = 139;
+const HANDSHAKE_FAILURE_ON_CLIENT_HELLO: u32 = 154;
 const NO_SHARED_CIPHER: u32 = 184;
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
+const PROTOCOL_IS_SHUTDOWN: u32 = 194;
 const UNSUPPORTED_PROTOCOL: u32 = 240;
+const WRONG_SIGNATURE_TYPE: u32 = 245;
+const WRONG_VERSION_NUMBER: u32 = 247;
+const NO_COMMON_SIGNATURE_ALGORITHMS: u32 = 253;
+const NO_SHARED_GROUP: u32 = 266;
 const KEY_USAGE_BIT_INCORRECT: u32 = 302;
 
 pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
@@ -41,6 +53,13 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
         Some(Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon)) => {
             ssl(NO_SHARED_CIPHER, "NO_SHARED_CIPHER")
         }
+        Some(Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon)) => {
+            ssl(NO_COMMON_SIGNATURE_ALGORITHMS, "NO_COMMON_SIGNATURE_ALGORITHMS")
+        }
+        Some(Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon)) => ssl(NO_SHARED_GROUP, "NO_SHARED_GROUP"),
+        Some(Error::PeerMisbehaved(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)) => {
+            ssl(WRONG_SIGNATURE_TYPE, "WRONG_SIGNATURE_TYPE")
+        }
         Some(Error::PeerIncompatible(
             PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
@@ -49,6 +68,51 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
         )) => ssl(UNSUPPORTED_PROTOCOL, "UNSUPPORTED_PROTOCOL"),
         _ => error.to_string(),
     }
+}
+
+/// The error of a client whose server has not got beyond its hello.
+pub(super) fn at_hello(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
+            let then = ssl(HANDSHAKE_FAILURE_ON_CLIENT_HELLO, "HANDSHAKE_FAILURE_ON_CLIENT_HELLO");
+            io::Error::new(io::ErrorKind::InvalidData, format!("{}|{then}", of(&error, None)))
+        }
+        _ => error,
+    }
+}
+
+/// The error of a server that speaks this version with its client: groups go with suites there before TLS 1.3.
+pub(super) fn in_version(error: io::Error, version: Option<ProtocolVersion>) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon))
+            if version == Some(ProtocolVersion::TLSv1_2) =>
+        {
+            nothing_shared()
+        }
+        _ => error,
+    }
+}
+
+/// That there is no suite that could be spoken.
+pub(super) fn nothing_shared() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, Error::from(PeerIncompatible::NoCipherSuitesInCommon))
+}
+
+/// The same of a connection whose handshake was made long ago. Envoy tells what went wrong, and that it could not take
+/// leave then.
+pub(super) fn of_broken(error: &io::Error) -> String {
+    let told = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::DecryptError) => {
+            let first = format!("{}:Cipher functions:OPENSSL_internal:BAD_DECRYPT", CIPHER + BAD_DECRYPT);
+            let name = "DECRYPTION_FAILED_OR_BAD_RECORD_MAC";
+            format!("{first}|{}", ssl(DECRYPTION_FAILED_OR_BAD_RECORD_MAC, name))
+        }
+        Some(Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion | InvalidMessage::InvalidContentType)) => {
+            ssl(WRONG_VERSION_NUMBER, "WRONG_VERSION_NUMBER")
+        }
+        _ => of(error, None),
+    };
+    format!("TLS_error:|{told}:TLS_error_end|{}:TLS_error_end", ssl(PROTOCOL_IS_SHUTDOWN, "PROTOCOL_IS_SHUTDOWN"))
 }
 
 fn ssl(reason: u32, name: &str) -> String {

@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use nuncio_config::tls::Witness;
+use nuncio_config::tls::{Witness, for_workload};
 use nuncio_filter_api::{Io, Transport};
+use nuncio_telemetry::ConnectionInfo;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic,
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::alert;
 use super::buffer::{Buffer, MOST, RECORD};
 use super::hello::{self, SessionId};
+use super::reason;
 use crate::tls_stats::TlsStats;
 
 /// Room for what is written without content: alerts, and what a session may have queued.
@@ -47,6 +49,8 @@ pub(super) struct ServerStream {
     is_reset: bool,
     /// Why the session is over; it must not be asked again.
     failure: Option<Box<Error>>,
+    /// Where it is told that the session broke after its handshake.
+    pub(super) client: Option<Rc<ConnectionInfo>>,
 }
 
 /// What a session is asked for.
@@ -74,8 +78,8 @@ impl ServerStream {
     pub(super) fn new(io: Io, config: Arc<ServerConfig>, incoming: Buffer, stats: Rc<TlsStats>) -> io::Result<Self> {
         let session = UnbufferedServerConnection::new(config.clone()).map_err(io::Error::other)?;
         let (plain, outgoing) = (Buffer::default(), Buffer::default());
-        let (is_ended, is_shut, is_reset, failure) = (false, false, false, None);
-        Ok(Self { io, session, config, stats, incoming, plain, outgoing, is_ended, is_shut, is_reset, failure })
+        let (is_ended, is_shut, is_reset, failure, client) = (false, false, false, None, None);
+        Ok(Self { io, session, config, stats, incoming, plain, outgoing, is_ended, is_shut, is_reset, failure, client })
     }
 
     /// What the handshake brought.
@@ -84,9 +88,13 @@ impl ServerStream {
     }
 
     /// Makes the handshake; tells the name of the session, where it has one.
-    pub(super) async fn handshake(&mut self, witness: &mut Witness) -> io::Result<Option<Box<str>>> {
+    pub(super) async fn handshake(
+        &mut self,
+        witness: &mut Witness,
+        workload: Option<&str>,
+    ) -> io::Result<Option<Box<str>>> {
         let mut given = None;
-        poll_fn(|cx| self.poll_handshake(&mut given, witness, cx)).await?;
+        poll_fn(|cx| self.poll_handshake(&mut given, witness, workload, cx)).await?;
         // Envoy: a session that will be asked for by its ticket has no name before.
         let is_resumed = self.session.handshake_kind() == Some(HandshakeKind::Resumed);
         Ok(given.filter(|given| is_resumed || !given.has_ticket).map(|given| given.id))
@@ -96,10 +104,11 @@ impl ServerStream {
         &mut self,
         given: &mut Option<SessionId>,
         witness: &mut Witness,
+        workload: Option<&str>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let advanced = self.advance(&mut Want::Handshake);
+            let advanced = for_workload(workload, || self.advance(&mut Want::Handshake));
             witness.add(Witness::take());
             if let Err(error) = advanced {
                 // The client is told by an alert if it takes it at once.
@@ -171,11 +180,15 @@ impl ServerStream {
             }
         }
         if !self.session.is_handshaking() {
-            self.stats.broke();
+            self.stats.broke_off();
         }
         self.failure = Some(Box::new(error.clone()));
         self.incoming.clear();
-        io::Error::new(io::ErrorKind::InvalidData, error)
+        let error = io::Error::new(io::ErrorKind::InvalidData, error);
+        if let Some(client) = self.client.take() {
+            *client.transport_failure.borrow_mut() = Some(reason::of_broken(&error).into());
+        }
+        error
     }
 
     /// Writes what is encrypted.

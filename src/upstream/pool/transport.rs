@@ -220,7 +220,8 @@ pub(crate) async fn begin(
         socket = match socket {
             TransportSocket::RawBuffer => break,
             TransportSocket::Tls(config) => {
-                let (io, info) = connect_tls(config, connected.io, of.wishes(), &(of.stats)()).await?;
+                let (io, info) =
+                    connect_tls(config, connected.io, of.wishes(connected.local.as_ref()), &(of.stats)()).await?;
                 (connected.io, tls) = (io, Some(info));
                 break;
             }
@@ -273,8 +274,16 @@ impl<'a> Beginning<'a> {
         Connected { io: Tapped::wrap(io, tap, tapped), local }
     }
 
-    fn wishes(&self) -> Wishes<'a> {
+    fn wishes(&self, local: Option<&Address>) -> Wishes<'a> {
         Wishes {
+            local: local.and_then(Address::ip),
+            remote: self.remote.ip(),
+            workload: self.options.and_then(|options| {
+                match options.shared.0.get(filter_state::WORKLOAD_TRUST_DOMAIN) {
+                    Some(FilterValue::Text(domain)) => Some(&**domain),
+                    _ => None,
+                }
+            }),
             host_name: self.host_name,
             server_name: self.options.and_then(|options| options.server_name.as_deref()),
             secret: self.options.and_then(|options| options.secret.as_deref()),

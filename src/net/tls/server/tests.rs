@@ -49,7 +49,7 @@ async fn accept(transport: InternalTransport) -> std::io::Result<ServerStream> {
     drop(hello::read(&mut io, &mut incoming).await?);
     let stats = TlsStats::new(&Store::new().scope("listener"));
     let mut stream = ServerStream::new(io, server_config(), incoming, stats.into())?;
-    stream.handshake(&mut Witness::default()).await?;
+    stream.handshake(&mut Witness::default(), None).await?;
     Ok(stream)
 }
 
