@@ -87,6 +87,20 @@ fn what_is_wrong_beside_values_that_cannot_be_read_is_told_too() {
     }
 }
 
+/// Envoy: filter chains are chosen before anything could have said something of the connection.
+#[test]
+fn metadata_chooses_no_filter_chain() {
+    let matcher = "filter_chain_matcher:
+      matcher_tree:
+        input: { name: i, typed_config: { '@type': type.googleapis.com/envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput, filter: f, path: [{ key: k }] } }
+        exact_match_map: { map: { a: { action: { name: x, typed_config: { '@type': type.googleapis.com/google.protobuf.StringValue, value: main } } } } }";
+    let output = validate(&bootstrap().replace("name: main\n", &format!("name: main\n    {matcher}\n")));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let path = "filter_chain_matcher.matcher_tree.input.typed_config";
+    let text = text(&output);
+    assert!(text.lines().any(|line| line.contains(path) && line.contains("DynamicMetadataInput")), "{text}");
+}
+
 #[test]
 fn init_only_ends_well_once_everything_is_ready() {
     let output = run(&["--mode", "init_only", "--config-yaml", &bootstrap()]);

@@ -124,6 +124,10 @@ impl Input {
                 name => match (name.strip_prefix(NETWORK), name.strip_prefix(TLS)) {
                     (Some("TransportProtocolInput"), _) if inputs == Inputs::Connection => Self::TransportProtocol,
                     (Some("ApplicationProtocolInput"), _) if inputs == Inputs::Connection => Self::ApplicationProtocols,
+                    // Envoy: there is none of it before there is a filter chain.
+                    (Some("DynamicMetadataInput"), _) if inputs == Inputs::Connection => {
+                        return Err(cx.invalid(format!("{name} is no input for connections")));
+                    }
                     (Some(name), _) => Self::lower_network(name, &any, cx)?,
                     // No handshake comes before the choice of a filter chain.
                     (_, Some("UriSanInput" | "DnsSanInput" | "SubjectInput")) if inputs == Inputs::Connection => {
