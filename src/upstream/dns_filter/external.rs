@@ -40,11 +40,12 @@ impl External {
         Self(Rc::new(Asks { config, cx, resolver, waiting: Cell::new(0), runs: Cell::new(true) }))
     }
 
-    /// Asks, and answers `peer` when there is an answer. Envoy: more questions than may wait are not answered.
+    /// Asks, and answers `peer` when there is an answer. Envoy: where more questions wait than may, which one more makes
+    /// them, there is no address for the next.
     pub(super) fn ask(&self, question: Question, peer: SocketAddr, local: SocketAddr) {
         let asks = self.0.clone();
         let Some(config) = &asks.config.external else { return };
-        if asks.waiting.get() >= config.most {
+        if asks.waiting.get() > config.most {
             return asks.answer(&question, &[], peer, local);
         }
         asks.waiting.set(asks.waiting.get() + 1);

@@ -75,7 +75,8 @@ impl Lookup<'_> {
         !addresses.is_empty()
     }
 
-    /// Envoy: a service is at one cluster, or at none.
+    /// Envoy: a service is at one cluster, or at none. Of several targets one is looked at, by the order of a hash table
+    /// there and the first here.
     fn answer_with_cluster(&self, service: &Service, answer: &mut Answer) -> bool {
         let Some(target) = service.targets.first() else { return false };
         let Some(cluster) = &target.cluster else { return false };
