@@ -46,6 +46,7 @@ mod stalled;
 #[allow(dead_code, reason = "each subject uses its own part of the builders")]
 mod support;
 mod tap;
+mod tcp_resets;
 mod tidy;
 mod timeouts;
 mod tls_envoy;

@@ -21,6 +21,8 @@ pub(super) struct Direction {
     pipe: Option<Pipe>,
     /// Something was written that may not have been sent.
     is_dirty: bool,
+    /// The source has failed: the sink gets what it has said, and no end.
+    is_severed: bool,
     pub(super) state: State,
     /// Bytes passed.
     pub(super) read: u64,
@@ -58,6 +60,12 @@ impl Direction {
 
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// The source has failed, which whoever writes to it was told first: all that it has said is followed by no orderly
+    /// end, although it reads like one from then on.
+    pub(super) fn sever(&mut self) {
+        self.is_severed = true;
     }
 
     /// Grows with every byte that moves.
@@ -112,6 +120,7 @@ impl Direction {
         }
         match self.state {
             State::Done => Poll::Pending,
+            State::Ending if self.is_severed => Poll::Pending,
             State::Ending => {
                 ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Sink)?;
                 self.state = State::Done;

@@ -94,6 +94,8 @@ impl<'a> Relay<'a> {
         }
         match passed {
             Err(Broken(side, error)) => return Poll::Ready(Ended::Failed(side, error.kind())),
+            // Envoy ends a tunnel over HTTP/1 with its client's last byte, and loses what the host says to that. Here it is
+            // waited for: until something is written to it, a client that has gone looks like one that has ended its half.
             Ok(()) if self.to_host.is_done() && self.to_client.is_done() => return Poll::Ready(Ended::Done),
             // Over HTTP/1 a host that has sent its last has closed the connection.
             Ok(()) if self.to_client.is_done() && self.active.record.protocol() == Some(Protocol::Http11) => {
@@ -123,8 +125,11 @@ impl<'a> Relay<'a> {
             // Envoy: these are the last bytes, however soon they are answered.
             return passed;
         }
+        // What the host said last still goes to the client, which must not take it for all where the host has failed.
+        if matches!(passed, Err(Broken(Side::Host, _))) {
+            to_client.sever();
+        }
         let to_client = to_client.poll(up, down, session, cx).map_err(|e| e.between(Side::Host, Side::Client));
-        // What the host said last still went to the client.
         passed.and(to_client)
     }
 
@@ -193,6 +198,9 @@ impl<'a> Relay<'a> {
             }
             Ended::Failed(Side::Host, kind) => {
                 if *kind == io::ErrorKind::ConnectionReset {
+                    if self.active.is_http() {
+                        self.active.end_by_reset();
+                    }
                     // Envoy: a reset goes on to the other side.
                     info.flag(ResponseFlag::UpstreamRemoteReset);
                     info.upstream.borrow_mut().close_type = CloseType::RemoteReset;

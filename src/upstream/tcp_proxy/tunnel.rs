@@ -21,7 +21,7 @@ use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::TunnelingConfig;
 use nuncio_proto::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
 use nuncio_telemetry::format::{Format, FormatCx, Missing};
-use nuncio_telemetry::{FilterState, FilterValue, LifeSpan, Protocol, StreamInfo};
+use nuncio_telemetry::{FilterState, FilterValue, LifeSpan, Protocol, ResponseFlag, StreamInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::attempt::{ActiveRequest, Attempt};
@@ -217,6 +217,16 @@ impl RequestId {
 
 // === impl Tunnel ===
 
+/// What breaks off a tunnel, as an error of its bytes. Envoy: a stream that the host resets is a connection that it
+/// resets; one that ends with its connection has just ended.
+fn broken(error: &BodyError) -> io::Error {
+    let kind = match error.flags.has(ResponseFlag::UpstreamRemoteReset) {
+        true => io::ErrorKind::ConnectionReset,
+        false => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error.clone())
+}
+
 impl Tunnel {
     /// Sends what waits, and takes in the next piece of the response where there is room for it.
     fn drive(&mut self, cx: &mut Context<'_>) {
@@ -245,7 +255,7 @@ impl AsyncRead for Tunnel {
             return match &self.end {
                 None => Poll::Pending,
                 Some(Ok(())) => Poll::Ready(Ok(())),
-                Some(Err(error)) => Poll::Ready(Err(io::Error::other(error.clone()))),
+                Some(Err(error)) => Poll::Ready(Err(broken(error))),
             };
         }
         let count = self.chunk.len().min(buf.remaining());
@@ -259,7 +269,7 @@ impl AsyncWrite for Tunnel {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.drive(cx);
         if let Some(Err(error)) = &self.end {
-            return Poll::Ready(Err(io::Error::other(error.clone())));
+            return Poll::Ready(Err(broken(error)));
         }
         let count = {
             let mut upload = self.upload.borrow_mut();
