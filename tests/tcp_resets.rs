@@ -108,3 +108,51 @@ async fn a_client_hears_of_a_reset_of_its_stream_to_the_host() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_answer_over_http2_that_ends_with_its_head_grants_no_tunnel() {
+    for program in programs() {
+        let (listener, port) = bound().await;
+        serve_http2(listener, None);
+        let proxy = start(&program, port, "tunneling_config: { hostname: 'a.test:443' }", true).await;
+        let (_, logged) = told(&proxy).await;
+        assert_eq!(logged, "UF,URX tunnel_response:200 Normal Normal - - -", "{program:?}");
+        assert_eq!(proxy.stat("cluster.up.upstream_cx_connect_attempts_exceeded").await, 1, "{program:?}");
+        assert_eq!(proxy.stat("cluster.up.upstream_rq_tx_reset").await, 1, "{program:?}");
+    }
+}
+
+/// Answers whoever asks for a tunnel, and waits for its client to go.
+fn serve_http1(listener: TcpListener, answer: &'static [u8]) {
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a request comes"));
+            }
+            stream.write_all(answer).await.expect("it is taken");
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+}
+
+#[tokio::test]
+async fn answers_over_http1_that_grant_no_tunnel() {
+    let cases: [(&str, &[u8], &str, u64); 3] = [
+        ("false", b"SSH-2.0-x\r\n\r\n", "-", 1),
+        ("false", b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno", "tunnel_response:503", 0),
+        ("true", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "tunnel_response:200", 0),
+    ];
+    for program in programs() {
+        for (use_post, answer, reason, faults) in cases {
+            let (listener, port) = bound().await;
+            serve_http1(listener, answer);
+            let fields = format!("tunneling_config: {{ hostname: 'a.test:443', use_post: {use_post} }}");
+            let proxy = start(&program, port, &fields, false).await;
+            let (_, logged) = told(&proxy).await;
+            assert_eq!(logged, format!("UF,URX {reason} Normal Normal - - -"), "{program:?}");
+            let counted = proxy.stat("cluster.up.upstream_cx_protocol_error").await;
+            assert_eq!(counted, faults, "{program:?}: {}", answer.escape_ascii());
+        }
+    }
+}

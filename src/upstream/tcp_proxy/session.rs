@@ -188,7 +188,8 @@ impl Session {
         info.note_inspected();
         info.bytes_received.set(info.bytes_received.get() + info.connection.withheld.get());
         let mut upstream = info.upstream.borrow_mut();
-        if upstream.connection_id.is_some() {
+        // One that was asked for a tunnel in vain is none that it had.
+        if upstream.remote.is_some() {
             // Envoy: why the client's connection was closed here is why that to the host was.
             upstream.local_close_reason = info.connection.local_close_reason.get();
         }

@@ -160,12 +160,18 @@ impl TunnelConfig {
         let head = self.head(session, if is_secure { Scheme::Https } else { Scheme::Http });
         let upload = Rc::new(RefCell::new(Upload::default()));
         let mut body = Body::stream(Uploaded(upload.clone()));
-        let answered = attempt.run(&head, &mut body).await.inspect_err(|_| {
-            session.info.upstream.borrow_mut().protocol = None;
+        let asked = attempt.run(&head, &mut body).await;
+        // Envoy: for logs there is no HTTP.
+        let protocol = session.info.upstream.borrow_mut().protocol.take();
+        let answered = asked.inspect_err(|failure| {
+            forget_connection(&session.info);
+            // An HTTP/2 connection counts what ends it by itself.
+            if matches!(failure, Failure::Protocol) && protocol != Some(Protocol::Http2) {
+                attempt.host.share.cluster.stats.upstream_cx_protocol_error().inc();
+            }
         })?;
         let Response { head, body } = answered.response;
-        // Envoy: for logs there is no HTTP.
-        let is_granted = match session.info.upstream.borrow_mut().protocol.take() {
+        let is_granted = match protocol {
             // RFC 9110 §9.3.6.
             Some(protocol) if protocol <= Protocol::Http11 => head.status.is_success(),
             _ => head.status == StatusCode::OK,
@@ -173,7 +179,9 @@ impl TunnelConfig {
         if self.propagate_headers {
             propagate(&session.info, RESPONSE_HEADERS, Some(head.status), &head.headers);
         }
-        if !is_granted {
+        // Envoy: an answer that ends with its head grants nothing either.
+        if !is_granted || body.is_end() {
+            forget_connection(&session.info);
             let reason = format!("tunnel_response:{}", head.status.as_u16());
             return Err(Failure::Pool(PoolFailure::Remote(reason.into())));
         }
@@ -181,6 +189,12 @@ impl TunnelConfig {
         let tunnel = Tunnel { upload, response: body, chunk: Bytes::new(), end: None, trailers };
         Ok((Io::new(tunnel), answered.active))
     }
+}
+
+/// Envoy: which connection was asked for a tunnel is known to logs only once there is a tunnel, but for its number.
+fn forget_connection(info: &StreamInfo) {
+    let mut upstream = info.upstream.borrow_mut();
+    (upstream.remote, upstream.local, upstream.tls) = (None, None, None);
 }
 
 /// Leaves for logs what a host has answered.
