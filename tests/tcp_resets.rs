@@ -138,8 +138,9 @@ fn serve_http1(listener: TcpListener, answer: &'static [u8]) {
 
 #[tokio::test]
 async fn answers_over_http1_that_grant_no_tunnel() {
-    let cases: [(&str, &[u8], &str, u64); 3] = [
+    let cases: [(&str, &[u8], &str, u64); 4] = [
         ("false", b"SSH-2.0-x\r\n\r\n", "-", 1),
+        ("false", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "tunnel_response:101", 0),
         ("false", b"HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\nno", "tunnel_response:503", 0),
         ("true", b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "tunnel_response:200", 0),
     ];

@@ -15,6 +15,8 @@ use super::settings::ClientSettings;
 pub(super) struct Asked {
     pub(super) head: bool,
     pub(super) connect: bool,
+    /// The CONNECT is not a client's: its tunnel carries a connection without HTTP.
+    pub(super) for_bytes: bool,
     pub(super) upgrade: bool,
 }
 
@@ -129,8 +131,12 @@ fn framing(
     let status = line.status;
     if status == StatusCode::SWITCHING_PROTOCOLS {
         // CVE-2024-23326: nobody switches who was not asked to, and who does says to what (RFC 9110 §15.2.2).
-        let is_upgrade = asked.upgrade && fields.is_upgrade();
-        return if is_upgrade { Ok(ResponseFraming::Tunnel) } else { Err(CODEC_ERROR) };
+        return match asked.upgrade && fields.is_upgrade() {
+            true => Ok(ResponseFraming::Tunnel),
+            // Envoy: an answer as any other that refuses. A client that asks for a tunnel itself would wait for more.
+            false if asked.for_bytes => Ok(ResponseFraming::None),
+            false => Err(CODEC_ERROR),
+        };
     }
     if status.is_informational() {
         return Ok(ResponseFraming::Interim);

@@ -45,16 +45,19 @@ impl Exchange {
             options: ExchangeOptions::default(),
             parsed: None,
             scan: HeadScan::default(),
-            asked: Asked { head: false, connect: false, upgrade: false },
+            asked: Asked { head: false, connect: false, for_bytes: false, upgrade: false },
             received: false,
             keep_alive: false,
         }
     }
 
     pub(super) fn begin(&mut self, head: &RequestHead, body: Body, options: ExchangeOptions) {
+        let connect = head.method == Method::CONNECT && head.protocol.is_none();
+        let for_bytes = || options.info.as_ref().is_some_and(|info| info.upstream.borrow().is_of_bytes);
         self.asked = Asked {
             head: head.method == Method::HEAD,
-            connect: head.method == Method::CONNECT && head.protocol.is_none(),
+            connect,
+            for_bytes: connect && for_bytes(),
             upgrade: head.protocol.is_some(),
         };
         self.received = false;
