@@ -5,7 +5,10 @@ use http::{HeaderMap, HeaderValue};
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo, url_encoded_pem};
-use pb::http_connection_manager::{ForwardClientCertDetails as Mode, SetCurrentClientCertDetails};
+use pb::http_connection_manager::{
+    ForwardClientCertDetails as Mode, ForwardClientCertFormat as Format, SetCurrentClientCertDetails,
+};
+use serde_json::Value;
 
 use super::request_head::name::FORWARDED_CLIENT_CERT;
 
@@ -14,6 +17,8 @@ use super::request_head::name::FORWARDED_CLIENT_CERT;
 pub(crate) struct ForwardClientCert {
     mode: Mode,
     details: Details,
+    /// Of what is written where there is nothing to append to.
+    format: Format,
 }
 
 /// What of the certificate is told, besides its hash.
@@ -24,6 +29,7 @@ struct Details {
     chain: bool,
     dns: bool,
     uri: bool,
+    issuer: bool,
 }
 
 impl ForwardClientCert {
@@ -34,13 +40,13 @@ impl ForwardClientCert {
     ) -> Result<Self, Refused> {
         let SetCurrentClientCertDetails { subject, cert, chain, dns, uri, issuer, format } =
             details.unwrap_or_default();
-        cx.at("set_current_client_cert_details", |cx| {
-            cx.unsupported("issuer", &issuer).and(cx.unsupported("format", &format))
+        let format = cx.at("set_current_client_cert_details", |cx| {
+            cx.at("format", |cx| Format::try_from(format).map_err(|_| cx.invalid("one of TEXT and JSON is required")))
         })?;
         let subject = subject.is_some_and(|v| v.value);
         // The rules of the field know no other values.
         let mode = Mode::try_from(mode).unwrap_or(Mode::Sanitize);
-        Ok(Self { mode, details: Details { subject, cert, chain, dns, uri } })
+        Ok(Self { mode, details: Details { subject, cert, chain, dns, uri, issuer }, format })
     }
 
     /// Does to the header what is configured. A client that shows no certificate has nothing to tell by it.
@@ -58,25 +64,62 @@ impl ForwardClientCert {
         if self.mode == Mode::ForwardOnly {
             return;
         }
-        let Some(element) = tls.peer.as_deref().and_then(|peer| self.element(tls, peer)) else { return };
-        match headers.entry(FORWARDED_CLIENT_CERT) {
-            Entry::Occupied(mut known) if self.mode == Mode::AppendForward => {
-                let joined = [known.get().as_bytes(), b",", element.as_bytes()].concat();
-                if let Ok(joined) = HeaderValue::try_from(joined) {
-                    known.insert(joined);
-                }
+        let Some(peer) = tls.peer.as_deref() else { return };
+        let entry = headers.entry(FORWARDED_CLIENT_CERT);
+        let value = match &entry {
+            Entry::Occupied(known) if self.mode == Mode::AppendForward => {
+                self.appended(known.get().as_bytes(), tls, peer)
             }
-            Entry::Occupied(mut known) => drop(known.insert(element)),
-            Entry::Vacant(entry) => drop(entry.insert(element)),
+            _ => match self.format {
+                Format::Text => self.text(tls, peer).into_bytes(),
+                Format::Json => format!("[{}]", self.json(tls, peer)).into_bytes(),
+            },
+        };
+        let Ok(value) = HeaderValue::try_from(value) else { return };
+        match entry {
+            Entry::Occupied(mut known) => drop(known.insert(value)),
+            Entry::Vacant(entry) => drop(entry.insert(value)),
         }
     }
 
-    fn element(&self, tls: &TlsInfo, peer: &CertificateInfo) -> Option<HeaderValue> {
+    /// What is `known` with this certificate behind it, in the format that it has.
+    fn appended(&self, known: &[u8], tls: &TlsInfo, peer: &CertificateInfo) -> Vec<u8> {
+        match known.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")) {
+            // Envoy: it writes `[,{...}]`, which is no JSON.
+            Some(b"") => format!("[{}]", self.json(tls, peer)).into_bytes(),
+            Some(elements) => [b"[", elements, b",", self.json(tls, peer).as_bytes(), b"]"].concat(),
+            None => [known, b",", self.text(tls, peer).as_bytes()].concat(),
+        }
+    }
+
+    /// An element of JSON. What a certificate does not have is left out.
+    fn json(&self, tls: &TlsInfo, peer: &CertificateInfo) -> String {
+        let list = |all: &[String]| (!all.is_empty()).then(|| Value::from(all));
+        let local = tls.local.as_deref().and_then(|local| list(&local.uri_sans));
+        let Details { subject, cert, chain, dns, uri, issuer } = self.details;
+        let chain = chain.then(|| tls.peer_chain().map(CertificateInfo::pem).collect::<Value>());
+        let members = [
+            ("by", local),
+            ("hash", Some(peer.fingerprint_256.as_str().into())),
+            ("cert", cert.then(|| peer.pem().into())),
+            ("chain", chain),
+            ("subject", subject.then(|| peer.subject.as_str().into())),
+            ("uri", uri.then(|| list(&peer.uri_sans)).flatten()),
+            ("dns", dns.then(|| list(&peer.dns_sans)).flatten()),
+            ("issuer", issuer.then(|| peer.issuer.as_str().into())),
+        ];
+        // Not a map, which would sort them.
+        let members = members.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?)));
+        format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+    }
+
+    /// An element of text.
+    fn text(&self, tls: &TlsInfo, peer: &CertificateInfo) -> String {
         let mut parts = Vec::new();
         let local = tls.local.as_deref().map(|local| local.uri_sans.as_slice()).unwrap_or_default();
         parts.extend(local.iter().map(|uri| format!("By={uri}")));
         parts.push(format!("Hash={}", peer.fingerprint_256));
-        let Details { subject, cert, chain, dns, uri } = self.details;
+        let Details { subject, cert, chain, dns, uri, issuer } = self.details;
         if cert {
             parts.push(format!("Cert=\"{}\"", url_encoded_pem(&peer.pem())));
         }
@@ -97,6 +140,9 @@ impl ForwardClientCert {
         if dns {
             parts.extend(peer.dns_sans.iter().map(|dns| format!("DNS={dns}")));
         }
-        HeaderValue::try_from(parts.join(";")).ok()
+        if issuer {
+            parts.push(format!("Issuer=\"{}\"", peer.issuer));
+        }
+        parts.join(";")
     }
 }
