@@ -158,6 +158,29 @@ async fn a_client_that_asks_for_an_ocsp_response_is_answered_by_policy() {
     }
 }
 
+/// An answer that holds no longer costs a site its certificate, not its clients.
+#[tokio::test]
+async fn another_certificate_takes_the_place_of_one_whose_ocsp_response_is_old() {
+    let others = ", ocsp_staple: { filename: $CERTS/server-late.ocsp } }, { certificate_chain: { filename: \
+                  $CERTS/server-rsa.pem }, private_key: { filename: $CERTS/server-rsa.key }";
+    for program in programs() {
+        let context = "ocsp_staple_policy: STRICT_STAPLING\n    full_scan_certs_on_sni_mismatch: true";
+        let proxy = serve(&program, context, "", others).await;
+        for version in ["-tls1_2", "-tls1_3"] {
+            let Some(told) = ask(&proxy, &["-servername", "other.test", version, "-status"]) else { return };
+            assert!(
+                told.contains("served") && told.contains("rsaEncryption"),
+                "{} {version} {told}",
+                program.display()
+            );
+            // Whoever knows the first alone, and does not ask, is served all the same.
+            let told =
+                ask(&proxy, &["-servername", "other.test", version, "-sigalgs", "ECDSA+SHA256"]).unwrap_or_default();
+            assert!(told.contains("served"), "{} {version} {told}", program.display());
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_log_of_secrets_holds_what_the_client_has_too() {
     for program in programs() {

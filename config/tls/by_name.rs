@@ -53,7 +53,7 @@ impl CertificatesByName {
 
     /// The one that whoever says this hello is shown in this version.
     pub(super) fn choose(&self, hello: &ClientHello<'_>, version: Version) -> Option<&Arc<Certificate>> {
-        let fitting = |certificates| fitting(certificates, hello, version);
+        let fitting = |certificates| self.fitting(certificates, hello, version);
         let Some(name) = hello.server_name().map(str::to_ascii_lowercase) else {
             return fitting(&self.all).or(self.all.first());
         };
@@ -63,27 +63,37 @@ impl CertificatesByName {
         let found = found.or_else(|| self.scans_all.then(|| fitting(&self.all)).flatten());
         found.or(self.all.first())
     }
+
+    /// The one of them for this client: with ECDSA for those that know it on the curve of the certificate, another where
+    /// there is none. How the key may sign does not count, as with Envoy. Where what is stapled to that one holds no
+    /// longer, another takes its place, if the client knows it.
+    fn fitting<'a>(
+        &self,
+        certificates: &'a [Arc<Certificate>],
+        hello: &ClientHello<'_>,
+        version: Version,
+    ) -> Option<&'a Arc<Certificate>> {
+        // Suites of TLS 1.3 leave open what they are spoken with, and are no suites of older versions.
+        let can_ecdsa = version == Version::Tls13 || hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
+        let is_known = |certificate: &Certificate| certificate.key.choose_scheme(hello.signature_schemes()).is_some();
+        let is_ecdsa = |certificate: &Certificate| kind(certificate) == SignatureAlgorithm::ECDSA;
+        let holds = |certificate: &Certificate| self.staple(certificate) != Staple::Failed;
+        let mut ecdsa = certificates.iter().filter(|it| can_ecdsa && is_ecdsa(it) && is_known(it));
+        let first = ecdsa.next();
+        let mut others = certificates.iter().filter(|it| !is_ecdsa(it));
+        match first {
+            Some(first) if !holds(first) => {
+                let other = ecdsa.chain(others).find(|it| holds(it) && is_known(it));
+                other.or(Some(first))
+            }
+            Some(first) => Some(first),
+            None => others.clone().find(|it| holds(it)).or_else(|| others.next()),
+        }
+    }
 }
 
 fn kind(certificate: &Certificate) -> SignatureAlgorithm {
     certificate.certified.key.algorithm()
-}
-
-/// The one of them for this client: with ECDSA for those that know it on the curve of the certificate, another where
-/// there is none. How the key may sign does not count, as with Envoy.
-fn fitting<'a>(
-    certificates: &'a [Arc<Certificate>],
-    hello: &ClientHello<'_>,
-    version: Version,
-) -> Option<&'a Arc<Certificate>> {
-    let is_ecdsa = |certificate: &Arc<Certificate>| kind(certificate) == SignatureAlgorithm::ECDSA;
-    // Suites of TLS 1.3 leave open what they are spoken with, and are no suites of older versions.
-    let can_ecdsa = version == Version::Tls13 || hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
-    let knows = |certificate: &Arc<Certificate>| {
-        can_ecdsa && certificate.key.choose_scheme(hello.signature_schemes()).is_some()
-    };
-    let known = certificates.iter().find(|certificate| is_ecdsa(certificate) && knows(certificate));
-    known.or_else(|| certificates.iter().find(|certificate| !is_ecdsa(certificate)))
 }
 
 fn goes_with_ecdsa(suite: CipherSuite) -> bool {

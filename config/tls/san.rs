@@ -140,6 +140,11 @@ impl SanMatcher {
             Ok(SanType::OtherName) if oid.is_empty() => {
                 return Err(cx.at("oid", |cx| cx.invalid("is required for OTHER_NAME")));
             }
+            Ok(SanType::OtherName) if !is_oid(&oid) => {
+                return Err(
+                    cx.at("oid", |cx| cx.invalid(format!("{oid:?} is no object identifier, as 1.2.840 is one")))
+                );
+            }
             Ok(of @ (SanType::OtherName | SanType::Dns | SanType::Uri | SanType::Email | SanType::IpAddress)) => of,
             Ok(SanType::Unspecified) | Err(_) => {
                 return Err(
@@ -179,6 +184,20 @@ impl SanMatcher {
             Some(exact) => covers(name, exact),
             None => self.matcher.matches(name.as_bytes()),
         })
+    }
+}
+
+/// Whether this is an object identifier in numbers (X.660): the first is 0, 1 or 2, and below the others are less than
+/// 40 in the second place.
+fn is_oid(text: &str) -> bool {
+    let mut arcs = text.split('.').map(|arc| {
+        let is_number = !arc.is_empty() && arc.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| arc.parse::<u128>().unwrap_or(u128::MAX))
+    });
+    match (arcs.next().flatten(), arcs.next().flatten()) {
+        (Some(0 | 1), Some(second)) => second < 40 && arcs.all(|arc| arc.is_some()),
+        (Some(2), Some(_)) => arcs.all(|arc| arc.is_some()),
+        _ => false,
     }
 }
 

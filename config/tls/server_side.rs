@@ -190,9 +190,9 @@ impl Ground {
             validation: validation.clone(),
             schemes: schemes.clone(),
             hints: self.hints.clone(),
-            // Envoy: whoever takes any certificate takes none as well.
-            is_required: !validation.accepts_untrusted()
-                && (self.requires_certificate || validation.needs_certificate()),
+            // Envoy: whoever takes any certificate takes none as well, unless one is required.
+            is_required: self.requires_certificate
+                || (!validation.accepts_untrusted() && validation.needs_certificate()),
         })
     }
 

@@ -255,6 +255,29 @@ fn names_are_no_proof_without_an_authority() {
 }
 
 #[test]
+fn other_names_are_of_types_that_are_object_identifiers() {
+    let of = |oid: &str| pb::SubjectAltNameMatcher {
+        san_type: pb::subject_alt_name_matcher::SanType::OtherName.into(),
+        matcher: None,
+        oid: oid.into(),
+    };
+    for (oid, reason) in [
+        ("1.3.6.1.4.1.311.20.2.3", "matcher: is required"),
+        ("2.999", "matcher: is required"),
+        ("", "oid: is required"),
+        ("foo", "oid: \"foo\" is no object identifier"),
+        ("1", "oid: \"1\" is no object"),
+        ("1.40.1", "oid: \"1.40.1\" is no object"),
+        ("3.1", "oid: \"3.1\" is no object"),
+        ("1.2.", "oid: \"1.2.\" is no object"),
+    ] {
+        let refused = refusal(validation(|v| v.match_typed_subject_alt_names = vec![of(oid)]));
+        let expected = format!("validation_context.match_typed_subject_alt_names[0].{reason}");
+        assert!(refused.starts_with(&expected), "{oid}: {refused}");
+    }
+}
+
+#[test]
 fn hashes_have_the_length_of_theirs() {
     let refused = refusal(validation(|v| v.verify_certificate_hash = vec!["AB:CD".into()]));
     assert_eq!(refused, "validation_context.verify_certificate_hash[0]: is no SHA-256 in hexadecimal digits");
