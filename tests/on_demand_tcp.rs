@@ -145,7 +145,7 @@ async fn a_connection_that_leaves_is_waited_for_no_longer() {
     proxy.wait_for_stat("tcp.t.on_demand_cluster_attempt", 1).await;
     client.set_zero_linger().expect("it is a socket");
     drop(client);
-    proxy.wait_for_stat("listener.main.downstream_cx_active", 0).await;
+    proxy.wait_for_stat("listener.127.0.0.1_0.downstream_cx_active", 0).await;
     assert_eq!(counters(&proxy).await, [1, 0, 0, 0, 0]);
 }
 
