@@ -154,10 +154,11 @@ impl TlsStats {
         self.stats.connection_error().inc();
     }
 
-    /// The peer has sent what is no TLS, or what somebody has changed on the way. Envoy counts it again when it takes leave
-    /// of a session that is over.
-    pub(crate) fn broke_off(&self) {
-        self.stats.connection_error().add(2);
+    /// The peer has sent an alert after the handshake, or what is no TLS. Envoy counts the latter, of which it tells the
+    /// peer by an alert, again when it takes leave of a session that is over.
+    pub(crate) fn broke_off(&self, error: Option<&Error>) {
+        let is_alert = matches!(error, Some(Error::AlertReceived(_)));
+        self.stats.connection_error().add(if is_alert { 1 } else { 2 });
     }
 
     /// A peer's certificate was not believed, whether or not its connection goes on.

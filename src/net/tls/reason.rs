@@ -112,7 +112,11 @@ pub(super) fn of_broken(error: &io::Error) -> String {
         }
         _ => of(error, None),
     };
-    format!("TLS_error:|{told}:TLS_error_end|{}:TLS_error_end", ssl(PROTOCOL_IS_SHUTDOWN, "PROTOCOL_IS_SHUTDOWN"))
+    let end = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::AlertReceived(_)) => String::new(),
+        _ => format!("|{}:TLS_error_end", ssl(PROTOCOL_IS_SHUTDOWN, "PROTOCOL_IS_SHUTDOWN")),
+    };
+    format!("TLS_error:|{told}:TLS_error_end{end}")
 }
 
 fn ssl(reason: u32, name: &str) -> String {

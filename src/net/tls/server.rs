@@ -180,7 +180,7 @@ impl ServerStream {
             }
         }
         if !self.session.is_handshaking() {
-            self.stats.broke_off();
+            self.stats.broke_off(Some(&error));
         }
         self.failure = Some(Box::new(error.clone()));
         self.incoming.clear();
