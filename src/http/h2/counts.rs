@@ -53,6 +53,9 @@ pub(crate) enum FloodKind {
     /// Nor this: RFC 9113 §3.4 has SETTINGS first.
     #[error("a connection that does not begin with SETTINGS")]
     Preface,
+    /// Nor this: RFC 9113 §4.3 lets nothing else come before its end.
+    #[error("a header block that does not end")]
+    Late,
     #[error("too many frames in a row with an empty payload")]
     Empty,
     #[error("too many PRIORITY frames")]
@@ -74,7 +77,7 @@ impl FloodKind {
             Self::WindowUpdate => stats.inbound_window_update_frames_flood().inc(),
             Self::Control => stats.outbound_control_flood().inc(),
             Self::PseudoTrailers => stats.rx_messaging_error().inc(),
-            Self::FrameSize | Self::Preface | Self::Reset => {}
+            Self::FrameSize | Self::Preface | Self::Late | Self::Reset => {}
         }
     }
 }

@@ -24,10 +24,8 @@ pub(crate) struct Metered {
     pub(crate) data_sent: Cell<u64>,
     /// Streams that the peer opened.
     pub(crate) opened: Cell<u64>,
-    /// Since when a header block is awaited that has begun (RFC 9113 §4.3: nothing else may come before its end).
+    /// Since when a header block is awaited that has begun.
     pub(crate) awaited: Cell<Option<Instant>>,
-    /// It took too long.
-    pub(crate) is_late: Cell<bool>,
     /// The limit broken, once one is.
     pub(crate) flood: Cell<Option<FloodKind>>,
     /// The transport, once the h2 crate has let go of it: for [`Metered::close`].
@@ -52,7 +50,14 @@ impl Metered {
     /// GOAWAY for the faults that it finds, this for those that the meter finds.
     pub(crate) async fn close(&self) -> io::Result<()> {
         let Some(mut left) = self.left.take() else { return Ok(()) };
-        if let Some(reason) = self.reason().filter(|_| left.between_frames) {
+        if let Some(flood) = self.flood.get()
+            && left.between_frames
+        {
+            let reason = match flood {
+                FloodKind::FrameSize => Reason::FRAME_SIZE_ERROR,
+                FloodKind::PseudoTrailers | FloodKind::Preface => Reason::PROTOCOL_ERROR,
+                _ => Reason::ENHANCE_YOUR_CALM,
+            };
             left.io.write_all(&go_away(left.last_stream, reason)).await?;
         }
         left.io.shutdown().await?;
@@ -60,16 +65,6 @@ impl Metered {
         let mut space = [0; 2048];
         while left.io.read(&mut space).await? > 0 {}
         Ok(())
-    }
-
-    /// Why the connection ends, where the h2 crate does not know.
-    fn reason(&self) -> Option<Reason> {
-        Some(match self.flood.get() {
-            None if !self.is_late.get() => return None,
-            Some(FloodKind::FrameSize) => Reason::FRAME_SIZE_ERROR,
-            Some(FloodKind::PseudoTrailers | FloodKind::Preface) => Reason::PROTOCOL_ERROR,
-            _ => Reason::ENHANCE_YOUR_CALM,
-        })
     }
 }
 

@@ -38,7 +38,7 @@ use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
 use super::{CLOSED_WHEN_DRAINED, Http};
 use crate::h1::is_authority;
-use crate::h2::{FrameMeter, FurtherSettings, H2Body, Limits, Metered};
+use crate::h2::{FloodKind, FrameMeter, FurtherSettings, H2Body, Limits, Metered};
 use crate::timer::{LazyTimer, earlier};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -160,7 +160,7 @@ impl Server {
                 }
                 // What is awaited blocks all other streams too: there is no stream to answer, and none to come.
                 Event::Late => {
-                    self.metered.is_late.set(true);
+                    self.metered.flood.set(Some(FloodKind::Late));
                     self.http.hcm.stats.http.downstream_rq_header_timeout().inc();
                     self.http.connection.local_close_reason.set(Some("request_header_timeout"));
                     return active.closed_by(Closed::Local);
