@@ -4,7 +4,7 @@ mod alert;
 mod buffer;
 mod deferred;
 mod hello;
-mod reason;
+pub(crate) mod reason;
 mod server;
 
 use std::fmt;
@@ -70,7 +70,7 @@ impl AsyncRead for TlsTransport {
             Poll::Ready(Err(error)) => {
                 // What the kernel says is no error of TLS. Who reads no more after an error counts it once.
                 if error.kind() == io::ErrorKind::InvalidData {
-                    self.stats.broke_off(error.get_ref().and_then(|inner| inner.downcast_ref()));
+                    self.stats.broke_off(reason::rustls_error(&error));
                 }
                 Poll::Ready(Err(error))
             }

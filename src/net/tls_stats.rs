@@ -9,6 +9,7 @@ use nuncio_telemetry::stats::{CounterHandle, Scope};
 use rustls::{CertificateError, Error, SignatureScheme};
 
 use crate::tls::TlsError;
+use crate::tls::reason::{is_of_peer, rustls_error};
 
 nuncio_telemetry::stats! {
     /// `ssl`
@@ -140,7 +141,7 @@ impl TlsStats {
                 return self.stats.connection_error().inc();
             }
         };
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        match rustls_error(error) {
             Some(Error::NoCertificatesPresented) => self.stats.fail_verify_no_cert().inc(),
             Some(error @ Error::InvalidCertificate(_)) => self.unbelieved(error),
             // Envoy: that a connection ended, or what the kernel said of it, is no error of TLS.
@@ -157,8 +158,7 @@ impl TlsStats {
     /// The peer has sent an alert after the handshake, or what is no TLS. Envoy counts the latter, of which it tells the
     /// peer by an alert, again when it takes leave of a session that is over.
     pub(crate) fn broke_off(&self, error: Option<&Error>) {
-        let is_alert = matches!(error, Some(Error::AlertReceived(_)));
-        self.stats.connection_error().add(if is_alert { 1 } else { 2 });
+        self.stats.connection_error().add(if is_of_peer(error) { 1 } else { 2 });
     }
 
     /// A peer's certificate was not believed, whether or not its connection goes on.

@@ -33,7 +33,7 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
         let text = text.rfind(" (os error ").map_or(&*text, |end| &text[..end]);
         return format!("{}:system library:OPENSSL_internal:{text}", SYSTEM + number);
     }
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    match rustls_error(error) {
         Some(Error::AlertReceived(alert)) => {
             let alert = u8::from(*alert);
             ssl(ALERTS + u32::from(alert), &alert_name(alert))
@@ -72,7 +72,7 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
 
 /// The error of a client whose server has not got beyond its hello.
 pub(super) fn at_hello(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    match rustls_error(&error) {
         Some(Error::AlertReceived(AlertDescription::HandshakeFailure)) => {
             let then = ssl(HANDSHAKE_FAILURE_ON_CLIENT_HELLO, "HANDSHAKE_FAILURE_ON_CLIENT_HELLO");
             io::Error::new(io::ErrorKind::InvalidData, format!("{}|{then}", of(&error, None)))
@@ -83,7 +83,7 @@ pub(super) fn at_hello(error: io::Error) -> io::Error {
 
 /// The error of a server that speaks this version with its client: groups go with suites there before TLS 1.3.
 pub(super) fn in_version(error: io::Error, version: Option<ProtocolVersion>) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    match rustls_error(&error) {
         Some(Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon))
             if version == Some(ProtocolVersion::TLSv1_2) =>
         {
@@ -91,6 +91,16 @@ pub(super) fn in_version(error: io::Error, version: Option<ProtocolVersion>) -> 
         }
         _ => error,
     }
+}
+
+/// What rustls has said, where the error is one of it.
+pub(crate) fn rustls_error(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether the peer has ended the session by an alert. Where we have, Envoy fails once more: it cannot take leave.
+pub(crate) fn is_of_peer(error: Option<&Error>) -> bool {
+    matches!(error, Some(Error::AlertReceived(_)))
 }
 
 /// That there is no suite that could be spoken.
@@ -101,7 +111,7 @@ pub(super) fn nothing_shared() -> io::Error {
 /// The same of a connection whose handshake was made long ago. Envoy tells what went wrong, and that it could not take
 /// leave then.
 pub(super) fn of_broken(error: &io::Error) -> String {
-    let told = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    let told = match rustls_error(error) {
         Some(Error::DecryptError) => {
             let first = format!("{}:Cipher functions:OPENSSL_internal:BAD_DECRYPT", CIPHER + BAD_DECRYPT);
             let name = "DECRYPTION_FAILED_OR_BAD_RECORD_MAC";
@@ -112,9 +122,9 @@ pub(super) fn of_broken(error: &io::Error) -> String {
         }
         _ => of(error, None),
     };
-    let end = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::AlertReceived(_)) => String::new(),
-        _ => format!("|{}:TLS_error_end", ssl(PROTOCOL_IS_SHUTDOWN, "PROTOCOL_IS_SHUTDOWN")),
+    let end = match is_of_peer(rustls_error(error)) {
+        true => String::new(),
+        false => format!("|{}:TLS_error_end", ssl(PROTOCOL_IS_SHUTDOWN, "PROTOCOL_IS_SHUTDOWN")),
     };
     format!("TLS_error:|{told}:TLS_error_end{end}")
 }
