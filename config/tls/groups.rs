@@ -5,6 +5,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group as group;
 
 use super::p521::P521;
+use super::parameters::names_nothing;
 
 /// A group.
 pub(super) type Group = &'static dyn SupportedKxGroup;
@@ -28,7 +29,7 @@ pub(super) fn default() -> Vec<Group> {
 
 /// Lowers the field; `None` where it names none.
 pub(super) fn lower(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Option<Vec<Group>>, Refused> {
-    if matches!(entries, [entry] if entry.is_empty()) || entries.is_empty() {
+    if names_nothing(entries) {
         return Ok(None);
     }
     let mut groups: Vec<Group> = Vec::new();

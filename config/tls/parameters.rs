@@ -164,6 +164,11 @@ impl Version {
     }
 }
 
+/// Whether entries that Envoy joins with colons name nothing: it is as if they were not there.
+pub(super) fn names_nothing(entries: &[String]) -> bool {
+    matches!(entries, [entry] if entry.is_empty()) || entries.is_empty()
+}
+
 pub(super) fn is_chacha(suite: CipherSuite) -> bool {
     matches!(
         suite,

@@ -9,6 +9,8 @@ use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer}
 use rustls::sign::{Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme as Scheme};
 
+use super::parameters::names_nothing;
+
 /// Schemes of both directions.
 #[derive(Clone, Debug)]
 pub(super) struct Schemes {
@@ -46,18 +48,7 @@ const NAMES: [(&[&str], Option<Scheme>); 16] = [
     (&["mldsa65"], None),
     (&["mldsa87"], None),
 ];
-/// How peers may sign where nothing is set: BoringSSL's list, without SHA-1.
-const ACCEPTED: [Scheme; 8] = [
-    Scheme::ECDSA_NISTP256_SHA256,
-    Scheme::RSA_PSS_SHA256,
-    Scheme::RSA_PKCS1_SHA256,
-    Scheme::ECDSA_NISTP384_SHA384,
-    Scheme::RSA_PSS_SHA384,
-    Scheme::RSA_PKCS1_SHA384,
-    Scheme::RSA_PSS_SHA512,
-    Scheme::RSA_PKCS1_SHA512,
-];
-/// How we sign where nothing is set: BoringSSL's order.
+/// How we sign where nothing is set: BoringSSL's order, without SHA-1.
 const OWN: [Scheme; 10] = [
     Scheme::ED25519,
     Scheme::ECDSA_NISTP256_SHA256,
@@ -72,8 +63,11 @@ const OWN: [Scheme; 10] = [
 ];
 
 impl Default for Schemes {
+    /// BoringSSL: peers may not sign in the two ways that few can verify.
     fn default() -> Self {
-        Self { own: OWN.into(), ..Self::both(&ACCEPTED) }
+        let is_rare = |scheme: &Scheme| matches!(*scheme, Scheme::ED25519 | Scheme::ECDSA_NISTP521_SHA512);
+        let accepted = OWN.into_iter().filter(|scheme| !is_rare(scheme)).collect();
+        Self { accepted, ..Self::both(&OWN) }
     }
 }
 
@@ -87,7 +81,7 @@ impl Schemes {
     /// Lowers the field; `None` where it names nothing. As with suites, what is not spoken is left out where others
     /// remain.
     pub(super) fn lower(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
-        if matches!(entries, [entry] if entry.is_empty()) || entries.is_empty() {
+        if names_nothing(entries) {
             return Ok(None);
         }
         let (mut named, mut schemes, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
