@@ -17,6 +17,7 @@ use nuncio_telemetry::stats::Scope;
 use prost::Message;
 
 use crate::control_plane::{Dialect, Plane};
+use crate::followed::Trigger;
 use crate::protocol::{duration, non_zero};
 use crate::refuse_set;
 use crate::route::RouteTable;
@@ -40,8 +41,8 @@ pub enum Origin {
     Path {
         /// The file.
         path: Arc<str>,
-        /// A folder in which a move announces another content of the file; else it is the file's own that is watched.
-        watched_directory: Option<Arc<str>>,
+        /// What announces another content of the file, where it is not that another takes its place.
+        watched_directory: Option<Trigger>,
     },
     /// The server of aggregated discovery (`ads_config` of the bootstrap).
     Ads,
@@ -117,8 +118,8 @@ impl Origin {
                 let refused = refuse_set!(cx; poll_interval);
                 cx.at("path", |cx| existing(&path, cx))?;
                 refused?;
-                let folder = cx.opt("watched_directory", watched_directory, crate::value::watched_directory)?;
-                Ok(Self::Path { path: path.into(), watched_directory: folder.map(Into::into) })
+                let folder = watched_directory.map(crate::value::watched_directory);
+                Ok(Self::Path { path: path.into(), watched_directory: folder })
             }),
             Some(Specifier::ApiConfigSource(source)) => {
                 // Envoy: these two of a single source mean the stream that is there for all.

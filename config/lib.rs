@@ -15,6 +15,7 @@ pub mod discovery;
 pub mod extension;
 pub mod filter_state_value;
 mod fingerprint;
+pub mod followed;
 pub mod format;
 pub mod grpc;
 pub mod header_rules;

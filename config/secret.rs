@@ -10,7 +10,6 @@ mod tickets;
 pub use tickets::TicketKeys;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -20,8 +19,9 @@ use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::secret::Type;
 
 use crate::discovery::ConfigSource;
+use crate::followed::Trigger;
 use crate::tls;
-use crate::value::data_source;
+use crate::value::unwatched_data_source;
 
 /// What stands where a secret is kept.
 const REDACTED: &str = "[redacted]";
@@ -35,8 +35,8 @@ pub struct Secret {
     pub name: Arc<str>,
     /// With the content of files in place of their names.
     message: pb::Secret,
-    /// Folders in which a move announces that files have another content.
-    pub watched: Vec<PathBuf>,
+    /// What announces that files have another content.
+    pub watched: Vec<Trigger>,
 }
 
 /// A secret that configuration refers to, as those share it who refer to the same.
@@ -94,9 +94,9 @@ impl Secret {
                 cx.at("session_ticket_keys", |cx| TicketKeys::lower(proto, cx)).map(drop)?;
             }
             Some(Type::GenericSecret(pb::GenericSecret { secret, secrets })) => cx.at("generic_secret", |cx| {
-                let one = cx.opt("secret", secret, |source, cx| data_source(source, MAX_GENERIC, cx));
+                let one = cx.opt("secret", secret, |source, cx| unwatched_data_source(source, MAX_GENERIC, cx));
                 let all = secrets.into_values();
-                let all = cx.each("secrets", all, |source, cx| data_source(source, MAX_GENERIC, cx));
+                let all = cx.each("secrets", all, |source, cx| unwatched_data_source(source, MAX_GENERIC, cx));
                 one.and(all).map(drop)
             })?,
             None => {

@@ -7,16 +7,18 @@ use http::HeaderName;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3 as core;
 
+use crate::followed::Trigger;
+
 /// A header name, in any case.
 pub fn header_name(name: &str, cx: &mut LowerCx<'_>) -> Result<HeaderName, Refused> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| cx.invalid(format!("{name:?} is not a header name")))
 }
 
-/// The folder in which a move announces that files have another content.
-pub(crate) fn watched_directory(proto: core::WatchedDirectory, cx: &mut LowerCx<'_>) -> Result<String, Refused> {
+/// What announces that files have another content: moves in a folder, and writes where that is asked for.
+pub(crate) fn watched_directory(proto: core::WatchedDirectory) -> Trigger {
     let core::WatchedDirectory { path, watch_modify } = proto;
-    cx.unsupported("watch_modify", &watch_modify)?;
-    Ok(path)
+    let moved = Trigger::of_folder(&path);
+    if watch_modify { moved.or_write() } else { moved }
 }
 
 /// The bytes of a data source, at most `max` of them. Files and environment variables that a configuration names are
@@ -41,6 +43,18 @@ pub fn data_source(source: core::DataSource, max: u64, cx: &mut LowerCx<'_>) -> 
         return Err(cx.invalid(format!("has {length} bytes or more; the maximum is {max}")));
     }
     Ok(data.into())
+}
+
+/// The same where Envoy takes a folder to be watched and watches none.
+pub(crate) fn unwatched_data_source(
+    mut source: core::DataSource,
+    max: u64,
+    cx: &mut LowerCx<'_>,
+) -> Result<Bytes, Refused> {
+    if source.watched_directory.take().is_some() {
+        tracing::info!(path = cx.path(), "watched_directory has no effect: the file is read once");
+    }
+    data_source(source, max, cx)
 }
 
 /// Reads one byte more than allowed at most, so that the caller sees the excess without holding it.

@@ -49,6 +49,7 @@ mod tap;
 mod tcp_resets;
 mod tidy;
 mod timeouts;
+mod tls_bundles;
 mod tls_envoy;
 mod tls_hostile;
 mod tls_later;

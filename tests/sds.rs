@@ -1,5 +1,6 @@
 //! Secrets that come by discovery: what they make changes for new handshakes, and nothing else.
 
+use super::parity::envoy::programs;
 use super::support::DEADLINE;
 use super::support::client::get;
 use super::support::control_plane::{ControlPlane, Kind, WAYS, Way};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 /// A proxy that speaks TLS with itself: what comes to `/kept` goes over a connection that is kept, what comes to `/new`
 /// over another each time, to a listener whose TLS context has `server` in it. That answers which certificate it shows.
-fn looped(server: &str, client: &str, rest: &str) -> Proxy {
+pub(super) fn looped(server: &str, client: &str, rest: &str) -> Proxy {
     let hcm = |prefix: &str, rest: &str| {
         format!(
             "- name: hcm
@@ -179,6 +180,33 @@ tls_certificate: { certificate_chain: { filename: $DIR/map/tls.pem }, private_ke
     until_other(&proxy, &first).await;
     assert_eq!(proxy.stat("sds.cert.update_attempt").await, 1, "nobody was asked again");
     std::fs::remove_dir_all(map).expect("it is there");
+}
+
+#[tokio::test]
+async fn files_that_are_written_in_place_are_followed_where_that_is_asked_for() {
+    let source = "{ path: $DIR/cert.yaml, watched_directory: { path: $DIR, watch_modify: true } }";
+    let server = FROM_FILE.replace("{ path: $DIR/cert.yaml }", source);
+    let folder = tempfolder("written");
+    let watched = format!("watched_directory: {{ path: {}, watch_modify: true }}", folder.display());
+    for program in programs() {
+        let write = |name: &str| {
+            for kind in ["pem", "key"] {
+                std::fs::write(folder.join(format!("tls.{kind}")), pem(&format!("{name}.{kind}")))
+                    .expect("it is writable");
+            }
+        };
+        write("server");
+        let own = certificate("tls", "tls").replace(CERTIFICATES, &folder.display().to_string());
+        let own = own.replace(".key } }", &format!(".key }}, {watched} }}"));
+        let proxy = looped(&server, "", "").file("cert.yaml", &file(&own)).program(&program).run().await;
+        let first = shown(&proxy, "/new").await;
+        write("client");
+        let second = until_other(&proxy, &first).await;
+        let other = file(&certificate("says-authority", "says-authority"));
+        std::fs::write(proxy.dir().join("cert.yaml"), other).expect("the folder is writable");
+        until_other(&proxy, &second).await;
+    }
+    std::fs::remove_dir_all(folder).expect("it is there");
 }
 
 fn tempfolder(name: &str) -> std::path::PathBuf {

@@ -1,20 +1,19 @@
 //! The files that a secret names.
 
-use std::path::{Path, PathBuf};
-
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use pb::secret::Type;
 
-use crate::value::{self, data_source};
+use crate::followed::Trigger;
+use crate::value::{self, unwatched_data_source};
 
 /// Bytes that a file may have: lists of authorities are the longest.
 const MAX_FILE: u64 = 16 << 20;
 
 /// Puts the content of files in place of their names. Returns the folders to be watched: the one that is named, or else
 /// those of the files.
-pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Vec<PathBuf>, Refused> {
+pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Vec<Trigger>, Refused> {
     let mut folders = Vec::new();
     let watched = match &mut secret.r#type {
         Some(Type::TlsCertificate(proto)) => cx.at("tls_certificate", |cx| {
@@ -28,20 +27,20 @@ pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Ve
             ] {
                 read(field, source, &mut folders, cx)?;
             }
-            cx.opt("watched_directory", watched_directory.take(), value::watched_directory)
+            Ok(watched_directory.take().map(value::watched_directory))
         })?,
         Some(Type::ValidationContext(proto)) => cx.at("validation_context", |cx| {
             let pb::CertificateValidationContext { trusted_ca, crl, watched_directory, .. } = proto;
             for (field, source) in [("trusted_ca", trusted_ca), ("crl", crl)] {
                 read(field, source, &mut folders, cx)?;
             }
-            cx.opt("watched_directory", watched_directory.take(), value::watched_directory)
+            Ok(watched_directory.take().map(value::watched_directory))
         })?,
         // They are read once.
         Some(Type::SessionTicketKeys(_) | Type::GenericSecret(_)) | None => None,
     };
     if let Some(folder) = watched {
-        folders = vec![folder.into()];
+        return Ok(vec![folder]);
     }
     folders.dedup();
     Ok(folders)
@@ -50,16 +49,15 @@ pub(super) fn inline(secret: &mut pb::Secret, cx: &mut LowerCx<'_>) -> Result<Ve
 fn read(
     field: &str,
     source: &mut Option<DataSource>,
-    folders: &mut Vec<PathBuf>,
+    folders: &mut Vec<Trigger>,
     cx: &mut LowerCx<'_>,
 ) -> Result<(), Refused> {
-    let Some(DataSource { specifier: Some(Specifier::Filename(path)), watched_directory: None }) = source else {
+    let Some(DataSource { specifier: Some(Specifier::Filename(path)), .. }) = source else {
         return Ok(());
     };
-    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
-    folders.push(folder.unwrap_or(Path::new(".")).to_owned());
+    folders.push(Trigger::in_folder_of(path));
     let Some(named) = source.take() else { return Ok(()) };
-    let bytes = cx.at(field, |cx| data_source(named, MAX_FILE, cx))?;
+    let bytes = cx.at(field, |cx| unwatched_data_source(named, MAX_FILE, cx))?;
     *source = Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.into())), watched_directory: None });
     Ok(())
 }

@@ -11,7 +11,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::server::ProducesTickets;
 
-use crate::value::data_source;
+use crate::value::unwatched_data_source;
 
 /// A key is its name, a key to sign with and a key to encrypt with, as Envoy has it.
 const NAME: usize = 16;
@@ -56,7 +56,7 @@ impl TicketKeys {
         }
         let mut all = Vec::new();
         let keys = cx.each("keys", keys, |source, cx| {
-            let bytes = data_source(source, KEY as u64, cx)?;
+            let bytes = unwatched_data_source(source, KEY as u64, cx)?;
             let reason = || format!("a key of session tickets has {KEY} bytes, this one {}", bytes.len());
             all.extend_from_slice(&bytes);
             Key::new(&bytes).ok_or_else(|| cx.invalid(reason()))

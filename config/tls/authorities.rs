@@ -19,7 +19,7 @@ use super::revocation::{self, Revocations};
 use super::san::Parsed;
 use super::validation::{Peer, sha256};
 use super::witness::Witness;
-use crate::value::data_source;
+use crate::value::unwatched_data_source;
 
 /// Bytes that a file of authorities or of revocations may have.
 pub(super) const MAX_PEM: u64 = 16 << 20;
@@ -52,7 +52,7 @@ pub(super) struct Authorities {
 impl Authorities {
     pub(super) fn lower(source: DataSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let path = path_of(&source);
-        let bytes = data_source(source, MAX_PEM, cx)?;
+        let bytes = unwatched_data_source(source, MAX_PEM, cx)?;
         let certificates = certificates(&bytes, cx)?;
         if let Some(i) = certificates.iter().position(|der| Link::read(der).is_none()) {
             return Err(cx.invalid(format!("holds what is no authority: certificate {}", i + 1)));

@@ -20,7 +20,7 @@ use super::san::Parsed;
 use super::schemes::Schemes;
 use super::validation::sha256;
 use crate::refuse_set;
-use crate::value::data_source;
+use crate::value::unwatched_data_source;
 
 /// Bytes that a file of certificates or a key may have.
 const MAX_PEM: u64 = 1 << 20;
@@ -93,7 +93,7 @@ pub(super) fn lower(
     } = proto;
     let refused = refuse_set!(cx; private_key_provider);
     let terms = cx.opt("tls_params", tls_params, |proto, cx| Terms::lower(proto, context, cx));
-    let password = cx.opt("password", password, |source, cx| data_source(source, MAX_PASSWORD, cx));
+    let password = cx.opt("password", password, |source, cx| unwatched_data_source(source, MAX_PASSWORD, cx));
     let ocsp = cx.opt("ocsp_staple", ocsp_staple, lower_staple);
     refused?;
     let password = password?.unwrap_or_default();
@@ -114,7 +114,7 @@ fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse
             cx.at("inline_string", |cx| cx.invalid("an OCSP response is no text: use inline_bytes or filename"))
         );
     }
-    let bytes = data_source(source, MAX_PEM, cx)?;
+    let bytes = unwatched_data_source(source, MAX_PEM, cx)?;
     OcspResponse::read(&bytes).map_err(|unusable| cx.invalid(unusable.to_string()))
 }
 
@@ -155,7 +155,7 @@ impl Parts {
 
     fn of_pkcs12(source: DataSource, password: &[u8], cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let path = path_of(&source);
-        let bytes = data_source(source, MAX_PEM, cx)?;
+        let bytes = unwatched_data_source(source, MAX_PEM, cx)?;
         let password = std::str::from_utf8(password).map_err(|_| cx.invalid("has a password that is no text"))?;
         let opened = password::open(&bytes, password).map_err(|closed| cx.invalid(closed.to_string()))?;
         let mut chain: Vec<CertificateDer<'static>> = opened.certificates.into_iter().map(Into::into).collect();
@@ -240,7 +240,7 @@ fn digest_of(
 
 fn read(source: Option<DataSource>, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {
     let Some(source) = source else { return Err(cx.invalid("is required")) };
-    data_source(source, MAX_PEM, cx)
+    unwatched_data_source(source, MAX_PEM, cx)
 }
 
 /// The name of the file, as `/certs` tells it.

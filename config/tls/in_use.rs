@@ -95,7 +95,8 @@ fn describe(trust: &Validation, own: &[Arc<Certificate>]) -> ContextInUse {
         info: info.clone(),
         ocsp: None,
     };
-    let authorities = trust.trusted().flat_map(|one| one.told().map(|info| of(&one.path, info))).collect();
+    let authorities = trust.trusted();
+    let authorities = authorities.iter().flat_map(|one| one.told().map(|info| of(&one.path, info))).collect();
     let own = own.iter().filter_map(|certificate| {
         let ocsp = certificate.ocsp.as_ref().map(|ocsp| (ocsp.valid_from, ocsp.expires));
         Some(CertificateInUse { ocsp, ..of(&certificate.path, certificate.info.as_ref()?) })

@@ -7,7 +7,6 @@ use arc_swap::ArcSwapOption;
 use nuncio_filter_api::{Invalid, LowerCx, LowerEnv, Refused};
 use nuncio_telemetry::stats::{GaugeHandle, Scope};
 
-use super::authorities::Authorities;
 use super::in_use::{Contexts, HasCertificates, seconds_since};
 use super::references::References;
 use crate::secret::SecretUser;
@@ -106,7 +105,8 @@ where
         let Some((validation, own)) = self.certificates() else { return };
         let names = self.recipe.as_ref().map(|(references, _)| references);
         let authority = names.and_then(References::name_of_validation).unwrap_or(UNNAMED_AUTHORITY);
-        let ends = validation.trusted().flat_map(Authorities::told).map(|info| info.not_after);
+        let trusted = validation.trusted();
+        let ends = trusted.iter().flat_map(|authorities| authorities.told()).map(|info| info.not_after);
         let authority = ends.min().map(|end| (authority, end));
         // Envoy tells nothing of what comes in PKCS#12, and of those without a name of the last.
         let own =

@@ -16,7 +16,7 @@ use super::flaw::Flaw;
 use super::link::{IssuerKey, Link};
 use super::signature::Signed;
 use super::validation::sha256;
-use crate::value::data_source;
+use crate::value::unwatched_data_source;
 
 /// What an authority has revoked.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ struct Fit {
 
 /// The lists in a file, and its digest.
 pub(super) fn lower(source: DataSource, cx: &mut LowerCx<'_>) -> Result<(Vec<Revocations>, [u8; 32]), Refused> {
-    let bytes = data_source(source, MAX_PEM, cx)?;
+    let bytes = unwatched_data_source(source, MAX_PEM, cx)?;
     let all = read_all(&bytes, cx)?;
     match all.is_empty() {
         true => Err(cx.invalid("has no list of revocations in PEM")),

@@ -28,7 +28,7 @@ const SPIFFE: &str = "envoy.tls.cert_validator.spiffe";
 #[derive(Debug, Default)]
 pub(super) struct Validation {
     /// Authorities; `None`: chains are not looked at.
-    authorities: Option<Authorities>,
+    authorities: Option<Arc<Authorities>>,
     /// Authorities of SPIFFE, in place of all but the names of peers.
     domains: Option<TrustDomains>,
     names: Vec<SanMatcher>,
@@ -173,7 +173,7 @@ impl Validation {
             authorities.digest = sha256(&[authorities.digest, revoked].concat());
         }
         Ok(Self {
-            authorities,
+            authorities: authorities.map(Arc::new),
             domains: None,
             names,
             hashes: hashes?,
@@ -225,7 +225,7 @@ impl Validation {
         match intermediates.iter().find(is_issuer) {
             Some(issuer) => certificate_info(issuer).map(Arc::new),
             None => match &self.domains {
-                Some(domains) => domains.named(name),
+                Some(domains) => domains.bundles().named(name),
                 None => self.authorities.as_ref()?.named(name),
             },
         }
@@ -236,17 +236,20 @@ impl Validation {
         if self.hides_authorities {
             return Vec::new();
         }
-        self.trusted().flat_map(Authorities::hints).collect()
+        self.trusted().iter().flat_map(|authorities| authorities.hints()).collect()
     }
 
     /// All that is trusted, of whatever trust domain.
-    pub(super) fn trusted(&self) -> impl Iterator<Item = &Authorities> {
-        self.authorities.iter().chain(self.domains.iter().flat_map(TrustDomains::all))
+    pub(super) fn trusted(&self) -> Vec<Arc<Authorities>> {
+        match &self.domains {
+            Some(domains) => domains.bundles().all().cloned().collect(),
+            None => self.authorities.iter().cloned().collect(),
+        }
     }
 
     /// Of all that it was made from and the message does not say.
     pub(super) fn digest(&self) -> [u8; 32] {
-        let domains = self.domains.as_ref().map(TrustDomains::digest);
+        let domains = self.domains.as_ref().map(|domains| domains.bundles().digest());
         sha256(&[self.authorities.as_ref().map(|a| a.digest).unwrap_or_default(), domains.unwrap_or_default()].concat())
     }
 

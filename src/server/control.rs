@@ -93,6 +93,7 @@ pub(crate) fn run(start: Start, logs: Logs) -> Result<(), StartError> {
             spawn_local(clusters.clone().run_weights()),
             spawn_local(runtime::follow(control.shared.runtime.clone())),
             spawn_local(files::follow(control.updates.clone(), unknown_dynamic(&control.options))),
+            spawn_local(files::follow_contents(control.env.clone())),
         ];
         let clients = control.clients.take().expect("they are made with the start").spawn();
         if control.options.watch_config {

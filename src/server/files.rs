@@ -1,16 +1,18 @@
-//! Discovery from files: each is read when it is wanted, and again whenever it is replaced by a move.
+//! Discovery from files: each is read when it is wanted, and again whenever another takes its place.
 //!
-//! As in Envoy only moves count, never a write: a file that is being written is not read half. Where a folder is
-//! watched (`watched_directory`), any move in it does, as Kubernetes moves the symbolic link `..data` of a ConfigMap.
+//! As in Envoy only moves count, and no write unless it is asked for (`watch_modify`): a file that is being written is not
+//! read half. Where a folder is watched (`watched_directory`), any move in it does, as Kubernetes moves the symbolic link
+//! `..data` of a ConfigMap.
 
+mod follow;
 mod load;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nuncio_config::discovery::Origin;
+use nuncio_config::followed::{Change, Trigger};
 use nuncio_config::load::UnknownFields;
 use nuncio_filter_api::Invalid;
 use tokio::task::spawn_blocking;
@@ -19,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::update::{Kind, Outcome, Push, Rejected, Removed, Subscriptions, Target, Updates};
 use load::load;
 
+pub(crate) use follow::follow_contents;
 pub(crate) use load::Delivery;
 pub(crate) use watch::Watch;
 
@@ -46,7 +49,7 @@ pub(crate) async fn follow(updates: Updates, unknown: UnknownFields) {
                 // The process ends.
                 return;
             },
-            (folder, name) = moved => files.note_move(&folder, &name),
+            change = moved => files.note(&change),
         }
     }
 }
@@ -61,14 +64,6 @@ struct Files {
     due: BTreeSet<Target>,
 }
 
-/// A move that announces another content of a file.
-#[derive(Clone, Debug)]
-struct Trigger {
-    folder: PathBuf,
-    /// What must be moved there; `None`: anything.
-    name: Option<String>,
-}
-
 // === impl Files ===
 
 impl Files {
@@ -81,7 +76,8 @@ impl Files {
                 continue;
             }
             let Origin::Path { path, watched_directory } = &target.origin else { continue };
-            self.known.insert(target.clone(), Trigger::new(path, watched_directory.as_deref()));
+            let trigger = watched_directory.clone().unwrap_or_else(|| Trigger::of_file(path));
+            self.known.insert(target.clone(), trigger);
             self.due.insert(target.clone());
         }
         if let Ok(watch) = &mut self.watch {
@@ -90,9 +86,8 @@ impl Files {
         }
     }
 
-    fn note_move(&mut self, folder: &Path, name: &str) {
-        let is_meant = |trigger: &Trigger| trigger.folder == folder && trigger.name.as_ref().is_none_or(|n| n == name);
-        let due = self.known.iter().filter(|(_, trigger)| is_meant(trigger)).map(|(target, _)| target.clone());
+    fn note(&mut self, change: &Change) {
+        let due = self.known.iter().filter(|(_, trigger)| trigger.is_met_by(change)).map(|(target, _)| target.clone());
         self.due.extend(due);
     }
 
@@ -164,19 +159,5 @@ pub(crate) fn unexpected(target: &Target, delivery: &Delivery) -> Option<String>
         [only] if only.name == name => None,
         [only] => Some(target.kind.misnamed(name, &only.name)),
         several => Some(format!("Unexpected {short} resource length: {}", several.len())),
-    }
-}
-
-impl Trigger {
-    fn new(path: &str, watched_directory: Option<&str>) -> Self {
-        match watched_directory {
-            Some(folder) => Self { folder: folder.into(), name: None },
-            None => {
-                let path = Path::new(path);
-                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-                let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-                Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), name }
-            }
-        }
     }
 }

@@ -132,7 +132,7 @@ impl Reloader {
 pub(crate) async fn watch(options: Options, ask: Rc<Notify>) {
     let Some(path) = options.config_path else { return };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-    let watch = Watch::of_writes_too().map(|mut watch| {
+    let watch = Watch::new().map(|mut watch| {
         watch.reconcile(std::iter::once(&*folder));
         watch
     });

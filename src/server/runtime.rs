@@ -9,6 +9,7 @@ use nuncio_config::bootstrap::{
     RuntimeConfig, RuntimeFolder, RuntimeLayer, RuntimeLayerKind, RuntimeValues, runtime_value,
 };
 use nuncio_config::discovery::{ConfigSource, Origin};
+use nuncio_config::followed::Change;
 use nuncio_filter_api::{Runtime, RuntimeValue};
 use nuncio_telemetry::stats::Store;
 use nuncio_telemetry::stats::catalogue::RuntimeStats;
@@ -187,7 +188,10 @@ pub(crate) async fn follow(layers: Arc<Layers>) {
         watch.reconcile(
             parents.iter().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }),
         );
-        let (folder, name) = watch.next().await;
+        let Change { folder, name, is_write } = watch.next().await;
+        if is_write {
+            continue;
+        }
         let moved = folder.join(name);
         let is_meant = |link: &Path| link == moved || (folder == Path::new(".") && Path::new(".").join(link) == moved);
         for _ in links.iter().filter(|folder| is_meant(&folder.link)) {

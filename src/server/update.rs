@@ -439,7 +439,7 @@ impl Updates {
 }
 
 /// What is wrong, in one text.
-fn details(reasons: &[Invalid]) -> String {
+pub(crate) fn details(reasons: &[Invalid]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 

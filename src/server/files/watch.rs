@@ -3,16 +3,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
-use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
+use nuncio_config::followed::Change;
 use tracing::warn;
 
 /// Bytes of events read at a time: an event has at most 272.
 const BUFFER: usize = 4096;
 
-/// Tells of files that are moved into folders.
+/// A file that is written is whole when it is closed.
+const CHANGES: WatchMask = WatchMask::MOVED_TO.union(WatchMask::CLOSE_WRITE).union(WatchMask::ONLYDIR);
+
+/// Tells of files that are moved into folders, or written there.
 pub(crate) struct Watch {
     events: EventStream<[u8; BUFFER]>,
-    kind: WatchMask,
     folders: BTreeMap<PathBuf, WatchDescriptor>,
     /// Those that cannot be watched, which was said once.
     missing: BTreeSet<PathBuf>,
@@ -22,17 +25,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new() -> io::Result<Self> {
-        Self::of(WatchMask::MOVED_TO)
-    }
-
-    /// Tells of files that were written, too.
-    pub(crate) fn of_writes_too() -> io::Result<Self> {
-        Self::of(WatchMask::MOVED_TO | WatchMask::CLOSE_WRITE)
-    }
-
-    fn of(kind: WatchMask) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream([0; BUFFER])?;
-        Ok(Self { events, kind, folders: BTreeMap::new(), missing: BTreeSet::new() })
+        Ok(Self { events, folders: BTreeMap::new(), missing: BTreeSet::new() })
     }
 
     /// Watches these folders and no others.
@@ -50,7 +44,7 @@ impl Watch {
             if self.folders.contains_key(folder) || self.missing.contains(folder) {
                 continue;
             }
-            match self.events.watches().add(folder, self.kind | WatchMask::ONLYDIR) {
+            match self.events.watches().add(folder, CHANGES) {
                 Ok(descriptor) => drop(self.folders.insert(folder.to_owned(), descriptor)),
                 Err(error) => {
                     warn!(target: "file", folder = %folder.display(), %error, "folder cannot be watched");
@@ -60,14 +54,16 @@ impl Watch {
         }
     }
 
-    /// The next move: the folder, and the name that something has there now.
-    pub(crate) async fn next(&mut self) -> (PathBuf, String) {
+    /// The next change.
+    pub(crate) async fn next(&mut self) -> Change {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) => {
                     let folder = self.folders.iter().find(|(_, descriptor)| **descriptor == event.wd);
                     if let (Some((folder, _)), Some(name)) = (folder, event.name) {
-                        return (folder.clone(), name.to_string_lossy().into_owned());
+                        let is_write = event.mask.contains(EventMask::CLOSE_WRITE);
+                        let name = name.to_string_lossy().into_owned();
+                        return Change { folder: folder.clone(), name, is_write };
                     }
                 }
                 Some(Err(error)) => {
@@ -85,14 +81,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_move_into_a_watched_folder_is_told_and_a_write_is_not() {
+    async fn what_changes_in_a_watched_folder_is_told_and_how() {
         let folder = std::env::temp_dir().join(format!("nuncio-watch-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut watch = Watch::new().unwrap();
         watch.reconcile([&*folder].into_iter());
         std::fs::write(folder.join("written"), "x").unwrap();
         std::fs::rename(folder.join("written"), folder.join("moved")).unwrap();
-        assert_eq!(watch.next().await, (folder.clone(), "moved".to_owned()));
+        let written = Change { folder: folder.clone(), name: "written".to_owned(), is_write: true };
+        assert_eq!(watch.next().await, written);
+        let moved = Change { folder: folder.clone(), name: "moved".to_owned(), is_write: false };
+        assert_eq!(watch.next().await, moved);
         watch.reconcile(std::iter::empty());
         assert!(watch.folders.is_empty());
         std::fs::remove_dir_all(folder).unwrap();

@@ -167,7 +167,7 @@ impl Updater {
             () = self.parts.listeners.gone() => self.take_stock(),
             () = clusters.freed() => self.take_stock(),
             () = env.slots.told() => self.take_stock(),
-            folder = self.secret_files.moved() => self.rotate(&folder).await,
+            change = self.secret_files.changed() => self.rotate(&change).await,
             () = reached(self.targets.next_deadline()) => self.expire().await,
             due = self.fallback.due() => self.tend_cache(due).await,
             () = reached(self.free_at) => self.free_tables().await,

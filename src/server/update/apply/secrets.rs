@@ -1,10 +1,11 @@
 //! SDS.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nuncio_config::discovery::Origin;
+use nuncio_config::followed::Change;
 use nuncio_config::secret::{Secret, SecretSlot};
 use nuncio_filter_api::{Invalid, LowerEnv};
 use tokio::task::spawn_blocking;
@@ -32,8 +33,8 @@ impl SecretFiles {
 
     /// Watches for those of the secrets that are in force.
     pub(super) fn reconcile(&mut self, records: &Records) {
-        let folders: BTreeSet<PathBuf> =
-            secrets(records).flat_map(|(_, secret)| secret.watched.iter().cloned()).collect();
+        let watched = secrets(records).flat_map(|(_, secret)| &secret.watched);
+        let folders: BTreeSet<PathBuf> = watched.map(|trigger| trigger.folder.clone()).collect();
         if folders == self.folders {
             return;
         }
@@ -48,10 +49,10 @@ impl SecretFiles {
         self.folders = folders;
     }
 
-    /// The folder of the next move.
-    pub(super) async fn moved(&mut self) -> PathBuf {
+    /// The next change in a folder where some are.
+    pub(super) async fn changed(&mut self) -> Change {
         match &mut self.watch {
-            Some(watch) => watch.next().await.0,
+            Some(watch) => watch.next().await,
             None => std::future::pending().await,
         }
     }
@@ -105,11 +106,11 @@ impl Updater {
         }
     }
 
-    /// Something was moved into a folder where files of secrets are.
-    pub(super) async fn rotate(&mut self, folder: &Path) {
+    /// Something has changed in a folder where files of secrets are.
+    pub(super) async fn rotate(&mut self, change: &Change) {
         let concerned: Vec<_> = {
             let records = self.records();
-            let concerned = secrets(&records).filter(|(_, secret)| secret.watched.iter().any(|w| w == folder));
+            let concerned = secrets(&records).filter(|(_, secret)| secret.watched.iter().any(|w| w.is_met_by(change)));
             let any = |id: &Id| records.find(Kind::Secret, id)?.accepted.as_ref().map(|a| a.resource.any.clone());
             concerned.filter_map(|(id, secret)| Some((id.clone(), secret.clone(), any(id)?))).collect()
         };
