@@ -30,6 +30,7 @@ mod parameters;
 mod password;
 mod peer;
 mod peer_name;
+mod pem;
 mod policies;
 mod printed;
 mod references;

@@ -11,10 +11,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use rustls::{DistinguishedName, Error};
 
-use super::certificate::{certificates, path_of};
+use super::certificate::path_of;
 use super::chain::{Judge, When};
 use super::info::certificate_info;
 use super::link::Link;
+use super::pem;
 use super::revocation::{self, Revocations};
 use super::san::Parsed;
 use super::validation::{Peer, sha256};
@@ -53,7 +54,7 @@ impl Authorities {
     pub(super) fn lower(source: DataSource, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let path = path_of(&source);
         let bytes = unwatched_data_source(source, MAX_PEM, cx)?;
-        let certificates = certificates(&bytes, cx)?;
+        let certificates = pem::authorities(&bytes, cx)?;
         if let Some(i) = certificates.iter().position(|der| Link::read(der).is_none()) {
             return Err(cx.invalid(format!("holds what is no authority: certificate {}", i + 1)));
         }

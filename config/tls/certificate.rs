@@ -16,6 +16,7 @@ use super::info::certificate_info;
 use super::ocsp::OcspResponse;
 use super::parameters::Parameters;
 use super::password;
+use super::pem;
 use super::san::Parsed;
 use super::schemes::Schemes;
 use super::validation::sha256;
@@ -139,7 +140,7 @@ impl Parts {
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
         let path = chain.as_ref().map(path_of).unwrap_or_default();
-        let chain = cx.at("certificate_chain", |cx| read(chain, cx).and_then(|bytes| certificates(&bytes, cx)));
+        let chain = cx.at("certificate_chain", |cx| read(chain, cx).and_then(|bytes| pem::chain(&bytes, cx)));
         let key = cx.at("private_key", |cx| {
             let bytes = read(key, cx)?;
             match password::decrypt_pem(&bytes, password) {
@@ -159,7 +160,7 @@ impl Parts {
         let password = std::str::from_utf8(password).map_err(|_| cx.invalid("has a password that is no text"))?;
         let opened = password::open(&bytes, password).map_err(|closed| cx.invalid(closed.to_string()))?;
         let mut chain: Vec<CertificateDer<'static>> = opened.certificates.into_iter().map(Into::into).collect();
-        check_readable(&chain, cx)?;
+        pem::check_readable(&chain, cx)?;
         let key: PrivateKeyDer<'static> = PrivatePkcs8KeyDer::from(opened.key).into();
         // Bags have no order: the key tells which certificate is the first.
         let signing = load(key.clone_key(), cx)?;
@@ -249,22 +250,4 @@ pub(super) fn path_of(source: &DataSource) -> String {
         Some(Specifier::Filename(path)) => path.clone(),
         _ => INLINE.to_owned(),
     }
-}
-
-/// All certificates of a PEM file: at least one.
-pub(super) fn certificates(pem: &[u8], cx: &mut LowerCx<'_>) -> Result<Vec<CertificateDer<'static>>, Refused> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.map_err(|e| cx.invalid(format!("is no PEM: {e}")))?;
-    if all.is_empty() {
-        return Err(cx.invalid("has no certificate in PEM"));
-    }
-    check_readable(&all, cx)?;
-    Ok(all)
-}
-
-fn check_readable(all: &[CertificateDer<'_>], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    for (i, certificate) in all.iter().enumerate() {
-        Parsed::new(certificate).map_err(|e| cx.invalid(format!("certificate {} cannot be read: {e}", i + 1)))?;
-    }
-    Ok(())
 }

@@ -239,6 +239,15 @@ fn certificates_and_keys_that_cannot_be_used_are_refused_by_their_place() {
 }
 
 #[test]
+fn an_authority_that_is_rejected_for_some_use_is_refused() {
+    let refused = refusal(validation(|v| v.trusted_ca = file("ca-rejecting.pem")));
+    let reason = "certificate 1, which is rejected for some uses, is not implemented yet";
+    assert_eq!(refused, format!("validation_context.trusted_ca: {reason}"));
+    // What it is trusted for besides changes nothing, as by BoringSSL.
+    assert!(lower(server(validation(|v| v.trusted_ca = file("ca-trusted.pem")))).is_ok());
+}
+
+#[test]
 fn names_are_no_proof_without_an_authority() {
     let names = vec![pb::SubjectAltNameMatcher {
         san_type: pb::subject_alt_name_matcher::SanType::Dns.into(),
