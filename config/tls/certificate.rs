@@ -126,9 +126,8 @@ impl Terms {
 
     fn lower(proto: pb::TlsParameters, context: &Parameters, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         // What it does not say itself is that of its context: certificates of several contexts are not one.
-        let digest = sha256(format!("{context:?} {proto:?}").as_bytes());
         let own = context.with(proto, cx)?;
-        Ok(Self { schemes: own.schemes.clone(), own: Some(own), digest })
+        Ok(Self { schemes: own.schemes.clone(), digest: own.digest, own: Some(own) })
     }
 }
 

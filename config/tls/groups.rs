@@ -5,7 +5,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group as group;
 
 use super::p521::P521;
-use super::parameters::names_nothing;
+use super::parameters::lower_names;
 
 /// A group.
 pub(super) type Group = &'static dyn SupportedKxGroup;
@@ -29,21 +29,7 @@ pub(super) fn default() -> Vec<Group> {
 
 /// Lowers the field; `None` where it names none.
 pub(super) fn lower(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Option<Vec<Group>>, Refused> {
-    if names_nothing(entries) {
-        return Ok(None);
-    }
-    let mut groups: Vec<Group> = Vec::new();
-    cx.each("ecdh_curves", entries, |entry, cx| {
-        // Envoy joins the entries with colons.
-        for name in entry.split(':') {
-            let found = GROUPS.iter().find(|(names, _)| names.contains(&name));
-            let (_, group) = found.ok_or_else(|| cx.invalid(format!("{name:?} is not a group that is spoken here")))?;
-            if groups.iter().any(|known| known.name() == group.name()) {
-                return Err(cx.invalid(format!("{name:?} is there twice")));
-            }
-            groups.push(*group);
-        }
-        Ok(())
-    })?;
-    Ok(Some(groups))
+    let find = |name: &str| GROUPS.iter().position(|(names, _)| names.contains(&name));
+    let named = lower_names("ecdh_curves", entries, find, "is not a group that is spoken here", cx)?;
+    Ok(named.map(|all| all.into_iter().map(|named| GROUPS[named.known].1).collect()))
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use prost::Message;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
 use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
@@ -14,6 +15,7 @@ use super::compliance::{self, Compliance};
 use super::groups::{self, Group};
 use super::schemes::Schemes;
 use super::suites::Suites;
+use super::validation::sha256;
 
 /// What a side speaks, or what it does with one of its certificates.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Parameters {
     suites_12: Suites,
     groups: Vec<Group>,
     pub(super) schemes: Schemes,
+    /// Of the messages that say all this.
+    pub(super) digest: [u8; 32],
 }
 
 /// The suites of TLS 1.3, which its version and policies alone switch.
@@ -40,6 +44,7 @@ impl Parameters {
             suites_12: Suites::default(),
             groups: groups::default(),
             schemes: Schemes::default(),
+            digest: sha256(&[latest as u8]),
         }
     }
 
@@ -57,6 +62,7 @@ impl Parameters {
 
     /// The same where others are set: those that are take the place of these one by one, and a policy that of all.
     pub(super) fn with(&self, proto: pb::TlsParameters, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let digest = sha256(&[&self.digest, &*proto.encode_to_vec()].concat());
         let pb::TlsParameters {
             tls_minimum_protocol_version,
             tls_maximum_protocol_version,
@@ -84,12 +90,14 @@ impl Parameters {
             suites_12: suites?.unwrap_or_else(|| self.suites_12.clone()),
             groups: groups?.unwrap_or_else(|| self.groups.clone()),
             schemes: schemes?.unwrap_or_else(|| self.schemes.clone()),
+            digest,
         };
-        Ok(policy?.map_or(set, Self::under))
+        Ok(policy?.map_or(set, |policy| Self::under(policy, digest)))
     }
 
-    fn under(policy: &Compliance) -> Self {
+    fn under(policy: &Compliance, digest: [u8; 32]) -> Self {
         Self {
+            digest,
             oldest: policy.oldest,
             latest: Version::Tls13,
             suites_13: policy.suites_13,
@@ -164,9 +172,39 @@ impl Version {
     }
 }
 
-/// Whether entries that Envoy joins with colons name nothing: it is as if they were not there.
-pub(super) fn names_nothing(entries: &[String]) -> bool {
-    matches!(entries, [entry] if entry.is_empty()) || entries.is_empty()
+/// A name of a list.
+pub(super) struct Named<'a> {
+    pub(super) name: &'a str,
+    /// In which entry of the list it stands.
+    pub(super) entry: usize,
+    /// Which one it is of those that are known.
+    pub(super) known: usize,
+}
+
+/// Reads a list whose entries Envoy joins with colons, name by name: `find` knows them, and none is there twice. Those that
+/// name nothing are as if they were not there (`None`).
+pub(super) fn lower_names<'a>(
+    field: &'static str,
+    entries: &'a [String],
+    find: impl Fn(&str) -> Option<usize>,
+    unknown: &str,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<Vec<Named<'a>>>, Refused> {
+    if matches!(entries, [entry] if entry.is_empty()) || entries.is_empty() {
+        return Ok(None);
+    }
+    let mut all: Vec<Named<'a>> = Vec::new();
+    cx.each(field, entries.iter().enumerate(), |(entry, names), cx| {
+        for name in names.split(':') {
+            let known = find(name).ok_or_else(|| cx.invalid(format!("{name:?} {unknown}")))?;
+            if all.iter().any(|before| before.known == known) {
+                return Err(cx.invalid(format!("{name:?} is there twice")));
+            }
+            all.push(Named { name, entry, known });
+        }
+        Ok(())
+    })?;
+    Ok(Some(all))
 }
 
 pub(super) fn is_chacha(suite: CipherSuite) -> bool {

@@ -9,7 +9,7 @@ use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer}
 use rustls::sign::{Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme as Scheme};
 
-use super::parameters::names_nothing;
+use super::parameters::{Named, lower_names};
 
 /// Schemes of both directions.
 #[derive(Clone, Debug)]
@@ -81,31 +81,16 @@ impl Schemes {
     /// Lowers the field; `None` where it names nothing. As with suites, what is not spoken is left out where others
     /// remain.
     pub(super) fn lower(entries: &[String], cx: &mut LowerCx<'_>) -> Result<Option<Self>, Refused> {
-        if names_nothing(entries) {
-            return Ok(None);
-        }
-        let (mut named, mut schemes, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
-        cx.each("signature_algorithms", entries.iter().enumerate(), |(i, entry), cx| {
-            // Envoy joins the entries with colons.
-            for name in entry.split(':') {
-                let at = NAMES.iter().position(|(names, _)| names.contains(&name));
-                let at = at.ok_or_else(|| cx.invalid(format!("{name:?} is no signature algorithm that is known")))?;
-                if named.contains(&at) {
-                    return Err(cx.invalid(format!("{name:?} is there twice")));
-                }
-                named.push(at);
-                match NAMES[at].1 {
-                    Some(scheme) => schemes.push(scheme),
-                    None => left_out.push((i, name)),
-                }
-            }
-            Ok(())
-        })?;
-        if let (true, Some((i, name))) = (schemes.is_empty(), left_out.first()) {
+        let find = |name: &str| NAMES.iter().position(|(names, _)| names.contains(&name));
+        let unknown = "is no signature algorithm that is known";
+        let Some(named) = lower_names("signature_algorithms", entries, find, unknown, cx)? else { return Ok(None) };
+        let schemes: Vec<Scheme> = named.iter().filter_map(|named| NAMES[named.known].1).collect();
+        let left_out = || named.iter().filter(|named| NAMES[named.known].1.is_none());
+        if let (true, Some(Named { name, entry, .. })) = (schemes.is_empty(), left_out().next()) {
             let reason = format!("{name:?} is not spoken, and nothing else is there");
-            return Err(cx.at("signature_algorithms", |cx| cx.at_index(*i, |cx| cx.invalid(reason))));
+            return Err(cx.at("signature_algorithms", |cx| cx.at_index(*entry, |cx| cx.invalid(reason))));
         }
-        for (_, name) in left_out {
+        for Named { name, .. } in left_out() {
             tracing::warn!(path = cx.path(), name, "this signature algorithm is not spoken: it is left out");
         }
         Ok(Some(Self::both(&schemes)))
