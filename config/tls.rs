@@ -24,6 +24,7 @@ mod key_log;
 mod link;
 mod live;
 mod ocsp;
+mod older;
 mod on_demand;
 mod p521;
 mod parameters;

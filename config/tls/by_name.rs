@@ -75,7 +75,7 @@ impl CertificatesByName {
     ) -> Option<&'a Arc<Certificate>> {
         // Suites of TLS 1.3 leave open what they are spoken with, and are no suites of older versions.
         let can_ecdsa = version == Version::Tls13 || hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
-        let is_known = |certificate: &Certificate| certificate.key.choose_scheme(hello.signature_schemes()).is_some();
+        let is_known = |certificate: &Certificate| certificate.can_sign(hello.signature_schemes(), version);
         let is_ecdsa = |certificate: &Certificate| kind(certificate) == SignatureAlgorithm::ECDSA;
         let holds = |certificate: &Certificate| self.staple(certificate) != Staple::Failed;
         let mut ecdsa = certificates.iter().filter(|it| can_ecdsa && is_ecdsa(it) && is_known(it));
@@ -110,13 +110,15 @@ fn goes_with_ecdsa(suite: CipherSuite) -> bool {
 pub(super) struct Shown {
     pub(super) certificates: Arc<CertificatesByName>,
     pub(super) which: Which,
+    /// That of the handshake.
+    pub(super) version: Version,
 }
 
 /// How it was chosen.
 #[derive(Clone, Debug)]
 pub(super) enum Which {
-    /// It is yet to be, for a handshake of this version.
-    ByHello(Version),
+    /// It is yet to be.
+    ByHello,
     /// It is this one.
     This(Arc<Certificate>),
 }
@@ -124,13 +126,17 @@ pub(super) enum Which {
 impl ResolvesServerCert for Shown {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = match &self.which {
-            Which::ByHello(version) => self.certificates.choose(&hello, *version)?,
+            Which::ByHello => self.certificates.choose(&hello, self.version)?,
             Which::This(certificate) => certificate,
         };
         // Those who do not ask are shown no response either way.
-        Some(match self.certificates.staple(shown) {
-            Staple::Shown => shown.certified.clone(),
-            Staple::Omitted | Staple::Failed => shown.bare.clone(),
+        let certified = match self.certificates.staple(shown) {
+            Staple::Shown => &shown.certified,
+            Staple::Omitted | Staple::Failed => &shown.bare,
+        };
+        Some(match self.version {
+            Version::Tls12 => shown.in_older(certified, hello.signature_schemes()),
+            Version::Tls13 => certified.clone(),
         })
     }
 }

@@ -7,6 +7,7 @@ use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use nuncio_telemetry::CertificateInfo;
+use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -14,7 +15,8 @@ use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::info::certificate_info;
 use super::ocsp::OcspResponse;
-use super::parameters::Parameters;
+use super::older;
+use super::parameters::{Parameters, Version};
 use super::password;
 use super::pem;
 use super::san::Parsed;
@@ -51,6 +53,10 @@ pub(super) struct Certificate {
     pub(super) parameters: Option<Parameters>,
     /// Its key, which signs in whatever way it can.
     pub(super) key: Arc<dyn SigningKey>,
+    /// The same in TLS 1.2, where it can more there.
+    older_key: Option<Arc<dyn SigningKey>>,
+    /// How it signs where it is shown.
+    schemes: Schemes,
     /// Of all that it was made from.
     pub(super) digest: [u8; 32],
 }
@@ -119,6 +125,37 @@ fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse
     OcspResponse::read(&bytes).map_err(|unusable| cx.invalid(unusable.to_string()))
 }
 
+impl Certificate {
+    /// Whether its key can sign in one of these ways in this version, whatever is configured.
+    pub(super) fn can_sign(&self, schemes: &[SignatureScheme], version: Version) -> bool {
+        let older = self.older_key.as_ref().filter(|_| version == Version::Tls12);
+        self.key.choose_scheme(schemes).is_some() || older.is_some_and(|key| key.choose_scheme(schemes).is_some())
+    }
+
+    /// Whether it can be shown to a peer of TLS 1.2 that accepts these.
+    pub(super) fn signs_in_older(&self, schemes: &[SignatureScheme]) -> bool {
+        self.bare.key.choose_scheme(schemes).is_some() || self.older_key_for(schemes).is_some()
+    }
+
+    /// `shown` of this certificate as it is shown to such a peer.
+    pub(super) fn in_older(&self, shown: &Arc<CertifiedKey>, schemes: &[SignatureScheme]) -> Arc<CertifiedKey> {
+        match self.older_key_for(schemes) {
+            // Few peers are so: the chain is copied for them alone.
+            Some(key) => Arc::new(CertifiedKey { key, ..CertifiedKey::clone(shown) }),
+            None => shown.clone(),
+        }
+    }
+
+    /// The key with which that is signed which no key signs in TLS 1.3.
+    fn older_key_for(&self, schemes: &[SignatureScheme]) -> Option<Arc<dyn SigningKey>> {
+        if self.bare.key.choose_scheme(schemes).is_some() {
+            return None;
+        }
+        let key = self.schemes.signing(self.older_key.clone()?);
+        key.choose_scheme(schemes).is_some().then_some(key)
+    }
+}
+
 impl Terms {
     fn of(context: &Parameters) -> Self {
         Self { own: None, schemes: context.schemes.clone(), digest: [0; 32] }
@@ -179,8 +216,10 @@ impl Parts {
     ) -> Result<Arc<Certificate>, Refused> {
         let Self { chain, key, path, is_pkcs12 } = self;
         let digest = digest_of(&chain, &key, ocsp.as_ref(), &path, &terms);
+        let older_key = older::signing(&key);
         let key = cx.at("private_key", |cx| load(key, cx))?;
-        let bare = CertifiedKey::new(chain, terms.schemes.signing(key.clone()));
+        let Terms { own: parameters, schemes, digest: _ } = terms;
+        let bare = CertifiedKey::new(chain, schemes.signing(key.clone()));
         if !is_pair(&bare) {
             let reason = "does not belong to the first certificate of the chain";
             return Err(cx.at("private_key", |cx| cx.invalid(reason)));
@@ -200,8 +239,21 @@ impl Parts {
             Some(ocsp) => Arc::new(CertifiedKey { ocsp: Some(ocsp.bytes.clone()), ..CertifiedKey::clone(&bare) }),
             None => bare.clone(),
         };
-        let (path, parameters) = (path.into(), terms.own);
-        let made = Certificate { certified, bare, info, ocsp, must_staple, is_pkcs12, path, parameters, key, digest };
+        let path = path.into();
+        let made = Certificate {
+            certified,
+            bare,
+            info,
+            ocsp,
+            must_staple,
+            is_pkcs12,
+            path,
+            parameters,
+            key,
+            older_key,
+            schemes,
+            digest,
+        };
         Ok(cx.env.slots.share(&format!("certificate {}", super::info::hex(&digest)), || made))
     }
 }

@@ -111,6 +111,11 @@ impl Parameters {
         self.oldest..=self.latest
     }
 
+    /// The latest version that is spoken.
+    pub(super) fn latest(&self) -> Version {
+        self.latest
+    }
+
     /// Whether TLS 1.3 is spoken.
     pub(super) fn speaks_latest(&self) -> bool {
         self.range().contains(&Version::Tls13)

@@ -120,7 +120,7 @@ impl ServerSide {
             validation: ground.validation,
             certificates: ground.certificates,
             all: certificates,
-            latest: if parameters.speaks_latest() { Version::Tls13 } else { Version::Tls12 },
+            latest: parameters.latest(),
         })
     }
 }
@@ -149,8 +149,8 @@ impl Ground {
         cx: &mut LowerCx<'_>,
     ) -> Result<Configs, Refused> {
         let shown = |version| {
-            let which = only.map_or(Which::ByHello(version), |only| Which::This(only.clone()));
-            Arc::new(Shown { certificates: self.certificates.clone(), which })
+            let which = only.map_or(Which::ByHello, |only| Which::This(only.clone()));
+            Arc::new(Shown { certificates: self.certificates.clone(), which, version })
         };
         let (verifier, older) = (self.verifier(&parameters.schemes), shown(Version::Tls12));
         let made = ServerConfigs::new(&parameters.provider(), parameters.chacha().as_ref(), |provider| {
@@ -281,7 +281,7 @@ impl ServerSide {
         if schemes.is_empty() || (hello.speaks_latest && self.configs(hello).silent.speaks_latest()) {
             return true;
         }
-        self.choose(hello).is_none_or(|shown| shown.bare.key.choose_scheme(schemes).is_some())
+        self.choose(hello).is_none_or(|shown| shown.signs_in_older(schemes))
     }
 
     fn choose(&self, hello: &Hello<'_>) -> Option<&Arc<Certificate>> {

@@ -204,13 +204,14 @@ impl Client {
         let builder = builder.with_protocol_versions(&parameters.versions());
         let builder = builder.map_err(|e| cx.invalid(format!("versions and cipher suites do not fit: {e}")))?;
         let validation = Arc::new(validation);
+        let latest = parameters.latest();
         let schemes = parameters.schemes;
         let verifier = |checks| Arc::new(Servers::new(&validation, &schemes, checks));
         let by_name = verifier(NameCheck::AsCalledByRequest);
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier(self.own_check.clone()));
         let certificate = certificates.into_iter().next();
         let mut client = match &certificate {
-            Some(own) => builder.with_client_cert_resolver(Arc::new(OwnCertificate(own.bare.clone()))),
+            Some(own) => builder.with_client_cert_resolver(Arc::new(OwnCertificate { own: own.clone(), latest })),
             None => builder.with_no_client_auth(),
         };
         client.alpn_protocols = alpn;
@@ -324,11 +325,18 @@ fn lower_sni(sni: String, cx: &mut LowerCx<'_>) -> Result<Option<ServerName<'sta
 
 /// The certificate that is shown to whoever asks for one.
 #[derive(Debug)]
-struct OwnCertificate(Arc<CertifiedKey>);
+struct OwnCertificate {
+    own: Arc<Certificate>,
+    /// The latest version that is spoken: which one it will be is not known when it is shown.
+    latest: Version,
+}
 
 impl ResolvesClientCert for OwnCertificate {
     fn resolve(&self, _: &[&[u8]], schemes: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.key.choose_scheme(schemes).map(|_| self.0.clone())
+        match self.latest {
+            Version::Tls12 => self.own.signs_in_older(schemes).then(|| self.own.in_older(&self.own.bare, schemes)),
+            Version::Tls13 => self.own.bare.key.choose_scheme(schemes).map(|_| self.own.bare.clone()),
+        }
     }
 
     fn has_certs(&self) -> bool {
