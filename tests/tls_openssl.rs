@@ -254,6 +254,38 @@ async fn clients_of_old_versions_are_told_so() {
     }
 }
 
+#[tokio::test]
+async fn a_client_without_a_certificate_is_told_so_as_its_version_has_it() {
+    let context = "require_client_certificate: true";
+    for program in programs() {
+        let proxy =
+            serve(&program, context, "validation_context: { trusted_ca: { filename: $CERTS/ca.pem } }", "").await;
+        for (version, alert) in [("-tls1_2", "SSL alert number 40"), ("-tls1_3", "SSL alert number 116")] {
+            let Some(told) = ask(&proxy, &[version]) else { return };
+            assert!(told.contains(alert), "{program:?} {version}\n{told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_signs_over_any_hash_in_tls_1_2() {
+    let versions = "tls_params: { signature_algorithms: [ecdsa_secp256r1_sha256, ecdsa_secp521r1_sha512] }";
+    for program in programs() {
+        let (proxy, limited) = (serve(&program, "", "", "").await, serve(&program, "", versions, "").await);
+        for (proxy, version, offered, told_of) in [
+            (&proxy, "-tls1_2", "ECDSA+SHA384", "signing digest: SHA384"),
+            (&proxy, "-tls1_2", "ECDSA+SHA512", "signing digest: SHA512"),
+            (&proxy, "-tls1_2", "ECDSA+SHA384:ECDSA+SHA256", "signing digest: SHA256"),
+            (&proxy, "-tls1_3", "ECDSA+SHA384", "SSL alert number 40"),
+            (&limited, "-tls1_2", "ECDSA+SHA384", "SSL alert number 40"),
+            (&limited, "-tls1_2", "ECDSA+SHA512", "signing digest: SHA512"),
+        ] {
+            let Some(told) = ask(proxy, &[version, "-sigalgs", offered]) else { return };
+            assert!(told.contains(told_of), "{program:?} {version} {offered}\n{told}");
+        }
+    }
+}
+
 /// A proxy whose listener speaks TLS before these network filters.
 async fn serve_filters(program: &Path, network: &str) -> Running {
     let pieces = Pieces {

@@ -172,12 +172,20 @@ impl ServerStream {
 
     /// The session is over; what it has to say of that goes to the buffer.
     fn fail(&mut self, error: Error) -> io::Error {
+        let before = self.outgoing.filled().len();
         while self.session.wants_write() {
             let state = self.session.process_tls_records(self.incoming.filled_mut()).state;
             let Ok(ConnectionState::EncodeTlsData(data)) = state else { break };
             if encode(data, &mut self.outgoing).is_err() {
                 break;
             }
+        }
+        if let (Error::NoCertificatesPresented, Some(ProtocolVersion::TLSv1_2)) =
+            (&error, self.session.protocol_version())
+            && let Some(alert) = self.outgoing.filled_mut()[before..].last_mut()
+        {
+            // certificate_required, which rustls sends, is of TLS 1.3 (RFC 8446 §6.2). Nothing is encrypted yet.
+            *alert = AlertDescription::HandshakeFailure.into();
         }
         if !self.session.is_handshaking() {
             self.stats.broke_off(Some(&error));
