@@ -5,6 +5,7 @@ mod authorities;
 mod cluster_manager;
 mod dynamic;
 mod runtime;
+mod stats;
 
 pub use admin::AdminConfig;
 pub use authorities::Authorities;
@@ -22,9 +23,9 @@ use nuncio_filter_api::{LowerCx, NodeNames, Refused};
 use nuncio_proto::envoy::config::bootstrap::v3 as proto;
 use nuncio_proto::envoy::config::core::v3::Node;
 use nuncio_proto::envoy::config::core::v3::api_config_source::ApiType;
-use nuncio_proto::envoy::config::metrics::v3::StatsConfig;
 use nuncio_proto::envoy::extensions::bootstrap::internal_listener::v3::InternalListener;
 use nuncio_telemetry::NodeInfo;
+use nuncio_telemetry::stats::StatsRules;
 
 use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
@@ -64,6 +65,8 @@ pub struct BootstrapConfig {
     pub runtime: RuntimeConfig,
     /// How often stats are flushed to sinks and histograms start a new interval.
     pub stats_flush_interval: Duration,
+    /// `stats_config`: how metrics are told.
+    pub stats: StatsRules,
     /// `stats_server_version_override`: value of the gauge `server.version`.
     pub server_version: Option<u64>,
     /// Paths of fields that are set and cannot change what nuncio does; logged once.
@@ -163,7 +166,6 @@ impl BootstrapConfig {
             only_name("default_socket_interface", &default_socket_interface, DEFAULT_SOCKET_INTERFACE, cx),
             only_type("default_regex_engine", &default_regex_engine, GOOGLE_RE2, cx),
             only_type("listener_manager", &listener_manager, LISTENER_MANAGER, cx),
-            cx.opt("stats_config", stats_config, lower_stats).map(drop),
         ];
         let extensions = cx.each("bootstrap_extensions", bootstrap_extensions, lower_extension);
         let dns = DnsResolverConfig::lower_bootstrap(
@@ -178,6 +180,7 @@ impl BootstrapConfig {
             ClusterManagerConfig::lower(manager, node.as_ref(), &mut without_effect, cx)
         });
         let admin = cx.opt("admin", admin, |v, cx| AdminConfig::lower(v, &mut without_effect, cx));
+        let stats = cx.opt("stats_config", stats_config, stats::lower);
         let flush = cx.opt("stats_flush_interval", stats_flush_interval, duration);
         declare(clusters, cx);
         let authorities = Authorities::lower(config_sources, default_config_source, cx);
@@ -214,6 +217,7 @@ impl BootstrapConfig {
             hds: hds?,
             runtime,
             stats_flush_interval: flush?.unwrap_or(DEFAULT_FLUSH_INTERVAL),
+            stats: stats?.unwrap_or_default(),
             server_version: stats_server_version_override.map(|v| v.value),
             without_effect,
         })
@@ -259,21 +263,6 @@ fn lower_extension(
     // The rule of the field holds it to 8 MiB. What is there already is of the bootstrap that the process began with.
     cx.env.internal_buffer.get_or_init(|| buffer_size_kb.map_or(INTERNAL_BUFFER_KIB, |v| v.value) * 1024);
     Ok(())
-}
-
-fn lower_stats(stats: StatsConfig, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let StatsConfig {
-        stats_tags,
-        use_all_default_tags,
-        stats_matcher,
-        histogram_bucket_settings,
-        allow_default_tag_overrides,
-    } = stats;
-    // The default tags are always there: Envoy's default is the same.
-    let use_all_default_tags = use_all_default_tags.is_some_and(|v| !v.value);
-    let allow_default_tag_overrides = allow_default_tag_overrides.is_some_and(|v| v.value);
-    refuse_set!(cx; stats_tags, use_all_default_tags, stats_matcher, histogram_bucket_settings,
-        allow_default_tag_overrides)
 }
 
 /// `static_resources`

@@ -119,6 +119,7 @@ scenario_files! {
     runtime
     runtime_keys
     stats
+    stats_config
     syntax
     tap
     tcp_connect

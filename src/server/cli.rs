@@ -54,6 +54,9 @@ pub struct Options {
     /// Log file instead of standard error
     #[arg(long, value_name = "PATH")]
     pub log_path: Option<PathBuf>,
+    /// Tag that all metrics have, as NAME:VALUE; may be given several times
+    #[arg(long, value_name = "TAG", value_parser = stats_tag)]
+    pub stats_tag: Vec<(String, String)>,
     /// IP version of this host's own address, where one must be given to peers
     #[arg(long, value_name = "VERSION", default_value = "v4")]
     pub local_address_ip_version: IpVersion,
@@ -210,6 +213,18 @@ pub enum IpVersion {
     V4,
     /// IPv6.
     V6,
+}
+
+/// A name of letters and digits and a value without dots, as Envoy wants them.
+fn stats_tag(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("not of the form NAME:VALUE")?;
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric()) {
+        return Err(format!("the name {name:?} is not one of letters and digits"));
+    }
+    if value.is_empty() || value.contains('.') {
+        return Err(format!("the value {value:?} is empty or has a dot"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn only_first_epoch(text: &str) -> Result<u32, String> {

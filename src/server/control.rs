@@ -172,6 +172,9 @@ impl Control {
         let statics = Statics::of(&config);
         let env = Arc::new(env);
         let store = env.stats.clone();
+        let mut rules = config.stats;
+        rules.tags.fix_first(options.stats_tag.clone()).expect("the command line gives tags with names");
+        store.set_rules(rules);
         let stats = stats::start(&store, env.concurrency, config.server_version);
         stats.static_unknown_fields().add(unknown_fields);
         let runtime = Arc::new(Layers::new(env.runtime.clone(), &store));

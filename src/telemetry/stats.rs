@@ -19,6 +19,7 @@ mod histogram;
 mod memory;
 pub mod render;
 mod response_codes;
+mod rules;
 mod schema;
 mod scope;
 mod shard;
@@ -28,10 +29,12 @@ mod tags;
 pub use block::{Block, Counter, Gauge, GaugePart, Histogram};
 pub use histogram::Merged;
 pub use response_codes::ResponseCodes;
+pub use rules::{NameMatcher, StatsRules};
 pub use schema::{Kind, Metric, Schema, Unit, position};
 pub use scope::{CounterHandle, GaugeHandle, HistogramHandle, Scope, TextReadout};
 pub use shard::WorkerShard;
 pub use store::Store;
+pub use tags::{TagError, TagRules};
 
 #[cfg(test)]
 mod tests;

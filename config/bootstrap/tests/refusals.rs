@@ -18,15 +18,29 @@ fn chains_refused(chains: &str, expected: &[&str]) {
 }
 
 #[test]
+fn tags_that_cannot_be_found_are_refused() {
+    refused(
+        "{ stats_config: { stats_tags: [{ tag_name: a }, { tag_name: b, regex: '(' }, { regex: '(a)' }, { fixed_value: v }, \
+         { tag_name: c, regex: '' }] } }",
+        &[
+            "stats_config.stats_tags[0].tag_name: no regex is given, and no default tag has the name \"a\"",
+            "stats_config.stats_tags[1].regex: invalid regex: Parsing error at position 1: Opening parenthesis without closing parenthesis",
+            "stats_config.stats_tags[2].tag_name: is required",
+            "stats_config.stats_tags[3].tag_name: is required",
+            "stats_config.stats_tags[4].tag_name: no regex is given, and no default tag has the name \"c\"",
+        ],
+    );
+}
+
+#[test]
 fn what_is_not_implemented_is_refused_by_name_and_all_at_once() {
     refused(
-        "{ header_prefix: x-mine, stats_config: { use_all_default_tags: false }, watchdogs: {}, \
+        "{ header_prefix: x-mine, watchdogs: {}, \
          layered_runtime: { layers: [{ name: s, static_layer: { upstream: { b: 1 }, a: [1] } }, { name: s, admin_layer: {} }, { name: t, admin_layer: {} }, { name: u, admin_layer: {} }] }, \
          static_resources: { secrets: [{ name: s }] } }",
         &[
             "watchdogs: not implemented yet",
             "header_prefix: \"x-mine\", other than \"x-envoy\", is not implemented yet",
-            "stats_config.use_all_default_tags: not implemented yet",
             "static_resources.secrets[0]: one of tls_certificate, session_ticket_keys, validation_context and generic_secret is required",
             "layered_runtime.layers[0].static_layer[\"a\"]: is not a text, number or boolean",
             "layered_runtime.layers[1].name: duplicate layer name \"s\"",

@@ -197,6 +197,6 @@ fn command_line_options(options: &Options, concurrency: usize) -> proto::Command
         socket_path: no_effect.socket_path.clone().unwrap_or_else(|| "@envoy_domain_socket".to_owned()),
         socket_mode: 0,
         enable_core_dump: no_effect.enable_core_dump,
-        stats_tag: vec![],
+        stats_tag: options.stats_tag.iter().map(|(name, value)| format!("{name}:{value}")).collect(),
     }
 }

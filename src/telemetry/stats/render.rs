@@ -25,9 +25,5 @@ pub fn render(store: &Store, query: &Query, out: &mut String) {
 /// The quantiles that Envoy prints.
 const QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
 
-/// Envoy's default upper bounds.
-const BOUNDS: [f64; 19] =
-    [0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6];
-
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::histogram::Merged;
 use super::memory::{Memory, Shards, lock};
+use super::rules::StatsRules;
 use super::schema::Schema;
 use super::scope::{Scope, Text};
 use super::shard::WorkerShard;
@@ -10,7 +11,7 @@ use hashbrown::HashTable;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ptr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 /// All metrics of a process.
 #[derive(Clone)]
@@ -23,6 +24,7 @@ pub(super) struct Registry {
     texts: Mutex<HashMap<Box<str>, Weak<Text>>>,
     /// By histogram slot: totals at the last flush, and what the interval before it brought.
     flushed: Mutex<HashMap<u32, Flushed>>,
+    rules: OnceLock<StatsRules>,
 }
 
 struct Blocks {
@@ -57,12 +59,24 @@ impl Store {
             blocks: Mutex::new(blocks),
             texts: Mutex::default(),
             flushed: Mutex::default(),
+            rules: OnceLock::new(),
         }))
     }
 
     /// The scope of this name, whose metrics are called `name.metric`; an empty name is the root.
     pub fn scope(&self, name: &str) -> Scope {
         Scope::new(self.0.clone(), name)
+    }
+
+    /// Has the metrics told by these rules, from the first rendering on: they are the bootstrap's, so there is no second
+    /// time.
+    pub fn set_rules(&self, rules: StatsRules) {
+        debug_assert!(self.0.rules.get().is_none(), "rules are set before anybody reads");
+        self.0.rules.get_or_init(|| rules);
+    }
+
+    pub(super) fn rules(&self) -> &StatsRules {
+        self.0.rules.get_or_init(StatsRules::default)
     }
 
     /// Gives the calling thread its own shard, until the guard is dropped.

@@ -4,7 +4,14 @@
 //! and metrics called `cluster.b.*`), and dashboards are built on what it finds. So we look where it looks, but once
 //! for each prefix and only when somebody reads.
 
+mod rules;
+
+pub(super) use rules::AllFound;
+use rules::Found;
+pub use rules::{TagError, TagRules};
+
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A prefix without its tags.
 #[derive(Debug, PartialEq)]
@@ -12,15 +19,36 @@ pub(super) struct Prefix<'a> {
     pub(super) name: String,
     /// Names and values, in Envoy's order.
     tags: Vec<(&'static str, Cow<'a, str>)>,
+    /// How many of the tags are looked for in names of any beginning: Envoy tells them before those of fixed value.
+    anywhere: usize,
+    /// What was cut out.
+    removed: Vec<Range<usize>>,
 }
 
-/// A metric's own name without a response code at its end, which is a tag.
+/// A metric's own name without what is a tag at its end: a response code, or what a TLS connection has agreed on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Suffix<'a> {
+    /// Bytes of the whole name.
+    length: usize,
     /// The name in two pieces, between which the tag was cut out.
     pub(super) name: [&'a str; 2],
     pub(super) tag: Option<(&'static str, &'a str)>,
 }
+
+/// Those of the tags of a prefix that are looked for in names of any beginning.
+const ANYWHERE: [&str; 4] =
+    ["envoy.worker_id", "envoy.tls_certificate", "envoy.local_http_ratelimit_prefix", "envoy.rbac_prefix"];
+
+/// The tags of a suffix: they are looked for in names of any beginning too.
+const OF_SUFFIX: [&str; 7] = [
+    "envoy.response_code",
+    "envoy.response_code_class",
+    "envoy.ssl_cipher",
+    "cipher_suite",
+    "envoy.ssl_version",
+    "envoy.ssl_curve",
+    "envoy.ssl_sigalg",
+];
 
 /// A tag is the token at `$`; `*` is any one token, and a rule holds for names that go on after it.
 const RULES: [(&str, &str); 17] = [
@@ -45,30 +73,83 @@ const RULES: [(&str, &str); 17] = [
 
 impl<'a> Prefix<'a> {
     /// Finds the tags in what comes before the last part of a name.
-    pub(super) fn new(prefix: &'a str) -> Self {
+    pub(super) fn new(prefix: &'a str, rules: &TagRules) -> Self {
         let mut tokens: Vec<&'a str> = prefix.split('.').collect();
-        let mut tags = Vec::new();
+        let mut tags = Tags { rules, found: Vec::new() };
         match tokens[0] {
             "listener" => listener(prefix, &mut tokens, &mut tags),
             "http" => route_config(prefix, &mut tokens, &mut tags),
             _ => worker(1, &mut tokens, &mut tags),
         }
-        let tagged: Vec<_> = RULES.iter().filter_map(|(tag, rule)| Some((*tag, find(rule, &tokens)?))).collect();
-        tags.extend(tagged.iter().map(|(tag, at)| (*tag, tokens[*at])));
+        let wanted = RULES.iter().filter(|(tag, _)| rules.wants(tag));
+        let tagged: Vec<_> = wanted.filter_map(|(tag, rule)| Some((*tag, find(rule, &tokens)?))).collect();
+        tags.found.extend(tagged.iter().map(|(tag, at)| (*tag, tokens[*at])));
         tagged.iter().for_each(|(_, at)| tokens[*at] = "");
         of_cluster(prefix, &mut tokens, &mut tags);
         of_certificate(&mut tokens, &mut tags);
         of_proxy_protocol(&mut tokens, &mut tags);
+        let mut found = tags.found;
+        found.sort_by_key(|(tag, _)| !ANYWHERE.contains(tag));
+        let anywhere = found.iter().filter(|(tag, _)| ANYWHERE.contains(tag)).count();
+        let removed = removed(prefix, &tokens);
         tokens.retain(|token| !token.is_empty());
         let value = |tag, value| if tag == ENDPOINT { address(value) } else { Cow::Borrowed(value) };
-        let tags = tags.into_iter().map(|(tag, text)| (tag, value(tag, text))).collect();
-        Self { name: tokens.join("."), tags }
+        let tags = found.into_iter().map(|(tag, text)| (tag, value(tag, text))).collect();
+        Self { name: tokens.join("."), tags, anywhere, removed }
     }
 
-    /// Names and values, in Envoy's order.
-    pub(super) fn tags(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.tags.iter().map(|(tag, value)| (*tag, &**value))
+    /// Names and values, in Envoy's order: those looked for in names of any beginning, and the others.
+    fn tags(&self) -> [Vec<(&str, &str)>; 2] {
+        let (anywhere, others) = self.tags.split_at(self.anywhere);
+        [anywhere, others].map(|tags| tags.iter().map(|(tag, value)| (*tag, &**value)).collect())
     }
+
+    /// What is left of `name`, which is this prefix and a suffix, when all that was found is cut out.
+    pub(super) fn name(&self, name: &str, suffix: &Suffix<'_>, found: &AllFound<'_>) -> String {
+        let Some(found) = found else {
+            let dot = if self.name.is_empty() || suffix.is_all_tag() { "" } else { "." };
+            return [&self.name, dot, suffix.name[0], suffix.name[1]].concat();
+        };
+        let removed = self.removed.iter().cloned().chain([suffix.removed(name)]);
+        let removed: Vec<_> = removed.chain(found.iter().flatten().map(Found::removed)).collect();
+        let is_kept = |at: &usize| !removed.iter().any(|range| range.contains(at));
+        let mut name: String = name.char_indices().filter(|(at, _)| is_kept(at)).map(|(_, c)| c).collect();
+        // Envoy's table of names keeps no dots at the end.
+        name.truncate(name.trim_end_matches('.').len());
+        name
+    }
+}
+
+/// Tags as they are found, of those that are wanted.
+struct Tags<'r, 'a> {
+    rules: &'r TagRules,
+    found: Vec<(&'static str, &'a str)>,
+}
+
+impl<'a> Tags<'_, 'a> {
+    /// Whether the tag was wanted, and so its value is to be cut out.
+    fn add(&mut self, tag: &'static str, value: &'a str) -> bool {
+        let is_wanted = self.rules.wants(tag);
+        self.found.extend(is_wanted.then_some((tag, value)));
+        is_wanted
+    }
+}
+
+/// Where `prefix` has something that the tokens, of which some are cut short or empty, no longer have.
+fn removed(prefix: &str, tokens: &[&str]) -> Vec<Range<usize>> {
+    let mut removed = Vec::new();
+    let mut start = 0;
+    for (before, after) in prefix.split('.').zip(tokens) {
+        let end = start + before.len();
+        match after.len() {
+            // With its dot, which is behind the prefix where the token is its last.
+            0 => removed.push(start..end + 1),
+            length if length < before.len() => removed.push(start + length..end),
+            _ => {}
+        }
+        start = end + 1;
+    }
+    removed
 }
 
 /// Position of the token at `$`, where the rule holds for the beginning of the name.
@@ -88,11 +169,12 @@ fn find(rule: &str, tokens: &[&str]) -> Option<usize> {
 }
 
 /// `listener.<address>.[http.<prefix>.|worker_<id>.]`: the address is an IPv4 address and port, or one token.
-fn listener<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+fn listener<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
     if let Some(http) = tokens.iter().skip(1).position(|token| *token == "http").map(|at| at + 2)
         && http < tokens.len()
+        && tags.add("envoy.http_conn_manager_prefix", tokens[http])
     {
-        tags.push(("envoy.http_conn_manager_prefix", std::mem::take(&mut tokens[http])));
+        tokens[http] = "";
     }
     if tokens.get(1).is_none_or(|token| *token == "admin") {
         return;
@@ -101,8 +183,9 @@ fn listener<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'stati
     worker(1 + length, tokens, tags);
     let start = "listener.".len();
     let end = start + tokens[1..=length].iter().map(|token| token.len() + 1).sum::<usize>() - 1;
-    tags.push(("envoy.listener_address", &prefix[start..end]));
-    tokens[1..=length].fill("");
+    if tags.add("envoy.listener_address", &prefix[start..end]) {
+        tokens[1..=length].fill("");
+    }
 }
 
 fn is_ipv4_and_port(tokens: &[&str]) -> bool {
@@ -113,16 +196,15 @@ fn is_ipv4_and_port(tokens: &[&str]) -> bool {
 }
 
 /// `worker_<id>` at a position becomes `worker` and the tag.
-fn worker<'a>(at: usize, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+fn worker<'a>(at: usize, tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
     let Some(id) = tokens.get(at).and_then(|token| token.strip_prefix("worker_")) else { return };
-    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) {
-        tags.push(("envoy.worker_id", id));
+    if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) && tags.add("envoy.worker_id", id) {
         tokens[at] = "worker";
     }
 }
 
 /// `http.<prefix>.rds.<route configuration>` or `http.<prefix>.scoped_rds.<name>`; both names may have dots.
-fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
     let tag = match tokens.get(2) {
         Some(&"rds") => "envoy.rds_route_config",
         Some(&"scoped_rds") => "envoy.scoped_rds_config",
@@ -130,42 +212,55 @@ fn route_config<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'s
     };
     if tokens.len() > 3 {
         let start = tokens[..3].iter().map(|token| token.len() + 1).sum::<usize>();
-        tags.push((tag, &prefix[start..]));
-        tokens[3..].fill("");
+        if tags.add(tag, &prefix[start..]) {
+            tokens[3..].fill("");
+        }
     }
 }
 
 /// `cluster.<name>.endpoint.<address>`, which may have dots, and `cluster.<name>.health_check.name.<name>`.
-fn of_cluster<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
+fn of_cluster<'a>(prefix: &'a str, tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
     match (tokens, prefix.splitn(4, '.').nth(3)) {
         (["cluster", _, "endpoint", rest @ ..], Some(address)) => {
-            tags.push((ENDPOINT, address));
+            tags.found.push((ENDPOINT, address));
             rest.fill("");
         }
-        (["cluster", _, "health_check", literal @ "name", name, ..], _) => {
-            *literal = "";
-            tags.push(("envoy.health_check_name", std::mem::take(name)));
+        (["cluster", _, "health_check", literal @ "name", name, ..], _)
+            if tags.add("envoy.health_check_name", name) =>
+        {
+            (*literal, *name) = ("", "");
         }
         _ => {}
     }
 }
 
 /// `....ssl.certificate.<name>`
-fn of_certificate<'a>(tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
-    if let ["listener" | "cluster", .., "ssl", "certificate", name] = tokens {
-        tags.push(("envoy.tls_certificate", std::mem::take(name)));
+fn of_certificate<'a>(tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
+    if let ["listener" | "cluster", .., "ssl", "certificate", name] = tokens
+        && tags.add("envoy.tls_certificate", name)
+    {
+        *name = "";
     }
 }
 
-/// `proxy_proto.[<prefix>.]versions.v<version>`
-fn of_proxy_protocol<'a>(tokens: &mut [&'a str], tags: &mut Vec<(&'static str, &'a str)>) {
-    let ["proxy_proto", prefix @ .., versions @ "versions", version] = tokens else { return };
-    let Some(number) = version.strip_prefix('v') else { return };
-    if let [one] = prefix {
-        tags.push(("envoy.proxy_protocol_prefix", std::mem::take(one)));
+/// `proxy_proto.[<prefix>.][versions.v<version>]`
+fn of_proxy_protocol<'a>(tokens: &mut [&'a str], tags: &mut Tags<'_, 'a>) {
+    let ["proxy_proto", rest @ ..] = tokens else { return };
+    let (prefix, versions) = match rest {
+        [prefix @ .., versions @ "versions", version] => (prefix, Some((versions, version))),
+        prefix => (prefix, None),
+    };
+    if let [one] = prefix
+        && tags.add("envoy.proxy_protocol_prefix", one)
+    {
+        *one = "";
     }
-    tags.push(("envoy.proxy_protocol_version", number));
-    (*versions, *version) = ("", "");
+    if let Some((versions, version)) = versions
+        && let Some(number) = version.strip_prefix('v')
+        && tags.add("envoy.proxy_protocol_version", number)
+    {
+        (*versions, *version) = ("", "");
+    }
 }
 
 /// An address of which a name has made `1.2.3.4_80`, or `[__1]_80`.
@@ -177,105 +272,66 @@ fn address(name: &str) -> Cow<'_, str> {
     }
 }
 
+/// Not looked for: Envoy has it from whoever makes the metric.
 const ENDPOINT: &str = "envoy.endpoint_address";
 
+/// A whole name as prefix and last part.
+pub(super) fn split(whole: &str) -> (&str, &str) {
+    const VERSIONS: &str = ".ssl.versions";
+    // `TLSv1.3` is one part.
+    let version = whole.rfind(VERSIONS).map(|at| at + VERSIONS.len());
+    let version = version.and_then(|at| Some((&whole[..at], whole[at..].strip_prefix('.')?)));
+    version.or_else(|| whole.rsplit_once('.')).unwrap_or(("", whole))
+}
+
 impl<'a> Suffix<'a> {
-    /// Cuts `_503` out of `upstream_rq_503`, and the `5` out of `upstream_rq_5xx`.
-    pub(super) fn new(name: &'a str) -> Self {
-        let whole = Self { name: [name, ""], tag: None };
-        let Some((start, end)) = name.len().checked_sub(3).and_then(|at| name.split_at_checked(at)) else {
-            return whole;
-        };
-        if !start.ends_with("_rq_") {
-            return whole;
-        }
-        match end.as_bytes() {
-            [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => {
-                Self { name: [&start[..start.len() - 1], ""], tag: Some(("envoy.response_code", end)) }
-            }
-            [b'0'..=b'9', b'x', b'x'] => {
-                Self { name: [start, &end[1..]], tag: Some(("envoy.response_code_class", &end[..1])) }
-            }
-            _ => whole,
-        }
+    /// Finds the tag in the last part of a name.
+    pub(super) fn new(prefix: &str, name: &'a str, rules: &TagRules) -> Self {
+        let found = of_handshake(prefix, name).or_else(|| of_response(name));
+        let wanted = found.filter(|((tag, _), _)| rules.wants(tag));
+        let (tag, name_without) = wanted.map_or((None, [name, ""]), |(tag, name)| (Some(tag), name));
+        Self { length: name.len(), name: name_without, tag }
     }
+
+    fn is_all_tag(&self) -> bool {
+        self.name == ["", ""]
+    }
+
+    /// What was cut out, as a part of `name`, of which this is the end; with its dot where nothing is left.
+    fn removed(&self, name: &str) -> Range<usize> {
+        let start = name.len() - self.length;
+        let start = if self.is_all_tag() { start.saturating_sub(1) } else { start + self.name[0].len() };
+        start..name.len() - self.name[1].len()
+    }
+}
+
+/// A tag, and the name in two pieces, between which it was.
+type Cut<'a> = ((&'static str, &'a str), [&'a str; 2]);
+
+/// Cuts `_503` out of `upstream_rq_503`, and the `5` out of `upstream_rq_5xx`.
+fn of_response(name: &str) -> Option<Cut<'_>> {
+    let (start, end) = name.split_at_checked(name.len().checked_sub(3)?)?;
+    let without_dash = start.strip_suffix('_').filter(|start| start.ends_with("_rq"))?;
+    match end.as_bytes() {
+        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] => Some((("envoy.response_code", end), [without_dash, ""])),
+        [b'0'..=b'9', b'x', b'x'] => Some((("envoy.response_code_class", &end[..1]), [start, &end[1..]])),
+        _ => None,
+    }
+}
+
+/// The name behind `....ssl.versions` and the like is all tag.
+fn of_handshake<'a>(prefix: &str, name: &'a str) -> Option<Cut<'a>> {
+    let (scope, kind) = prefix.rsplit_once(".ssl.")?;
+    let tag = match (scope.split('.').next(), kind) {
+        (Some("listener"), "ciphers") => "envoy.ssl_cipher",
+        (Some("cluster"), "ciphers") => "cipher_suite",
+        (Some("listener" | "cluster"), "versions") => "envoy.ssl_version",
+        (Some("listener" | "cluster"), "curves") => "envoy.ssl_curve",
+        (Some("listener" | "cluster"), "sigalgs") => "envoy.ssl_sigalg",
+        _ => return None,
+    };
+    Some(((tag, name), ["", ""]))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(prefix: &str, name: &str, tags: &[(&str, &str)]) {
-        let found = Prefix::new(prefix);
-        let found_tags: Vec<_> = found.tags.iter().map(|(tag, value)| (&tag["envoy.".len()..], &**value)).collect();
-        assert_eq!((&*found.name, &*found_tags), (name, tags), "{prefix}");
-    }
-
-    #[test]
-    fn envoy_finds_the_same_tags() {
-        check("server", "server", &[]);
-        check("server.worker_1", "server.worker", &[("worker_id", "1")]);
-        check("server.main_thread", "server.main_thread", &[]);
-        check("cluster.c", "cluster", &[("cluster_name", "c")]);
-        check("cluster.a.b.external", "cluster.b.external", &[("cluster_name", "a")]);
-        check("cluster_manager", "cluster_manager", &[]);
-        let of_endpoint = |address| [("cluster_name", "c"), ("endpoint_address", address)];
-        check("cluster.c.endpoint.1.2.3.4_80", "cluster.endpoint", &of_endpoint("1.2.3.4:80"));
-        check("cluster.c.endpoint.[__1]_80", "cluster.endpoint", &of_endpoint("[::1]:80"));
-        check("cluster.c.endpoint.one.two_3", "cluster.endpoint", &of_endpoint("one.two_3"));
-        let of_check = [("cluster_name", "c"), ("health_check_name", "web")];
-        check("cluster.c.health_check.name.web", "cluster.health_check", &of_check);
-        check("http.in", "http", &[("http_conn_manager_prefix", "in")]);
-        check("tcp.my.tcp", "tcp.tcp", &[("tcp_prefix", "my")]);
-        check("http.in.rds.ro.ute", "http.rds", &[("rds_route_config", "ro.ute"), ("http_conn_manager_prefix", "in")]);
-        check(
-            "http.in.fault.k",
-            "http.fault",
-            &[("fault_downstream_cluster", "k"), ("http_conn_manager_prefix", "in")],
-        );
-        let of_scopes = [("scoped_rds_config", "x.y"), ("http_conn_manager_prefix", "in")];
-        check("http.in.scoped_rds.x.y", "http.scoped_rds", &of_scopes);
-        check("sds.a.b", "sds.b", &[("xds_resource_name", "a")]);
-        check("vhost.v.vcluster.x", "vhost.vcluster", &[("virtual_cluster", "x"), ("virtual_host", "v")]);
-        check("vhost.v.route.x", "vhost.route", &[("virtual_host", "v"), ("route", "x")]);
-        check("r.rbac", "rbac", &[("rbac_prefix", "r")]);
-        check("connection_limit.c", "connection_limit", &[("connection_limit_prefix", "c")]);
-        check("in.http_local_rate_limit", "http_local_rate_limit", &[("local_http_ratelimit_prefix", "in")]);
-        check("proxy_proto.versions.v1", "proxy_proto", &[("proxy_protocol_version", "1")]);
-        let of_proxy = [("proxy_protocol_prefix", "p"), ("proxy_protocol_version", "2")];
-        check("proxy_proto.p.versions.v2", "proxy_proto", &of_proxy);
-        let of_certificate = [("listener_address", "l"), ("tls_certificate", "c_1")];
-        check("listener.l.ssl.certificate.c_1", "listener.ssl.certificate", &of_certificate);
-    }
-
-    #[test]
-    fn a_listener_is_known_by_address_or_first_token() {
-        check("listener.127.0.0.1_80", "listener", &[("listener_address", "127.0.0.1_80")]);
-        check("listener.[__1]_80", "listener", &[("listener_address", "[__1]_80")]);
-        check("listener./tmp/u.sock", "listener.sock", &[("listener_address", "/tmp/u")]);
-        check("listener.admin.main_thread", "listener.admin.main_thread", &[]);
-        check(
-            "listener.127.0.0.1_80.worker_0",
-            "listener.worker",
-            &[("worker_id", "0"), ("listener_address", "127.0.0.1_80")],
-        );
-        check("listener.a.b.worker_0", "listener.b.worker_0", &[("listener_address", "a")]);
-        check(
-            "listener.127.0.0.1_80.http.in",
-            "listener.http",
-            &[("http_conn_manager_prefix", "in"), ("listener_address", "127.0.0.1_80")],
-        );
-        check("listener.admin.http.admin", "listener.admin.http", &[("http_conn_manager_prefix", "admin")]);
-    }
-
-    #[test]
-    fn a_response_code_at_the_end_is_a_tag() {
-        let code = Suffix { name: ["upstream_rq", ""], tag: Some(("envoy.response_code", "503")) };
-        assert_eq!(Suffix::new("upstream_rq_503"), code);
-        let class = Suffix { name: ["downstream_rq_", "xx"], tag: Some(("envoy.response_code_class", "5")) };
-        assert_eq!(Suffix::new("downstream_rq_5xx"), class);
-        for whole in ["upstream_rq_total", "rq_1234", "rq", "upstream_rq_é"] {
-            assert_eq!(Suffix::new(whole), Suffix { name: [whole, ""], tag: None });
-        }
-    }
-}
+mod tests;

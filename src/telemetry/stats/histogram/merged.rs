@@ -138,6 +138,7 @@ impl Bin {
 
     fn middle(self) -> f64 {
         let upper = self.lower + self.width;
-        if upper == 0.0 { 0.0 } else { 2.0 * self.lower * upper / (self.lower + upper) }
+        // In this order, for the last digit to be Envoy's.
+        if upper == 0.0 { 0.0 } else { self.lower + self.width * (self.lower / (self.lower + upper)) }
     }
 }

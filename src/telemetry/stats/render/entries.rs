@@ -62,10 +62,20 @@ impl<'s> Snapshot<'s> {
             .filter(|entry| kinds(entry.metric.kind))
             .filter(|entry| query.format == Format::Prometheus || query.types.include(entry.metric.kind))
             .filter(|entry| !(query.used_only || entry.metric.when_used) || entry.used(&self.shards))
-            .filter(|entry| query.selects_all() || query.selects(entry.name(&mut name)))
+            .filter(|entry| self.selects(query, || entry.name(&mut name)))
             .collect();
         entries.sort_by(Entry::by_name);
         entries
+    }
+
+    /// Whether a metric is there, and asked for.
+    fn selects<'n>(&self, query: &Query, name: impl FnOnce() -> &'n str) -> bool {
+        let included = &self.store.rules().included;
+        if included.is_none() && query.selects_all() {
+            return true;
+        }
+        let name = name();
+        included.as_ref().is_none_or(|included| included(name)) && query.selects(name)
     }
 
     pub(super) fn value(&self, entry: &Entry<'_>) -> u64 {
@@ -84,13 +94,18 @@ impl<'s> Snapshot<'s> {
         }
     }
 
+    /// The upper bounds of the buckets of a histogram.
+    pub(super) fn bounds(&self, entry: &Entry<'_>) -> &[f64] {
+        self.store.rules().bounds(entry.name(&mut String::new()))
+    }
+
     /// The selected text readouts, by name.
     pub(super) fn texts(&self, query: &Query) -> Vec<Arc<Text>> {
         if !matches!(query.types, Types::All | Types::TextReadouts) && query.format != Format::Prometheus {
             return Vec::new();
         }
         let mut texts = self.store.texts();
-        texts.retain(|text| query.selects(&text.name));
+        texts.retain(|text| self.selects(query, || &text.name));
         texts.sort_by(|a, b| a.name.cmp(&b.name));
         texts
     }

@@ -1,7 +1,7 @@
 //! `/stats?format=json`.
 
 use super::entries::{Entry, Recorded, Snapshot};
-use super::{BOUNDS, Buckets, QUANTILES, Query};
+use super::{Buckets, QUANTILES, Query};
 use crate::stats::memory::lock;
 use crate::stats::{Kind, Merged, Store};
 use std::fmt::Write;
@@ -32,8 +32,8 @@ pub(super) fn render(store: &Store, query: &Query, out: &mut String) {
         match query.buckets {
             Buckets::Unset | Buckets::Summary => summaries(&snapshot, &histograms, out),
             Buckets::Detailed => details(&snapshot, &histograms, out),
-            Buckets::Cumulative => all_counts(&snapshot, &histograms, |merged| merged.cumulative(&BOUNDS), out),
-            Buckets::Disjoint => all_counts(&snapshot, &histograms, |merged| merged.disjoint(&BOUNDS), out),
+            Buckets::Cumulative => all_counts(&snapshot, &histograms, Merged::cumulative, out),
+            Buckets::Disjoint => all_counts(&snapshot, &histograms, Merged::disjoint, out),
         }
         out.push('}');
     }
@@ -43,7 +43,7 @@ pub(super) fn render(store: &Store, query: &Query, out: &mut String) {
 fn summaries(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], out: &mut String) {
     supported("supported_quantiles", out);
     out.push_str(",\"computed_quantiles\":[");
-    each(snapshot, histograms, out, |recorded, out| {
+    each(snapshot, histograms, out, |_, recorded, out| {
         out.push_str("\"values\":");
         quantiles(recorded, out);
     });
@@ -53,7 +53,7 @@ fn summaries(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], out: &mut String
 fn details(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], out: &mut String) {
     supported("supported_percentiles", out);
     out.push_str(",\"details\":[");
-    each(snapshot, histograms, out, |recorded, out| {
+    each(snapshot, histograms, out, |_, recorded, out| {
         out.push_str("\"totals\":");
         bins(&recorded.total, out);
         out.push_str(",\"intervals\":");
@@ -64,14 +64,20 @@ fn details(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], out: &mut String) 
     out.push_str("]}");
 }
 
-fn all_counts(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], count: fn(&Merged) -> Vec<u64>, out: &mut String) {
+fn all_counts(
+    snapshot: &Snapshot<'_>,
+    histograms: &[Entry<'_>],
+    count: fn(&Merged, &[f64]) -> Vec<u64>,
+    out: &mut String,
+) {
     out.push('[');
-    each(snapshot, histograms, out, |recorded, out| {
-        let counts = BOUNDS.into_iter().zip(count(&recorded.interval)).zip(count(&recorded.total));
+    each(snapshot, histograms, out, |entry, recorded, out| {
+        let bounds = snapshot.bounds(entry);
+        let counts = bounds.iter().zip(count(&recorded.interval, bounds)).zip(count(&recorded.total, bounds));
         out.push_str("\"buckets\":");
         list(counts, out, |((bound, interval), total), out| {
             out.push_str("{\"upper_bound\":");
-            number(bound, out);
+            number(*bound, out);
             let _ = write!(out, ",\"interval\":{interval},\"cumulative\":{total}}}");
         });
     });
@@ -85,14 +91,19 @@ fn supported(name: &str, out: &mut String) {
 }
 
 /// An object for each histogram, with its name and what `write` puts in.
-fn each(snapshot: &Snapshot<'_>, histograms: &[Entry<'_>], out: &mut String, write: impl Fn(&Recorded, &mut String)) {
+fn each(
+    snapshot: &Snapshot<'_>,
+    histograms: &[Entry<'_>],
+    out: &mut String,
+    write: impl Fn(&Entry<'_>, &Recorded, &mut String),
+) {
     let mut name = String::new();
     let mut separator = "{\"name\":";
     for entry in histograms {
         out.push_str(separator);
         string(entry.name(&mut name), out);
         out.push(',');
-        write(&snapshot.histogram(entry), out);
+        write(entry, &snapshot.histogram(entry), out);
         out.push('}');
         separator = ",{\"name\":";
     }

@@ -1,7 +1,7 @@
 //! `/stats` as plain text.
 
 use super::entries::{Recorded, Snapshot};
-use super::{BOUNDS, Buckets, QUANTILES, Query};
+use super::{Buckets, QUANTILES, Query};
 use crate::stats::memory::lock;
 use crate::stats::{Kind, Merged, Store};
 use std::fmt::Write;
@@ -18,19 +18,19 @@ pub(super) fn render(store: &Store, query: &Query, out: &mut String) {
     }
     for entry in snapshot.entries(query, |kind| matches!(kind, Kind::Histogram(_))) {
         entry.parts().into_iter().for_each(|part| out.push_str(part));
-        histogram(&snapshot.histogram(&entry), query.buckets, out);
+        histogram(&snapshot.histogram(&entry), query.buckets, snapshot.bounds(&entry), out);
     }
 }
 
-fn histogram(recorded: &Recorded, buckets: Buckets, out: &mut String) {
+fn histogram(recorded: &Recorded, buckets: Buckets, bounds: &[f64], out: &mut String) {
     let Recorded { interval, total } = recorded;
     if total.is_empty() {
         out.push_str(": No recorded values");
     } else {
         match buckets {
             Buckets::Unset | Buckets::Summary => quantiles(recorded, ": ", out),
-            Buckets::Cumulative => counts(&interval.cumulative(&BOUNDS), &total.cumulative(&BOUNDS), out),
-            Buckets::Disjoint => counts(&interval.disjoint(&BOUNDS), &total.disjoint(&BOUNDS), out),
+            Buckets::Cumulative => counts(bounds, &interval.cumulative(bounds), &total.cumulative(bounds), out),
+            Buckets::Disjoint => counts(bounds, &interval.disjoint(bounds), &total.disjoint(bounds), out),
             Buckets::Detailed => {
                 out.push_str(":\n  totals=");
                 bins(total, out);
@@ -56,16 +56,26 @@ fn quantiles(recorded: &Recorded, mut separator: &str, out: &mut String) {
     }
 }
 
-fn counts(interval: &[u64], total: &[u64], out: &mut String) {
+fn counts(bounds: &[f64], interval: &[u64], total: &[u64], out: &mut String) {
     let mut separator = ": ";
-    for ((bound, interval), total) in BOUNDS.into_iter().zip(interval).zip(total) {
-        // Envoy prints six significant digits, and from a million on an exponent.
-        let _ = if bound >= 1e6 {
-            write!(out, "{separator}B{}e+06({interval},{total})", bound / 1e6)
-        } else {
-            write!(out, "{separator}B{bound}({interval},{total})")
-        };
+    for ((bound, interval), total) in bounds.iter().zip(interval).zip(total) {
+        let _ = write!(out, "{separator}B{}({interval},{total})", six_digits(*bound));
         separator = " ";
+    }
+}
+
+/// As C's `%g` has it: six significant digits, and an exponent where the number is large or small.
+fn six_digits(value: f64) -> String {
+    let scientific = format!("{value:.5e}");
+    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    let Ok(exponent) = exponent.parse::<i32>() else { return scientific };
+    let trimmed = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    match exponent {
+        -4..6 => trimmed(&format!("{value:.*}", usize::try_from(5 - exponent).unwrap_or(0))),
+        _ => format!("{}e{}{:02}", trimmed(digits), if exponent < 0 { '-' } else { '+' }, exponent.abs()),
     }
 }
 
