@@ -1,9 +1,11 @@
 //! What connections through tcp_proxy ask discovery for.
 
+use super::parity::envoy::programs;
 use super::support::DEADLINE;
 use super::support::bootstrap::Pieces;
 use super::support::control_plane::{ControlPlane, Kind, WAYS, Way};
-use super::support::proxy::{Running, proxy, tcp_echo};
+use super::support::proxy::{Running, binary, proxy, tcp_echo};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,18 +28,23 @@ fn deltas() -> impl Iterator<Item = Way> {
 
 /// A proxy whose connections go to cluster `c`, or to what `filters` before say, and are logged.
 async fn start(way: Way, plane: &ControlPlane, filters: &str, on_demand: &str) -> Running {
+    start_program(&binary(), way, plane, filters, &format!("on_demand: {{ {on_demand} }}")).await
+}
+
+/// The same of any program, with these fields of tcp_proxy.
+async fn start_program(program: &Path, way: Way, plane: &ControlPlane, filters: &str, fields: &str) -> Running {
     let dynamic = if way.is_aggregated { format!("dynamic_resources: {{ {} }}\n", way.ads()) } else { String::new() };
     let log = "{ name: file, typed_config: { '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: $DIR/access_log, log_format: { text_format_source: { inline_string: \"%RESPONSE_FLAGS% %UPSTREAM_CLUSTER% %BYTES_SENT%\\n\" } } } }";
     let pieces = Pieces {
         bootstrap: format!("node: {{ id: me, cluster: us }}\n{dynamic}"),
         clusters: plane.cluster(),
         network: format!(
-            "{filters}- {{ name: tcp, typed_config: {{ '@type': {TCP_PROXY}, stat_prefix: t, cluster: c, access_log: [{log}], on_demand: {{ {on_demand} }} }} }}\n"
+            "{filters}- {{ name: tcp, typed_config: {{ '@type': {TCP_PROXY}, stat_prefix: t, cluster: c, access_log: [{log}], {fields} }} }}\n"
         ),
         ..Pieces::default()
     };
     // Nobody gets there.
-    proxy(pieces.yaml().replace("$UPSTREAM", "1")).run().await
+    proxy(pieces.yaml().replace("$UPSTREAM", "1")).program(program).run().await
 }
 
 fn cluster(name: &str, port: u16) -> String {
@@ -136,18 +143,42 @@ async fn the_cluster_that_a_filter_names_is_asked_for() {
     assert_eq!(asked.names, ["own"]);
 }
 
-/// Its end is noticed when the wait is over, here by `initial_fetch_timeout`, and it leaves nothing behind.
-#[tokio::test]
-async fn a_connection_that_leaves_while_it_waits_leaves_nothing_behind() {
-    let (way, plane) = (WAYS[1], ControlPlane::start().await);
-    let proxy = start(way, &plane, "", &format!("odcds_config: {}, timeout: 60s", way.source(""))).await;
+/// A client that resets while its cluster is asked for; `fields` tell how long, and what is read meanwhile.
+async fn reset_while_waiting(program: &Path, way: Way, plane: &ControlPlane, fields: &str) -> Running {
+    let proxy = start_program(program, way, plane, "", fields).await;
     let mut client = TcpStream::connect(proxy.addr()).await.expect("it is accepted");
     client.write_all(b"some").await.expect("it is sent");
     proxy.wait_for_stat("tcp.t.on_demand_cluster_attempt", 1).await;
     client.set_zero_linger().expect("it is a socket");
     drop(client);
-    proxy.wait_for_stat("listener.127.0.0.1_0.downstream_cx_active", 0).await;
-    assert_eq!(counters(&proxy).await, [1, 0, 1, 0, 1]);
+    proxy
+}
+
+const ACTIVE: &str = "listener.127.0.0.1_0.downstream_cx_active";
+
+#[tokio::test]
+async fn a_connection_that_leaves_while_it_waits_is_not_missed_where_nobody_reads_it() {
+    for program in programs() {
+        let (way, plane) = (WAYS[1], ControlPlane::start().await);
+        let fields = format!("on_demand: {{ odcds_config: {}, timeout: 0.3s }}", way.source(""));
+        let proxy = reset_while_waiting(&program, way, &plane, &fields).await;
+        proxy.wait_for_stat(ACTIVE, 0).await;
+        assert_eq!(counters(&proxy).await, [1, 0, 0, 1, 1], "{program:?}");
+        assert_eq!(logged(&proxy).await, "NC - 0\n", "{program:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_leaves_while_it_waits_is_missed_at_once_where_it_is_read() {
+    for program in programs() {
+        let (way, plane) = (WAYS[1], ControlPlane::start().await);
+        let fields =
+            format!("max_early_data_bytes: 9, on_demand: {{ odcds_config: {}, timeout: 60s }}", way.source(""));
+        let proxy = reset_while_waiting(&program, way, &plane, &fields).await;
+        proxy.wait_for_stat(ACTIVE, 0).await;
+        assert_eq!(counters(&proxy).await, [1, 0, 0, 0, 0], "{program:?}");
+        assert_eq!(logged(&proxy).await, "- - 0\n", "{program:?}");
+    }
 }
 
 #[tokio::test]

@@ -53,7 +53,8 @@ impl OnDemand {
 }
 
 impl Session {
-    /// The cluster of this connection, which is not there yet.
+    /// The cluster of this connection, which is not there yet. Envoy: a client that leaves meanwhile is missed only where
+    /// it is read before there is a host (`max_early_data_bytes`), and only if it resets; else it is asked for to the end.
     pub(super) async fn discovered_cluster(&self, on_demand: &OnDemand, random: u64) -> Option<Rc<WorkerCluster>> {
         let stats = &on_demand.stats;
         stats.on_demand_cluster_attempt().inc();
