@@ -157,3 +157,67 @@ async fn answers_over_http1_that_grant_no_tunnel() {
         }
     }
 }
+
+/// What a host does once it was asked for a tunnel, and has perhaps granted it and heard something.
+#[derive(Clone, Copy, Debug)]
+enum Leaves {
+    WithoutAnswer,
+    InOrder,
+    InOrderAfterTheClient,
+    ByReset,
+}
+
+async fn leave(mut stream: TcpStream, how: Leaves) -> Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    if matches!(how, Leaves::WithoutAnswer) {
+        return Ok(());
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    match how {
+        Leaves::InOrderAfterTheClient => stream.read_to_end(&mut Vec::new()).await?,
+        _ => stream.read(&mut [0; 99]).await?,
+    };
+    match how {
+        Leaves::ByReset => stream.set_zero_linger(),
+        _ => stream.shutdown().await,
+    }
+}
+
+/// Envoy: a connection on which a CONNECT was sent may be closed by halves, and is closed from here.
+#[tokio::test]
+async fn who_closes_the_connection_of_a_tunnel_over_http1() {
+    let cases = [
+        (false, Leaves::WithoutAnswer, "local"),
+        (false, Leaves::InOrder, "local"),
+        (false, Leaves::InOrderAfterTheClient, "local"),
+        (false, Leaves::ByReset, "remote"),
+        (true, Leaves::WithoutAnswer, "remote"),
+        (true, Leaves::InOrder, "remote"),
+        (true, Leaves::ByReset, "remote"),
+    ];
+    for program in programs() {
+        for (use_post, how, who) in cases {
+            let (listener, port) = bound().await;
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(leave(stream, how));
+                }
+            });
+            let fields = format!("tunneling_config: {{ hostname: 'a.test:443', use_post: {use_post} }}");
+            let proxy = start(&program, port, &fields, false).await;
+            let mut client = TcpStream::connect(proxy.addr()).await.expect("it is accepted");
+            client.write_all(b"hi").await.expect("it is taken");
+            if matches!(how, Leaves::InOrderAfterTheClient) {
+                client.shutdown().await.expect("it is open");
+            }
+            proxy.wait_for_stat("cluster.up.upstream_cx_destroy", 1).await;
+            for name in ["with_active_rq", who, &format!("{who}_with_active_rq")] {
+                let counted = proxy.stat(&format!("cluster.up.upstream_cx_destroy_{name}")).await;
+                assert_eq!(counted, 1, "{program:?} POST: {use_post} {how:?} {name}");
+            }
+        }
+    }
+}

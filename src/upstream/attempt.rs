@@ -172,6 +172,9 @@ impl Attempt<'_> {
             let record = lease.record().clone();
             let active = ActiveRequest::begin(&self.host.share, &record, self.priority)?;
             self.note_connection(&record, begun);
+            if head.method == Method::CONNECT {
+                record.half_close();
+            }
             let (connection, on_idle) = lease.begin();
             let options = ExchangeOptions {
                 info: self.info.cloned(),

@@ -89,6 +89,8 @@ pub(crate) struct ConnectionRecord {
     failures: u32,
     /// Whether it ended under a request.
     broke_off: Cell<bool>,
+    /// A CONNECT was sent on it: the host's end is that of its half.
+    half_closes: Cell<bool>,
     pub(crate) closed_by: Cell<ClosedBy>,
     /// What its requests mean for its transport socket.
     transport: Option<Rc<TransportOptions>>,
@@ -209,6 +211,7 @@ impl ConnectionRecord {
             has_answered: Cell::new(false),
             failures: host.failures(),
             broke_off: Cell::new(false),
+            half_closes: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
             transport: options,
             is_counted: true,
@@ -235,6 +238,7 @@ impl ConnectionRecord {
             has_answered: Cell::new(false),
             failures: host.failures(),
             broke_off: Cell::new(false),
+            half_closes: Cell::new(false),
             closed_by: Cell::new(ClosedBy::Us),
             transport: None,
             is_counted: false,
@@ -421,6 +425,18 @@ impl ConnectionRecord {
     /// It ends while a request is on it.
     pub(crate) fn break_off(&self) {
         self.broke_off.set(true);
+    }
+
+    /// The bytes of a tunnel follow. Envoy: then it is closed from here, even by an end that the host begins with.
+    pub(crate) fn half_close(&self) {
+        self.half_closes.set(true);
+    }
+
+    /// The host has sent its last.
+    pub(super) fn host_ends(&self) {
+        if !self.half_closes.get() {
+            self.closed_by.set(ClosedBy::Host);
+        }
     }
 
     /// Whether it may carry another request; counts the reason if not.

@@ -73,7 +73,7 @@ impl Transport for Metered {
     }
 
     fn ended(&mut self) {
-        self.record.closed_by.set(ClosedBy::Host);
+        self.record.host_ends();
     }
 }
 
@@ -84,8 +84,10 @@ impl AsyncRead for Metered {
         let received = buf.filled().len() - before;
         if received > 0 {
             self.record.share.cluster.stats.upstream_cx_rx_bytes_total().add(received as u64);
-        } else if buf.remaining() > 0 || result.is_err() {
+        } else if result.is_err() {
             self.record.closed_by.set(ClosedBy::Host);
+        } else if buf.remaining() > 0 {
+            self.record.host_ends();
         }
         self.received(received);
         Poll::Ready(result)

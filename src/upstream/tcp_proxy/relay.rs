@@ -187,7 +187,8 @@ impl<'a> Relay<'a> {
             Ended::Done if self.host_ended_first && !self.active.is_http() => {
                 self.active.record.closed_by.set(ClosedBy::Us)
             }
-            Ended::Done if self.active.is_http() => self.active.end(),
+            // Over HTTP/1 a host may end before its request does, which then breaks off.
+            Ended::Done if self.active.is_http() && self.to_host.is_done() => self.active.end(),
             Ended::Done => {}
             Ended::Failed(Side::Client, kind) => {
                 self.active.record.closed_by.set(ClosedBy::Us);
