@@ -286,6 +286,33 @@ async fn a_key_signs_over_any_hash_in_tls_1_2() {
     }
 }
 
+#[tokio::test]
+async fn the_group_is_the_one_that_the_server_likes_best() {
+    let groups = "tls_params: { ecdh_curves: [P-384, P-256, X25519] }";
+    for program in programs() {
+        let ours = serve(&program, "", groups, "").await;
+        let theirs = serve(&program, "prefer_client_ciphers: true", groups, "").await;
+        for version in ["-tls1_2", "-tls1_3"] {
+            for (proxy, offered, told_of) in [
+                (&ours, "X25519:P-256:P-384", "secp384r1"),
+                (&ours, "P-521:P-256:P-384", "secp384r1"),
+                (&ours, "X25519:P-256", "prime256v1"),
+                (&ours, "P-384:P-256", "secp384r1"),
+                (&ours, "P-521:P-256", "prime256v1"),
+                (&ours, "P-521", "SSL alert number 40"),
+                (&theirs, "X25519:P-256:P-384", "X25519"),
+                (&theirs, "P-256:P-384", "prime256v1"),
+            ] {
+                let Some(told) = ask(proxy, &[version, "-groups", offered]) else { return };
+                assert!(told.contains(told_of), "{program:?} {version} {offered}\n{told}");
+            }
+        }
+        // The curve of the key must be known there.
+        let Some(told) = ask(&ours, &["-tls1_2", "-groups", "X25519:P-384"]) else { return };
+        assert!(told.contains("SSL alert number 40"), "{program:?}\n{told}");
+    }
+}
+
 /// A proxy whose listener speaks TLS before these network filters.
 async fn serve_filters(program: &Path, network: &str) -> Running {
     let pieces = Pieces {

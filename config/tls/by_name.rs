@@ -75,7 +75,7 @@ impl CertificatesByName {
     ) -> Option<&'a Arc<Certificate>> {
         // Suites of TLS 1.3 leave open what they are spoken with, and are no suites of older versions.
         let can_ecdsa = version == Version::Tls13 || hello.cipher_suites().iter().any(|suite| goes_with_ecdsa(*suite));
-        let is_known = |certificate: &Certificate| certificate.can_sign(hello.signature_schemes(), version);
+        let is_known = |certificate: &Certificate| certificate.can_sign(hello, version);
         let is_ecdsa = |certificate: &Certificate| kind(certificate) == SignatureAlgorithm::ECDSA;
         let holds = |certificate: &Certificate| self.staple(certificate) != Staple::Failed;
         let mut ecdsa = certificates.iter().filter(|it| can_ecdsa && is_ecdsa(it) && is_known(it));

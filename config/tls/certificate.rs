@@ -11,11 +11,12 @@ use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::ClientHello;
 use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::info::certificate_info;
 use super::ocsp::OcspResponse;
-use super::older;
+use super::older::OlderKey;
 use super::parameters::{Parameters, Version};
 use super::password;
 use super::pem;
@@ -54,7 +55,7 @@ pub(super) struct Certificate {
     /// Its key, which signs in whatever way it can.
     pub(super) key: Arc<dyn SigningKey>,
     /// The same in TLS 1.2, where it can more there.
-    older_key: Option<Arc<dyn SigningKey>>,
+    older_key: Option<OlderKey>,
     /// How it signs where it is shown.
     schemes: Schemes,
     /// Of all that it was made from.
@@ -126,10 +127,21 @@ fn lower_staple(source: DataSource, cx: &mut LowerCx<'_>) -> Result<OcspResponse
 }
 
 impl Certificate {
-    /// Whether its key can sign in one of these ways in this version, whatever is configured.
-    pub(super) fn can_sign(&self, schemes: &[SignatureScheme], version: Version) -> bool {
-        let older = self.older_key.as_ref().filter(|_| version == Version::Tls12);
-        self.key.choose_scheme(schemes).is_some() || older.is_some_and(|key| key.choose_scheme(schemes).is_some())
+    /// Whether its key can sign so that who says this hello can verify it in this version, whatever is configured.
+    pub(super) fn can_sign(&self, hello: &ClientHello<'_>, version: Version) -> bool {
+        let can = |key: &Arc<dyn SigningKey>| key.choose_scheme(hello.signature_schemes()).is_some();
+        match &self.older_key {
+            Some(older) if version == Version::Tls12 => {
+                older.is_known_to(hello.named_groups()) && (can(&self.key) || can(&older.key))
+            }
+            _ => can(&self.key),
+        }
+    }
+
+    /// Whether it can be shown to a client that says this hello, in TLS 1.2.
+    pub(super) fn is_for_older(&self, hello: &ClientHello<'_>) -> bool {
+        let is_known = self.older_key.as_ref().is_none_or(|older| older.is_known_to(hello.named_groups()));
+        is_known && (hello.signature_schemes().is_empty() || self.signs_in_older(hello.signature_schemes()))
     }
 
     /// Whether it can be shown to a peer of TLS 1.2 that accepts these.
@@ -151,7 +163,7 @@ impl Certificate {
         if self.bare.key.choose_scheme(schemes).is_some() {
             return None;
         }
-        let key = self.schemes.signing(self.older_key.clone()?);
+        let key = self.schemes.signing(self.older_key.as_ref()?.key.clone());
         key.choose_scheme(schemes).is_some().then_some(key)
     }
 }
@@ -216,7 +228,7 @@ impl Parts {
     ) -> Result<Arc<Certificate>, Refused> {
         let Self { chain, key, path, is_pkcs12 } = self;
         let digest = digest_of(&chain, &key, ocsp.as_ref(), &path, &terms);
-        let older_key = older::signing(&key);
+        let older_key = OlderKey::of(&key);
         let key = cx.at("private_key", |cx| load(key, cx))?;
         let Terms { own: parameters, schemes, digest: _ } = terms;
         let bare = CertifiedKey::new(chain, schemes.signing(key.clone()));

@@ -11,13 +11,13 @@ use aws_lc_rs::signature::{
 };
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::{Signer, SigningKey};
-use rustls::{Error, SignatureAlgorithm, SignatureScheme as Scheme};
+use rustls::{Error, NamedGroup, SignatureAlgorithm, SignatureScheme as Scheme};
 
 /// Curves, with the hash that each has of its own.
-const CURVES: [(&EcdsaSigningAlgorithm, &digest::Algorithm); 3] = [
-    (&ECDSA_P256_SHA256_ASN1_SIGNING, &SHA256),
-    (&ECDSA_P384_SHA384_ASN1_SIGNING, &SHA384),
-    (&ECDSA_P521_SHA512_ASN1_SIGNING, &SHA512),
+const CURVES: [(NamedGroup, &EcdsaSigningAlgorithm, &digest::Algorithm); 3] = [
+    (NamedGroup::secp256r1, &ECDSA_P256_SHA256_ASN1_SIGNING, &SHA256),
+    (NamedGroup::secp384r1, &ECDSA_P384_SHA384_ASN1_SIGNING, &SHA384),
+    (NamedGroup::secp521r1, &ECDSA_P521_SHA512_ASN1_SIGNING, &SHA512),
 ];
 /// What schemes are called that are hashes alone in TLS 1.2.
 const HASHES: [(Scheme, &digest::Algorithm); 3] = [
@@ -41,12 +41,27 @@ struct OverHash {
     hash: &'static digest::Algorithm,
 }
 
-/// The key as it signs in TLS 1.2; `None`: as it does in TLS 1.3.
-pub(super) fn signing(key: &PrivateKeyDer<'_>) -> Option<Arc<dyn SigningKey>> {
-    CURVES.into_iter().find_map(|(curve, own)| {
-        let pair = EcdsaKeyPair::from_private_key_der(curve, key.secret_der()).ok()?;
-        Some(Arc::new(AnyHash { pair: Arc::new(pair), own }) as Arc<dyn SigningKey>)
-    })
+/// A key as it signs in TLS 1.2.
+#[derive(Clone, Debug)]
+pub(super) struct OlderKey {
+    pub(super) key: Arc<dyn SigningKey>,
+    /// Who does not know it cannot verify what it has signed (RFC 8422 §5.1.1).
+    curve: NamedGroup,
+}
+
+impl OlderKey {
+    /// `None`: it signs as it does in TLS 1.3.
+    pub(super) fn of(key: &PrivateKeyDer<'_>) -> Option<Self> {
+        CURVES.into_iter().find_map(|(curve, algorithm, own)| {
+            let pair = EcdsaKeyPair::from_private_key_der(algorithm, key.secret_der()).ok()?;
+            Some(Self { key: Arc::new(AnyHash { pair: Arc::new(pair), own }), curve })
+        })
+    }
+
+    /// Whether who knows these groups, or does not say which, knows its curve.
+    pub(super) fn is_known_to(&self, groups: Option<&[NamedGroup]>) -> bool {
+        groups.is_none_or(|groups| groups.contains(&self.curve))
+    }
 }
 
 impl SigningKey for AnyHash {
@@ -100,7 +115,7 @@ mod tests {
     fn check(curve: &'static EcdsaSigningAlgorithm, scheme: Scheme, verifies: &'static EcdsaVerificationAlgorithm) {
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new()).unwrap();
         let public = EcdsaKeyPair::from_pkcs8(curve, pkcs8.as_ref()).unwrap().public_key().as_ref().to_vec();
-        let key = signing(&PrivateKeyDer::Pkcs8(pkcs8.as_ref().into())).unwrap();
+        let OlderKey { key, .. } = OlderKey::of(&PrivateKeyDer::Pkcs8(pkcs8.as_ref().into())).unwrap();
         let signer = key.choose_scheme(&[Scheme::RSA_PSS_SHA256, scheme]).unwrap();
         let signature = signer.sign(b"message").unwrap();
         assert_eq!(signer.scheme(), scheme);

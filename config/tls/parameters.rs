@@ -9,7 +9,7 @@ use nuncio_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters:
 use prost::Message;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite as suite};
-use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion, version};
+use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::compliance::{self, Compliance};
 use super::groups::{self, Group};
@@ -105,6 +105,12 @@ impl Parameters {
             groups: policy.groups.to_vec(),
             schemes: Schemes::both(policy.schemes),
         }
+    }
+
+    /// The same with each group alone, in their order.
+    pub(super) fn groups_alone(&self) -> Vec<(NamedGroup, Self)> {
+        let alone = |group: &Group| (group.name(), Self { groups: vec![*group], ..self.clone() });
+        self.groups.iter().map(alone).collect()
     }
 
     fn range(&self) -> RangeInclusive<Version> {

@@ -11,6 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{DistinguishedName, ServerConfig};
 
+use super::by_group::{ByGroup, Order};
 use super::by_name::{CertificatesByName, Shown, Which};
 use super::certificate::Certificate;
 use super::context::Common;
@@ -48,9 +49,9 @@ pub struct ServerSide {
 /// For rustls.
 #[derive(Debug)]
 struct Configs {
-    silent: ServerConfigs,
+    silent: ByGroup,
     /// The same, with which connections log their secrets.
-    logged: Option<ServerConfigs>,
+    logged: Option<ByGroup>,
 }
 
 /// What a client says first.
@@ -148,6 +149,19 @@ impl Ground {
         only: Option<&Arc<Certificate>>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Configs, Refused> {
+        let order = if self.ignores_client_order { Order::Ours } else { Order::Theirs };
+        let silent = ByGroup::new(parameters, order, |parameters| self.configs_of(parameters, only));
+        let silent = silent.map_err(|e| cx.invalid(format!("versions and suites do not fit: {e}")))?;
+        let log = self.key_log.as_ref();
+        let logged = log.map(|log| silent.changed(|server| server.key_log = log.clone()));
+        Ok(Configs { silent, logged })
+    }
+
+    fn configs_of(
+        &self,
+        parameters: &Parameters,
+        only: Option<&Arc<Certificate>>,
+    ) -> Result<ServerConfigs, rustls::Error> {
         let shown = |version| {
             let which = only.map_or(Which::ByHello, |only| Which::This(only.clone()));
             Arc::new(Shown { certificates: self.certificates.clone(), which, version })
@@ -157,10 +171,9 @@ impl Ground {
             let builder = ServerConfig::builder_with_provider(provider.clone());
             let builder = builder.with_protocol_versions(&parameters.versions())?;
             let builder = builder.with_client_cert_verifier(verifier.clone());
-            Ok(builder.with_cert_resolver(older.clone()))
+            Ok::<_, rustls::Error>(builder.with_cert_resolver(older.clone()))
         });
-        let made = made.map_err(|e: rustls::Error| cx.invalid(format!("versions and suites do not fit: {e}")))?;
-        let mut made = made.changed(|server| {
+        let mut made = made?.changed(|server| {
             server.alpn_protocols.clone_from(&self.alpn);
             server.ignore_client_order = self.ignores_client_order;
             // An alert that rustls does not know of takes the keys of its session.
@@ -176,9 +189,7 @@ impl Ground {
                 server.cert_resolver = shown(Version::Tls13);
             });
         }
-        let log = self.key_log.as_ref();
-        let logged = log.map(|log| made.changed(|server| server.key_log = log.clone()));
-        Ok(Configs { silent: made, logged })
+        Ok(made)
     }
 
     fn verifier(&self, schemes: &Schemes) -> Arc<dyn ClientCertVerifier> {
@@ -257,13 +268,14 @@ impl ServerSide {
         let is_logged = self.key_log.as_ref().is_some_and(|log| log.covers(local, remote));
         let configs = logged.as_ref().filter(|_| is_logged).unwrap_or(silent);
         let version = if hello.speaks_latest { Version::Tls13 } else { Version::Tls12 };
+        let configs = configs.for_client(hello.said.named_groups().unwrap_or_default());
         configs.for_client(hello.said.cipher_suites(), version)
     }
 
     /// What handshakes of TLS 1.2 are made with.
     #[cfg(test)]
     pub(crate) fn plain(&self) -> &Arc<ServerConfig> {
-        self.configs.silent.plain()
+        self.configs.silent.all().plain()
     }
 
     fn configs(&self, hello: &Hello<'_>) -> &Configs {
@@ -277,11 +289,10 @@ impl ServerSide {
     /// Whether the key of the certificate that a client is shown signs in a way that the client accepts. Of TLS 1.3 rustls
     /// sees to it, and of TLS 1.2 it does so when it is too late to tell the client.
     pub fn signs_for(&self, hello: &Hello<'_>) -> bool {
-        let schemes = hello.said.signature_schemes();
-        if schemes.is_empty() || (hello.speaks_latest && self.configs(hello).silent.speaks_latest()) {
+        if hello.speaks_latest && self.configs(hello).silent.all().speaks_latest() {
             return true;
         }
-        self.choose(hello).is_none_or(|shown| shown.signs_in_older(schemes))
+        self.choose(hello).is_none_or(|shown| shown.is_for_older(&hello.said))
     }
 
     fn choose(&self, hello: &Hello<'_>) -> Option<&Arc<Certificate>> {
