@@ -38,6 +38,8 @@ pub mod udp_route;
 pub mod value;
 pub mod xdstp;
 
+pub use matching::{KeepMatching, RequestMatcher};
+
 #[cfg(test)]
 mod testing;
 

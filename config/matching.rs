@@ -8,6 +8,7 @@ mod domains;
 mod input;
 mod ip_ranges;
 mod predicate;
+mod request;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -26,6 +27,7 @@ use smallvec::SmallVec;
 
 pub(crate) use cel::{lower_deprecated, refuse_options};
 pub(crate) use input::{Inputs, is_local};
+pub use request::{KeepMatching, RequestMatcher};
 
 use crate::route::trie::{Fold, Trie};
 use domains::Domains;

@@ -5,6 +5,7 @@
 
 mod alert;
 mod authorities;
+mod by_group;
 mod by_name;
 mod certificate;
 mod chain;

@@ -1,6 +1,5 @@
 //! Plugins that choose the cluster of a request once its route is known.
 
-use std::fmt;
 use std::sync::Arc;
 
 use nuncio_filter_api::{ClusterName, LowerCx, LowerEnv, Refused, RequestHead};
@@ -13,7 +12,7 @@ use nuncio_telemetry::StreamInfo;
 use proto::route::Action as RouteOneof;
 use proto::route_action::ClusterSpecifier;
 
-use crate::matching::{Inputs, Tree, TreeRules};
+use crate::matching::{KeepMatching, RequestMatcher};
 use crate::protocol::{any_as, message_name};
 
 /// A plugin that is configured, or is optional and unknown: Envoy passes over the routes of such a one.
@@ -24,10 +23,8 @@ pub(super) type Plugin = Option<Arc<ClusterMatcher>>;
 pub(super) struct Plugins(Vec<(String, Plugin)>);
 
 /// A tree of matchers, whose leaves are clusters.
-pub struct ClusterMatcher {
-    tree: Tree,
-    clusters: Box<[ClusterName]>,
-}
+#[derive(Debug)]
+pub struct ClusterMatcher(RequestMatcher<ClusterName>);
 
 // === impl Plugins ===
 
@@ -100,29 +97,18 @@ fn lower_typed(any: &Any, is_optional: bool, cx: &mut LowerCx<'_>) -> Result<Plu
 
 impl ClusterMatcher {
     fn lower(message: nuncio_proto::xds::r#type::matcher::v3::Matcher, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let mut clusters = Vec::new();
-        let mut leaf = |any: Any, cx: &mut LowerCx<'_>| {
+        let leaf = |any: Any, cx: &mut LowerCx<'_>| {
             let ClusterAction { cluster } = any_as(&any, cx)?;
             if cluster.is_empty() {
                 return Err(cx.at("cluster", |cx| cx.invalid("must not be empty")));
             }
-            clusters.push(cx.env.clusters.intern(&cluster));
-            Ok(super::lower::to_number(clusters.len() - 1))
+            Ok(cx.env.clusters.intern(&cluster))
         };
-        let mut rules = TreeRules { inputs: Inputs::Request, keep_matching: true, leaf: &mut leaf };
-        let tree = Tree::lower(message, &mut rules, cx)?;
-        Ok(Self { tree, clusters: clusters.into() })
+        RequestMatcher::lower(message, KeepMatching::Allowed, leaf, cx).map(Self)
     }
 
     /// The cluster of a request; none where nothing matches, or what would is not known yet.
     pub fn find(&self, head: &RequestHead, info: &StreamInfo) -> Option<&ClusterName> {
-        let found = self.tree.find_for_request(head, info)?;
-        self.clusters.get(found as usize)
-    }
-}
-
-impl fmt::Debug for ClusterMatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClusterMatcher").field("clusters", &self.clusters).finish_non_exhaustive()
+        self.0.find(head, info)
     }
 }

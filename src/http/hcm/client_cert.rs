@@ -1,20 +1,38 @@
 //! `x-forwarded-client-cert`: what the next hop is told of the client's certificate.
 
+use std::sync::Arc;
+
 use http::header::Entry;
 use http::{HeaderMap, HeaderValue};
-use nuncio_filter_api::{LowerCx, Refused};
+use nuncio_config::extension::refuse_unknown;
+use nuncio_config::protocol::{any_as, message_name};
+use nuncio_config::{KeepMatching, RequestMatcher};
+use nuncio_filter_api::{LowerCx, Refused, RequestHead};
 use nuncio_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use nuncio_telemetry::{CertificateInfo, ConnectionInfo, TlsInfo, url_encoded_pem};
+use nuncio_proto::google::protobuf::Any;
+use nuncio_proto::xds::r#type::matcher::v3::Matcher;
+use nuncio_telemetry::{CertificateInfo, ConnectionInfo, StreamInfo, TlsInfo, url_encoded_pem};
 use pb::http_connection_manager::{
-    ForwardClientCertDetails as Mode, ForwardClientCertFormat as Format, SetCurrentClientCertDetails,
+    ForwardClientCertConfig, ForwardClientCertDetails as Mode, ForwardClientCertFormat as Format,
+    SetCurrentClientCertDetails,
 };
+use prost::Name;
 use serde_json::Value;
 
 use super::request_head::name::FORWARDED_CLIENT_CERT;
 
-/// `forward_client_cert_details` with `set_current_client_cert_details`.
+/// What becomes of the header of each request.
 #[derive(Clone, Debug)]
 pub(crate) struct ForwardClientCert {
+    /// `forward_client_cert_matcher`
+    matcher: Option<Arc<RequestMatcher<Rule>>>,
+    /// Where nothing matches.
+    otherwise: Rule,
+}
+
+/// `forward_client_cert_details` with `set_current_client_cert_details`.
+#[derive(Clone, Debug)]
+struct Rule {
     mode: Mode,
     details: Details,
     /// Of what is written where there is nothing to append to.
@@ -36,8 +54,36 @@ impl ForwardClientCert {
     pub(super) fn lower(
         mode: i32,
         details: Option<SetCurrentClientCertDetails>,
+        matcher: Option<Matcher>,
         cx: &mut LowerCx<'_>,
     ) -> Result<Self, Refused> {
+        let otherwise = Rule::lower(mode, details, cx);
+        let matcher = cx.opt("forward_client_cert_matcher", matcher, |matcher, cx| {
+            // Envoy takes a tree with `keep_matching`, and then asks none of it.
+            RequestMatcher::lower(matcher, KeepMatching::Refused, Rule::lower_action, cx)
+        });
+        Ok(Self { matcher: matcher?.map(Arc::new), otherwise: otherwise? })
+    }
+
+    /// Does to the header of a request what is configured. `is_there` says whether the header is.
+    pub(super) fn apply(&self, head: &mut RequestHead, is_there: bool, info: &StreamInfo) {
+        let found = self.matcher.as_ref().and_then(|matcher| matcher.find(head, info));
+        found.unwrap_or(&self.otherwise).apply(&mut head.headers, is_there, &info.connection);
+    }
+}
+
+impl Rule {
+    fn lower_action(any: Any, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
+        let (found, known) = (message_name(&any), ForwardClientCertConfig::full_name());
+        if found != known {
+            return Err(refuse_unknown("action", found, [known.as_str()], cx));
+        }
+        let ForwardClientCertConfig { forward_client_cert_details, set_current_client_cert_details } =
+            any_as(&any, cx)?;
+        Self::lower(forward_client_cert_details, set_current_client_cert_details, cx)
+    }
+
+    fn lower(mode: i32, details: Option<SetCurrentClientCertDetails>, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let SetCurrentClientCertDetails { subject, cert, chain, dns, uri, issuer, format } =
             details.unwrap_or_default();
         let format = cx.at("set_current_client_cert_details", |cx| {
@@ -49,9 +95,8 @@ impl ForwardClientCert {
         Ok(Self { mode, details: Details { subject, cert, chain, dns, uri, issuer }, format })
     }
 
-    /// Does to the header what is configured. A client that shows no certificate has nothing to tell by it.
-    /// `is_there` says whether the header is.
-    pub(super) fn apply(&self, headers: &mut HeaderMap, is_there: bool, connection: &ConnectionInfo) {
+    /// Does to the header what it says. A client that shows no certificate has nothing to tell by it.
+    fn apply(&self, headers: &mut HeaderMap, is_there: bool, connection: &ConnectionInfo) {
         if self.mode == Mode::AlwaysForwardOnly || (self.mode == Mode::Sanitize && !is_there) {
             return;
         }

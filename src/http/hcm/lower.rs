@@ -115,8 +115,8 @@ impl Hcm {
             route_specifier,
             strip_port_mode,
         } = message;
-        let client_certificate =
-            ForwardClientCert::lower(forward_client_cert_details, set_current_client_cert_details, cx);
+        let (mode, details) = (forward_client_cert_details, set_current_client_cert_details);
+        let client_certificate = ForwardClientCert::lower(mode, details, forward_client_cert_matcher, cx);
         let refused = [
             cx.unsupported("tracing", &tracing),
             cx.unsupported("http3_protocol_options", &http3_protocol_options),
@@ -125,7 +125,6 @@ impl Hcm {
             cx.unsupported("access_log_options", &access_log_options),
             cx.unsupported("original_ip_detection_extensions", &original_ip_detection_extensions),
             cx.unsupported("early_header_mutation_extensions", &early_header_mutation_extensions),
-            cx.unsupported("forward_client_cert_matcher", &forward_client_cert_matcher),
             cx.unsupported(
                 "represent_ipv4_remote_address_as_ipv4_mapped_ipv6",
                 &represent_ipv4_remote_address_as_ipv4_mapped_ipv6,

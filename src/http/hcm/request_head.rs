@@ -215,7 +215,7 @@ pub(crate) fn prepare(
         head.headers.insert(name::EXTERNAL_ADDRESS, value);
     }
     set_scheme(head, seen, options, has_scheme);
-    options.client_certificate.apply(&mut head.headers, seen.client_cert, connection);
+    options.client_certificate.apply(head, seen.client_cert, info);
     add_identity(head, options);
     set_request_id(head, options, client.edge, worker);
     *info.remote.borrow_mut() = client.address;
