@@ -24,6 +24,7 @@ mod info;
 mod key_log;
 mod link;
 mod live;
+mod made;
 mod ocsp;
 mod older;
 mod on_demand;
@@ -61,6 +62,7 @@ pub use in_use::{
     seconds_until_first_response_ends,
 };
 pub use info::certificate_info;
+pub use made::Made;
 pub use ocsp::Staple;
 pub use on_demand::subscribe_on_demand;
 pub(crate) use peer_name::PeerName;

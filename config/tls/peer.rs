@@ -140,12 +140,14 @@ impl ServerCertVerifier for Servers {
         };
         let checked = self.validation.check(end_entity, intermediates, now, Peer::Server, wanted);
         match checked {
-            Err(error) if !self.validation.accepts_untrusted() => {
+            Ok(()) => {}
+            Err(error) if self.validation.accepts_untrusted() => Witness::of_unbelieved(error),
+            Err(error) => {
                 Witness::of_refused(end_entity, intermediates);
-                Err(error)
+                return Err(error);
             }
-            _ => Ok(ServerCertVerified::assertion()),
         }
+        Ok(ServerCertVerified::assertion())
     }
 
     signatures!();

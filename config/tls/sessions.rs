@@ -7,6 +7,8 @@ use rustls::pki_types::UnixTime;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::ticketer::TicketRotator;
 
+use super::made::Made;
+use super::witness::Witness;
 use crate::secret::TicketKeys;
 
 /// Seconds that a session is good for where nothing is set: those of BoringSSL, and of Envoy so.
@@ -15,7 +17,7 @@ pub(super) const DEFAULT_LIFETIME: u32 = 2 * 60 * 60;
 pub(super) const LATEST_LIFETIME: u32 = 2 * 24 * 60 * 60;
 /// Sessions that a context remembers for those who take no tickets.
 const REMEMBERED: usize = 256;
-/// Seconds since 1970 stand before what is kept.
+/// Seconds since 1970 stand before what is kept, and how it was made.
 const TIME: usize = 8;
 /// Before them stands what a ticket is bound to.
 const BOUND: usize = 32;
@@ -107,14 +109,18 @@ impl StoresServerSessions for TimedSessions {
 }
 
 fn dated(session: &[u8]) -> Vec<u8> {
-    [&UnixTime::now().as_secs().to_be_bytes(), session].concat()
+    [&UnixTime::now().as_secs().to_be_bytes()[..], &Witness::made_now().to_bytes(), session].concat()
 }
 
 /// The session, unless it is too old.
 fn fresh(dated: &[u8], lifetime: u32) -> Option<Vec<u8>> {
-    let (time, session) = dated.split_first_chunk::<TIME>()?;
+    let (time, kept) = dated.split_first_chunk::<TIME>()?;
+    let (made, session) = kept.split_first_chunk()?;
     let age = UnixTime::now().as_secs().saturating_sub(u64::from_be_bytes(*time));
-    (age <= u64::from(lifetime)).then(|| session.to_vec())
+    (age <= u64::from(lifetime)).then(|| {
+        Witness::of_recalled(Made::of_bytes(*made));
+        session.to_vec()
+    })
 }
 
 #[cfg(test)]
@@ -131,9 +137,24 @@ mod tests {
         let sessions = TimedSessions::new(60);
         assert!(sessions.put(b"a".to_vec(), b"session".to_vec()));
         assert_eq!(sessions.get(b"a"), Some(b"session".to_vec()));
-        let at = |seconds_ago: u64| [&(UnixTime::now().as_secs() - seconds_ago).to_be_bytes()[..], b"old"].concat();
+        let at =
+            |seconds_ago: u64| [&(UnixTime::now().as_secs() - seconds_ago).to_be_bytes()[..], &[0; 4], b"old"].concat();
         let ages = (fresh(&at(50), 60), fresh(&at(70), 60), fresh(&[0; 7], 60));
         assert_eq!(ages, (Some(b"old".to_vec()), None, None));
+    }
+
+    #[test]
+    fn what_is_kept_says_how_it_was_made() {
+        let made = Made {
+            group: Some(rustls::NamedGroup::X25519),
+            scheme: Some(rustls::SignatureScheme::ECDSA_NISTP256_SHA256),
+        };
+        let tickets = TimedTickets::with_own_keys(60).unwrap();
+        Witness { made, ..Witness::default() }.give();
+        let ticket = tickets.encrypt(b"a session").unwrap();
+        assert_eq!(Witness::take().recalled, Made::default());
+        tickets.decrypt(&ticket).unwrap();
+        assert_eq!(Witness::take().recalled, made);
     }
 
     #[test]

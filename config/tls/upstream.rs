@@ -1,7 +1,8 @@
 //! `UpstreamTlsContext`: we are the client.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nuncio_filter_api::{LowerCx, Refused};
 use nuncio_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
@@ -16,12 +17,14 @@ use super::context::Common;
 use super::in_use::HasCertificates;
 use super::key_log::KeyLog;
 use super::live::{Live, Recipe};
+use super::made::Made;
 use super::on_demand::{HasCertificate, OnDemand, Selector};
 use super::parameters::Version;
 use super::peer::{NameCheck, Servers, nameless};
 use super::references::References;
 use super::schemes::Schemes;
 use super::validation::{Peer, Validation};
+use super::witness::Witness;
 
 /// Sessions that are kept for resumption where nothing is set. Envoy keeps one for each context.
 const DEFAULT_SESSIONS: usize = 1;
@@ -57,6 +60,14 @@ pub struct ClientSide {
     pub own: Option<Arc<CertificateInfo>>,
     certificate: Option<Arc<Certificate>>,
     sessions: Option<Arc<dyn ClientSessionStore>>,
+    made: MadeByName,
+}
+
+/// How the last session with each server was made, of as many as sessions are kept of. Taken once for each handshake.
+#[derive(Debug)]
+struct MadeByName {
+    known: Mutex<HashMap<ServerName<'static>, Made>>,
+    most: usize,
 }
 
 /// What a client's context says beside what both sides have.
@@ -234,6 +245,7 @@ impl Client {
             own: certificate.as_ref().and_then(|own| own.info.clone()),
             certificate,
             sessions,
+            made: MadeByName { known: Mutex::default(), most: self.sessions },
         })
     }
 }
@@ -266,8 +278,11 @@ impl ClientSide {
     /// alone, and certificates end, as lists of revocations do. Its name was seen to by the same verifier.
     pub fn check_again(&self, chain: &[CertificateDer<'_>], name: &ServerName<'static>) -> Result<(), rustls::Error> {
         let Some((leaf, others)) = chain.split_first() else { return Ok(()) };
-        let checked = self.validation.check(leaf, others, UnixTime::now(), Peer::Server, None);
-        if checked.is_ok() || self.validation.accepts_untrusted() {
+        let Err(error) = self.validation.check(leaf, others, UnixTime::now(), Peer::Server, None) else {
+            return Ok(());
+        };
+        if self.validation.accepts_untrusted() {
+            Witness::of_unbelieved(error);
             return Ok(());
         }
         // The next handshake is a whole one.
@@ -275,7 +290,24 @@ impl ClientSide {
             sessions.remove_tls12_session(name);
             while sessions.take_tls13_ticket(name).is_some() {}
         }
-        checked
+        Err(error)
+    }
+
+    /// A whole handshake was made so with the server of this name.
+    pub fn note_made(&self, name: &ServerName<'static>, made: Made) {
+        let mut known = self.made.lock();
+        if known.get(name) == Some(&made) || self.made.most == 0 {
+            return;
+        }
+        if known.len() >= self.made.most && !known.contains_key(name) {
+            known.clear();
+        }
+        known.insert(name.clone(), made);
+    }
+
+    /// How the last whole handshake with the server of this name was made, as far as that is known.
+    pub fn made_before(&self, name: &ServerName<'static>) -> Made {
+        self.made.lock().get(name).copied().unwrap_or_default()
     }
 
     /// The name that a server is asked for.
@@ -295,6 +327,13 @@ impl ClientSide {
             ([name], Some(asked)) if *asked.to_str() == **name => self.by_name.clone(),
             _ => Arc::new(Servers::new(&self.validation, &self.schemes, NameCheck::Fixed(names.into()))),
         }
+    }
+}
+
+impl MadeByName {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Made>> {
+        // A poisoned lock has a whole map.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use nuncio_config::tls::{
-    DownstreamTls, FlawAt, Hello, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
+    DownstreamTls, FlawAt, Hello, Made, ServerSide, Staple, UpstreamTls, Validated, Wishes, Witness, certificate_info,
     for_workload,
 };
 use nuncio_filter_api::{Io, Transport, filter_state, forward_write};
@@ -187,16 +187,22 @@ pub(crate) async fn accept(
             note_failure(&error, info, stats);
             return Err(error);
         }
-        stats.unbelieved(error);
+        // Envoy holds no client against anything again whose session is resumed.
+        if !is_resumed {
+            stats.unbelieved(error);
+        }
     }
     let is_validated = matches!(validated, Validated::Passed);
-    let scheme = seen.witness.scheme;
+    let Witness { made: Made { scheme, .. }, recalled, .. } = seen.witness;
+    let how = Made { group: session.negotiated_key_exchange_group().map(|group| group.name()), scheme };
+    let how = if is_resumed { how.or(recalled) } else { how };
     let made = of_session(session, chain);
     let issuer = chain.first().and_then(|leaf| side.issuer_of(leaf, &chain[1..]));
     let completed = Some(Instant::now());
     let Seen { local, server_name, .. } = seen;
-    let made = TlsInfo { is_validated, local, server_name, session_id, issuer, completed, ..made };
-    stats.made(&made, scheme);
+    let group = how.group.map_or("", group_name);
+    let made = TlsInfo { is_validated, local, server_name, session_id, issuer, completed, group, ..made };
+    stats.made(&made, how.scheme);
     *info.tls.borrow_mut() = Some(Arc::new(made));
     stream.client = Some(info.clone());
     Ok(Io::new(stream))
@@ -272,10 +278,23 @@ pub async fn connect(
         witness.add(Witness::take());
         checked.map_err(|error| error.because_of(&witness)).inspect_err(|error| stats.failed(error))?;
     }
+    if let Some(error) = &witness.unbelieved {
+        stats.unbelieved(error);
+    }
     // Nobody asks for the rest of a host's chain.
     let leaf = &chain[..chain.len().min(1)];
-    let made = TlsInfo { server_name: told, local: side.own.clone(), ..of_session(session, leaf) };
-    stats.made(&made, witness.scheme);
+    let group = session.negotiated_key_exchange_group().map(|group| group.name());
+    let how = Made { group, ..witness.made };
+    let how = match session.handshake_kind() {
+        Some(HandshakeKind::Resumed) => how.or(side.made_before(&name)),
+        _ => {
+            side.note_made(&name, how);
+            how
+        }
+    };
+    let group = how.group.map_or("", group_name);
+    let made = TlsInfo { server_name: told, local: side.own.clone(), group, ..of_session(session, leaf) };
+    stats.made(&made, how.scheme);
     Ok((Io::new(TlsTransport { stream, stats: stats.clone(), is_reset: false }), Arc::new(made)))
 }
 
@@ -342,6 +361,7 @@ async fn handshake(
     }
     let server = side.server(&hello, info.local.ip(), info.remote.ip());
     let server = without_alpn(&hello.said, server).unwrap_or_else(|| server.clone());
+    seen.witness.made.group = older_group(&hello.said, &server);
     // It was read to choose by; the session reads it anew.
     drop(accepted);
     let mut stream = ServerStream::new(io, server, incoming, stats.clone())?;
@@ -353,6 +373,15 @@ async fn handshake(
             Err(reason::in_version(error, session.protocol_version()).into())
         }
     }
+}
+
+/// The group in which keys will be exchanged in TLS 1.2: rustls tells of it when the session has been kept already.
+fn older_group(hello: &ClientHello<'_>, server: &ServerConfig) -> Option<NamedGroup> {
+    let ours = &server.crypto_provider().kx_groups;
+    let is_spoken = |name: &&NamedGroup| {
+        ours.iter().any(|group| group.name() == **name && group.usable_for_version(ProtocolVersion::TLSv1_2))
+    };
+    hello.named_groups()?.iter().find(is_spoken).copied()
 }
 
 /// Asks for the certificate for this server, unless the client goes away before it comes.

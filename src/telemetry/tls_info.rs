@@ -14,7 +14,8 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// The cipher suite by the name that logs and stats have for it: OpenSSL's for TLS 1.2, IANA's for TLS 1.3.
     pub cipher: &'static str,
-    /// The group of the key exchange, by BoringSSL's name; empty where a session was resumed without one.
+    /// The group of the key exchange, by BoringSSL's name; of a session that was resumed without one, that of
+    /// its first handshake.
     pub group: &'static str,
     /// The protocol that was agreed upon (ALPN).
     pub alpn: Option<Arc<str>>,

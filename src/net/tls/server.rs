@@ -108,8 +108,11 @@ impl ServerStream {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            let group = self.session.negotiated_key_exchange_group().map(|group| group.name());
+            witness.made.group = group.or(witness.made.group);
+            std::mem::take(witness).give();
             let advanced = for_workload(workload, || self.advance(&mut Want::Handshake));
-            witness.add(Witness::take());
+            *witness = Witness::take();
             if let Err(error) = advanced {
                 // The client is told by an alert if it takes it at once.
                 let _ = self.poll_send(cx);
