@@ -19,9 +19,18 @@ pub fn refuse_unknown<'a>(
     cx.record(kind, reason)
 }
 
+/// Whether `message` configures an HTTP filter of Envoy, or says something of one for a route: what may be missing is not
+/// one that Envoy has and nuncio has not, for it may be what keeps others out.
+pub(crate) fn is_http_filter_of_envoy(message: &str) -> bool {
+    const PACKAGES: [&str; 3] =
+        ["envoy.extensions.filters.http.", "envoy.extensions.common.matching.", "envoy.config.filter.http."];
+    nuncio_proto::is_envoy_type(message) && PACKAGES.iter().any(|package| message.starts_with(package))
+}
+
 fn unknown<'a>(what: &str, message: &str, known: impl Iterator<Item = &'a str>) -> (InvalidKind, String) {
     if nuncio_proto::is_envoy_type(message) {
-        return (InvalidKind::NotImplemented, format!("{message} as a {what} is not implemented yet"));
+        let article = article(what);
+        return (InvalidKind::NotImplemented, format!("{message} as {article} {what} is not implemented yet"));
     }
     let near = known
         .map(|name| (strsim::damerau_levenshtein(message, name), name))
@@ -29,4 +38,12 @@ fn unknown<'a>(what: &str, message: &str, known: impl Iterator<Item = &'a str>) 
         .filter(|(distance, _)| *distance <= message.len() / 3);
     let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
     (InvalidKind::UnknownType, format!("{message:?} is no {what}{hint}"))
+}
+
+/// As it is said: "an HTTP filter", "an access logger", "a UDP listener filter".
+fn article(noun: &str) -> &'static str {
+    match noun.starts_with(['a', 'e', 'i', 'o', 'H']) {
+        true => "an",
+        false => "a",
+    }
 }

@@ -148,11 +148,14 @@ fn lower_entry(
             let config = cx.at("config_discovery", |cx| lower_discovered(&name, source, side, is_last, cx))?;
             return Ok(Some(Entry { name: name.into(), disabled, config }));
         }
+        // Envoy: whatever it is called, no filter has no message.
+        None if is_optional => Any::default(),
         None => return Err(cx.invalid("typed_config is required")),
     };
     let message = protocol::message_name(&any);
-    if is_optional && cx.env.registry.http_filter(message).is_none() {
-        tracing::warn!(filter = %name, message = %message, "optional http filter is not implemented, left out");
+    let is_known = cx.env.registry.http_filter(message).is_some() || extension::is_http_filter_of_envoy(message);
+    if is_optional && !is_known {
+        tracing::warn!(filter = %name, message = %message, "nobody knows this optional HTTP filter: it is left out");
         return Ok(None);
     }
     let config = cx.at("typed_config", |cx| lower_typed(&any, side, cx))?;
@@ -276,6 +279,35 @@ mod tests {
         let refusals = lower_upstream(&[0, 1]).unwrap_err();
         let not_last = "http_filters[0]: a terminal filter must be the last of its chain".to_owned();
         assert_eq!(refusals, [not_last, format!("http_filters[1]: {last}")]);
+    }
+
+    #[test]
+    fn an_optional_filter_is_left_out_only_where_envoy_has_none_either() {
+        let lower = |message: Option<&str>| {
+            let mut env = crate::testing::env();
+            env.registry = Registry { http: vec![ROWS], ..Registry::default() };
+            let config = message.map(|message| {
+                let any = Any { type_url: format!("type.googleapis.com/{message}"), value: Vec::new() };
+                proto::http_filter::ConfigType::TypedConfig(any)
+            });
+            let filter =
+                proto::HttpFilter { name: "f".into(), is_optional: true, config_type: config, ..Default::default() };
+            let mut cx = LowerCx::new(&env);
+            let entry = lower_entry(filter, Sides::Downstream, false, &mut cx);
+            let entry = entry.map(|entry| entry.is_some());
+            entry.map_err(|_| cx.finish().iter().map(Invalid::to_string).collect::<String>())
+        };
+        assert_eq!(lower(None), Ok(false));
+        assert_eq!(lower(Some("com.acme.Filter")), Ok(false));
+        assert_eq!(lower(Some("google.protobuf.Struct")), Ok(false));
+        assert_eq!(lower(Some("envoy.config.route.v3.NonForwardingAction")), Ok(false));
+        assert_eq!(lower(Some("envoy.extensions.filters.http.cors.v3.Cors")), Ok(true));
+        for known in
+            ["envoy.extensions.filters.http.rbac.v3.RBAC", "envoy.extensions.common.matching.v3.ExtensionWithMatcher"]
+        {
+            let reason = format!("typed_config: {known} as an HTTP filter is not implemented yet");
+            assert_eq!(lower(Some(known)), Err(reason));
+        }
     }
 
     #[test]

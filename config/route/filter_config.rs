@@ -75,7 +75,7 @@ fn lower_config(any: &Any, optional: bool, cx: &mut LowerCx<'_>) -> Result<Optio
         return Err(cx.invalid(reason));
     }
     match nuncio_proto::is_envoy_type(message) {
-        _ if optional => Ok(None),
+        _ if optional && !crate::extension::is_http_filter_of_envoy(message) => Ok(None),
         true => Err(cx.not_implemented(format_args!("{message} here"))),
         false => Err(cx.record(InvalidKind::UnknownType, format!("unknown type {message:?}"))),
     }

@@ -96,6 +96,21 @@ fn what_envoy_refuses_is_refused() {
 }
 
 #[test]
+fn what_is_optional_is_skipped_only_where_envoy_knows_it_neither() {
+    let route = |message: &str| {
+        format!(
+            "direct_response: {{status: 200}}, typed_per_filter_config: {{f: {{'@type': \
+             type.googleapis.com/envoy.config.route.v3.FilterConfig, is_optional: true, config: {{'@type': \
+             type.googleapis.com/{message}}}}}}}"
+        )
+    };
+    routes(&format!("- {{match: {{prefix: /}}, {}}}", route("envoy.config.route.v3.NonForwardingAction")));
+    let known = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+    let expected = format!("typed_per_filter_config[\"f\"].config: {known} here is not implemented yet");
+    assert_eq!(refused_route(&route(known)), expected);
+}
+
+#[test]
 fn a_body_may_be_as_large_as_the_table_says() {
     let yaml = |max: &str, length: usize| {
         format!(
