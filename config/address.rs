@@ -33,7 +33,16 @@ pub struct ListenAddress {
     pub namespace: Option<Arc<str>>,
 }
 
+/// Where one listener alone may listen.
+pub type Place<'a> = (Sends, &'a Address, Option<&'a str>);
+
 impl ListenAddress {
+    /// The place that it takes, in its network namespace; none at port 0, which is another port each time.
+    pub fn place(&self) -> Option<Place<'_>> {
+        let is_fixed = self.address.port() != Some(0);
+        is_fixed.then_some((self.sends, &self.address, self.namespace.as_deref()))
+    }
+
     /// Lowers the address of a listener.
     pub fn lower(proto: core::Address, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         use core::address::Address as Oneof;

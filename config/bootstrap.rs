@@ -27,7 +27,6 @@ use nuncio_proto::envoy::extensions::bootstrap::internal_listener::v3::InternalL
 use nuncio_telemetry::NodeInfo;
 use nuncio_telemetry::stats::StatsRules;
 
-use crate::address::Sends;
 use crate::cluster::{ClusterConfig, DnsResolverConfig};
 use crate::grpc::GrpcServiceConfig;
 use crate::listener::ListenerConfig;
@@ -318,20 +317,32 @@ fn unique_names<'a>(field: &str, names: impl Iterator<Item = &'a str>, cx: &mut 
     result
 }
 
-/// Refuses an address that two listeners would bind. Port 0 is another port each time.
+/// Refuses an address that two listeners would bind. Envoy: one listener may have it several times, and then so many
+/// sockets share its connections.
 fn unique_addresses(listeners: &[Arc<ListenerConfig>], cx: &mut LowerCx<'_>) -> Result<(), Refused> {
-    let mut first: HashMap<(Sends, String), &str> = HashMap::new();
+    let mut first: HashMap<_, usize> = HashMap::new();
     let mut result = Ok(());
     for (i, listener) in listeners.iter().enumerate() {
-        for socket in listener.sockets.iter().filter(|s| s.address.address.port() != Some(0)) {
-            let address = socket.address.address.to_string();
-            if let Some(other) = first.insert((socket.address.sends, address.clone()), &listener.name) {
-                let reason = format!("duplicate address {address}, which listener {other:?} has too");
-                result = Err(cx.at("listeners", |cx| cx.at_index(i, |cx| cx.at("address", |cx| cx.invalid(reason)))));
+        for (number, socket) in listener.sockets.iter().enumerate() {
+            let Some(place) = socket.address.place() else { continue };
+            let other = *first.entry(place).or_insert(i);
+            if other != i {
+                let (address, name) = (&socket.address.address, &listeners[other].name);
+                let reason = format!("duplicate address {address}, which listener {name:?} has too");
+                let refuse = |cx: &mut LowerCx<'_>| at_address(number, cx, |cx| cx.invalid(reason));
+                result = Err(cx.at("listeners", |cx| cx.at_index(i, refuse)));
             }
         }
     }
     result
+}
+
+/// At the address of the socket that has this number in its listener.
+fn at_address<R>(number: usize, cx: &mut LowerCx<'_>, then: impl FnOnce(&mut LowerCx<'_>) -> R) -> R {
+    match number.checked_sub(1) {
+        None => cx.at("address", then),
+        Some(i) => cx.at("additional_addresses", |cx| cx.at_index(i, |cx| cx.at("address", then))),
+    }
 }
 
 #[cfg(test)]

@@ -232,8 +232,10 @@ impl ListenerConfig {
         let reuse_port = enable_reuse_port.is_none_or(|v| v.value);
         let udp = match is_udp {
             true => cx.in_listener(scope.clone(), |cx| {
+                // Filter chains are right where QUIC is, and wrong without it: whether it is asked for comes first.
+                let udp = UdpConfig::lower(udp_listener_config, datagram_filters, cx)?;
                 udp::check(reuse_port, filter_chains.len() + usize::from(default_filter_chain.is_some()), cx)?;
-                UdpConfig::lower(udp_listener_config, datagram_filters, cx).map(Some)
+                Ok(Some(udp))
             }),
             // Envoy: where there are connections it means nothing.
             false => Ok(None),

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nuncio_config::address::ListenAddress;
 use nuncio_config::listener::{DrainType, ListenerConfig, TrafficDirection};
 use nuncio_filter_api::{DrainState, Readiness};
 use nuncio_net::{BindError, ConnectionIds, Listener};
@@ -148,9 +147,8 @@ impl ListenerManager {
         let lists = self.lists.borrow();
         let others = lists.active.iter().chain(&lists.warming).filter(|other| other.config.name != config.name);
         let taken = others.flat_map(|other| other.config.sockets.iter().map(move |s| (other, &s.address)));
-        for (other, taken) in taken.filter(|(_, taken)| taken.address.port() != Some(0)) {
-            let key = |address: &ListenAddress| (address.address.clone(), address.sends, address.namespace.clone());
-            if config.sockets.iter().any(|socket| key(&socket.address) == key(taken)) {
+        for (other, taken) in taken.filter(|(_, taken)| taken.place().is_some()) {
+            if config.sockets.iter().any(|socket| socket.address.place() == taken.place()) {
                 let (name, address) = (config.name.clone(), taken.address.to_string());
                 return Err(PutError::Duplicate { name, address, other: other.config.name.clone() });
             }

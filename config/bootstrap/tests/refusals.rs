@@ -137,6 +137,10 @@ fn addresses_that_cannot_be_bound_are_refused() {
         "filter_chains: 1 filter chain(s) specified for connection-less UDP listener",
     );
     check(
+        "socket_address: { address: 127.0.0.1, port_value: 1, protocol: UDP } }, udp_listener_config: { quic_options: {}",
+        "udp_listener_config.quic_options: not implemented yet",
+    );
+    check(
         "socket_address: { address: 127.0.0.1, port_value: 1, ipv4_compat: true }",
         "address.socket_address.ipv4_compat: only `::` and IPv4 addresses that are mapped into IPv6 can be open to IPv4",
     );
@@ -264,8 +268,31 @@ fn names_and_addresses_are_given_once() {
         &yaml,
         &["static_resources.listeners[1].address: duplicate address 127.0.0.1:80, which listener \"a\" has too"],
     );
+    let additional = format!(
+        "{{ name: b, address: {{ pipe: {{ path: '@b' }} }}, additional_addresses: [{{ {LOOPBACK} }}], filter_chains: [{{ filters: [{ECHO}] }}] }}"
+    );
+    refused(
+        &format!("static_resources: {{ listeners: [{}, {additional}] }}", listener("a")),
+        &["static_resources.listeners[1].additional_addresses[0].address: duplicate address 127.0.0.1:80, which \
+           listener \"a\" has too"],
+    );
     refused(
         "static_resources: { clusters: [{ name: c }, { name: c }] }",
         &["static_resources.clusters[1].name: duplicate name \"c\", which clusters[0] has too"],
     );
+}
+
+#[test]
+fn an_address_is_taken_once_in_each_network_namespace() {
+    let listener = |name: &str, more: &str| {
+        let address = "socket_address: { address: 127.0.0.1, port_value: 80, network_namespace_filepath: /run/netns/";
+        format!(
+            "{{ name: {name}, address: {{ {address}{name} }} }}, {more} filter_chains: [{{ filters: [{ECHO}] }}] }}"
+        )
+    };
+    let twice = format!("additional_addresses: [{{ {LOOPBACK} }}, {{ {LOOPBACK} }}],");
+    let config =
+        good(&format!("static_resources: {{ listeners: [{}, {}] }}", listener("a", &twice), listener("b", "")));
+    // Envoy: so many sockets share the connections of an address that one listener has several times.
+    assert_eq!(config.listeners[0].sockets.len(), 3);
 }
