@@ -417,6 +417,19 @@ impl Http2Options {
     }
 }
 
+impl Http2Options {
+    /// Refuses a limit of one field that is above `headers`, the bytes that all fields may have: `name` sets it.
+    pub fn check_field_size(&self, headers: usize, name: &str, cx: &mut LowerCx<'_>) -> Result<(), Refused> {
+        match self.max_header_field_size.is_some_and(|field| field > headers) {
+            true => {
+                let reason = format!("must not exceed {name}");
+                Err(cx.at("max_header_field_size_kb", |cx| cx.invalid(reason)))
+            }
+            false => Ok(()),
+        }
+    }
+}
+
 impl Keepalive {
     fn lower(proto: core::KeepaliveSettings, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
         let core::KeepaliveSettings { interval, timeout, interval_jitter, connection_idle_interval } = proto;

@@ -124,6 +124,9 @@ impl UpstreamHttp {
             })?,
             None => Self::lower_fields(proto, cx)?,
         };
+        if let Some(headers) = lowered.common.max_response_headers {
+            lowered.http2.check_field_size(headers, "max_response_headers_kb", cx)?;
+        }
         Ok(Arc::new(lowered))
     }
 

@@ -278,6 +278,18 @@ fn legacy_options_choose_the_protocol() {
 }
 
 #[test]
+fn one_field_has_no_more_bytes_than_all_of_them() {
+    let kilobytes = |value| Some(protobuf::UInt32Value { value });
+    let mut proto = cluster(&["127.0.0.1"]);
+    proto.http2_protocol_options =
+        Some(core::Http2ProtocolOptions { max_header_field_size_kb: kilobytes(128), ..Default::default() });
+    assert!(lower(proto.clone()).is_ok());
+    proto.common_http_protocol_options =
+        Some(core::HttpProtocolOptions { max_response_headers_kb: kilobytes(127), ..Default::default() });
+    assert_eq!(refusals(proto), ["max_header_field_size_kb: must not exceed max_response_headers_kb"]);
+}
+
+#[test]
 fn thresholds_are_found_by_priority() {
     let mut proto = cluster(&["127.0.0.1"]);
     let high = pb::circuit_breakers::Thresholds {

@@ -149,6 +149,8 @@ impl Hcm {
         let http1 = cx.at("http_protocol_options", |cx| Http1Options::lower(http_protocol_options, cx));
         let http2 = cx.at("http2_protocol_options", |cx| Http2Options::lower(http2_protocol_options, cx));
         let options = refuse_options(http1.as_ref().ok(), http2.as_ref().ok(), cx);
+        let max_request_headers = max_request_headers_kb.map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) as usize * 1024;
+        let sizes = check_sizes(max_request_headers, common.as_ref().ok(), http2.as_ref().ok(), cx);
         let scope = cx.env.stats.scope(&format!("http.{stat_prefix}"));
         let (chain, upgrades) = cx.in_scope(scope.clone(), |cx| {
             let chain = HttpChain::lower("http_filters", http_filters, cx);
@@ -177,18 +179,12 @@ impl Hcm {
         }
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
         request_id?;
-        options?;
+        options.and(sizes)?;
         let user_agent = add_user_agent.is_some_and(|b| b.value);
         let node = &cx.env.node;
         let (cluster, id) = (node.cluster.clone(), node.id.clone());
         let http1 = http1?;
-        let codec = CodecOptions {
-            codec: codec?,
-            common: common?,
-            http2: http2?,
-            max_request_headers: max_request_headers_kb.map_or(MAX_REQUEST_HEADERS_KB, |kb| kb.value) as usize * 1024,
-            http1,
-        };
+        let codec = CodecOptions { codec: codec?, common: common?, http2: http2?, max_request_headers, http1 };
         let head = HeadOptions {
             client: ClientAddress {
                 use_remote_address: use_remote_address.is_some_and(|b| b.value),
@@ -221,7 +217,7 @@ impl Hcm {
                 2 => ServerHeader::PassThrough,
                 _ => ServerHeader::Overwrite,
             },
-            scheme_overwrite: scheme_overwrite?,
+            scheme_overwrite: scheme_overwrite?.flatten(),
             client_certificate: client_certificate?,
             user_agent: if user_agent { header_value("add_user_agent", &cluster, cx)? } else { None },
             service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
@@ -271,6 +267,24 @@ fn refuse_options(
     let disallows = http2.is_some_and(|http2| http2.disallow_obs_text);
     let http2 = cx.at("http2_protocol_options", |cx| cx.unsupported("disallow_obs_text", &disallows));
     http1.and(http2)
+}
+
+/// What of limits contradicts others, or is for responses.
+fn check_sizes(
+    request_headers: usize,
+    common: Option<&CommonOptions>,
+    http2: Option<&Http2Options>,
+    cx: &mut LowerCx<'_>,
+) -> Result<(), Refused> {
+    let field = http2.map_or(Ok(()), |http2| {
+        let check = |cx: &mut LowerCx<'_>| http2.check_field_size(request_headers, "max_request_headers_kb", cx);
+        cx.at("http2_protocol_options", check)
+    });
+    if common.is_some_and(|common| common.max_response_headers.is_some()) {
+        let refuse = |cx: &mut LowerCx<'_>| cx.invalid("cannot be set on http_connection_manager");
+        return Err(cx.at("common_http_protocol_options", |cx| cx.at("max_response_headers_kb", refuse)));
+    }
+    field
 }
 
 fn lower_codec(codec_type: i32, cx: &mut LowerCx<'_>) -> Result<CodecType, Refused> {
@@ -365,13 +379,16 @@ fn lower_internal(
     Ok(ClientAddress { internal_ranges, internal_unix_sockets: unix_sockets, ..ClientAddress::default() })
 }
 
-fn lower_scheme(scheme: core::SchemeHeaderTransformation, cx: &mut LowerCx<'_>) -> Result<Scheme, Refused> {
+fn lower_scheme(scheme: core::SchemeHeaderTransformation, cx: &mut LowerCx<'_>) -> Result<Option<Scheme>, Refused> {
+    use core::scheme_header_transformation::Transformation;
     let core::SchemeHeaderTransformation { match_upstream, transformation } = scheme;
-    cx.unsupported("match_upstream", &match_upstream)?;
-    let Some(core::scheme_header_transformation::Transformation::SchemeToOverwrite(scheme)) = transformation else {
-        return Err(cx.invalid("scheme_to_overwrite is required"));
+    let Some(Transformation::SchemeToOverwrite(scheme)) = transformation else {
+        return cx.unsupported("match_upstream", &match_upstream).map(|()| None);
     };
-    Scheme::parse(scheme.as_bytes()).ok_or_else(|| cx.invalid("must be http or https"))
+    if match_upstream {
+        tracing::warn!(path = cx.path(), "match_upstream has no effect beside scheme_to_overwrite");
+    }
+    Scheme::parse(scheme.as_bytes()).map(Some).ok_or_else(|| cx.invalid("must be http or https"))
 }
 
 pub(super) fn header_value(field: &str, value: &str, cx: &mut LowerCx<'_>) -> Result<Option<HeaderValue>, Refused> {

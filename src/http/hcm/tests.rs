@@ -21,6 +21,7 @@ use super::Hcm;
 
 mod http1;
 mod http2;
+mod refusals;
 
 /// Answers every request with its method, path and body; `/hang` never.
 struct Responder;
@@ -97,6 +98,12 @@ fn message() -> proto::HttpConnectionManager {
 
 /// Lowers `message`; a refusal fails the test.
 fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
+    let hcm = try_lower(message);
+    Arc::new(hcm.expect("nothing was refused"))
+}
+
+/// Lowers `message`, or tells why not.
+fn try_lower(message: proto::HttpConnectionManager) -> Result<Hcm, Vec<String>> {
     let stats = Store::new();
     let env = LowerEnv {
         internal_buffer: Default::default(),
@@ -115,8 +122,9 @@ fn lower(message: proto::HttpConnectionManager) -> Arc<Hcm> {
     };
     let mut cx = LowerCx::new(&env);
     let hcm = Hcm::lower(message, &mut cx);
-    assert_eq!(cx.finish(), []);
-    Arc::new(hcm.expect("nothing was refused"))
+    let refusals: Vec<String> = cx.finish().iter().map(ToString::to_string).collect();
+    assert_eq!(hcm.is_err(), !refusals.is_empty(), "a refusal is recorded exactly where lowering fails");
+    hcm.map_err(|_| refusals)
 }
 
 /// Serves one end of a pipe; the other is the client's. To be run in a `LocalSet`.
