@@ -138,6 +138,7 @@ scenario_files! {
     tls_peers
     tls_spiffe
     tls_trust
+    tls_waits
     transport_socket
     transport_tls
     udp_proxy

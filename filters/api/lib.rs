@@ -41,7 +41,7 @@ pub use internal::{InternalListener, InternalListeners, Passed};
 pub use listener_filter::{Incoming, IncomingSocket, Inspection, ListenerFilter, Rejected};
 pub use lower::{Invalid, InvalidKind, IsSet, LowerCx, LowerEnv, NodeNames, Refused};
 pub use message::{OriginalResponse, Request, RequestHead, Response, ResponseHead, Scheme};
-pub use network_filter::{Admission, Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState};
+pub use network_filter::{Admission, Drain, DrainState, Flow, NetworkCx, NetworkFilter, ServerState, TurnedAway};
 pub use registry::{HttpFilterRow, ListenerFilterRow, NetworkFilterRow, Registry, Sides, UdpFilterRow};
 pub use route::{PerRoute, Route, RouteRef, Routes};
 pub use runtime::{Runtime, RuntimeKey, RuntimeValue};

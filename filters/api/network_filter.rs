@@ -33,6 +33,17 @@ pub enum Flow {
     Done,
 }
 
+/// Why a connection does not get as far as the terminal filter of its chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnedAway {
+    /// A filter has refused it.
+    Refused,
+    /// Its handshake has failed.
+    NoHandshake,
+    /// Its handshake took longer than the terminal filter has patience.
+    TooSlow,
+}
+
 /// A network filter as configured: shared by all workers, one call for each connection. Tools may ask which it is.
 pub trait NetworkFilter: Any + Send + Sync {
     /// Looks at a connection as soon as it is accepted, before the handshake where there is one. The filters of a chain
@@ -42,9 +53,9 @@ pub trait NetworkFilter: Any + Send + Sync {
         Admission::Pass
     }
 
-    /// A filter before this terminal one has refused a connection, which is closed now: for what is counted and logged.
-    fn turned_away(&self, info: Rc<ConnectionInfo>, cx: &NetworkCx) {
-        let _ = (info, cx);
+    /// A connection does not get as far as this terminal filter, and is closed now: for what is counted and logged.
+    fn turned_away(&self, info: Rc<ConnectionInfo>, why: TurnedAway, cx: &NetworkCx) {
+        let _ = (info, why, cx);
     }
 
     /// Handles `connection`. A terminal filter returns [`Flow::Done`]; any other returns the connection, its transport
@@ -55,6 +66,11 @@ pub trait NetworkFilter: Any + Send + Sync {
     /// is made as the connection is read or written.
     fn precedes_handshake(&self) -> bool {
         false
+    }
+
+    /// How long a connection may wait for the handshake of TLS, where filters before this terminal one want it made.
+    fn patience(&self) -> Option<Duration> {
+        None
     }
 
     /// Whether it must be the last of its chain.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
 use futures_util::future::LocalBoxFuture;
 use http::StatusCode;
 use nuncio_config::discovery::RouteSlot;
@@ -19,15 +18,16 @@ use nuncio_config::protocol::non_zero;
 use nuncio_config::route::{Action, RouteEntry, RouteTable, ScopedRoutes, WorkerRoutes};
 use nuncio_filter_api::{
     ByteStr, Connection, Drain, Flow, LocalReply, NetworkCx, NetworkFilter, Readiness, RequestHead, ResponseHead,
-    RouteRef, RouteSource, Worker,
+    RouteRef, RouteSource, TurnedAway, Worker,
 };
 use nuncio_telemetry::access_log::AccessLog;
 use nuncio_telemetry::format::{AccessLogType, FormatCx};
 use nuncio_telemetry::{ConnectionInfo, ResponseFlag, StreamInfo};
 use tokio::time::Instant;
 
-use self::config::{CodecOptions, CodecType, HeadOptions, Timeouts};
+use self::config::{CodecOptions, HeadOptions, Timeouts};
 use self::sniff::{Spoken, replayed};
+use self::stats::Closed;
 use self::stream::Origin;
 use crate::local_reply::LocalReplies;
 
@@ -99,18 +99,9 @@ impl NetworkFilter for Hcm {
         Box::pin(async move {
             let Connection { mut io, info } = connection;
             let http = Rc::new(Http::new(self, info, cx));
-            let alpn = http.connection.tls.borrow().as_ref().map(|tls| tls.alpn.clone());
-            let active = http.hcm.stats.connection(alpn.is_some());
-            let spoken = match http.hcm.codec.codec {
-                CodecType::Http1 => Spoken::Http1(Bytes::new()),
-                CodecType::Http2 => Spoken::Http2(BytesMut::new()),
-                CodecType::Auto => match alpn.flatten().as_deref() {
-                    Some("h2") => Spoken::Http2(BytesMut::new()),
-                    Some("http/1.1" | "http/1.0") => Spoken::Http1(Bytes::new()),
-                    _ => sniff::read(&http, &mut io, &active).await,
-                },
-            };
-            match spoken {
+            let is_handshaking = sniff::is_handshaking(&mut io).await;
+            let active = http.hcm.stats.connection(is_handshaking || http.connection.tls.borrow().is_some());
+            match sniff::spoken(&http, &mut io, &active, is_handshaking).await {
                 Spoken::Http1(first) => h1::serve(http, io, first, active).await,
                 // Boxed, since it is many times as large as that of HTTP/1, which would take as much.
                 Spoken::Http2(first) => Box::pin(h2::serve(http, replayed(first, io), active)).await,
@@ -118,6 +109,27 @@ impl NetworkFilter for Hcm {
             }
             Flow::Done
         })
+    }
+
+    fn turned_away(&self, info: Rc<ConnectionInfo>, why: TurnedAway, _: &NetworkCx) {
+        let is_tls = why != TurnedAway::Refused || info.tls.borrow().is_some();
+        let active = self.stats.connection(is_tls);
+        if why != TurnedAway::NoHandshake {
+            active.closed_by(Closed::Local);
+        }
+        if why == TurnedAway::TooSlow {
+            let age = self.codec.common.max_connection_duration;
+            self.stats.closed_in_time(&info, age.map(|age| info.start + age));
+        }
+    }
+
+    fn precedes_handshake(&self) -> bool {
+        true
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        let common = &self.codec.common;
+        [common.idle_timeout, common.max_connection_duration].into_iter().flatten().min()
     }
 
     fn is_terminal(&self) -> bool {

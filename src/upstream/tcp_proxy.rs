@@ -14,9 +14,10 @@ mod tunnel;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use nuncio_filter_api::{Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused};
+use nuncio_filter_api::{Connection, Flow, LowerCx, NetworkCx, NetworkFilter, NetworkFilterRow, Refused, TurnedAway};
 use nuncio_proto::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use nuncio_telemetry::ConnectionInfo;
 use prost::Message;
@@ -42,9 +43,12 @@ fn lower(bytes: &[u8], cx: &mut LowerCx<'_>) -> Result<Arc<dyn NetworkFilter>, R
 }
 
 impl NetworkFilter for TcpProxy {
-    fn turned_away(&self, info: Rc<ConnectionInfo>, cx: &NetworkCx) {
+    fn turned_away(&self, info: Rc<ConnectionInfo>, why: TurnedAway, cx: &NetworkCx) {
         // Envoy counts and logs it as one of its own.
-        drop(Session::new(self.0.clone(), info, cx));
+        let session = Session::new(self.0.clone(), info, cx);
+        if let (TurnedAway::TooSlow, Some((_, expired))) = (why, self.0.patience()) {
+            session.expire(expired);
+        }
     }
 
     fn run(self: Arc<Self>, connection: Connection, cx: NetworkCx) -> LocalBoxFuture<'static, Flow> {
@@ -57,6 +61,10 @@ impl NetworkFilter for TcpProxy {
 
     fn precedes_handshake(&self) -> bool {
         true
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        self.0.patience().map(|(time, _)| time)
     }
 
     fn is_terminal(&self) -> bool {

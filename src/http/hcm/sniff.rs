@@ -11,6 +11,7 @@ use nuncio_filter_api::{Io, Transport, forward_transport, forward_write};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::Http;
+use super::config::CodecType;
 use super::stats::{ActiveConnection, Closed};
 use crate::timer::earlier;
 
@@ -27,29 +28,43 @@ pub(super) enum Spoken {
     Nothing,
 }
 
-/// Reads until the protocol is known.
-pub(super) async fn read(http: &Http, io: &mut Io, active: &ActiveConnection) -> Spoken {
-    let mut first = BytesMut::new();
-    let common = &http.hcm.codec.common;
-    // Envoy: a connection without a codec has nothing to drain, and is closed at once.
-    let idle = common.idle_timeout.map(|idle| active.start() + idle);
-    let age = http.age(active.start());
-    let read = read_preface(io, &mut first);
-    let read = match earlier(idle, age) {
-        Some(deadline) => tokio::time::timeout_at(deadline, read).await,
-        None => Ok(read.await),
-    };
-    match read {
-        Ok(Ok(true)) => Spoken::Http2(first),
-        Ok(Ok(false)) if !first.is_empty() => Spoken::Http1(first.freeze()),
-        Ok(Ok(false) | Err(_)) => Spoken::Nothing,
-        Err(_) => {
-            active.closed_by(Closed::Local);
-            let is_old = http.hcm.stats.timed_out(age);
-            http.connection.local_close_reason.set(Some(if is_old { "duration_timeout" } else { "on_idle_timeout" }));
-            Spoken::Nothing
+/// Whether the handshake of the connection is still to be made.
+pub(super) async fn is_handshaking(io: &mut Io) -> bool {
+    poll_fn(|cx| Poll::Ready(!matches!(io.poll_handshake(cx), Poll::Ready(Ok(()))))).await
+}
+
+/// Waits until the protocol is known.
+pub(super) async fn spoken(http: &Http, io: &mut Io, active: &ActiveConnection, is_handshaking: bool) -> Spoken {
+    if is_handshaking {
+        let made = within_time(http, active, poll_fn(|cx| io.poll_handshake(cx))).await;
+        let Some(Ok(())) = made else { return Spoken::Nothing };
+    }
+    let alpn = http.connection.tls.borrow().as_ref().and_then(|tls| tls.alpn.clone());
+    match (http.hcm.codec.codec, alpn.as_deref()) {
+        (CodecType::Http1, _) | (CodecType::Auto, Some("http/1.1" | "http/1.0")) => Spoken::Http1(Bytes::new()),
+        (CodecType::Http2, _) | (CodecType::Auto, Some("h2")) => Spoken::Http2(BytesMut::new()),
+        (CodecType::Auto, _) => {
+            let mut first = BytesMut::new();
+            match within_time(http, active, read_preface(io, &mut first)).await {
+                Some(Ok(true)) => Spoken::Http2(first),
+                Some(Ok(false)) if !first.is_empty() => Spoken::Http1(first.freeze()),
+                Some(Ok(false) | Err(_)) | None => Spoken::Nothing,
+            }
         }
     }
+}
+
+/// What comes of `wait`; `None` where a new connection was idle for too long or reached its age meanwhile.
+async fn within_time<T>(http: &Http, active: &ActiveConnection, wait: impl Future<Output = T>) -> Option<T> {
+    let idle = http.hcm.codec.common.idle_timeout.map(|idle| active.start() + idle);
+    let age = http.age(active.start());
+    let Some(deadline) = earlier(idle, age) else { return Some(wait.await) };
+    if let Ok(done) = tokio::time::timeout_at(deadline, wait).await {
+        return Some(done);
+    }
+    active.closed_by(Closed::Local);
+    http.hcm.stats.closed_in_time(&http.connection, age);
+    None
 }
 
 /// The transport of which these were read already.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nuncio_telemetry::stats::catalogue::{Http1Stats, Http2Stats, HttpStats, ListenerHttpStats, TracingStats};
 use nuncio_telemetry::stats::{Scope, Store};
-use nuncio_telemetry::{Protocol, StreamInfo};
+use nuncio_telemetry::{ConnectionInfo, Protocol, StreamInfo};
 use tokio::time::Instant;
 
 use super::deadline::Expired;
@@ -71,6 +71,12 @@ impl HcmStats {
             false => self.http.downstream_cx_idle_timeout().inc(),
         }
         is_old
+    }
+
+    /// The same of a connection that is closed at once: without a codec it has nothing to drain.
+    pub(crate) fn closed_in_time(&self, connection: &ConnectionInfo, age: Option<Instant>) {
+        let reason = if self.timed_out(age) { "duration_timeout" } else { "on_idle_timeout" };
+        connection.local_close_reason.set(Some(reason));
     }
 
     /// A request head arrived.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nuncio_config::listener::{FilterChainConfig, ListenerConfig};
 use nuncio_config::tap::TappedConnection;
-use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, Worker};
+use nuncio_filter_api::{Admission, Connection, Drain, Flow, Io, NetworkCx, NetworkFilter, TurnedAway, Worker};
 use nuncio_telemetry::access_log::ListenerLogs;
 use nuncio_telemetry::format::FormatCx;
 use nuncio_telemetry::stats::Scope;
@@ -175,10 +175,10 @@ impl Chain {
             let Connection { io, info } = connection;
             let handshake = accept_tls(self.chain.clone(), frame.clone(), io, info.clone());
             let io = match filters.iter().all(|filter| filter.precedes_handshake()) {
-                true => Ok(Io::new(Deferred::new(handshake))),
-                false => Box::pin(handshake).await,
+                true => Some(Io::new(Deferred::new(handshake))),
+                false => Box::pin(wait_for_handshake(handshake, filters, &info, cx)).await,
             };
-            let Ok(io) = io else { return };
+            let Some(io) = io else { return };
             connection = Connection { io, info };
         }
         connection = self.observed(connection, frame);
@@ -188,7 +188,7 @@ impl Chain {
                 Flow::Refused(Connection { io, info }) => {
                     drop(io);
                     if let Some(terminal) = filters.last() {
-                        terminal.turned_away(info, &cx());
+                        terminal.turned_away(info, TurnedAway::Refused, &cx());
                     }
                     return;
                 }
@@ -230,6 +230,27 @@ fn accept_tls(
     }
 }
 
+/// Waits for a handshake that filters want made, as long as the terminal one has patience.
+async fn wait_for_handshake(
+    handshake: impl Future<Output = Result<Io, TlsError>>,
+    filters: &[Arc<dyn NetworkFilter>],
+    info: &Rc<ConnectionInfo>,
+    cx: impl Fn() -> NetworkCx,
+) -> Option<Io> {
+    let terminal = filters.last()?;
+    let made = match terminal.patience() {
+        Some(patience) => tokio::time::timeout_at(info.start + patience, handshake).await,
+        None => Ok(handshake.await),
+    };
+    let why = match made {
+        Ok(Ok(io)) => return Some(io),
+        Ok(Err(_)) => TurnedAway::NoHandshake,
+        Err(_) => TurnedAway::TooSlow,
+    };
+    terminal.turned_away(info.clone(), why, &cx());
+    None
+}
+
 /// Asks the filters before the terminal one what they make of a new connection. What they hold is given back.
 async fn admit(
     filters: &[Arc<dyn NetworkFilter>],
@@ -243,14 +264,14 @@ async fn admit(
             Admission::Pass => {}
             Admission::Hold(it) => held.push(it),
             Admission::Refuse => {
-                terminal.turned_away(connection.info.clone(), &cx);
+                terminal.turned_away(connection.info.clone(), TurnedAway::Refused, &cx);
                 return Err(Refused);
             }
             Admission::RefuseAfter(delay) => {
                 // What others hold of it they hold no longer than it may live.
                 drop(held);
                 tokio::time::sleep(delay).await;
-                terminal.turned_away(connection.info.clone(), &cx);
+                terminal.turned_away(connection.info.clone(), TurnedAway::Refused, &cx);
                 return Err(Refused);
             }
         }

@@ -18,6 +18,7 @@ use proto::{ProxyProtocolTlvMergePolicy, UpstreamConnectMode};
 use twox_hash::XxHash64;
 
 use super::on_demand::OnDemand;
+use super::session::Expired;
 use super::tunnel::TunnelConfig;
 
 nuncio_telemetry::stats! {
@@ -330,6 +331,15 @@ impl LogTimes {
 }
 
 // === impl MaxDuration ===
+
+impl Config {
+    /// How long a connection is kept on which nothing happens, and what then has expired.
+    pub(super) fn patience(&self) -> Option<(Duration, Expired)> {
+        let idle = self.idle_timeout.map(|time| (time, Expired::Idle));
+        let age = self.max_duration.map(|max| (max.duration, Expired::MaxDuration));
+        idle.into_iter().chain(age).min_by_key(|(time, _)| *time)
+    }
+}
 
 impl MaxDuration {
     /// How long a connection may last, with these random bits.

@@ -162,7 +162,7 @@ impl Session {
         self.config.checks_drain && self.drain.is_draining()
     }
 
-    fn expire(&self, expired: Expired) {
+    pub(super) fn expire(&self, expired: Expired) {
         let stats = &self.config.stats;
         match expired {
             Expired::Idle => {
