@@ -3,14 +3,16 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use nuncio_telemetry::{FilterState, InternalAddress, Metadata};
 
 use crate::Io;
 
 /// A listener of one worker that connections reach without a socket.
 pub trait InternalListener {
-    /// Serves a connection to `address`; gives the end of who connects.
-    fn connect(&self, address: &Arc<InternalAddress>, passed: Passed) -> Io;
+    /// Serves a connection to `address`; gives the end of who connects, unless the connection is over by then and was
+    /// told nothing.
+    fn connect(&self, address: &Arc<InternalAddress>, passed: Passed) -> LocalBoxFuture<'static, Option<Io>>;
 }
 
 /// What goes with a connection to an internal listener.

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use futures_util::future::LocalBoxFuture;
 use nuncio_filter_api::{IncomingSocket, InternalListener, InternalListeners, Io, Passed, Transport};
 use nuncio_telemetry::{Address, InternalAddress};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -67,13 +68,9 @@ pub async fn connect_internal(
     passed: Passed,
 ) -> Result<Connected, ConnectError> {
     let Some(listener) = listeners.find(&address.listener) else { return Err(nobody(address)) };
-    let mut io = listener.connect(address, passed);
-    // The task that serves the connection has its turn, and then it is as Envoy has it: who is turned away at once
-    // finds nobody there.
-    tokio::task::yield_now().await;
-    match io.poll_closed(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(()) => Err(nobody(address)),
-        Poll::Pending => Ok(Connected { io, local: Some(Address::internal(CLIENT, "")) }),
+    match listener.connect(address, passed).await {
+        Some(io) => Ok(Connected { io, local: Some(Address::internal(CLIENT, "")) }),
+        None => Err(nobody(address)),
     }
 }
 
@@ -87,12 +84,18 @@ pub(crate) fn nobody(address: &Arc<InternalAddress>) -> ConnectError {
 pub(crate) struct Entrance(pub(crate) Rc<Shared>);
 
 impl InternalListener for Entrance {
-    fn connect(&self, address: &Arc<InternalAddress>, passed: Passed) -> Io {
+    fn connect(&self, address: &Arc<InternalAddress>, passed: Passed) -> LocalBoxFuture<'static, Option<Io>> {
         let (near, far) = pair(self.0.listener.config.internal.map_or(0, |limit| limit as usize));
         let (remote, local) = (Address::internal(CLIENT, ""), Address::Internal(address.clone()));
         self.0.take();
         self.0.serve_internal(far, remote, local, passed);
-        Io::new(near)
+        Box::pin(async move {
+            // The task that serves the connection has its turn, and then it is as Envoy has it: who is turned away at
+            // once finds nobody there.
+            tokio::task::yield_now().await;
+            let is_over = near.incoming.borrow().is_over();
+            (!is_over).then(|| Io::new(near))
+        })
     }
 }
 
@@ -106,6 +109,11 @@ impl Direction {
     fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
         self.reader.take().into_iter().chain(self.watcher.take()).for_each(Waker::wake);
+    }
+
+    /// Whether there is nothing to read and never will be.
+    fn is_over(&self) -> bool {
+        self.end == Some(End::Reset) || (self.end.is_some() && self.bytes.is_empty())
     }
 
     fn poll_read(&mut self, buf: &mut ReadBuf<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
