@@ -1,6 +1,6 @@
-//! `core.v3.Address` where it is an address to listen on.
+//! `core.v3.Address` where it is an address to listen on, and IP addresses as text.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 
 use nuncio_filter_api::{LowerCx, Refused};
@@ -35,6 +35,20 @@ pub struct ListenAddress {
 
 /// Where one listener alone may listen.
 pub type Place<'a> = (Sends, &'a Address, Option<&'a str>);
+
+/// An IP address, that of IPv6 with its scope: a number or the name of an interface.
+pub fn parse_ip(host: &str, port: u16) -> Option<SocketAddr> {
+    match host.split_once('%') {
+        None => Some(SocketAddr::new(host.parse().ok()?, port)),
+        Some((ip, scope)) => {
+            let of_interface = || std::fs::read_to_string(format!("/sys/class/net/{scope}/ifindex"));
+            let is_name = !scope.is_empty() && !scope.contains(['/', '.']);
+            let number = scope.parse().ok();
+            let number = number.or_else(|| of_interface().ok().filter(|_| is_name)?.trim().parse().ok())?;
+            Some(SocketAddrV6::new(ip.parse().ok()?, port, 0, number).into())
+        }
+    }
+}
 
 impl ListenAddress {
     /// The place that it takes, in its network namespace; none at port 0, which is another port each time.

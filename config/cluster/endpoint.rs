@@ -1,4 +1,4 @@
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use nuncio_proto::envoy::r#type::v3::fractional_percent::DenominatorType;
 use nuncio_telemetry::{Address, Metadata};
 
 use super::{Discovery, EndpointCheck, LedsLocality};
+use crate::address::parse_ip;
 use crate::metadata::lower_metadata;
 use crate::protocol::{any_as, duration};
 use crate::proxy_tlv::lower_of_host;
@@ -522,20 +523,6 @@ fn check_resolver_name(name: &str, discovery: Option<&Discovery>, cx: &mut Lower
         (name, _) => format!("Unknown address resolver: {name}"),
     };
     Err(cx.at("resolver_name", |cx| cx.invalid(reason)))
-}
-
-/// An IP address, that of IPv6 with its scope: a number or the name of an interface.
-fn parse_ip(host: &str, port: u16) -> Option<SocketAddr> {
-    match host.split_once('%') {
-        None => Some(SocketAddr::new(host.parse().ok()?, port)),
-        Some((ip, scope)) => {
-            let of_interface = || std::fs::read_to_string(format!("/sys/class/net/{scope}/ifindex"));
-            let is_name = !scope.is_empty() && !scope.contains(['/', '.']);
-            let number = scope.parse().ok();
-            let number = number.or_else(|| of_interface().ok().filter(|_| is_name)?.trim().parse().ok())?;
-            Some(SocketAddrV6::new(ip.parse().ok()?, port, 0, number).into())
-        }
-    }
 }
 
 fn lower_additional(proto: pb::endpoint::AdditionalAddress, cx: &mut LowerCx<'_>) -> Result<SocketAddr, Refused> {

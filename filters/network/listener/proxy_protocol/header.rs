@@ -1,6 +1,8 @@
 //! The header of the PROXY protocol, both versions (proxy-protocol.txt of HAProxy), as Envoy reads it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nuncio_config::address::parse_ip;
 
 /// Bytes that are looked at first: a line of version 1 fits, as do the addresses of version 2.
 pub(super) const FIRST_LOOK: usize = 256;
@@ -87,13 +89,8 @@ fn parse_v1(line: &[u8]) -> Option<Header> {
         ("UNKNOWN", _) => None,
         (family @ ("TCP4" | "TCP6"), [source, destination, source_port, destination_port]) => {
             let address = |ip: &str, port: &str| {
-                let ip: IpAddr = if family == "TCP4" {
-                    ip.parse::<Ipv4Addr>().ok()?.into()
-                } else {
-                    ip.parse::<Ipv6Addr>().ok()?.into()
-                };
-                // It may have a plus before it, as it may in Envoy.
-                Some(SocketAddr::new(ip, port.parse().ok()?))
+                // The port may have a plus before it, as it may in Envoy.
+                parse_ip(ip, port.parse().ok()?).filter(|address| address.is_ipv4() == (family == "TCP4"))
             };
             Some(unicast(address(source, source_port)?, address(destination, destination_port)?)?)
         }

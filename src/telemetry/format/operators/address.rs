@@ -1,7 +1,7 @@
 //! Operators that print one end of a connection.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::Address;
 use crate::format::FormatCx;
@@ -114,7 +114,7 @@ pub(super) fn push(address: &Address, out: &mut Vec<u8>) {
             if brackets {
                 out.push(b'[');
             }
-            push_ip(socket.ip(), out);
+            push_host(socket, out);
             if brackets {
                 out.push(b']');
             }
@@ -128,9 +128,20 @@ pub(super) fn push(address: &Address, out: &mut Vec<u8>) {
 
 /// Appends an address without its port.
 pub(super) fn push_without_port(address: &Address, out: &mut Vec<u8>) {
-    match address.ip() {
-        Some(ip) => push_ip(ip, out),
-        None => push(address, out),
+    match address {
+        Address::Ip(socket) => push_host(socket, out),
+        Address::Pipe(_) | Address::Internal(_) => push(address, out),
+    }
+}
+
+/// The IP address, with its scope where it has one.
+fn push_host(socket: &SocketAddr, out: &mut Vec<u8>) {
+    push_ip(socket.ip(), out);
+    if let SocketAddr::V6(v6) = socket
+        && v6.scope_id() != 0
+    {
+        out.push(b'%');
+        push_int(out, v6.scope_id());
     }
 }
 

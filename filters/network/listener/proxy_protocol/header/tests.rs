@@ -16,9 +16,10 @@ const ENDS: [u8; 12] = [1, 2, 3, 4, 10, 0, 0, 1, 0, 5, 0, 80];
 
 #[test]
 fn a_line_of_text_tells_both_ends() {
-    let cases: [(&[u8], &str); 3] = [
+    let cases: [(&[u8], &str); 4] = [
         (b"PROXY TCP4 1.2.3.4 10.0.0.1 5 65535\r\n", "1.2.3.4:5 10.0.0.1:65535"),
         (b"PROXY TCP6 1::2 ::1 +5 6\r\nGET", "[1::2]:5 [::1]:6"),
+        (b"PROXY TCP6 fe80::1%7 ::1 5 6\r\n", "[fe80::1%7]:5 [::1]:6"),
         (b"PROXY TCP6 ::ffff:1.2.3.4 ::1 5 6\r\n", "[::ffff:1.2.3.4]:5 [::1]:6"),
     ];
     for (line, expected) in cases {
@@ -37,6 +38,9 @@ fn malformed_lines_are_told_from_none() {
         "PROXY TCP4 1.2.3.4 10.0.0.1 5 -6\r\n",
         "PROXY TCP4 1::2 ::1 5 6\r\n",
         "PROXY TCP6 1.2.3.4 10.0.0.1 5 6\r\n",
+        "PROXY TCP4 1.2.3.4%7 10.0.0.1 5 6\r\n",
+        "PROXY TCP6 fe80::1% ::1 5 6\r\n",
+        "PROXY TCP6 fe80::1%no/such ::1 5 6\r\n",
         "PROXY TCP4 255.255.255.255 10.0.0.1 5 6\r\n",
         "PROXY TCP4 224.0.0.1 10.0.0.1 5 6\r\n",
         "PROXY UDP4 1.2.3.4 10.0.0.1 5 6\r\n",
