@@ -128,10 +128,13 @@ impl Criteria {
 
 /// `*.example.com` is kept as `.example.com`.
 fn lower_server_name(name: &str, cx: &mut LowerCx<'_>) -> Result<Box<str>, Refused> {
-    let exact = name.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(name);
-    match exact.contains('*') {
-        true => Err(cx.invalid(format!("{name:?}: partial wildcards are not supported in \"server_names\""))),
-        false => Ok(exact.to_ascii_lowercase().into()),
+    match name.strip_prefix('*').filter(|rest| rest.starts_with('.')) {
+        // Envoy: the rest of a wildcard is taken as it is, stars and all.
+        Some(ending) => Ok(ending.to_ascii_lowercase().into()),
+        None if name.contains('*') => {
+            Err(cx.invalid(format!("{name:?}: partial wildcards are not supported in \"server_names\"")))
+        }
+        None => Ok(name.to_ascii_lowercase().into()),
     }
 }
 
