@@ -57,9 +57,6 @@ fn of_number(number: f64, text: String) -> RuntimeValue {
 
 fn of_text(text: String) -> RuntimeValue {
     let trimmed = text.trim_matches(|c: char| c.is_ascii_whitespace());
-    if trimmed.eq_ignore_ascii_case("true") || trimmed.eq_ignore_ascii_case("false") {
-        return of_flag(trimmed.eq_ignore_ascii_case("true"), text);
-    }
     match double(trimmed) {
         Some(number) => of_number(number, text),
         None => RuntimeValue { text, ..RuntimeValue::default() },
@@ -190,7 +187,8 @@ mod tests {
         ] {
             assert_eq!(integer(text), expected, "{text}");
         }
-        assert_eq!(of_text(" TRUE ".to_owned()).flag, Some(true));
+        // Envoy: what is quoted is no boolean, whatever it says.
+        assert_eq!((of_text("true".to_owned()).flag, of_text("false".to_owned()).flag), (None, None));
         assert_eq!((of_text("2".to_owned()).flag, of_text("0.5".to_owned()).flag), (Some(true), None));
     }
 
