@@ -102,13 +102,21 @@ impl Loader {
     /// What is left of a bootstrap that was refused, without the values that are wrong: to be lowered for the sake of
     /// what else is wrong with it, never to be run. `None` if one of `sources` cannot be read at all.
     pub fn salvage_bootstrap(&mut self, sources: Vec<Source>) -> Option<(Loaded<Bootstrap>, StaticClusters)> {
-        let attempt = self.attempt(&Bootstrap::full_name(), sources);
-        if !attempt.readable {
-            return None;
-        }
-        let (bytes, loaded) = attempt.loaded();
+        let (bytes, loaded) = self.salvage_encoded(&Bootstrap::full_name(), sources)?;
         let (rest, clusters) = StaticClusters::split(bytes);
         Some((loaded.decode(&rest).ok()?, clusters))
+    }
+
+    /// What is left of a message that was refused, without the values that are wrong, for where Envoy makes do with less.
+    /// `None` if one of `sources` cannot be read at all.
+    pub fn salvage<T: Message + Name + Default>(&mut self, sources: Vec<Source>) -> Option<Loaded<T>> {
+        let (bytes, loaded) = self.salvage_encoded(&T::full_name(), sources)?;
+        loaded.decode(&bytes).ok()
+    }
+
+    fn salvage_encoded(&mut self, name: &str, sources: Vec<Source>) -> Option<(Vec<u8>, Loaded<()>)> {
+        let attempt = self.attempt(name, sources);
+        attempt.readable.then(|| attempt.loaded())
     }
 
     /// The merged and checked message, encoded, and all else that is said of it.

@@ -145,7 +145,8 @@ fn lower_server_config(config: ServerContextConfig, cx: &mut LowerCx<'_>) -> Res
     }
 }
 
-/// The format follows from the name of the file. Envoy lets pass what it cannot read, and then knows no name at all.
+/// The format follows from the name of the file. Envoy lets pass what it cannot read, and then knows no name at all; it
+/// minds no rules of the fields.
 fn load_table(source: DataSource, cx: &mut LowerCx<'_>) -> Result<DnsTable, Refused> {
     let DataSource { watched_directory, specifier } = source;
     if watched_directory.is_some() {
@@ -162,10 +163,16 @@ fn load_table(source: DataSource, cx: &mut LowerCx<'_>) -> Result<DnsTable, Refu
     }
     let of_file = DataSource { watched_directory: None, specifier: Some(Specifier::Filename(path.clone())) };
     let bytes = data_source(of_file, MAX_TABLE, cx)?;
-    let source = Source::new(&path, Format::of_path(&path), bytes.into());
-    match Loader::new(UnknownFields::Ignore).load::<DnsTable>(vec![source]) {
+    let source = || vec![Source::new(&path, Format::of_path(&path), bytes.to_vec())];
+    let mut loader = Loader::new(UnknownFields::Ignore);
+    match loader.load::<DnsTable>(source()) {
         Ok(loaded) => Ok(loaded.message),
-        Err(problems) => Err(problems.into_iter().fold(Refused, |_, problem| cx.invalid(problem.to_string()))),
+        Err(problems) => {
+            for problem in problems {
+                tracing::warn!(path, %problem, "a table of names is broken; what is wrong with it is left out");
+            }
+            Ok(loader.salvage(source()).map(|loaded| loaded.message).unwrap_or_default())
+        }
     }
 }
 
