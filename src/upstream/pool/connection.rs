@@ -395,9 +395,12 @@ impl ConnectionRecord {
     /// What formats see that speak of the connection itself. Envoy: its host is its peer, as a client is elsewhere.
     pub(super) fn as_stream(&self, local: Option<&Address>) -> StreamInfo {
         // There is none where the kernel does not tell.
-        let local = local.cloned().unwrap_or_else(|| Address::Pipe("".into()));
+        let none = || Address::Pipe("".into());
+        let local = local.cloned().unwrap_or_else(none);
         let clock = &self.share.env.clock;
-        let connection = ConnectionInfo::new(self.id, self.remote(), local, self.opened);
+        // Envoy: a connection that was not accepted has no end of its own to be accepted on.
+        let connection =
+            ConnectionInfo { direct_local: none(), ..ConnectionInfo::new(self.id, self.remote(), local, self.opened) };
         let info = StreamInfo::of_connection(connection.into(), clock.wall(self.opened));
         *info.filter_state.borrow_mut() = self.shared();
         self.host.note_in(&mut info.upstream.borrow_mut());
