@@ -150,6 +150,8 @@ impl Exchange {
             (_, true) => RequestSent::Whole,
             (_, false) => RequestSent::Partly,
         };
+        // Envoy: what was no response has come all the same.
+        self.count(self.reader.buf.len() as u64);
         let body = self.upload.and_then(Upload::into_body);
         ExchangeError { failure, response_started: self.received, sent, body }
     }
