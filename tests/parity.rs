@@ -65,6 +65,7 @@ scenario_files! {
     holding
     host_health
     http2
+    http2_log
     internal
     internal_filter_state
     lb_hash

@@ -11,9 +11,11 @@ mod response;
 mod settings;
 mod trailers;
 mod upload;
+mod weights;
 
 pub(crate) use body::{BodyEvents, H2Body};
 pub(crate) use counts::{FloodKind, Limits};
 pub use faults::Faults;
 pub(crate) use meter::{FrameMeter, Metered};
 pub(crate) use settings::FurtherSettings;
+pub(crate) use weights::{fields_size, request_size, response_size};

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_filter_api::BodyError;
 
@@ -20,7 +21,9 @@ pub(crate) struct H2Body<E: BodyEvents> {
 /// Who is told what happens to a body.
 pub(crate) trait BodyEvents: Unpin + 'static {
     /// Data was pulled, so many bytes.
-    fn data(&self, len: usize);
+    fn data(&self, _len: usize) {}
+    /// The trailers are here.
+    fn trailers(&self, _trailers: &HeaderMap) {}
     /// Nothing more will come: the body ended, or broke off.
     fn ended(&self);
     /// What an error means on this side.
@@ -85,7 +88,10 @@ impl<E: BodyEvents> HttpBody for H2Body<E> {
         let trailers = ready!(this.stream().poll_trailers(cx));
         this.events.ended();
         Poll::Ready(match trailers {
-            Ok(trailers) => trailers.map(|t| Ok(Frame::trailers(t))),
+            Ok(trailers) => trailers.map(|t| {
+                this.events.trailers(&t);
+                Ok(Frame::trailers(t))
+            }),
             Err(e) => Some(Err(this.failed(&e))),
         })
     }

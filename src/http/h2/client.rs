@@ -28,6 +28,7 @@ use super::limits::STATUS;
 use super::response::{ResponseBody, ResponseEvents};
 use super::settings::{FurtherSettings, PREFACE};
 use super::upload::Upload;
+use super::weights::{request_size, response_size};
 use crate::h1::{ExchangeError, ExchangeFailure, RequestSent};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -172,6 +173,7 @@ impl H2Client {
                 return Err(unsent(ExchangeFailure::Protocol("the target cannot be written in HTTP/2"), body));
             };
             let end = body.is_end();
+            let size = info.as_ref().filter(|info| info.is_logged.get()).map(|_| request_size(&request));
             let (response, stream) = match send.send_request(request, end) {
                 Ok(begun) => begun,
                 Err(error) => return Err(unsent(faults.failure(&error), body)),
@@ -182,6 +184,7 @@ impl H2Client {
                 info.times.upstream_request_end.set(info.times.upstream_request_start.get());
             }
             let upload = Upload::new(stream, body, end, info.clone(), buffer_limit, faults.clone());
+            upload.note_fields(size.unwrap_or(0));
             let had_interim = false;
             Exchange { response, upload, faults, limits, info, to_head, upgrade, informational, had_interim }
                 .run()
@@ -250,6 +253,7 @@ impl Exchange {
         let answered = poll_fn(|cx| self.poll_answered(cx)).await;
         let answered = answered.and_then(|response| {
             self.check_limits(response.headers())?;
+            self.note_fields(response.headers());
             Ok(response)
         });
         match answered {
@@ -277,6 +281,7 @@ impl Exchange {
         while let Poll::Ready(Some(Ok(response))) = self.response.poll_informational(cx) {
             let (parts, ()) = response.into_parts();
             self.check_limits(&parts.headers)?;
+            self.note_fields(&parts.headers);
             // RFC 9113 §8.6: there is no such thing in HTTP/2.
             if parts.status == StatusCode::SWITCHING_PROTOCOLS {
                 self.upload.reset(Reason::PROTOCOL_ERROR);
@@ -293,6 +298,13 @@ impl Exchange {
             }
         }
         Ok(())
+    }
+
+    /// Notes the size of the head of a response.
+    fn note_fields(&self, headers: &HeaderMap) {
+        if let Some(info) = self.info.as_ref().filter(|info| info.is_logged.get()) {
+            info.upstream.borrow_mut().decompressed_header_bytes_received += response_size(headers);
+        }
     }
 
     fn check_limits(&mut self, headers: &HeaderMap) -> Result<(), ExchangeFailure> {

@@ -5,6 +5,7 @@
 //! whose pseudo-header fields the h2 crate would drop in silence.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nuncio_config::protocol::Http2Options;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 
 use super::settings::PREFACE;
 use super::trailers::TrailerScan;
+use super::weights::Weights;
 
 /// Length of a frame header (RFC 9113 §4.1).
 pub(super) const HEADER: usize = 9;
@@ -33,7 +35,7 @@ pub(super) mod kind {
 const MOST_UNFINISHED: usize = 512;
 
 /// END_STREAM of DATA and HEADERS frames.
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 
 /// END_HEADERS of HEADERS and CONTINUATION frames.
 const END_HEADERS: u8 = 4;
@@ -134,11 +136,13 @@ pub(super) struct Counts {
     paid: u64,
     resets: Bucket,
     is_of_host: bool,
+    /// Who is told of frames of streams.
+    weights: Option<Rc<Weights>>,
 }
 
 impl Counts {
     /// Of a client.
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, weights: Option<Rc<Weights>>) -> Self {
         Self {
             limits,
             skip: PREFACE,
@@ -159,13 +163,14 @@ impl Counts {
             paid: 0,
             resets: Bucket::new(limits.reset_burst, limits.reset_rate),
             is_of_host: false,
+            weights,
         }
     }
 
     /// Of a host, which has no preface before its first frame, and may end streams as it likes. `streams` is what it was
     /// asked for, and kept by the caller.
-    pub(super) fn of_host(limits: Limits) -> Self {
-        Self { skip: 0, is_of_host: true, ..Self::new(limits) }
+    pub(super) fn of_host(limits: Limits, weights: Rc<Weights>) -> Self {
+        Self { skip: 0, is_of_host: true, ..Self::new(limits, Some(weights)) }
     }
 
     /// Counts what has come; `data_sent` is the number of DATA frames that the peer was sent.
@@ -208,6 +213,9 @@ impl Counts {
             check(kind == kind::SETTINGS && flags & ACK == 0, FloodKind::Preface)?;
         }
         check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
+        if let Some(weights) = &self.weights {
+            weights.received(kind, stream, self.skip);
+        }
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
                 self.is_in_block = kind != kind::DATA && flags & END_HEADERS == 0;
@@ -367,9 +375,9 @@ mod tests {
         let mut bytes = vec![0; PREFACE];
         bytes.extend(frames);
         let limits = Limits::from(&Http2Options::default());
-        let whole = Counts::new(limits).take(&bytes, 0).err();
+        let whole = Counts::new(limits, None).take(&bytes, 0).err();
         assert_eq!(whole, expected);
-        let mut counts = Counts::new(limits);
+        let mut counts = Counts::new(limits, None);
         let drip = bytes.iter().find_map(|b| counts.take(&[*b], 0).err());
         assert_eq!(drip, expected, "one byte at a time");
     }

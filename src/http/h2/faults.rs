@@ -1,12 +1,15 @@
 //! What the exchanges of one connection find wrong with it.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use h2::Reason;
 use nuncio_telemetry::stats::catalogue::Http2Stats;
 
 use super::counts::{FloodKind, data_frames};
+use super::settings::PREFACE;
+use super::weights::{Peer, Weights};
 use crate::h1::ExchangeFailure;
 
 /// Shared by the exchanges of a connection and by whoever drives it.
@@ -18,6 +21,8 @@ pub struct Faults {
     driver: RefCell<Option<Waker>>,
     /// What it was sent, which lets it send more of what it may not send without end.
     pub(super) sent: Sent,
+    /// What its streams weigh.
+    pub(super) weights: Rc<Weights>,
     stats: Option<Http2Stats>,
 }
 
@@ -40,7 +45,7 @@ impl Sent {
 impl Faults {
     pub(super) fn new(spares_connection: bool, stats: Option<Http2Stats>) -> Self {
         let (is_broken, driver, sent) = (Cell::new(false), RefCell::default(), Sent::default());
-        Self { spares_connection, is_broken, driver, sent, stats }
+        Self { spares_connection, is_broken, driver, sent, weights: Weights::new(Peer::Host, PREFACE), stats }
     }
 
     /// Whether a message was so malformed that the connection ends.

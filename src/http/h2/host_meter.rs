@@ -1,6 +1,6 @@
 //! The frames of a host, counted as their bytes go by: one that floods is left.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +23,14 @@ pub(super) struct HostMeter {
 impl HostMeter {
     /// Meters `io`, from which nothing was read yet. Whatever breaks the limits is noted in `faults`.
     pub(super) fn new(io: Io, limits: Limits, faults: Rc<Faults>) -> Self {
-        Self { io, counts: Counts::of_host(limits), faults }
+        Self { io, counts: Counts::of_host(limits, faults.weights.clone()), faults }
+    }
+
+    fn written(&mut self, pieces: &[IoSlice<'_>], done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = done {
+            self.faults.weights.sent(pieces, n);
+        }
+        done
     }
 }
 
@@ -42,4 +49,4 @@ impl AsyncRead for HostMeter {
     }
 }
 
-forward_write!(HostMeter, io);
+forward_write!(HostMeter, io, written);

@@ -2,7 +2,7 @@
 //! closes what is left of one that has ended.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
 use super::counts::{Counts, FloodKind, HEADER, Limits, data_frames, kind};
+use super::weights::{Peer, Weights};
 
 /// What the connection's tasks and its meter share.
 #[derive(Default)]
@@ -26,8 +27,12 @@ pub(crate) struct Metered {
     pub(crate) opened: Cell<u64>,
     /// Since when a header block is awaited that has begun.
     pub(crate) awaited: Cell<Option<Instant>>,
+    /// Bytes have come.
+    pub(crate) has_begun: Cell<bool>,
     /// The limit broken, once one is.
     pub(crate) flood: Cell<Option<FloodKind>>,
+    /// What its streams weigh, if that is logged.
+    pub(crate) weights: Option<Rc<Weights>>,
     /// The transport, once the h2 crate has let go of it: for [`Metered::close`].
     left: Cell<Option<Left>>,
 }
@@ -41,6 +46,11 @@ struct Left {
 }
 
 impl Metered {
+    /// Of a connection whose streams are logged or not.
+    pub(crate) fn new(is_logged: bool) -> Rc<Self> {
+        Rc::new(Self { weights: is_logged.then(|| Weights::new(Peer::Client, 0)), ..Self::default() })
+    }
+
     /// Counts the frames that data of this length is sent in, at least.
     pub(crate) fn count_data(&self, length: usize) {
         self.data_sent.set(self.data_sent.get() + data_frames(length));
@@ -99,7 +109,7 @@ impl FrameMeter {
     pub(crate) fn new(io: Io, limits: Limits, shared: Rc<Metered>, http: HttpStats, http2: Http2Stats) -> Self {
         Self {
             io: Some(io),
-            counts: Counts::new(limits),
+            counts: Counts::new(limits, shared.weights.clone()),
             shared,
             http,
             http2,
@@ -123,8 +133,12 @@ impl FrameMeter {
         }
     }
 
-    fn written(&mut self, asked: usize, done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn written(&mut self, pieces: &[IoSlice<'_>], done: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let asked: usize = pieces.iter().map(|piece| piece.len()).sum();
         if let Poll::Ready(Ok(n)) = done {
+            if let Some(weights) = &self.shared.weights {
+                weights.sent(pieces, n);
+            }
             self.http.downstream_cx_tx_bytes_total().add(n as u64);
         }
         self.between_frames = matches!(done, Poll::Ready(Ok(n)) if n == asked);
@@ -155,6 +169,9 @@ impl AsyncRead for FrameMeter {
         let read = &buf.filled()[before..];
         this.http.downstream_cx_rx_bytes_total().add(read.len() as u64);
         this.received.set(this.http.downstream_cx_rx_bytes_buffered(), read.len());
+        if !read.is_empty() {
+            this.shared.has_begun.set(true);
+        }
         let trailers = this.counts.trailers;
         let taken = this.counts.take(read, this.shared.data_sent.get());
         this.shared.opened.set(this.counts.opened);
@@ -173,7 +190,7 @@ impl AsyncRead for FrameMeter {
 impl AsyncWrite for FrameMeter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let done = self.io().poll_write(cx, buf);
-        self.written(buf.len(), done)
+        self.written(&[IoSlice::new(buf)], done)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,10 +204,10 @@ impl AsyncWrite for FrameMeter {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let done = self.io().poll_write_vectored(cx, bufs);
-        self.written(bufs.iter().map(|b| b.len()).sum(), done)
+        self.written(bufs, done)
     }
 
     fn is_write_vectored(&self) -> bool {

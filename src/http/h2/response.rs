@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::Reason;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use nuncio_filter_api::BodyError;
@@ -16,6 +17,7 @@ use super::body::{BodyEvents, H2Body};
 use super::faults::{Faults, is_senseless};
 use super::limits::{Extent, ResponseLimits};
 use super::upload::Upload;
+use super::weights::fields_size;
 use crate::h1::ExchangeFailure;
 
 /// The body of a response, which drives what is left of the request.
@@ -82,9 +84,9 @@ pub(super) struct ResponseEvents {
 }
 
 impl BodyEvents for ResponseEvents {
-    fn data(&self, len: usize) {
+    fn trailers(&self, trailers: &HeaderMap) {
         if let Some(info) = &self.info {
-            info.upstream.borrow_mut().wire_bytes_received += len as u64;
+            info.upstream.borrow_mut().decompressed_header_bytes_received += fields_size(trailers);
         }
     }
 

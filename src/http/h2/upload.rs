@@ -11,6 +11,7 @@ use nuncio_telemetry::{BackedUp, StreamInfo};
 use tokio::time::Instant;
 
 use super::faults::Faults;
+use super::weights::{Followed, fields_size};
 use crate::ahead::Ahead;
 use crate::h1::RequestSent;
 
@@ -34,6 +35,8 @@ pub(super) struct Upload {
     is_backed_up: bool,
     counted: Option<BackedUp>,
     faults: Rc<Faults>,
+    /// Where the stream is logged.
+    followed: Option<Followed>,
 }
 
 impl Upload {
@@ -46,6 +49,8 @@ impl Upload {
         limit: usize,
         faults: Rc<Faults>,
     ) -> Self {
+        let logged = info.as_ref().filter(|info| info.is_logged.get());
+        let followed = logged.map(|info| faults.weights.follow(stream.stream_id().as_u32(), info));
         Self {
             stream,
             body,
@@ -59,6 +64,7 @@ impl Upload {
             is_backed_up: false,
             counted: None,
             faults,
+            followed,
         }
     }
 
@@ -101,6 +107,7 @@ impl Upload {
                     }
                     Err(frame) => {
                         let trailers = frame.into_trailers().unwrap_or_default();
+                        self.note_fields(fields_size(&trailers));
                         self.end(|stream| stream.send_trailers(trailers));
                     }
                 },
@@ -171,6 +178,13 @@ impl Upload {
         let _ = send(&mut self.stream);
         self.done = true;
         self.note_end();
+    }
+
+    /// Notes that fields of so many bytes are sent.
+    pub(super) fn note_fields(&self, bytes: u64) {
+        if let Some(info) = self.info.as_ref().filter(|_| self.followed.is_some()) {
+            info.upstream.borrow_mut().decompressed_header_bytes_sent += bytes;
+        }
     }
 
     fn note_end(&self) {

@@ -1,6 +1,7 @@
 //! The connection manager's configuration, lowered.
 
 use super::client_cert::ForwardClientCert;
+use super::deadline::Expired;
 use super::proxy_status::ProxyStatus;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -61,9 +62,14 @@ pub(crate) struct Timeouts {
 }
 
 impl Timeouts {
-    /// For the head of a request that has begun to arrive.
-    pub(crate) fn of_head(&self) -> Option<Duration> {
-        [self.request_headers, self.request, self.stream_idle].into_iter().flatten().min()
+    /// For the head of a request that has begun to arrive, and what it is that strikes then.
+    pub(crate) fn of_head(&self) -> Option<(Duration, Expired)> {
+        let all = [
+            (self.request_headers, Expired::Headers),
+            (self.request, Expired::Request),
+            (self.stream_idle, Expired::Idle),
+        ];
+        all.into_iter().filter_map(|(timeout, expired)| Some((timeout?, expired))).min_by_key(|(timeout, _)| *timeout)
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) enum Expired {
     Duration,
     /// `request_timeout`.
     Request,
+    /// `request_headers_timeout`.
+    Headers,
 }
 
 impl Expired {
@@ -39,6 +41,7 @@ impl Expired {
                 LocalReply { grpc_status: Some(DEADLINE_EXCEEDED), ..reply.body("downstream duration timeout") }
             }
             Self::Request => LocalReply::new(StatusCode::REQUEST_TIMEOUT, self.details()).body("request timeout"),
+            Self::Headers => reply.body("request header timeout"),
         }
     }
 
@@ -50,7 +53,7 @@ impl Expired {
         info.set_details(self.details());
         match self {
             Self::Idle => info.flag(ResponseFlag::StreamIdleTimeout),
-            Self::Flush | Self::Duration | Self::Request => {}
+            Self::Flush | Self::Duration | Self::Request | Self::Headers => {}
         }
     }
 
@@ -59,6 +62,7 @@ impl Expired {
             Self::Idle | Self::Flush => "stream_idle_timeout",
             Self::Duration => "max_duration_timeout",
             Self::Request => "request_overall_timeout",
+            Self::Headers => "request_header_timeout",
         }
     }
 }

@@ -26,11 +26,18 @@ use crate::timer::{LazyTimer, earlier};
 
 /// Serves the connection to its end; `initial` was read from it already.
 pub(super) async fn serve(http: Rc<Http>, io: Io, initial: Bytes, active: ActiveConnection) {
+    let is_unused = initial.is_empty();
     let codec = Rc::new(ServerConnection::new(io, http.hcm.h1_settings.clone(), initial));
-    active.speaks(Protocol::Http11);
     let worker = http.worker.clone();
-    let mut connection = H1 { http, codec, active, draining: None, is_aged: false, timer: LazyTimer::default() };
+    let mut connection =
+        H1 { http, codec, active, draining: None, is_aged: false, is_unused, timer: LazyTimer::default() };
+    if !is_unused {
+        connection.begins();
+    }
     while connection.wait().await == Wait::Request {
+        if connection.is_unused {
+            connection.begins();
+        }
         let next = {
             let mut request = connection.boxed_request();
             poll_fn(|cx| worker.clock.turn(|| request.as_mut().poll(cx))).await
@@ -51,6 +58,8 @@ struct H1 {
     draining: Option<Instant>,
     /// Its age is reached, and the next response closes it, whenever that is.
     is_aged: bool,
+    /// Nothing was received on it yet.
+    is_unused: bool,
     /// Of the connection while it is idle, then of its streams: it is set once in minutes.
     timer: LazyTimer,
 }
@@ -86,6 +95,12 @@ enum Stopped {
 }
 
 impl H1 {
+    /// It is known for HTTP/1 by what it says.
+    fn begins(&mut self) {
+        self.is_unused = false;
+        self.active.speaks(Protocol::Http11);
+    }
+
     /// Waits for the first byte of a request.
     async fn wait(&mut self) -> Wait {
         let idle = self.http.hcm.codec.common.idle_timeout.map(|t| Instant::now() + t);
@@ -114,6 +129,11 @@ impl H1 {
                 None if self.draining.is_some() => {
                     self.active.closed_by(Closed::Local);
                     self.http.connection.local_close_reason.set(Some(CLOSED_WHEN_DRAINED));
+                    return Wait::Closed;
+                }
+                None if self.is_unused => {
+                    self.active.closed_by(Closed::Local);
+                    self.http.hcm.stats.closed_in_time(&self.http.connection, age);
                     return Wait::Closed;
                 }
                 // Envoy: a request that crosses this on its way is answered still, for as long as the drain time.
@@ -149,8 +169,8 @@ impl H1 {
         let now = self.http.worker.clock.now();
         let info = self.record(now);
         match self.read_head(now).await {
-            Some(Ok(())) => {}
-            Some(Err(bad)) => {
+            Ok(Ok(())) => {}
+            Ok(Err(bad)) => {
                 self.http.note_protocol_error();
                 let stats = &self.http.hcm.stats.http;
                 stats.downstream_cx_protocol_error().inc();
@@ -158,11 +178,10 @@ impl H1 {
                 stats.downstream_rq_response_before_rq_complete().inc();
                 return Box::pin(self.refuse(bad_request(bad), info)).await;
             }
-            None => {
+            Err(expired) => {
                 self.http.connection.protocol.set(Some(Protocol::Http11));
-                self.http.hcm.stats.http.downstream_rq_header_timeout().inc();
-                let reply = LocalReply::new(StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
-                return Box::pin(self.refuse(reply.body("request header timeout"), info)).await;
+                self.http.hcm.stats.expired(expired);
+                return Box::pin(self.refuse(expired.reply(false), info)).await;
             }
         }
         // Made here, where it stays: it is too large to be handed about. The request it is made of does not stay.
@@ -196,15 +215,16 @@ impl H1 {
         Rc::new(info)
     }
 
-    /// Reads a head; `None` if it takes too long.
-    async fn read_head(&mut self, start: Instant) -> Option<Result<(), BadRequest>> {
-        let deadline = self.http.hcm.timeouts.of_head().map(|t| start + t);
+    /// Reads a head, unless it takes too long.
+    async fn read_head(&mut self, start: Instant) -> Result<Result<(), BadRequest>, Expired> {
+        let (timeout, expired) = self.http.hcm.timeouts.of_head().unzip();
+        let deadline = timeout.map(|t| start + t);
         let (codec, timer) = (&self.codec, &mut self.timer);
         poll_fn(|cx| {
             if let Poll::Ready(head) = codec.poll_head(cx) {
-                return Poll::Ready(Some(head));
+                return Poll::Ready(Ok(head));
             }
-            timer.poll_reached(deadline, cx).map(|()| None)
+            timer.poll_reached(deadline, cx).map(|()| Err(expired.unwrap_or(Expired::Headers)))
         })
         .await
     }

@@ -4,6 +4,7 @@ mod closing;
 mod head;
 mod interim;
 mod keepalive;
+mod lost;
 mod request_body;
 mod response_body;
 mod streams;
@@ -24,10 +25,11 @@ use nuncio_telemetry::{Protocol, ResponseFlag, StreamInfo};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use closing::{close, within};
+use closing::{close, until};
 use head::{host, join_cookies};
 use interim::{Interim, send_interim};
 use keepalive::KeepaliveState;
+use lost::{loss, tells_of_lost_client};
 use request_body::{Abandoned, RequestBody};
 use response_body::Unsent;
 use streams::{Active, Streams};
@@ -38,7 +40,7 @@ use super::stats::{ActiveConnection, Closed};
 use super::stream::{Origin, Stream};
 use super::{CLOSED_WHEN_DRAINED, Http};
 use crate::h1::is_authority;
-use crate::h2::{FloodKind, FrameMeter, FurtherSettings, H2Body, Limits, Metered};
+use crate::h2::{FloodKind, FrameMeter, FurtherSettings, H2Body, Limits, Metered, request_size, response_size};
 use crate::timer::{LazyTimer, earlier};
 
 /// Bytes of one stream that may wait for the peer's window before its body is no longer pulled.
@@ -57,8 +59,7 @@ const MESSAGING: &str = "http2.violation.of.messaging.rule";
 pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     let options = &http.hcm.codec;
     let h2 = &options.http2;
-    active.speaks(Protocol::Http2);
-    let metered = Rc::new(Metered::default());
+    let metered = Metered::new(!http.hcm.logs.is_empty());
     let stats = &http.hcm.stats;
     let io = FurtherSettings::wrap(io, 0, &h2.further_settings);
     let io = FrameMeter::new(io, Limits::from(h2), metered.clone(), stats.http.clone(), stats.http2.clone());
@@ -77,11 +78,21 @@ pub(super) async fn serve(http: Rc<Http>, io: Io, active: ActiveConnection) {
     if h2.allow_connect {
         builder.enable_connect_protocol();
     }
-    let handshake = builder.handshake::<_, Bytes>(io);
-    let idle = options.common.idle_timeout;
-    let connection = match within(idle, handshake).await {
+    let age = http.age(active.start());
+    let idle = options.common.idle_timeout.map(|idle| Instant::now() + idle);
+    let handshake = until(earlier(idle, age), builder.handshake::<_, Bytes>(io)).await;
+    if metered.has_begun.get() {
+        active.speaks(Protocol::Http2);
+    }
+    let connection = match handshake {
         Some(Ok(connection)) => connection,
-        Some(Err(_)) | None => {
+        None => {
+            active.closed_by(Closed::Local);
+            http.hcm.stats.closed_in_time(&http.connection, age);
+            return close(&http, &metered, &active).await;
+        }
+        Some(Err(error)) if error.is_io() && metered.flood.get().is_none() => return,
+        Some(Err(_)) => {
             http.note_protocol_error();
             http.hcm.stats.protocol_error(&metered);
             return close(&http, &metered, &active).await;
@@ -214,7 +225,7 @@ impl Server {
     /// When a header block that has begun is to have ended.
     fn latest_headers(&self) -> Option<Instant> {
         let since = self.metered.awaited.get()?;
-        self.http.hcm.timeouts.of_head().map(|timeout| since + timeout)
+        self.http.hcm.timeouts.of_head().map(|(timeout, _)| since + timeout)
     }
 
     fn failed(&self, error: &h2::Error, active: &ActiveConnection) {
@@ -250,6 +261,8 @@ impl Server {
         info.protocol.set(Some(Protocol::Http2));
         info.times.request_headers_end.set(Some(now));
         let is_sound = head::is_sound(request.method(), request.uri());
+        let weights = self.metered.weights.as_ref();
+        let followed = weights.map(|weights| weights.follow(respond.stream_id().as_u32(), &info));
         let (head, body, abandoned) = self.read(request, &info);
         let is_head = head.method == Method::HEAD;
         let fault = self.fault(&head, is_sound);
@@ -275,9 +288,11 @@ impl Server {
             guarded(work, &mut respond, &mut deadline, interim.as_deref()).await
         };
         let reply = match answered {
-            Ok(reply) if reply.tells_of_lost_client() => return self.gone(&stream),
+            Ok(reply) if reply.tells_of_lost_client() => {
+                return self.gone(&stream, loss(|cx| respond.poll_reset(cx)).await);
+            }
             Ok(reply) => reply,
-            Err(Stopped::Gone) => return self.gone(&stream),
+            Err(Stopped::Gone) => return self.gone(&stream, loss(|cx| respond.poll_reset(cx)).await),
             Err(Stopped::Expired(expired)) => self.expired(expired, &info),
         };
         let responded = {
@@ -286,10 +301,13 @@ impl Server {
         };
         let body = match responded {
             Ok(body) => body,
-            Err(Stopped::Gone) => return self.gone(&stream),
+            Err(Stopped::Gone) => return self.gone(&stream, loss(|cx| respond.poll_reset(cx)).await),
             Err(Stopped::Expired(expired)) => stream.respond(self.expired(expired, &info)).await,
         };
         let send = self.send(&mut stream, respond, body, is_head, &mut deadline).await;
+        if let Some(followed) = &followed {
+            followed.settle().await;
+        }
         stream.finish();
         drop(stream);
         if let Some(send) = send {
@@ -369,11 +387,6 @@ impl Server {
         expired.reply(info.times.request_end.get().is_some()).into()
     }
 
-    fn gone(&self, stream: &Stream) {
-        stream.downstream_gone(ResponseFlag::DownstreamRemoteReset, "downstream_remote_disconnect");
-        self.http.hcm.stats.http2.rx_reset().inc();
-    }
-
     fn reset(&self, send: &mut SendStream<Bytes>, reason: Reason) {
         self.http.hcm.stats.http.downstream_rq_tx_reset().inc();
         self.http.hcm.stats.http2.tx_reset().inc();
@@ -386,6 +399,9 @@ impl Server {
         request: http::Request<RecvStream>,
         info: &Rc<StreamInfo>,
     ) -> (RequestHead, Body, Option<Abandoned>) {
+        if self.metered.weights.is_some() {
+            info.decompressed_header_bytes_received.set(request_size(&request));
+        }
         let (mut parts, stream) = request.into_parts();
         let protocol = parts.extensions.remove::<h2::ext::Protocol>();
         let authority = match parts.uri.authority() {
@@ -435,10 +451,14 @@ impl Server {
             response.headers_mut().remove(http::header::CONNECTION);
             response.headers_mut().remove(http::header::UPGRADE);
         }
+        note_fields(info, || response_size(response.headers()));
         info.times.response_start.set(Some(self.http.worker.clock.now()));
         let end = is_head || body.is_end();
+        if info.times.request_end.get().is_none() {
+            self.http.hcm.stats.http.downstream_rq_response_before_rq_complete().inc();
+        }
         let Ok(mut send) = respond.send_response(response, end) else {
-            self.gone(stream);
+            self.gone(stream, loss(|cx| respond.poll_reset(cx)).await);
             return None;
         };
         if end {
@@ -450,6 +470,9 @@ impl Server {
                 info.times.response_end.set(Some(self.http.worker.clock.now()));
                 return self.ended(stream).then_some(send);
             }
+            Err(Unsent::Upstream(error)) if tells_of_lost_client(&error) => {
+                self.gone(stream, loss(|cx| send.poll_reset(cx)).await);
+            }
             Err(Unsent::Upstream(error)) => {
                 info.flags.set(info.flags.get().union(error.flags));
                 info.set_details(error.details);
@@ -459,7 +482,7 @@ impl Server {
                 let is_tunnel = stream.request.head.protocol.is_some() || stream.request.head.method == Method::CONNECT;
                 self.reset(&mut send, if is_tunnel { Reason::CONNECT_ERROR } else { Reason::INTERNAL_ERROR });
             }
-            Err(Unsent::Downstream) => self.gone(stream),
+            Err(Unsent::Downstream) => self.gone(stream, loss(|cx| send.poll_reset(cx)).await),
             Err(Unsent::Expired(expired @ Expired::Flush)) => {
                 self.http.hcm.stats.expired(expired);
                 send.send_reset(Reason::INTERNAL_ERROR);
@@ -476,12 +499,18 @@ impl Server {
     /// The response is complete: whether it is so before its request.
     fn ended(&self, stream: &Stream) -> bool {
         let is_early = stream.info().times.request_end.get().is_none();
-        if is_early {
-            self.http.hcm.stats.http.downstream_rq_response_before_rq_complete().inc();
-        } else {
+        if !is_early {
             stream.completed();
         }
         is_early
+    }
+}
+
+/// Notes, where it is logged, that the client is sent fields of so many bytes.
+fn note_fields(info: &StreamInfo, size: impl FnOnce() -> u64) {
+    if info.is_logged.get() {
+        let fields = &info.decompressed_header_bytes_sent;
+        fields.set(fields.get() + size());
     }
 }
 

@@ -120,8 +120,11 @@ impl HcmStats {
         if !is_complete {
             http.downstream_rq_rx_reset().inc();
         }
-        http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
-        http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
+        // Of HTTP/2 the connection counts, which has bytes that belong to no stream.
+        if !matches!(info.protocol.get(), Some(Protocol::Http2 | Protocol::Http3)) {
+            http.downstream_cx_rx_bytes_total().add(info.wire_bytes_received.get());
+            http.downstream_cx_tx_bytes_total().add(info.wire_bytes_sent.get());
+        }
         if info.response_code.get() == 0 {
             return;
         }
@@ -140,6 +143,7 @@ impl HcmStats {
             }
             Expired::Duration => self.http.downstream_rq_max_duration_reached().inc(),
             Expired::Request => self.http.downstream_rq_timeout().inc(),
+            Expired::Headers => self.http.downstream_rq_header_timeout().inc(),
         }
     }
 

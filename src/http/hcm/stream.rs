@@ -23,6 +23,9 @@ use super::upgrade::Admitted;
 use super::{Http, response_head};
 use crate::local_reply;
 
+/// Details of a stream whose client closed its connection.
+pub(super) const DISCONNECTED: &str = "downstream_remote_disconnect";
+
 /// What the codec knows of where a request claims to go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
@@ -326,8 +329,9 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // Dropped from outside: its connection ended below it.
-        if !self.finished.get() && self.cx.info.flags.get().is_empty() && !std::thread::panicking() {
-            self.downstream_gone(ResponseFlag::DownstreamConnectionTermination, "downstream_remote_disconnect");
+        let is_cut_off = !self.finished.get() && !self.is_complete.get();
+        if is_cut_off && self.cx.info.flags.get().is_empty() && !std::thread::panicking() {
+            self.downstream_gone(ResponseFlag::DownstreamConnectionTermination, DISCONNECTED);
         }
         self.finish();
     }

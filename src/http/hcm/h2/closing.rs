@@ -1,6 +1,6 @@
-//! The end of a connection, and what is waited for no longer than a time.
+//! The end of a connection, and what is waited for until some time.
 
-use std::time::Duration;
+use tokio::time::Instant;
 
 use super::{ActiveConnection, Closed, Http};
 use crate::h2::Metered;
@@ -17,9 +17,9 @@ pub(super) async fn close(http: &Http, metered: &Metered, active: &ActiveConnect
     }
 }
 
-pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
-    match limit {
-        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+pub(super) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
     }
 }

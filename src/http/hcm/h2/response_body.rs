@@ -10,7 +10,8 @@ use http_body::Frame;
 use nuncio_filter_api::{Body, BodyError};
 use nuncio_telemetry::StreamInfo;
 
-use super::Server;
+use super::{Server, note_fields};
+use crate::h2::fields_size;
 use crate::hcm::deadline::{Deadline, Expired};
 
 /// Why a body was not sent to its end.
@@ -60,6 +61,7 @@ impl Server {
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
                     info.note_trailers(&trailers);
+                    note_fields(info, || fields_size(&trailers));
                     return send.send_trailers(trailers).map_err(|_| Unsent::Downstream);
                 }
             }

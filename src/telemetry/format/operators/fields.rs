@@ -207,8 +207,8 @@ impl Text {
                 push_without(out, reason, |c| *c == b' ')
             }
             Self::UpstreamLocalClose => push(out, up.local_close_reason?),
-            // There is one once there is a connection.
-            Self::UpstreamCloseType if up.connection_id.is_none() && !up.is_of_bytes => None,
+            // There is one once there is a connection, be it one that fails.
+            Self::UpstreamCloseType if up.connection_id.is_none() && up.chosen.is_none() && !up.is_of_bytes => None,
             Self::UpstreamCloseType => push(out, up.close_type.as_str()),
             Self::UpstreamEndpointId => push(out, up.remote.as_ref()?.endpoint_id().unwrap_or_default()),
             // The others are printed by `write`.
