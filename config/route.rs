@@ -30,6 +30,7 @@ mod rewrite;
 mod scope;
 mod split;
 mod stats;
+mod trace;
 pub(crate) mod trie;
 mod uri_template;
 mod virtual_host;
@@ -63,6 +64,7 @@ pub use retry::{AvoidedHosts, BackOff, Hedging, RateLimitedBackOff, ResetFormat,
 pub use rewrite::EnvoyHeaders;
 pub use scope::{FoundScope, ScopeConfig, ScopeSlot, ScopedRoutes};
 pub use stats::RouteStats;
+pub use trace::{TraceShares, check_spans};
 pub use virtual_host::VirtualHost;
 
 use condition::{Asked, Conditions};

@@ -129,6 +129,7 @@ scenario_files! {
     tcp_tunnel
     tls
     tls_certificates
+    trace
     transport_auto
     transport_http_proxy
     tls_chain

@@ -16,6 +16,7 @@ use super::redirect::request_host;
 use super::retry::{Hedging, RetryPolicy};
 use super::split::{Split, Weighted};
 use super::stats::RouteStats;
+use super::trace::TraceShares;
 use super::virtual_host::VirtualHost;
 use super::{Action, Decorator};
 use crate::metadata::MetadataMatch;
@@ -39,6 +40,7 @@ pub(super) struct RouteCommon {
     pub(super) buffer_limit: Option<BufferLimit>,
     pub(super) metadata: Option<Arc<Metadata>>,
     pub(super) decorator: Option<Decorator>,
+    pub(super) trace_shares: Option<Box<TraceShares>>,
 }
 
 /// What a weighted cluster adds to its route.
@@ -152,7 +154,12 @@ impl RouteEntry {
         own.or(self.route.metadata_match())
     }
 
-    /// `decorator` of the route, for tracers.
+    /// `tracing` of the route: which of its requests are to be traced.
+    pub fn trace_shares(&self) -> Option<&TraceShares> {
+        self.route.trace_shares.as_deref()
+    }
+
+    /// `decorator` of the route: what its operation is called.
     pub fn decorator(&self) -> Option<&Decorator> {
         self.route.decorator.as_ref()
     }

@@ -21,6 +21,7 @@ use super::plugin::Plugins;
 use super::redirect::Redirect;
 use super::retry::Hedging;
 use super::stats::RouteStats;
+use super::trace::TraceShares;
 use super::uri_template::UriTemplate;
 use super::virtual_host::{RequireTls, VirtualHost};
 use super::{
@@ -220,6 +221,7 @@ impl TableBuilder {
             buffer_limit: None,
             metadata: None,
             decorator: None,
+            trace_shares: None,
         };
         self.add_entry(RouteEntry { route: Arc::new(route), cluster: None, weighted: None })
     }
@@ -240,8 +242,7 @@ impl TableBuilder {
             request_headers_to_remove,
             response_headers_to_add,
             response_headers_to_remove,
-            // Says which requests a tracer samples. There is none without `tracing` of the connection manager.
-            tracing: _,
+            tracing,
             per_request_buffer_limit_bytes,
             stat_prefix,
             request_body_buffer_limit,
@@ -261,6 +262,7 @@ impl TableBuilder {
         let buffer_limit = BufferLimit::lower(per_request_buffer_limit_bytes, request_body_buffer_limit);
         let metadata = metadata.and_then(crate::metadata::lower_metadata);
         let template = matched.as_ref().ok().and_then(Match::template);
+        let trace_shares = cx.opt("tracing", tracing, TraceShares::lower);
         let action = self.lower_action(action, template, cx);
         supported?;
         let (action, targets) = action?;
@@ -279,6 +281,7 @@ impl TableBuilder {
             buffer_limit,
             metadata,
             decorator: decorator.map(Decorator::lower),
+            trace_shares: trace_shares?.map(Box::new),
         });
         Ok((matched, self.add_entries(route, targets)))
     }

@@ -45,6 +45,7 @@ mod response_head;
 mod sniff;
 mod stats;
 mod stream;
+mod trace;
 mod upgrade;
 
 pub use lower::ROW;

@@ -3,6 +3,7 @@
 use super::client_cert::ForwardClientCert;
 use super::deadline::Expired;
 use super::proxy_status::ProxyStatus;
+use super::trace::Tracing;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use nuncio_config::protocol::{CommonOptions, Http1Options, Http2Options};
 use nuncio_filter_api::{LowerCx, RuntimeKey, Scheme};
 
 use crate::path::{EscapedSlashes, PathOptions};
+use crate::request_id::TraceOptions;
 
 /// `codec_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,7 @@ pub(crate) struct ClientAddress {
 /// What becomes of x-request-id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequestIdOptions {
+    pub(crate) trace: TraceOptions,
     pub(crate) generate: bool,
     pub(crate) preserve_external: bool,
     pub(crate) always_set_in_response: bool,
@@ -113,6 +116,8 @@ pub(crate) struct HeadOptions {
     pub(crate) service_node: Option<HeaderValue>,
     pub(crate) proxy_100_continue: bool,
     pub(crate) proxy_status: Option<ProxyStatus>,
+    /// `tracing`, without anybody who is told of it.
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// What is done to paths. Envoy: what the runtime says of it is asked when the listener is made, when the runtime is

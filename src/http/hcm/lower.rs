@@ -23,6 +23,7 @@ use super::config::{
     ClientAddress, CodecOptions, CodecType, HeadOptions, PathRules, RequestIdOptions, ServerHeader, StripPort, Timeouts,
 };
 use super::proxy_status::ProxyStatus;
+use super::trace::Tracing;
 use super::upgrade::{Upgrade, Upgrades};
 use super::{Hcm, Routes, stats};
 use crate::local_reply::LocalReplies;
@@ -118,7 +119,6 @@ impl Hcm {
         let (mode, details) = (forward_client_cert_details, set_current_client_cert_details);
         let client_certificate = ForwardClientCert::lower(mode, details, forward_client_cert_matcher, cx);
         let refused = [
-            cx.unsupported("tracing", &tracing),
             cx.unsupported("http3_protocol_options", &http3_protocol_options),
             cx.unsupported("access_log_flush_interval", &access_log_flush_interval),
             cx.unsupported("flush_access_log_on_new_request", &flush_access_log_on_new_request),
@@ -168,6 +168,9 @@ impl Hcm {
         let delayed_close = cx.opt("delayed_close_timeout", delayed_close_timeout, duration);
         let proxy_status = cx.opt("proxy_status_config", proxy_status_config, ProxyStatus::lower);
         let request_id = cx.opt("request_id_extension", request_id_extension, request_id::lower);
+        let trace = request_id.map(Option::unwrap_or_default);
+        let lower_tracing = |tracing, cx: &mut LowerCx<'_>| Tracing::lower(tracing, trace.unwrap_or_default(), cx);
+        let tracing = cx.opt("tracing", tracing, lower_tracing);
         let via = header_value("via", &via, cx);
         let server_name = if server_name.is_set() { server_name } else { SERVER_NAME.to_owned() };
         let server_name = header_value("server_name", &server_name, cx);
@@ -178,7 +181,6 @@ impl Hcm {
             cx.invalid("strip_matching_host_port and strip_any_host_port exclude each other");
         }
         refused.into_iter().collect::<Result<Vec<()>, _>>()?;
-        request_id?;
         options.and(sizes)?;
         let user_agent = add_user_agent.is_some_and(|b| b.value);
         let node = &cx.env.node;
@@ -194,6 +196,7 @@ impl Hcm {
                 ..client?
             },
             request_id: RequestIdOptions {
+                trace: trace?,
                 generate: generate_request_id.is_none_or(|b| b.value),
                 preserve_external: preserve_external_request_id,
                 always_set_in_response: always_set_request_id_in_response,
@@ -223,6 +226,7 @@ impl Hcm {
             service_node: if user_agent { header_value("add_user_agent", &id, cx)? } else { None },
             proxy_100_continue,
             proxy_status: proxy_status?,
+            tracing: tracing?,
         };
         let timeouts = Timeouts {
             stream_idle: stream_idle?.map_or(Some(STREAM_IDLE), non_zero),

@@ -14,7 +14,7 @@ use nuncio_telemetry::{Address, ConnectionInfo, Protocol, ResponseFlag, StreamIn
 use super::config::{ClientAddress, HeadOptions, StripPort};
 use super::stats::HcmStats;
 use crate::path::{self, Normalized};
-use crate::request_id;
+use crate::request_id::{self, TraceReason};
 
 /// Names of headers that Envoy defines.
 pub(crate) mod name {
@@ -429,9 +429,16 @@ fn set_request_id(head: &mut RequestHead, options: &HeadOptions, edge: bool, wor
     if edge && !id.preserve_external {
         head.headers.remove(name::REQUEST_ID);
     }
-    if id.generate
-        && let Entry::Vacant(v) = head.headers.entry(name::REQUEST_ID)
-    {
-        v.insert(request_id::generate(&worker.rng));
+    if !id.generate {
+        return;
+    }
+    match head.headers.entry(name::REQUEST_ID) {
+        Entry::Vacant(v) => drop(v.insert(request_id::generate(&worker.rng))),
+        // Envoy: whether a request is traced is not for outsiders to say.
+        Entry::Occupied(mut o) if edge && id.trace.pack => {
+            let untraced = TraceReason::None.mark(o.get());
+            o.insert(untraced);
+        }
+        Entry::Occupied(_) => {}
     }
 }

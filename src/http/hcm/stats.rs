@@ -25,8 +25,7 @@ pub(crate) struct HcmStats {
     pub(crate) http: HttpStats,
     pub(crate) http1: Http1Stats,
     pub(crate) http2: Http2Stats,
-    /// Held to be listed.
-    _tracing: TracingStats,
+    pub(crate) tracing: TracingStats,
     /// `listener.<address>.http.<stat_prefix>`
     listener: Option<ListenerHttpStats>,
 }
@@ -37,7 +36,7 @@ impl HcmStats {
         Self {
             listener: listener.map(|scope| ListenerHttpStats::new(&scope.scope(&prefix))),
             http: HttpStats::new(&store.scope(&prefix)),
-            _tracing: TracingStats::new(&store.scope(&format!("{prefix}.tracing"))),
+            tracing: TracingStats::new(&store.scope(&format!("{prefix}.tracing"))),
             http1: Http1Stats::new(&store.scope("http1")),
             http2: Http2Stats::new(&store.scope("http2")),
         }

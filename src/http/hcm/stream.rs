@@ -19,6 +19,7 @@ use nuncio_filter_api::{
 use nuncio_telemetry::{ResponseFlag, StreamInfo};
 use smallvec::SmallVec;
 
+use super::trace::Told;
 use super::upgrade::Admitted;
 use super::{Http, response_head};
 use crate::local_reply;
@@ -57,6 +58,8 @@ pub(crate) struct Stream {
     is_responded: bool,
     is_grpc: bool,
     origin: Origin,
+    /// What the response is told of its operation.
+    told: Told,
     /// It is in the gauge of upgrades.
     is_upgrade: bool,
     /// The request began anew. Envoy: what its client may say of itself was seen to the first time.
@@ -85,6 +88,7 @@ impl Stream {
             is_responded: false,
             is_grpc,
             origin,
+            told: Told::default(),
             is_upgrade: false,
             is_again: false,
             ends_connection: false,
@@ -146,11 +150,20 @@ impl Stream {
 
     /// Processes the head, finds the route and the filters.
     fn admit(&mut self) -> Result<(), Reply> {
-        match self.is_again {
-            false => self.http.admit(&mut self.request.head, &self.cx.info, self.origin)?,
-            true => self.http.readmit(&mut self.request.head)?,
+        let admitted = match self.is_again {
+            false => self.http.admit(&mut self.request.head, &self.cx.info, self.origin),
+            true => self.http.readmit(&mut self.request.head),
+        };
+        if admitted.is_err() && self.http.hcm.head.tracing.is_some() {
+            // Envoy: nobody has chosen it, and so it counts.
+            self.http.hcm.stats.tracing.not_traceable().inc();
         }
+        admitted?;
         self.cx.refresh_route(&self.request.head);
+        if let Some(tracing) = &self.http.hcm.head.tracing {
+            let stats = &self.http.hcm.stats.tracing;
+            self.told = tracing.begin(&mut self.request.head, &self.cx, self.is_again, stats);
+        }
         let chain = match self.http.hcm.upgrades.check(&self.request.head, self.cx.route()) {
             Ok(Admitted::Request) => &self.http.hcm.chain,
             Ok(Admitted::Upgrade(chain)) => {
@@ -236,6 +249,7 @@ impl Stream {
     fn finalize_response(&mut self) -> Body {
         let response = self.response.as_mut().expect("the filters run after there is a response");
         response_head::finalize(&mut response.head, &self.request.head, &self.http, &self.cx.info);
+        self.told.apply(&mut response.head.headers);
         let code = response.head.status.as_u16();
         self.cx.info.response_code.set(code);
         self.http.hcm.stats.stream_responds(code);

@@ -46,3 +46,18 @@ fn limits_that_contradict_each_other_or_are_of_responses_are_refused() {
         "common_http_protocol_options.max_response_headers_kb: cannot be set on http_connection_manager",
     );
 }
+
+#[test]
+fn tracers_are_refused_by_name_and_what_spans_cannot_be_made_of() {
+    use nuncio_proto::envoy::config::trace::v3::tracing::Http;
+    use proto::http_connection_manager::Tracing;
+    let hcm = |tracing| proto::HttpConnectionManager { tracing: Some(tracing), ..message() };
+    lower(hcm(Tracing { verbose: true, operation: "%REQ(:path)%".to_owned(), ..Default::default() }));
+    let provider = Some(Http { name: "t".to_owned(), ..Default::default() });
+    refused(hcm(Tracing { provider, ..Default::default() }), "tracing.provider: not implemented yet");
+    let operation = "%FOO%".to_owned();
+    refused(
+        hcm(Tracing { operation, ..Default::default() }),
+        "tracing.operation: format string, byte 0: unknown operator FOO",
+    );
+}

@@ -88,7 +88,7 @@ crate::stats! {
         downstream_rq_ws_on_non_ws_route: Counter,
     }
 
-    /// `http.<stat prefix>.tracing`: why requests were traced, or could not be; none is until tracing is configured.
+    /// `http.<stat prefix>.tracing`: why requests were chosen to be traced, or were not, where `tracing` is configured.
     pub struct TracingStats {
         client_enabled: Counter,
         health_check: Counter,
