@@ -7,7 +7,7 @@ use nuncio_proto::envoy::extensions::access_loggers::{file, stream};
 use nuncio_proto::google::protobuf::Any;
 use nuncio_telemetry::access_log::{AccessLog, Destination};
 use nuncio_telemetry::format::{LineFormat, Missing};
-use prost::Name;
+use prost::{Message, Name};
 
 use crate::extension;
 use crate::format::{FormatString, json_format, text_format};
@@ -28,6 +28,13 @@ pub fn lower(message: proto::AccessLog, cx: &mut LowerCx<'_>) -> Result<AccessLo
     let (format, destination) = logger?;
     let log = cx.env.files.open(&destination).map_err(|e| cx.invalid(e.to_string()))?;
     Ok(AccessLog::new(filter?, format, log))
+}
+
+/// The file that a log is written to, if it is one.
+pub(crate) fn file_path(message: &proto::AccessLog) -> Option<String> {
+    let Some(proto::access_log::ConfigType::TypedConfig(any)) = &message.config_type else { return None };
+    let is_file = message_name(any) == file::v3::FileAccessLog::full_name();
+    is_file.then(|| file::v3::FileAccessLog::decode(&*any.value).ok()).flatten().map(|log| log.path)
 }
 
 fn logger(any: &Any, cx: &mut LowerCx<'_>) -> Result<(LineFormat, Destination), Refused> {

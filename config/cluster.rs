@@ -440,6 +440,8 @@ fn lower_discovery(proto: &pb::Cluster, names: &CheckNames, cx: &mut LowerCx<'_>
 const AGGREGATE: &str = "envoy.extensions.clusters.aggregate.v3.ClusterConfig";
 const DNS: &str = "envoy.extensions.clusters.dns.v3.DnsCluster";
 const FORWARD_PROXY: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
+/// Here Envoy goes by the name of the type.
+const STRUCT: &str = "google.protobuf.Struct";
 const ORIGINAL_DST: &str = "envoy.extensions.clusters.original_dst.v3.OriginalDstCluster";
 
 /// The type of its configuration selects an extension; one that has none is known by its name.
@@ -461,6 +463,7 @@ fn lower_custom(
         ORIGINAL_DST => {
             Ok(Discovery::OriginalDst(Arc::new(OriginalDst::lower_extension(any_as(any, cx)?, interval?, cx)?)))
         }
+        STRUCT => Err(cx.not_implemented(format_args!("{name} that is configured by a Struct"))),
         message => {
             let known = [AGGREGATE, FORWARD_PROXY, DNS, ORIGINAL_DST];
             Err(extension::refuse_unknown("cluster type", message, known, cx))

@@ -116,10 +116,10 @@ impl Origin {
             Some(Specifier::PathConfigSource(source)) => cx.at("path_config_source", |cx| {
                 let core::PathConfigSource { path, watched_directory, poll_interval } = source;
                 let refused = refuse_set!(cx; poll_interval);
+                let folder = cx.opt("watched_directory", watched_directory, crate::value::existing_directory);
                 cx.at("path", |cx| existing(&path, cx))?;
                 refused?;
-                let folder = watched_directory.map(crate::value::watched_directory);
-                Ok(Self::Path { path: path.into(), watched_directory: folder })
+                Ok(Self::Path { path: path.into(), watched_directory: folder? })
             }),
             Some(Specifier::ApiConfigSource(source)) => {
                 // Envoy: these two of a single source mean the stream that is there for all.
@@ -273,6 +273,26 @@ mod tests {
         assert_eq!(source.origin, Origin::Path { path: "/proc/self/stat".into(), watched_directory: None });
         let zero = core::ConfigSource { initial_fetch_timeout: Some(Default::default()), ..path("/proc/self/stat") };
         assert_eq!(lower(zero).unwrap().initial_fetch_timeout, None);
+    }
+
+    #[test]
+    fn a_folder_that_is_watched_must_exist() {
+        let watching = |folder: &str| {
+            let watched = core::WatchedDirectory { path: folder.to_owned(), watch_modify: false };
+            let path = core::PathConfigSource {
+                path: "/proc/self/stat".to_owned(),
+                watched_directory: Some(watched),
+                ..Default::default()
+            };
+            let specifier = core::config_source::ConfigSourceSpecifier::PathConfigSource(path);
+            lower(core::ConfigSource { config_source_specifier: Some(specifier), ..Default::default() })
+        };
+        assert!(watching("/proc").is_ok());
+        assert_eq!(
+            watching("/no/such/folder").unwrap_err()[0].to_string(),
+            "path_config_source.watched_directory.path: unable to add filesystem watch for \"/no/such/folder\": no such \
+             file or directory"
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ pub use slot::{Category, Discovered, ExtensionSlot, lower_extension};
 
 use nuncio_filter_api::{InvalidKind, LowerCx, Refused};
 
+/// Names that differ in more characters are no misspelt ones: those of other extensions do.
+pub(crate) const MAX_EDITS: usize = 4;
+
 /// Refuses `message`, which selects no `what` (such as "network filter"), of which nuncio has those configured by `known`.
 pub fn refuse_unknown<'a>(
     what: &str,
@@ -28,14 +31,15 @@ pub(crate) fn is_http_filter_of_envoy(message: &str) -> bool {
 }
 
 fn unknown<'a>(what: &str, message: &str, known: impl Iterator<Item = &'a str>) -> (InvalidKind, String) {
-    if nuncio_proto::is_envoy_type(message) {
+    let is_well_known = message.starts_with("google.protobuf.");
+    if nuncio_proto::is_envoy_type(message) && !is_well_known {
         let article = article(what);
         return (InvalidKind::NotImplemented, format!("{message} as {article} {what} is not implemented yet"));
     }
     let near = known
         .map(|name| (strsim::damerau_levenshtein(message, name), name))
         .min()
-        .filter(|(distance, _)| *distance <= message.len() / 3);
+        .filter(|(distance, _)| *distance <= (message.len() / 3).min(MAX_EDITS));
     let hint = near.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
     (InvalidKind::UnknownType, format!("{message:?} is no {what}{hint}"))
 }

@@ -21,6 +21,16 @@ pub(crate) fn watched_directory(proto: core::WatchedDirectory) -> Trigger {
     if watch_modify { moved.or_write() } else { moved }
 }
 
+/// The same where it must be there. Envoy: no matter as what.
+pub(crate) fn existing_directory(proto: core::WatchedDirectory, cx: &mut LowerCx<'_>) -> Result<Trigger, Refused> {
+    let path = &proto.path;
+    if !std::path::Path::new(path).exists() {
+        let reason = format!("unable to add filesystem watch for {path:?}: no such file or directory");
+        return Err(cx.at("path", |cx| cx.invalid(reason)));
+    }
+    Ok(watched_directory(proto))
+}
+
 /// The bytes of a data source, at most `max` of them. Files and environment variables that a configuration names are
 /// part of it: this is the only I/O of lowering, and it is done once.
 pub fn data_source(source: core::DataSource, max: u64, cx: &mut LowerCx<'_>) -> Result<Bytes, Refused> {

@@ -84,10 +84,18 @@ impl LocalCluster {
 
 /// A service that is no source of configuration though it is told of as one (`load_stats_config`, `hds_config`). Of what
 /// else the message says Envoy heeds nothing.
-pub(super) fn lower_service(proto: core::ApiConfigSource, cx: &mut LowerCx<'_>) -> Result<GrpcServiceConfig, Refused> {
+pub(super) fn lower_service(
+    proto: core::ApiConfigSource,
+    cx: &mut LowerCx<'_>,
+) -> Result<Option<GrpcServiceConfig>, Refused> {
+    if proto.grpc_services.is_empty() && proto.cluster_names.is_empty() {
+        // Envoy goes without it, and says so.
+        tracing::warn!(path = cx.path(), "has no effect: neither a gRPC service nor a cluster is named");
+        return Ok(None);
+    }
     let mut services = ControlPlane::lower_itself(proto, cx)?.services;
     match (services.pop(), services.is_empty()) {
-        (Some(service), true) => Ok(service),
+        (Some(service), true) => Ok(Some(service)),
         _ => Err(cx.at("grpc_services", |cx| cx.invalid("must have no more than one"))),
     }
 }

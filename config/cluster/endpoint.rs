@@ -534,7 +534,12 @@ fn lower_additional(proto: pb::endpoint::AdditionalAddress, cx: &mut LowerCx<'_>
             parse_ip(&host, port)
                 .ok_or_else(|| cx.at("address", |cx| cx.invalid(format!("malformed IP address: {host}"))))
         }),
-        _ => Err(cx.invalid("an additional address must be a socket_address")),
+        Some(core::address::Address::Pipe(_)) => {
+            cx.at("pipe", |cx| Err(cx.not_implemented("a pipe as an additional address")))
+        }
+        Some(core::address::Address::EnvoyInternalAddress(_)) => cx
+            .at("envoy_internal_address", |cx| Err(cx.not_implemented("an internal address as an additional address"))),
+        None => Err(cx.invalid("needs a socket_address")),
     })
 }
 
@@ -561,7 +566,8 @@ fn all_addresses(
             Ok(None)
         }
         EndpointAddress::Fixed(_) => {
-            Err(cx.at("additional_addresses", |cx| cx.invalid("the address is no IP address, and can have no other")))
+            let what = "an additional address beside one that is no IP address";
+            Err(cx.at("additional_addresses", |cx| cx.not_implemented(what)))
         }
     }
 }

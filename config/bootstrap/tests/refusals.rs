@@ -283,6 +283,27 @@ fn names_and_addresses_are_given_once() {
 }
 
 #[test]
+fn the_admin_interface_logs_to_nowhere() {
+    let admin = |path: &str| {
+        let log = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
+        format!("admin: {{ access_log: [{{ name: l, typed_config: {{ '@type': {log}, path: {path} }} }}] }}")
+    };
+    good(&admin("/dev/null"));
+    let reason = "a log of the admin interface other than to /dev/null is not implemented yet";
+    refused(&admin("/dev/stdout"), &[&format!("admin.access_log[0]: {reason}")]);
+    refused(
+        &admin("/dev/null, format: '%FOO%'"),
+        &["admin.access_log[0].typed_config.format: format string, byte 0: unknown operator FOO"],
+    );
+}
+
+#[test]
+fn services_that_name_nobody_are_done_without() {
+    let config = good("{ hds_config: { api_type: GRPC }, cluster_manager: { load_stats_config: { api_type: GRPC } } }");
+    assert!(config.hds.is_none() && config.load_stats.is_none());
+}
+
+#[test]
 fn an_address_is_taken_once_in_each_network_namespace() {
     let listener = |name: &str, more: &str| {
         let address = "socket_address: { address: 127.0.0.1, port_value: 80, network_namespace_filepath: /run/netns/";

@@ -1,5 +1,6 @@
 //! What the user may have meant.
 
+use crate::extension::MAX_EDITS;
 use crate::load::schema::{Enum, Message};
 
 /// The field of `message` whose name is nearest to `name`.
@@ -11,22 +12,28 @@ pub(super) fn enum_value(schema: &Enum, name: &str) -> Option<String> {
     nearest(&name.to_ascii_uppercase(), schema.values.iter().map(|v| &*v.name))
 }
 
-/// The message type nearest to `name`: of the same last part if there is one, as when only the package is outdated.
+/// The message type nearest to `name`: one that is called so in a package of that name, as when only where it is and its
+/// version are outdated, or one that is misspelt.
 pub(super) fn message_type(name: &str) -> Option<String> {
-    fn last(name: &str) -> &str {
-        name.rsplit('.').next().unwrap_or(name)
+    fn ends(name: &str) -> Option<(&str, &str)> {
+        let mut parts = name.rsplit('.');
+        let last = parts.next()?;
+        let is_version = |part: &&str| part.starts_with('v') && part[1..].starts_with(|c: char| c.is_ascii_digit());
+        Some((last, parts.find(|part| !is_version(part))?))
     }
-    let same = nuncio_proto::type_names().filter(|known| last(known) == last(name));
-    let distance = |known: &&str| strsim::levenshtein(known, name);
-    match same.min_by_key(distance) {
+    let same = nuncio_proto::type_names().filter(|known| ends(known) == ends(name));
+    match same.min_by_key(|known| strsim::levenshtein(known, name)) {
         Some(known) => Some(known.to_owned()),
-        None => nearest(name, nuncio_proto::type_names()),
+        None => nearest_within(MAX_EDITS, name, nuncio_proto::type_names()),
     }
 }
 
 /// The name that takes the fewest edits from `name`, if they are few for its length.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    let limit = (name.chars().count() / 3).clamp(1, 8);
+    nearest_within((name.chars().count() / 3).clamp(1, 8), name, known)
+}
+
+fn nearest_within<'a>(limit: usize, name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let near = known.filter(|k| k.len().abs_diff(name.len()) <= limit);
     let (distance, best) = near.map(|k| (strsim::damerau_levenshtein(k, name), k)).min_by_key(|(d, _)| *d)?;
     (distance <= limit).then(|| best.to_owned())

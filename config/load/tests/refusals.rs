@@ -42,6 +42,19 @@ fn an_unknown_type_names_the_nearest() {
 }
 
 #[test]
+fn an_unknown_type_is_not_taken_for_that_of_another_extension() {
+    for written in [
+        "envoy.extensions.filters.http.golang.v3alpha.Config",
+        "envoy.extensions.filters.network.mysql_proxy.v3.MySQLProxy",
+    ] {
+        assert_eq!(
+            refusal(&format!("typed_extension_protocol_options: {{a: {{'@type': t/{written}}}}}")),
+            format!("typed_extension_protocol_options[\"a\"]: unknown type {written:?}")
+        );
+    }
+}
+
+#[test]
 fn a_field_inside_an_any_has_its_full_path() {
     let text = RICH.replace("codec_type: AUTO", "codec_type: HTTP");
     assert_eq!(

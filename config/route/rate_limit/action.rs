@@ -17,6 +17,7 @@ use proto::rate_limit::action::ActionSpecifier;
 use proto::rate_limit::action::meta_data::Source as SourceName;
 
 use super::{RateLimitCx, text_at};
+use crate::extension::refuse_unknown;
 use crate::matcher::{Cidr, Field, HeaderMatcher, MetadataKey, QueryMatcher, first_decoded_value};
 use crate::matching::lower_deprecated;
 use crate::protocol::{any_as, message_name};
@@ -215,11 +216,13 @@ impl Action {
 
     /// Of the extensions, expressions are known.
     fn of_extension(extension: TypedExtensionConfig, cx: &mut LowerCx<'_>) -> Result<Self, Refused> {
-        let TypedExtensionConfig { name, typed_config } = extension;
-        let Some(any) = typed_config.filter(|any| message_name(any) == expr::Descriptor::full_name()) else {
-            return Err(cx.not_implemented(format_args!("the action {name}")));
-        };
+        let TypedExtensionConfig { name: _, typed_config } = extension;
+        let any = typed_config.unwrap_or_default();
         cx.at("typed_config", |cx| {
+            let known = expr::Descriptor::full_name();
+            if message_name(&any) != known {
+                return Err(refuse_unknown("rate limit descriptor", message_name(&any), [&*known], cx));
+            }
             let expr::Descriptor { descriptor_key, skip_if_error, expr_specifier } = any_as(&any, cx)?;
             let expression = match expr_specifier {
                 None => return Err(cx.invalid("expr_specifier is required")),

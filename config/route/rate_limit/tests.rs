@@ -207,7 +207,7 @@ fn what_cannot_be_is_refused_by_its_place() {
     assert_eq!(
         refused.err().expect("is refused"),
         [
-            format!("{path}.actions[0].extension: the action x is not implemented yet"),
+            format!("{path}.actions[0].extension.typed_config: \"google.protobuf.Struct\" is no rate limit descriptor"),
             format!("{path}.hits_addend: only one of number and format may be set"),
         ]
     );

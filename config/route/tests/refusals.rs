@@ -23,7 +23,8 @@ virtual_hosts:
     );
     let expected = [
         "request_headers_to_add[0].header.key: :-prefixed or host headers may not be modified",
-        "virtual_hosts[0].rate_limits[0].actions[0].extension: the action jwt is not implemented yet",
+        "virtual_hosts[0].rate_limits[0].actions[0].extension.typed_config: \"google.protobuf.Struct\" is no rate \
+         limit descriptor",
         "virtual_hosts[0].routes[0].match.safe_regex.regex: invalid regular expression \"(\" at position 0: unclosed group",
         "virtual_hosts[0].routes[0].match.headers[0].safe_regex_match.regex: invalid regular expression \"[\" at position 0: \
          unclosed character class",

@@ -30,7 +30,7 @@ pub(in crate::tls) struct BundleMap {
 impl BundleMap {
     pub(super) fn lower(mut source: DataSource, cx: &mut LowerCx<'_>) -> Result<Arc<Self>, Refused> {
         let key = format!("SPIFFE bundle map {source:?}");
-        let folder = source.watched_directory.take().map(value::watched_directory);
+        let folder = cx.opt("watched_directory", source.watched_directory.take(), value::existing_directory)?;
         let current = Arc::new(read(source.clone(), cx)?);
         let files = FollowedFiles::of(&cx.env.slots);
         let triggers = match &source.specifier {
