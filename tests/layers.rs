@@ -60,7 +60,8 @@ fn manifests_below(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if name == "Cargo.toml" {
             found.push(path);
-        } else if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+        } else if path.is_dir() && name != "target" && name != "third_party" && !name.to_string_lossy().starts_with('.')
+        {
             manifests_below(&path, found);
         }
     }

@@ -34,7 +34,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("a folder of this repository is readable").flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        if path.is_dir() && name != "target" && !name.starts_with('.') {
+        if path.is_dir() && name != "target" && name != "third_party" && !name.starts_with('.') {
             collect(&path, found);
         } else if name.ends_with(".rs") {
             found.push(path);

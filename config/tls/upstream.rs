@@ -349,17 +349,13 @@ impl HasCertificates for Live<ClientSide> {
     }
 }
 
-/// What rustls takes for a name.
-const LABELS: &str = "it has labels of letters, digits, hyphens and underscores with points between them";
-
 fn lower_sni(sni: String, cx: &mut LowerCx<'_>) -> Result<Option<ServerName<'static>>, Refused> {
     if sni.is_empty() {
         return Ok(None);
     }
-    let refuse = |cx: &mut LowerCx<'_>| {
-        cx.at("sni", |cx| cx.invalid(format!("{sni:?} is no host name: {LABELS}, and no other is sent")))
-    };
-    ServerName::try_from(sni.clone()).map(Some).map_err(|_| refuse(cx))
+    // The rule of the field holds it to 255 bytes.
+    let name = ServerName::try_from(sni);
+    name.map(Some).map_err(|_| cx.at("sni", |cx| cx.invalid("a name without NUL and of up to 255 bytes is wanted")))
 }
 
 /// The certificate that is shown to whoever asks for one.
