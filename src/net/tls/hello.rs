@@ -5,7 +5,7 @@ use std::io;
 
 use nuncio_filter_api::Io;
 use rustls::server::{Accepted, Acceptor};
-use rustls::{AlertDescription, Error, PeerIncompatible};
+use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
 use tokio::io::AsyncWriteExt;
 
 use super::buffer::Buffer;
@@ -61,7 +61,11 @@ pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accep
                 let reason = Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             }
-            let told = if told.is_empty() { fatal_alert(description(&error)).to_vec() } else { told };
+            let told = match unread(&error) {
+                Some(alert) => first_alert(alert).to_vec(),
+                None if told.is_empty() => fatal_alert(description(&error)).to_vec(),
+                None => told,
+            };
             // Whoever does not take it learns by the end of the connection.
             let _ = io.write_all(&told).await;
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -79,12 +83,20 @@ fn first_alert(description: AlertDescription) -> [u8; 7] {
     [21, 3, 1, 0, 2, 2, description.into()]
 }
 
+/// What BoringSSL tells a client whose first message it does not even read.
+fn unread(error: &Error) -> Option<AlertDescription> {
+    match error {
+        Error::InvalidMessage(InvalidMessage::MessageTooLarge) => Some(AlertDescription::RecordOverflow),
+        Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => Some(AlertDescription::IllegalParameter),
+        Error::InappropriateHandshakeMessage { .. } => Some(AlertDescription::UnexpectedMessage),
+        _ => None,
+    }
+}
+
 /// What is told a client whose first message is none, of which rustls says nothing.
 fn description(error: &Error) -> AlertDescription {
     match error {
-        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
-            AlertDescription::UnexpectedMessage
-        }
+        Error::InappropriateMessage { .. } => AlertDescription::UnexpectedMessage,
         Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
         Error::PeerMisbehaved(_) => AlertDescription::IllegalParameter,
         Error::InvalidMessage(_) => AlertDescription::DecodeError,

@@ -14,12 +14,18 @@ const SYSTEM: i32 = 2 << 24;
 /// The same of ciphers.
 const CIPHER: u32 = 30 << 24;
 const BAD_DECRYPT: u32 = 101;
+const BAD_ALERT: u32 = 102;
 const CERTIFICATE_VERIFY_FAILED: u32 = 125;
+const DECODE_ERROR: u32 = 137;
 const DECRYPTION_FAILED_OR_BAD_RECORD_MAC: u32 = 139;
+const ENCRYPTED_LENGTH_TOO_LONG: u32 = 146;
+const EXCESSIVE_MESSAGE_SIZE: u32 = 150;
 const HANDSHAKE_FAILURE_ON_CLIENT_HELLO: u32 = 154;
 const NO_SHARED_CIPHER: u32 = 184;
 const PEER_DID_NOT_RETURN_A_CERTIFICATE: u32 = 192;
 const PROTOCOL_IS_SHUTDOWN: u32 = 194;
+const UNEXPECTED_MESSAGE: u32 = 223;
+const UNEXPECTED_RECORD: u32 = 225;
 const UNSUPPORTED_PROTOCOL: u32 = 240;
 const WRONG_SIGNATURE_TYPE: u32 = 245;
 const WRONG_VERSION_NUMBER: u32 = 247;
@@ -66,7 +72,24 @@ pub(super) fn of(error: &io::Error, flaw: Option<FlawAt>) -> String {
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::Tls13RequiredForQuic,
         )) => ssl(UNSUPPORTED_PROTOCOL, "UNSUPPORTED_PROTOCOL"),
+        Some(Error::InvalidMessage(invalid)) => no_message(invalid),
+        Some(Error::InappropriateMessage { .. }) => ssl(UNEXPECTED_RECORD, "UNEXPECTED_RECORD"),
+        Some(Error::InappropriateHandshakeMessage { .. }) => ssl(UNEXPECTED_MESSAGE, "UNEXPECTED_MESSAGE"),
         _ => error.to_string(),
+    }
+}
+
+/// What is wrong with bytes that are no TLS, or none that could be read.
+fn no_message(invalid: &InvalidMessage) -> String {
+    match invalid {
+        // What speaks another protocol is known by its version first, whatever its first byte is.
+        InvalidMessage::UnknownProtocolVersion | InvalidMessage::InvalidContentType => {
+            ssl(WRONG_VERSION_NUMBER, "WRONG_VERSION_NUMBER")
+        }
+        InvalidMessage::MessageTooLarge => ssl(ENCRYPTED_LENGTH_TOO_LONG, "ENCRYPTED_LENGTH_TOO_LONG"),
+        InvalidMessage::HandshakePayloadTooLarge => ssl(EXCESSIVE_MESSAGE_SIZE, "EXCESSIVE_MESSAGE_SIZE"),
+        InvalidMessage::TrailingData("AlertMessagePayload") => ssl(BAD_ALERT, "BAD_ALERT"),
+        _ => ssl(DECODE_ERROR, "DECODE_ERROR"),
     }
 }
 
@@ -117,9 +140,6 @@ pub(super) fn of_broken(error: &io::Error) -> String {
             let name = "DECRYPTION_FAILED_OR_BAD_RECORD_MAC";
             format!("{first}|{}", ssl(DECRYPTION_FAILED_OR_BAD_RECORD_MAC, name))
         }
-        Some(Error::InvalidMessage(InvalidMessage::UnknownProtocolVersion | InvalidMessage::InvalidContentType)) => {
-            ssl(WRONG_VERSION_NUMBER, "WRONG_VERSION_NUMBER")
-        }
         _ => of(error, None),
     };
     let end = match is_of_peer(rustls_error(error)) {
@@ -149,5 +169,55 @@ fn certificate(error: &CertificateError) -> String {
             _ => other.0.to_string(),
         },
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+
+    /// What is said of a host that answers so.
+    fn said_of(answer: &[u8]) -> String {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("the provider has suites").with_root_certificates(RootCertStore::empty());
+        let name = "x.example".try_into().expect("it is a name");
+        let mut client = ClientConnection::new(config.with_no_client_auth().into(), name).expect("it is in order");
+        client.read_tls(&mut &answer[..]).expect("there is room");
+        let error = client.process_new_packets().expect_err("it is no ServerHello");
+        of(&io::Error::new(io::ErrorKind::InvalidData, error), None)
+    }
+
+    #[test]
+    fn hosts_that_speak_no_tls_are_told_of_as_by_envoy() {
+        let other = "268435703:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER";
+        let unexpected = "268435681:SSL routines:OPENSSL_internal:UNEXPECTED_RECORD";
+        let message = "268435679:SSL routines:OPENSSL_internal:UNEXPECTED_MESSAGE";
+        let long = "268435602:SSL routines:OPENSSL_internal:ENCRYPTED_LENGTH_TOO_LONG";
+        let broken = "268435593:SSL routines:OPENSSL_internal:DECODE_ERROR";
+        for (answer, expected) in [
+            (&b"HTTP/1.1 400 Bad\r\n\r\n"[..], other),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80", other),
+            (b"SSH-2.0-x\r\n", other),
+            (b"220 hello\r\n", other),
+            (b"J\0\0\0\x0a8.0", other),
+            (b"-ERR\r\n", other),
+            (b"\x80\x2e\x01\0\x02", other),
+            (b"\x16\x04\xff\0\x05abcde", other),
+            (b"\x17\x03\x03\0\x03abc", unexpected),
+            (b"\x14\x03\x03\0\x01\x01", unexpected),
+            (b"\x16\x03\x03\0\x04\x0e\0\0\0", message),
+            (b"\x16\x03\x03\0\x08\x02\0\0\x04\x01\x02\x03\x04", broken),
+            (b"\x16\x03\x03\xff\xffxxxx", long),
+            (b"\x16\x03\x03\x48\x01", long),
+            (b"\x16\x03\x03\0\x04\x02\xff\xff\xff", "268435606:SSL routines:OPENSSL_internal:EXCESSIVE_MESSAGE_SIZE"),
+            (b"\x15\x03\x03\0\x03\x02\x28\0", "268435558:SSL routines:OPENSSL_internal:BAD_ALERT"),
+        ] {
+            assert_eq!(said_of(answer), expected, "{}", answer.escape_ascii());
+        }
     }
 }
