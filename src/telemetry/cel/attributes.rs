@@ -117,12 +117,30 @@ impl Root {
 
 fn request<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
     let Activation { info, request, .. } = *env.activation;
-    let head = request?;
+    let head_bytes = request.map_or(0, |head| request_bytes(&head));
+    match name {
+        // Envoy: a connection has these too, and of a request no header.
+        "headers" => Some(Value::Map(Map::RequestHeaders)),
+        "headers_bytes" => Some(Value::Int(size(head_bytes))),
+        "time" => Some(Value::Timestamp(since_epoch(info.start_wall))),
+        "protocol" => info.protocol.get().map(|protocol| Value::text(protocol.as_str())),
+        "duration" => {
+            let complete = info.times.complete.get()?;
+            Some(Value::Duration(nanos(complete.saturating_duration_since(info.start))))
+        }
+        "size" => match request.and_then(|head| head.headers.get(http::header::CONTENT_LENGTH)) {
+            Some(length) => Some(Value::Int(length.to_str().ok()?.trim().parse().ok()?)),
+            None => Some(Value::Int(size(info.bytes_received.get()))),
+        },
+        "total_size" => Some(Value::Int(size(info.bytes_received.get() + head_bytes))),
+        name => of_head(name, request?),
+    }
+}
+
+fn of_head<'a>(name: &str, head: RequestView<'a>) -> Option<Value<'a>> {
     let header = |name: HeaderName| head.headers.get(name).map(|v| Value::String(v.as_bytes().into()));
     let query = head.path.find('?');
     match name {
-        "headers" => Some(Value::Map(Map::RequestHeaders)),
-        "headers_bytes" => Some(Value::Int(size(request_bytes(&head)))),
         "path" => filled(head.path).map(Value::text),
         "url_path" => Some(Value::text(&head.path[..query.unwrap_or(head.path.len())])),
         "query" => {
@@ -135,17 +153,6 @@ fn request<'a>(name: &str, env: &Env<'a>) -> Option<Value<'a>> {
         "referer" => header(http::header::REFERER),
         "useragent" => header(http::header::USER_AGENT),
         "id" => header(HeaderName::from_static("x-request-id")),
-        "time" => Some(Value::Timestamp(since_epoch(info.start_wall))),
-        "protocol" => info.protocol.get().map(|protocol| Value::text(protocol.as_str())),
-        "duration" => {
-            let complete = info.times.complete.get()?;
-            Some(Value::Duration(nanos(complete.saturating_duration_since(info.start))))
-        }
-        "size" => match head.headers.get(http::header::CONTENT_LENGTH) {
-            Some(length) => Some(Value::Int(length.to_str().ok()?.trim().parse().ok()?)),
-            None => Some(Value::Int(size(info.bytes_received.get()))),
-        },
-        "total_size" => Some(Value::Int(size(info.bytes_received.get() + request_bytes(&head)))),
         _ => None,
     }
 }
