@@ -27,6 +27,7 @@ use crate::datagram::canonical;
 use crate::inspect::Ends;
 use crate::internal::Entrance;
 use crate::listener::FilterChain;
+use crate::tcp_info::round_trip;
 use crate::{Directory, InternalTransport, Listener, TcpTransport, UnixTransport, udp_listener};
 
 /// A running listener of one worker. Dropping it stops accepting and closes its connections.
@@ -237,6 +238,7 @@ impl Shared {
     /// Runs the network filters of a connection, those of the filter chain that it gets.
     pub(crate) fn serve(self: &Rc<Self>, io: Io, ends: Ends) {
         let mut info = self.describe(ends);
+        info.round_trip = io.socket().and_then(round_trip);
         let Some(number) = self.listener.config.filter_chains.find(&info) else { return self.turn_away(info) };
         let chain = &self.chains[number];
         info.filter_chain = chain.name.clone();
@@ -261,6 +263,7 @@ impl Shared {
             listener: self.frame.name.clone(),
             filter_chain: self.no_name.clone(),
             start: self.worker.clock.now(),
+            round_trip: None,
             details: Cell::new(None),
             termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),

@@ -109,6 +109,11 @@ fn set(gauge: Gauge<'_>, last: &mut u32, now: u32) {
     gauge.sub(mem::replace(last, now).into());
 }
 
+/// The round trip of a connection as the kernel has smoothed it.
+pub(crate) fn round_trip(socket: &TcpStream) -> Option<Duration> {
+    tcp_info(socket).ok().map(|info| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
 fn tcp_info(socket: &TcpStream) -> io::Result<libc::tcp_info> {
     // SAFETY: all fields are numbers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };

@@ -89,6 +89,9 @@ pub struct ConnectionInfo {
     pub filter_chain: Arc<str>,
     /// When it was accepted.
     pub start: Instant,
+    /// `%DOWNSTREAM_CX_RTT%`: the round trip that the kernel had measured when it was accepted; `None` where it is not
+    /// over TCP. Envoy never asks again.
+    pub round_trip: Option<Duration>,
     /// `%RESPONSE_CODE_DETAILS%` of the connection itself.
     pub details: Cell<Option<&'static str>>,
     /// `%CONNECTION_TERMINATION_DETAILS%`.
@@ -266,6 +269,7 @@ impl ConnectionInfo {
             listener: Arc::from(""),
             filter_chain: Arc::from(""),
             start,
+            round_trip: None,
             details: Cell::new(None),
             termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),

@@ -53,6 +53,8 @@ enum Operator {
     /// `%COMMON_DURATION(...)%`.
     CommonDuration(points::CommonDuration),
     PoolReady,
+    /// `%DOWNSTREAM_CX_RTT%`, in milliseconds.
+    RoundTrip,
     Count(fields::Count),
     Text(fields::Text),
     Address(address::AddressOp),
@@ -113,6 +115,7 @@ impl Operator {
             Self::Span(from, to) => number(points::millis(cx, *from, *to), out),
             Self::CommonDuration(d) => number(d.measure(cx), out),
             Self::PoolReady => number(cx.info.upstream.borrow().pool_ready.map(|d| d.as_millis()), out),
+            Self::RoundTrip => number(cx.info.connection.round_trip.map(|d| d.as_millis()), out),
             Self::Count(count) => number(Some(count.read(cx)), out),
             Self::Text(field) => text(field.write(cx, out)),
             Self::Tls(side, field) => text(field.write(*side, cx, out)),

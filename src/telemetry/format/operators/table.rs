@@ -58,6 +58,7 @@ const WITHOUT: Part = Part::WithoutPort(Mask::None);
 const TABLE: &[(&str, Takes, Make)] = &[
     // Time.
     ("COMMON_DURATION", Argument, With(|a| Ok(Operator::CommonDuration(CommonDuration::parse(a)?)))),
+    ("DOWNSTREAM_CX_RTT", Nothing, With(|_| Ok(Operator::RoundTrip))),
     ("DURATION", Nothing, Span(Point::Start, Point::Complete)),
     ("EMIT_TIME", Optional, With(|a| time(TimeSource::Emit, a, Zone::Utc))),
     ("EMIT_TIME_LOCAL", Optional, With(|a| time(TimeSource::Emit, a, Zone::Local))),
