@@ -238,7 +238,7 @@ impl Shared {
     /// Runs the network filters of a connection, those of the filter chain that it gets.
     pub(crate) fn serve(self: &Rc<Self>, io: Io, ends: Ends) {
         let mut info = self.describe(ends);
-        info.round_trip = io.socket().and_then(round_trip);
+        info.round_trip = info.round_trip.or_else(|| io.socket().and_then(round_trip));
         let Some(number) = self.listener.config.filter_chains.find(&info) else { return self.turn_away(info) };
         let chain = &self.chains[number];
         info.filter_chain = chain.name.clone();
@@ -248,7 +248,16 @@ impl Shared {
 
     /// What is known of a connection before it has a filter chain.
     pub(crate) fn describe(&self, ends: Ends) -> ConnectionInfo {
-        let Ends { remote, local, is_local_restored, server_name, mut inspected, direct_remote, direct_local } = ends;
+        let Ends {
+            remote,
+            local,
+            is_local_restored,
+            server_name,
+            mut inspected,
+            direct_remote,
+            direct_local,
+            round_trip,
+        } = ends;
         let found = inspected.as_mut().map(|inspected| take(&mut inspected.metadata));
         let state = inspected.as_mut().map(|inspected| take(&mut inspected.filter_state));
         ConnectionInfo {
@@ -263,7 +272,7 @@ impl Shared {
             listener: self.frame.name.clone(),
             filter_chain: self.no_name.clone(),
             start: self.worker.clock.now(),
-            round_trip: None,
+            round_trip,
             details: Cell::new(None),
             termination_details: RefCell::new(None),
             local_close_reason: Cell::new(None),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use nuncio_config::listener::ListenerFilters;
 use nuncio_filter_api::{Incoming, IncomingSocket, Inspection, Io, Rejected};
@@ -16,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::active::Shared;
+use crate::tcp_info::round_trip;
 use crate::{InternalTransport, TcpTransport, UnixTransport};
 
 /// A socket that may be peeked at.
@@ -173,10 +175,13 @@ impl Shared {
     }
 
     fn serve_inspected(self: &Rc<Self>, mut incoming: Incoming, direct_remote: Address, direct_local: Address) {
-        let ends = Ends::of(&mut incoming, direct_remote, direct_local);
+        let mut ends = Ends::of(&mut incoming, direct_remote, direct_local);
         let socket = incoming.into_socket();
         let io = match socket.downcast::<Peeked<TcpStream>>() {
-            Ok(tcp) => tcp.into_io(),
+            Ok(tcp) => {
+                ends.round_trip = round_trip(&tcp.stream);
+                tcp.into_io()
+            }
             Err(socket) => match socket.downcast::<Peeked<UnixStream>>() {
                 Ok(unix) => unix.into_io(),
                 Err(socket) => match socket.downcast::<InternalTransport>() {
@@ -198,6 +203,8 @@ pub(crate) struct Ends {
     pub(crate) inspected: Option<Box<Inspected>>,
     pub(crate) direct_remote: Address,
     pub(crate) direct_local: Address,
+    /// As the kernel has measured it, where it can be asked before the connection is read.
+    pub(crate) round_trip: Option<Duration>,
 }
 
 // === impl Ends ===
@@ -213,6 +220,7 @@ impl Ends {
             is_local_restored: false,
             server_name: None,
             inspected: None,
+            round_trip: None,
         }
     }
 }
@@ -228,6 +236,7 @@ impl Ends {
             inspected: incoming.inspected.take(),
             direct_remote,
             direct_local,
+            round_trip: None,
         }
     }
 }

@@ -380,7 +380,8 @@ impl Process {
 
     /// Waits for the admin address and for this answer of `/ready`.
     async fn ready(&mut self, wanted: u16) -> Result<SocketAddr, NotStarted> {
-        let until = Instant::now() + DEADLINE;
+        // A ring of eight million entries takes a debug build on a busy machine longer than any answer may.
+        let until = Instant::now() + 4 * DEADLINE;
         loop {
             if let Some(status) = lock(&self.child).try_wait().expect("the child is ours") {
                 return Err(NotStarted { status, log: self.log() });
