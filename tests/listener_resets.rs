@@ -47,7 +47,7 @@ async fn connect(proxy: &Running) -> TcpStream {
 async fn a_reset_at_any_byte_leaves_nothing_behind() {
     let proxy = started().await;
     let hello = client_hello(b"a.test", [].into_iter());
-    let before = proxy.open_files();
+    let before = proxy.settled_open_files().await;
     let (mut count, mut got_through) = (0, 0);
     for header in [V1, V2] {
         let whole = [header, &hello[..]].concat();

@@ -215,7 +215,7 @@ async fn a_reset_at_any_step_leaves_nothing_behind() {
     // What is opened at first use, and asked for below, is open before.
     shown(proxy.listener("secure"), "server.test").await;
     proxy.wait_for_stat("listener.secure.downstream_cx_active", 0).await;
-    let before = proxy.open_files();
+    let before = proxy.settled_open_files().await;
     for part in [0, 1, 5, 20, hello.len() - 1, hello.len()] {
         for reads in [false, true] {
             let mut stream = connect(&proxy).await;

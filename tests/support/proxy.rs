@@ -340,6 +340,18 @@ impl Running {
         std::fs::read_dir(folder).expect("the process is there").count()
     }
 
+    /// The same, once it does not change: workers open theirs on threads that a busy machine may start late.
+    pub(crate) async fn settled_open_files(&self) -> usize {
+        let mut last = self.open_files();
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            match std::mem::replace(&mut last, self.open_files()) {
+                before if before == last => return last,
+                _ => {}
+            }
+        }
+    }
+
     fn proc(&self, file: &str) -> String {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).expect("the process is there")
     }
