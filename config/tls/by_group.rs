@@ -3,7 +3,7 @@
 
 use rustls::{NamedGroup, ServerConfig};
 
-use super::parameters::Parameters;
+use super::parameters::{Parameters, Version};
 use super::server_configs::ServerConfigs;
 
 /// Configurations by the group that is to be taken.
@@ -49,12 +49,21 @@ impl ByGroup {
         Self { all: self.all.changed(&change), alone: alone.collect() }
     }
 
-    /// Those for a client that knows these groups, the best first.
-    pub(super) fn for_client(&self, groups: &[NamedGroup]) -> &ServerConfigs {
-        let ours = self.alone.iter().find(|(name, _)| groups.contains(name));
+    /// Those for a client that knows these groups, the best first, where `version` will be spoken.
+    pub(super) fn for_client(&self, groups: &[NamedGroup], version: Version) -> &ServerConfigs {
+        let ours = self.alone.iter().find(|(name, _)| groups.contains(name) && is_of(*name, version));
         match ours {
             Some((name, configs)) if groups.first() != Some(name) => configs,
             _ => &self.all,
         }
     }
+}
+
+/// Whether keys may be exchanged so: post-quantum groups are of TLS 1.3 alone.
+fn is_of(group: NamedGroup, version: Version) -> bool {
+    let is_old = matches!(
+        group,
+        NamedGroup::X25519 | NamedGroup::X448 | NamedGroup::secp256r1 | NamedGroup::secp384r1 | NamedGroup::secp521r1
+    );
+    is_old || version == Version::Tls13
 }

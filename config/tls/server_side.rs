@@ -268,7 +268,7 @@ impl ServerSide {
         let is_logged = self.key_log.as_ref().is_some_and(|log| log.covers(local, remote));
         let configs = logged.as_ref().filter(|_| is_logged).unwrap_or(silent);
         let version = if hello.speaks_latest { Version::Tls13 } else { Version::Tls12 };
-        let configs = configs.for_client(hello.said.named_groups().unwrap_or_default());
+        let configs = configs.for_client(hello.said.named_groups().unwrap_or_default(), version);
         configs.for_client(hello.said.cipher_suites(), version)
     }
 
