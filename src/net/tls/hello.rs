@@ -5,7 +5,7 @@ use std::io;
 
 use nuncio_filter_api::Io;
 use rustls::server::{Accepted, Acceptor};
-use rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription, Error, HandshakeType, InvalidMessage, PeerIncompatible};
 use tokio::io::AsyncWriteExt;
 
 use super::buffer::Buffer;
@@ -56,7 +56,8 @@ pub(super) async fn read(io: &mut Io, incoming: &mut Buffer) -> io::Result<Accep
                 // More than a ClientHello may have.
                 Err(_) => (Error::PeerSentOversizedRecord, Vec::new()),
             };
-            if is_outdated(incoming.filled()) {
+            let error = of_kind(incoming.filled(), error);
+            if is_outdated(incoming.filled()) && unread(&error).is_none() {
                 let _ = io.write_all(&first_alert(AlertDescription::ProtocolVersion)).await;
                 let reason = Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
@@ -81,6 +82,20 @@ pub(super) fn fatal_alert(description: AlertDescription) -> [u8; 7] {
 /// The same before it is known which version is spoken.
 fn first_alert(description: AlertDescription) -> [u8; 7] {
     [21, 3, 1, 0, 2, 2, description.into()]
+}
+
+/// The error of a first message. BoringSSL looks at its kind before it is read, so that of another is what it complains of.
+fn of_kind(bytes: &[u8], error: Error) -> Error {
+    match bytes {
+        [_, _, _, l0, l1, kind, ..] if [*l0, *l1] != [0, 0] && unread(&error).is_none() => {
+            let got_type = HandshakeType::from(*kind);
+            match got_type {
+                HandshakeType::ClientHello => error,
+                _ => Error::InappropriateHandshakeMessage { expect_types: vec![HandshakeType::ClientHello], got_type },
+            }
+        }
+        _ => error,
+    }
 }
 
 /// What BoringSSL tells a client whose first message it does not even read.
