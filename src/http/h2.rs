@@ -4,6 +4,7 @@ mod body;
 pub mod client;
 mod counts;
 mod faults;
+mod frames;
 mod host_meter;
 mod limits;
 mod meter;

@@ -12,6 +12,7 @@ use nuncio_config::protocol::Http2Options;
 use nuncio_telemetry::stats::catalogue::Http2Stats;
 use tokio::time::Instant;
 
+use super::frames::{Frames, Piece};
 use super::settings::PREFACE;
 use super::trailers::TrailerScan;
 use super::weights::Weights;
@@ -111,10 +112,7 @@ impl From<&Http2Options> for Limits {
 /// What one peer has sent, and what it may send.
 pub(super) struct Counts {
     limits: Limits,
-    /// Bytes to pass over before the next frame header.
-    skip: usize,
-    header: [u8; HEADER],
-    have: usize,
+    frames: Frames,
     /// The first frame has come.
     has_begun: bool,
     /// A header block has begun whose frame of END_HEADERS has not.
@@ -145,9 +143,7 @@ impl Counts {
     pub(super) fn new(limits: Limits, weights: Option<Rc<Weights>>) -> Self {
         Self {
             limits,
-            skip: PREFACE,
-            header: [0; HEADER],
-            have: 0,
+            frames: Frames::new(PREFACE),
             has_begun: false,
             is_in_block: false,
             streams: 0,
@@ -170,28 +166,19 @@ impl Counts {
     /// Of a host, which has no preface before its first frame, and may end streams as it likes. `streams` is what it was
     /// asked for, and kept by the caller.
     pub(super) fn of_host(limits: Limits, weights: Rc<Weights>) -> Self {
-        Self { skip: 0, is_of_host: true, ..Self::new(limits, Some(weights)) }
+        Self { frames: Frames::new(0), is_of_host: true, ..Self::new(limits, Some(weights)) }
     }
 
     /// Counts what has come; `data_sent` is the number of DATA frames that the peer was sent.
     pub(super) fn take(&mut self, mut bytes: &[u8], data_sent: u64) -> Result<(), FloodKind> {
-        while !bytes.is_empty() {
-            if self.skip > 0 {
-                let n = self.skip.min(bytes.len());
-                self.skip -= n;
-                if let Some(scan) = &mut self.scan {
-                    check(!scan.finds_pseudo(&bytes[..n], self.skip == 0), FloodKind::PseudoTrailers)?;
+        while let Some(next) = self.frames.next(&mut bytes) {
+            match next {
+                Piece::Header(header) => self.frame(header, data_sent)?,
+                Piece::Passed(payload) => {
+                    if let Some(scan) = &mut self.scan {
+                        check(!scan.finds_pseudo(payload, self.frames.skip == 0), FloodKind::PseudoTrailers)?;
+                    }
                 }
-                bytes = &bytes[n..];
-                continue;
-            }
-            let n = (HEADER - self.have).min(bytes.len());
-            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
-            self.have += n;
-            bytes = &bytes[n..];
-            if self.have == HEADER {
-                self.have = 0;
-                self.frame(data_sent)?;
             }
         }
         Ok(())
@@ -199,22 +186,22 @@ impl Counts {
 
     /// The number of the header block that has begun and not ended.
     pub(super) fn awaited_block(&self) -> Option<u64> {
-        let is_in_frame = self.skip > 0 && matches!(self.header[3], kind::HEADERS | kind::CONTINUATION);
+        let is_in_frame = self.frames.skip > 0 && matches!(self.frames.header[3], kind::HEADERS | kind::CONTINUATION);
         (self.is_in_block || is_in_frame).then_some(self.streams)
     }
 
     /// Counts the frame whose header is complete.
-    fn frame(&mut self, data_sent: u64) -> Result<(), FloodKind> {
-        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.header;
-        self.skip = payload_length([l0, l1, l2]);
+    fn frame(&mut self, header: [u8; HEADER], data_sent: u64) -> Result<(), FloodKind> {
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = header;
+        let length = payload_length([l0, l1, l2]);
         let stream = u32::from_be_bytes([s0, s1, s2, s3]) & u32::MAX >> 1;
         if !self.has_begun {
             self.has_begun = true;
             check(kind == kind::SETTINGS && flags & ACK == 0, FloodKind::Preface)?;
         }
-        check(may_have_length(kind, flags, self.skip), FloodKind::FrameSize)?;
+        check(may_have_length(kind, flags, length), FloodKind::FrameSize)?;
         if let Some(weights) = &self.weights {
-            weights.received(kind, stream, self.skip);
+            weights.received(kind, stream, length);
         }
         match kind {
             kind::DATA | kind::HEADERS | kind::CONTINUATION => {
@@ -229,7 +216,7 @@ impl Counts {
                 if kind != kind::CONTINUATION && flags & END_STREAM != 0 {
                     self.finished(stream);
                 }
-                let is_empty = self.skip == 0 && (kind == kind::CONTINUATION || flags & END_STREAM == 0);
+                let is_empty = length == 0 && (kind == kind::CONTINUATION || flags & END_STREAM == 0);
                 self.empty = if is_empty { self.empty + 1 } else { 0 };
                 check(self.empty <= self.limits.empty, FloodKind::Empty)
             }

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method};
 use nuncio_telemetry::StreamInfo;
 
 use super::counts::{END_STREAM, HEADER, kind, payload_length};
+use super::frames::{Frames, Piece};
 
 /// Streams that have begun on the wire and nowhere else: those of one read, beside what the h2 crate refuses.
 const MOST_OPENING: usize = 512;
@@ -53,20 +54,12 @@ pub(crate) struct Followed {
     stream: u32,
 }
 
-/// Finds the headers of frames.
-struct Frames {
-    /// Bytes before the next one.
-    skip: usize,
-    header: [u8; HEADER],
-    have: usize,
-}
-
 // === impl Weights ===
 
 impl Weights {
     /// Of a connection to `peer`, on which we write `preface` bytes before the first frame.
     pub(crate) fn new(peer: Peer, preface: usize) -> Rc<Self> {
-        let sent = RefCell::new(Frames { skip: preface, header: [0; HEADER], have: 0 });
+        let sent = RefCell::new(Frames::new(preface));
         Rc::new(Self { peer, followed: RefCell::default(), opening: RefCell::default(), sent })
     }
 
@@ -116,9 +109,13 @@ impl Weights {
     pub(super) fn sent(&self, pieces: &[IoSlice<'_>], mut sent: usize) {
         let mut frames = self.sent.borrow_mut();
         for piece in pieces {
-            let now = sent.min(piece.len());
-            sent -= now;
-            frames.take(&piece[..now], |frame| self.frame_sent(frame));
+            let mut bytes = &piece[..sent.min(piece.len())];
+            sent -= bytes.len();
+            while let Some(next) = frames.next(&mut bytes) {
+                if let Piece::Header(header) = next {
+                    self.frame_sent(header);
+                }
+            }
         }
     }
 
@@ -203,27 +200,6 @@ impl Drop for Followed {
     }
 }
 
-// === impl Frames ===
-
-impl Frames {
-    fn take(&mut self, mut bytes: &[u8], mut found: impl FnMut([u8; HEADER])) {
-        while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = &bytes[skipped..];
-            let n = (HEADER - self.have).min(bytes.len());
-            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
-            self.have += n;
-            bytes = &bytes[n..];
-            if self.have == HEADER {
-                self.have = 0;
-                self.skip = payload_length([self.header[0], self.header[1], self.header[2]]);
-                found(self.header);
-            }
-        }
-    }
-}
-
 /// Bytes of the names and values of a request's fields, pseudo-header fields included, before HPACK.
 pub(crate) fn request_size<T>(request: &http::Request<T>) -> u64 {
     let (uri, protocol) = (request.uri(), request.extensions().get::<h2::ext::Protocol>());
@@ -250,22 +226,4 @@ pub(crate) fn response_size(headers: &HeaderMap) -> u64 {
 /// Bytes of the names and values of fields.
 pub(crate) fn fields_size(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_of_frames_are_found_however_the_bytes_are_cut() {
-        let bytes = b"PRI\0\0\x03\0\x01\0\0\0\x01abc\0\0\0\x01\x05\0\0\0\x03";
-        for size in 1..=bytes.len() {
-            let mut frames = Frames { skip: 3, header: [0; HEADER], have: 0 };
-            let mut found = Vec::new();
-            for piece in bytes.chunks(size) {
-                frames.take(piece, |[_, _, length, kind, _, _, _, _, stream]| found.push((length, kind, stream)));
-            }
-            assert_eq!(found, [(3, kind::DATA, 1), (0, kind::HEADERS, 3)], "pieces of {size}");
-        }
-    }
 }
